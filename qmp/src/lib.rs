@@ -1,0 +1,1 @@
+//! The monitor: wire protocol, typed commands and events, HMP, server and client.

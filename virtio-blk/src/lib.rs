@@ -1,0 +1,1 @@
+//! The virtio block device: rings to requests and back, over guest memory.
