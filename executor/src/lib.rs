@@ -1,1 +1,47 @@
-//! A single-threaded async executor over an event-manager loop, with a seeded twin on a virtual clock for simulation.
+//! A single-threaded async executor over an `event-manager` loop, with a seeded twin on a virtual
+//! clock for simulation.
+//!
+//! One [`Executor`] owns one thread: its tasks are `!Send`, need no locks, and interleave only at an
+//! `.await`. Inside a task the free functions of this crate ([`spawn`], [`sleep`], [`now`],
+//! [`unblock`], [`AsyncFd::new`]) refer to the executor that runs it. Other threads reach it through
+//! its [`Remote`].
+//!
+//! [`Executor::simulated`] runs the same tasks with a seeded choice of the next ready task and a
+//! clock that jumps to the next timer when nothing is ready, so that a schedule is replayable from
+//! its seed.
+
+mod fd;
+mod remote;
+mod run;
+pub mod sync;
+mod task;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod timer;
+
+pub use fd::AsyncFd;
+pub use remote::{Gone, Remote, Reply};
+pub use run::{Executor, before_wait, is_simulated, now, random, remote};
+pub use task::{JoinHandle, spawn, yield_now};
+pub use thread::Thread;
+pub use timer::{sleep, sleep_until, timeout};
+
+/// Runs a closure that may block on a worker thread and awaits its result.
+///
+/// Under simulation the closure runs at once on the calling thread. The closure runs to its end
+/// even when the returned future is dropped, so it must own everything that it touches.
+pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    if is_simulated() {
+        return work();
+    }
+    // A dropped `blocking` task is cancelled only if it has not started; ours always runs, because
+    // callers hand it work whose half-done state nobody would clean up.
+    let (reply, receiver) = remote::Reply::pair();
+    blocking::unblock(move || reply.send(work())).detach();
+    match receiver.await {
+        Ok(value) => value,
+        // The sender is dropped unanswered only when `work` panicked.
+        Err(Gone) => panic!("a worker panicked"),
+    }
+}

@@ -1,0 +1,275 @@
+//! The executor itself: the ready queue, the loop, and the clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::fd::{AsyncFd, Reactor};
+use crate::remote::{Remote, Shared};
+use crate::sync::oneshot;
+use crate::task::{TaskKey, Tasks, spawn};
+use crate::timer::Timers;
+
+enum World {
+    Real { reactor: RefCell<Reactor>, start: Instant },
+    Simulated { now: Cell<Duration>, random: Cell<u64> },
+}
+
+pub(crate) struct Inner {
+    pub(crate) tasks: Tasks,
+    pub(crate) ready: RefCell<VecDeque<TaskKey>>,
+    pub(crate) timers: RefCell<Timers>,
+    pub(crate) shared: Arc<Shared>,
+    before_wait: RefCell<Vec<Rc<dyn Fn()>>>,
+    world: World,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Vec<Rc<Inner>>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(crate) fn try_current() -> Option<Rc<Inner>> {
+    // Unreachable thread-locals: a destructor of another thread-local woke a task at thread exit.
+    CURRENT.try_with(|current| current.borrow().last().cloned()).ok().flatten()
+}
+
+pub(crate) fn current() -> Rc<Inner> {
+    try_current().expect("called outside a task of an executor")
+}
+
+/// Marks an executor as the current one of this thread while it lives.
+struct Enter;
+
+impl Enter {
+    fn new(inner: &Rc<Inner>) -> Self {
+        CURRENT.with(|current| current.borrow_mut().push(inner.clone()));
+        Enter
+    }
+}
+
+impl Drop for Enter {
+    fn drop(&mut self) {
+        CURRENT.with(|current| current.borrow_mut().pop());
+    }
+}
+
+/// Time since the executor was made; virtual under simulation.
+pub fn now() -> Duration {
+    match &current().world {
+        World::Real { start, .. } => start.elapsed(),
+        World::Simulated { now, .. } => now.get(),
+    }
+}
+
+/// Whether the current executor is a simulation. `false` outside any.
+pub fn is_simulated() -> bool {
+    try_current().is_some_and(|inner| matches!(inner.world, World::Simulated { .. }))
+}
+
+/// A random number; under simulation drawn from the seed.
+pub fn random() -> u64 {
+    match &current().world {
+        World::Simulated { random, .. } => next_random(random),
+        World::Real { .. } => {
+            use std::hash::{BuildHasher, Hasher};
+            std::collections::hash_map::RandomState::new().build_hasher().finish()
+        }
+    }
+}
+
+/// The way into the current executor from other threads.
+pub fn remote() -> Remote {
+    Remote { shared: current().shared.clone() }
+}
+
+/// Calls `hook` each time before the current executor waits for events, when all ready tasks have
+/// run: the place to hand batched work to the kernel. A hook that makes tasks ready prevents the wait.
+pub fn before_wait(hook: impl Fn() + 'static) {
+    current().before_wait.borrow_mut().push(Rc::new(hook));
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): one state word, no dependency, and stable for ever, which
+/// keeps old seeds replayable.
+fn next_random(state: &Cell<u64>) -> u64 {
+    let s = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    state.set(s);
+    let z = (s ^ (s >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Inner {
+    pub(crate) fn with_reactor<T>(&self, f: impl FnOnce(&mut Reactor) -> T) -> T {
+        match &self.world {
+            World::Real { reactor, .. } => f(&mut reactor.borrow_mut()),
+            World::Simulated { .. } => panic!("a simulation has no file descriptors"),
+        }
+    }
+
+    fn take_remote(&self) {
+        let (wakes, starts) = self.shared.take();
+        self.ready.borrow_mut().extend(wakes);
+        for start in starts {
+            start();
+        }
+    }
+
+    fn next_ready(&self) -> Option<TaskKey> {
+        let mut ready = self.ready.borrow_mut();
+        match &self.world {
+            World::Real { .. } => ready.pop_front(),
+            World::Simulated { random, .. } => {
+                let count = ready.len();
+                if count == 0 {
+                    return None;
+                }
+                ready.swap_remove_back((next_random(random) % count as u64) as usize)
+            }
+        }
+    }
+
+    fn run_ready(&self) {
+        // Tasks woken during this batch wait for the next one, so that I/O is never starved.
+        let batch = self.ready.borrow().len();
+        for _ in 0..batch {
+            let Some(key) = self.next_ready() else { break };
+            self.tasks.poll(key);
+        }
+    }
+
+    /// Hooks, events and timers. `false` where nothing can ever happen again, which only a
+    /// simulation can know.
+    fn wait(&self) -> io::Result<bool> {
+        let hooks = self.before_wait.borrow().clone();
+        for hook in hooks {
+            hook();
+        }
+        let idle = self.ready.borrow().is_empty();
+        match &self.world {
+            World::Real { reactor, start } => {
+                let next = self.timers.borrow_mut().next();
+                let timeout = match next {
+                    _ if !idle => 0,
+                    None => -1,
+                    // Rounded up: waking early would spin until the timer is due.
+                    Some(at) => {
+                        let left = at.saturating_sub(start.elapsed());
+                        left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32
+                    }
+                };
+                reactor.borrow_mut().wait(timeout)?;
+                self.fire(start.elapsed());
+                Ok(true)
+            }
+            World::Simulated { now, .. } => {
+                if !idle {
+                    return Ok(true);
+                }
+                let Some(at) = self.timers.borrow_mut().next() else { return Ok(false) };
+                now.set(now.get().max(at));
+                self.fire(now.get());
+                Ok(true)
+            }
+        }
+    }
+
+    fn fire(&self, now: Duration) {
+        let due = self.timers.borrow_mut().due(now);
+        for waker in due {
+            waker.wake();
+        }
+    }
+}
+
+/// One thread's tasks and the loop that runs them. See the crate's documentation.
+pub struct Executor {
+    inner: Rc<Inner>,
+}
+
+impl Executor {
+    /// An executor on real descriptors and the real clock.
+    ///
+    /// # Errors
+    /// Where the kernel gives no epoll instance or eventfd.
+    pub fn new() -> io::Result<Self> {
+        let world = World::Real { reactor: RefCell::new(Reactor::new()?), start: Instant::now() };
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        let watched = event.try_clone()?;
+        let executor = Self::with(world, Some(event));
+        let _enter = Enter::new(&executor.inner);
+        let watched = AsyncFd::new(watched)?;
+        // Holds the inner weakly: the task lives in it.
+        let inner = Rc::downgrade(&executor.inner);
+        spawn(async move {
+            loop {
+                watched.readable().await;
+                watched.clear_readable();
+                let Some(inner) = inner.upgrade() else { return };
+                inner.take_remote();
+            }
+        });
+        Ok(executor)
+    }
+
+    /// An executor in a simulated world: a virtual clock, and a schedule drawn from `seed`.
+    pub fn simulated(seed: u64) -> Self {
+        Self::with(World::Simulated { now: Cell::new(Duration::ZERO), random: Cell::new(seed) }, None)
+    }
+
+    fn with(world: World, event: Option<EventFd>) -> Self {
+        let inner = Inner {
+            tasks: Tasks::default(),
+            ready: RefCell::default(),
+            timers: RefCell::default(),
+            shared: Shared::new(event),
+            before_wait: RefCell::default(),
+            world,
+        };
+        Executor { inner: Rc::new(inner) }
+    }
+
+    /// The way in from other threads.
+    pub fn remote(&self) -> Remote {
+        Remote { shared: self.inner.shared.clone() }
+    }
+
+    /// Runs all tasks until `future` ends. Tasks that are left stay, and go on in a next call.
+    ///
+    /// # Panics
+    /// In a simulation whose tasks all wait for each other, and where the event loop fails, which it
+    /// does only when the process is out of memory.
+    pub fn block_on<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        let _enter = Enter::new(&self.inner);
+        let (sender, mut receiver) = oneshot();
+        spawn(async move { sender.send(future.await) });
+        let mut noop = Context::from_waker(Waker::noop());
+        loop {
+            self.inner.run_ready();
+            if let Poll::Ready(value) = Pin::new(&mut receiver).poll(&mut noop) {
+                return value.expect("only its own panic ends the main task without a value");
+            }
+            match self.inner.wait() {
+                Ok(true) => {}
+                Ok(false) => panic!("simulation: every task waits for another"),
+                Err(e) => panic!("event loop: {e}"),
+            }
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        let _enter = Enter::new(&self.inner);
+        self.inner.shared.close();
+        self.inner.tasks.clear();
+        self.inner.before_wait.borrow_mut().clear();
+    }
+}
