@@ -1,0 +1,237 @@
+//! Memory that the kernel, a guest and several tasks may use at the same time.
+//!
+//! A [`Buf`] is a list of segments with shared ownership: an operation in flight holds a clone, so the
+//! memory outlives the task that asked. No `&[u8]` into shared memory ever exists; bytes are copied in
+//! and out, and a slice is handed out only where nobody else holds the memory ([`Buf::bytes_mut`]).
+
+use std::alloc::Layout;
+use std::any::Any;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+/// Alignment of owned buffers: enough for O_DIRECT on every block device in use.
+pub const ALIGNMENT: usize = 4096;
+
+/// One piece of contiguous memory, laid out like the kernel's `struct iovec`.
+type Segment = libc::iovec;
+
+/// Page-aligned memory of our own.
+struct Owned {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Owned {
+    fn new(len: usize) -> Self {
+        let layout = Layout::from_size_align(len.max(1), ALIGNMENT).expect("buffer lengths are bounded");
+        // SAFETY: the layout's size is at least 1.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        match NonNull::new(start) {
+            Some(start) => Owned { start, layout },
+            None => std::alloc::handle_alloc_error(layout),
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, and freed once.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+#[derive(Clone)]
+enum Keep {
+    Owned(Rc<Owned>),
+    Foreign(#[allow(dead_code, reason = "held for its destructor only")] Rc<dyn Any>),
+}
+
+/// A list of memory segments that stays alive while any clone of it exists.
+#[derive(Clone)]
+pub struct Buf {
+    segments: SmallVec<[Segment; 4]>,
+    len: usize,
+    keep: Keep,
+}
+
+impl Buf {
+    /// `len` zero bytes, aligned to [`ALIGNMENT`].
+    pub fn new(len: usize) -> Self {
+        let owned = Owned::new(len);
+        let mut segments = SmallVec::new();
+        if len > 0 {
+            segments.push(Segment { iov_base: owned.start.as_ptr().cast(), iov_len: len });
+        }
+        Buf { segments, len, keep: Keep::Owned(Rc::new(owned)) }
+    }
+
+    /// A copy of `bytes`.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let buf = Self::new(bytes.len());
+        buf.copy_from(bytes);
+        buf
+    }
+
+    /// Memory of somebody else, a guest's for one: `keep` holds it alive.
+    ///
+    /// # Safety
+    /// Each segment must be valid for reads and writes while `keep` lives. Others may change the
+    /// bytes at any time.
+    pub unsafe fn foreign(
+        segments: impl IntoIterator<Item = (NonNull<u8>, usize)>,
+        keep: Rc<dyn Any>,
+    ) -> Self {
+        let mut len = 0;
+        let segments = segments
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(start, n)| {
+                len += n;
+                Segment { iov_base: start.as_ptr().cast(), iov_len: n }
+            })
+            .collect();
+        Buf { segments, len, keep: Keep::Foreign(keep) }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The part `range` of the same memory.
+    ///
+    /// # Panics
+    /// Where the range is not inside of the buffer.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "slice outside of a buffer");
+        let mut segments = SmallVec::new();
+        let mut skip = range.start;
+        let mut left = range.end - range.start;
+        for segment in &self.segments {
+            if left == 0 {
+                break;
+            }
+            if skip >= segment.iov_len {
+                skip -= segment.iov_len;
+                continue;
+            }
+            let n = (segment.iov_len - skip).min(left);
+            // Inside of the segment, so the address does not wrap.
+            let start = segment.iov_base.cast::<u8>().wrapping_add(skip);
+            segments.push(Segment { iov_base: start.cast(), iov_len: n });
+            skip = 0;
+            left -= n;
+        }
+        Buf { segments, len: range.end - range.start, keep: self.keep.clone() }
+    }
+
+    /// The segments, for a system call. They are valid while a clone of this buffer lives.
+    pub fn iovecs(&self) -> &[libc::iovec] {
+        &self.segments
+    }
+
+    /// Whether every segment's address and length is a multiple of `alignment`.
+    pub fn is_aligned(&self, alignment: usize) -> bool {
+        self.segments.iter().all(|s| (s.iov_base as usize | s.iov_len).is_multiple_of(alignment))
+    }
+
+    /// Copies out the first `into.len()` bytes.
+    ///
+    /// # Panics
+    /// Where the buffer is shorter.
+    pub fn copy_to(&self, mut into: &mut [u8]) {
+        assert!(into.len() <= self.len);
+        for segment in &self.segments {
+            let n = segment.iov_len.min(into.len());
+            // SAFETY: the segment is alive by `keep`, `into` is a separate exclusive borrow, and bytes
+            // that others change meanwhile are copied as they happen to be.
+            unsafe { std::ptr::copy_nonoverlapping(segment.iov_base.cast(), into.as_mut_ptr(), n) };
+            into = &mut into[n..];
+        }
+    }
+
+    /// Copies `from` in, at the start.
+    ///
+    /// # Panics
+    /// Where the buffer is shorter.
+    pub fn copy_from(&self, mut from: &[u8]) {
+        assert!(from.len() <= self.len);
+        for segment in &self.segments {
+            let n = segment.iov_len.min(from.len());
+            // SAFETY: as in `copy_to`; no reference to the segment's bytes exists.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), segment.iov_base.cast(), n) };
+            from = &from[n..];
+        }
+    }
+
+    /// Copies the whole of `from`, which may be shorter, to the start of this buffer.
+    ///
+    /// # Panics
+    /// Where this buffer is shorter.
+    pub fn copy_from_buf(&self, from: &Buf) {
+        assert!(from.len <= self.len);
+        let mut at = 0;
+        for segment in &from.segments {
+            let into = self.slice(at..at + segment.iov_len);
+            let mut source = segment.iov_base.cast::<u8>();
+            for target in &into.segments {
+                // SAFETY: both segments are alive by their `keep`; `copy` allows an overlap, which a
+                // guest may make by naming one page twice.
+                unsafe { std::ptr::copy(source, target.iov_base.cast(), target.iov_len) };
+                source = source.wrapping_add(target.iov_len);
+            }
+            at += segment.iov_len;
+        }
+    }
+
+    /// Sets every byte to zero.
+    pub fn zero(&self) {
+        for segment in &self.segments {
+            // SAFETY: the segment is alive by `keep`, and no reference to its bytes exists.
+            unsafe { std::ptr::write_bytes(segment.iov_base.cast::<u8>(), 0, segment.iov_len) };
+        }
+    }
+
+    /// A copy of the bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.copy_to(&mut bytes);
+        bytes
+    }
+
+    /// The bytes themselves, where this is the only handle to owned memory: no operation in flight
+    /// holds a clone.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let Keep::Owned(owned) = &mut self.keep else { return None };
+        Rc::get_mut(owned)?;
+        let Some(segment) = self.segments.first() else { return Some(&mut []) };
+        // SAFETY: an owned buffer is one segment inside of its allocation, and the only handle to that
+        // allocation is borrowed mutably for as long as the slice lives.
+        Some(unsafe { std::slice::from_raw_parts_mut(segment.iov_base.cast(), segment.iov_len) })
+    }
+
+    /// Where all bytes of an unshared owned buffer are zero. Shared memory is never looked at: its
+    /// content could change after the look.
+    pub fn is_zero(&mut self) -> bool {
+        self.bytes_mut().is_some_and(|bytes| is_zero(bytes))
+    }
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    // SAFETY: any bytes are a valid u128.
+    let (head, body, tail) = unsafe { bytes.align_to::<u128>() };
+    head.iter().chain(tail).all(|b| *b == 0)
+        && body.chunks(16).all(|chunk| chunk.iter().fold(0, |all, word| all | word) == 0)
+}
+
+#[cfg(test)]
+mod tests;
