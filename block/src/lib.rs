@@ -5,6 +5,8 @@ pub mod chain;
 pub mod disk;
 mod error;
 pub mod format;
+pub mod image;
+pub mod io;
 pub mod node;
 mod populate;
 pub mod ranges;
@@ -17,3 +19,6 @@ pub use buf::Buf;
 pub use disk::{Disk, DiskEvent, Ticket};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Kind;
+
+#[cfg(test)]
+mod tests;

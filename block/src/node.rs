@@ -110,13 +110,6 @@ impl Node {
         self.storage.lock(Lock::Backing)
     }
 
-    /// Makes a backing file a leaf again, after a switch that went wrong.
-    pub(crate) fn promote(&self) -> Result<()> {
-        self.storage.lock(Lock::Leaf)?;
-        self.writable.set(true);
-        Ok(())
-    }
-
     fn reading(&self) -> Option<Reading> {
         match &self.format {
             Format::Raw(_) => None,

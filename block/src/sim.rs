@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::chain::Opener;
 use crate::storage::{Extent, Identity, Lock, Storage};
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -275,21 +276,50 @@ impl Storage for SimFile {
     }
 }
 
-/// Simulated files by name: the directory that images are opened from in a simulation.
+/// Simulated files by name: the folder that images are opened from in a simulation.
 #[derive(Default)]
 pub struct SimDir {
     files: RefCell<BTreeMap<String, Rc<SimFile>>>,
 }
 
 impl SimDir {
-    /// Adds a file.
-    pub fn add(&self, file: Rc<SimFile>) {
-        self.files.borrow_mut().insert(file.name.clone(), file);
+    /// An empty folder.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// Adds a file, in the place of one of the same name.
+    pub fn add(&self, name: &str, content: Vec<u8>) -> Rc<SimFile> {
+        let file = SimFile::new(name, content);
+        self.files.borrow_mut().insert(name.to_owned(), file.clone());
+        file
     }
 
     /// Finds a file.
     pub fn get(&self, name: &str) -> Result<Rc<SimFile>> {
         let found = self.files.borrow().get(name).cloned();
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: no such simulated file")))
+    }
+
+    /// All files as a power cut leaves them, in a new folder.
+    pub fn after_power_cut(&self) -> Rc<Self> {
+        let next = SimDir::new();
+        for (name, file) in &*self.files.borrow() {
+            next.add(name, file.after_power_cut());
+        }
+        next
+    }
+}
+
+#[async_trait(?Send)]
+impl Opener for SimDir {
+    async fn open(&self, name: &str, _writable: bool) -> Result<Rc<dyn Storage>> {
+        executor::yield_now().await;
+        Ok(self.get(name)?)
+    }
+
+    async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
+        executor::yield_now().await;
+        Ok(self.add(name, Vec::new()))
     }
 }

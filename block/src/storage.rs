@@ -7,6 +7,8 @@ use async_trait::async_trait;
 
 use crate::{Buf, Result};
 
+pub mod file;
+
 /// A run of bytes that is all data, or all hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {

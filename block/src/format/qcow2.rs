@@ -29,8 +29,6 @@ mod entry;
 pub(crate) mod header;
 mod mapping;
 mod refcounts;
-#[cfg(test)]
-mod tests;
 
 use cache::Cache;
 use header::{Backing, Header};

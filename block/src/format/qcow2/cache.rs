@@ -224,10 +224,6 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.slices.is_empty()
-    }
-
     /// The sectors of slices that are or are not part of new tables, neighbours joined, in pieces of
     /// at most 1 MiB.
     pub(crate) fn runs(&self, new: bool) -> Vec<Run> {

@@ -325,7 +325,8 @@ impl Qcow2 {
         }
         self.flush().await?;
         // Decreases follow one commit later, and a decrease may itself free a table.
-        for _ in 0..3 {
+        for _ in 0..4 {
+            self.retire(Vec::new()).await?;
             if self.is_dirty() {
                 self.flush().await?;
             }
