@@ -40,11 +40,10 @@ pub(crate) fn to_value(value: &impl Serialize) -> Value {
 
 macro_rules! commands {
     (
-        monitor { $($mine:tt)* }
+        monitor { $($own:tt)* }
         handler { $($theirs:tt)* }
     ) => {
-        commands!(@requests $($mine)* $($theirs)*);
-        commands!(@monitor $($mine)*);
+        commands!(@requests $($own)* $($theirs)*);
         commands!(@handler $($theirs)*);
     };
     (@requests $(
@@ -99,16 +98,6 @@ macro_rules! commands {
             arguments: <$name as Qapi>::describe,
             answer: <$answer as Qapi>::describe,
         }),*];
-    };
-    (@monitor $(
-        $(#[$doc:meta])* $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;
-    )*) => {
-        impl Command {
-            /// Whether the monitor itself serves it; the others go to the [`Handler`].
-            pub(crate) fn is_monitors(&self) -> bool {
-                matches!(self, $(Command::$name(_))|*)
-            }
-        }
     };
     (@handler $(
         $(#[$doc:meta])* $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;

@@ -120,10 +120,11 @@ pub fn object(path: &str, value: Value) -> Result<Map<String, Value>> {
 #[doc(hidden)]
 pub fn choice(path: &str, value: Value, values: &[&str]) -> Result<usize> {
     let text = String::parse(path, value)?;
-    values
-        .iter()
-        .position(|known| *known == text)
-        .ok_or_else(|| Error::generic(format!("Parameter '{path}' does not accept value '{text}'")))
+    values.iter().position(|known| *known == text).ok_or_else(|| {
+        // QEMU names here the last part of the path only, and a list's elements have no name.
+        let name = if path.ends_with(']') { "null" } else { path.rsplit('.').next().unwrap_or(path) };
+        Error::generic(format!("Parameter '{name}' does not accept value '{text}'"))
+    })
 }
 
 impl Qapi for String {
@@ -161,7 +162,7 @@ impl Qapi for u64 {
         Type::Int
     }
     fn parse(path: &str, value: Value) -> Result<Self> {
-        value.as_u64().ok_or_else(|| wrong_type(path, "uint64"))
+        value.as_u64().ok_or_else(|| Error::generic(format!("Parameter '{path}' expects uint64")))
     }
 }
 
