@@ -306,6 +306,3 @@ fn version() -> VersionInfo {
         package: concat!("millrace-", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }
-
-#[cfg(test)]
-mod tests;
