@@ -127,7 +127,7 @@ impl Splitter {
                 match byte {
                     // JSON knows no escape for it, QEMU does.
                     b'\'' => self.keep(byte),
-                    0..0x20 => self.stray(byte),
+                    0..0x20 | 0xfe | 0xff => self.stray(byte),
                     _ => {
                         self.keep(b'\\');
                         self.keep(byte);

@@ -347,6 +347,9 @@ impl Qapi for BlockStreamReply {
         Type::Any
     }
     fn parse(path: &str, value: Value) -> Result<Self> {
+        if value.as_object().is_some_and(serde_json::Map::is_empty) {
+            return Ok(BlockStreamReply::Background(Empty {}));
+        }
         BlockStreamInfo::parse(path, value).map(BlockStreamReply::Cluster)
     }
 }

@@ -1,10 +1,8 @@
 //! Several clients, slow ones, dead ones, and the client of this crate.
 
-mod common;
-
 use std::time::Instant;
 
-use common::{PATIENCE, Server};
+use crate::common::{PATIENCE, Server};
 use qmp::types::{BlockStreamReply, ShutdownCause};
 use qmp::{Client, ClientError, ErrorClass, command, event};
 use serde_json::json;

@@ -1,8 +1,6 @@
 //! The protocol byte by byte, against a fake machine: what QEMU 7.2 answers.
 
-mod common;
-
-use common::Server;
+use crate::common::Server;
 use serde_json::{Value, json};
 
 fn error(class: &str, desc: &str) -> Value {
@@ -162,13 +160,10 @@ fn large_messages_pass_and_larger_ones_end_the_connection() {
     let chunk = vec![b'x'; 1 << 20];
     let sent = (0..64).take_while(|_| std::io::Write::write_all(&mut wire.stream, &chunk).is_ok());
     assert!(sent.count() < 64, "64 MiB were taken");
-    match wire.try_receive() {
-        Some(answer) => {
-            assert_eq!(answer, error("GenericError", "JSON token size limit exceeded"));
-            assert_eq!(wire.try_receive(), None);
-        }
-        // The answer may be lost with what was still being sent.
-        None => {}
+    // The answer may be lost with what was still being sent.
+    if let Some(answer) = wire.try_receive() {
+        assert_eq!(answer, error("GenericError", "JSON token size limit exceeded"));
+        assert_eq!(wire.try_receive(), None);
     }
 }
 
