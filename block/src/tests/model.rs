@@ -43,6 +43,8 @@ struct State {
     sectors: Vec<Versions>,
     /// Ranges with an operation in flight, which the guest keeps apart as an operating system does.
     busy: Vec<Range<u64>>,
+    /// A change was refused: its sectors hold the old or the new.
+    refused: bool,
 }
 
 /// A guest at work on a disk.
@@ -63,7 +65,7 @@ impl Drop for Busy<'_> {
 impl Guest {
     pub fn new(disk: Rc<Disk>, content: Vec<u8>) -> Rc<Self> {
         let sectors = content.chunks(SECTOR).map(|s| Versions::new(s.try_into().unwrap())).collect();
-        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new() }) })
+        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new(), refused: false }) })
     }
 
     fn take(&self, range: Range<u64>) -> Option<Busy<'_>> {
@@ -86,6 +88,7 @@ impl Guest {
     pub async fn work_until_error(self: Rc<Self>, count: u64) {
         for _ in 0..count {
             if self.step().await.is_err() {
+                self.state.borrow_mut().refused = true;
                 return;
             }
         }
