@@ -12,6 +12,7 @@ const TRAILER: &str = "TRAILER!!!";
 const DIRECTORY: u32 = 0o040_755;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_777;
+const CHARACTER_DEVICE: u32 = 0o020_000;
 
 /// An archive being written. Parent directories are added where they are first needed.
 #[derive(Debug, Default)]
@@ -52,6 +53,13 @@ impl Archive {
         self.entry(path, SYMLINK, 1, target.as_bytes());
     }
 
+    /// Adds a character device node with its permission bits.
+    pub fn device(&mut self, path: &str, permissions: u32, number: (u32, u32)) {
+        let path = path.trim_matches('/');
+        self.parent(path);
+        self.numbered(path, CHARACTER_DEVICE | permissions, 1, number, &[]);
+    }
+
     /// The whole archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry(TRAILER, 0, 1, &[]);
@@ -65,24 +73,30 @@ impl Archive {
     }
 
     fn entry(&mut self, name: &str, mode: u32, links: u32, content: &[u8]) {
+        self.numbered(name, mode, links, (0, 0), content);
+    }
+
+    fn numbered(
+        &mut self,
+        name: &str,
+        mode: u32,
+        links: u32,
+        (major, minor): (u32, u32),
+        content: &[u8],
+    ) {
         self.entries += 1;
-        let (size, name_size) = (content.len() as u64, name.len() as u64 + 1);
-        // inode, mode, uid, gid, nlink, mtime, size, device (2), special device (2), name's size, checksum
-        let numbers = [
-            u64::from(self.entries),
-            u64::from(mode),
-            0,
-            0,
-            u64::from(links),
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            name_size,
-            0,
-        ];
+        let (size, name_size) = (content.len(), name.len() + 1);
+        // inode, mode, uid, gid, nlink, mtime
+        let first = [self.entries, mode, 0, 0, links, 0];
+        // the containing device's number
+        let device = [0, 0];
+        let numbers = first
+            .map(|number| number as usize)
+            .into_iter()
+            .chain([size])
+            .chain(device);
+        // a device node's own number, the length of the name, no checksum
+        let numbers = numbers.chain([major as usize, minor as usize, name_size, 0]);
         self.bytes.extend_from_slice(MAGIC.as_bytes());
         for number in numbers {
             self.bytes

@@ -12,6 +12,7 @@ fn example() -> Vec<u8> {
     archive.file("lib/modules/b.ko", 0o644, b"");
     archive.symlink("/lib64", "lib");
     archive.directory("lib/modules");
+    archive.device("dev/null", 0o666, (1, 3));
     archive.finish()
 }
 
@@ -91,6 +92,6 @@ fn cpio_lists_it() {
     assert!(output.status.success());
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "init\nlib\nlib/modules\nlib/modules/a.ko\nlib/modules/b.ko\nlib64\n"
+        "init\nlib\nlib/modules\nlib/modules/a.ko\nlib/modules/b.ko\nlib64\ndev\ndev/null\n"
     );
 }

@@ -111,10 +111,9 @@ fn run() -> Result<Kvm, Failure> {
     enter_long_mode(&vcpu).map_err(at("set registers"))?;
     let answer = match vcpu.run() {
         Ok(VcpuExit::IoOut(PORT, [ARRIVED])) => Kvm::Usable,
-        Ok(VcpuExit::InternalError) => Kvm::CannotRunStockCode(format!(
-            "its emulator gave up at instruction {}",
-            position(&vcpu)
-        )),
+        Ok(VcpuExit::InternalError) => {
+            Kvm::CannotRunStockCode(format!("its emulator gave up {}", position(&vcpu)))
+        }
         Ok(exit) => Kvm::CannotRunStockCode(format!("unexpected exit {exit:?}")),
         Err(error) => Kvm::CannotRunStockCode(format!("KVM_RUN: {error}")),
     };
@@ -125,7 +124,7 @@ fn run() -> Result<Kvm, Failure> {
 /// Where in the code the vCPU stands, in words.
 fn position(vcpu: &VcpuFd) -> String {
     vcpu.get_regs().map_or_else(
-        |_| "unknown".to_owned(),
+        |_| "somewhere".to_owned(),
         |regs| format!("at {:#x}", regs.rip.wrapping_sub(CODE)),
     )
 }
