@@ -18,6 +18,7 @@ pub fn find() -> Result<PathBuf> {
     let mut sources = vec![
         cache::workspace().join("Cargo.lock"),
         package.join("Cargo.toml"),
+        package.join("src/agent_binary.rs"),
     ];
     // What the agent is built from; the host's side may change without building the agent again.
     sources.extend(
@@ -56,7 +57,10 @@ fn build(package: &Path, path: &Path) -> Result<()> {
         .arg(package.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=symbols",
+        )
         // Set by an outer 'cargo clippy' or by a wrapper, these would change what is built.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");

@@ -41,12 +41,18 @@ impl Qemu {
 
     /// What `LD_LIBRARY_PATH` must be for an unpacked QEMU.
     pub fn library_path(&self) -> Option<String> {
-        let root = self.root.as_ref()?.join("usr/lib/x86_64-linux-gnu");
-        Some(format!(
-            "{}:{}",
-            root.display(),
-            root.join("pulseaudio").display()
-        ))
+        let root = self.root.as_ref()?;
+        // Where packages put libraries, before and after the /usr merge, and one that has its own directory.
+        let directories = [
+            "usr/lib/x86_64-linux-gnu",
+            "lib/x86_64-linux-gnu",
+            "usr/lib/x86_64-linux-gnu/pulseaudio",
+        ];
+        Some(
+            directories
+                .map(|directory| root.join(directory).display().to_string())
+                .join(":"),
+        )
     }
 
     /// A command for a program of the same packages.
