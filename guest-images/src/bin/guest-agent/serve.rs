@@ -340,5 +340,5 @@ fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "host"))]
 mod tests;
