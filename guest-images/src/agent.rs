@@ -112,6 +112,8 @@ pub struct Agent<L: Link> {
     console: Console,
     patience: Duration,
     last_id: u64,
+    /// Which boot answered last; empty before any has.
+    boot: String,
 }
 
 impl Agent<std::os::unix::net::UnixStream> {
@@ -157,27 +159,41 @@ impl<L: Link> Agent<L> {
             console,
             patience: PATIENCE,
             last_id: 0,
+            boot: String::new(),
         };
-        agent.wait_ready(timeout)?;
+        agent.wait_reboot(timeout)?;
         Ok(agent)
     }
 
-    /// Waits until the agent answers, as after a reboot.
-    pub fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
+    /// Waits until another boot's agent answers than the one that answered last: after a reset from outside, or a crash.
+    pub fn wait_reboot(&mut self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {
             let remaining = deadline.saturating_duration_since(Instant::now());
             match self.call("hello", Fields::new(), KNOCK.min(remaining)) {
-                Ok(answer) => return number::<u64>("hello", &answer.fields, "version").map(drop),
-                Err(AgentError::Timeout { .. }) if Instant::now() < deadline => {}
-                Err(AgentError::Timeout { verb, console, .. }) => {
-                    return Err(AgentError::Timeout {
-                        verb,
-                        seconds: timeout.as_secs(),
-                        console,
-                    });
+                Ok(answer) => {
+                    let boot = answer.fields.text("boot").map(str::to_owned);
+                    let boot = boot.map_err(|text| AgentError::Protocol {
+                        verb: "hello".to_owned(),
+                        text,
+                    })?;
+                    // The agent of a kernel that is going down still answers for a while.
+                    if std::mem::replace(&mut self.boot, boot.clone()) != boot {
+                        return Ok(());
+                    }
+                    // Nothing tells when it is gone; to ask without pause would keep it from going.
+                    std::thread::sleep(KNOCK.min(remaining));
                 }
+                Err(AgentError::Timeout { .. }) => {}
                 Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                let (verb, console) = ("hello".to_owned(), (self.console)());
+                return Err(AgentError::Timeout {
+                    verb,
+                    seconds: timeout.as_secs(),
+                    console,
+                });
             }
         }
     }
@@ -341,9 +357,10 @@ impl<L: Link> Agent<L> {
         self.ask("poweroff", Fields::new()).map(drop)
     }
 
-    /// Has the guest flush everything and reboot; see [`Agent::wait_ready`].
-    pub fn reboot(&mut self) -> Result<()> {
-        self.ask("reboot", Fields::new()).map(drop)
+    /// Has the guest flush everything and reboot, and waits until the next boot's agent answers.
+    pub fn reboot(&mut self, timeout: Duration) -> Result<()> {
+        self.ask("reboot", Fields::new())?;
+        self.wait_reboot(timeout)
     }
 
     /// Has the guest's kernel panic, without flushing anything.

@@ -55,7 +55,7 @@ fn kvm_is_usable_here() -> Result<(), Box<dyn Error>> {
 
 /// Fill, load, verify, reboot, verify again, and a file system: everything the agent can do to a disk.
 fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
-    let mut guest = Guest::boot(machine, transport)?;
+    let mut guest = Guest::boot(machine, transport, &[])?;
     let disk = guest.directory.path().join("disk0");
     let agent = &mut guest.agent;
     let region = Region::new("/dev/vda", PART, PART, 42);
@@ -82,8 +82,7 @@ fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
     check(report.blocks == PART / 4096, format!("{report:?}"))?;
     let hash = agent.read_hash("/dev/vda", PART, PART)?;
 
-    agent.reboot()?;
-    agent.wait_ready(BOOT)?;
+    agent.reboot(BOOT)?;
     check(agent.uptime()? < BOOT, "a new kernel's uptime")?;
     let again = agent.verify_full(&region, 1)?;
     check(again.digest == report.digest, "the digest after a reboot")?;
@@ -118,7 +117,7 @@ fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
 }
 
 fn a_panic_is_seen_on_the_console() -> Result<(), Box<dyn Error>> {
-    let mut guest = Guest::boot("microvm,rtc=on", "device")?;
+    let mut guest = Guest::boot("microvm,rtc=on", "device", &["-no-reboot"])?;
     guest.agent.panic()?;
     guest.child.wait()?;
     let console = std::fs::read_to_string(guest.directory.path().join("console"))?;
@@ -133,7 +132,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn boot(machine: &str, transport: &str) -> Result<Self, Box<dyn Error>> {
+    fn boot(machine: &str, transport: &str, more: &[&str]) -> Result<Self, Box<dyn Error>> {
         let scratch =
             std::env::var_os(lab::SCRATCH_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from);
         let directory = tempfile::tempdir_in(scratch)?;
@@ -150,13 +149,15 @@ impl Guest {
             "-cpu",
             "host",
         ]);
-        command.args(["-smp", "2", "-m", "256", "-M", machine]);
+        command
+            .args(["-smp", "2", "-m", "256", "-M", machine])
+            .args(more);
         command
             .arg("-kernel")
             .arg(&kernel.vmlinuz)
             .arg("-initrd")
             .arg(initramfs::guest(&kernel)?);
-        // 't': a triple fault ends a machine without a reset register, and the panic's machine must not restart.
+        // 't': a triple fault resets a machine that has no reset register.
         command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"]);
         command
             .arg("-serial")

@@ -29,7 +29,7 @@ fn scripted(script: impl Fn(&Request) -> String + Send + 'static) -> UnixStream 
 
 fn connect(script: impl Fn(&Request) -> String + Send + 'static) -> Agent<UnixStream> {
     let link = scripted(move |request| match request.verb.as_str() {
-        "hello" => "\0noise\n* ready version=1\nID ok version=1\n".to_owned(),
+        "hello" => "\0noise\n* ready version=1\nID ok version=1 boot=a\n".to_owned(),
         _ => script(request),
     });
     Agent::connect(link, Duration::from_secs(5), console()).expect("an agent")
@@ -79,4 +79,20 @@ fn damage_is_an_error_that_tells_what() {
         error.to_string(),
         "the guest's data is damaged: of 9 blocks, 2 stale, 1 torn; offset 0 is torn"
     );
+}
+
+#[test]
+fn only_another_boot_ends_a_reboot() {
+    let count = std::sync::atomic::AtomicU32::new(0);
+    let link = scripted(
+        move |_| match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            // The first hello, the request to reboot, and the old boot's last hello.
+            0 | 2 => "ID ok version=1 boot=a\n".to_owned(),
+            1 => "ID ok\n".to_owned(),
+            _ => "ID ok version=1 boot=b\n".to_owned(),
+        },
+    );
+    let mut agent = Agent::connect(link, Duration::from_secs(5), console()).expect("an agent");
+    agent.reboot(Duration::from_secs(5)).expect("another boot");
+    assert_eq!(agent.boot, "b");
 }

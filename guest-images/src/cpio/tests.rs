@@ -56,7 +56,9 @@ fn entries_are_where_the_format_says() {
             "lib/modules",
             "lib/modules/a.ko",
             "lib/modules/b.ko",
-            "lib64"
+            "lib64",
+            "dev",
+            "dev/null"
         ]
     );
     assert_eq!(entries[0], ("init".to_owned(), 0o100_755, b"#!".to_vec()));

@@ -114,7 +114,13 @@ impl Agent {
     fn handle(&self, request: &Request) -> Result<Answer> {
         let fields = &request.fields;
         match request.verb.as_str() {
-            "hello" => Ok(Fields::new().with("version", VERSION).into()),
+            "hello" => {
+                let boot = text(system::boot_id())?;
+                Ok(Fields::new()
+                    .with("version", VERSION)
+                    .with("boot", boot)
+                    .into())
+            }
             "fill" => self.fill(fields),
             "verify" => {
                 let report = self.region(fields)?.verify(&device(fields)?)?;

@@ -59,6 +59,13 @@ pub fn capacity_changes() -> io::Result<usize> {
     Ok(messages()?.iter().filter(is_change).count())
 }
 
+/// What tells this boot from every other.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}
+
 /// Milliseconds since the kernel started.
 pub fn uptime() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/uptime")?;
