@@ -140,7 +140,10 @@ struct ZeroesRange {
 /// All segments of a discard or write-zeroes request, each checked before the first is done.
 fn zeroes_ranges(data: Data, discard: bool, size: u64) -> Result<Vec<ZeroesRange>> {
     let segments = data.len() / SEGMENT as u64;
-    if data.len() % SEGMENT as u64 != 0 || segments == 0 || segments > u64::from(MAX_ZEROES_SEGMENTS) {
+    if !data.len().is_multiple_of(SEGMENT as u64)
+        || segments == 0
+        || segments > u64::from(MAX_ZEROES_SEGMENTS)
+    {
         return refuse(ErrorKind::Invalid, "a list of segments of a bad length");
     }
     // Copied once: the driver may change its own copy between a check and the use.

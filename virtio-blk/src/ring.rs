@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use executor::sync::Semaphore;
+use executor::sync::Event;
 use executor::{AsyncFd, spawn, yield_now};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_device::ReadyQueue;
@@ -19,7 +19,8 @@ use crate::backend::Backend;
 use crate::chain::{self, Chain, Malformed};
 use crate::request;
 
-/// Most bytes of data in flight from one queue; a single larger request goes alone.
+/// While so many bytes of data are in flight from one queue, the rest waits in the ring: a drain has not
+/// much more than that to wait for.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// One virtqueue.
@@ -28,7 +29,10 @@ pub(crate) struct Ring<B: Backend> {
     shared: Rc<Shared<B>>,
     queue: RefCell<Queue>,
     kick: AsyncFd<EventFd>,
-    bytes: Rc<Semaphore>,
+    /// Bytes of data in flight.
+    bytes: Cell<u64>,
+    /// Some of them ended.
+    freed: Event,
     /// Requests taken and not yet in the used ring. An honest driver has at most one for each
     /// descriptor, so this bounds what a hostile one can make us hold.
     in_flight: Cell<u16>,
@@ -55,7 +59,8 @@ impl<B: Backend> Ring<B> {
             shared,
             queue: RefCell::new(queue),
             kick: AsyncFd::new(ready.kick)?,
-            bytes: Semaphore::new(MAX_BYTES),
+            bytes: Cell::new(0),
+            freed: Event::new(),
             in_flight: Cell::new(0),
             done: RefCell::default(),
             telling: Cell::new(false),
@@ -84,6 +89,10 @@ impl<B: Backend> Ring<B> {
         // Ends: a driver cannot have more in flight than its ring has entries, and between two awaits
         // none of them is given back.
         while self.is_waiting()? {
+            if self.bytes.get() >= MAX_BYTES {
+                self.freed.wait().await;
+                continue;
+            }
             let ticket = match self.shared.disk.try_enter() {
                 Some(ticket) => ticket,
                 // The request stays in the ring meanwhile, so that a pause or reset finds it there.
@@ -124,6 +133,7 @@ impl<B: Backend> Ring<B> {
         let head = next.ok_or(Malformed("the available index went back"))?.head_index();
         let chain = chain::read(&self.shared.memory, &queue, head, self.shared.indirect)?;
         self.in_flight.set(self.in_flight.get() + 1);
+        self.bytes.set(self.bytes.get() + chain.readable.len() + chain.writable.len());
         self.shared.taken();
         spawn(self.clone().serve(head, chain, ticket));
         Ok(())
@@ -131,9 +141,10 @@ impl<B: Backend> Ring<B> {
 
     async fn serve(self: Rc<Self>, head: u16, chain: Chain, ticket: B::Ticket) {
         let status_at = chain.status;
-        let permit = self.bytes.acquire(chain.readable.len() + chain.writable.len()).await;
+        let bytes = chain.readable.len() + chain.writable.len();
         let outcome = request::serve(&*self.shared.disk, &ticket, &self.shared.config, chain).await;
-        drop(permit);
+        self.bytes.set(self.bytes.get() - bytes);
+        self.freed.notify();
         self.complete(head, status_at, outcome, ticket);
     }
 
