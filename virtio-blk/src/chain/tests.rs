@@ -89,10 +89,10 @@ proptest! {
         let memory = memory();
         put(&memory, 0x1000, &direct);
         put(&memory, 0x2000, &table);
-        for at in 0..8 {
+        for (at, &(_, _, flags, next)) in direct.iter().enumerate() {
             // The second table is worth finding.
-            if direct[at].2 & INDIRECT != 0 {
-                put(&memory, 0x1000 + 16 * at as u64, &[(0x2000, 128, direct[at].2, direct[at].3)]);
+            if flags & INDIRECT != 0 {
+                put(&memory, 0x1000 + 16 * at as u64, &[(0x2000, 128, flags, next)]);
             }
         }
         if let Ok(chain) = read(&memory, &queue(8), head, true) {
