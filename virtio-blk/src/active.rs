@@ -172,7 +172,7 @@ pub(crate) fn resume<B: Backend>(id: u64) {
 pub(crate) fn reset<B: Backend>(id: u64) -> impl Future<Output = ()> {
     let active = Active::<B>::find(id);
     if let Some(active) = &active {
-        // The name is free at once: the driver's next DRIVER_OK may come before this one is dropped.
+        // Nobody else finds it any more: the driver's next DRIVER_OK may come before it is dropped.
         ACTIVE.with(|all| all.borrow_mut().remove(&id));
         active.pause();
         active.shared.silent.set(true);

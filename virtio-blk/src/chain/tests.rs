@@ -55,6 +55,19 @@ fn descriptors_are_counted_over_all_tables() {
 }
 
 #[test]
+fn chains_have_at_most_4_gib() {
+    // Mapped, not touched.
+    let map = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 30)]).unwrap();
+    let memory = Memory::new(Arc::new(map));
+    for (last, good) in [((1 << 30) - 16, true), ((1 << 30) - 15, false)] {
+        let gib = |next| (0, 1 << 30, NEXT | WRITE, next);
+        put(&memory, 0x1000, &[(0, 16, NEXT, 1), gib(2), gib(3), gib(4), (0, last, WRITE, 0)]);
+        let chain = read(&memory, &queue(8), 0, false);
+        assert_eq!(chain.map(|chain| chain.writable.len()).ok(), good.then_some((4 << 30) - 17));
+    }
+}
+
+#[test]
 fn segments_keep_the_memory_mapped() {
     let memory = memory();
     put(&memory, 0x1000, &[(0x4000, 20, NEXT, 1), (0x5000, 1, WRITE, 0)]);
