@@ -20,9 +20,9 @@ pub trait Backend: 'static {
     /// Whether writes are refused.
     fn read_only(&self) -> bool;
     /// A ticket, or `None` while the gate is closed.
-    fn try_enter(&self) -> Option<Self::Ticket>;
+    fn try_enter(self: &Rc<Self>) -> Option<Self::Ticket>;
     /// A ticket, once the gate is open. The future may be dropped at any time.
-    fn enter(&self) -> impl Future<Output = Self::Ticket>;
+    fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
     /// Reads the bytes at `offset` into the whole of `buf`.
     fn read(&self, ticket: &Self::Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
     /// Writes the whole of `buf` to `offset`.

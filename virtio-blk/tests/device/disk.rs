@@ -50,9 +50,6 @@ thread_local! {
     static DISK: Rc<FakeDisk> = Rc::default();
 }
 
-/// The disk as the device sees it.
-pub struct Front(Rc<FakeDisk>);
-
 impl FakeDisk {
     async fn op(&self, op: Op) -> Result<()> {
         self.log.borrow_mut().push(op);
@@ -111,59 +108,59 @@ impl FakeDisk {
     }
 }
 
-impl Backend for Front {
+impl Backend for FakeDisk {
     type Ticket = Ticket;
 
     fn size(&self) -> u64 {
-        self.0.data.borrow().len() as u64
+        self.data.borrow().len() as u64
     }
 
     fn read_only(&self) -> bool {
-        self.0.read_only.get()
+        self.read_only.get()
     }
 
-    fn try_enter(&self) -> Option<Ticket> {
-        if self.0.closed.get() {
+    fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
+        if self.closed.get() {
             return None;
         }
-        self.0.tickets.set(self.0.tickets.get() + 1);
-        Some(Ticket(self.0.clone()))
+        self.tickets.set(self.tickets.get() + 1);
+        Some(Ticket(self.clone()))
     }
 
-    async fn enter(&self) -> Ticket {
+    async fn enter(self: &Rc<Self>) -> Ticket {
         loop {
             if let Some(ticket) = self.try_enter() {
                 return ticket;
             }
-            self.0.gate.wait().await;
+            self.gate.wait().await;
         }
     }
 
     async fn read(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        self.0.op(Op::Read(offset, buf.len())).await?;
+        self.op(Op::Read(offset, buf.len())).await?;
         let offset = offset as usize;
-        buf.copy_from(&self.0.data.borrow()[offset..offset + buf.len()]);
+        buf.copy_from(&self.data.borrow()[offset..offset + buf.len()]);
         Ok(())
     }
 
     async fn write(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        self.0.op(Op::Write(offset, buf.len())).await?;
+        self.op(Op::Write(offset, buf.len())).await?;
         let offset = offset as usize;
-        buf.copy_to(&mut self.0.data.borrow_mut()[offset..offset + buf.len()]);
+        buf.copy_to(&mut self.data.borrow_mut()[offset..offset + buf.len()]);
         Ok(())
     }
 
     async fn flush(&self, _: &Ticket) -> Result<()> {
-        self.0.op(Op::Flush).await
+        self.op(Op::Flush).await
     }
 
     async fn discard(&self, _: &Ticket, offset: u64, len: u64) -> Result<()> {
-        self.0.op(Op::Discard(offset, len)).await
+        self.op(Op::Discard(offset, len)).await
     }
 
     async fn write_zeroes(&self, _: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        self.0.op(Op::WriteZeroes(offset, len, unmap)).await?;
-        self.0.data.borrow_mut()[offset as usize..(offset + len) as usize].fill(0);
+        self.op(Op::WriteZeroes(offset, len, unmap)).await?;
+        self.data.borrow_mut()[offset as usize..(offset + len) as usize].fill(0);
         Ok(())
     }
 }
@@ -172,14 +169,14 @@ impl Backend for Front {
 pub struct FakeHandle(Remote);
 
 impl Handle for FakeHandle {
-    type Backend = Front;
+    type Backend = FakeDisk;
 
     fn remote(&self) -> &Remote {
         &self.0
     }
 
-    fn get(&self) -> Option<Rc<Front>> {
-        Some(Rc::new(Front(local())))
+    fn get(&self) -> Option<Rc<FakeDisk>> {
+        Some(local())
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_MQ, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use virtio_blk::{Options, VirtioBlk};
 use virtio_device::Device;
 
-use super::disk::Op;
+use super::disk::{FakeHandle, Op};
 use super::rig::{Data, Posted, Rig, Setup};
 
 fn read(rig: &mut Rig) -> Posted {
@@ -41,7 +42,7 @@ fn a_closed_gate_leaves_requests_in_the_ring() {
     let second = read(&mut rig);
     rig.disk.settle();
     assert!(!drained.load(Ordering::SeqCst));
-    assert_eq!(rig.disk.with(|disk| disk.log.borrow().len()), 1);
+    assert_eq!(asked(&rig), 1);
     rig.disk.with(|disk| disk.release_all());
     assert_eq!(drain.join().unwrap(), 1, "drained means delivered");
     assert_eq!(used(&mut rig), Some(first.head));
@@ -106,26 +107,42 @@ fn devices_activated_while_paused_wait() {
     assert_eq!(rig.wait_used(0).0, posted.head);
 }
 
+/// Takes the device out of the rig; what stays is never active.
+fn take_device(rig: &mut Rig) -> VirtioBlk<FakeHandle> {
+    let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0 };
+    std::mem::replace(&mut rig.device, VirtioBlk::new(rig.disk.clone(), options))
+}
+
+fn asked(rig: &Rig) -> usize {
+    rig.disk.with(|disk| disk.log.borrow().len())
+}
+
 #[test]
 fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
-    let mut rig = Rig::new(Setup::default());
+    let mut rig = Rig::new(Setup { ring: 256, ..Setup::default() });
     rig.disk.with(|disk| disk.hold.set(true));
-    let posted = rig.add(0, VIRTIO_BLK_T_OUT, 0, Data::Out(&[0x42; 512]));
-    rig.drivers[0].publish();
-    rig.disk.run(|disk| disk.wait_held(1));
+    let write = |rig: &mut Rig| {
+        let before = asked(rig);
+        let posted = rig.add(0, VIRTIO_BLK_T_OUT, 0, Data::Out(&[0x42; 512]));
+        rig.drivers[0].publish();
+        rig.disk.settle();
+        (posted, asked(rig) > before)
+    };
+    let (posted, true) = write(&mut rig) else { panic!("not taken") };
 
-    let handle = rig.disk.clone();
-    let (device, reset) = (&mut rig.device, AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            device.reset();
-            reset.store(true, Ordering::SeqCst);
-        });
-        handle.settle();
-        assert!(!reset.load(Ordering::SeqCst), "a write is still in flight");
-        handle.with(|disk| disk.release_all());
+    let mut device = take_device(&mut rig);
+    let reset = Arc::new(AtomicBool::new(false));
+    let done = reset.clone();
+    let resetter = std::thread::spawn(move || {
+        device.reset();
+        done.store(true, Ordering::SeqCst);
+        device
     });
-    assert!(reset.into_inner());
+    // The reset has arrived when requests are not taken any more.
+    while write(&mut rig).1 {}
+    assert!(!reset.load(Ordering::SeqCst), "a write is still in flight");
+    rig.disk.with(|disk| disk.release_all());
+    rig.device = resetter.join().unwrap();
     assert_eq!(rig.disk.with(|disk| disk.data.borrow()[0]), 0x42);
     assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
     assert_eq!(rig.status(&posted), 0xff);
@@ -133,9 +150,7 @@ fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
     assert_eq!(rig.interrupts.counts().used, [0]);
 
     // Kicks mean nothing now; a new start begins with empty rings.
-    read(&mut rig);
-    rig.disk.settle();
-    assert_eq!(rig.disk.with(|disk| disk.log.borrow().len()), 1);
+    assert!(!write(&mut rig).1);
     rig.device.reset();
     rig.activate();
     let posted = read(&mut rig);
@@ -153,7 +168,7 @@ fn resets_and_starts_in_a_row() {
         rig.activate();
     }
     // Requests that nobody waited for may have been served before their reset, or not at all.
-    let reads = rig.disk.with(|disk| disk.log.borrow().len());
+    let reads = asked(&rig);
     assert!((50..=100).contains(&reads));
 }
 
@@ -173,8 +188,7 @@ fn devices_may_be_dropped_at_any_time() {
     rig.disk.with(|disk| disk.hold.set(true));
     read(&mut rig);
     rig.disk.run(|disk| disk.wait_held(1));
-    let options = virtio_blk::Options { size: 0, read_only: false, serial: String::new(), queues: 0 };
-    drop(std::mem::replace(&mut rig.device, virtio_blk::VirtioBlk::new(rig.disk.clone(), options)));
+    drop(take_device(&mut rig));
     rig.disk.with(|disk| disk.release_all());
     rig.disk.settle();
     assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
