@@ -1,0 +1,158 @@
+//! What the driver sees before it sends a request: features and config space (virtio 1.2, 5.2.3, 5.2.4).
+
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use virtio_bindings::virtio_blk::*;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_device::Interrupt;
+
+/// Largest size of each queue, in descriptors; also the most descriptors of one request.
+pub const QUEUE_SIZE: u16 = 256;
+
+/// Bytes of a sector, whatever the block size is (virtio 1.2, 5.2.4).
+pub(crate) const SECTOR: u64 = 512;
+
+/// Most sectors of one segment of a discard or write-zeroes request: 128 MiB, so that none of them is
+/// in flight for long while the disk drains.
+pub(crate) const MAX_ZEROES_SECTORS: u32 = (128 << 20) / SECTOR as u32;
+
+/// Most segments of one discard or write-zeroes request.
+pub(crate) const MAX_ZEROES_SEGMENTS: u32 = 16;
+
+/// Discards are best aligned to so many sectors (4 KiB).
+const DISCARD_ALIGNMENT: u32 = 8;
+
+/// Whether `features` has the bit of a VIRTIO_*_F constant.
+pub(crate) fn has(features: u64, bit: u32) -> bool {
+    features & (1 << bit) != 0
+}
+
+/// What is fixed when a device is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the disk in bytes; what is left over a multiple of 512 is not offered.
+    pub size: u64,
+    /// Offers VIRTIO_BLK_F_RO and refuses writes, also where the disk would take them.
+    pub read_only: bool,
+    /// What VIRTIO_BLK_T_GET_ID answers, cut to 20 bytes.
+    pub serial: String,
+    /// Number of queues; 0 counts as 1. VIRTIO_BLK_F_MQ is offered for more than one.
+    pub queues: u16,
+}
+
+/// The device's config space and what else its threads share. The transport reads it without asking the
+/// disk's thread, and whoever changes the disk's size tells it here.
+pub struct Config {
+    options: Options,
+    /// In sectors.
+    capacity: AtomicU64,
+    /// Whether completed writes may be volatile until a flush.
+    writeback: AtomicBool,
+    /// Present while the device is active.
+    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+}
+
+impl Config {
+    pub(crate) fn new(options: Options) -> Self {
+        Config {
+            capacity: AtomicU64::new(options.size / SECTOR),
+            writeback: AtomicBool::new(true),
+            interrupt: Mutex::default(),
+            options,
+        }
+    }
+
+    /// Says that the disk has `size` bytes now: changes the capacity and raises a config change interrupt
+    /// (virtio 1.2, 5.2.6.2), also where the size is the same. Any thread may call it, but not with
+    /// a lock held that [`Interrupt::config_changed`] takes.
+    pub fn capacity_changed(&self, size: u64) {
+        self.capacity.store(size / SECTOR, Ordering::Release);
+        let interrupt = self.interrupt().clone();
+        if let Some(interrupt) = interrupt {
+            interrupt.config_changed();
+        }
+    }
+
+    pub(crate) fn interrupt(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Interrupt>>> {
+        // Nothing panics while holding it.
+        self.interrupt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    pub(crate) fn queues(&self) -> u16 {
+        self.options.queues.max(1)
+    }
+
+    pub(crate) fn serial(&self) -> &[u8] {
+        let serial = self.options.serial.as_bytes();
+        &serial[..serial.len().min(VIRTIO_BLK_ID_BYTES as usize)]
+    }
+
+    pub(crate) fn writeback(&self) -> bool {
+        self.writeback.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_writeback(&self, on: bool) {
+        self.writeback.store(on, Ordering::Release);
+    }
+
+    /// The features offered.
+    pub(crate) fn features(&self) -> u64 {
+        let mut bits = vec![
+            VIRTIO_F_VERSION_1,
+            VIRTIO_RING_F_INDIRECT_DESC,
+            VIRTIO_RING_F_EVENT_IDX,
+            VIRTIO_BLK_F_SEG_MAX,
+            VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_FLUSH,
+            VIRTIO_BLK_F_CONFIG_WCE,
+        ];
+        if self.queues() > 1 {
+            bits.push(VIRTIO_BLK_F_MQ);
+        }
+        if self.read_only() {
+            bits.push(VIRTIO_BLK_F_RO);
+        } else {
+            bits.extend([VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]);
+        }
+        bits.into_iter().fold(0, |features, bit| features | 1 << bit)
+    }
+
+    /// Copies config space from `offset`; zeros outside.
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut space = [0; size_of::<virtio_blk_config>()];
+        let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
+        put(offset_of!(virtio_blk_config, capacity), &self.capacity.load(Ordering::Acquire).to_le_bytes());
+        // Header and status take a descriptor each.
+        put(offset_of!(virtio_blk_config, seg_max), &(u32::from(QUEUE_SIZE) - 2).to_le_bytes());
+        put(offset_of!(virtio_blk_config, blk_size), &(SECTOR as u32).to_le_bytes());
+        put(WRITEBACK as usize, &[self.writeback().into()]);
+        put(offset_of!(virtio_blk_config, num_queues), &self.queues().to_le_bytes());
+        if !self.read_only() {
+            let sectors = MAX_ZEROES_SECTORS.to_le_bytes();
+            let segments = MAX_ZEROES_SEGMENTS.to_le_bytes();
+            put(offset_of!(virtio_blk_config, max_discard_sectors), &sectors);
+            put(offset_of!(virtio_blk_config, max_discard_seg), &segments);
+            put(offset_of!(virtio_blk_config, discard_sector_alignment), &DISCARD_ALIGNMENT.to_le_bytes());
+            put(offset_of!(virtio_blk_config, max_write_zeroes_sectors), &sectors);
+            put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &segments);
+            put(offset_of!(virtio_blk_config, write_zeroes_may_unmap), &[1]);
+        }
+        let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or(&[]);
+        let n = rest.len().min(data.len());
+        data[..n].copy_from_slice(&rest[..n]);
+        data[n..].fill(0);
+    }
+}
+
+/// Offset of `writeback`, the one field that a driver may write.
+pub(crate) const WRITEBACK: u64 = offset_of!(virtio_blk_config, wce) as u64;
+
+#[cfg(test)]
+mod tests;

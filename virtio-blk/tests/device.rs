@@ -1,0 +1,14 @@
+//! The device driven through a mock ring: a driver of our own on one side of guest memory, a disk in
+//! memory whose completions the test holds on the other.
+
+mod device {
+    mod commands;
+    mod disk;
+    mod driver;
+    mod events;
+    mod framing;
+    mod lifecycle;
+    mod malformed;
+    mod random;
+    mod rig;
+}

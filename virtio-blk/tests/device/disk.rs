@@ -1,0 +1,220 @@
+//! A disk in memory, on a thread of its own, whose gate, completions and failures the test controls.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+
+use block::{Buf, Error, ErrorKind, Result};
+use executor::sync::{Event, OneSender, oneshot};
+use executor::{Remote, Thread, yield_now};
+use virtio_blk::{Backend, Handle};
+
+/// What the device asked of the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    Read(u64, usize),
+    Write(u64, usize),
+    Flush,
+    Discard(u64, u64),
+    WriteZeroes(u64, u64, bool),
+}
+
+#[derive(Default)]
+pub struct FakeDisk {
+    pub data: RefCell<Vec<u8>>,
+    pub read_only: Cell<bool>,
+    pub log: RefCell<Vec<Op>>,
+    pub fail: Cell<Option<ErrorKind>>,
+    /// While set, operations wait for [`FakeDisk::release`].
+    pub hold: Cell<bool>,
+    held: RefCell<Vec<OneSender<()>>>,
+    arrived: Event,
+    closed: Cell<bool>,
+    gate: Event,
+    tickets: Cell<usize>,
+    drained: Event,
+    /// Ends the thread.
+    pub stop: Event,
+}
+
+pub struct Ticket(Rc<FakeDisk>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.tickets.set(self.0.tickets.get() - 1);
+        self.0.drained.notify();
+    }
+}
+
+thread_local! {
+    static DISK: Rc<FakeDisk> = Rc::default();
+}
+
+impl FakeDisk {
+    async fn op(&self, op: Op) -> Result<()> {
+        self.log.borrow_mut().push(op);
+        if self.hold.get() {
+            let (sender, receiver) = oneshot();
+            self.held.borrow_mut().push(sender);
+            self.arrived.notify();
+            receiver.await;
+        }
+        match self.fail.get() {
+            Some(kind) => Err(Error::new(kind, "as the test wished")),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the held operation number `index`, modulo their number.
+    pub fn release(&self, index: usize) {
+        let mut held = self.held.borrow_mut();
+        if !held.is_empty() {
+            let index = index % held.len();
+            held.remove(index).send(());
+        }
+    }
+
+    pub fn release_all(&self) {
+        self.hold.set(false);
+        for sender in self.held.take() {
+            sender.send(());
+        }
+    }
+
+    pub async fn wait_held(self: Rc<Self>, count: usize) {
+        while self.held.borrow().len() < count {
+            self.arrived.wait().await;
+        }
+    }
+
+    pub async fn drain(self: Rc<Self>) {
+        self.closed.set(true);
+        while self.tickets.get() > 0 {
+            self.drained.wait().await;
+        }
+    }
+
+    pub fn tickets(&self) -> usize {
+        self.tickets.get()
+    }
+
+    pub fn open(&self) {
+        self.closed.set(false);
+        self.gate.notify();
+    }
+
+    pub fn close(&self) {
+        self.closed.set(true);
+    }
+}
+
+impl Backend for FakeDisk {
+    type Ticket = Ticket;
+
+    fn size(&self) -> u64 {
+        self.data.borrow().len() as u64
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only.get()
+    }
+
+    fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
+        if self.closed.get() {
+            return None;
+        }
+        self.tickets.set(self.tickets.get() + 1);
+        Some(Ticket(self.clone()))
+    }
+
+    async fn enter(self: &Rc<Self>) -> Ticket {
+        loop {
+            if let Some(ticket) = self.try_enter() {
+                return ticket;
+            }
+            self.gate.wait().await;
+        }
+    }
+
+    async fn read(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+        self.op(Op::Read(offset, buf.len())).await?;
+        let offset = offset as usize;
+        buf.copy_from(&self.data.borrow()[offset..offset + buf.len()]);
+        Ok(())
+    }
+
+    async fn write(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+        self.op(Op::Write(offset, buf.len())).await?;
+        let offset = offset as usize;
+        buf.copy_to(&mut self.data.borrow_mut()[offset..offset + buf.len()]);
+        Ok(())
+    }
+
+    async fn flush(&self, _: &Ticket) -> Result<()> {
+        self.op(Op::Flush).await
+    }
+
+    async fn discard(&self, _: &Ticket, offset: u64, len: u64) -> Result<()> {
+        self.op(Op::Discard(offset, len)).await
+    }
+
+    async fn write_zeroes(&self, _: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        self.op(Op::WriteZeroes(offset, len, unmap)).await?;
+        self.data.borrow_mut()[offset as usize..(offset + len) as usize].fill(0);
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+pub struct FakeHandle(Remote);
+
+impl Handle for FakeHandle {
+    type Backend = FakeDisk;
+
+    fn remote(&self) -> &Remote {
+        &self.0
+    }
+
+    fn get(&self) -> Option<Rc<FakeDisk>> {
+        Some(local())
+    }
+}
+
+fn local() -> Rc<FakeDisk> {
+    DISK.with(Rc::clone)
+}
+
+/// A disk of `size` bytes on a new thread.
+pub fn start(size: usize) -> (Thread, FakeHandle) {
+    let main = || async { local().stop.wait().await };
+    let thread = Thread::start("disk", main).unwrap();
+    let handle = FakeHandle(thread.remote().clone());
+    handle.with(move |disk| {
+        *disk.data.borrow_mut() = (0..size).map(|at| (at / 512) as u8 ^ at as u8).collect();
+    });
+    (thread, handle)
+}
+
+impl FakeHandle {
+    /// Runs a future with the disk on its thread and waits for it.
+    pub fn run<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        f: impl FnOnce(Rc<FakeDisk>) -> F + Send + 'static,
+    ) -> T {
+        self.0.call(move || f(local())).wait().unwrap()
+    }
+
+    /// Calls a function with the disk on its thread.
+    pub fn with<T: Send + 'static>(&self, f: impl FnOnce(&FakeDisk) -> T + Send + 'static) -> T {
+        self.run(move |disk| async move { f(&disk) })
+    }
+
+    /// Lets the disk's thread do all that it can do by now, kicks included: each turn looks for events.
+    pub fn settle(&self) {
+        self.run(|_| async {
+            for _ in 0..20 {
+                yield_now().await;
+            }
+        });
+    }
+}

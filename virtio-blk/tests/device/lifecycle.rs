@@ -1,0 +1,233 @@
+//! Gate, pause, reset, capacity: what happens around requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_MQ, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use virtio_blk::{Options, VirtioBlk};
+use virtio_device::Device;
+
+use super::disk::{FakeHandle, Op};
+use super::rig::{Data, Posted, Rig, Setup};
+
+fn read(rig: &mut Rig) -> Posted {
+    let posted = rig.add(0, VIRTIO_BLK_T_IN, 0, Data::In(512));
+    rig.drivers[0].publish();
+    posted
+}
+
+fn used(rig: &mut Rig) -> Option<u16> {
+    rig.drivers[0].pop_used().map(|(head, _)| head)
+}
+
+#[test]
+fn a_closed_gate_leaves_requests_in_the_ring() {
+    let mut rig = Rig::new(Setup::default());
+    rig.disk.with(|disk| disk.hold.set(true));
+    let first = read(&mut rig);
+    rig.disk.run(|disk| disk.wait_held(1));
+
+    // The drain waits for the one in flight, and for its delivery; later ones stay where they are.
+    let drained = Arc::new(AtomicBool::new(false));
+    let tell = drained.clone();
+    let interrupts = rig.interrupts.clone();
+    rig.disk.with(|disk| disk.close());
+    rig.drivers[0].set_used_event(1);
+    let handle = rig.disk.clone();
+    let drain = std::thread::spawn(move || {
+        handle.run(|disk| disk.drain());
+        tell.store(true, Ordering::SeqCst);
+        interrupts.counts().used[0]
+    });
+    let second = read(&mut rig);
+    rig.disk.settle();
+    assert!(!drained.load(Ordering::SeqCst));
+    assert_eq!(asked(&rig), 1);
+    rig.disk.with(|disk| disk.release_all());
+    assert_eq!(drain.join().unwrap(), 1, "drained means delivered");
+    assert_eq!(used(&mut rig), Some(first.head));
+    assert_eq!(used(&mut rig), None);
+
+    // Without a new kick.
+    rig.disk.with(|disk| disk.open());
+    assert_eq!(rig.wait_used(0).0, second.head);
+}
+
+#[test]
+fn paused_devices_deliver_and_then_rest() {
+    let mut rig = Rig::new(Setup::default());
+    rig.disk.with(|disk| disk.hold.set(true));
+    let first = read(&mut rig);
+    rig.disk.run(|disk| disk.wait_held(1));
+    rig.drivers[0].set_used_event(1);
+    let paused = rig.device.pause();
+    let second = read(&mut rig);
+    rig.disk.settle();
+    rig.disk.with(|disk| disk.release_all());
+    paused.wait().unwrap();
+    assert_eq!(rig.interrupts.counts().used, [1]);
+    assert_eq!(used(&mut rig), Some(first.head));
+    rig.disk.settle();
+    assert_eq!(used(&mut rig), None);
+    assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
+
+    // A pause of a paused device has nothing to wait for.
+    rig.device.pause().wait().unwrap();
+    rig.device.resume();
+    rig.device.resume();
+    assert_eq!(rig.wait_used(0).0, second.head);
+    let third = read(&mut rig);
+    assert_eq!(rig.wait_used(0).0, third.head);
+}
+
+#[test]
+fn a_pause_behind_a_closed_gate_loses_no_request() {
+    let mut rig = Rig::new(Setup::default());
+    rig.disk.with(|disk| disk.close());
+    let posted = read(&mut rig);
+    rig.disk.settle();
+    rig.device.pause().wait().unwrap();
+    rig.disk.with(|disk| disk.open());
+    rig.disk.settle();
+    assert_eq!(used(&mut rig), None);
+    assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
+    rig.device.resume();
+    assert_eq!(rig.wait_used(0).0, posted.head);
+}
+
+#[test]
+fn devices_activated_while_paused_wait() {
+    let mut rig = Rig::inactive(Setup::default());
+    rig.device.pause().wait().unwrap();
+    rig.activate();
+    let posted = read(&mut rig);
+    rig.disk.settle();
+    assert_eq!(used(&mut rig), None);
+    rig.device.resume();
+    assert_eq!(rig.wait_used(0).0, posted.head);
+}
+
+/// Takes the device out of the rig; what stays is never active.
+fn take_device(rig: &mut Rig) -> VirtioBlk<FakeHandle> {
+    let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0 };
+    std::mem::replace(&mut rig.device, VirtioBlk::new(rig.disk.clone(), options))
+}
+
+fn asked(rig: &Rig) -> usize {
+    rig.disk.with(|disk| disk.log.borrow().len())
+}
+
+#[test]
+fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
+    let mut rig = Rig::new(Setup { ring: 256, ..Setup::default() });
+    rig.disk.with(|disk| disk.hold.set(true));
+    let write = |rig: &mut Rig| {
+        let before = asked(rig);
+        let posted = rig.add(0, VIRTIO_BLK_T_OUT, 0, Data::Out(&[0x42; 512]));
+        rig.drivers[0].publish();
+        rig.disk.settle();
+        (posted, asked(rig) > before)
+    };
+    let (posted, true) = write(&mut rig) else { panic!("not taken") };
+
+    let mut device = take_device(&mut rig);
+    let reset = Arc::new(AtomicBool::new(false));
+    let done = reset.clone();
+    let resetter = std::thread::spawn(move || {
+        device.reset();
+        done.store(true, Ordering::SeqCst);
+        device
+    });
+    // The reset has arrived when requests are not taken any more.
+    while write(&mut rig).1 {}
+    assert!(!reset.load(Ordering::SeqCst), "a write is still in flight");
+    rig.disk.with(|disk| disk.release_all());
+    rig.device = resetter.join().unwrap();
+    assert_eq!(rig.disk.with(|disk| disk.data.borrow()[0]), 0x42);
+    assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
+    assert_eq!(rig.status(&posted), 0xff);
+    assert_eq!(used(&mut rig), None);
+    assert_eq!(rig.interrupts.counts().used, [0]);
+
+    // Kicks mean nothing now; a new start begins with empty rings.
+    assert!(!write(&mut rig).1);
+    rig.device.reset();
+    rig.activate();
+    let posted = read(&mut rig);
+    assert_eq!(rig.wait_used(0).0, posted.head);
+}
+
+#[test]
+fn resets_and_starts_in_a_row() {
+    let mut rig = Rig::new(Setup::default());
+    for _ in 0..50 {
+        let posted = read(&mut rig);
+        assert_eq!(rig.wait_used(0).0, posted.head);
+        read(&mut rig);
+        rig.device.reset();
+        rig.activate();
+    }
+    // Requests that nobody waited for may have been served before their reset, or not at all.
+    let reads = asked(&rig);
+    assert!((50..=100).contains(&reads));
+}
+
+#[test]
+fn what_cannot_be_activated() {
+    let mut rig = Rig::new(Setup::default());
+    assert!(rig.start().is_err(), "a second time");
+    let mut rig = Rig::inactive(Setup::default());
+    rig.drivers.push(super::driver::Driver::new(rig.memory.clone(), super::rig::END, 0, 16, true));
+    assert!(rig.start().is_err(), "rings outside of guest memory");
+    rig.device.reset();
+}
+
+#[test]
+fn devices_may_be_dropped_at_any_time() {
+    let mut rig = Rig::new(Setup::default());
+    rig.disk.with(|disk| disk.hold.set(true));
+    read(&mut rig);
+    rig.disk.run(|disk| disk.wait_held(1));
+    drop(take_device(&mut rig));
+    rig.disk.with(|disk| disk.release_all());
+    rig.disk.settle();
+    assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
+    assert_eq!(used(&mut rig), None);
+}
+
+#[test]
+fn the_capacity_changes() {
+    let mut rig = Rig::new(Setup { size: 1 << 20, ..Setup::default() });
+    let capacity = |rig: &Rig| {
+        let mut bytes = [0; 8];
+        rig.device.read_config(0, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    assert_eq!(capacity(&rig), 2048);
+    rig.disk.with(|disk| disk.data.borrow_mut().resize(2 << 20, 0));
+    rig.device.config().capacity_changed((2 << 20) + 511);
+    assert_eq!(capacity(&rig), 4096);
+    assert_eq!(rig.interrupts.counts().config, 1);
+    assert_eq!(rig.request(VIRTIO_BLK_T_IN, 4095, Data::In(512)).0, 0);
+    // Smaller: a request that the guest sent too late fails.
+    rig.disk.with(|disk| disk.data.borrow_mut().truncate(1 << 20));
+    assert_eq!(rig.request(VIRTIO_BLK_T_IN, 4095, Data::In(512)).0, 1);
+
+    // Nobody to interrupt.
+    rig.device.reset();
+    rig.device.config().capacity_changed(0);
+    assert_eq!(capacity(&rig), 0);
+    assert_eq!(rig.interrupts.counts().config, 1);
+}
+
+#[test]
+fn many_queues_are_offered_and_only_those_ready_are_used() {
+    let mut rig = Rig::inactive(Setup { queues: 4, ..Setup::default() });
+    assert_ne!(rig.device.features() & (1 << VIRTIO_BLK_F_MQ), 0);
+    assert_eq!(rig.device.queue_sizes(), [256; 4]);
+    rig.activate();
+    let posted = rig.add(3, VIRTIO_BLK_T_IN, 1, Data::In(512));
+    rig.drivers[3].publish();
+    assert_eq!(rig.wait_used(3).0, posted.head);
+    assert_eq!(rig.disk.with(|disk| disk.log.take()), [Op::Read(512, 512)]);
+}
