@@ -63,9 +63,7 @@ pub enum AgentError {
     #[error("the guest's data is damaged: {0}")]
     Damaged(Box<VerifyReport>),
     /// No answer within the time given.
-    #[error(
-        "guest agent: {verb}: no answer within {seconds} s; the guest's console ended:\n{console}"
-    )]
+    #[error("guest agent: {verb}: no answer within {seconds} s; the guest's console ended:\n{console}")]
     Timeout {
         /// What was asked.
         verb: String,
@@ -119,33 +117,19 @@ pub struct Agent<L: Link> {
 impl Agent<std::os::unix::net::UnixStream> {
     /// Connects to the guest's second serial port at the Unix socket `path`, which may not exist yet, and waits
     /// until the agent answers.
-    pub fn connect_unix(
-        path: impl AsRef<Path>,
-        timeout: Duration,
-        console: Console,
-    ) -> Result<Self> {
+    pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration, console: Console) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         let link = loop {
             match std::os::unix::net::UnixStream::connect(&path) {
                 Ok(link) => break link,
                 // The program that makes the socket is starting; nothing tells when it is there.
-                Err(_) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(20))
-                }
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
                 Err(source) => {
-                    return Err(AgentError::Line {
-                        verb: "connect".to_owned(),
-                        source,
-                        console: console(),
-                    });
+                    return Err(AgentError::Line { verb: "connect".to_owned(), source, console: console() });
                 }
             }
         };
-        Self::connect(
-            link,
-            deadline.saturating_duration_since(Instant::now()),
-            console,
-        )
+        Self::connect(link, deadline.saturating_duration_since(Instant::now()), console)
     }
 }
 
@@ -154,13 +138,8 @@ impl<L: Link> Agent<L> {
     ///
     /// It does not rely on the `ready` line, which is lost where the guest was ready first: it asks until it is answered.
     pub fn connect(link: L, timeout: Duration, console: Console) -> Result<Self> {
-        let mut agent = Agent {
-            lines: Lines::new(link),
-            console,
-            patience: PATIENCE,
-            last_id: 0,
-            boot: String::new(),
-        };
+        let mut agent =
+            Agent { lines: Lines::new(link), console, patience: PATIENCE, last_id: 0, boot: String::new() };
         agent.wait_reboot(timeout)?;
         Ok(agent)
     }
@@ -173,10 +152,8 @@ impl<L: Link> Agent<L> {
             match self.call("hello", Fields::new(), KNOCK.min(remaining)) {
                 Ok(answer) => {
                     let boot = answer.fields.text("boot").map(str::to_owned);
-                    let boot = boot.map_err(|text| AgentError::Protocol {
-                        verb: "hello".to_owned(),
-                        text,
-                    })?;
+                    let boot =
+                        boot.map_err(|text| AgentError::Protocol { verb: "hello".to_owned(), text })?;
                     // The agent of a kernel that is going down still answers for a while.
                     if std::mem::replace(&mut self.boot, boot.clone()) != boot {
                         return Ok(());
@@ -189,11 +166,7 @@ impl<L: Link> Agent<L> {
             }
             if Instant::now() >= deadline {
                 let (verb, console) = ("hello".to_owned(), (self.console)());
-                return Err(AgentError::Timeout {
-                    verb,
-                    seconds: timeout.as_secs(),
-                    console,
-                });
+                return Err(AgentError::Timeout { verb, seconds: timeout.as_secs(), console });
             }
         }
     }
@@ -210,23 +183,15 @@ impl<L: Link> Agent<L> {
         let id = self.last_id;
         // The leading newline ends whatever noise stands in the guest's line buffer.
         let request = format!("\n{id} {verb} {fields}\n");
-        self.lines
-            .send(request.as_bytes(), deadline)
-            .map_err(|source| self.broken(verb, timeout, source))?;
+        self.lines.send(request.as_bytes(), deadline).map_err(|source| self.broken(verb, timeout, source))?;
         let mut progress = Vec::new();
         loop {
-            let line = self
-                .lines
-                .next(deadline)
-                .map_err(|source| self.broken(verb, timeout, source))?;
+            let line = self.lines.next(deadline).map_err(|source| self.broken(verb, timeout, source))?;
             match Reply::parse(&line) {
                 Some(Reply::Progress(of, text)) if of == id => progress.push(text),
                 Some(Reply::Ok(of, fields)) if of == id => return Ok(Answer { progress, fields }),
                 Some(Reply::Err(of, text)) if of == id => {
-                    return Err(AgentError::Refused {
-                        verb: verb.to_owned(),
-                        text,
-                    });
+                    return Err(AgentError::Refused { verb: verb.to_owned(), text });
                 }
                 _ => {}
             }
@@ -268,10 +233,7 @@ impl<L: Link> Agent<L> {
     /// Makes an ext4 on the device and keeps writing, renaming and deleting checked files in it, in the background.
     /// At most `files` files of at most `size` bytes exist at a time.
     pub fn fs_load(&mut self, device: &str, seed: u64, files: u64, size: u64) -> Result<Job> {
-        let fields = device_field(device)
-            .with("seed", seed)
-            .with("files", files)
-            .with("size", size);
+        let fields = device_field(device).with("seed", seed).with("files", files).with("size", size);
         let answer = self.ask("fs-load", fields)?;
         Ok(Job(number("fs-load", &answer.fields, "job")?))
     }
@@ -315,17 +277,10 @@ impl<L: Link> Agent<L> {
     /// The SHA-256 of a range of the device, read around the page cache, as hexadecimal digits.
     /// `offset` and `length` are in bytes and multiples of 4096.
     pub fn read_hash(&mut self, device: &str, offset: u64, length: u64) -> Result<String> {
-        let answer = self.ask(
-            "read-hash",
-            device_field(device)
-                .with("offset", offset)
-                .with("length", length),
-        )?;
+        let answer =
+            self.ask("read-hash", device_field(device).with("offset", offset).with("length", length))?;
         let hash = answer.fields.text("sha256").map(str::to_owned);
-        hash.map_err(|text| AgentError::Protocol {
-            verb: "read-hash".to_owned(),
-            text,
-        })
+        hash.map_err(|text| AgentError::Protocol { verb: "read-hash".to_owned(), text })
     }
 
     /// The guest kernel's messages so far that tell of failed or hung I/O.
@@ -335,9 +290,7 @@ impl<L: Link> Agent<L> {
 
     /// The last `lines` messages of the guest's kernel.
     pub fn dmesg(&mut self, lines: usize) -> Result<Vec<String>> {
-        Ok(self
-            .ask("dmesg", Fields::new().with("lines", lines))?
-            .progress)
+        Ok(self.ask("dmesg", Fields::new().with("lines", lines))?.progress)
     }
 
     /// How often the guest's block driver has announced a changed capacity.
@@ -375,16 +328,8 @@ impl<L: Link> Agent<L> {
     fn broken(&self, verb: &str, timeout: Duration, source: io::Error) -> AgentError {
         let (verb, console) = (verb.to_owned(), (self.console)());
         match source.kind() {
-            io::ErrorKind::TimedOut => AgentError::Timeout {
-                verb,
-                seconds: timeout.as_secs(),
-                console,
-            },
-            _ => AgentError::Line {
-                verb,
-                source,
-                console,
-            },
+            io::ErrorKind::TimedOut => AgentError::Timeout { verb, seconds: timeout.as_secs(), console },
+            _ => AgentError::Line { verb, source, console },
         }
     }
 }
@@ -394,10 +339,7 @@ fn device_field(device: &str) -> Fields {
 }
 
 fn number<T: std::str::FromStr>(verb: &str, fields: &Fields, key: &str) -> Result<T> {
-    fields.number(key).map_err(|text| AgentError::Protocol {
-        verb: verb.to_owned(),
-        text,
-    })
+    fields.number(key).map_err(|text| AgentError::Protocol { verb: verb.to_owned(), text })
 }
 
 fn tail(path: &Path) -> io::Result<String> {

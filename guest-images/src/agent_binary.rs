@@ -21,20 +21,14 @@ pub fn find() -> Result<PathBuf> {
         package.join("src/agent_binary.rs"),
     ];
     // What the agent is built from; the host's side may change without building the agent again.
+    sources
+        .extend(["lib.rs", "frames.rs", "pattern.rs", "wire.rs"].map(|name| package.join("src").join(name)));
     sources.extend(
-        ["lib.rs", "frames.rs", "pattern.rs", "wire.rs"].map(|name| package.join("src").join(name)),
-    );
-    sources.extend(
-        packages::files(&package.join("src/bin/guest-agent"))?
-            .into_iter()
-            .filter(|path| path.is_file()),
+        packages::files(&package.join("src/bin/guest-agent"))?.into_iter().filter(|path| path.is_file()),
     );
     let read = |path: &PathBuf| fs::read(path).map_err(Error::file("read", path));
     let contents = sources.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let name = format!(
-        "guest-agent-{}",
-        cache::hash(contents.iter().map(Vec::as_slice))
-    );
+    let name = format!("guest-agent-{}", cache::hash(contents.iter().map(Vec::as_slice)));
     cache::entry(&name, |path| build(package, path))
 }
 
@@ -57,10 +51,7 @@ fn build(package: &Path, path: &Path) -> Result<()> {
         .arg(package.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target)
-        .env(
-            "RUSTFLAGS",
-            "-C target-feature=+crt-static -C strip=symbols",
-        )
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
         // Set by an outer 'cargo clippy' or by a wrapper, these would change what is built.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");

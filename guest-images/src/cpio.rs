@@ -76,31 +76,19 @@ impl Archive {
         self.numbered(name, mode, links, (0, 0), content);
     }
 
-    fn numbered(
-        &mut self,
-        name: &str,
-        mode: u32,
-        links: u32,
-        (major, minor): (u32, u32),
-        content: &[u8],
-    ) {
+    fn numbered(&mut self, name: &str, mode: u32, links: u32, (major, minor): (u32, u32), content: &[u8]) {
         self.entries += 1;
         let (size, name_size) = (content.len(), name.len() + 1);
         // inode, mode, uid, gid, nlink, mtime
         let first = [self.entries, mode, 0, 0, links, 0];
         // the containing device's number
         let device = [0, 0];
-        let numbers = first
-            .map(|number| number as usize)
-            .into_iter()
-            .chain([size])
-            .chain(device);
+        let numbers = first.map(|number| number as usize).into_iter().chain([size]).chain(device);
         // a device node's own number, the length of the name, no checksum
         let numbers = numbers.chain([major as usize, minor as usize, name_size, 0]);
         self.bytes.extend_from_slice(MAGIC.as_bytes());
         for number in numbers {
-            self.bytes
-                .extend_from_slice(format!("{number:08X}").as_bytes());
+            self.bytes.extend_from_slice(format!("{number:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);

@@ -77,46 +77,24 @@ impl Error {
 
     /// For `map_err`: a failed system call.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
-        move |source| Error::System {
-            what,
-            source: source.into(),
-        }
+        move |source| Error::System { what, source: source.into() }
     }
 }
 
 /// Runs `command` to its end; its standard output, or an error that quotes its standard error's last line.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let program = name(command.get_program());
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().map_err(|source| Error::Start {
-        program: program.clone(),
-        source,
-    })?;
+    let Output { status, stdout, stderr } =
+        command.output().map_err(|source| Error::Start { program: program.clone(), source })?;
     if status.success() {
         return Ok(stdout);
     }
     let stderr = String::from_utf8_lossy(&stderr);
-    let text = stderr
-        .trim_end()
-        .lines()
-        .last()
-        .unwrap_or("no message")
-        .to_owned();
-    Err(Error::Program {
-        program,
-        status,
-        text,
-    })
+    let text = stderr.trim_end().lines().last().unwrap_or("no message").to_owned();
+    Err(Error::Program { program, status, text })
 }
 
 /// A program's name for messages.
 pub(crate) fn name(program: &OsStr) -> String {
-    Path::new(program)
-        .file_name()
-        .unwrap_or(program)
-        .to_string_lossy()
-        .into_owned()
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
 }

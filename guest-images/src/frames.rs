@@ -27,15 +27,9 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [
-            Kind::Command,
-            Kind::Stdout,
-            Kind::Stderr,
-            Kind::Exit,
-            Kind::Failed,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == byte)
+        [Kind::Command, Kind::Stdout, Kind::Stderr, Kind::Exit, Kind::Failed]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -80,29 +74,17 @@ impl Command {
     /// As the payload of a frame: the number of arguments, then every string, each ended by a zero byte.
     pub fn to_bytes(&self) -> Vec<u8> {
         let count = self.argv.len().to_string().into_bytes();
-        let strings = [&count, &self.cwd]
-            .into_iter()
-            .chain(&self.argv)
-            .chain(&self.env);
-        strings
-            .flat_map(|string| string.iter().copied().chain([0]))
-            .collect()
+        let strings = [&count, &self.cwd].into_iter().chain(&self.argv).chain(&self.env);
+        strings.flat_map(|string| string.iter().copied().chain([0])).collect()
     }
 
     /// The reverse of [`Command::to_bytes`]; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut strings = bytes
-            .strip_suffix(&[0])?
-            .split(|&byte| byte == 0)
-            .map(<[u8]>::to_vec);
+        let mut strings = bytes.strip_suffix(&[0])?.split(|&byte| byte == 0).map(<[u8]>::to_vec);
         let count: usize = String::from_utf8(strings.next()?).ok()?.parse().ok()?;
         let cwd = strings.next()?;
         let argv: Vec<_> = strings.by_ref().take(count).collect();
-        (argv.len() == count && count > 0).then(|| Command {
-            cwd,
-            argv,
-            env: strings.collect(),
-        })
+        (argv.len() == count && count > 0).then(|| Command { cwd, argv, env: strings.collect() })
     }
 }
 

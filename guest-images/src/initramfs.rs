@@ -16,14 +16,8 @@ pub const PATH_VARIABLE: &str = "MILLRACE_GUEST_INITRD";
 /// Found over ACPI or PCI, whichever the machine has.
 const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk"];
 const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
-const LAB_MODULES: &[&str] = &[
-    "kvm-amd",
-    "virtio_pci",
-    "virtio_console",
-    "virtio_blk",
-    "virtiofs",
-    "overlay",
-];
+const LAB_MODULES: &[&str] =
+    &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "overlay"];
 
 /// A guest's initramfs: its agent serves [`crate::wire`] on the second serial port.
 /// The variable [`PATH_VARIABLE`] names another one to use instead.
@@ -42,26 +36,15 @@ pub(crate) fn lab(kernel: &Kernel) -> Result<PathBuf> {
 /// The initramfs, from the cache or built now. `role` tells the agent what it is.
 fn build(role: &str, kernel: &Kernel, module_names: &[&str], tools: &[&str]) -> Result<PathBuf> {
     let agent = agent_binary::find()?;
-    let tools = tools
-        .iter()
-        .map(|tool| find_tool(tool))
-        .collect::<Result<Vec<_>>>()?;
+    let tools = tools.iter().map(|tool| find_tool(tool)).collect::<Result<Vec<_>>>()?;
     let mut files = BTreeSet::new();
     for tool in &tools {
         files.insert(tool.clone());
         files.extend(libraries::needed_by(tool, None)?);
     }
     // A tool or library that the host has updated has another size or time.
-    let stamps = files
-        .iter()
-        .map(|path| stamp(path))
-        .collect::<Result<Vec<_>>>()?;
-    let inputs = [
-        role,
-        &kernel.version,
-        &agent.to_string_lossy(),
-        &module_names.join(" "),
-    ];
+    let stamps = files.iter().map(|path| stamp(path)).collect::<Result<Vec<_>>>()?;
+    let inputs = [role, &kernel.version, &agent.to_string_lossy(), &module_names.join(" ")];
     let inputs = inputs.into_iter().chain(stamps.iter().map(String::as_str));
     let name = format!("{role}-{}.cpio", cache::hash(inputs.map(str::as_bytes)));
     cache::entry(&name, |path| {
@@ -71,12 +54,7 @@ fn build(role: &str, kernel: &Kernel, module_names: &[&str], tools: &[&str]) -> 
     })
 }
 
-fn archive(
-    role: &str,
-    agent: &[u8],
-    modules: &[Module],
-    files: &BTreeSet<PathBuf>,
-) -> Result<Vec<u8>> {
+fn archive(role: &str, agent: &[u8], modules: &[Module], files: &BTreeSet<PathBuf>) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for directory in ["dev", "proc", "sys", "run", "tmp", "mnt"] {
         archive.directory(directory);
@@ -86,17 +64,10 @@ fn archive(
     archive.device("dev/null", 0o666, (1, 3));
     archive.file("init", 0o755, agent);
     archive.file("etc/role", 0o644, role.as_bytes());
-    let list: Vec<_> = modules
-        .iter()
-        .map(|module| format!("/modules/{}.ko\n", module.name))
-        .collect();
+    let list: Vec<_> = modules.iter().map(|module| format!("/modules/{}.ko\n", module.name)).collect();
     archive.file("etc/modules", 0o644, list.concat().as_bytes());
     for module in modules {
-        archive.file(
-            &format!("modules/{}.ko", module.name),
-            0o644,
-            &module.object,
-        );
+        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.object);
     }
     for path in files {
         // At the path by which it is asked for, whatever links lead there on the host.
@@ -106,22 +77,14 @@ fn archive(
 }
 
 fn find_tool(tool: &str) -> Result<PathBuf> {
-    packages::find_program(tool).ok_or_else(|| {
-        Error::Missing(format!(
-            "{tool} is not on this host: install the package e2fsprogs"
-        ))
-    })
+    packages::find_program(tool)
+        .ok_or_else(|| Error::Missing(format!("{tool} is not on this host: install the package e2fsprogs")))
 }
 
 fn stamp(path: &Path) -> Result<String> {
     let metadata = fs::metadata(path).map_err(Error::file("read", path))?;
     let time = metadata.modified().map_err(Error::file("read", path))?;
-    Ok(format!(
-        "{} {} {:o} {time:?}",
-        path.display(),
-        metadata.len(),
-        metadata.permissions().mode()
-    ))
+    Ok(format!("{} {} {:o} {time:?}", path.display(), metadata.len(), metadata.permissions().mode()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -36,9 +36,7 @@ pub fn find() -> Result<Kernel> {
     }
     let directory = cache::directory()?;
     let cached = packages::files(&directory)?.into_iter().rfind(|path| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.starts_with(ENTRY))
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(ENTRY))
     });
     match cached {
         Some(path) => open(&path),
@@ -48,48 +46,28 @@ pub fn find() -> Result<Kernel> {
 
 fn fetch() -> Result<PathBuf> {
     let explain = |error: Error| {
-        Error::Missing(format!(
-            "no guest kernel: Debian's package {METAPACKAGE} cannot be fetched ({error})"
-        ))
+        Error::Missing(format!("no guest kernel: Debian's package {METAPACKAGE} cannot be fetched ({error})"))
     };
     let dependencies = packages::depends(METAPACKAGE).map_err(explain)?;
-    let package = dependencies
-        .into_iter()
-        .find(|name| name.starts_with("linux-image-"));
-    let package = package
-        .ok_or_else(|| Error::Missing(format!("no guest kernel: {METAPACKAGE} names none")))?;
-    cache::entry(&format!("{ENTRY}{package}"), |root| {
-        packages::unpack(std::slice::from_ref(&package), root)
-    })
-    .map_err(explain)
+    let package = dependencies.into_iter().find(|name| name.starts_with("linux-image-"));
+    let package =
+        package.ok_or_else(|| Error::Missing(format!("no guest kernel: {METAPACKAGE} names none")))?;
+    cache::entry(&format!("{ENTRY}{package}"), |root| packages::unpack(std::slice::from_ref(&package), root))
+        .map_err(explain)
 }
 
 /// The kernel in the unpacked package at `root`.
 fn open(root: &Path) -> Result<Kernel> {
-    let invalid = |text: &str| Error::Invalid {
-        path: root.to_owned(),
-        text: text.to_owned(),
-    };
+    let invalid = |text: &str| Error::Invalid { path: root.to_owned(), text: text.to_owned() };
     let boot = packages::files(&root.join("boot"))?;
     let kernel = boot.into_iter().find_map(|path| {
-        let version = path
-            .file_name()?
-            .to_str()?
-            .strip_prefix("vmlinuz-")?
-            .to_owned();
+        let version = path.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
         Some((path, version))
     });
     let (vmlinuz, version) = kernel.ok_or_else(|| invalid("holds no boot/vmlinuz-*"))?;
     // The /usr merge moved the modules after Debian 12.
     let modules = ["lib/modules", "usr/lib/modules"].map(|lib| root.join(lib).join(&version));
-    let modules = modules
-        .into_iter()
-        .find(|path| path.is_dir())
-        .ok_or_else(|| invalid("holds no modules"))?;
-    Ok(Kernel {
-        root: root.to_owned(),
-        vmlinuz,
-        modules,
-        version,
-    })
+    let modules =
+        modules.into_iter().find(|path| path.is_dir()).ok_or_else(|| invalid("holds no modules"))?;
+    Ok(Kernel { root: root.to_owned(), vmlinuz, modules, version })
 }

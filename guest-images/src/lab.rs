@@ -72,32 +72,18 @@ impl LabCommand {
     /// This very process again: the same program and arguments.
     pub fn this_process() -> Result<Self> {
         let program = std::env::current_exe().map_err(Error::system("find this program"))?;
-        Self::new(
-            std::iter::once(program.into())
-                .chain(std::env::args_os().skip(1))
-                .collect(),
-        )
+        Self::new(std::iter::once(program.into()).chain(std::env::args_os().skip(1)).collect())
     }
 
     fn to_frame(&self) -> frames::Command {
         let assignment = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
-        let mut env: Vec<_> = self
-            .env
-            .iter()
-            .map(|(name, value)| assignment(name.as_bytes(), value.as_bytes()))
-            .collect();
+        let mut env: Vec<_> =
+            self.env.iter().map(|(name, value)| assignment(name.as_bytes(), value.as_bytes())).collect();
         env.push(assignment(INSIDE_VARIABLE.as_bytes(), b"1"));
-        env.push(assignment(
-            SCRATCH_VARIABLE.as_bytes(),
-            SCRATCH_DIRECTORY.as_bytes(),
-        ));
+        env.push(assignment(SCRATCH_VARIABLE.as_bytes(), SCRATCH_DIRECTORY.as_bytes()));
         frames::Command {
             cwd: self.cwd.as_os_str().as_bytes().to_vec(),
-            argv: self
-                .argv
-                .iter()
-                .map(|argument| argument.clone().into_vec())
-                .collect(),
+            argv: self.argv.iter().map(|argument| argument.clone().into_vec()).collect(),
             env,
         }
     }
@@ -141,12 +127,8 @@ pub fn run_to(command: &LabCommand, stdout: &mut dyn Write, stderr: &mut dyn Wri
     let kernel = kernel::find()?;
     let mut command = command.clone();
     let guest_initrd = initramfs::guest(&kernel)?;
-    command
-        .env
-        .push((kernel::PATH_VARIABLE.into(), kernel.root.clone().into()));
-    command
-        .env
-        .push((initramfs::PATH_VARIABLE.into(), guest_initrd.clone().into()));
+    command.env.push((kernel::PATH_VARIABLE.into(), kernel.root.clone().into()));
+    command.env.push((initramfs::PATH_VARIABLE.into(), guest_initrd.clone().into()));
     if let Some(seconds) = std::env::var_os(TIMEOUT_VARIABLE) {
         let seconds = seconds.to_string_lossy().parse();
         let invalid = |_| Error::Missing(format!("{TIMEOUT_VARIABLE} must be a number of seconds"));

@@ -39,11 +39,8 @@ pub fn needed_by(program: &Path, library_path: Option<&str>) -> Result<BTreeSet<
 
 /// Lines are `name => /path (address)` or `/path (address)`; the kernel's own vdso has no path.
 fn parse(listing: &str) -> BTreeSet<PathBuf> {
-    let path = |line: &str| {
-        line.split_ascii_whitespace()
-            .find(|word| word.starts_with('/'))
-            .map(PathBuf::from)
-    };
+    let path =
+        |line: &str| line.split_ascii_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     listing.lines().filter_map(path).collect()
 }
 

@@ -29,16 +29,8 @@ pub fn in_order(directory: &Path, names: &[&str]) -> Result<Vec<Module>> {
     index(&directory.join("kernel"), &mut objects)?;
     let builtin = directory.join("modules.builtin");
     let builtin = fs::read_to_string(&builtin).map_err(Error::file("read", &builtin))?;
-    let builtin = builtin
-        .lines()
-        .map(|path| module_name(Path::new(path)))
-        .collect();
-    let mut order = Order {
-        directory,
-        objects,
-        builtin,
-        done: Vec::new(),
-    };
+    let builtin = builtin.lines().map(|path| module_name(Path::new(path))).collect();
+    let mut order = Order { directory, objects, builtin, done: Vec::new() };
     for name in names {
         order.add(&name.replace('-', "_"))?;
     }
@@ -66,19 +58,13 @@ impl Order<'_> {
             text: format!("has no kernel module {name}"),
         })?;
         if path.extension() != Some(OsStr::new("ko")) {
-            return Err(Error::Invalid {
-                path,
-                text: "is compressed, which is not supported".to_owned(),
-            });
+            return Err(Error::Invalid { path, text: "is compressed, which is not supported".to_owned() });
         }
         let object = fs::read(&path).map_err(Error::file("read", &path))?;
         for dependency in depends(&object) {
             self.add(&dependency.replace('-', "_"))?;
         }
-        self.done.push(Module {
-            name: name.to_owned(),
-            object,
-        });
+        self.done.push(Module { name: name.to_owned(), object });
         Ok(())
     }
 }
@@ -97,10 +83,7 @@ fn index(directory: &Path, found: &mut BTreeMap<String, PathBuf>) -> Result<()> 
 
 fn module_name(path: &Path) -> String {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    file.split(".ko")
-        .next()
-        .unwrap_or_default()
-        .replace('-', "_")
+    file.split(".ko").next().unwrap_or_default().replace('-', "_")
 }
 
 fn depends(object: &[u8]) -> Vec<String> {
@@ -110,12 +93,8 @@ fn depends(object: &[u8]) -> Vec<String> {
     };
     let value = &object[start + KEY.len()..];
     let value = value.split(|&byte| byte == 0).next().unwrap_or_default();
-    let names = value
-        .split(|&byte| byte == b',')
-        .filter(|name| !name.is_empty());
-    names
-        .map(|name| String::from_utf8_lossy(name).into_owned())
-        .collect()
+    let names = value.split(|&byte| byte == b',').filter(|name| !name.is_empty());
+    names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
 }
 
 #[cfg(test)]

@@ -16,9 +16,7 @@ pub(crate) fn depends(package: &str) -> Result<Vec<String>> {
     // A fresh container has no package lists, and apt then knows no package at all.
     let listing = ask().or_else(|error| if update() { ask() } else { Err(error) })?;
     let listing = String::from_utf8_lossy(&listing);
-    let names = listing
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let names = listing.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     Ok(names.map(str::to_owned).collect())
 }
 
@@ -31,20 +29,11 @@ pub(crate) fn known(package: &str) -> bool {
 pub(crate) fn with_missing_dependencies(packages: &[&str]) -> Result<Vec<String>> {
     let mut command = apt("apt-get");
     // Simulated only: '-s' needs no root and changes nothing.
-    command
-        .args(["install", "-s", "--no-install-recommends"])
-        .args(packages);
-    let plan = output(&mut command).or_else(|error| {
-        if update() {
-            output(&mut command)
-        } else {
-            Err(error)
-        }
-    })?;
+    command.args(["install", "-s", "--no-install-recommends"]).args(packages);
+    let plan =
+        output(&mut command).or_else(|error| if update() { output(&mut command) } else { Err(error) })?;
     let plan = String::from_utf8_lossy(&plan);
-    let new = plan
-        .lines()
-        .filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+    let new = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
     Ok(new.map(str::to_owned).collect())
 }
 
@@ -54,18 +43,9 @@ pub(crate) fn unpack(packages: &[String], root: &Path) -> Result<()> {
     let download = tempfile::tempdir().map_err(Error::system("make a temporary directory"))?;
     let mut command = apt("apt-get");
     // As root, apt would download as a user who cannot write here, and warn about it.
-    command
-        .args(["download", "-q", "-o", "APT::Sandbox::User=root"])
-        .args(packages)
-        .current_dir(&download);
+    command.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(packages).current_dir(&download);
     // Lists that are older than the archive name files that are gone.
-    output(&mut command).or_else(|error| {
-        if update() {
-            output(&mut command)
-        } else {
-            Err(error)
-        }
-    })?;
+    output(&mut command).or_else(|error| if update() { output(&mut command) } else { Err(error) })?;
     fs::create_dir_all(root).map_err(Error::file("create", root))?;
     for file in files(download.path())? {
         output(Command::new("dpkg-deb").arg("-x").arg(&file).arg(root))?;
@@ -75,11 +55,8 @@ pub(crate) fn unpack(packages: &[String], root: &Path) -> Result<()> {
 
 /// The files in one directory, sorted.
 pub(crate) fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let list = || {
-        fs::read_dir(directory)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<std::io::Result<Vec<_>>>()
-    };
+    let list =
+        || fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     let mut files = list().map_err(Error::file("list", directory))?;
     files.sort();
     Ok(files)
@@ -97,9 +74,7 @@ pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
 
 fn apt(program: &str) -> Command {
     let mut command = Command::new(program);
-    command
-        .env("LC_ALL", "C")
-        .env("DEBIAN_FRONTEND", "noninteractive");
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 

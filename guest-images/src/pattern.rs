@@ -134,9 +134,7 @@ pub fn read(block: &[u8], offset: u64, seed: u64) -> Found {
             Sector::Intact(stamp) if stamp.seed != seed => {
                 return Found::Foreign { seed: stamp.seed };
             }
-            Sector::Intact(stamp)
-                if stamp.offset != offset.wrapping_add((index * SECTOR) as u64) =>
-            {
+            Sector::Intact(stamp) if stamp.offset != offset.wrapping_add((index * SECTOR) as u64) => {
                 return Found::Misplaced { from: stamp.offset };
             }
             Sector::Intact(stamp) => stamp.seq,
@@ -209,10 +207,7 @@ enum Sector {
 
 fn write_sector(sector: &mut [u8; SECTOR], stamp: Stamp) {
     let (words, _) = sector.as_chunks_mut::<8>();
-    for (word, value) in words
-        .iter_mut()
-        .zip([MAGIC, stamp.offset, stamp.seq, stamp.seed])
-    {
+    for (word, value) in words.iter_mut().zip([MAGIC, stamp.offset, stamp.seq, stamp.seed]) {
         *word = value.to_le_bytes();
     }
     let mut state = mix(stamp.offset ^ mix(stamp.seq ^ mix(stamp.seed)));
@@ -225,11 +220,7 @@ fn write_sector(sector: &mut [u8; SECTOR], stamp: Stamp) {
 fn read_sector(sector: &[u8; SECTOR]) -> Sector {
     let (words, _) = sector.as_chunks::<8>();
     let word = |index: usize| u64::from_le_bytes(words[index]);
-    let stamp = Stamp {
-        offset: word(1),
-        seq: word(2),
-        seed: word(3),
-    };
+    let stamp = Stamp { offset: word(1), seq: word(2), seed: word(3) };
     if word(0) == MAGIC && stamp.seq > 0 {
         let mut expected = [0; SECTOR];
         write_sector(&mut expected, stamp);

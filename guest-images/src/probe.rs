@@ -52,16 +52,10 @@ impl fmt::Display for Kvm {
 /// Probes /dev/kvm, once per process: later calls get the first call's answer.
 pub fn kvm() -> &'static Kvm {
     static ANSWER: OnceLock<Kvm> = OnceLock::new();
-    ANSWER.get_or_init(|| {
-        match std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-        {
-            Ok(_) => machine::try_stock_code(),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kvm::NoPermission,
-            Err(_) => Kvm::Absent,
-        }
+    ANSWER.get_or_init(|| match std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => machine::try_stock_code(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kvm::NoPermission,
+        Err(_) => Kvm::Absent,
     })
 }
 

@@ -24,14 +24,8 @@ impl Fields {
 
     /// Takes every word of `text` that holds a `=`; other words are ignored.
     pub fn parse(text: &str) -> Self {
-        let pairs = text
-            .split_ascii_whitespace()
-            .filter_map(|word| word.split_once('='));
-        Fields(
-            pairs
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect(),
-        )
+        let pairs = text.split_ascii_whitespace().filter_map(|word| word.split_once('='));
+        Fields(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
     /// The same fields and one more. `value` must print without white space.
@@ -43,26 +37,18 @@ impl Fields {
 
     /// The value of `key`.
     pub fn text(&self, key: &str) -> Result<&str, String> {
-        self.0
-            .get(key)
-            .map(String::as_str)
-            .ok_or_else(|| format!("{key}= is missing"))
+        self.0.get(key).map(String::as_str).ok_or_else(|| format!("{key}= is missing"))
     }
 
     /// The value of `key` as a number.
     pub fn number<T: FromStr>(&self, key: &str) -> Result<T, String> {
         let text = self.text(key)?;
-        text.parse()
-            .map_err(|_| format!("{key}={text} is no number in range"))
+        text.parse().map_err(|_| format!("{key}={text} is no number in range"))
     }
 
     /// The value of `key` as a number, or `default` where the key is absent.
     pub fn number_or<T: FromStr>(&self, key: &str, default: T) -> Result<T, String> {
-        if self.0.contains_key(key) {
-            self.number(key)
-        } else {
-            Ok(default)
-        }
+        if self.0.contains_key(key) { self.number(key) } else { Ok(default) }
     }
 }
 
@@ -91,11 +77,7 @@ impl Request {
     pub fn parse(line: &str) -> Option<Self> {
         let (id, rest) = line.trim().split_once(' ')?;
         let (verb, fields) = rest.split_once(' ').unwrap_or((rest, ""));
-        Some(Request {
-            id: id.parse().ok()?,
-            verb: verb.to_owned(),
-            fields: Fields::parse(fields),
-        })
+        Some(Request { id: id.parse().ok()?, verb: verb.to_owned(), fields: Fields::parse(fields) })
     }
 }
 

@@ -32,20 +32,13 @@ fn main() -> ExitCode {
 
 fn trials() -> Vec<Trial> {
     let trial = |name: &str, test: fn() -> Result<(), Box<dyn Error>>| {
-        Trial::test(name, move || {
-            test().map_err(|error| Failed::from(error.to_string()))
-        })
+        Trial::test(name, move || test().map_err(|error| Failed::from(error.to_string())))
     };
     vec![
         trial("kvm_is_usable_here", kvm_is_usable_here),
-        trial("a_session_over_virtio_mmio", || {
-            session("microvm,rtc=on", "device")
-        }),
+        trial("a_session_over_virtio_mmio", || session("microvm,rtc=on", "device")),
         trial("a_session_over_virtio_pci", || session("q35", "pci")),
-        trial(
-            "a_panic_is_seen_on_the_console",
-            a_panic_is_seen_on_the_console,
-        ),
+        trial("a_panic_is_seen_on_the_console", a_panic_is_seen_on_the_console),
     ]
 }
 
@@ -62,20 +55,12 @@ fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
     check(agent.size("/dev/vda")? == DISK, "the disk's size")?;
 
     agent.fill(&region, 1)?;
-    let load = Load {
-        depth: 8,
-        read_percent: 25,
-        fsync_every: 100,
-        ..Load::new("/dev/vda")
-    };
+    let load = Load { depth: 8, read_percent: 25, fsync_every: 100, ..Load::new("/dev/vda") };
     let job = agent.random_write(&load)?;
     let files = agent.fs_load("/dev/vdb", 7, 20, 100_000)?;
     wait_for(|| Ok(agent.stat(job)?.total.count >= 300 && agent.stat(files)?.writes >= 30))?;
     let stat = agent.stop(job)?;
-    check(
-        stat.errors == 0 && stat.total.count > 0,
-        format!("{stat:?}"),
-    )?;
+    check(stat.errors == 0 && stat.total.count > 0, format!("{stat:?}"))?;
     agent.stop(files)?;
     check(agent.fs_verify("/dev/vdb")? == 20, "the number of files")?;
     let report = agent.verify("/dev/vda")?;
@@ -86,21 +71,11 @@ fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
     check(agent.uptime()? < BOOT, "a new kernel's uptime")?;
     let again = agent.verify_full(&region, 1)?;
     check(again.digest == report.digest, "the digest after a reboot")?;
-    check(
-        agent.read_hash("/dev/vda", PART, PART)? == hash,
-        "the hash after a reboot",
-    )?;
-    check(
-        agent.fs_verify("/dev/vdb")? == 20,
-        "the number of files after a reboot",
-    )?;
+    check(agent.read_hash("/dev/vda", PART, PART)? == hash, "the hash after a reboot")?;
+    check(agent.fs_verify("/dev/vdb")? == 20, "the number of files after a reboot")?;
 
     // Behind the guest's back, as a VMM with a bug would.
-    std::os::unix::fs::FileExt::write_all_at(
-        &File::options().write(true).open(disk)?,
-        &[0; 4096],
-        PART,
-    )?;
+    std::os::unix::fs::FileExt::write_all_at(&File::options().write(true).open(disk)?, &[0; 4096], PART)?;
     let damage = agent.verify("/dev/vda");
     check(
         matches!(&damage, Err(AgentError::Damaged(report)) if report.faults["lost"] == 1),
@@ -108,10 +83,7 @@ fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
     )?;
 
     check(agent.errors()?.is_empty(), "no kernel errors")?;
-    check(
-        !agent.dmesg(5)?.is_empty() && agent.capacity_changes()? == 0,
-        "kernel messages",
-    )?;
+    check(!agent.dmesg(5)?.is_empty() && agent.capacity_changes()? == 0, "kernel messages")?;
     agent.poweroff()?;
     check(guest.child.wait()?.success(), "QEMU's exit status")
 }
@@ -133,67 +105,34 @@ struct Guest {
 
 impl Guest {
     fn boot(machine: &str, transport: &str, more: &[&str]) -> Result<Self, Box<dyn Error>> {
-        let scratch =
-            std::env::var_os(lab::SCRATCH_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from);
+        let scratch = std::env::var_os(lab::SCRATCH_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from);
         let directory = tempfile::tempdir_in(scratch)?;
         let path = |name: &str| directory.path().join(name);
         let kernel = kernel::find()?;
         let started = Instant::now();
         let mut command: Command = lab::qemu()?.command();
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-enable-kvm",
-            "-cpu",
-            "host",
-        ]);
-        command
-            .args(["-smp", "2", "-m", "256", "-M", machine])
-            .args(more);
-        command
-            .arg("-kernel")
-            .arg(&kernel.vmlinuz)
-            .arg("-initrd")
-            .arg(initramfs::guest(&kernel)?);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-enable-kvm", "-cpu", "host"]);
+        command.args(["-smp", "2", "-m", "256", "-M", machine]).args(more);
+        command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(initramfs::guest(&kernel)?);
         // 't': a triple fault resets a machine that has no reset register.
         command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"]);
+        command.arg("-serial").arg(format!("file:{}", path("console").display()));
         command
-            .arg("-serial")
-            .arg(format!("file:{}", path("console").display()));
-        command.arg("-chardev").arg(format!(
-            "socket,id=agent,server=on,wait=off,path={}",
-            path("agent").display()
-        ));
-        command.args([
-            "-device",
-            "isa-serial,chardev=agent,index=1,iobase=0x2f8,irq=3",
-        ]);
+            .arg("-chardev")
+            .arg(format!("socket,id=agent,server=on,wait=off,path={}", path("agent").display()));
+        command.args(["-device", "isa-serial,chardev=agent,index=1,iobase=0x2f8,irq=3"]);
         for index in 0..2 {
             let disk = path(&format!("disk{index}"));
             File::create(&disk)?.set_len(DISK)?;
-            command.arg("-drive").arg(format!(
-                "if=none,id=d{index},format=raw,file={}",
-                disk.display()
-            ));
-            command
-                .arg("-device")
-                .arg(format!("virtio-blk-{transport},drive=d{index}"));
+            command.arg("-drive").arg(format!("if=none,id=d{index},format=raw,file={}", disk.display()));
+            command.arg("-device").arg(format!("virtio-blk-{transport},drive=d{index}"));
         }
         let mut child = command.stdin(Stdio::null()).spawn()?;
         let console = agent::console_file(path("console"));
         match Agent::connect_unix(path("agent"), BOOT, console) {
             Ok(agent) => {
-                eprintln!(
-                    "{machine}: agent ready {:.1} s after power-on",
-                    started.elapsed().as_secs_f64()
-                );
-                Ok(Guest {
-                    agent,
-                    child,
-                    directory,
-                })
+                eprintln!("{machine}: agent ready {:.1} s after power-on", started.elapsed().as_secs_f64());
+                Ok(Guest { agent, child, directory })
             }
             Err(error) => {
                 child.kill()?;
@@ -212,9 +151,7 @@ impl Drop for Guest {
     }
 }
 
-fn wait_for(
-    mut condition: impl FnMut() -> Result<bool, Box<dyn Error>>,
-) -> Result<(), Box<dyn Error>> {
+fn wait_for(mut condition: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     while !condition()? {
         check(started.elapsed() < BOOT, "the guest makes no progress")?;
@@ -223,9 +160,5 @@ fn wait_for(
 }
 
 fn check(condition: bool, what: impl ToString) -> Result<(), Box<dyn Error>> {
-    if condition {
-        Ok(())
-    } else {
-        Err(what.to_string().into())
-    }
+    if condition { Ok(()) } else { Err(what.to_string().into()) }
 }

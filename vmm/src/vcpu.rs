@@ -216,7 +216,9 @@ fn internal_error(index: usize, vcpu: &mut VcpuFd) -> String {
         (internal.suberror, internal.ndata, internal.data)
     };
     let what = match suberror {
-        1 => "it could not emulate an instruction; `millrace host` tells whether this host's KVM runs stock kernels",
+        1 => {
+            "it could not emulate an instruction; `millrace host` tells whether this host's KVM runs stock kernels"
+        }
         2 => "two exceptions at once",
         3 => "an exit while it delivered an event",
         4 => "an exit that it does not know",

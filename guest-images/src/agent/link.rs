@@ -35,10 +35,7 @@ pub(super) struct Lines<L> {
 
 impl<L: Link> Lines<L> {
     pub(super) fn new(link: L) -> Self {
-        Lines {
-            link,
-            received: Vec::new(),
-        }
+        Lines { link, received: Vec::new() }
     }
 
     /// Sends all of `bytes`; `TimedOut` past the deadline.

@@ -23,12 +23,7 @@ pub struct Region {
 impl Region {
     /// A region, all in bytes.
     pub fn new(device: &str, offset: u64, length: u64, seed: u64) -> Self {
-        Region {
-            device: device.to_owned(),
-            offset,
-            length,
-            seed,
-        }
+        Region { device: device.to_owned(), offset, length, seed }
     }
 
     pub(super) fn fields(&self) -> Fields {
@@ -150,9 +145,7 @@ impl fmt::Display for VerifyReport {
         for (kind, count) in &self.faults {
             write!(f, ", {count} {kind}")?;
         }
-        self.examples
-            .iter()
-            .try_for_each(|example| write!(f, "; {example}"))
+        self.examples.iter().try_for_each(|example| write!(f, "; {example}"))
     }
 }
 
@@ -167,25 +160,13 @@ pub(super) fn verified(verb: &str, answer: &Answer) -> Result<VerifyReport> {
         faults: BTreeMap::new(),
         examples: answer.progress.clone(),
     };
-    for kind in [
-        "lost",
-        "stale",
-        "ahead",
-        "torn",
-        "misplaced",
-        "foreign",
-        "corrupt",
-    ] {
+    for kind in ["lost", "stale", "ahead", "torn", "misplaced", "foreign", "corrupt"] {
         let count = field(kind)?;
         if count > 0 {
             report.faults.insert(kind.to_owned(), count);
         }
     }
-    if report.faults.is_empty() {
-        Ok(report)
-    } else {
-        Err(AgentError::Damaged(Box::new(report)))
-    }
+    if report.faults.is_empty() { Ok(report) } else { Err(AgentError::Damaged(Box::new(report))) }
 }
 
 /// Reads what a job reports.

@@ -37,8 +37,7 @@ fn connect(script: impl Fn(&Request) -> String + Send + 'static) -> Agent<UnixSt
 
 #[test]
 fn answers_are_told_from_noise_and_from_late_answers() {
-    let mut agent =
-        connect(|_| "[  1.0] kernel\n1 ok bytes=1\nID progress x\nID ok bytes=4096\n".to_owned());
+    let mut agent = connect(|_| "[  1.0] kernel\n1 ok bytes=1\nID progress x\nID ok bytes=4096\n".to_owned());
     assert_eq!(agent.size("/dev/vda").expect("a size"), 4096);
 }
 
@@ -54,25 +53,21 @@ fn silence_ends_with_the_console() {
     let mut agent = connect(|_| String::new());
     agent.set_patience(Duration::from_millis(20));
     let error = agent.uptime().expect_err("silence");
-    assert!(
-        matches!(&error, AgentError::Timeout { console, .. } if console == "last words"),
-        "{error}"
-    );
+    assert!(matches!(&error, AgentError::Timeout { console, .. } if console == "last words"), "{error}");
 }
 
 #[test]
 fn a_closed_line_ends_at_once() {
     let (link, other) = UnixStream::pair().expect("a socket pair");
     drop(other);
-    let error = Agent::connect(link, Duration::from_secs(60), console())
-        .err()
-        .expect("closed");
+    let error = Agent::connect(link, Duration::from_secs(60), console()).err().expect("closed");
     assert!(matches!(error, AgentError::Line { .. }), "{error}");
 }
 
 #[test]
 fn damage_is_an_error_that_tells_what() {
-    let fields = "blocks=9 oldest=1 newest=2 digest=5 lost=0 stale=2 ahead=0 torn=1 misplaced=0 foreign=0 corrupt=0";
+    let fields =
+        "blocks=9 oldest=1 newest=2 digest=5 lost=0 stale=2 ahead=0 torn=1 misplaced=0 foreign=0 corrupt=0";
     let mut agent = connect(move |_| format!("ID progress offset 0 is torn\nID ok {fields}\n"));
     let error = agent.verify("/dev/vda").expect_err("damaged");
     assert_eq!(
@@ -84,14 +79,12 @@ fn damage_is_an_error_that_tells_what() {
 #[test]
 fn only_another_boot_ends_a_reboot() {
     let count = std::sync::atomic::AtomicU32::new(0);
-    let link = scripted(
-        move |_| match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
-            // The first hello, the request to reboot, and the old boot's last hello.
-            0 | 2 => "ID ok version=1 boot=a\n".to_owned(),
-            1 => "ID ok\n".to_owned(),
-            _ => "ID ok version=1 boot=b\n".to_owned(),
-        },
-    );
+    let link = scripted(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        // The first hello, the request to reboot, and the old boot's last hello.
+        0 | 2 => "ID ok version=1 boot=a\n".to_owned(),
+        1 => "ID ok\n".to_owned(),
+        _ => "ID ok version=1 boot=b\n".to_owned(),
+    });
     let mut agent = Agent::connect(link, Duration::from_secs(5), console()).expect("an agent");
     agent.reboot(Duration::from_secs(5)).expect("another boot");
     assert_eq!(agent.boot, "b");

@@ -56,19 +56,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Initrd => println!("{}", initramfs::guest(&kernel::find()?)?.display()),
         Command::Probe => {
             println!("{}", probe::kvm());
-            return Ok(if probe::kvm().is_usable() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            });
+            return Ok(if probe::kvm().is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Lab {
-            memory,
-            scratch,
-            timeout,
-            file,
-            argv,
-        } => {
+        Command::Lab { memory, scratch, timeout, file, argv } => {
             let mut command = lab::LabCommand::new(argv)?;
             command.memory_mib = memory;
             command.scratch_mib = scratch;

@@ -36,11 +36,7 @@ fn read(bytes: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
             assert_eq!(at, bytes.len());
             return entries;
         }
-        entries.push((
-            name,
-            u32::try_from(mode).expect("mode"),
-            bytes[start..start + size].to_vec(),
-        ));
+        entries.push((name, u32::try_from(mode).expect("mode"), bytes[start..start + size].to_vec()));
     }
 }
 
@@ -50,16 +46,7 @@ fn entries_are_where_the_format_says() {
     let names: Vec<_> = entries.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(
         names,
-        [
-            "init",
-            "lib",
-            "lib/modules",
-            "lib/modules/a.ko",
-            "lib/modules/b.ko",
-            "lib64",
-            "dev",
-            "dev/null"
-        ]
+        ["init", "lib", "lib/modules", "lib/modules/a.ko", "lib/modules/b.ko", "lib64", "dev", "dev/null"]
     );
     assert_eq!(entries[0], ("init".to_owned(), 0o100_755, b"#!".to_vec()));
     assert_eq!(entries[1].1, 0o040_755);
@@ -84,12 +71,7 @@ fn cpio_lists_it() {
         eprintln!("no cpio on this host");
         return;
     };
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(&example())
-        .expect("write");
+    child.stdin.take().expect("piped").write_all(&example()).expect("write");
     let output = child.wait_with_output().expect("output");
     assert!(output.status.success());
     assert_eq!(

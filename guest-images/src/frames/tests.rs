@@ -8,27 +8,14 @@ fn a_frame_survives() {
     send(&mut stream, Kind::Stdout, b"\0\xff\n").expect("a vector takes all");
     send(&mut stream, Kind::Exit, &3i32.to_le_bytes()).expect("a vector takes all");
     let mut stream = stream.as_slice();
-    assert_eq!(
-        receive(&mut stream).expect("first"),
-        (Kind::Stdout, b"\0\xff\n".to_vec())
-    );
-    assert_eq!(
-        receive(&mut stream).expect("second"),
-        (Kind::Exit, vec![3, 0, 0, 0])
-    );
-    assert_eq!(
-        receive(&mut stream).expect_err("end").kind(),
-        io::ErrorKind::UnexpectedEof
-    );
+    assert_eq!(receive(&mut stream).expect("first"), (Kind::Stdout, b"\0\xff\n".to_vec()));
+    assert_eq!(receive(&mut stream).expect("second"), (Kind::Exit, vec![3, 0, 0, 0]));
+    assert_eq!(receive(&mut stream).expect_err("end").kind(), io::ErrorKind::UnexpectedEof);
 }
 
 #[test]
 fn damaged_frames_are_refused() {
-    for bytes in [
-        &[9, 0, 0, 0, 0][..],
-        &[2, 255, 255, 255, 255],
-        &[2, 4, 0, 0, 0, 1],
-    ] {
+    for bytes in [&[9, 0, 0, 0, 0][..], &[2, 255, 255, 255, 255], &[2, 4, 0, 0, 0, 1]] {
         assert!(receive(&mut &bytes[..]).is_err(), "{bytes:?}");
     }
 }

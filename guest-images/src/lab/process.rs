@@ -19,10 +19,7 @@ impl Tied {
     pub(super) fn start(mut command: Command, pass: Vec<OwnedFd>) -> Result<Self> {
         tie(&mut command, pass);
         let program = name(command.get_program());
-        command
-            .spawn()
-            .map(Tied)
-            .map_err(|source| Error::Start { program, source })
+        command.spawn().map(Tied).map_err(|source| Error::Start { program, source })
     }
 }
 

@@ -20,10 +20,7 @@ use crate::{Error, Result, cache, libraries, packages};
 /// The host's files, ready to be given to QEMU.
 pub(super) enum HostFiles {
     /// A virtiofsd that serves the host's root, and QEMU's connection to it.
-    Shared {
-        server: Tied,
-        connection: UnixStream,
-    },
+    Shared { server: Tied, connection: UnixStream },
     /// An ext4 image of the needed files.
     Image(File),
 }
@@ -56,25 +53,18 @@ impl HostFiles {
 
 fn share(qemu: &Qemu) -> Result<Option<HostFiles>> {
     // An abstract name leaves nothing in the file system, and ends with its last descriptor.
-    let unique = cache::hash([
-        format!("{:?}", tempfile::tempdir()).as_bytes(),
-        &std::process::id().to_le_bytes(),
-    ]);
+    let unique =
+        cache::hash([format!("{:?}", tempfile::tempdir()).as_bytes(), &std::process::id().to_le_bytes()]);
     let address = SocketAddr::from_abstract_name(format!("millrace-lab-{unique}"))
         .map_err(Error::system("name a socket"))?;
-    let listener =
-        UnixListener::bind_addr(&address).map_err(Error::system("listen on a socket"))?;
+    let listener = UnixListener::bind_addr(&address).map_err(Error::system("listen on a socket"))?;
     let Some(mut command) = qemu.virtiofsd(listener.as_raw_fd()) else {
         return Ok(None);
     };
     // Its log repeats what QEMU reports, and warns about limits that do not matter here.
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let server = Tied::start(command, vec![OwnedFd::from(listener)])?;
-    let connection =
-        UnixStream::connect_addr(&address).map_err(Error::system("connect to virtiofsd"))?;
+    let connection = UnixStream::connect_addr(&address).map_err(Error::system("connect to virtiofsd"))?;
     Ok(Some(HostFiles::Shared { server, connection }))
 }
 
@@ -88,20 +78,14 @@ fn image(command: &LabCommand, kernel: &Kernel, initrd: &Path) -> Result<File> {
         packages::find_program(&program.to_string_lossy())
     };
     let program = program.filter(|path| path.is_file());
-    wanted.insert(program.ok_or_else(|| {
-        Error::Missing("the lab's command is no program on this host".to_owned())
-    })?);
+    wanted.insert(
+        program.ok_or_else(|| Error::Missing("the lab's command is no program on this host".to_owned()))?,
+    );
     wanted.extend(command.files.iter().map(|file| command.cwd.join(file)));
     let mut libraries = BTreeSet::new();
     for file in wanted.iter().filter(|file| file.is_file()) {
-        let library_path = command
-            .env
-            .iter()
-            .find(|(name, _)| name == "LD_LIBRARY_PATH");
-        libraries.extend(libraries::needed_by(
-            file,
-            library_path.and_then(|(_, value)| value.to_str()),
-        )?);
+        let library_path = command.env.iter().find(|(name, _)| name == "LD_LIBRARY_PATH");
+        libraries.extend(libraries::needed_by(file, library_path.and_then(|(_, value)| value.to_str()))?);
     }
     wanted.extend(libraries);
 
@@ -113,9 +97,7 @@ fn image(command: &LabCommand, kernel: &Kernel, initrd: &Path) -> Result<File> {
     }
     // Nothing is preserved: with --parents, coreutils 9.1 fails at that. Links are followed: what stands at a path is what is found at it.
     let mut copy = Command::new("cp");
-    copy.args(["-rL", "--parents", "--reflink=auto", "--"])
-        .args(&wanted)
-        .arg(staging.path());
+    copy.args(["-rL", "--parents", "--reflink=auto", "--"]).args(&wanted).arg(staging.path());
     output(&mut copy)?;
     let size = tree_size(staging.path()).map_err(Error::file("read", staging.path()))?;
     // Room for block rounding, inodes and the journal, which a sparse file does not pay for.
@@ -127,8 +109,7 @@ fn image(command: &LabCommand, kernel: &Kernel, initrd: &Path) -> Result<File> {
 pub(super) fn disk(size: u64, arguments: &[&OsStr]) -> Result<File> {
     let directory = cache::directory()?;
     let file = tempfile::tempfile_in(&directory).map_err(Error::file("write in", &directory))?;
-    file.set_len(size)
-        .map_err(Error::system("size a disk image"))?;
+    file.set_len(size).map_err(Error::system("size a disk image"))?;
     let program = packages::find_program("mke2fs");
     let program = program.ok_or_else(|| {
         Error::Missing("mke2fs is not on this host: install the package e2fsprogs".to_owned())
@@ -144,9 +125,7 @@ pub(super) fn disk(size: u64, arguments: &[&OsStr]) -> Result<File> {
         "-m",
         "0",
     ]);
-    let inherited = file
-        .try_clone()
-        .map_err(Error::system("duplicate a descriptor"))?;
+    let inherited = file.try_clone().map_err(Error::system("duplicate a descriptor"))?;
     command.args(arguments).arg(path_of(&inherited));
     process::tie(&mut command, vec![OwnedFd::from(inherited)]);
     output(&mut command)?;
@@ -166,11 +145,6 @@ fn tree_size(directory: &Path) -> io::Result<u64> {
     fs::read_dir(directory)?.try_fold(0, |sum, entry| {
         let (entry, rounded) = (entry?, |length: u64| length.next_multiple_of(4096));
         let metadata = entry.metadata()?;
-        Ok(sum
-            + if metadata.is_dir() {
-                tree_size(&entry.path())?
-            } else {
-                rounded(metadata.len())
-            })
+        Ok(sum + if metadata.is_dir() { tree_size(&entry.path())? } else { rounded(metadata.len()) })
     })
 }

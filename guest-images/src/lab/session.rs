@@ -31,62 +31,24 @@ pub(super) fn run(
     let (mut control, control_end) = socket_pair()?;
     let mut descriptors: Vec<OwnedFd> = Vec::new();
     let mut machine = qemu::find()?.command();
-    machine.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-M",
-        "pc",
-    ]);
-    machine.args([
-        "-accel",
-        "tcg,thread=multi,tb-size=1024",
-        "-cpu",
-        "max,+svm,+npt",
-        "-smp",
-        "2",
-    ]);
+    machine.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "pc"]);
+    machine.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt", "-smp", "2"]);
     machine.arg("-m").arg(command.memory_mib.to_string());
-    machine
-        .arg("-kernel")
-        .arg(&kernel.vmlinuz)
-        .arg("-initrd")
-        .arg(initramfs::lab(kernel)?);
+    machine.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(initramfs::lab(kernel)?);
     // What it runs is trusted, and mitigations cost most under emulation.
-    machine.args([
-        "-append",
-        "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on",
-    ]);
-    machine
-        .arg("-chardev")
-        .arg(format!("socket,id=console,fd={}", console_end.as_raw_fd()));
+    machine.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"]);
+    machine.arg("-chardev").arg(format!("socket,id=console,fd={}", console_end.as_raw_fd()));
     machine.args(["-serial", "chardev:console", "-device", "virtio-serial-pci"]);
-    machine
-        .arg("-chardev")
-        .arg(format!("socket,id=control,fd={}", control_end.as_raw_fd()));
+    machine.arg("-chardev").arg(format!("socket,id=control,fd={}", control_end.as_raw_fd()));
     machine.args(["-device", "virtserialport,chardev=control,name=control"]);
     machine.args(drive("scratch", &scratch, "off"));
-    descriptors.extend([
-        OwnedFd::from(scratch),
-        console_end.into(),
-        control_end.into(),
-    ]);
+    descriptors.extend([OwnedFd::from(scratch), console_end.into(), control_end.into()]);
     let _server = match shared {
         HostFiles::Shared { server, connection } => {
             // The device reads guest memory from another process.
-            let memory = format!(
-                "memory-backend-memfd,id=memory,size={}M,share=on",
-                command.memory_mib
-            );
-            machine
-                .arg("-object")
-                .arg(memory)
-                .args(["-numa", "node,memdev=memory"]);
-            machine
-                .arg("-chardev")
-                .arg(format!("socket,id=root,fd={}", connection.as_raw_fd()));
+            let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", command.memory_mib);
+            machine.arg("-object").arg(memory).args(["-numa", "node,memdev=memory"]);
+            machine.arg("-chardev").arg(format!("socket,id=root,fd={}", connection.as_raw_fd()));
             machine.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
             descriptors.push(connection.into());
             Some(server)
@@ -119,16 +81,14 @@ fn talk(
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             format!("did not end within {} s", command.timeout.as_secs())
         }
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset => "stopped before its command ended".to_owned(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            "stopped before its command ended".to_owned()
+        }
         _ => format!("lost its control channel ({error})"),
     };
     let arm = |control: &UnixStream| {
         // Zero would mean no time-out at all.
-        let remaining = deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1));
+        let remaining = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         control.set_read_timeout(Some(remaining))?;
         control.set_write_timeout(Some(remaining))
     };
@@ -141,16 +101,13 @@ fn talk(
             Kind::Stdout => pass_on(stdout, &payload),
             Kind::Stderr => pass_on(stderr, &payload),
             Kind::Exit => {
-                let status = payload
-                    .try_into()
-                    .map_err(|_| "sent a bad exit status".to_owned())?;
+                let status = payload.try_into().map_err(|_| "sent a bad exit status".to_owned())?;
                 return Ok(i32::from_le_bytes(status));
             }
             Kind::Failed => return Err(String::from_utf8_lossy(&payload).into_owned()),
             Kind::Command => return Err("sent a command".to_owned()),
         };
-        written
-            .map_err(|error| format!("was ended because its output cannot be written: {error}"))?;
+        written.map_err(|error| format!("was ended because its output cannot be written: {error}"))?;
     }
 }
 
@@ -161,17 +118,11 @@ fn pass_on(output: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
 
 /// A virtio disk that the machine's init finds by its serial `name`.
 fn drive(name: &str, file: &std::fs::File, readonly: &str) -> [OsString; 4] {
-    let mut drive = OsString::from(format!(
-        "if=none,id={name},format=raw,cache=unsafe,readonly={readonly},file="
-    ));
+    let mut drive =
+        OsString::from(format!("if=none,id={name},format=raw,cache=unsafe,readonly={readonly},file="));
     drive.push(root::path_of(file));
     let device = format!("virtio-blk-pci,drive={name},serial={name}");
-    [
-        OsStr::new("-drive").into(),
-        drive,
-        OsStr::new("-device").into(),
-        device.into(),
-    ]
+    [OsStr::new("-drive").into(), drive, OsStr::new("-device").into(), device.into()]
 }
 
 fn socket_pair() -> Result<(UnixStream, UnixStream)> {
@@ -203,10 +154,7 @@ impl Console {
                 kept.drain(..excess);
             }
         });
-        Ok(Console {
-            text,
-            reader: reader.map_err(Error::system("start a thread"))?,
-        })
+        Ok(Console { text, reader: reader.map_err(Error::system("start a thread"))? })
     }
 
     /// The last of what the machine said. It must have ended.

@@ -18,8 +18,7 @@ fn a_scratch_disk_is_sparse_and_formatted() {
     use std::os::unix::fs::{FileExt, MetadataExt};
     let disk = root::disk(1 << 30, &[]).expect("a disk");
     let mut magic = [0; 2];
-    disk.read_exact_at(&mut magic, 1024 + 56)
-        .expect("a super block");
+    disk.read_exact_at(&mut magic, 1024 + 56).expect("a super block");
     assert_eq!(magic, [0x53, 0xef]);
     assert!(disk.metadata().expect("metadata").blocks() * 512 < 64 << 20);
 }

@@ -9,19 +9,12 @@ fn kernel(modules: &[(&str, &str)]) -> tempfile::TempDir {
         let object = format!("\x7fELF\0license=GPL\0depends={depends}\0name=x\0");
         fs::write(root.path().join("kernel/drivers").join(file), object).expect("write");
     }
-    fs::write(
-        root.path().join("modules.builtin"),
-        "kernel/fs/ext4/ext4.ko\n",
-    )
-    .expect("write");
+    fs::write(root.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").expect("write");
     root
 }
 
 fn names(root: &tempfile::TempDir, wanted: &[&str]) -> Result<Vec<String>> {
-    Ok(in_order(root.path(), wanted)?
-        .into_iter()
-        .map(|module| module.name)
-        .collect())
+    Ok(in_order(root.path(), wanted)?.into_iter().map(|module| module.name).collect())
 }
 
 #[test]

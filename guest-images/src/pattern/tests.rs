@@ -23,12 +23,7 @@ fn a_write_reads_back() {
 
 #[test]
 fn each_damage_has_its_name() {
-    assert_eq!(
-        look(&block(OFFSET + 4096, 3, SEED)),
-        Found::Misplaced {
-            from: OFFSET + 4096
-        }
-    );
+    assert_eq!(look(&block(OFFSET + 4096, 3, SEED)), Found::Misplaced { from: OFFSET + 4096 });
     assert_eq!(look(&block(OFFSET, 3, 8)), Found::Foreign { seed: 8 });
 
     let mut torn = block(OFFSET, 3, SEED);
@@ -38,12 +33,7 @@ fn each_damage_has_its_name() {
     assert_eq!(look(&torn), Found::Torn);
 
     let shifted = [&block(OFFSET, 3, SEED)[SECTOR..], &[0; SECTOR]].concat();
-    assert_eq!(
-        look(&shifted),
-        Found::Misplaced {
-            from: OFFSET + SECTOR as u64
-        }
-    );
+    assert_eq!(look(&shifted), Found::Misplaced { from: OFFSET + SECTOR as u64 });
 }
 
 #[test]

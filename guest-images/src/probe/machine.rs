@@ -81,21 +81,17 @@ pub(super) fn try_stock_code() -> Kvm {
 type Failure = (&'static str, Box<dyn std::error::Error + Send + Sync>);
 
 /// For `map_err`: names the operation that failed.
-fn at<E: std::error::Error + Send + Sync + 'static>(
-    what: &'static str,
-) -> impl FnOnce(E) -> Failure {
+fn at<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Failure {
     move |error| (what, Box::new(error))
 }
 
 fn run() -> Result<Kvm, Failure> {
     let kvm = KvmHandle::new().map_err(at("open"))?;
     let vm = kvm.create_vm().map_err(at("create a VM"))?;
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
-        .map_err(at("map memory"))?;
+    let memory =
+        GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)]).map_err(at("map memory"))?;
     fill(&memory).map_err(at("fill memory"))?;
-    let host = memory
-        .get_host_address(GuestAddress(0))
-        .map_err(at("find memory"))?;
+    let host = memory.get_host_address(GuestAddress(0)).map_err(at("find memory"))?;
     let region = kvm_userspace_memory_region {
         memory_size: MEMORY as u64,
         userspace_addr: host as u64,
@@ -104,9 +100,7 @@ fn run() -> Result<Kvm, Failure> {
     // SAFETY: `memory` is mapped for MEMORY bytes from `host`, and is dropped after the VM, whose last use is below.
     unsafe { vm.set_user_memory_region(region) }.map_err(at("give the VM memory"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
-    let cpuid = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(at("get CPUID"))?;
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(at("get CPUID"))?;
     vcpu.set_cpuid2(&cpuid).map_err(at("set CPUID"))?;
     enter_long_mode(&vcpu).map_err(at("set registers"))?;
     let answer = match vcpu.run() {
@@ -123,10 +117,8 @@ fn run() -> Result<Kvm, Failure> {
 
 /// Where in the code the vCPU stands, in words.
 fn position(vcpu: &VcpuFd) -> String {
-    vcpu.get_regs().map_or_else(
-        |_| "somewhere".to_owned(),
-        |regs| format!("at {:#x}", regs.rip.wrapping_sub(CODE)),
-    )
+    vcpu.get_regs()
+        .map_or_else(|_| "somewhere".to_owned(), |regs| format!("at {:#x}", regs.rip.wrapping_sub(CODE)))
 }
 
 fn fill(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemoryError> {
@@ -135,10 +127,7 @@ fn fill(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemoryError>
     // lie within it, and the bytes are initialised, constant data.
     let (bytes, handler) = unsafe {
         let length = (&raw const probe_end).offset_from_unsigned(code);
-        (
-            std::slice::from_raw_parts(code, length),
-            (&raw const probe_handler).offset_from_unsigned(code),
-        )
+        (std::slice::from_raw_parts(code, length), (&raw const probe_handler).offset_from_unsigned(code))
     };
     memory.write_slice(bytes, GuestAddress(CODE))?;
     // Present and writable; in the third level one 2 MiB page, which covers all the memory there is.
@@ -166,13 +155,7 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         g: 1,
         ..Default::default()
     };
-    let data = kvm_segment {
-        selector: DATA_SELECTOR,
-        type_: 3,
-        l: 0,
-        db: 1,
-        ..code
-    };
+    let data = kvm_segment { selector: DATA_SELECTOR, type_: 3, l: 0, db: 1, ..code };
     let mut sregs = vcpu.get_sregs()?;
     sregs.cs = code;
     [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss] = [data; 5];
@@ -185,11 +168,5 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     sregs.cr0 = 1 << 31 | 1 << 5 | 1 << 1 | 1; // PG, NE, MP, PE
     sregs.efer = 1 << 10 | 1 << 8; // LMA, LME
     vcpu.set_sregs(&sregs)?;
-    vcpu.set_regs(&kvm_regs {
-        rip: CODE,
-        rsp: STACK_TOP,
-        rdi: SCRATCH,
-        rflags: 2,
-        ..Default::default()
-    })
+    vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK_TOP, rdi: SCRATCH, rflags: 2, ..Default::default() })
 }

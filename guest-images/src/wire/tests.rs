@@ -17,30 +17,14 @@ fn a_request_is_read() {
 fn replies_are_read() {
     assert_eq!(Reply::parse("* ready version=1"), Some(Reply::Ready));
     assert_eq!(Reply::parse("3 ok"), Some(Reply::Ok(3, Fields::new())));
-    assert_eq!(
-        Reply::parse("3 ok a=1"),
-        Some(Reply::Ok(3, Fields::new().with("a", 1)))
-    );
-    assert_eq!(
-        Reply::parse("3 err no such file"),
-        Some(Reply::Err(3, "no such file".into()))
-    );
-    assert_eq!(
-        Reply::parse("3 progress a b"),
-        Some(Reply::Progress(3, "a b".into()))
-    );
+    assert_eq!(Reply::parse("3 ok a=1"), Some(Reply::Ok(3, Fields::new().with("a", 1))));
+    assert_eq!(Reply::parse("3 err no such file"), Some(Reply::Err(3, "no such file".into())));
+    assert_eq!(Reply::parse("3 progress a b"), Some(Reply::Progress(3, "a b".into())));
 }
 
 #[test]
 fn noise_is_ignored() {
-    for line in [
-        "",
-        "\0\0",
-        "ok",
-        "x ok",
-        "3 maybe",
-        "[    0.0] Linux version",
-    ] {
+    for line in ["", "\0\0", "ok", "x ok", "3 maybe", "[    0.0] Linux version"] {
         assert_eq!(Reply::parse(line), None, "{line:?}");
     }
     assert_eq!(Request::parse("hello"), None);

@@ -14,11 +14,7 @@ pub struct Device(File);
 impl Device {
     pub fn open(path: &str) -> Result<Self, String> {
         let flags = OFlags::DIRECT.bits().cast_signed();
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(flags)
-            .open(path);
+        let file = File::options().read(true).write(true).custom_flags(flags).open(path);
         file.map(Device).map_err(|error| format!("{path}: {error}"))
     }
 
@@ -28,22 +24,16 @@ impl Device {
 
     /// `offset` and the buffer's length must be multiples of [`BLOCK`].
     pub fn read(&self, offset: u64, buffer: &mut Buffer) -> Result<(), String> {
-        self.0
-            .read_exact_at(buffer, offset)
-            .map_err(|error| format!("read at {offset}: {error}"))
+        self.0.read_exact_at(buffer, offset).map_err(|error| format!("read at {offset}: {error}"))
     }
 
     /// `offset` and the buffer's length must be multiples of [`BLOCK`].
     pub fn write(&self, offset: u64, buffer: &Buffer) -> Result<(), String> {
-        self.0
-            .write_all_at(buffer, offset)
-            .map_err(|error| format!("write at {offset}: {error}"))
+        self.0.write_all_at(buffer, offset).map_err(|error| format!("write at {offset}: {error}"))
     }
 
     pub fn sync(&self) -> Result<(), String> {
-        self.0
-            .sync_data()
-            .map_err(|error| format!("flush: {error}"))
+        self.0.sync_data().map_err(|error| format!("flush: {error}"))
     }
 
     /// Whether a range of whole blocks lies within the device; the error says what is wrong with it.
@@ -51,15 +41,11 @@ impl Device {
         let size = self.size().map_err(|error| error.to_string())?;
         let block = BLOCK as u64;
         if !offset.is_multiple_of(block) || !length.is_multiple_of(block) || length == 0 {
-            return Err(format!(
-                "offset={offset} and length={length} must be multiples of {block}"
-            ));
+            return Err(format!("offset={offset} and length={length} must be multiples of {block}"));
         }
         match offset.checked_add(length) {
             Some(end) if end <= size => Ok(()),
-            _ => Err(format!(
-                "offset={offset} length={length} is past the device's end at {size}"
-            )),
+            _ => Err(format!("offset={offset} length={length} is past the device's end at {size}")),
         }
     }
 }
@@ -76,11 +62,7 @@ impl Buffer {
         // Over-allocated: the aligned part is found in it, and never moves.
         let bytes = vec![0; length + BLOCK];
         let start = bytes.as_ptr().align_offset(BLOCK);
-        Buffer {
-            bytes,
-            start,
-            length,
-        }
+        Buffer { bytes, start, length }
     }
 
     /// Uses only the first `length` bytes from now on, at most as many as it was made with.

@@ -41,10 +41,7 @@ impl FileSystem {
     pub fn make(&self) -> Result<(), String> {
         self.unmount()?;
         // Discarding first would turn a test of writes into one of discards.
-        run(
-            "mke2fs",
-            &["-q", "-F", "-t", "ext4", "-E", "nodiscard", &self.device],
-        )?;
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-E", "nodiscard", &self.device])?;
         *lock(&self.expected) = Some(BTreeSet::new());
         self.mount()
     }
@@ -58,11 +55,8 @@ impl FileSystem {
             let length = mix(seed ^ mix(number)) % size.max(1) + 1;
             let name = format!("{seed}-{number}-{length}");
             let started = Instant::now();
-            self.write(&name)
-                .map_err(|error| format!("{name}: {error}"))?;
-            lock(&self.expected)
-                .get_or_insert_default()
-                .insert(name.clone());
+            self.write(&name).map_err(|error| format!("{name}: {error}"))?;
+            lock(&self.expected).get_or_insert_default().insert(name.clone());
             job.record(Kind::Write, length, started);
             kept.push_back(name);
             if kept.len() > keep
@@ -97,11 +91,7 @@ impl FileSystem {
         let mut count = 0;
         let list = fs::read_dir(&self.mount_point).map_err(|error| error.to_string())?;
         for entry in list {
-            let name = entry
-                .map_err(|error| error.to_string())?
-                .file_name()
-                .to_string_lossy()
-                .into_owned();
+            let name = entry.map_err(|error| error.to_string())?.file_name().to_string_lossy().into_owned();
             if name == NEW || name == "lost+found" {
                 continue;
             }
@@ -122,30 +112,18 @@ impl FileSystem {
     fn check(&self, name: &str) -> Result<(), String> {
         let expected = content(name).ok_or_else(|| format!("{name} is no name of ours"))?;
         let mut found = Vec::new();
-        let read = File::open(self.mount_point.join(name))
-            .and_then(|mut file| file.read_to_end(&mut found));
+        let read = File::open(self.mount_point.join(name)).and_then(|mut file| file.read_to_end(&mut found));
         read.map_err(|error| format!("{name}: {error}"))?;
-        let wrong = expected
-            .iter()
-            .zip(&found)
-            .position(|(expected, found)| expected != found);
+        let wrong = expected.iter().zip(&found).position(|(expected, found)| expected != found);
         match wrong {
             Some(position) => Err(format!("{name} is wrong from byte {position}")),
-            None if expected.len() != found.len() => {
-                Err(format!("{name} has {} bytes", found.len()))
-            }
+            None if expected.len() != found.len() => Err(format!("{name} has {} bytes", found.len())),
             None => Ok(()),
         }
     }
 
     fn mount(&self) -> Result<(), String> {
-        init::mount(
-            &self.device,
-            &self.mount_point,
-            "ext4",
-            MountFlags::empty(),
-            c"",
-        )
+        init::mount(&self.device, &self.mount_point, "ext4", MountFlags::empty(), c"")
     }
 
     /// Unmounts, if it is mounted.
@@ -161,14 +139,8 @@ impl FileSystem {
 /// The content of the file `name`; `None` if it is not of the form that we give.
 fn content(name: &str) -> Option<Vec<u8>> {
     let mut numbers = name.split('-').map(str::parse::<u64>);
-    let (seed, number, length) = (
-        numbers.next()?.ok()?,
-        numbers.next()?.ok()?,
-        numbers.next()?.ok()?,
-    );
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|&length| length <= 64 << 20)?;
+    let (seed, number, length) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let length = usize::try_from(length).ok().filter(|&length| length <= 64 << 20)?;
     let mut state = mix(seed ^ mix(number));
     let words = std::iter::repeat_with(|| {
         state = mix(state);
@@ -181,10 +153,7 @@ fn content(name: &str) -> Option<Vec<u8>> {
 
 /// Runs a tool; what it prints is the error where it fails.
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let command = Command::new(program)
-        .args(arguments)
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .output();
+    let command = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
     let output = command.map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());

@@ -19,13 +19,7 @@ pub fn prepare() -> Result<(), String> {
 pub fn kernel_file_systems(root: &Path) -> Result<(), String> {
     let mut first = Ok(());
     for (kind, directory) in [("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev")] {
-        first = first.and(mount(
-            kind,
-            &root.join(directory),
-            kind,
-            MountFlags::empty(),
-            c"",
-        ));
+        first = first.and(mount(kind, &root.join(directory), kind, MountFlags::empty(), c""));
     }
     first
 }

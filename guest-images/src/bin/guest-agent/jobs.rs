@@ -100,12 +100,7 @@ impl Job {
         let mut stats = lock(&self.stats);
         let fields = Fields::new()
             .with("running", u8::from(elapsed.is_none()))
-            .with(
-                "elapsed",
-                elapsed
-                    .unwrap_or_else(|| self.started.elapsed())
-                    .as_millis(),
-            )
+            .with("elapsed", elapsed.unwrap_or_else(|| self.started.elapsed()).as_millis())
             .with("reads", stats.reads)
             .with("writes", stats.writes)
             .with("flushes", stats.flushes)
@@ -125,17 +120,12 @@ impl Job {
     /// Waits for the workload's end; what went wrong in it is the error.
     pub fn wait(&self) -> Result<Fields, String> {
         let end = self.ended.wait_while(lock(&self.end), |end| end.is_none());
-        let result = end
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map_or(Ok(()), |end| end.result.clone());
+        let result =
+            end.unwrap_or_else(PoisonError::into_inner).as_ref().map_or(Ok(()), |end| end.result.clone());
         result?;
         let stats = lock(&self.stats);
         match &stats.first_error {
-            Some(first) => Err(format!(
-                "{} requests failed, the first: {first}",
-                stats.errors
-            )),
+            Some(first) => Err(format!("{} requests failed, the first: {first}", stats.errors)),
             None => {
                 drop(stats);
                 Ok(self.report())
@@ -169,27 +159,18 @@ impl Jobs {
         let mut jobs = lock(&self.0);
         let run = move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&running)));
-            let result =
-                result.unwrap_or_else(|_| Err("the workload panicked; see the console".to_owned()));
-            *lock(&running.end) = Some(End {
-                elapsed: running.started.elapsed(),
-                result,
-            });
+            let result = result.unwrap_or_else(|_| Err("the workload panicked; see the console".to_owned()));
+            *lock(&running.end) = Some(End { elapsed: running.started.elapsed(), result });
             running.ended.notify_all();
         };
-        thread::Builder::new()
-            .spawn(run)
-            .map_err(|error| format!("no thread: {error}"))?;
+        thread::Builder::new().spawn(run).map_err(|error| format!("no thread: {error}"))?;
         let number = jobs.len() as u64 + 1;
         jobs.insert(number, job);
         Ok(number)
     }
 
     pub fn get(&self, number: u64) -> Result<Arc<Job>, String> {
-        lock(&self.0)
-            .get(&number)
-            .cloned()
-            .ok_or_else(|| format!("there is no job {number}"))
+        lock(&self.0).get(&number).cloned().ok_or_else(|| format!("there is no job {number}"))
     }
 }
 

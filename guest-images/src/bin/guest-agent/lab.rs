@@ -45,9 +45,8 @@ pub fn run() -> ! {
 }
 
 fn command(port: &Mutex<File>) -> Result<ExitStatus, String> {
-    let mut reader = lock(port)
-        .try_clone()
-        .map_err(|error| format!("cannot read its control port: {error}"))?;
+    let mut reader =
+        lock(port).try_clone().map_err(|error| format!("cannot read its control port: {error}"))?;
     let frame = frames::receive(&mut reader).map_err(|error| format!("got no command: {error}"))?;
     let command = match frame {
         (Kind::Command, payload) => frames::Command::from_bytes(&payload),
@@ -65,18 +64,10 @@ fn command(port: &Mutex<File>) -> Result<ExitStatus, String> {
         Some((text(&assignment[..equals]), text(&assignment[equals + 1..])))
     });
     let mut process = Command::new(&program);
-    process
-        .args(arguments.iter().cloned().map(OsString::from_vec))
-        .env_clear()
-        .envs(environment);
+    process.args(arguments.iter().cloned().map(OsString::from_vec)).env_clear().envs(environment);
     process.current_dir(OsString::from_vec(command.cwd));
-    process
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = process
-        .spawn()
-        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = process.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
     pump(child, port).map_err(|error| format!("lost its command: {error}"))
 }
 
@@ -112,9 +103,7 @@ fn lock(port: &Mutex<File>) -> std::sync::MutexGuard<'_, File> {
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 /// Makes the host's files, with changes kept in memory, this process's root.
@@ -126,13 +115,7 @@ fn enter_root() -> Result<(), String> {
         None => mount("root", lower, "virtiofs", read_only, c"")?,
     }
     let none = MountFlags::empty();
-    mount(
-        "changes",
-        Path::new("/mnt/changes"),
-        "tmpfs",
-        none,
-        c"size=75%",
-    )?;
+    mount("changes", Path::new("/mnt/changes"), "tmpfs", none, c"size=75%")?;
     for directory in ["/mnt/changes/upper", "/mnt/changes/work"] {
         fs::create_dir(directory).map_err(|error| format!("{directory}: {error}"))?;
     }
@@ -141,23 +124,11 @@ fn enter_root() -> Result<(), String> {
     mount("root", root, "overlay", none, layers)?;
     kernel_file_systems(root)?;
     mount("run", &root.join("run"), "tmpfs", none, c"")?;
-    mount(
-        "devpts",
-        &root.join("dev/pts"),
-        "devpts",
-        none,
-        c"ptmxmode=0666",
-    )?;
+    mount("devpts", &root.join("dev/pts"), "devpts", none, c"ptmxmode=0666")?;
     mount("shm", &root.join("dev/shm"), "tmpfs", none, c"")?;
     fs::create_dir_all(root.join("tmp")).map_err(|error| format!("/tmp: {error}"))?;
     if let Some(device) = disk("scratch") {
-        mount(
-            &device.to_string_lossy(),
-            &root.join(SCRATCH),
-            "ext4",
-            none,
-            c"",
-        )?;
+        mount(&device.to_string_lossy(), &root.join(SCRATCH), "ext4", none, c"")?;
     }
     loopback_up().map_err(|error| format!("loopback: {error}"))?;
     // Where devtmpfs is all there is, nobody has made these.
@@ -203,8 +174,7 @@ fn open_port(name: &str) -> Result<File, String> {
 fn named(class: &str, attribute: &str, value: &str) -> io::Result<Option<OsString>> {
     for entry in fs::read_dir(class)? {
         let entry = entry?;
-        if fs::read_to_string(entry.path().join(attribute)).is_ok_and(|found| found.trim() == value)
-        {
+        if fs::read_to_string(entry.path().join(attribute)).is_ok_and(|found| found.trim() == value) {
             return Ok(Some(entry.file_name()));
         }
     }
@@ -228,11 +198,6 @@ fn loopback_up() -> io::Result<()> {
     message.extend(1_i32.to_ne_bytes()); // lo is always the first interface
     message.extend(IFF_UP.to_ne_bytes());
     message.extend(IFF_UP.to_ne_bytes()); // which flags to change
-    rustix::net::sendto(
-        &socket,
-        &message,
-        SendFlags::empty(),
-        &netlink::SocketAddrNetlink::new(0, 0),
-    )?;
+    rustix::net::sendto(&socket, &message, SendFlags::empty(), &netlink::SocketAddrNetlink::new(0, 0))?;
     Ok(())
 }

@@ -36,28 +36,18 @@ impl Settings {
             random: fields.number_or("random", 1)?,
         };
         if !(1..=MAX_DEPTH).contains(&settings.depth) || settings.read_percent > 100 {
-            return Err(format!(
-                "depth must be 1 to {MAX_DEPTH} and read-percent 0 to 100"
-            ));
+            return Err(format!("depth must be 1 to {MAX_DEPTH} and read-percent 0 to 100"));
         }
         // With fewer, threads would mostly look for a block that no other has.
         if region.blocks() < 2 * settings.depth as u64 {
-            return Err(format!(
-                "the region must have at least {} blocks",
-                2 * settings.depth
-            ));
+            return Err(format!("the region must have at least {} blocks", 2 * settings.depth));
         }
         Ok(settings)
     }
 }
 
 /// Runs the load to its end, with one thread per request in flight.
-pub fn run(
-    job: &Job,
-    device: &Device,
-    region: &Arc<Region>,
-    settings: &Settings,
-) -> Result<(), String> {
+pub fn run(job: &Job, device: &Device, region: &Arc<Region>, settings: &Settings) -> Result<(), String> {
     let started = AtomicU64::new(0);
     let worker = |number: usize| {
         let mut worker = Worker {
@@ -69,9 +59,7 @@ pub fn run(
             since_flush: 0,
         };
         while !job.should_stop() {
-            if settings.operations > 0
-                && started.fetch_add(1, Ordering::Relaxed) >= settings.operations
-            {
+            if settings.operations > 0 && started.fetch_add(1, Ordering::Relaxed) >= settings.operations {
                 return;
             }
             if let Err(text) = worker.step(settings)
@@ -115,10 +103,7 @@ impl Worker<'_> {
         let region = self.region;
         let claim = loop {
             let index = self.random(region.blocks());
-            if let Some(claim) = usize::try_from(index)
-                .ok()
-                .and_then(|index| region.claim(index))
-            {
+            if let Some(claim) = usize::try_from(index).ok().and_then(|index| region.claim(index)) {
                 break claim;
             }
         };
@@ -131,23 +116,16 @@ impl Worker<'_> {
             self.job.record(Kind::Read, BLOCK as u64, started);
             let found = pattern::read(&self.buffer, offset, region.seed);
             let judged = pattern::judge(found, acknowledged, asked);
-            return judged.map(drop).map_err(|fault| {
-                format!("read at {offset}: {fault}, expected sequence {acknowledged}")
-            });
+            return judged
+                .map(drop)
+                .map_err(|fault| format!("read at {offset}: {fault}, expected sequence {acknowledged}"));
         }
         let seq = asked + 1;
         if seq > MAX_SEQ {
             claim.release(acknowledged, asked);
             return Err(format!("the block at {offset} was written {MAX_SEQ} times"));
         }
-        pattern::write(
-            &mut self.buffer,
-            Stamp {
-                offset,
-                seq,
-                seed: region.seed,
-            },
-        );
+        pattern::write(&mut self.buffer, Stamp { offset, seq, seed: region.seed });
         let started = Instant::now();
         let written = self.device.write(offset, &self.buffer);
         claim.release(if written.is_ok() { seq } else { acknowledged }, seq);

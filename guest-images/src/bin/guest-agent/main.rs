@@ -58,8 +58,7 @@ fn open_line(path: &str) -> io::Result<fs::File> {
     let line = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
     let mut settings = tcgetattr(&line)?;
     settings.make_raw();
-    settings.control_modes |=
-        rustix::termios::ControlModes::CLOCAL | rustix::termios::ControlModes::CREAD;
+    settings.control_modes |= rustix::termios::ControlModes::CLOCAL | rustix::termios::ControlModes::CREAD;
     settings.set_speed(115_200)?;
     tcsetattr(&line, OptionalActions::Now, &settings)?;
     let status = rustix::fs::fcntl_getfl(&line)?;

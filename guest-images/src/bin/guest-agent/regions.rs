@@ -41,8 +41,7 @@ pub struct Claim<'a> {
 impl Claim<'_> {
     /// Gives the block back with what is now known of it.
     pub fn release(self, acknowledged: u64, asked: u64) {
-        self.cell
-            .store(pack(acknowledged, asked), Ordering::Release);
+        self.cell.store(pack(acknowledged, asked), Ordering::Release);
     }
 }
 
@@ -70,20 +69,12 @@ impl Region {
     /// A digest of the acknowledged sequence numbers.
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new();
-        self.cells
-            .iter()
-            .for_each(|cell| digest.add(cell.load(Ordering::Acquire) & MAX_SEQ));
+        self.cells.iter().for_each(|cell| digest.add(cell.load(Ordering::Acquire) & MAX_SEQ));
         digest.value()
     }
 
     /// Writes every block of a range with sequence number `seq`, and flushes.
-    pub fn fill(
-        device: &Device,
-        offset: u64,
-        length: u64,
-        seed: u64,
-        seq: u64,
-    ) -> Result<Self, String> {
+    pub fn fill(device: &Device, offset: u64, length: u64, seed: u64, seq: u64) -> Result<Self, String> {
         device.check_range(offset, length)?;
         for_each_chunk(offset, length, |at, buffer| {
             for (block, offset) in buffer.chunks_exact_mut(BLOCK).zip((at..).step_by(BLOCK)) {
@@ -92,15 +83,8 @@ impl Region {
             device.write(at, buffer)
         })?;
         device.sync()?;
-        let cells = (0..length / BLOCK as u64)
-            .map(|_| AtomicU64::new(pack(seq, seq)))
-            .collect();
-        Ok(Region {
-            seed,
-            offset,
-            cells,
-            users: AtomicUsize::new(0),
-        })
+        let cells = (0..length / BLOCK as u64).map(|_| AtomicU64::new(pack(seq, seq))).collect();
+        Ok(Region { seed, offset, cells, users: AtomicUsize::new(0) })
     }
 
     /// Reads every block back and compares; what is right, or explained by a failed write, is expected from now on.
@@ -114,11 +98,7 @@ impl Region {
                 index += 1;
                 let found = pattern::read(block, claim.offset, self.seed);
                 let (acknowledged, asked) = (claim.acknowledged, claim.asked);
-                match report.add(
-                    claim.offset,
-                    pattern::judge(found, acknowledged, asked),
-                    acknowledged,
-                ) {
+                match report.add(claim.offset, pattern::judge(found, acknowledged, asked), acknowledged) {
                     Some(seq) => claim.release(seq, seq),
                     None => claim.release(acknowledged, asked),
                 }
@@ -148,15 +128,7 @@ impl Region {
             }
             Ok(())
         })?;
-        Ok((
-            Region {
-                seed,
-                offset,
-                cells,
-                users: AtomicUsize::new(0),
-            },
-            report,
-        ))
+        Ok((Region { seed, offset, cells, users: AtomicUsize::new(0) }, report))
     }
 }
 
@@ -200,9 +172,7 @@ impl Report {
             Err(fault) => {
                 *self.faults.entry(fault.kind()).or_default() += 1;
                 if self.examples.len() < MAX_EXAMPLES {
-                    self.examples.push(format!(
-                        "offset {offset}: {fault}, expected sequence {expected}"
-                    ));
+                    self.examples.push(format!("offset {offset}: {fault}, expected sequence {expected}"));
                 }
                 None
             }
@@ -210,22 +180,12 @@ impl Report {
     }
 
     pub fn fields(&self) -> Fields {
-        let kinds = [
-            "lost",
-            "stale",
-            "ahead",
-            "torn",
-            "misplaced",
-            "foreign",
-            "corrupt",
-        ];
+        let kinds = ["lost", "stale", "ahead", "torn", "misplaced", "foreign", "corrupt"];
         let fields = Fields::new()
             .with("blocks", self.blocks)
             .with("oldest", self.oldest.unwrap_or_default())
             .with("newest", self.newest)
             .with("digest", self.digest.value());
-        kinds.into_iter().fold(fields, |fields, kind| {
-            fields.with(kind, self.faults.get(kind).unwrap_or(&0))
-        })
+        kinds.into_iter().fold(fields, |fields, kind| fields.with(kind, self.faults.get(kind).unwrap_or(&0)))
     }
 }

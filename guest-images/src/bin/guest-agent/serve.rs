@@ -44,10 +44,7 @@ struct Answer {
 
 impl From<Fields> for Answer {
     fn from(fields: Fields) -> Self {
-        Answer {
-            fields,
-            ..Self::default()
-        }
+        Answer { fields, ..Self::default() }
     }
 }
 
@@ -83,8 +80,7 @@ impl Agent {
 
     fn answer(&self, request: &Request, output: &Mutex<impl Line>) {
         let handled = catch_unwind(AssertUnwindSafe(|| self.handle(request)));
-        let answer =
-            handled.unwrap_or_else(|_| Err("the agent panicked; see the console".to_owned()));
+        let answer = handled.unwrap_or_else(|_| Err("the agent panicked; see the console".to_owned()));
         let id = request.id;
         let mut text = String::new();
         let then = match answer {
@@ -116,24 +112,15 @@ impl Agent {
         match request.verb.as_str() {
             "hello" => {
                 let boot = text(system::boot_id())?;
-                Ok(Fields::new()
-                    .with("version", VERSION)
-                    .with("boot", boot)
-                    .into())
+                Ok(Fields::new().with("version", VERSION).with("boot", boot).into())
             }
             "fill" => self.fill(fields),
             "verify" => {
                 let report = self.region(fields)?.verify(&device(fields)?)?;
-                Ok(Answer {
-                    fields: report.fields(),
-                    progress: report.examples,
-                    then: None,
-                })
+                Ok(Answer { fields: report.fields(), progress: report.examples, then: None })
             }
             "verify-full" => self.verify_full(fields),
-            "digest" => Ok(Fields::new()
-                .with("digest", self.region(fields)?.digest())
-                .into()),
+            "digest" => Ok(Fields::new().with("digest", self.region(fields)?.digest()).into()),
             "random-write" => self.random_write(fields),
             "job-stat" => Ok(self.0.jobs.get(fields.number("job")?)?.report().into()),
             "job-wait" => Ok(self.0.jobs.get(fields.number("job")?)?.wait()?.into()),
@@ -143,9 +130,7 @@ impl Agent {
                 Ok(job.wait()?.into())
             }
             "fsync" => device(fields)?.sync().map(|()| Answer::default()),
-            "size" => Ok(Fields::new()
-                .with("bytes", text(device(fields)?.size())?)
-                .into()),
+            "size" => Ok(Fields::new().with("bytes", text(device(fields)?.size())?).into()),
             "read-hash" => read_hash(fields),
             "fs-load" => self.fs_load(fields),
             "fs-verify" => self.fs_verify(fields),
@@ -153,20 +138,13 @@ impl Agent {
             "dmesg" => {
                 let mut messages = text(system::messages())?;
                 let lines = fields.number_or("lines", 50)?;
-                Ok(listing(
-                    messages.split_off(messages.len().saturating_sub(lines)),
-                ))
+                Ok(listing(messages.split_off(messages.len().saturating_sub(lines))))
             }
-            "capacity-changes" => Ok(Fields::new()
-                .with("count", text(system::capacity_changes())?)
-                .into()),
+            "capacity-changes" => Ok(Fields::new().with("count", text(system::capacity_changes())?).into()),
             "uptime" => Ok(Fields::new().with("ms", text(system::uptime())?).into()),
             "reboot" => Ok(self.ending(|| system::halt(RebootCommand::Restart))),
             "poweroff" => Ok(self.ending(|| system::halt(RebootCommand::PowerOff))),
-            "panic" => Ok(Answer {
-                then: Some(|| text(system::panic())),
-                ..Answer::default()
-            }),
+            "panic" => Ok(Answer { then: Some(|| text(system::panic())), ..Answer::default() }),
             verb => Err(format!("unknown request {verb}")),
         }
     }
@@ -196,11 +174,7 @@ impl Agent {
         let (seed, oldest) = (fields.number("seed")?, fields.number_or("min", 1)?);
         let (region, report) = Region::adopt(&device(fields)?, offset, length, seed, oldest)?;
         lock(&self.0.regions).insert(fields.text("dev")?.to_owned(), Arc::new(region));
-        Ok(Answer {
-            fields: report.fields(),
-            progress: report.examples,
-            then: None,
-        })
+        Ok(Answer { fields: report.fields(), progress: report.examples, then: None })
     }
 
     fn random_write(&self, fields: &Fields) -> Result<Answer> {
@@ -223,29 +197,19 @@ impl Agent {
     }
 
     fn fs_load(&self, fields: &Fields) -> Result<Answer> {
-        let (seed, keep, size) = (
-            fields.number("seed")?,
-            fields.number("files")?,
-            fields.number("size")?,
-        );
+        let (seed, keep, size) = (fields.number("seed")?, fields.number("files")?, fields.number("size")?);
         let slot = self.file_system(fields.text("dev")?);
         {
             let busy = || "a load runs on this file system".to_owned();
             slot.try_lock().map_err(|_| busy())?.make()?;
         }
-        let job = self
-            .0
-            .jobs
-            .start(move |job| lock(&slot).load(job, seed, keep, size))?;
+        let job = self.0.jobs.start(move |job| lock(&slot).load(job, seed, keep, size))?;
         Ok(Fields::new().with("job", job).into())
     }
 
     fn fs_verify(&self, fields: &Fields) -> Result<Answer> {
         let slot = self.file_system(fields.text("dev")?);
-        let files = slot
-            .try_lock()
-            .map_err(|_| "stop the load first".to_owned())?
-            .verify()?;
+        let files = slot.try_lock().map_err(|_| "stop the load first".to_owned())?.verify()?;
         Ok(Fields::new().with("files", files).into())
     }
 
@@ -259,10 +223,7 @@ impl Agent {
     fn region(&self, fields: &Fields) -> Result<Arc<Region>> {
         let name = fields.text("dev")?;
         self.check_idle(fields)?;
-        lock(&self.0.regions)
-            .get(name)
-            .cloned()
-            .ok_or_else(|| unknown_region(name))
+        lock(&self.0.regions).get(name).cloned().ok_or_else(|| unknown_region(name))
     }
 
     fn check_idle(&self, fields: &Fields) -> Result<()> {
@@ -282,10 +243,7 @@ impl Agent {
             let _ = slot.try_lock().map(|file_system| file_system.unmount());
         }
         rustix::fs::sync();
-        Answer {
-            then: Some(then),
-            ..Answer::default()
-        }
+        Answer { then: Some(then), ..Answer::default() }
     }
 }
 
@@ -306,11 +264,7 @@ fn device(fields: &Fields) -> Result<Device> {
 }
 
 fn read_hash(fields: &Fields) -> Result<Answer> {
-    let (device, offset, length) = (
-        device(fields)?,
-        fields.number("offset")?,
-        fields.number("length")?,
-    );
+    let (device, offset, length) = (device(fields)?, fields.number("offset")?, fields.number("length")?);
     device.check_range(offset, length)?;
     let mut hasher = Sha256::new();
     regions::for_each_chunk(offset, length, |at, buffer| {
@@ -318,20 +272,12 @@ fn read_hash(fields: &Fields) -> Result<Answer> {
         hasher.update(&**buffer);
         Ok(())
     })?;
-    let hash: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Fields::new().with("sha256", hash).into())
 }
 
 fn listing(progress: Vec<String>) -> Answer {
-    Answer {
-        fields: Fields::new().with("count", progress.len()),
-        progress,
-        then: None,
-    }
+    Answer { fields: Fields::new().with("count", progress.len()), progress, then: None }
 }
 
 fn unknown_region(device: &str) -> String {

@@ -21,10 +21,7 @@ const NEW_CAPACITY: &str = "new size:";
 /// Every message that the kernel still has, oldest first.
 pub fn messages() -> io::Result<Vec<String>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let mut log = File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open("/dev/kmsg")?;
+    let mut log = File::options().read(true).custom_flags(flags).open("/dev/kmsg")?;
     let mut record = vec![0; 8192];
     let mut messages = Vec::new();
     loop {
@@ -54,25 +51,19 @@ pub fn trouble() -> io::Result<Vec<String>> {
 
 /// How often virtio-blk has told of a changed capacity.
 pub fn capacity_changes() -> io::Result<usize> {
-    let is_change =
-        |message: &&String| message.starts_with("virtio_blk") && message.contains(NEW_CAPACITY);
+    let is_change = |message: &&String| message.starts_with("virtio_blk") && message.contains(NEW_CAPACITY);
     Ok(messages()?.iter().filter(is_change).count())
 }
 
 /// What tells this boot from every other.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// Milliseconds since the kernel started.
 pub fn uptime() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/uptime")?;
-    let seconds = text
-        .split(' ')
-        .next()
-        .and_then(|seconds| seconds.parse::<f64>().ok());
+    let seconds = text.split(' ').next().and_then(|seconds| seconds.parse::<f64>().ok());
     let seconds = seconds.ok_or(io::ErrorKind::InvalidData)?;
     Ok((seconds * 1000.0) as u64)
 }

@@ -30,10 +30,7 @@ impl Guest {
         let program = std::env::current_exe().expect("a path");
         let disk = NamedTempFile::new_in(program.parent().expect("a directory")).expect("a file");
         disk.as_file().set_len(SIZE).expect("a size");
-        Guest {
-            client: connect(),
-            disk,
-        }
+        Guest { client: connect(), disk }
     }
 
     fn device(&self) -> String {
@@ -50,10 +47,7 @@ impl Guest {
         if let Some(stamp) = stamp {
             pattern::write(&mut block, stamp);
         }
-        self.disk
-            .as_file()
-            .write_all_at(&block, offset)
-            .expect("written");
+        self.disk.as_file().write_all_at(&block, offset).expect("written");
         self.disk.as_file().sync_all().expect("flushed");
     }
 
@@ -81,14 +75,8 @@ fn what_was_filled_is_there() {
     let region = guest.region();
     guest.client.fill(&region, 3).expect("filled");
     let report = guest.client.verify(&region.device).expect("verified");
-    assert_eq!(
-        (report.blocks, report.oldest, report.newest),
-        (SIZE / 4096, 3, 3)
-    );
-    assert_eq!(
-        guest.client.digest(&region.device).expect("a digest"),
-        report.digest
-    );
+    assert_eq!((report.blocks, report.oldest, report.newest), (SIZE / 4096, 3, 3));
+    assert_eq!(guest.client.digest(&region.device).expect("a digest"), report.digest);
     assert_eq!(guest.client.size(&region.device).expect("a size"), SIZE);
     guest.client.fsync(&region.device).expect("flushed");
 }
@@ -98,22 +86,12 @@ fn each_damage_is_found_and_named() {
     let mut guest = Guest::new();
     let region = guest.region();
     guest.client.fill(&region, 3).expect("filled");
-    let stamp = Stamp {
-        offset: 8192,
-        seq: 3,
-        seed: SEED,
-    };
+    let stamp = Stamp { offset: 8192, seq: 3, seed: SEED };
     let cases = [
         (None, "lost"),
         (Some(Stamp { seq: 2, ..stamp }), "stale"),
         (Some(Stamp { seq: 4, ..stamp }), "ahead"),
-        (
-            Some(Stamp {
-                offset: 4096,
-                ..stamp
-            }),
-            "misplaced",
-        ),
+        (Some(Stamp { offset: 4096, ..stamp }), "misplaced"),
         (Some(Stamp { seed: 6, ..stamp }), "foreign"),
     ];
     for (written, kind) in cases {
@@ -129,23 +107,12 @@ fn a_load_runs_beside_other_requests_and_leaves_what_it_wrote() {
     let mut guest = Guest::new();
     let region = guest.region();
     guest.client.fill(&region, 1).expect("filled");
-    let load = Load {
-        depth: 4,
-        read_percent: 30,
-        fsync_every: 64,
-        ..Load::new(&region.device)
-    };
+    let load = Load { depth: 4, read_percent: 30, fsync_every: 64, ..Load::new(&region.device) };
     let job = guest.client.random_write(&load).expect("started");
     while guest.client.stat(job).expect("a report").total.count < 500 {}
-    assert!(matches!(
-        guest.client.verify(&region.device),
-        Err(AgentError::Refused { .. })
-    ));
+    assert!(matches!(guest.client.verify(&region.device), Err(AgentError::Refused { .. })));
     let stat = guest.client.stop(job).expect("no errors");
-    assert!(
-        !stat.running && stat.reads > 0 && stat.writes > 0 && stat.flushes > 0,
-        "{stat:?}"
-    );
+    assert!(!stat.running && stat.reads > 0 && stat.writes > 0 && stat.flushes > 0, "{stat:?}");
     assert_eq!(stat.bytes, (stat.reads + stat.writes) * 4096);
     assert!(stat.total.p50_us <= stat.total.p99_us && stat.total.p99_us <= stat.total.max_us);
     let report = guest.client.verify(&region.device).expect("verified");
@@ -154,18 +121,9 @@ fn a_load_runs_beside_other_requests_and_leaves_what_it_wrote() {
     // Another boot: its agent knows nothing, and finds the same.
     let mut later = connect();
     let digest = guest.client.digest(&region.device).expect("a digest");
-    assert_eq!(
-        later.verify_full(&region, 1).expect("verified").digest,
-        digest
-    );
-    assert_eq!(
-        later.verify(&region.device).expect("verified").digest,
-        digest
-    );
-    assert!(matches!(
-        later.verify_full(&region, report.newest + 1),
-        Err(AgentError::Damaged(_))
-    ));
+    assert_eq!(later.verify_full(&region, 1).expect("verified").digest, digest);
+    assert_eq!(later.verify(&region.device).expect("verified").digest, digest);
+    assert!(matches!(later.verify_full(&region, report.newest + 1), Err(AgentError::Damaged(_))));
 }
 
 #[test]
@@ -173,29 +131,13 @@ fn a_load_ends_by_itself_and_reports_what_it_read_wrong() {
     let mut guest = Guest::new();
     let region = guest.region();
     guest.client.fill(&region, 1).expect("filled");
-    let load = Load {
-        operations: 100,
-        ..Load::new(&region.device)
-    };
+    let load = Load { operations: 100, ..Load::new(&region.device) };
     let job = guest.client.random_write(&load).expect("started");
-    assert_eq!(
-        guest
-            .client
-            .wait(job, Duration::from_secs(20))
-            .expect("ended")
-            .writes,
-        100
-    );
+    assert_eq!(guest.client.wait(job, Duration::from_secs(20)).expect("ended").writes, 100);
     for offset in (0..SIZE).step_by(BLOCK) {
         guest.tamper(offset, None);
     }
-    let job = guest
-        .client
-        .random_write(&Load {
-            read_percent: 100,
-            ..load
-        })
-        .expect("started");
+    let job = guest.client.random_write(&Load { read_percent: 100, ..load }).expect("started");
     let ended = guest.client.wait(job, Duration::from_secs(20));
     let error = ended.expect_err("reads of lost blocks");
     assert!(error.to_string().contains("lost"), "{error}");
@@ -204,14 +146,8 @@ fn a_load_ends_by_itself_and_reports_what_it_read_wrong() {
 #[test]
 fn hashes_are_those_of_others() {
     let mut guest = Guest::new();
-    let hash = guest
-        .client
-        .read_hash(&guest.device(), 0, 4096)
-        .expect("a hash");
-    assert_eq!(
-        hash,
-        "ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7"
-    );
+    let hash = guest.client.read_hash(&guest.device(), 0, 4096).expect("a hash");
+    assert_eq!(hash, "ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7");
 }
 
 #[test]
@@ -224,22 +160,11 @@ fn bad_requests_are_refused() {
     };
     assert!(refused(Region::new("/dev/no-such", 0, 4096, 1)).contains("/dev/no-such"));
     assert!(refused(Region::new(&device, 0, SIZE + 4096, 1)).contains("past the device's end"));
-    assert!(
-        refused(Region::new(&device, u64::MAX - 4095, 4096, 1)).contains("past the device's end")
-    );
+    assert!(refused(Region::new(&device, u64::MAX - 4095, 4096, 1)).contains("past the device's end"));
     assert!(refused(Region::new(&device, 1, 4096, 1)).contains("multiples"));
     assert!(refused(Region::new(&device, 0, 0, 1)).contains("multiples"));
-    let error = guest
-        .client
-        .random_write(&Load::new(&device))
-        .expect_err("nothing was filled");
+    let error = guest.client.random_write(&Load::new(&device)).expect_err("nothing was filled");
     assert!(error.to_string().contains("fill it first"), "{error}");
-    let error = guest
-        .client
-        .call("dance", Fields::new(), Duration::from_secs(5))
-        .expect_err("unknown");
-    assert!(
-        error.to_string().contains("unknown request dance"),
-        "{error}"
-    );
+    let error = guest.client.call("dance", Fields::new(), Duration::from_secs(5)).expect_err("unknown");
+    assert!(error.to_string().contains("unknown request dance"), "{error}");
 }
