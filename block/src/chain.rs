@@ -24,7 +24,7 @@ pub trait Opener {
     /// Creates a file that is empty.
     ///
     /// # Errors
-    /// `InUse` where another process holds an image of this name open.
+    /// `Locked` where another process holds an image of this name open.
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>>;
 }
 

@@ -4,9 +4,12 @@
 //! a disk is drained when no ticket is left. Everything here lives on the disk's thread.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use executor::Remote;
 use executor::sync::Event;
 
 use crate::chain::Opener;
@@ -92,6 +95,8 @@ pub struct Disk {
     pub(crate) stream: RefCell<Option<Rc<Stream>>>,
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
+    closed: Cell<bool>,
+    closing: Event,
     listener: Listener,
     capacity: RefCell<Vec<Box<dyn Fn(u64)>>>,
 }
@@ -115,6 +120,8 @@ impl Disk {
             claimed: Cell::new(None),
             stream: RefCell::default(),
             cursor: Cell::new(0),
+            closed: Cell::new(false),
+            closing: Event::new(),
             listener: Box::new(listener),
             capacity: RefCell::default(),
         })
@@ -280,6 +287,75 @@ impl Disk {
         let _closed = self.drain(Duration::MAX).await;
         let old = self.flush_old().await;
         let leaf = self.leaf();
-        leaf.close().await.and(old)
+        let closed = leaf.close().await.and(old);
+        self.closed.set(true);
+        self.closing.notify();
+        closed
+    }
+
+    /// Ends when [`Disk::close`] has ended. Whoever keeps a disk alive waits here.
+    pub async fn closed(&self) {
+        while !self.closed.get() {
+            self.closing.wait().await;
+        }
+    }
+}
+
+thread_local! {
+    /// The disks of this thread, by the number in their handles.
+    static DISKS: RefCell<BTreeMap<u64, Weak<Disk>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The way to a disk from other threads.
+#[derive(Clone)]
+pub struct DiskHandle {
+    remote: Remote,
+    id: u64,
+}
+
+impl Disk {
+    /// A handle for other threads.
+    pub fn handle(self: &Rc<Self>) -> DiskHandle {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        DISKS.with_borrow_mut(|disks| {
+            disks.retain(|_, disk| disk.strong_count() > 0);
+            disks.insert(id, Rc::downgrade(self));
+        });
+        DiskHandle { remote: executor::remote(), id }
+    }
+}
+
+impl DiskHandle {
+    /// The executor of the disk's thread.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// The disk; `None` where it is gone, and on other threads than its own.
+    pub fn get(&self) -> Option<Rc<Disk>> {
+        DISKS.with_borrow(|disks| disks.get(&self.id).and_then(Weak::upgrade))
+    }
+
+    /// Does something with the disk on its thread.
+    ///
+    /// # Errors
+    /// What `make`'s future says, and `NotFound` where the disk is gone.
+    pub async fn call<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
+        &self,
+        make: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
+    ) -> Result<T> {
+        let gone = || Error::new(ErrorKind::NotFound, "the disk is gone");
+        let handle = self.clone();
+        let reply = self.remote.call(move || {
+            let future = handle.get().map(make);
+            async move {
+                match future {
+                    Some(future) => future.await,
+                    None => Err(gone()),
+                }
+            }
+        });
+        reply.await.unwrap_or_else(|_| Err(gone()))
     }
 }

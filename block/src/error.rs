@@ -22,8 +22,10 @@ pub enum ErrorKind {
     Corrupt,
     /// A wish that cannot be granted as it was said.
     Invalid,
-    /// Another process or job has it.
+    /// A job or another command has the disk.
     InUse,
+    /// Another process has the image open.
+    Locked,
     /// There is no such thing.
     NotFound,
     /// What was asked for is not going on.

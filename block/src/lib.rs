@@ -16,7 +16,7 @@ pub mod stream;
 pub mod switch;
 
 pub use buf::Buf;
-pub use disk::{Disk, DiskEvent, Ticket};
+pub use disk::{Disk, DiskEvent, DiskHandle, Ticket};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Kind;
 

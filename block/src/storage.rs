@@ -84,7 +84,7 @@ pub trait Storage {
     /// Changes the locks held to exactly `lock`.
     ///
     /// # Errors
-    /// `InUse` where another process denies it; what was held before is then still held.
+    /// `Locked` where another process denies it; what was held before is then still held.
     fn lock(&self, lock: Lock) -> Result<()>;
 
     /// Which object this is, where that can be known.

@@ -22,6 +22,7 @@ mod backend;
 mod chain;
 mod config;
 mod device;
+mod disk;
 mod request;
 mod ring;
 

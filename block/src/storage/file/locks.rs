@@ -87,5 +87,5 @@ fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
 }
 
 fn in_use(name: &str) -> Error {
-    Error::new(ErrorKind::InUse, format!("{name}: another process has the image open"))
+    Error::new(ErrorKind::Locked, format!("{name}: another process has the image open"))
 }
