@@ -74,7 +74,8 @@ impl Device for Counter {
         self.thread.remote().spawn(move || async move {
             let Activation { memory, mut queues, interrupt, .. } = activation;
             let Some(mut ready) = queues.pop() else { return };
-            let (Ok(kick), Ok(end)) = (ready.kick.try_clone().and_then(AsyncFd::new), AsyncFd::new(end)) else {
+            let (Ok(kick), Ok(end)) = (ready.kick.try_clone().and_then(AsyncFd::new), AsyncFd::new(end))
+            else {
                 return;
             };
             let mut next = 0;
@@ -119,8 +120,11 @@ async fn run(arguments: Vec<String>) -> Result<i32, Box<dyn std::error::Error>> 
         cpus: cpus.parse()?,
         memory: mib.parse::<u64>()? << 20,
     };
-    let serial: Vec<Backend> =
-        std::env::var("SERIAL").unwrap_or("stdio".into()).split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let serial: Vec<Backend> = std::env::var("SERIAL")
+        .unwrap_or("stdio".into())
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
     let devices: Vec<Box<dyn Device>> = vec![Box::new(Counter::new()?), Box::new(Counter::new()?)];
     let machine = Rc::new(Machine::new(&config, devices, &serial)?);
     let start = Instant::now();

@@ -220,10 +220,7 @@ impl Aml for PvPanic {
             "PEVT".into(),
             vec![
                 &Name::new("_HID".into(), &"QEMU0001"),
-                &Name::new(
-                    "_CRS".into(),
-                    &ResourceTemplate::new(vec![&IO::new(PVPANIC, PVPANIC, 1, 1)]),
-                ),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&IO::new(PVPANIC, PVPANIC, 1, 1)])),
             ],
         )
         .to_aml_bytes(sink);

@@ -156,8 +156,10 @@ fn route_interrupts(fd: &VmFd) -> Result<(), Error> {
             ..Default::default()
         })
         .collect();
-    let routing = KvmIrqRouting::from_entries(&entries)
-        .map_err(|e| Error::System { what: "interrupt routing", source: io::Error::other(format!("{e:?}")) })?;
+    let routing = KvmIrqRouting::from_entries(&entries).map_err(|e| Error::System {
+        what: "interrupt routing",
+        source: io::Error::other(format!("{e:?}")),
+    })?;
     fd.set_gsi_routing(&routing).map_err(Error::kvm("interrupt routing"))
 }
 

@@ -368,12 +368,11 @@ impl Parts {
             let (interrupt, kicks) = transport.events().map_err(&event)?;
             lines.push(Line { event: interrupt, gsi: device_gsi(index) });
             let address = device_window(index) + QUEUE_NOTIFY_OFFSET;
-            doorbells.extend(
-                kicks
-                    .into_iter()
-                    .enumerate()
-                    .map(|(queue, event)| Doorbell { event, address, value: queue as u32 }),
-            );
+            doorbells.extend(kicks.into_iter().enumerate().map(|(queue, event)| Doorbell {
+                event,
+                address,
+                value: queue as u32,
+            }));
         }
         Vm::new(&self.kvm, &self.memory, self.cpus, &entry, &lines, &doorbells)
     }

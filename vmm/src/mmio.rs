@@ -161,7 +161,8 @@ impl Transport {
             needs_reset: AtomicBool::new(false),
             event: EventFd::new(EFD_NONBLOCK)?,
         };
-        let registers = Registers { queues: vec![QueueRegisters::default(); sizes.len()], ..Default::default() };
+        let registers =
+            Registers { queues: vec![QueueRegisters::default(); sizes.len()], ..Default::default() };
         let state = Mutex::new(State { device, registers, active: false });
         Ok(Transport { state, line: Arc::new(line), memory, sizes, kicks })
     }
@@ -287,9 +288,8 @@ impl Transport {
         }
         if value & DRIVER_OK != 0 && registers.status & (FEATURES_OK | DRIVER_OK | FAILED) == FEATURES_OK {
             registers.status |= DRIVER_OK;
-            let done = self
-                .activation(&state.registers)
-                .and_then(|activation| state.device.activate(activation));
+            let done =
+                self.activation(&state.registers).and_then(|activation| state.device.activate(activation));
             match done {
                 Ok(()) => state.active = true,
                 Err(e) => {
@@ -332,10 +332,7 @@ impl Transport {
 fn in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
     // More than any ring needs; keeps additions below from overflowing, here and in every later user.
     let sane = |address: u64| address < 1 << 52;
-    sane(queue.desc_table())
-        && sane(queue.avail_ring())
-        && sane(queue.used_ring())
-        && queue.is_valid(memory)
+    sane(queue.desc_table()) && sane(queue.avail_ring()) && sane(queue.used_ring()) && queue.is_valid(memory)
 }
 
 /// The half of a 64-bit value that a selector names; 0 beyond.

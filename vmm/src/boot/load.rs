@@ -95,11 +95,7 @@ impl Kernel {
         let initrd = self.load_initrd(memory, loaded.kernel_end, LOW_RAM_END)?;
         if let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap {
             self.write_start_info(memory, initrd, rsdp)?;
-            return Ok(Entry {
-                protocol: Protocol::Pvh,
-                address: entry.raw_value(),
-                parameters: START_INFO,
-            });
+            return Ok(Entry { protocol: Protocol::Pvh, address: entry.raw_value(), parameters: START_INFO });
         }
         let header = setup_header {
             boot_flag: 0xaa55,

@@ -89,16 +89,10 @@ impl Entry {
             g: 1,
             ..Default::default()
         };
-        sregs.cs =
-            kvm_segment { selector: CODE, type_: 0xb, db: u8::from(!long), l: u8::from(long), ..data };
+        sregs.cs = kvm_segment { selector: CODE, type_: 0xb, db: u8::from(!long), l: u8::from(long), ..data };
         (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        sregs.tr = kvm_segment {
-            limit: TASK_LIMIT,
-            selector: TASK,
-            type_: 0xb,
-            present: 1,
-            ..Default::default()
-        };
+        sregs.tr =
+            kvm_segment { limit: TASK_LIMIT, selector: TASK, type_: 0xb, present: 1, ..Default::default() };
         sregs.gdt = kvm_dtable { base: GDT, limit: 5 * 8 - 1, ..Default::default() };
         sregs.idt = kvm_dtable::default();
         sregs.cr0 = PE | ET;

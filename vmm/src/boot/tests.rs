@@ -96,10 +96,7 @@ fn text<const N: usize>(memory: &GuestMemoryMmap, at: u64) -> [u8; N] {
 #[test]
 fn a_bzimage_is_entered_at_its_64_bit_entry() {
     let (memory, entry) = Rig::new().load(&bzimage(|_| {}), b"initrd", 4096).unwrap();
-    assert_eq!(
-        entry,
-        Entry { protocol: Protocol::Linux64, address: 0x10_0200, parameters: ZERO_PAGE }
-    );
+    assert_eq!(entry, Entry { protocol: Protocol::Linux64, address: 0x10_0200, parameters: ZERO_PAGE });
     assert_eq!(&text::<5>(&memory, 0x10_0200), CODE);
     assert_eq!(&text::<20>(&memory, CMDLINE), b"console=ttyS0 quiet\0");
     let page: boot_params = memory.read_obj(GuestAddress(ZERO_PAGE)).unwrap();
@@ -113,7 +110,7 @@ fn a_bzimage_is_entered_at_its_64_bit_entry() {
 
     // Long mode: 4 GiB map to themselves, and the code segment is a 64-bit one.
     let entry: u64 = memory.read_obj(GuestAddress(PAGE_TABLES + 0x2000 + 8 * 2047)).unwrap();
-    assert_eq!(entry, (4 << 30) - (2 << 20) | 0x83);
+    assert_eq!(entry, ((4 << 30) - (2 << 20)) | 0x83);
     let code: u64 = memory.read_obj(GuestAddress(GDT + 0x10)).unwrap();
     assert_ne!(code & 1 << 53, 0);
 }
@@ -131,10 +128,7 @@ fn an_elf_kernel_is_entered_by_its_pvh_note_or_at_its_entry() {
     assert_eq!((module.paddr, module.size), ((64 << 20) - 4096, 6));
 
     let (memory, entry) = rig.load(&elf(false), b"", 64).unwrap();
-    assert_eq!(
-        entry,
-        Entry { protocol: Protocol::Linux64, address: 0x20_0000, parameters: ZERO_PAGE }
-    );
+    assert_eq!(entry, Entry { protocol: Protocol::Linux64, address: 0x20_0000, parameters: ZERO_PAGE });
     let page: boot_params = memory.read_obj(GuestAddress(ZERO_PAGE)).unwrap();
     assert_eq!({ page.hdr.cmd_line_ptr }, CMDLINE as u32);
 }

@@ -291,7 +291,7 @@ fn a_hostile_driver_does_no_harm() {
         if round.is_multiple_of(100) {
             rig.go();
         }
-        let offset = random() % 0x140 & if random() % 8 == 0 { !0 } else { !3 };
+        let offset = (random() % 0x140) & if random() % 8 == 0 { !0 } else { !3 };
         let value = match random() % 4 {
             0 => random(),
             1 => random() % 4,
