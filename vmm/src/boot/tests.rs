@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Loading made-up kernels: an ELF with and without a PVH note, a bzImage, and files that are neither.
 
 use std::path::PathBuf;
@@ -166,4 +163,3 @@ fn the_memory_map_leaves_the_hole_out() {
         .collect();
     assert_eq!(ram, [(0, 0x9_fc00), (0x10_0000, 0xc000_0000), (0x1_0000_0000, 0x1_4000_0000)]);
 }
->>>>>>> vmm

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! The register file against a device that only remembers what it was told.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -316,4 +313,3 @@ fn a_hostile_driver_does_no_harm() {
     }
     assert!(active > 100, "{active}");
 }
->>>>>>> vmm
