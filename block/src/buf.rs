@@ -96,6 +96,13 @@ impl Buf {
         Buf { segments, len, keep: Keep::Foreign(keep) }
     }
 
+    /// One buffer made of several, in order, without a copy.
+    pub fn concat(parts: Vec<Buf>) -> Self {
+        let segments = parts.iter().flat_map(|part| part.segments.iter().copied()).collect();
+        let len = parts.iter().map(Buf::len).sum();
+        Buf { segments, len, keep: Keep::Foreign(Rc::new(parts)) }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -222,6 +229,54 @@ impl Buf {
     /// content could change after the look.
     pub fn is_zero(&mut self) -> bool {
         self.bytes_mut().is_some_and(|bytes| is_zero(bytes))
+    }
+}
+
+/// Large buffers that are used again: clearing and faulting in fresh ones would cost as much as
+/// the copy that they serve.
+#[derive(Default)]
+pub struct Pool {
+    free: std::cell::RefCell<Vec<Buf>>,
+}
+
+impl Pool {
+    /// Buffers kept, and the largest one.
+    const KEPT: usize = 16;
+    const LARGEST: usize = 4 << 20;
+
+    /// A buffer of `len` bytes with any content.
+    pub fn get(&self, len: usize) -> Buf {
+        let mut free = self.free.borrow_mut();
+        match free.iter().position(|buf| buf.len() >= len) {
+            Some(at) => {
+                let mut buf = free.swap_remove(at);
+                // An owned buffer is one segment, so its front part is one too.
+                buf.len = len;
+                if let Some(segment) = buf.segments.first_mut() {
+                    segment.iov_len = len;
+                }
+                buf
+            }
+            None => Buf::new(len),
+        }
+    }
+
+    /// Takes a buffer back; one that is still in use somewhere is left to its last user.
+    pub fn put(&self, mut buf: Buf) {
+        let mut free = self.free.borrow_mut();
+        if free.len() >= Self::KEPT || buf.bytes_mut().is_none() {
+            return;
+        }
+        let Keep::Owned(owned) = &buf.keep else { return };
+        let len = owned.layout.size();
+        if len > Self::LARGEST || buf.is_empty() {
+            return;
+        }
+        let iov_base = owned.start.as_ptr().cast();
+        buf.segments.clear();
+        buf.segments.push(Segment { iov_base, iov_len: len });
+        buf.len = len;
+        free.push(buf);
     }
 }
 

@@ -1,7 +1,24 @@
 //! Disks over chains of images, switched, populated and copied live on one I/O thread each.
 
 pub mod buf;
+pub mod chain;
+pub mod disk;
 mod error;
+pub mod format;
+pub mod image;
+pub mod io;
+pub mod node;
+mod populate;
+pub mod ranges;
+pub mod sim;
+pub mod storage;
+pub mod stream;
+pub mod switch;
 
 pub use buf::Buf;
+pub use disk::{Disk, DiskEvent, Ticket};
 pub use error::{Error, ErrorKind, Result};
+pub use format::Kind;
+
+#[cfg(test)]
+mod tests;

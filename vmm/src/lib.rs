@@ -1,1 +1,38 @@
-//! The machine: memory, vCPUs, ACPI, MMIO bus, serial, devices and run loop, and the millrace program.
+//! The machine: guest memory, vCPUs, ACPI, buses, virtio-mmio, serial ports, boot and run loop.
+//!
+//! [`Machine`] is the whole of it: made from a [`Config`], a list of virtio devices and a list of
+//! serial back ends, driven by awaiting its methods on the main loop's executor, and heard through
+//! [`Machine::event`]. Each vCPU is a thread of its own; those threads reach devices through the
+//! buses, and the main loop through counters and eventfds, so that neither ever waits for the other
+//! while it holds something that the other needs.
+//!
+//! ```text
+//! main loop (executor)            vCPU threads                    device threads
+//!   Machine ── gate, signal ──▶ park / KVM_RUN / end
+//!      ▲                           │ exits
+//!      └── Notices (eventfd) ──────┤
+//!   serial tasks ◀─ port buffers ──┤ port bus
+//!                                  └ MMIO bus ─▶ Transport ─▶ Device::activate / reset ─▶ rings
+//!                            ioeventfd, irqfd ◀───── (no vCPU thread involved) ──────────▶
+//! ```
+
+pub mod acpi;
+pub mod boot;
+pub mod bus;
+pub mod cpuid;
+mod error;
+mod gate;
+mod hypervisor;
+pub mod layout;
+mod machine;
+pub mod memory;
+pub mod mmio;
+mod notice;
+mod ports;
+pub mod serial;
+mod vcpu;
+
+pub use error::Error;
+pub use hypervisor::check_host;
+pub use machine::{Config, DEFAULT_CMDLINE, Machine, State};
+pub use notice::Event;

@@ -1,0 +1,148 @@
+//! Chains: an image and, through what each records, the images behind it.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use async_trait::async_trait;
+
+use crate::format::qcow2::Qcow2;
+use crate::format::raw::Raw;
+use crate::format::{Format, Kind};
+use crate::node::{LocalFuture, Node};
+use crate::storage::{Identity, Lock, Storage};
+use crate::{Error, ErrorKind, Result};
+
+/// The longest chain: deeper ones are loops by other names, or mistakes.
+const MAX_DEPTH: usize = 64;
+
+/// Finds storage by name. The only place where names become files.
+#[async_trait(?Send)]
+pub trait Opener {
+    /// Opens what exists.
+    async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>>;
+
+    /// Creates a file that is empty.
+    ///
+    /// # Errors
+    /// `InUse` where another process holds an image of this name open.
+    async fn create(&self, name: &str) -> Result<Rc<dyn Storage>>;
+}
+
+/// A backing file's name, seen from the image that records it: relative names are relative to it.
+pub fn resolve(image: &str, backing: &str) -> Result<String> {
+    if backing.contains(':') && !backing.starts_with('/') && !backing.starts_with("./") {
+        // 'json:' and protocol names would reach what the image's author chooses.
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{image}: backing file '{backing}': only plain file names are opened"),
+        ));
+    }
+    match Path::new(image).parent() {
+        Some(folder) if !backing.starts_with('/') => Ok(folder.join(backing).to_string_lossy().into_owned()),
+        _ => Ok(backing.to_owned()),
+    }
+}
+
+/// Opens an image with its chain: the leaf for writing where asked, all others for reading.
+pub async fn open(opener: &dyn Opener, name: &str, kind: Kind, writable: bool) -> Result<Rc<Node>> {
+    open_at(opener, name, kind, writable, Vec::new(), None).await
+}
+
+/// Opens an image whose recorded backing file is `running`, which is adopted instead of opened again.
+/// `None` where it records another one.
+pub(crate) async fn open_over(
+    opener: &dyn Opener,
+    name: &str,
+    kind: Kind,
+    running: &Rc<Node>,
+) -> Result<Option<Rc<Node>>> {
+    let storage = opener.open(name, true).await?;
+    check_lock(&*storage, Lock::Leaf)?;
+    match kind {
+        Kind::Raw => Ok(None),
+        Kind::Qcow2 => {
+            let image = Qcow2::open(storage.clone()).await?;
+            let Some(backing) = image.backing() else { return Ok(None) };
+            if !is_same(opener, name, &backing.name, running).await? {
+                return Ok(None);
+            }
+            if let Some(format) = &backing.format
+                && format != running.kind().name()
+            {
+                let text = format!(
+                    "{name}: records its backing file as {format}, but it runs as {}",
+                    running.kind()
+                );
+                return Err(Error::new(ErrorKind::Invalid, text));
+            }
+            Ok(Some(Node::new(Format::Qcow2(image), storage, Some(running.clone()), true)))
+        }
+    }
+}
+
+/// Whether an image's recorded backing file is the file of `running`, by whatever name.
+pub(crate) async fn is_same(opener: &dyn Opener, image: &str, backing: &str, running: &Node) -> Result<bool> {
+    let path = resolve(image, backing)?;
+    let Some(identity) = running.storage().identity() else { return Ok(false) };
+    match opener.open(&path, false).await {
+        Ok(found) => Ok(found.identity() == Some(identity)),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Err(Error::new(ErrorKind::NotFound, format!("{image}: its backing file {path} does not exist")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn check_lock(storage: &dyn Storage, lock: Lock) -> Result<()> {
+    storage.lock(lock)
+}
+
+fn open_at<'a>(
+    opener: &'a dyn Opener,
+    name: &'a str,
+    kind: Kind,
+    writable: bool,
+    mut above: Vec<Identity>,
+    recorded_by: Option<&'a str>,
+) -> LocalFuture<'a, Result<Rc<Node>>> {
+    Box::pin(async move {
+        let blame = |e: Error| match recorded_by {
+            Some(image) => e.context(format!("backing file of {image}")),
+            None => e,
+        };
+        let storage = opener.open(name, writable).await.map_err(blame)?;
+        if let Some(identity) = storage.identity() {
+            if above.contains(&identity) {
+                let text = format!("{name}: the chain of backing files is a loop");
+                return Err(Error::new(ErrorKind::Invalid, text));
+            }
+            above.push(identity);
+        }
+        if above.len() > MAX_DEPTH {
+            let text = format!("{name}: the chain of backing files is longer than {MAX_DEPTH}");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        check_lock(&*storage, if writable { Lock::Leaf } else { Lock::Backing })?;
+        match kind {
+            Kind::Raw => Ok(Node::new(Format::Raw(Raw::new(storage.clone())), storage, None, writable)),
+            Kind::Qcow2 => {
+                let image = Qcow2::open(storage.clone()).await.map_err(blame)?;
+                let backing = match image.backing() {
+                    None => None,
+                    Some(record) => {
+                        let path = resolve(name, &record.name)?;
+                        let format = record.format.ok_or_else(|| {
+                            let text = format!("{name}: records no format for its backing file; 'qemu-img rebase -u -b FILE -F FORMAT' sets it");
+                            Error::new(ErrorKind::Invalid, text)
+                        })?;
+                        let format = format
+                            .parse::<Kind>()
+                            .map_err(|e| e.context(format!("backing file of {name}")))?;
+                        Some(open_at(opener, &path, format, false, above, Some(name)).await?)
+                    }
+                };
+                Ok(Node::new(Format::Qcow2(image), storage, backing, writable))
+            }
+        }
+    })
+}

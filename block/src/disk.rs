@@ -1,0 +1,285 @@
+//! A disk: the front that a guest, an export and the monitor see.
+//!
+//! Every request passes the gate as a [`Ticket`], which is dropped when its answer has been delivered;
+//! a disk is drained when no ticket is left. Everything here lives on the disk's thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use executor::sync::Event;
+
+use crate::chain::Opener;
+use crate::node::Node;
+use crate::stream::Stream;
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// What a disk tells the outside world by itself.
+#[derive(Clone, Debug)]
+pub enum DiskEvent {
+    /// A background stream ended; its result is on stable storage.
+    StreamCompleted {
+        /// The disk's name.
+        device: String,
+        /// Its size in bytes.
+        len: u64,
+        /// How far the stream came, in bytes.
+        offset: u64,
+        /// Why it did not come to its end.
+        error: Option<String>,
+    },
+}
+
+/// The gate that requests pass, and the count of those inside.
+#[derive(Default)]
+struct Gate {
+    closed: Cell<bool>,
+    inside: Cell<u64>,
+    changed: Event,
+}
+
+/// A request in flight. Drop it only when the answer has been delivered: until then the disk counts as
+/// not drained.
+pub struct Ticket {
+    disk: Rc<Disk>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let gate = &self.disk.gate;
+        gate.inside.set(gate.inside.get() - 1);
+        if gate.inside.get() == 0 && gate.closed.get() {
+            gate.changed.notify();
+        }
+    }
+}
+
+/// The gate, closed; opens when dropped.
+pub(crate) struct Closed {
+    disk: Rc<Disk>,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.disk.gate.closed.set(false);
+        self.disk.gate.changed.notify();
+    }
+}
+
+/// Something that has the disk to itself among jobs, switches and resizes.
+pub(crate) struct Claim {
+    disk: Rc<Disk>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.disk.claimed.set(None);
+    }
+}
+
+type Listener = Box<dyn Fn(DiskEvent)>;
+
+/// A named device over a chain of images.
+pub struct Disk {
+    name: String,
+    leaf: RefCell<Rc<Node>>,
+    read_only: bool,
+    pub(crate) opener: Rc<dyn Opener>,
+    gate: Gate,
+    /// Leaves of the past with writes that a guest flush has to reach.
+    unflushed: RefCell<Vec<Rc<Node>>>,
+    claimed: Cell<Option<&'static str>>,
+    pub(crate) stream: RefCell<Option<Rc<Stream>>>,
+    /// Where `block_stream` of a single cluster goes on.
+    pub(crate) cursor: Cell<u64>,
+    listener: Listener,
+    capacity: RefCell<Vec<Box<dyn Fn(u64)>>>,
+}
+
+impl Disk {
+    /// A disk named `name` over the chain of `leaf`. `listener` is called for each event.
+    pub fn new(
+        name: &str,
+        leaf: Rc<Node>,
+        read_only: bool,
+        opener: Rc<dyn Opener>,
+        listener: impl Fn(DiskEvent) + 'static,
+    ) -> Rc<Self> {
+        Rc::new(Disk {
+            name: name.to_owned(),
+            read_only: read_only || !leaf.is_writable(),
+            leaf: RefCell::new(leaf),
+            opener,
+            gate: Gate::default(),
+            unflushed: RefCell::default(),
+            claimed: Cell::new(None),
+            stream: RefCell::default(),
+            cursor: Cell::new(0),
+            listener: Box::new(listener),
+            capacity: RefCell::default(),
+        })
+    }
+
+    /// The name by which the monitor knows the disk.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.leaf().size()
+    }
+
+    /// Whether writes are refused.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The image that is written.
+    pub fn leaf(&self) -> Rc<Node> {
+        self.leaf.borrow().clone()
+    }
+
+    /// Calls `notify` with the new size in bytes whenever a change of it is to be made known.
+    pub fn on_capacity(&self, notify: impl Fn(u64) + 'static) {
+        self.capacity.borrow_mut().push(Box::new(notify));
+    }
+
+    pub(crate) fn announce_capacity(&self) {
+        for notify in &*self.capacity.borrow() {
+            notify(self.size());
+        }
+    }
+
+    pub(crate) fn emit(&self, event: DiskEvent) {
+        (self.listener)(event);
+    }
+
+    /// Passes the gate where it is open.
+    pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
+        if self.gate.closed.get() {
+            return None;
+        }
+        self.gate.inside.set(self.gate.inside.get() + 1);
+        Some(Ticket { disk: self.clone() })
+    }
+
+    /// Waits for the gate to be open and passes it.
+    pub async fn enter(self: &Rc<Self>) -> Ticket {
+        loop {
+            match self.try_enter() {
+                Some(ticket) => return ticket,
+                None => self.gate.changed.wait().await,
+            }
+        }
+    }
+
+    /// Closes the gate and waits until the disk is drained. `None` where that takes longer than
+    /// `deadline`: the gate is open again then, and nobody was harmed.
+    pub(crate) async fn drain(self: &Rc<Self>, deadline: Duration) -> Option<Closed> {
+        self.gate.closed.set(true);
+        let closed = Closed { disk: self.clone() };
+        let empty = async {
+            while self.gate.inside.get() > 0 {
+                self.gate.changed.wait().await;
+            }
+        };
+        executor::timeout(deadline, empty).await.map(|()| closed)
+    }
+
+    /// Takes the disk for `what`.
+    ///
+    /// # Errors
+    /// `InUse`, naming who has it.
+    pub(crate) fn claim(self: &Rc<Self>, what: &'static str) -> Result<Claim> {
+        if let Some(other) = self.claimed.get() {
+            let text = format!("Device '{}' is in use: {other} is active", self.name);
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        self.claimed.set(Some(what));
+        Ok(Claim { disk: self.clone() })
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
+            return Ok(());
+        }
+        let text = format!("{}: {len} bytes at {offset} lie outside of the disk", self.name);
+        Err(Error::new(ErrorKind::OutOfRange, text))
+    }
+
+    fn check_write(&self, offset: u64, len: u64) -> Result<()> {
+        if self.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, format!("{}: the disk is read-only", self.name)));
+        }
+        self.check_range(offset, len)
+    }
+
+    /// Reads the whole of `buf`.
+    pub async fn read(&self, _ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+        self.check_range(offset, buf.len() as u64)?;
+        let leaf = self.leaf();
+        leaf.read(offset, buf).await
+    }
+
+    /// Writes the whole of `buf`.
+    pub async fn write(&self, _ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+        self.check_write(offset, buf.len() as u64)?;
+        let leaf = self.leaf();
+        leaf.write(offset, buf).await
+    }
+
+    /// Makes a range read as zeros. Without `unmap` too the space may be given back: nothing that a
+    /// guest can see depends on it.
+    pub async fn write_zeroes(&self, _ticket: &Ticket, offset: u64, len: u64, _unmap: bool) -> Result<()> {
+        self.check_write(offset, len)?;
+        let leaf = self.leaf();
+        leaf.write_zeroes(offset, len).await
+    }
+
+    /// Says that a range's content is not needed any more.
+    pub async fn discard(&self, _ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
+        self.check_write(offset, len)?;
+        let leaf = self.leaf();
+        leaf.discard(offset, len).await
+    }
+
+    /// Makes everything that was answered before this call durable.
+    pub async fn flush(&self, _ticket: &Ticket) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        self.flush_old().await?;
+        let leaf = self.leaf();
+        leaf.flush().await
+    }
+
+    /// Flushes leaves of the past. Nobody writes to them any more, so once is enough.
+    pub(crate) async fn flush_old(&self) -> Result<()> {
+        loop {
+            let Some(node) = self.unflushed.borrow().first().cloned() else { return Ok(()) };
+            node.flush().await?;
+            self.unflushed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &node));
+        }
+    }
+
+    /// Puts a new leaf in the place of the old. The disk is drained.
+    pub(crate) fn swap(&self, leaf: Rc<Node>) -> Rc<Node> {
+        let old = self.leaf.replace(leaf);
+        self.unflushed.borrow_mut().push(old.clone());
+        self.cursor.set(0);
+        old
+    }
+
+    /// Ends the disk's use: stops its stream, drains, and makes everything durable.
+    pub async fn close(self: &Rc<Self>) -> Result<()> {
+        if self.stream.borrow().is_some() {
+            // Its end may come first; there is nothing to stop then.
+            let _ = self.stop_stream().await;
+        }
+        let _closed = self.drain(Duration::MAX).await;
+        let old = self.flush_old().await;
+        let leaf = self.leaf();
+        leaf.close().await.and(old)
+    }
+}

@@ -1,0 +1,178 @@
+//! Image formats: where the bytes of a disk are in a file, and how they come to be there.
+
+use std::rc::Rc;
+
+use crate::storage::Storage;
+use crate::{Error, ErrorKind, Result};
+
+pub mod qcow2;
+pub(crate) mod raw;
+
+use qcow2::Qcow2;
+use raw::Raw;
+
+/// The formats, by the names that people give them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The bytes of the disk as they are.
+    Raw,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+}
+
+impl Kind {
+    /// The format's name on command lines, in QMP and in backing format records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Raw => "raw",
+            Kind::Qcow2 => "qcow2",
+        }
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "raw" => Ok(Kind::Raw),
+            "qcow2" => Ok(Kind::Qcow2),
+            _ => Err(Error::new(ErrorKind::Unsupported, format!("unknown image format '{name}'"))),
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What an image holds for a range of the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    /// Nothing: the backing file answers; without one, zeros.
+    Absent,
+    /// Zeros, without data.
+    Zero,
+    /// Data at this offset in the image's storage, for the start of the range.
+    Data(u64),
+}
+
+/// One run of a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mapping {
+    /// Length in bytes, at least 1.
+    pub len: u64,
+    pub what: What,
+    /// What a write here has to be aligned to, in bytes: 1 where data can be written in place, else
+    /// the allocation or presence unit, whose old content the writer fills in.
+    pub granule: u64,
+}
+
+/// An image's metadata.
+pub(crate) enum Format {
+    Raw(Raw),
+    Qcow2(Rc<Qcow2>),
+}
+
+/// Space for clusters that are being written. Nobody sees them before [`Format::commit`]; dropped
+/// without it, the space is given back.
+pub(crate) struct Reservation {
+    /// The range of the disk.
+    pub offset: u64,
+    pub len: u64,
+    /// Where `offset` is in the storage; the range is contiguous there.
+    pub host: u64,
+    pub(crate) claim: qcow2::Claim,
+}
+
+impl Format {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Format::Raw(_) => Kind::Raw,
+            Format::Qcow2(_) => Kind::Qcow2,
+        }
+    }
+
+    /// Size of the disk in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Format::Raw(raw) => raw.size(),
+            Format::Qcow2(qcow2) => qcow2.size(),
+        }
+    }
+
+    /// The allocation unit in bytes, which locks are rounded to.
+    pub(crate) fn cluster_size(&self) -> u64 {
+        match self {
+            Format::Raw(_) => 1,
+            Format::Qcow2(qcow2) => qcow2.cluster_size(),
+        }
+    }
+
+    /// The first run of `[offset, offset + len)`, which lies inside of the disk.
+    pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
+        match self {
+            Format::Raw(raw) => raw.map(offset, len).await,
+            Format::Qcow2(qcow2) => qcow2.map(offset, len).await,
+        }
+    }
+
+    /// Takes space for a range aligned to its granule, or for the first part of it.
+    pub(crate) async fn reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
+        match self {
+            Format::Raw(raw) => Err(raw.never_allocates()),
+            Format::Qcow2(qcow2) => qcow2.reserve(offset, len).await,
+        }
+    }
+
+    /// Makes what was written to a reservation the content of its range.
+    pub(crate) async fn commit(&self, reservation: Reservation) -> Result<()> {
+        match self {
+            Format::Raw(raw) => Err(raw.never_allocates()),
+            Format::Qcow2(qcow2) => qcow2.commit(reservation).await,
+        }
+    }
+
+    /// Makes a range read as zeros without the backing file. `Unsupported` where the format has no
+    /// such clusters. The range is aligned to the presence unit, but for its end at the disk's end.
+    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        match self {
+            Format::Raw(raw) => raw.zero(offset, len).await,
+            Format::Qcow2(qcow2) => qcow2.zero(offset, len).await,
+        }
+    }
+
+    /// The unit of [`Format::zero`] in bytes.
+    pub(crate) fn zero_unit(&self) -> u64 {
+        match self {
+            Format::Raw(_) => 1,
+            Format::Qcow2(qcow2) => qcow2.subcluster_size(),
+        }
+    }
+
+    /// Makes everything that was written and committed before this call durable.
+    pub(crate) async fn flush(&self, storage: &dyn Storage) -> Result<()> {
+        match self {
+            Format::Raw(_) => storage.sync().await,
+            Format::Qcow2(qcow2) => qcow2.flush().await,
+        }
+    }
+
+    /// Records durably that there is no backing file.
+    pub(crate) async fn drop_backing(&self) -> Result<()> {
+        match self {
+            Format::Raw(_) => Ok(()),
+            Format::Qcow2(qcow2) => qcow2.drop_backing().await,
+        }
+    }
+
+    /// Flushes, and gives back space that was allocated ahead.
+    pub(crate) async fn close(&self, storage: &dyn Storage) -> Result<()> {
+        match self {
+            Format::Raw(_) => storage.sync().await,
+            Format::Qcow2(qcow2) => qcow2.close().await,
+        }
+    }
+}

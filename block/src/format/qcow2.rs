@@ -1,0 +1,172 @@
+//! qcow2, versions 2 and 3 (QEMU `docs/interop/qcow2.txt`).
+//!
+//! What every byte of a disk is, and what changes it:
+//!
+//! | L2 entry | reads as | a write makes it |
+//! |---|---|---|
+//! | absent | the backing file | data, in a new cluster |
+//! | zero, no cluster | zeros | data, in a new cluster |
+//! | zero, with its own cluster | zeros | data, in that cluster |
+//! | data, refcount 1 (COPIED) | the cluster | the same, in place |
+//! | data, shared with a snapshot | the cluster | data, in a new cluster; one reference less to the old |
+//!
+//! With extended L2 entries each of a cluster's 32 subclusters is absent, zero or data by itself.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+
+use executor::sync::Semaphore;
+
+use crate::storage::Storage;
+use crate::{Buf, Error, ErrorKind, Result};
+
+mod cache;
+mod commit;
+pub(crate) mod create;
+mod entry;
+pub(crate) mod header;
+mod mapping;
+mod refcounts;
+
+use cache::Cache;
+use header::{Backing, Header};
+use refcounts::Refcounts;
+
+/// Memory for tables of one image, in bytes: L2 tables, and an eighth as much again for refcounts.
+const CACHE: u64 = 28 << 20;
+
+/// In an L1 or standard L2 entry: the cluster's refcount is exactly 1.
+const COPIED: u64 = 1 << 63;
+/// Bits 9-55 of L1 and L2 entries: an offset in the file.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Big-endian words of a table.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks_exact(8).map(|word| word.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+}
+
+/// The L1 table, all of it in memory.
+#[derive(Default)]
+struct L1 {
+    entries: Vec<u64>,
+    /// Sectors that differ from the file.
+    dirty: BTreeSet<usize>,
+}
+
+/// An open qcow2 image.
+pub struct Qcow2 {
+    /// For tasks of its own.
+    this: Weak<Qcow2>,
+    storage: Rc<dyn Storage>,
+    header: Header,
+    backing: RefCell<Option<Backing>>,
+    l1: RefCell<L1>,
+    l2: Cache,
+    refcounts: Refcounts,
+    /// New L2 tables are made one at a time.
+    tables: Rc<Semaphore>,
+    commits: commit::Commits,
+    ahead: commit::Ahead,
+    /// Counts operations on host clusters, so that a freed one is not used again under them.
+    readers: RefCell<Rc<()>>,
+    changed: Cell<bool>,
+}
+
+/// What a reservation holds of the image.
+pub(crate) struct Claim {
+    image: Rc<Qcow2>,
+    /// Host clusters that were allocated for it.
+    fresh: Option<Range<u64>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(fresh) = self.fresh.take() {
+            self.image.refcounts.free_later(fresh);
+        }
+    }
+}
+
+/// Holds off the reuse of clusters that are freed while it lives.
+pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<()>);
+
+impl Qcow2 {
+    /// Reads the metadata of an image. Nothing is written before the first change.
+    pub(crate) async fn open(storage: Rc<dyn Storage>) -> Result<Rc<Self>> {
+        let name = storage.name().to_owned();
+        Self::open_inner(storage).await.map_err(|e| match e.kind() {
+            ErrorKind::Io => e,
+            _ => e.context(name),
+        })
+    }
+
+    async fn open_inner(storage: Rc<dyn Storage>) -> Result<Rc<Self>> {
+        let header = Self::read_header(&*storage).await?;
+        if header.incompatible & header::incompatible::DIRTY != 0 {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "the image was not closed and its refcounts are stale; repair it with 'qemu-img check -r all'",
+            ));
+        }
+        let buf = Buf::new(header.l1_entries as usize * 8);
+        storage.read(header.l1_offset, buf.clone()).await?;
+        let l1 = L1 { entries: words(&buf.to_vec()).collect(), dirty: BTreeSet::new() };
+        let refcounts = Refcounts::open(storage.clone(), &header, CACHE / 8).await?;
+        Ok(Rc::new_cyclic(|this| Qcow2 {
+            this: this.clone(),
+            backing: RefCell::new(header.backing.clone()),
+            l1: RefCell::new(l1),
+            l2: Cache::new(storage.clone(), header.cluster_size(), CACHE),
+            refcounts,
+            tables: Semaphore::new(1),
+            commits: commit::Commits::default(),
+            ahead: commit::Ahead::default(),
+            readers: RefCell::default(),
+            changed: Cell::new(false),
+            header,
+            storage,
+        }))
+    }
+
+    /// Reads only the header.
+    pub(crate) async fn read_header(storage: &dyn Storage) -> Result<Header> {
+        // The header, its extensions and the backing name lie in the first cluster, which has at most
+        // 2 MiB; 64 KiB hold all of them in every image that a program writes.
+        let buf = Buf::new(storage.len().min(64 << 10) as usize);
+        storage.read(0, buf.clone()).await?;
+        Header::parse(&buf.to_vec(), storage.len())
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    pub(crate) fn cluster_size(&self) -> u64 {
+        self.header.cluster_size()
+    }
+
+    /// The presence unit in bytes: a subcluster, or without extended L2 a cluster.
+    pub(crate) fn subcluster_size(&self) -> u64 {
+        self.cluster_size() / u64::from(self.subclusters())
+    }
+
+    fn subclusters(&self) -> u32 {
+        if self.header.extended_l2() { 32 } else { 1 }
+    }
+
+    /// The backing file as the image records it now.
+    pub(crate) fn backing(&self) -> Option<Backing> {
+        self.backing.borrow().clone()
+    }
+
+    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading(self.readers.borrow().clone())
+    }
+
+    fn corrupt(&self, what: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("{}: {what}", self.storage.name()))
+    }
+}

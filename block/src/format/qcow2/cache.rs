@@ -1,0 +1,280 @@
+//! Pieces of metadata tables in memory: loaded when asked for, written back by the commit.
+//!
+//! Tables are held in slices of at most 4 KiB, so that a random lookup in a large image reads 4 KiB,
+//! and each slice knows which of its 512-byte sectors differ from the file.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use executor::sync::Event;
+
+use crate::storage::Storage;
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// The unit that storage writes whole or not at all, and so the unit of table writes.
+pub(crate) const SECTOR: usize = 512;
+const MAX_SLICE: u64 = 4096;
+
+/// A part of a table.
+pub(crate) struct Slice {
+    offset: u64,
+    bytes: RefCell<Box<[u8]>>,
+    /// One bit per sector.
+    dirty: Cell<u8>,
+    /// Part of a table that no durable metadata refers to yet.
+    pub(crate) new: Cell<bool>,
+    used: Cell<u64>,
+}
+
+impl Slice {
+    pub(crate) fn u64_at(&self, index: usize) -> u64 {
+        let bytes = self.bytes.borrow();
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[index * 8..index * 8 + 8]);
+        u64::from_be_bytes(word)
+    }
+
+    /// Looks at the bytes.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(&self.bytes.borrow())
+    }
+}
+
+/// Sectors to be written, in one piece.
+#[derive(Clone)]
+pub(crate) struct Run {
+    pub offset: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// Slices of one kind of table.
+pub(crate) struct Cache {
+    storage: Rc<dyn Storage>,
+    slice_len: u64,
+    capacity: usize,
+    slices: RefCell<BTreeMap<u64, Rc<Slice>>>,
+    dirty: RefCell<BTreeMap<u64, Rc<Slice>>>,
+    loading: RefCell<BTreeMap<u64, Rc<Event>>>,
+    clock: Cell<u64>,
+}
+
+impl Cache {
+    /// A cache of `capacity` bytes of tables that are one cluster large. Dirty slices may exceed it
+    /// until the next commit, which their owner brings about ([`Cache::is_crowded`]).
+    pub(crate) fn new(storage: Rc<dyn Storage>, cluster_size: u64, capacity: u64) -> Self {
+        let slice_len = cluster_size.min(MAX_SLICE);
+        Cache {
+            storage,
+            slice_len,
+            capacity: (capacity / slice_len).max(16) as usize,
+            slices: RefCell::default(),
+            dirty: RefCell::default(),
+            loading: RefCell::default(),
+            clock: Cell::default(),
+        }
+    }
+
+    pub(crate) fn slice_len(&self) -> u64 {
+        self.slice_len
+    }
+
+    /// The slice at `offset` in the file, which must be a multiple of the slice length.
+    pub(crate) async fn get(&self, offset: u64) -> Result<Rc<Slice>> {
+        loop {
+            if let Some(slice) = self.slices.borrow().get(&offset) {
+                self.touch(slice);
+                return Ok(slice.clone());
+            }
+            let loading = self.loading.borrow().get(&offset).cloned();
+            match loading {
+                Some(event) => event.wait().await,
+                None => break,
+            }
+        }
+        if offset >= self.storage.len() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{}: a metadata table at {offset:#x} lies past the file's end", self.storage.name()),
+            ));
+        }
+        let _loading = Loading::begin(self, offset);
+        let mut buf = Buf::new(self.slice_len as usize);
+        self.storage.read(offset, buf.clone()).await?;
+        // A table made anew at this place while the read was in flight is the truth.
+        if let Some(slice) = self.slices.borrow().get(&offset) {
+            return Ok(slice.clone());
+        }
+        let bytes = buf.bytes_mut().map_or_else(Vec::new, |bytes| bytes.to_vec());
+        Ok(self.insert(offset, bytes.into(), false))
+    }
+
+    /// The slice at `offset`, where it is in memory.
+    pub(crate) fn peek(&self, offset: u64) -> Option<Rc<Slice>> {
+        self.slices.borrow().get(&offset).cloned()
+    }
+
+    /// Puts a whole new table of `bytes` at `offset`, dirty and [`Slice::new`].
+    pub(crate) fn add_table(&self, offset: u64, bytes: &[u8]) {
+        for (index, bytes) in bytes.chunks(self.slice_len as usize).enumerate() {
+            let slice = self.insert(offset + index as u64 * self.slice_len, bytes.into(), true);
+            slice.dirty.set(((1u16 << (self.slice_len as usize / SECTOR)) - 1) as u8);
+            self.dirty.borrow_mut().insert(slice.offset, slice);
+        }
+    }
+
+    fn insert(&self, offset: u64, bytes: Box<[u8]>, new: bool) -> Rc<Slice> {
+        let slice = Rc::new(Slice {
+            offset,
+            bytes: RefCell::new(bytes),
+            dirty: Cell::new(0),
+            new: Cell::new(new),
+            used: Cell::new(0),
+        });
+        self.touch(&slice);
+        self.slices.borrow_mut().insert(offset, slice.clone());
+        self.evict();
+        slice
+    }
+
+    fn touch(&self, slice: &Slice) {
+        self.clock.set(self.clock.get() + 1);
+        slice.used.set(self.clock.get());
+    }
+
+    /// Drops the least recently used clean slices when over capacity, an eighth at a time, so that
+    /// the search is paid for by many loads.
+    fn evict(&self) {
+        let mut slices = self.slices.borrow_mut();
+        if slices.len() <= self.capacity {
+            return;
+        }
+        let idle = slices.values().filter(|slice| Rc::strong_count(slice) == 1);
+        let mut idle: Vec<_> = idle.map(|slice| (slice.used.get(), slice.offset)).collect();
+        idle.sort_unstable();
+        idle.truncate((self.capacity / 8).max(1));
+        for (_, offset) in idle {
+            slices.remove(&offset);
+        }
+    }
+
+    /// Whether dirty slices take so much of the capacity that a commit is due.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.dirty.borrow().len() > self.capacity / 2
+    }
+
+    /// Whether dirty slices take all of the capacity: whoever makes more has to wait for a commit.
+    pub(crate) fn is_full(&self) -> bool {
+        self.dirty.borrow().len() >= self.capacity
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.borrow().is_empty()
+    }
+
+    /// Changes bytes of a slice through `change`, which answers the range that it changed.
+    pub(crate) fn modify(&self, slice: &Rc<Slice>, change: impl FnOnce(&mut [u8]) -> std::ops::Range<usize>) {
+        let range = change(&mut slice.bytes.borrow_mut());
+        for sector in range.start / SECTOR..range.end.div_ceil(SECTOR) {
+            slice.dirty.set(slice.dirty.get() | 1 << sector);
+        }
+        if slice.dirty.get() != 0 {
+            self.dirty.borrow_mut().insert(slice.offset, slice.clone());
+        }
+    }
+
+    /// Sets a big-endian word.
+    pub(crate) fn set_u64(&self, slice: &Rc<Slice>, index: usize, value: u64) {
+        self.modify(slice, |bytes| {
+            bytes[index * 8..index * 8 + 8].copy_from_slice(&value.to_be_bytes());
+            index * 8..index * 8 + 8
+        });
+    }
+
+    /// Forgets a table that was freed, so that what is written at its place later is not overwritten.
+    pub(crate) fn forget(&self, offset: u64, len: u64) {
+        self.slices.borrow_mut().retain(|at, _| !(offset..offset + len).contains(at));
+        self.dirty.borrow_mut().retain(|at, _| !(offset..offset + len).contains(at));
+    }
+
+    /// Takes a copy of every dirty sector, marks it clean, and holds the slices so that they stay in
+    /// memory until the copies are written.
+    pub(crate) fn take_dirty(&self) -> Taken {
+        let slices: Vec<_> =
+            self.dirty.take().into_values().map(|slice| (slice.dirty.take(), slice)).collect();
+        let new = slices.iter().map(|(_, slice)| slice.new.get()).collect();
+        let copies = slices.iter().map(|(_, slice)| slice.bytes.borrow().clone()).collect();
+        Taken { slices, new, copies }
+    }
+
+    /// Marks dirty again what could not be written.
+    pub(crate) fn give_back(&self, taken: &Taken) {
+        for (mask, slice) in &taken.slices {
+            slice.dirty.set(slice.dirty.get() | mask);
+            self.dirty.borrow_mut().insert(slice.offset, slice.clone());
+        }
+    }
+}
+
+/// Dirty sectors as they were at one moment.
+pub(crate) struct Taken {
+    slices: Vec<(u8, Rc<Slice>)>,
+    new: Vec<bool>,
+    copies: Vec<Box<[u8]>>,
+}
+
+impl Taken {
+    /// The sectors of slices that are or are not part of new tables, neighbours joined, in pieces of
+    /// at most 1 MiB.
+    pub(crate) fn runs(&self, new: bool) -> Vec<Run> {
+        const LARGEST: usize = 1 << 20;
+        let mut runs: Vec<Run> = Vec::new();
+        for ((&(mask, ref slice), copy), _) in
+            self.slices.iter().zip(&self.copies).zip(&self.new).filter(|(_, is_new)| **is_new == new)
+        {
+            for (sector, bytes) in
+                copy.chunks(SECTOR).enumerate().filter(|(sector, _)| mask >> sector & 1 == 1)
+            {
+                let offset = slice.offset + (sector * SECTOR) as u64;
+                match runs.last_mut() {
+                    Some(run)
+                        if run.offset + run.bytes.len() as u64 == offset && run.bytes.len() < LARGEST =>
+                    {
+                        run.bytes.extend_from_slice(bytes);
+                    }
+                    _ => runs.push(Run { offset, bytes: bytes.to_vec() }),
+                }
+            }
+        }
+        runs
+    }
+
+    /// Says that durable metadata refers to the new tables now.
+    pub(crate) fn settle(&self) {
+        for (_, slice) in &self.slices {
+            slice.new.set(false);
+        }
+    }
+}
+
+/// Marks a slice as being loaded, however the load ends.
+struct Loading<'a> {
+    cache: &'a Cache,
+    offset: u64,
+    event: Rc<Event>,
+}
+
+impl<'a> Loading<'a> {
+    fn begin(cache: &'a Cache, offset: u64) -> Self {
+        let event = Rc::new(Event::new());
+        cache.loading.borrow_mut().insert(offset, event.clone());
+        Loading { cache, offset, event }
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        self.cache.loading.borrow_mut().remove(&self.offset);
+        self.event.notify();
+    }
+}

@@ -1,0 +1,345 @@
+//! The ordered commit: how changes in memory become durable.
+//!
+//! One commit serves everyone who asked while the one before it ran. Its order holds at every
+//! instant, so that a power cut leaves leaked clusters at worst:
+//!
+//! 1. guest data (written before the change entered memory), refcount increases, new refcount blocks,
+//!    and new L2 tables whole; then a barrier (fdatasync);
+//! 2. where there are new refcount blocks, the refcount table that names them; then a barrier;
+//! 3. entries in existing L2 tables, and the L1 table; then a barrier;
+//! 4. clusters that nothing refers to any more are given back, in memory, once the reads that began
+//!    before are done. Their lower counts go to the file with the next commit.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+use std::rc::Rc;
+
+use executor::sync::{Event, Semaphore};
+use futures_util::StreamExt;
+
+use super::cache::{Run, SECTOR};
+use super::{Qcow2, header};
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// Table writes in flight at once.
+const DEPTH: usize = 16;
+/// The first and the largest step of allocation ahead, in bytes.
+const AHEAD: Range<u64> = 1 << 20..64 << 20;
+
+/// One commit, and those who wait for it.
+#[derive(Default)]
+struct Batch {
+    result: RefCell<Option<Result<()>>>,
+    done: Event,
+}
+
+/// The commits of an image: at most one running, at most one waiting.
+pub(super) struct Commits {
+    running: Cell<bool>,
+    next: RefCell<Option<Rc<Batch>>>,
+    /// Ranges that wait for the readers of their time.
+    quarantine: RefCell<VecDeque<(Rc<()>, Vec<Range<u64>>)>>,
+    header: Rc<Semaphore>,
+}
+
+impl Default for Commits {
+    fn default() -> Self {
+        Commits {
+            running: Cell::default(),
+            next: RefCell::default(),
+            quarantine: RefCell::default(),
+            header: Semaphore::new(1),
+        }
+    }
+}
+
+/// How far the file was allocated ahead of its use.
+pub(super) struct Ahead {
+    until: Cell<u64>,
+    step: Cell<u64>,
+    busy: Cell<bool>,
+    used: Cell<bool>,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead {
+            until: Cell::new(0),
+            step: Cell::new(AHEAD.start),
+            busy: Cell::new(false),
+            used: Cell::new(false),
+        }
+    }
+}
+
+/// A table held whole in memory: its changed sectors as they are now.
+fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
+    let sector = |&n: &usize| {
+        let start = n * SECTOR / 8;
+        let mut bytes: Vec<u8> = entries[start.min(entries.len())..(start + SECTOR / 8).min(entries.len())]
+            .iter()
+            .flat_map(|entry| entry.to_be_bytes())
+            .collect();
+        // The rest of an L1 table's last sector belongs to its cluster, and to nobody else.
+        bytes.resize(SECTOR, 0);
+        Run { offset: offset + (n * SECTOR) as u64, bytes }
+    };
+    dirty.iter().map(sector).collect()
+}
+
+impl Qcow2 {
+    /// Makes every change that was made before this call durable.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        if !self.commits.running.get() && !self.is_dirty() {
+            return self.storage.sync().await;
+        }
+        let batch = self.request_commit();
+        while batch.result.borrow().is_none() {
+            batch.done.wait().await;
+        }
+        batch.result.borrow().clone().unwrap_or(Ok(()))
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.l2.is_dirty()
+            || self.refcounts.cache.is_dirty()
+            || self.refcounts.has_freed()
+            || !self.l1.borrow().dirty.is_empty()
+            || !self.refcounts.table.borrow().dirty.is_empty()
+    }
+
+    /// Joins the next commit, and starts it where none runs. It runs in a task of its own, so that a
+    /// request that is dropped does not leave it half done.
+    fn request_commit(&self) -> Rc<Batch> {
+        let batch = self.commits.next.borrow_mut().get_or_insert_default().clone();
+        let Some(this) = self.this.upgrade() else { return batch };
+        if !self.commits.running.replace(true) {
+            executor::spawn(async move {
+                loop {
+                    let next = this.commits.next.take();
+                    let Some(batch) = next else { break };
+                    let result = this.commit_once().await;
+                    *batch.result.borrow_mut() = Some(result);
+                    batch.done.notify();
+                }
+                this.commits.running.set(false);
+            });
+        }
+        batch
+    }
+
+    /// Starts a commit when dirty tables take much of the cache; nobody waits for it.
+    pub(super) fn commit_when_crowded(&self) {
+        let crowded = self.l2.is_crowded() || self.refcounts.cache.is_crowded();
+        if crowded && !self.commits.running.get() {
+            self.request_commit();
+        }
+    }
+
+    async fn commit_once(&self) -> Result<()> {
+        let freed = self.refcounts.take_freed();
+        let l2 = self.l2.take_dirty();
+        let counts = self.refcounts.cache.take_dirty();
+        let (l1_dirty, l1) = {
+            let mut l1 = self.l1.borrow_mut();
+            let dirty = std::mem::take(&mut l1.dirty);
+            let runs = sectors(&l1.entries, &dirty, self.header.l1_offset);
+            (dirty, runs)
+        };
+        let (table_dirty, table, moved) = {
+            let mut table = self.refcounts.table.borrow_mut();
+            let dirty = std::mem::take(&mut table.dirty);
+            let moved = table.moved.take();
+            let all = 0..table.entries.len() * 8 / SECTOR;
+            let wanted = if moved.is_some() { all.collect() } else { dirty.clone() };
+            (dirty, sectors(&table.entries, &wanted, table.offset), moved)
+        };
+
+        let first = [counts.runs(true), counts.runs(false), l2.runs(true)].concat();
+        let last = [l2.runs(false), l1].concat();
+        let result = self.write_in_order(first, table, moved.is_some(), last).await;
+        match &result {
+            Ok(()) => {
+                l2.settle();
+                counts.settle();
+                if let Some(old) = moved {
+                    self.refcounts.free_later(old);
+                }
+                self.retire(freed).await?;
+            }
+            Err(_) => {
+                self.l2.give_back(&l2);
+                self.refcounts.cache.give_back(&counts);
+                self.l1.borrow_mut().dirty.extend(l1_dirty);
+                let mut table = self.refcounts.table.borrow_mut();
+                table.dirty.extend(table_dirty);
+                // The file still names the oldest place, whatever happened meanwhile.
+                if moved.is_some() {
+                    table.moved = moved;
+                }
+                freed.into_iter().for_each(|range| self.refcounts.free_later(range));
+            }
+        }
+        result
+    }
+
+    async fn write_in_order(
+        &self,
+        first: Vec<Run>,
+        table: Vec<Run>,
+        moved: bool,
+        last: Vec<Run>,
+    ) -> Result<()> {
+        let place = {
+            let table = self.refcounts.table.borrow();
+            (table.offset, table.clusters as u32)
+        };
+        self.write_all(first).await?;
+        self.storage.sync().await?;
+        if !table.is_empty() {
+            self.write_all(table).await?;
+            self.storage.sync().await?;
+        }
+        if moved {
+            self.patch_header(|sector| {
+                sector[48..56].copy_from_slice(&place.0.to_be_bytes());
+                sector[56..60].copy_from_slice(&place.1.to_be_bytes());
+            })
+            .await?;
+        }
+        if !last.is_empty() {
+            self.write_all(last).await?;
+            self.storage.sync().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes runs, several at once, and waits for every one even when one fails: a stale write must
+    /// not come after a newer one.
+    async fn write_all(&self, runs: Vec<Run>) -> Result<()> {
+        let writes = runs.into_iter().map(|run| {
+            let buf = Buf::from_bytes(&run.bytes);
+            self.storage.write(run.offset, buf)
+        });
+        let mut results = futures_util::stream::iter(writes).buffer_unordered(DEPTH);
+        let mut outcome = Ok(());
+        while let Some(result) = results.next().await {
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+
+    /// Gives back what nothing durable refers to any more, once no read can still be looking at it.
+    async fn retire(&self, freed: Vec<Range<u64>>) -> Result<()> {
+        if !freed.is_empty() {
+            let readers = self.readers.take();
+            self.commits.quarantine.borrow_mut().push_back((readers, freed));
+        }
+        loop {
+            let ready = {
+                let mut quarantine = self.commits.quarantine.borrow_mut();
+                // Readers of an earlier time may know these ranges too: in order, not any.
+                match quarantine.front() {
+                    Some((readers, _)) if Rc::strong_count(readers) == 1 => quarantine.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((_, ranges)) = ready else { return Ok(()) };
+            for range in ranges {
+                self.l2.forget(range.start, range.end - range.start);
+                self.refcounts.free_now(range).await?;
+            }
+        }
+    }
+
+    /// Changes the header's first 512 bytes in one write, durably.
+    async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
+        let _one = self.commits.header.acquire(1).await;
+        let buf = Buf::new(SECTOR);
+        self.storage.read(0, buf.clone()).await?;
+        let mut sector = buf.to_vec();
+        change(&mut sector);
+        self.storage.write(0, Buf::from_bytes(&sector)).await?;
+        self.storage.sync().await
+    }
+
+    /// What has to be in the file before its first change.
+    pub(super) async fn begin_change(&self) -> Result<()> {
+        if self.l2.is_full() || self.refcounts.cache.is_full() {
+            self.flush().await?;
+        }
+        if self.changed.get() {
+            return Ok(());
+        }
+        if self.header.incompatible & header::incompatible::CORRUPT != 0 {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                format!("{}: marked corrupt; repair it with 'qemu-img check -r all'", self.storage.name()),
+            ));
+        }
+        if self.header.autoclear != 0 {
+            // Whoever set these bits relies on nobody else having written.
+            self.patch_header(|sector| sector[88..96].fill(0)).await?;
+        }
+        self.changed.set(true);
+        Ok(())
+    }
+
+    /// See [`crate::format::Format::drop_backing`]. The caller has made sure that nothing is absent,
+    /// and flushed. One sector changes; header extensions stay where they are.
+    pub(crate) async fn drop_backing(&self) -> Result<()> {
+        self.begin_change().await?;
+        self.patch_header(|sector| sector[8..20].fill(0)).await?;
+        self.backing.take();
+        Ok(())
+    }
+
+    /// Allocates file space in large steps ahead of its use, in the background: many small file
+    /// extensions cost more than the data.
+    pub(super) fn allocate_ahead(&self, end: u64) {
+        let ahead = &self.ahead;
+        let until = ahead.until.get().max(self.storage.len());
+        let step = ahead.step.get();
+        if ahead.busy.get() || end + step / 2 <= until {
+            return;
+        }
+        let Some(this) = self.this.upgrade() else { return };
+        ahead.busy.set(true);
+        executor::spawn(async move {
+            let start = until.max(end);
+            // Refused, it is not asked for again: `busy` stays.
+            if this.storage.allocate(start, step).await.is_ok() {
+                this.ahead.used.set(true);
+                this.ahead.until.set(start + step);
+                this.ahead.step.set((step * 2).min(AHEAD.end));
+                this.ahead.busy.set(false);
+            }
+        });
+    }
+
+    /// Flushes, and trims what was allocated ahead. The caller sees to it that nothing is in flight.
+    pub(crate) async fn close(&self) -> Result<()> {
+        if !self.changed.get() {
+            return Ok(());
+        }
+        self.flush().await?;
+        // Decreases follow one commit later, and a decrease may itself free a table.
+        for _ in 0..4 {
+            self.retire(Vec::new()).await?;
+            if self.is_dirty() {
+                self.flush().await?;
+            }
+        }
+        if self.ahead.used.get() {
+            let end = self.refcounts.used_end().await?;
+            if end < self.storage.len() {
+                self.storage.truncate(end).await?;
+                self.storage.sync().await?;
+            }
+            self.ahead.until.set(0);
+            self.ahead.used.set(false);
+        }
+        Ok(())
+    }
+}

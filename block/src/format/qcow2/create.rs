@@ -1,0 +1,115 @@
+//! New qcow2 images.
+
+use super::header::{Backing, Header, incompatible};
+use crate::storage::Storage;
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// What a new image is to be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the disk in bytes; rounded up to 512.
+    pub size: u64,
+    /// Allocation unit in bytes: a power of two from 512 to 2 MiB.
+    pub cluster_size: u64,
+    /// Presence by 32nds of a cluster, so that a small write copies nothing. Needs QEMU 5.2 to read,
+    /// and clusters of at least 16 KiB.
+    pub extended_l2: bool,
+    /// Width of a refcount in bits: a power of two from 1 to 64.
+    pub refcount_bits: u32,
+    /// The backing file's name as it will stand in the image, and its format.
+    pub backing: Option<(String, String)>,
+}
+
+impl Options {
+    /// What leaves that we create are like, for a disk of `size` bytes.
+    pub fn new(size: u64) -> Self {
+        Options { size, cluster_size: 64 << 10, extended_l2: true, refcount_bits: 16, backing: None }
+    }
+}
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Invalid, text)
+}
+
+/// Writes an empty image to storage that is empty, and makes it durable.
+pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<()> {
+    let cluster = options.cluster_size;
+    if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
+        return Err(invalid("cluster_size is a power of two from 512 to 2M"));
+    }
+    if options.extended_l2 && cluster < 16 << 10 {
+        return Err(invalid("extended_l2 needs a cluster_size of at least 16K"));
+    }
+    if !options.refcount_bits.is_power_of_two() || options.refcount_bits > 64 {
+        return Err(invalid("refcount_bits is a power of two from 1 to 64"));
+    }
+    let size = options.size.checked_next_multiple_of(512).filter(|size| *size <= i64::MAX as u64);
+    let size = size.ok_or_else(|| invalid("the size is over 8 EiB"))?;
+    let backing = options.backing.as_ref();
+    if backing.is_some_and(|(name, _)| name.is_empty() || name.len() > 1023) {
+        return Err(invalid("a backing file name has 1 to 1023 bytes"));
+    }
+
+    let mut header = Header {
+        version: 3,
+        backing: backing.map(|(name, format)| Backing { name: name.clone(), format: Some(format.clone()) }),
+        cluster_bits: cluster.trailing_zeros(),
+        size,
+        l1_entries: 0,
+        l1_offset: 0,
+        refcount_table_offset: 0,
+        refcount_table_clusters: 0,
+        snapshots: 0,
+        incompatible: if options.extended_l2 { incompatible::EXTENDED_L2 } else { 0 },
+        compatible: 0,
+        autoclear: 0,
+        refcount_order: options.refcount_bits.trailing_zeros(),
+        zstd: false,
+    };
+    let l1_bytes = size.div_ceil(header.l2_coverage()) * 8;
+    if l1_bytes > 32 << 20 {
+        return Err(invalid(format!(
+            "the L1 table would be larger than 32 MiB: a disk of {size} bytes needs a larger cluster_size"
+        )));
+    }
+    let l1_clusters = l1_bytes.div_ceil(cluster).max(1);
+
+    // Header, L1 table, refcount table, refcount blocks, in this order: as many blocks as count
+    // them all, themselves included.
+    let per_block = cluster * 8 / u64::from(options.refcount_bits);
+    let (mut blocks, mut tables) = (1, 1);
+    let used = loop {
+        let used = 1 + l1_clusters + tables + blocks;
+        let (want_blocks, want_tables) = (used.div_ceil(per_block), (blocks * 8).div_ceil(cluster));
+        if want_blocks <= blocks && want_tables <= tables {
+            break used;
+        }
+        (blocks, tables) = (blocks.max(want_blocks), tables.max(want_tables));
+    };
+    header.l1_entries = (l1_bytes / 8) as u32;
+    header.l1_offset = cluster;
+    header.refcount_table_offset = (1 + l1_clusters) * cluster;
+    header.refcount_table_clusters = tables as u32;
+    let blocks_offset = header.refcount_table_offset + tables * cluster;
+
+    let bytes = header.to_bytes();
+    if bytes.len() as u64 > cluster {
+        return Err(invalid("the backing file name does not fit into the first cluster"));
+    }
+    // Everything but the header first: an image that is cut off here is no image.
+    storage.truncate(used * cluster).await?;
+    let table: Vec<u8> = (0..blocks).flat_map(|n| (blocks_offset + n * cluster).to_be_bytes()).collect();
+    storage.write(header.refcount_table_offset, Buf::from_bytes(&table)).await?;
+    for block in 0..blocks {
+        let mut bytes = vec![0; cluster as usize];
+        let count = used.saturating_sub(block * per_block).min(per_block);
+        for index in 0..count {
+            super::refcounts::set(&mut bytes, header.refcount_order, index, 1);
+        }
+        storage.write(blocks_offset + block * cluster, Buf::from_bytes(&bytes)).await?;
+    }
+    storage.sync().await?;
+    storage.write(0, Buf::from_bytes(&bytes)).await?;
+    storage.sync().await?;
+    storage.sync_name().await
+}

@@ -1,0 +1,56 @@
+//! L2 entries (QEMU `docs/interop/qcow2.txt`, "L1 table", "Standard/Extended L2 table entry").
+
+use super::{COPIED, OFFSET_MASK};
+
+/// Bit 62: a compressed cluster.
+const COMPRESSED: u64 = 1 << 62;
+/// Bit 0 of a standard entry in version 3: the cluster reads as zeros.
+const ZERO: u64 = 1;
+
+/// An L2 entry of either layout. A standard entry is one with a single subcluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Entry {
+    /// The host cluster, where it has one.
+    pub host: Option<u64>,
+    /// The host cluster's refcount is exactly 1.
+    pub copied: bool,
+    pub compressed: bool,
+    /// Subclusters with data in the host cluster, by bit.
+    pub alloc: u32,
+    /// Subclusters that read as zeros, by bit.
+    pub zero: u32,
+}
+
+impl Entry {
+    fn descriptor(word: u64) -> Entry {
+        let offset = word & OFFSET_MASK;
+        Entry {
+            host: Some(offset).filter(|offset| *offset != 0),
+            copied: word & COPIED != 0,
+            compressed: word & COMPRESSED != 0,
+            ..Entry::default()
+        }
+    }
+
+    /// A standard entry. Version 2 has no zero flag: its bit is reserved.
+    pub(crate) fn standard(word: u64, version: u32) -> Entry {
+        let entry = Self::descriptor(word);
+        let zero = version >= 3 && word & ZERO != 0;
+        Entry { zero: zero.into(), alloc: (!zero && entry.host.is_some()).into(), ..entry }
+    }
+
+    /// An extended entry.
+    pub(crate) fn extended(word: u64, bitmap: u64) -> Entry {
+        Entry { alloc: bitmap as u32, zero: (bitmap >> 32) as u32, ..Self::descriptor(word) }
+    }
+
+    pub(crate) fn to_standard(self) -> u64 {
+        let copied = if self.copied { COPIED } else { 0 };
+        self.host.unwrap_or(0) | copied | if self.zero != 0 { ZERO } else { 0 }
+    }
+
+    pub(crate) fn to_extended(self) -> (u64, u64) {
+        let copied = if self.copied { COPIED } else { 0 };
+        (self.host.unwrap_or(0) | copied, u64::from(self.zero) << 32 | u64::from(self.alloc))
+    }
+}

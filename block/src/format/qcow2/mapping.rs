@@ -1,0 +1,270 @@
+//! From an offset of the disk to one in the file, and the changes to that mapping.
+
+use std::rc::Rc;
+
+use super::cache::{SECTOR, Slice};
+use super::entry::Entry;
+use super::{COPIED, Claim, OFFSET_MASK, Qcow2};
+use crate::format::{Mapping, Reservation, What};
+use crate::{Buf, Error, ErrorKind, Result};
+
+impl Qcow2 {
+    /// The slice of the L2 table that maps `offset`, and the index of its entry there.
+    async fn slice(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
+        let l1_index = (offset / self.header.l2_coverage()) as usize;
+        let l1_entry = self.l1.borrow().entries.get(l1_index).copied().unwrap_or(0);
+        let table = l1_entry & OFFSET_MASK;
+        if table == 0 {
+            return Ok(None);
+        }
+        if !table.is_multiple_of(self.cluster_size()) {
+            return Err(self.corrupt(format_args!("L2 table {l1_index} at {table:#x} is not aligned")));
+        }
+        let byte = self.entry_byte(offset);
+        let slice = self.l2.get(table + byte / self.l2.slice_len() * self.l2.slice_len()).await?;
+        Ok(Some((slice, (byte % self.l2.slice_len() / self.header.l2_entry_size()) as usize)))
+    }
+
+    /// Where in its L2 table the entry for `offset` is, in bytes.
+    fn entry_byte(&self, offset: u64) -> u64 {
+        offset % self.header.l2_coverage() / self.cluster_size() * self.header.l2_entry_size()
+    }
+
+    fn entries_per_slice(&self) -> usize {
+        (self.l2.slice_len() / self.header.l2_entry_size()) as usize
+    }
+
+    /// As [`Qcow2::slice`], for a change: makes the table where there is none, and a copy of one that
+    /// a snapshot shares.
+    async fn slice_mut(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
+        let l1_index = (offset / self.header.l2_coverage()) as usize;
+        let entry = |this: &Self| this.l1.borrow().entries.get(l1_index).copied();
+        if entry(self).is_some_and(|entry| entry & COPIED == 0) {
+            let _one = self.tables.acquire(1).await;
+            let old = entry(self).unwrap_or(0);
+            // Another request may have made it meanwhile.
+            if old & COPIED == 0 {
+                self.new_table(l1_index, old & OFFSET_MASK).await?;
+            }
+        }
+        let found = self.slice(offset).await?;
+        found.ok_or_else(|| self.corrupt(format_args!("offset {offset:#x} lies outside of the L1 table")))
+    }
+
+    async fn new_table(&self, l1_index: usize, old: u64) -> Result<()> {
+        let mut bytes = vec![0; self.cluster_size() as usize];
+        if old != 0 {
+            let buf = Buf::new(bytes.len());
+            // A table that a snapshot shares is never changed in memory, so the file has all of it.
+            self.storage.read(old, buf.clone()).await?;
+            buf.copy_to(&mut bytes);
+        }
+        let (offset, _) = self.allocate(1).await?;
+        self.l2.add_table(offset, &bytes);
+        let mut l1 = self.l1.borrow_mut();
+        l1.entries[l1_index] = offset | COPIED;
+        l1.dirty.insert(l1_index * 8 / SECTOR);
+        if old != 0 {
+            self.refcounts.free_later(old..old + self.cluster_size());
+        }
+        Ok(())
+    }
+
+    /// Takes up to `want` neighbouring host clusters.
+    async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
+        let (offset, got) = self.refcounts.allocate(want).await?;
+        self.allocate_ahead(offset + got * self.cluster_size());
+        Ok((offset, got))
+    }
+
+    fn entry(&self, slice: &Slice, index: usize) -> Entry {
+        if self.header.extended_l2() {
+            Entry::extended(slice.u64_at(index * 2), slice.u64_at(index * 2 + 1))
+        } else {
+            Entry::standard(slice.u64_at(index), self.header.version)
+        }
+    }
+
+    fn set_entry(&self, slice: &Rc<Slice>, index: usize, entry: Entry) {
+        if self.header.extended_l2() {
+            let (descriptor, bitmap) = entry.to_extended();
+            self.l2.set_u64(slice, index * 2, descriptor);
+            self.l2.set_u64(slice, index * 2 + 1, bitmap);
+        } else {
+            self.l2.set_u64(slice, index, entry.to_standard());
+        }
+    }
+
+    /// See [`crate::format::Format::map`].
+    pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
+        let Some((slice, first)) = self.slice(offset).await? else {
+            let rest = self.header.l2_coverage() - offset % self.header.l2_coverage();
+            return Ok(Mapping { len: len.min(rest), what: What::Absent, granule: self.subcluster_size() });
+        };
+        let unit = self.subcluster_size();
+        let (mut index, mut sub) = (first, (offset % self.cluster_size() / unit) as u32);
+        let mut entry = self.checked_entry(&slice, index)?;
+        let (what, granule) = self.what(&entry, sub, offset % unit);
+        // To the end of this presence unit, then on while the units continue it.
+        let mut run = unit - offset % unit;
+        while run < len {
+            sub += 1;
+            if sub == self.subclusters() {
+                (index, sub) = (index + 1, 0);
+                if index == self.entries_per_slice() {
+                    break;
+                }
+                entry = self.checked_entry(&slice, index)?;
+            }
+            let (next, next_granule) = self.what(&entry, sub, 0);
+            let continues = match (what, next) {
+                (What::Data(start), What::Data(next)) => next == start + run,
+                (a, b) => a == b,
+            };
+            if !continues || next_granule != granule {
+                break;
+            }
+            run += unit;
+        }
+        Ok(Mapping { len: run.min(len), what, granule })
+    }
+
+    fn checked_entry(&self, slice: &Slice, index: usize) -> Result<Entry> {
+        let entry = self.entry(slice, index);
+        if entry.compressed {
+            let name = self.storage.name();
+            let text = format!("{name}: compressed clusters are not supported yet");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        match entry.host {
+            Some(host) if !host.is_multiple_of(self.cluster_size()) => {
+                Err(self.corrupt(format_args!("a cluster at {host:#x} is not aligned")))
+            }
+            _ if entry.alloc & entry.zero != 0 || entry.alloc != 0 && entry.host.is_none() => {
+                Err(self.corrupt("an L2 entry contradicts itself"))
+            }
+            _ => Ok(entry),
+        }
+    }
+
+    fn what(&self, entry: &Entry, sub: u32, within: u64) -> (What, u64) {
+        // A cluster that cannot be written in place is copied whole when it has any data.
+        let granule =
+            if entry.alloc != 0 && !entry.copied { self.cluster_size() } else { self.subcluster_size() };
+        match entry.host {
+            Some(host) if entry.alloc >> sub & 1 == 1 => {
+                let at = host + u64::from(sub) * self.subcluster_size() + within;
+                (What::Data(at), if entry.copied { 1 } else { granule })
+            }
+            _ if entry.zero >> sub & 1 == 1 => (What::Zero, granule),
+            _ => (What::Absent, granule),
+        }
+    }
+
+    /// See [`crate::format::Format::reserve`]. The caller holds the lock on the clusters.
+    pub(crate) async fn reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
+        self.begin_change().await?;
+        let cluster = self.cluster_size();
+        let (slice, first) = self.slice_mut(offset).await?;
+        let within = offset % cluster;
+        let image = self.this.upgrade().ok_or_else(|| self.corrupt("the image is closed"))?;
+        let entry = self.checked_entry(&slice, first)?;
+        if let Some(host) = entry.host.filter(|_| entry.copied) {
+            let len = len.min(cluster - within);
+            return Ok(Reservation { offset, len, host: host + within, claim: Claim { image, fresh: None } });
+        }
+        // Neighbours in the same slice that need a new cluster too.
+        let most = (within + len).div_ceil(cluster).min((self.entries_per_slice() - first) as u64);
+        let mut want = 1;
+        while want < most {
+            let entry = self.checked_entry(&slice, first + want as usize)?;
+            if entry.host.is_some() && entry.copied {
+                break;
+            }
+            want += 1;
+        }
+        let (host, got) = self.allocate(want).await?;
+        let fresh = Some(host..host + got * cluster);
+        let len = len.min(got * cluster - within);
+        Ok(Reservation { offset, len, host: host + within, claim: Claim { image, fresh } })
+    }
+
+    /// See [`crate::format::Format::commit`].
+    pub(crate) async fn commit(&self, mut reservation: Reservation) -> Result<()> {
+        let cluster = self.cluster_size();
+        let (slice, first) = self.slice_mut(reservation.offset).await?;
+        // From here on nothing waits: the change is seen whole or not at all.
+        let fresh = reservation.claim.fresh.take();
+        let end = reservation.offset + reservation.len;
+        let start = reservation.offset - reservation.offset % cluster;
+        for (index, at) in (start..end).step_by(cluster as usize).enumerate() {
+            let mut entry = self.entry(&slice, first + index);
+            let mask = self.mask(reservation.offset.max(at) - at, end.min(at + cluster) - at);
+            if let Some(fresh) = &fresh {
+                if let Some(old) = entry.host {
+                    self.refcounts.free_later(old..old + cluster);
+                }
+                entry.host = Some(fresh.start + index as u64 * cluster);
+                entry.copied = true;
+                entry.alloc = 0;
+            }
+            entry.alloc |= mask;
+            entry.zero &= !mask;
+            self.set_entry(&slice, first + index, entry);
+        }
+        self.commit_when_crowded();
+        Ok(())
+    }
+
+    /// Bits of the subclusters of a range inside of a cluster.
+    fn mask(&self, start: u64, end: u64) -> u32 {
+        let unit = self.subcluster_size();
+        let bits = |n: u64| ((1u64 << n) - 1) as u32;
+        bits(end.div_ceil(unit)) & !bits(start / unit)
+    }
+
+    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters.
+    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        if self.header.version < 3 {
+            return Err(Error::new(ErrorKind::Unsupported, "qcow2 version 2 has no zero clusters"));
+        }
+        let cluster = self.cluster_size();
+        let end = offset + len;
+        let all = self.mask(0, cluster);
+        let mut at = offset;
+        while at < end {
+            self.begin_change().await?;
+            let (slice, first) = self.slice_mut(at).await?;
+            for index in first..self.entries_per_slice() {
+                if at >= end {
+                    break;
+                }
+                let start = at - at % cluster;
+                // The disk may end inside of a cluster; what lies behind its end is zero as well.
+                let stop = if end >= self.size() { start + cluster } else { end.min(start + cluster) };
+                let mask = self.mask(at - start, stop - start);
+                let mut entry = self.checked_entry(&slice, index)?;
+                if entry.alloc & !mask != 0 && !entry.copied {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        "part of a cluster that a snapshot shares",
+                    ));
+                }
+                entry.zero |= mask;
+                entry.alloc &= !mask;
+                if entry.zero == all
+                    && let Some(host) = entry.host.take()
+                {
+                    self.refcounts.free_later(host..host + cluster);
+                    entry.copied = false;
+                }
+                self.set_entry(&slice, index, entry);
+                at = start + cluster;
+            }
+            self.commit_when_crowded();
+            // A long range lets others have their turn, and a crowded cache its commit.
+            executor::yield_now().await;
+        }
+        Ok(())
+    }
+}

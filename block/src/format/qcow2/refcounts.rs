@@ -1,0 +1,306 @@
+//! Which host clusters are in use: refcount table, refcount blocks, and the allocator over them
+//! (QEMU `docs/interop/qcow2.txt`, "Host cluster management").
+//!
+//! Counts change in memory at once; the commit writes them in an order that never lets a count in the
+//! file be too low: increases go before whatever refers to the cluster, and a decrease enters memory
+//! only after the reference that it drops is durably gone ([`Refcounts::free_later`]).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::rc::Rc;
+
+use executor::sync::Semaphore;
+
+use super::cache::{Cache, SECTOR, Slice};
+use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
+use crate::storage::Storage;
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// Entries of the refcount table: bits 0-8 are reserved.
+const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
+
+/// Where the refcount table stands, and what of it is not in the file yet.
+#[derive(Default)]
+pub(crate) struct TableState {
+    pub entries: Vec<u64>,
+    pub offset: u64,
+    pub clusters: u64,
+    /// Sectors that differ from the file.
+    pub dirty: BTreeSet<usize>,
+    /// The table was moved: all of it is to be written, then the header. Holds the old place.
+    pub moved: Option<Range<u64>>,
+}
+
+/// The refcounts of one image.
+pub(crate) struct Refcounts {
+    pub(crate) cache: Cache,
+    pub(crate) table: RefCell<TableState>,
+    storage: Rc<dyn Storage>,
+    cluster_bits: u32,
+    /// log2 of the width of a count in bits.
+    order: u32,
+    /// Every cluster below this one is in use.
+    hint: Cell<u64>,
+    /// One more than the highest cluster that was allocated since the image was opened.
+    highest: Cell<u64>,
+    /// Allocation reads blocks from the file in between looking and taking: one at a time.
+    lock: Rc<Semaphore>,
+    /// Freed, but the reference to them is durably gone only after the next commit.
+    freed: RefCell<Vec<Range<u64>>>,
+}
+
+impl Refcounts {
+    /// Reads the refcount table.
+    pub(crate) async fn open(storage: Rc<dyn Storage>, header: &Header, cache: u64) -> Result<Self> {
+        let bytes = u64::from(header.refcount_table_clusters) << header.cluster_bits;
+        let buf = Buf::new(bytes as usize);
+        storage.read(header.refcount_table_offset, buf.clone()).await?;
+        let entries = super::words(&buf.to_vec()).map(|entry| entry & TABLE_OFFSET_MASK).collect();
+        let table = TableState {
+            entries,
+            offset: header.refcount_table_offset,
+            clusters: header.refcount_table_clusters.into(),
+            ..TableState::default()
+        };
+        Ok(Refcounts {
+            cache: Cache::new(storage.clone(), header.cluster_size(), cache),
+            table: RefCell::new(table),
+            storage,
+            cluster_bits: header.cluster_bits,
+            order: header.refcount_order,
+            hint: Cell::new(0),
+            highest: Cell::new(0),
+            lock: Semaphore::new(1),
+            freed: RefCell::default(),
+        })
+    }
+
+    fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// How many counts one block holds.
+    fn per_block(&self) -> u64 {
+        self.cluster_size() * 8 >> self.order
+    }
+
+    fn per_slice(&self) -> u64 {
+        self.cache.slice_len() * 8 >> self.order
+    }
+
+    /// The slice with the count of `cluster` and the count's index in it; `None` where no block
+    /// covers it: its count is 0.
+    async fn slice(&self, cluster: u64) -> Result<Option<(Rc<Slice>, u64)>> {
+        let block = cluster / self.per_block();
+        let offset = self.table.borrow().entries.get(block as usize).copied().unwrap_or(0);
+        if offset == 0 {
+            return Ok(None);
+        }
+        if !offset.is_multiple_of(self.cluster_size()) {
+            let name = self.storage.name();
+            let text = format!("{name}: refcount block {block} at {offset:#x} is not aligned");
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
+        let index = cluster % self.per_block();
+        let slice = self.cache.get(offset + index / self.per_slice() * self.cache.slice_len()).await?;
+        Ok(Some((slice, index % self.per_slice())))
+    }
+
+    /// The refcount of a cluster, by its number.
+    pub(crate) async fn get(&self, cluster: u64) -> Result<u64> {
+        let found = self.slice(cluster).await?;
+        Ok(found.map_or(0, |(slice, index)| slice.read(|bytes| get(bytes, self.order, index))))
+    }
+
+    /// Takes up to `want` neighbouring free clusters: the offset of the first in the file, and how
+    /// many.
+    pub(crate) async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
+        let _one = self.lock.acquire(1).await;
+        let mut cluster = self.hint.get();
+        loop {
+            let Some((slice, index)) = self.slice(cluster).await? else {
+                cluster = self.add_block(cluster)?;
+                continue;
+            };
+            let order = self.order;
+            let found = slice.read(|bytes| {
+                let free = |index: &u64| get(bytes, order, *index) == 0;
+                let start = (index..self.per_slice()).find(free)?;
+                let end = (start..self.per_slice().min(start + want)).find(|index| !free(index));
+                Some((start, end.unwrap_or(self.per_slice().min(start + want))))
+            });
+            let Some((start, end)) = found else {
+                cluster += self.per_slice() - index;
+                self.check_in_use(cluster)?;
+                continue;
+            };
+            self.cache.modify(&slice, |bytes| {
+                (start..end).for_each(|index| set(bytes, order, index, 1));
+                (start << order >> 3) as usize..((end << order).div_ceil(8)) as usize
+            });
+            let first = cluster - index + start;
+            self.hint.set(first + (end - start));
+            self.highest.set(self.highest.get().max(self.hint.get()));
+            return Ok((first << self.cluster_bits, end - start));
+        }
+    }
+
+    /// Makes a block for the range that holds `cluster`, whose clusters are all free, and puts it
+    /// into that range. Answers where to look on.
+    fn add_block(&self, cluster: u64) -> Result<u64> {
+        let block = cluster / self.per_block();
+        if block >= self.table.borrow().entries.len() as u64 {
+            return self.grow_table(cluster);
+        }
+        self.place_block(block, cluster);
+        Ok(cluster + 1)
+    }
+
+    /// Puts block `block` at `cluster` and counts the cluster where the block covers it.
+    fn place_block(&self, block: u64, cluster: u64) {
+        let mut bytes = vec![0; self.cluster_size() as usize];
+        if cluster / self.per_block() == block {
+            set(&mut bytes, self.order, cluster % self.per_block(), 1);
+        }
+        let offset = cluster << self.cluster_bits;
+        self.cache.add_table(offset, &bytes);
+        let mut table = self.table.borrow_mut();
+        table.entries[block as usize] = offset;
+        table.dirty.insert(block as usize * 8 / SECTOR);
+    }
+
+    /// Moves the table to a larger place behind `cluster`, from where on all clusters are free:
+    /// first the blocks that cover the new area, then the table.
+    fn grow_table(&self, cluster: u64) -> Result<u64> {
+        let per_block = self.per_block();
+        let entries_per_cluster = self.cluster_size() / 8;
+        let old = self.table.borrow().entries.len() as u64;
+        // Half as much again, so that growing is rare; at least what the new area itself needs.
+        let mut clusters = ((old + old / 2).max(cluster / per_block + 1)).div_ceil(entries_per_cluster);
+        let blocks = loop {
+            let first = cluster / per_block;
+            let mut blocks = 1;
+            while cluster + blocks + clusters > (first + blocks) * per_block {
+                blocks += 1;
+            }
+            if clusters * entries_per_cluster >= first + blocks {
+                break first..first + blocks;
+            }
+            clusters += 1;
+        };
+        let bytes = clusters * self.cluster_size();
+        if bytes > MAX_REFCOUNT_TABLE_BYTES.max(self.cluster_size()) {
+            let text = format!("{}: the refcount table cannot grow past 8 MiB", self.storage.name());
+            return Err(Error::new(ErrorKind::NoSpace, text));
+        }
+        let table_cluster = cluster + (blocks.end - blocks.start);
+        {
+            let mut table = self.table.borrow_mut();
+            // Moved twice before a commit: the place in between was never in the file, and stays
+            // counted; a leak of a few clusters in a case that cannot happen twice a second.
+            let old_place = table.offset..table.offset + table.clusters * self.cluster_size();
+            table.moved.get_or_insert(old_place);
+            table.entries.resize((clusters * entries_per_cluster) as usize, 0);
+            table.offset = table_cluster << self.cluster_bits;
+            table.clusters = clusters;
+        }
+        for (at, block) in (cluster..).zip(blocks.clone()) {
+            self.place_block(block, at);
+        }
+        let end = table_cluster + clusters;
+        for used in cluster..end {
+            let block = used / per_block;
+            let index = used % per_block;
+            let offset = self.table.borrow().entries[block as usize]
+                + index / self.per_slice() * self.cache.slice_len();
+            // Just added, so it is in the cache.
+            if let Some(slice) = self.cache.peek(offset) {
+                let index = index % self.per_slice();
+                self.cache.modify(&slice, |bytes| {
+                    set(bytes, self.order, index, 1);
+                    (index << self.order >> 3) as usize..((index + 1) << self.order).div_ceil(8) as usize
+                });
+            }
+        }
+        self.highest.set(self.highest.get().max(end));
+        Ok(end)
+    }
+
+    /// Refuses a table that counts clusters far past the file's end as used: a hostile one would
+    /// have the allocator search for hours.
+    fn check_in_use(&self, next: u64) -> Result<()> {
+        let end = self.storage.len().div_ceil(self.cluster_size()).max(self.highest.get());
+        if next <= end + self.per_slice() {
+            return Ok(());
+        }
+        let name = self.storage.name();
+        Err(Error::new(ErrorKind::Corrupt, format!("{name}: refcounts past the file's end are not zero")))
+    }
+
+    /// Gives clusters back that no metadata, in memory or in the file, has ever referred to.
+    pub(crate) async fn free_now(&self, range: Range<u64>) -> Result<()> {
+        for cluster in range.start >> self.cluster_bits..range.end >> self.cluster_bits {
+            let Some((slice, index)) = self.slice(cluster).await? else { continue };
+            let order = self.order;
+            let left = slice.read(|bytes| get(bytes, order, index)).saturating_sub(1);
+            self.cache.modify(&slice, |bytes| {
+                set(bytes, order, index, left);
+                (index << order >> 3) as usize..((index + 1) << order).div_ceil(8) as usize
+            });
+            if left == 0 {
+                self.hint.set(self.hint.get().min(cluster));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops a reference to clusters once the next commit has made its disappearance durable.
+    pub(crate) fn free_later(&self, range: Range<u64>) {
+        self.freed.borrow_mut().push(range);
+    }
+
+    /// Takes what was freed so far; the caller commits, then calls [`Refcounts::free_now`] for each
+    /// when no read can still be looking at it.
+    pub(crate) fn take_freed(&self) -> Vec<Range<u64>> {
+        self.freed.take()
+    }
+
+    pub(crate) fn has_freed(&self) -> bool {
+        !self.freed.borrow().is_empty()
+    }
+
+    /// The end of the last cluster in use, in bytes, looked for backwards from the file's end.
+    pub(crate) async fn used_end(&self) -> Result<u64> {
+        let mut cluster = self.storage.len().div_ceil(self.cluster_size());
+        while cluster > 0 && self.get(cluster - 1).await? == 0 {
+            cluster -= 1;
+        }
+        Ok(cluster << self.cluster_bits)
+    }
+}
+
+/// The count at `index`; counts narrower than a byte fill it from its low bits.
+fn get(bytes: &[u8], order: u32, index: u64) -> u64 {
+    if order < 3 {
+        let bit = index << order;
+        return u64::from(bytes[(bit / 8) as usize]) >> (bit % 8) & ((1 << (1 << order)) - 1);
+    }
+    let width = 1 << (order - 3);
+    let at = index as usize * width;
+    bytes[at..at + width].iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// Sets the count at `index`. The value fits: it is 1, or less than it was.
+pub(super) fn set(bytes: &mut [u8], order: u32, index: u64, value: u64) {
+    if order < 3 {
+        let bit = index << order;
+        let byte = &mut bytes[(bit / 8) as usize];
+        let mask = ((1u16 << (1 << order)) - 1) as u8;
+        *byte = *byte & !(mask << (bit % 8)) | (value as u8 & mask) << (bit % 8);
+        return;
+    }
+    let width = 1 << (order - 3);
+    let at = index as usize * width;
+    bytes[at..at + width].copy_from_slice(&value.to_be_bytes()[8 - width..]);
+}

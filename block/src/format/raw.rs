@@ -1,0 +1,40 @@
+//! The raw format: the disk's bytes as they are.
+
+use std::rc::Rc;
+
+use super::{Mapping, What};
+use crate::storage::Storage;
+use crate::{Error, ErrorKind, Result};
+
+/// The mapping of a raw image: everything is where it is.
+pub(crate) struct Raw {
+    storage: Rc<dyn Storage>,
+    size: u64,
+}
+
+impl Raw {
+    /// A disk as large as the storage is now.
+    pub(crate) fn new(storage: Rc<dyn Storage>) -> Self {
+        // The disk is counted in sectors of 512 bytes; a file's last part is filled up with zeros.
+        let size = storage.len().next_multiple_of(512);
+        Raw { storage, size }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Everything is data: asking the file system for holes on every read would cost more than
+    /// reading them. Jobs ask [`Storage::map`].
+    pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
+        Ok(Mapping { len, what: What::Data(offset), granule: 1 })
+    }
+
+    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.storage.punch(offset, len).await
+    }
+
+    pub(crate) fn never_allocates(&self) -> Error {
+        Error::new(ErrorKind::Unsupported, "a raw image has no clusters to allocate")
+    }
+}

@@ -1,0 +1,129 @@
+//! Images as files: create one, and say what one is.
+
+use std::rc::Rc;
+
+use crate::chain::{self, Opener};
+use crate::format::Kind;
+use crate::format::qcow2::create as qcow2_create;
+use crate::format::qcow2::{Qcow2, create::Options};
+use crate::storage::Storage;
+use crate::{Error, ErrorKind, Result};
+
+pub use crate::format::qcow2::create::Options as Qcow2Options;
+
+/// A new image.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    /// Size of the disk in bytes; without one, the backing file's.
+    pub size: Option<u64>,
+    /// The backing file as it will be recorded, and its format.
+    pub backing: Option<(String, Kind)>,
+    /// Allocation unit in bytes.
+    pub cluster_size: Option<u64>,
+    /// Presence by subclusters.
+    pub extended_l2: Option<bool>,
+    /// Width of a refcount in bits.
+    pub refcount_bits: Option<u32>,
+}
+
+/// Creates an image and makes it durable, its name included.
+///
+/// # Errors
+/// `Invalid` where the wishes contradict each other or the backing file cannot be opened; what the
+/// file system says.
+pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
+    let qcow2_only = wish.backing.is_some()
+        || wish.cluster_size.is_some()
+        || wish.extended_l2.is_some()
+        || wish.refcount_bits.is_some();
+    if kind == Kind::Raw && qcow2_only {
+        return Err(Error::new(ErrorKind::Invalid, "a raw image has a size and no other options"));
+    }
+    let backing_size = match &wish.backing {
+        None => None,
+        Some((backing, format)) => {
+            let path = chain::resolve(name, backing)?;
+            Some(image_size(opener, &path, *format).await.map_err(|e| e.context("backing file"))?)
+        }
+    };
+    let size = wish.size.or(backing_size).ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, format!("{name}: a new image without a backing file needs a size"))
+    })?;
+    let storage = opener.create(name).await?;
+    let written = match kind {
+        Kind::Raw => create_raw(&*storage, size).await,
+        Kind::Qcow2 => {
+            let mut options = Options::new(size);
+            options.backing = wish.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
+            options.cluster_size = wish.cluster_size.unwrap_or(options.cluster_size);
+            // Subclusters want clusters of 16 KiB; a smaller wish alone is no contradiction.
+            let subclusters = options.cluster_size >= 16 << 10;
+            options.extended_l2 = wish.extended_l2.unwrap_or(subclusters);
+            options.refcount_bits = wish.refcount_bits.unwrap_or(options.refcount_bits);
+            qcow2_create::create(&*storage, &options).await
+        }
+    };
+    written.map_err(|e| e.context(format!("creating {name}")))
+}
+
+async fn create_raw(storage: &dyn Storage, size: u64) -> Result<()> {
+    storage.truncate(size.next_multiple_of(512)).await?;
+    storage.sync().await?;
+    storage.sync_name().await
+}
+
+/// Size of the disk in bytes, without opening the chain or locking anything.
+async fn image_size(opener: &dyn Opener, name: &str, kind: Kind) -> Result<u64> {
+    let storage = opener.open(name, false).await?;
+    match kind {
+        Kind::Raw => Ok(storage.len().next_multiple_of(512)),
+        Kind::Qcow2 => Ok(Qcow2::read_header(&*storage).await.map_err(|e| e.context(name))?.size),
+    }
+}
+
+/// What an image says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub name: String,
+    /// Its format.
+    pub format: Kind,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Length of the file in bytes.
+    pub file_len: u64,
+    /// Allocation unit in bytes, where the format has one.
+    pub cluster_size: Option<u64>,
+    /// Whether presence is kept by subclusters.
+    pub extended_l2: Option<bool>,
+    /// The backing file as recorded.
+    pub backing: Option<String>,
+    /// Its format as recorded.
+    pub backing_format: Option<String>,
+}
+
+/// Looks at an image's header; nothing is locked, so an image in use can be looked at.
+pub async fn info(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
+    let storage: Rc<dyn Storage> = opener.open(name, false).await?;
+    let mut info = Info {
+        name: name.to_owned(),
+        format: kind,
+        virtual_size: storage.len().next_multiple_of(512),
+        file_len: storage.len(),
+        cluster_size: None,
+        extended_l2: None,
+        backing: None,
+        backing_format: None,
+    };
+    if kind == Kind::Qcow2 {
+        let header = Qcow2::read_header(&*storage).await.map_err(|e| e.context(name))?;
+        info.virtual_size = header.size;
+        info.cluster_size = Some(header.cluster_size());
+        info.extended_l2 = Some(header.extended_l2());
+        if let Some(backing) = header.backing {
+            info.backing = Some(backing.name);
+            info.backing_format = backing.format;
+        }
+    }
+    Ok(info)
+}

@@ -1,0 +1,331 @@
+//! One image of a chain: its format over its storage, and the image behind it.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use futures_util::StreamExt;
+
+use crate::buf::Pool;
+use crate::format::qcow2::Reading;
+use crate::format::{Format, Kind, What};
+use crate::ranges::{RangeGuard, RangeLocks};
+use crate::storage::{Lock, Storage};
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// Parts of one request in flight at once.
+const PARTS: usize = 16;
+/// The most that one allocating write takes at once, in bytes: bounds what others wait for.
+const LARGEST_WRITE: u64 = 4 << 20;
+
+/// A future of this thread.
+pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What a chain holds for a range of the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Length in bytes, at least 1.
+    pub len: u64,
+    /// `false`: reads as zeros, and no image of the chain has data for it.
+    pub data: bool,
+    /// How many images above the one that answers: 0 is the leaf.
+    pub depth: usize,
+}
+
+/// An image of a chain.
+pub struct Node {
+    format: Format,
+    storage: Rc<dyn Storage>,
+    backing: RefCell<Option<Rc<Node>>>,
+    /// Locks on clusters that are being allocated, populated, zeroed. A request in place holds none.
+    locks: Rc<RangeLocks>,
+    pub(crate) pool: Pool,
+    writable: Cell<bool>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        format: Format,
+        storage: Rc<dyn Storage>,
+        backing: Option<Rc<Node>>,
+        writable: bool,
+    ) -> Rc<Self> {
+        Rc::new(Node {
+            format,
+            storage,
+            backing: RefCell::new(backing),
+            locks: RangeLocks::new(),
+            pool: Pool::default(),
+            writable: Cell::new(writable),
+        })
+    }
+
+    /// The name of the image: a path.
+    pub fn name(&self) -> &str {
+        self.storage.name()
+    }
+
+    /// The image's format.
+    pub fn kind(&self) -> Kind {
+        self.format.kind()
+    }
+
+    /// Size of the disk in bytes as this image says it.
+    pub fn size(&self) -> u64 {
+        self.format.size()
+    }
+
+    /// The allocation unit in bytes; 1 for formats that allocate nothing.
+    pub fn cluster_size(&self) -> u64 {
+        self.format.cluster_size()
+    }
+
+    /// The image behind this one.
+    pub fn backing(&self) -> Option<Rc<Node>> {
+        self.backing.borrow().clone()
+    }
+
+    /// Whether the image was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        self.writable.get()
+    }
+
+    pub(crate) fn storage(&self) -> &Rc<dyn Storage> {
+        &self.storage
+    }
+
+    pub(crate) fn format(&self) -> &Format {
+        &self.format
+    }
+
+    pub(crate) fn set_backing(&self, backing: Option<Rc<Node>>) {
+        *self.backing.borrow_mut() = backing;
+    }
+
+    /// Makes a leaf a backing file: nothing is written any more, and the lock says so.
+    pub(crate) fn demote(&self) -> Result<()> {
+        self.writable.set(false);
+        self.storage.lock(Lock::Backing)
+    }
+
+    fn reading(&self) -> Option<Reading> {
+        match &self.format {
+            Format::Raw(_) => None,
+            Format::Qcow2(qcow2) => Some(qcow2.reading()),
+        }
+    }
+
+    /// Locks the clusters of a range.
+    pub(crate) async fn lock(&self, range: Range<u64>) -> RangeGuard {
+        let cluster = self.cluster_size();
+        let start = range.start - range.start % cluster;
+        self.locks.lock(start..range.end.next_multiple_of(cluster)).await
+    }
+
+    /// Reads from the chain into the whole of `buf`. What lies past the image's end reads as zeros.
+    pub(crate) fn read(&self, offset: u64, buf: Buf) -> LocalFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let _reading = self.reading();
+            let end = offset + buf.len() as u64;
+            let inside = end.min(self.size()).saturating_sub(offset);
+            if inside < buf.len() as u64 {
+                buf.slice(inside as usize..buf.len()).zero();
+            }
+            let mut parts = Vec::new();
+            let mut at = 0;
+            while at < inside {
+                let run = self.format.map(offset + at, inside - at).await?;
+                let part = buf.slice(at as usize..(at + run.len) as usize);
+                match (run.what, self.backing()) {
+                    (What::Data(host), _) => parts.push(self.storage_read(host, part)),
+                    (What::Absent, Some(backing)) => {
+                        parts.push(Box::pin(async move { backing.read(offset + at, part).await }))
+                    }
+                    (What::Zero | What::Absent, _) => part.zero(),
+                }
+                at += run.len;
+            }
+            if parts.len() == 1
+                && let Some(only) = parts.pop()
+            {
+                return only.await;
+            }
+            let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
+            while let Some(result) = results.next().await {
+                result?;
+            }
+            Ok(())
+        })
+    }
+
+    fn storage_read(&self, host: u64, part: Buf) -> LocalFuture<'_, Result<()>> {
+        self.storage.read(host, part)
+    }
+
+    /// Writes the whole of `buf`, which lies inside of the disk.
+    pub(crate) async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        let _reading = self.reading();
+        let mut at = 0;
+        while at < buf.len() {
+            let pos = offset + at as u64;
+            let left = (buf.len() - at) as u64;
+            let run = self.format.map(pos, left).await?;
+            let n = match run.what {
+                What::Data(host) if run.granule == 1 => {
+                    let part = buf.slice(at..at + run.len as usize);
+                    self.storage.write(host, part).await?;
+                    run.len
+                }
+                _ => {
+                    let len = run.len.min(LARGEST_WRITE);
+                    let _lock = self.lock(pos..pos + len).await;
+                    // Whoever held the lock may have changed what is there.
+                    let run = self.format.map(pos, len).await?;
+                    if run.granule == 1 {
+                        continue;
+                    }
+                    self.write_new(pos, buf.slice(at..at + run.len as usize), run.granule).await?
+                }
+            };
+            at += n as usize;
+        }
+        Ok(())
+    }
+
+    /// Writes to where nothing can be written in place, in steps of reserve, write, commit. The caller
+    /// holds the lock on the clusters. Answers how much of `buf` was written, at least 1 byte.
+    pub(crate) async fn write_new(&self, offset: u64, buf: Buf, granule: u64) -> Result<u64> {
+        let end = offset + buf.len() as u64;
+        let start = offset - offset % granule;
+        let reservation = self.format.reserve(start, end.next_multiple_of(granule) - start).await?;
+        let stop = end.min(reservation.offset + reservation.len);
+        // The old content around the new makes one write of whole units.
+        let fill = async |from: u64, to: u64| {
+            let part = Buf::new((to - from) as usize);
+            if to > from {
+                self.read(from, part.clone()).await?;
+            }
+            Ok::<_, Error>(part)
+        };
+        let head = fill(start, offset).await?;
+        let tail = fill(stop, reservation.offset + reservation.len).await?;
+        let body = buf.slice(0..(stop - offset) as usize);
+        let whole = match (head.is_empty(), tail.is_empty()) {
+            (true, true) => body,
+            _ => Buf::concat(vec![head, body, tail]),
+        };
+        self.storage.write(reservation.host, whole).await?;
+        self.format.commit(reservation).await?;
+        Ok(stop - offset)
+    }
+
+    /// Makes a range read as zeros: by zero clusters where they can be, else by writing.
+    pub(crate) async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        let unit = self.format.zero_unit();
+        let end = offset + len;
+        let inner = offset.next_multiple_of(unit)..if end >= self.size() { end } else { end - end % unit };
+        if inner.start >= inner.end {
+            return self.write_zero_bytes(offset, len).await;
+        }
+        self.write_zero_bytes(offset, inner.start - offset).await?;
+        self.write_zero_bytes(inner.end, end - inner.end).await?;
+        let len = inner.end - inner.start;
+        let zeroed = {
+            let _lock = self.lock(inner.clone()).await;
+            self.format.zero(inner.start, len).await
+        };
+        match zeroed {
+            Err(e) if e.kind() == ErrorKind::Unsupported => self.write_zero_bytes(inner.start, len).await,
+            other => other,
+        }
+    }
+
+    async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
+        const PIECE: u64 = 1 << 20;
+        let zeros = Buf::new(len.min(PIECE) as usize);
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(PIECE);
+            self.write(offset + at, zeros.slice(0..n as usize)).await?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Says that a range's content is not needed any more. Afterwards it reads as zeros, or as before
+    /// where the image cannot hold zeros without data; never as the backing file again.
+    pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let unit = self.cluster_size();
+        let end = offset + len;
+        let start = offset.next_multiple_of(unit);
+        let end = if end >= self.size() { end } else { end - end % unit };
+        if start >= end {
+            return Ok(());
+        }
+        let _lock = self.lock(start..end).await;
+        match self.format.zero(start, end - start).await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes every write that was answered before this call durable, in this image.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        self.format.flush(&*self.storage).await
+    }
+
+    /// What the chain from here on holds at `offset`, found without reading data. `len` bounds the
+    /// answer.
+    pub fn map(&self, offset: u64, len: u64) -> LocalFuture<'_, Result<Run>> {
+        Box::pin(async move {
+            if offset >= self.size() {
+                return Ok(Run { len, data: false, depth: 0 });
+            }
+            let len = len.min(self.size() - offset);
+            let run = self.format.map(offset, len).await?;
+            match (run.what, self.backing()) {
+                (What::Data(host), _) if self.kind() == Kind::Raw => {
+                    let extent = self.storage.map(host, run.len).await?;
+                    Ok(Run { len: extent.len, data: extent.data, depth: 0 })
+                }
+                (What::Data(_), _) => Ok(Run { len: run.len, data: true, depth: 0 }),
+                (What::Absent, Some(backing)) => {
+                    let below = backing.map(offset, run.len).await?;
+                    Ok(Run { depth: below.depth + 1, ..below })
+                }
+                (What::Zero | What::Absent, _) => Ok(Run { len: run.len, data: false, depth: 0 }),
+            }
+        })
+    }
+
+    /// The first absent range of this image in `range`, no longer than `most`.
+    pub(crate) async fn next_absent(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
+        let end = range.end.min(self.size());
+        let mut at = range.start;
+        let mut found: Option<Range<u64>> = None;
+        while at < end {
+            let run = self.format.map(at, end - at).await?;
+            match (&mut found, run.what == What::Absent) {
+                (None, true) => found = Some(at..at + run.len),
+                (Some(found), true) => found.end = at + run.len,
+                (Some(_), false) => break,
+                (None, false) => {}
+            }
+            at += run.len;
+            if let Some(found) = &mut found
+                && found.end - found.start >= most
+            {
+                found.end = found.start + most;
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Flushes and trims. Nothing may be in flight.
+    pub(crate) async fn close(&self) -> Result<()> {
+        if self.writable.get() { self.format.close(&*self.storage).await } else { Ok(()) }
+    }
+}

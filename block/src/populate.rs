@@ -1,0 +1,139 @@
+//! The one primitive of copying: make a range of absent clusters of an image present.
+//!
+//! Copy-on-read, `block_stream` of a single cluster and the stream job are all this function.
+
+use std::ops::Range;
+
+use crate::format::What;
+use crate::node::Node;
+use crate::{Buf, ErrorKind, Result};
+
+/// What a populate did, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Populated {
+    /// Copied as data.
+    pub copied: u64,
+    /// Made zero without data.
+    pub zero: u64,
+}
+
+impl std::ops::AddAssign for Populated {
+    fn add_assign(&mut self, other: Self) {
+        self.copied += other.copied;
+        self.zero += other.zero;
+    }
+}
+
+/// Copies what is absent in `range` from the backing chain into `leaf`.
+///
+/// The clusters are locked against everything that changes them; what was written by the guest before
+/// the lock stays, and what it writes later waits and then wins. Reads go on: what they need lies in
+/// the immutable backing.
+pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated> {
+    let mut done = Populated::default();
+    let Some(backing) = leaf.backing() else { return Ok(done) };
+    let end = range.end.min(leaf.size());
+    let _lock = leaf.lock(range.start..end).await;
+    let mut at = range.start;
+    while at < end {
+        let run = leaf.format().map(at, end - at).await?;
+        if run.what != What::Absent {
+            at += run.len;
+            continue;
+        }
+        // What the chain behind says about the start of this run decides how far this step goes.
+        let below = backing.map(at, run.len).await?;
+        let unit = run.granule.max(leaf.format().zero_unit());
+        let stop = at + below.len.min(run.len);
+        let aligned = if stop >= leaf.size() { stop } else { stop - stop % unit };
+        if !below.data && aligned > at && at.is_multiple_of(unit) {
+            zero(leaf, at, aligned - at, &mut done).await?;
+            at = aligned;
+        } else {
+            let stop = stop.next_multiple_of(unit).min(at + run.len).min(end);
+            copy(leaf, &backing, at..stop, run.granule, &mut done).await?;
+            at = stop;
+        }
+    }
+    Ok(done)
+}
+
+async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Result<()> {
+    match leaf.format().zero(offset, len).await {
+        // A format without zero clusters, or a part of a cluster that is shared.
+        Err(e) if e.kind() == ErrorKind::Unsupported => {
+            const PIECE: u64 = 1 << 20;
+            let zeros = Buf::new(len.min(PIECE) as usize);
+            write(leaf, offset, len, &zeros, done).await
+        }
+        Ok(()) => {
+            done.zero += len;
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn write(leaf: &Node, offset: u64, len: u64, zeros: &Buf, done: &mut Populated) -> Result<()> {
+    let mut at = 0;
+    while at < len {
+        let n = (len - at).min(zeros.len() as u64);
+        at += write_absent(leaf, offset + at, zeros.slice(0..n as usize)).await?;
+    }
+    done.copied += len;
+    Ok(())
+}
+
+async fn write_absent(leaf: &Node, offset: u64, buf: Buf) -> Result<u64> {
+    let run = leaf.format().map(offset, buf.len() as u64).await?;
+    if run.what != What::Absent {
+        // A neighbouring subcluster's copy filled it in together with its own.
+        return Ok(run.len);
+    }
+    leaf.write_new(offset, buf.slice(0..run.len as usize), run.granule).await
+}
+
+async fn copy(
+    leaf: &Node,
+    backing: &Node,
+    range: Range<u64>,
+    granule: u64,
+    done: &mut Populated,
+) -> Result<()> {
+    let len = range.end - range.start;
+    let mut buf = leaf.pool.get(len as usize);
+    backing.read(range.start, buf.clone()).await?;
+    // Zeros that the map did not know about: whole clusters of them are not written.
+    let unit = leaf.cluster_size().max(granule);
+    let mut pieces: Vec<(Range<u64>, bool)> = Vec::new();
+    if let Some(bytes) = buf.bytes_mut() {
+        let mut at = range.start;
+        while at < range.end {
+            let stop = (at - at % unit + unit).min(range.end);
+            let bytes = &bytes[(at - range.start) as usize..(stop - range.start) as usize];
+            let is_zero = crate::buf::is_zero(bytes);
+            match pieces.last_mut() {
+                Some((piece, zero)) if *zero == is_zero => piece.end = stop,
+                _ => pieces.push((at..stop, is_zero)),
+            }
+            at = stop;
+        }
+    } else {
+        pieces.push((range.clone(), false));
+    }
+    for (piece, is_zero) in pieces {
+        let size = piece.end - piece.start;
+        if is_zero && piece.start.is_multiple_of(leaf.format().zero_unit()) {
+            zero(leaf, piece.start, size, done).await?;
+            continue;
+        }
+        let mut at = piece.start;
+        while at < piece.end {
+            let part = buf.slice((at - range.start) as usize..(piece.end - range.start) as usize);
+            at += write_absent(leaf, at, part).await?;
+        }
+        done.copied += size;
+    }
+    leaf.pool.put(buf);
+    Ok(())
+}

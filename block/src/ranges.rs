@@ -1,0 +1,92 @@
+//! Locks on byte ranges, granted in the order of asking where they overlap.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+struct Entry {
+    range: Range<u64>,
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Exclusive locks on ranges of one object.
+///
+/// Held and wished-for ranges stand in one list in the order of asking; a wish is granted when no
+/// entry before it overlaps. The list is as long as requests are in flight, which the callers bound.
+#[derive(Default)]
+pub struct RangeLocks {
+    entries: RefCell<Vec<Rc<Entry>>>,
+}
+
+/// A locked range, unlocked when dropped.
+pub struct RangeGuard {
+    locks: Rc<RangeLocks>,
+    entry: Rc<Entry>,
+}
+
+impl RangeLocks {
+    /// No locks.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// Waits until nobody else holds, or asked earlier for, an overlapping range.
+    pub async fn lock(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
+        let guard = self.ask(range);
+        std::future::poll_fn(|cx| {
+            if guard.entry.granted.get() {
+                return Poll::Ready(());
+            }
+            *guard.entry.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        guard
+    }
+
+    /// Locks the range where that needs no wait.
+    pub fn try_lock(self: &Rc<Self>, range: Range<u64>) -> Option<RangeGuard> {
+        // Dropping a guard that was not granted takes its wish back.
+        Some(self.ask(range)).filter(|guard| guard.entry.granted.get())
+    }
+
+    fn ask(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
+        let granted = !self.is_locked(&range);
+        let entry = Rc::new(Entry { range, granted: Cell::new(granted), waker: RefCell::default() });
+        self.entries.borrow_mut().push(entry.clone());
+        RangeGuard { locks: self.clone(), entry }
+    }
+
+    /// Whether anybody holds or waits for an overlapping range.
+    pub fn is_locked(&self, range: &Range<u64>) -> bool {
+        self.entries.borrow().iter().any(|entry| overlap(&entry.range, range))
+    }
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+impl Drop for RangeGuard {
+    fn drop(&mut self) {
+        let mut entries = self.locks.entries.borrow_mut();
+        let Some(at) = entries.iter().position(|entry| Rc::ptr_eq(entry, &self.entry)) else { return };
+        entries.remove(at);
+        for (index, entry) in entries.iter().enumerate().skip(at) {
+            if !entry.granted.get()
+                && overlap(&entry.range, &self.entry.range)
+                && !entries[..index].iter().any(|earlier| overlap(&earlier.range, &entry.range))
+            {
+                entry.granted.set(true);
+                if let Some(waker) = entry.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! The only door to the world: a named, flat run of bytes.
+//!
+//! Nothing above this trait sees a file descriptor, and everything in it exists in the simulator
+//! ([`crate::sim`]) too.
+
+use async_trait::async_trait;
+
+use crate::{Buf, Result};
+
+pub mod file;
+
+/// A run of bytes that is all data, or all hole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Its length in bytes, at least 1.
+    pub len: u64,
+    /// `false`: a hole, which reads as zeros and holds no space.
+    pub data: bool,
+}
+
+/// Tells one storage object from another: the same file has the same identity by whatever name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The device that holds it.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
+/// What a user of an image holds and what it denies to others, as QEMU's image locks say it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lock {
+    /// Nothing.
+    None,
+    /// A backing file: reads, and denies others to write and resize.
+    Backing,
+    /// A leaf: reads, writes and resizes, and denies others to write and resize.
+    Leaf,
+}
+
+/// A file, a block device, memory, a network export or a simulated device.
+///
+/// Offsets and lengths are in bytes. The caller bounds them by what the image's format says; an
+/// implementer may rely on `offset + len` not to overflow. Any number of operations may be in flight;
+/// overlapping ones have no order. A dropped future abandons the result, not the operation: its
+/// buffer stays alive until the operation has ended.
+#[async_trait(?Send)]
+pub trait Storage {
+    /// The name by which people know it, for messages: a file's path.
+    fn name(&self) -> &str;
+
+    /// Its length now.
+    fn len(&self) -> u64;
+
+    /// Whether it is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads the whole of `buf`; what lies past the end reads as zeros.
+    async fn read(&self, offset: u64, buf: Buf) -> Result<()>;
+
+    /// Writes the whole of `buf`, growing the storage where needed and possible.
+    async fn write(&self, offset: u64, buf: Buf) -> Result<()>;
+
+    /// Makes every write that completed before this call durable (fdatasync). Once it has failed it
+    /// fails for ever: nobody knows then which writes were lost.
+    async fn sync(&self) -> Result<()>;
+
+    /// Sets the length.
+    async fn truncate(&self, len: u64) -> Result<()>;
+
+    /// Asks for space for a range, whose unwritten bytes read as zeros; grows the length to its end.
+    /// `Unsupported` where the storage cannot; the caller goes on without.
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Makes a range read as zeros and gives its space back where possible. The length stays.
+    async fn punch(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// The run of one kind at `offset`, no longer than `len`. Past the end all is hole. Where the
+    /// storage does not know, all is data.
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent>;
+
+    /// Changes the locks held to exactly `lock`.
+    ///
+    /// # Errors
+    /// `InUse` where another process denies it; what was held before is then still held.
+    fn lock(&self, lock: Lock) -> Result<()>;
+
+    /// Which object this is, where that can be known.
+    fn identity(&self) -> Option<Identity>;
+
+    /// Makes the name itself durable: syncs the directory that holds the file.
+    async fn sync_name(&self) -> Result<()>;
+}

@@ -1,0 +1,338 @@
+//! Regular files and block devices.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+
+use async_trait::async_trait;
+
+use super::{Extent, Identity, Lock, Storage};
+use crate::chain::Opener;
+use crate::io::Engine;
+use crate::ranges::RangeLocks;
+use crate::{Buf, Error, ErrorKind, Result};
+
+mod locks;
+
+/// How the files of a disk are opened.
+pub struct FileOpener {
+    /// What operations go through.
+    pub engine: Engine,
+    /// Past the host's page cache (O_DIRECT).
+    pub direct: bool,
+}
+
+#[async_trait(?Send)]
+impl Opener for FileOpener {
+    async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>> {
+        let file = FileStorage::open(self, name, OpenOptions::new().read(true).write(writable)).await?;
+        Ok(Rc::new(file))
+    }
+
+    async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
+        // Not truncated by the open: the file may be somebody's running image.
+        let mut options = OpenOptions::new();
+        let file = FileStorage::open(self, name, options.read(true).write(true).create(true)).await?;
+        file.lock(Lock::Leaf)?;
+        if !file.is_device {
+            file.truncate(0).await?;
+        }
+        Ok(Rc::new(file))
+    }
+}
+
+/// An open file.
+struct FileStorage {
+    name: String,
+    file: Rc<File>,
+    engine: Engine,
+    len: Cell<u64>,
+    is_device: bool,
+    writable: bool,
+    identity: Identity,
+    /// What offsets, lengths and memory must be multiples of; 1 with the page cache.
+    alignment: u64,
+    /// Writes in flight, where some may have to read and write back what lies around them.
+    around: Rc<RangeLocks>,
+    sync_failed: Cell<bool>,
+    held: Cell<Lock>,
+    /// The last answer of [`Storage::map`], for files that nobody writes: start, end, data.
+    mapped: RefCell<Option<(u64, u64, bool)>>,
+}
+
+impl FileStorage {
+    async fn open(opener: &FileOpener, name: &str, options: &OpenOptions) -> Result<Self> {
+        let mut options = options.clone();
+        // Opening a FIFO or a tape must not wait for its other end.
+        let direct = if opener.direct { libc::O_DIRECT } else { 0 };
+        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | direct);
+        let path = name.to_owned();
+        let opened = executor::unblock(move || {
+            let file = options.open(&path)?;
+            let metadata = file.metadata()?;
+            Ok((file, metadata))
+        });
+        let (file, metadata) = opened.await.map_err(|e: io::Error| match e.raw_os_error() {
+            Some(libc::EINVAL) if opener.direct => Error::new(
+                ErrorKind::Unsupported,
+                format!("{name}: the file system has no O_DIRECT; use cache=writeback"),
+            ),
+            _ => Error::io(format_args!("opening {name}"), &e),
+        })?;
+        let kind = metadata.file_type();
+        let is_device = kind.is_block_device();
+        if !kind.is_file() && !is_device {
+            let text = format!("{name}: neither a regular file nor a block device");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let (identity, len) = if is_device {
+            let len = io::Seek::seek(&mut &file, io::SeekFrom::End(0));
+            let len = len.map_err(|e| Error::io(format_args!("sizing {name}"), &e))?;
+            (Identity { device: metadata.rdev(), inode: u64::MAX }, len)
+        } else {
+            (Identity { device: metadata.dev(), inode: metadata.ino() }, metadata.len())
+        };
+        // SAFETY: a system call on an open descriptor, with no memory involved.
+        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+        Ok(FileStorage {
+            name: name.to_owned(),
+            writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            alignment: if opener.direct { direct_alignment(&file) } else { 1 },
+            file: Rc::new(file),
+            engine: opener.engine.clone(),
+            len: Cell::new(len),
+            is_device,
+            identity,
+            around: RangeLocks::new(),
+            sync_failed: Cell::new(false),
+            held: Cell::new(Lock::None),
+            mapped: RefCell::default(),
+        })
+    }
+
+    fn error(&self, doing: &str, at: u64, e: &io::Error) -> Error {
+        Error::io(format_args!("{doing} {} at {at}", self.name), e)
+    }
+
+    fn is_aligned(&self, offset: u64, buf: &Buf) -> bool {
+        self.alignment == 1
+            || offset.is_multiple_of(self.alignment) && buf.is_aligned(self.alignment as usize)
+    }
+
+    /// Reads with offset, length and memory as they are; past the end, zeros.
+    async fn read_aligned(&self, offset: u64, buf: &Buf) -> Result<()> {
+        let mut at = 0;
+        while at < buf.len() {
+            let rest = if at == 0 { buf.clone() } else { buf.slice(at..buf.len()) };
+            match self.engine.read(&self.file, offset + at as u64, &rest).await {
+                Ok(0) => {
+                    rest.zero();
+                    break;
+                }
+                // An unaligned rest under O_DIRECT is the file's own end.
+                Ok(n) if self.alignment > 1 && !(n as u64).is_multiple_of(self.alignment) => {
+                    rest.slice(n..rest.len()).zero();
+                    break;
+                }
+                Ok(n) => at += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.error("reading", offset + at as u64, &e)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_aligned(&self, offset: u64, buf: &Buf) -> Result<()> {
+        let mut at = 0;
+        while at < buf.len() {
+            let rest = if at == 0 { buf.clone() } else { buf.slice(at..buf.len()) };
+            match self.engine.write(&self.file, offset + at as u64, &rest).await {
+                Ok(0) => {
+                    let e = io::Error::from(io::ErrorKind::WriteZero);
+                    return Err(self.error("writing", offset + at as u64, &e));
+                }
+                Ok(n) => at += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.error("writing", offset + at as u64, &e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A range and buffer that O_DIRECT takes, around the wished-for one.
+    fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
+        let start = offset - offset % self.alignment;
+        let end = (offset + len).next_multiple_of(self.alignment);
+        (start, Buf::new((end - start) as usize))
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for FileStorage {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.len.get()
+    }
+
+    async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
+        if self.is_aligned(offset, &buf) {
+            return self.read_aligned(offset, &buf).await;
+        }
+        let (start, bounce) = self.widen(offset, buf.len() as u64);
+        self.read_aligned(start, &bounce).await?;
+        let skip = (offset - start) as usize;
+        buf.copy_from_buf(&bounce.slice(skip..skip + buf.len()));
+        Ok(())
+    }
+
+    async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        if self.alignment == 1 {
+            self.write_aligned(offset, &buf).await?;
+        } else if self.is_aligned(offset, &buf) {
+            let _lock = self.around.lock(offset..end).await;
+            self.write_aligned(offset, &buf).await?;
+        } else {
+            let (start, bounce) = self.widen(offset, buf.len() as u64);
+            let _lock = self.around.lock(start..start + bounce.len() as u64).await;
+            self.read_aligned(start, &bounce).await?;
+            let skip = (offset - start) as usize;
+            bounce.slice(skip..skip + buf.len()).copy_from_buf(&buf);
+            self.write_aligned(start, &bounce).await?;
+        }
+        self.len.set(self.len.get().max(end));
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
+        if self.sync_failed.get() {
+            let text = format!("syncing {}: an earlier sync failed, so data may be lost", self.name);
+            return Err(Error::new(ErrorKind::Io, text));
+        }
+        match self.engine.sync(&self.file).await {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                self.sync_failed.set(true);
+                Err(Error::io(format_args!("syncing {}", self.name), &e))
+            }
+        }
+    }
+
+    async fn truncate(&self, len: u64) -> Result<()> {
+        let file = self.file.try_clone().map_err(|e| self.error("resizing", len, &e))?;
+        let done = executor::unblock(move || file.set_len(len)).await;
+        done.map_err(|e| Error::io(format_args!("resizing {}", self.name), &e))?;
+        self.len.set(len);
+        Ok(())
+    }
+
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        let done = self.engine.fallocate(&self.file, 0, offset, len).await;
+        done.map_err(|e| self.error("allocating space in", offset, &e))?;
+        self.len.set(self.len.get().max(offset + len));
+        Ok(())
+    }
+
+    async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        match self.engine.fallocate(&self.file, mode, offset, len).await {
+            Ok(()) => return Ok(()),
+            Err(e) => match Error::io("", &e).kind() {
+                ErrorKind::Unsupported => {}
+                _ => return Err(self.error("punching a hole into", offset, &e)),
+            },
+        }
+        let zeros = Buf::new(len.min(1 << 20) as usize);
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(zeros.len() as u64);
+            self.write(offset + at, zeros.slice(0..n as usize)).await?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        let cached = *self.mapped.borrow();
+        if let Some((start, end, data)) = cached
+            && (start..end).contains(&offset)
+        {
+            return Ok(Extent { len: len.min(end - offset), data });
+        }
+        if self.is_device {
+            return Ok(Extent { len, data: true });
+        }
+        let file = self.file.try_clone().map_err(|e| self.error("mapping", offset, &e))?;
+        let (end, data) = executor::unblock(move || seek(&file, offset)).await;
+        let end = end.unwrap_or(u64::MAX);
+        if !self.writable {
+            *self.mapped.borrow_mut() = Some((offset, end, data));
+        }
+        Ok(Extent { len: len.min(end - offset), data })
+    }
+
+    fn lock(&self, lock: Lock) -> Result<()> {
+        locks::change(&self.file, &self.name, self.held.get(), lock)?;
+        self.held.set(lock);
+        Ok(())
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(self.identity)
+    }
+
+    async fn sync_name(&self) -> Result<()> {
+        let folder = Path::new(&self.name).parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        let shown = folder.display().to_string();
+        let done = executor::unblock(move || File::open(&folder)?.sync_all()).await;
+        done.map_err(|e| Error::io(format_args!("syncing the folder {shown}"), &e))
+    }
+}
+
+/// The end of the extent at `offset`, and whether it is data. `None`: to the end of time. A file
+/// system that does not know says that all is data.
+fn seek(file: &File, offset: u64) -> (Option<u64>, bool) {
+    let seek = |whence| {
+        // SAFETY: a system call on an open descriptor, with no memory involved. It moves a file
+        // position that nobody uses.
+        let at = unsafe { libc::lseek(file.as_raw_fd(), offset as i64, whence) };
+        if at < 0 { Err(io::Error::last_os_error()) } else { Ok(at as u64) }
+    };
+    match seek(libc::SEEK_DATA) {
+        Ok(data) if data > offset => (Some(data), false),
+        Ok(_) => match seek(libc::SEEK_HOLE) {
+            Ok(hole) if hole > offset => (Some(hole), true),
+            _ => (None, true),
+        },
+        // No data at or after the offset.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => (None, false),
+        Err(_) => (None, true),
+    }
+}
+
+/// What O_DIRECT on this file asks for, as statx says; 4096 where it does not.
+fn direct_alignment(file: &File) -> u64 {
+    // SAFETY: all-zero bytes are a valid `statx`.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty C string, and `stat` is valid for writes.
+    let done = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
+    };
+    let align = u64::from(stat.stx_dio_offset_align.max(stat.stx_dio_mem_align));
+    if done == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0 && align.is_power_of_two() {
+        align.max(512)
+    } else {
+        4096
+    }
+}

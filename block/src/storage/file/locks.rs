@@ -1,0 +1,91 @@
+//! QEMU's image locks (`block/file-posix.c`): shared open-file-description locks on byte 100+n for each
+//! permission n that is held, and 200+n for each that is denied to others. Whoever finds a byte locked
+//! that contradicts its own wish gives up.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::super::Lock;
+use crate::{Error, ErrorKind, Result};
+
+const HELD: i64 = 100;
+const DENIED: i64 = 200;
+/// Permission numbers: what they mean is QEMU's `BLK_PERM_*`.
+const CONSISTENT_READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+
+/// Permissions held and denied.
+fn wishes(lock: Lock) -> (&'static [i64], &'static [i64]) {
+    match lock {
+        Lock::None => (&[], &[]),
+        Lock::Backing => (&[CONSISTENT_READ], &[WRITE, RESIZE]),
+        Lock::Leaf => (&[CONSISTENT_READ, WRITE, RESIZE], &[WRITE, RESIZE]),
+    }
+}
+
+fn bytes(lock: Lock) -> Vec<i64> {
+    let (held, denied) = wishes(lock);
+    held.iter().map(|n| HELD + n).chain(denied.iter().map(|n| DENIED + n)).collect()
+}
+
+fn flock(kind: i32, start: i64) -> libc::flock {
+    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: 1, l_pid: 0 }
+}
+
+fn control(file: &File, command: i32, lock: &mut libc::flock) -> io::Result<()> {
+    // SAFETY: `lock` is a valid flock structure, which the call reads and writes.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), command, lock) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Goes from the locks of `from` to those of `to`; on an error back to `from`.
+pub(super) fn change(file: &File, name: &str, from: Lock, to: Lock) -> Result<()> {
+    let (old, new) = (bytes(from), bytes(to));
+    let added: Vec<_> = new.iter().filter(|byte| !old.contains(byte)).copied().collect();
+    let result = take(file, name, &added, to);
+    let dropped: Vec<_> = match &result {
+        Ok(()) => old.into_iter().filter(|byte| !new.contains(byte)).collect(),
+        Err(_) => added,
+    };
+    for byte in dropped {
+        // Giving a lock up does not fail on an open descriptor.
+        let _ = control(file, libc::F_OFD_SETLK, &mut flock(libc::F_UNLCK, byte));
+    }
+    result
+}
+
+fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
+    for byte in bytes {
+        match control(file, libc::F_OFD_SETLK, &mut flock(libc::F_RDLCK, *byte)) {
+            Ok(()) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+                return Err(in_use(name));
+            }
+            // A file system without locks has no other user to be told of either.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::EINVAL)) => {
+                tracing::warn!("{name}: the file system has no locks: {e}");
+                return Ok(());
+            }
+            Err(e) => return Err(Error::io(format_args!("locking {name}"), &e)),
+        }
+    }
+    // What we hold must not be denied by others, and what we deny not be held by them. Asked as if for
+    // a write lock, which any other process's lock refuses.
+    let (held, denied) = wishes(to);
+    let opposite = held.iter().map(|n| DENIED + n).chain(denied.iter().map(|n| HELD + n));
+    for byte in opposite {
+        let mut lock = flock(libc::F_WRLCK, byte);
+        control(file, libc::F_OFD_GETLK, &mut lock)
+            .map_err(|e| Error::io(format_args!("locking {name}"), &e))?;
+        if i32::from(lock.l_type) != libc::F_UNLCK {
+            return Err(in_use(name));
+        }
+    }
+    Ok(())
+}
+
+fn in_use(name: &str) -> Error {
+    Error::new(ErrorKind::InUse, format!("{name}: another process has the image open"))
+}

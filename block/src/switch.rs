@@ -1,0 +1,158 @@
+//! The switch: another image under a running disk, by prepare and then commit or abort.
+//!
+//! Everything that can fail or take long is in *prepare*, while the guest runs; *commit* closes the
+//! gate, waits for the requests inside, swaps a pointer and opens the gate again. Dropping what was
+//! prepared is the abort: nothing of the disk was touched.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::chain;
+use crate::disk::{Claim, Disk};
+use crate::format::Kind;
+use crate::node::Node;
+use crate::{Error, ErrorKind, Result};
+
+/// How long a switch waits for requests in flight before it gives up and lets the guest go on.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a disk is switched to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The image's file name.
+    pub name: String,
+    /// Its format. Without one, only an image whose backing file is the running one is accepted.
+    pub format: Option<Kind>,
+    /// Whether the guest is told. If not, the sizes must be equal.
+    pub notify: bool,
+}
+
+/// A switch that is ready to be committed.
+pub struct Prepared {
+    disk: Rc<Disk>,
+    leaf: Rc<Node>,
+    notify: bool,
+    claim: Claim,
+}
+
+/// A switch that was done.
+#[derive(Clone, Copy, Debug)]
+pub struct Switched {
+    /// For how long the gate was closed: no request waited longer because of the switch.
+    pub blackout: Duration,
+}
+
+impl Disk {
+    /// Opens the target and makes everything ready. On any error the disk is as it was.
+    ///
+    /// # Errors
+    /// `InUse` where a job or another switch has the disk; what opening the target says; `Invalid`
+    /// where its size or format does not fit.
+    pub async fn prepare_switch(self: &Rc<Self>, target: &Target) -> Result<Prepared> {
+        let claim = self.claim("a switch")?;
+        let old = self.leaf();
+        let writable = !self.read_only();
+        let leaf = match target.format {
+            Some(kind) => self.open_target(&target.name, kind, &old, writable).await?,
+            None => self.open_unnamed(&target.name, &old, writable).await?,
+        };
+        if leaf.size() == 0 {
+            return Err(Error::new(ErrorKind::Invalid, format!("{}: the image is empty", target.name)));
+        }
+        if !target.notify && leaf.size() != old.size() {
+            let text = format!(
+                "{}: has {} bytes, but the disk has {}, and with notify=false the guest is not told of a new size",
+                target.name,
+                leaf.size(),
+                old.size()
+            );
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if writable {
+            old.flush().await?;
+            leaf.storage().sync().await?;
+            leaf.storage().sync_name().await?;
+        }
+        Ok(Prepared { disk: self.clone(), leaf, notify: target.notify, claim })
+    }
+
+    async fn open_target(
+        self: &Rc<Self>,
+        name: &str,
+        kind: Kind,
+        old: &Rc<Node>,
+        writable: bool,
+    ) -> Result<Rc<Node>> {
+        let opener = &*self.opener;
+        let running = old.storage().identity();
+        // Opened for reading first: nothing of the target is changed, and the running image is found
+        // out before its own lock would refuse it.
+        let probe = opener.open(name, false).await?;
+        if running.is_some() && probe.identity() == running {
+            let text = format!("{name}: is the image that the disk runs on");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if writable && let Some(leaf) = chain::open_over(opener, name, kind, old).await? {
+            return Ok(leaf);
+        }
+        chain::open(opener, name, kind, writable).await
+    }
+
+    /// A guest may have written the header of an image whose format nobody says: only an image that
+    /// records the running one as its backing file is taken for what it looks like.
+    async fn open_unnamed(self: &Rc<Self>, name: &str, old: &Rc<Node>, writable: bool) -> Result<Rc<Node>> {
+        let refuse = || {
+            let text = format!(
+                "{name}: give a format: without one, only a copy-on-write image over the running image is accepted"
+            );
+            Error::new(ErrorKind::Invalid, text)
+        };
+        let probe = self.opener.open(name, false).await?;
+        let header = crate::format::qcow2::Qcow2::read_header(&*probe).await.map_err(|e| match e.kind() {
+            ErrorKind::Invalid => refuse(),
+            _ => e.context(name),
+        })?;
+        drop(probe);
+        let backing = header.backing.ok_or_else(refuse)?;
+        if !writable || !chain::is_same(&*self.opener, name, &backing.name, old).await? {
+            return Err(refuse());
+        }
+        chain::open_over(&*self.opener, name, Kind::Qcow2, old).await?.ok_or_else(refuse)
+    }
+}
+
+impl Prepared {
+    /// Does the switch. After an error the disk runs on as before.
+    ///
+    /// # Errors
+    /// `TimedOut` where the requests in flight do not end within `deadline`.
+    pub async fn commit(self, deadline: Duration) -> Result<Switched> {
+        let Prepared { disk, leaf, notify, claim } = self;
+        let started = executor::now();
+        let Some(closed) = disk.drain(deadline).await else {
+            let text =
+                format!("{}: requests in flight did not end within {deadline:?}; not switched", disk.name());
+            return Err(Error::new(ErrorKind::TimedOut, text));
+        };
+        let resized = leaf.size() != disk.size();
+        let adopted = leaf.backing();
+        let old = disk.swap(leaf);
+        drop(closed);
+        let blackout = executor::now() - started;
+        if notify || resized {
+            disk.announce_capacity();
+        }
+        // With the guest running again: what it wrote before belongs to its flushes until this is
+        // through, whoever does it first.
+        let stays = adopted.is_some_and(|backing| Rc::ptr_eq(&backing, &old));
+        if let Err(e) = disk.flush_old().await {
+            tracing::warn!("{}: flushing {} after the switch: {e}", disk.name(), old.name());
+        } else if stays {
+            old.demote()?;
+        } else {
+            old.close().await?;
+        }
+        drop(claim);
+        Ok(Switched { blackout })
+    }
+}

@@ -1,0 +1,285 @@
+//! Disks in the simulator: every guest operation against a byte array, while the disk is streamed and
+//! switched, and power cuts at any change.
+//!
+//! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
+
+mod model;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use executor::{Executor, spawn};
+
+use crate::image::{self, Create};
+use crate::sim::{Faults, SimDir};
+use crate::switch::{DEADLINE, Target};
+use crate::{Disk, DiskEvent, ErrorKind, Kind, chain};
+use model::{Guest, random};
+
+/// Runs a scenario for many seeds.
+fn seeds<F: Future<Output = ()> + 'static>(count: u64, scenario: impl Fn(u64) -> F) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let range = match number("MILLRACE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MILLRACE_SEEDS").unwrap_or(count),
+    };
+    for seed in range {
+        let replay = Replay(seed);
+        Executor::simulated(seed).block_on(scenario(seed));
+        std::mem::forget(replay);
+    }
+}
+
+/// Says which seed failed.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        eprintln!("failed with seed {0}; replay it with MILLRACE_SEED={0}", self.0);
+    }
+}
+
+fn options(cluster_size: u64, extended_l2: bool) -> Create {
+    Create { cluster_size: Some(cluster_size), extended_l2: Some(extended_l2), ..Create::default() }
+}
+
+fn some_layout() -> Create {
+    match random(4) {
+        0 => options(512, false),
+        1 => options(4096, false),
+        2 => options(16 << 10, true),
+        _ => options(64 << 10, random(2) == 0),
+    }
+}
+
+async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
+    let wish = Create { backing: Some((backing.to_owned(), kind)), ..some_layout() };
+    image::create(files, name, Kind::Qcow2, &wish).await.unwrap();
+}
+
+/// Opens a disk; its events go into the list.
+async fn open(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Rc<RefCell<Vec<DiskEvent>>>) {
+    let leaf = chain::open(&**files, name, kind, true).await.unwrap();
+    let events: Rc<RefCell<Vec<DiskEvent>>> = Rc::default();
+    let sink = events.clone();
+    let disk = Disk::new("virtio0", leaf, false, files.clone(), move |event| sink.borrow_mut().push(event));
+    (disk, events)
+}
+
+/// Content with holes, of a size that is no multiple of any cluster size.
+fn base_content(sectors: u64) -> Vec<u8> {
+    let mut bytes = vec![0; (sectors * 512) as usize];
+    for sector in bytes.chunks_mut(512 * 16) {
+        if random(3) > 0 {
+            sector.iter_mut().for_each(|byte| *byte = executor::random() as u8);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn live_copy_under_a_busy_guest() {
+    seeds(300, |_| async {
+        let files = SimDir::new();
+        let content = base_content(700 + random(300));
+        files.add("base", content.clone()).set_faults(Faults { delay: 300, ..Faults::default() });
+        let (disk, events) = open(&files, "base", Kind::Raw).await;
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work(60))).collect();
+
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        files.get("leaf").unwrap().set_faults(Faults { delay: 300, ..Faults::default() });
+        executor::sleep(Duration::from_micros(random(2000))).await;
+        let format = (random(2) == 0).then_some(Kind::Qcow2);
+        let target = Target { name: "leaf".into(), format, notify: random(2) == 0 };
+        disk.prepare_switch(&target).await.unwrap().commit(DEADLINE).await.unwrap();
+        let base_after_switch = files.get("base").unwrap().content();
+        assert!(disk.leaf().backing().is_some());
+
+        executor::sleep(Duration::from_micros(random(2000))).await;
+        disk.start_stream().unwrap();
+        if random(2) == 0 {
+            // Stopped somewhere, then resumed.
+            executor::sleep(Duration::from_micros(random(3000))).await;
+            match disk.stop_stream().await {
+                Ok(()) if events.borrow().is_empty() => disk.start_stream().unwrap(),
+                Ok(()) => {}
+                Err(e) => assert_eq!(e.kind(), ErrorKind::NotActive),
+            }
+        }
+        let mut last = 0;
+        while let Some(progress) = disk.query_stream() {
+            assert!(progress.offset >= last && progress.offset <= progress.len);
+            last = progress.offset;
+            executor::sleep(Duration::from_micros(50)).await;
+        }
+        for worker in workers {
+            worker.await;
+        }
+        guest.verify().await;
+        assert!(disk.leaf().backing().is_none());
+        assert_eq!(files.get("base").unwrap().content(), base_after_switch, "the old image is left alone");
+        let DiskEvent::StreamCompleted { len, offset, error, .. } = events.borrow()[0].clone();
+        assert_eq!((offset, error), (len, None));
+        assert_eq!(events.borrow().len(), 1);
+        disk.close().await.unwrap();
+
+        // Opened again, alone, it is all there, and its metadata is exact.
+        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        assert!(disk.leaf().backing().is_none());
+        guest.verify_on(&disk).await;
+        model::check_refcounts(&files.get("leaf").unwrap().content(), model::Leaks::None);
+    });
+}
+
+#[test]
+fn single_clusters_stream_to_the_end() {
+    seeds(60, |_| async {
+        let files = SimDir::new();
+        let content = base_content(200);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let guest = Guest::new(disk.clone(), content);
+        guest.clone().work(10).await;
+        let mut last = 0;
+        loop {
+            let progress = disk.stream_one().await.unwrap();
+            assert!(progress.offset > last || progress.offset == progress.len);
+            last = progress.offset;
+            if progress.offset == progress.len {
+                break;
+            }
+        }
+        // Clusters that the cursor passed are present, so the backing file is gone.
+        assert!(disk.leaf().backing().is_none());
+        assert!(events.borrow().is_empty());
+        assert_eq!(disk.stream_one().await.unwrap().offset, disk.size());
+        guest.verify().await;
+    });
+}
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_flushed() {
+    seeds(600, |_| async {
+        let files = SimDir::new();
+        let content = base_content(300);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let leaf = files.get("leaf").unwrap();
+        leaf.set_faults(Faults { delay: 100, ..Faults::default() });
+        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        leaf.cut_after(1 + random(150));
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();
+        if random(3) > 0 {
+            disk.start_stream().unwrap();
+        }
+        for worker in workers {
+            worker.await;
+        }
+        while disk.query_stream().is_some() {
+            executor::sleep(Duration::from_micros(50)).await;
+        }
+
+        let after = files.after_power_cut();
+        let completed =
+            events.borrow().iter().any(|DiskEvent::StreamCompleted { error, .. }| error.is_none());
+        if completed {
+            // After the event the old image can be deleted, whatever dies next.
+            after.add("base", Vec::new());
+        }
+        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        assert!(!completed || disk.leaf().backing().is_none());
+        guest.verify_after_power_cut(&disk).await;
+
+        // And the stream goes on from what is there.
+        disk.start_stream().unwrap();
+        while disk.query_stream().is_some() {
+            executor::sleep(Duration::from_micros(50)).await;
+        }
+        assert!(disk.leaf().backing().is_none());
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
+#[test]
+fn a_bad_target_leaves_the_disk_running() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        let content = base_content(100);
+        files.add("base", content.clone());
+        files.add("short", vec![7; 512 * 10]);
+        files.add("other", content.clone());
+        create_over(&files, "elsewhere", "other", Kind::Raw).await;
+        let (disk, _) = open(&files, "base", Kind::Raw).await;
+        let guest = Guest::new(disk.clone(), content);
+        let cases = [
+            ("missing", Some(Kind::Qcow2), true, ErrorKind::NotFound),
+            ("short", Some(Kind::Raw), false, ErrorKind::Invalid),
+            ("short", Some(Kind::Qcow2), true, ErrorKind::Invalid),
+            ("short", None, true, ErrorKind::Invalid),
+            ("elsewhere", None, true, ErrorKind::Invalid),
+            ("base", Some(Kind::Raw), true, ErrorKind::Invalid),
+        ];
+        for (name, format, notify, kind) in cases {
+            let target = Target { name: name.into(), format, notify };
+            let error = disk.prepare_switch(&target).await.err().unwrap();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(name) && !error.to_string().contains('\n'), "{error}");
+            guest.clone().work(3).await;
+            guest.verify().await;
+        }
+        assert_eq!(disk.leaf().name(), "base");
+    });
+}
+
+#[test]
+fn a_switch_that_cannot_drain_gives_up_and_the_guest_goes_on() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        let content = base_content(100);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "base", Kind::Raw).await;
+        let target = Target { name: "leaf".into(), format: None, notify: false };
+        let stuck = disk.enter().await;
+        let prepared = disk.prepare_switch(&target).await.unwrap();
+        assert_eq!(disk.start_stream().err().unwrap().kind(), ErrorKind::InUse);
+        let error = prepared.commit(DEADLINE).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(disk.leaf().name(), "base");
+        drop(stuck);
+        let guest = Guest::new(disk.clone(), content);
+        guest.clone().work(5).await;
+        disk.prepare_switch(&target).await.unwrap().commit(DEADLINE).await.unwrap();
+        guest.verify().await;
+    });
+}
+
+#[test]
+fn chains_are_refused_by_name() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        files.add("base", base_content(10));
+        create_over(&files, "a", "base", Kind::Raw).await;
+        create_over(&files, "b", "a", Kind::Qcow2).await;
+        assert!(chain::open(&*files, "b", Kind::Qcow2, true).await.is_ok());
+        // `a` over `b` over `a`.
+        let looped = Create { backing: Some(("b".into(), Kind::Qcow2)), ..Create::default() };
+        image::create(&*files, "a", Kind::Qcow2, &looped).await.unwrap();
+        let error = chain::open(&*files, "b", Kind::Qcow2, true).await.err().unwrap();
+        assert!(error.to_string().contains("loop"), "{error}");
+        let missing = Create { backing: Some(("gone".into(), Kind::Raw)), ..Create::default() };
+        let error = image::create(&*files, "c", Kind::Qcow2, &missing).await.err().unwrap();
+        assert!(error.to_string().contains("gone"), "{error}");
+        for name in ["json:{}", "nbd://host/x"] {
+            let error = chain::resolve("/d/image", name).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+        }
+        assert_eq!(chain::resolve("/d/image", "base.img").unwrap(), "/d/base.img");
+        assert_eq!(chain::resolve("image", "base.img").unwrap(), "base.img");
+    });
+}

@@ -1,0 +1,214 @@
+//! What is asked of the agent and what it reports, as values.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::{AgentError, Answer, Result, device_field, number};
+use crate::wire::Fields;
+
+/// A range of a device that belongs to one workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// The guest's device, as `/dev/vda`.
+    pub device: String,
+    /// In bytes, a multiple of 4096.
+    pub offset: u64,
+    /// In bytes, a multiple of 4096.
+    pub length: u64,
+    /// Tells this workload's blocks from any other's.
+    pub seed: u64,
+}
+
+impl Region {
+    /// A region, all in bytes.
+    pub fn new(device: &str, offset: u64, length: u64, seed: u64) -> Self {
+        Region {
+            device: device.to_owned(),
+            offset,
+            length,
+            seed,
+        }
+    }
+
+    pub(super) fn fields(&self) -> Fields {
+        device_field(&self.device)
+            .with("offset", self.offset)
+            .with("length", self.length)
+            .with("seed", self.seed)
+    }
+}
+
+/// Random 4 KiB writes and reads over a filled device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// The guest's device.
+    pub device: String,
+    /// How many requests are in flight at a time, 1 to 64.
+    pub depth: u32,
+    /// Each of the `depth` threads flushes the device after this many of its writes; 0: never.
+    pub fsync_every: u64,
+    /// How many of 100 requests are reads; each is verified at once.
+    pub read_percent: u32,
+    /// Ends by itself after this many requests; 0: when it is stopped.
+    pub operations: u64,
+    /// Chooses the order of the offsets.
+    pub random: u64,
+}
+
+impl Load {
+    /// Writes only, one at a time, without flushes, until stopped.
+    pub fn new(device: &str) -> Self {
+        Load {
+            device: device.to_owned(),
+            depth: 1,
+            fsync_every: 0,
+            read_percent: 0,
+            operations: 0,
+            random: 1,
+        }
+    }
+
+    pub(super) fn fields(&self) -> Fields {
+        device_field(&self.device)
+            .with("depth", self.depth)
+            .with("fsync-every", self.fsync_every)
+            .with("read-percent", self.read_percent)
+            .with("operations", self.operations)
+            .with("random", self.random)
+    }
+}
+
+/// A background workload in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job(pub(super) u64);
+
+impl Job {
+    pub(super) fn fields(self) -> Fields {
+        Fields::new().with("job", self.0)
+    }
+}
+
+/// What a job has done since its start, and the latency of its requests since the last report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Whether it still runs.
+    pub running: bool,
+    /// Since the job's start.
+    pub elapsed: Duration,
+    /// Completed reads.
+    pub reads: u64,
+    /// Completed writes; for a file system, files.
+    pub writes: u64,
+    /// Completed flushes.
+    pub flushes: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
+    /// Requests that failed, or read what was not there.
+    pub errors: u64,
+    /// Of the requests since the last report.
+    pub latency: Latency,
+    /// Of all requests.
+    pub total: Latency,
+}
+
+/// Percentiles of request latency, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// How many requests.
+    pub count: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 99th percentile.
+    pub p99_us: u64,
+    /// 99.9th percentile.
+    pub p999_us: u64,
+    /// The slowest.
+    pub max_us: u64,
+}
+
+/// What was found on a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Blocks read.
+    pub blocks: u64,
+    /// The lowest sequence number; 0 for a block never written.
+    pub oldest: u64,
+    /// The highest sequence number.
+    pub newest: u64,
+    /// A digest of all sequence numbers in order, see [`super::Agent::digest`].
+    pub digest: u64,
+    /// How many blocks have which fault, by [`crate::pattern::Fault::kind`].
+    pub faults: BTreeMap<String, u64>,
+    /// The first few faults, in words.
+    pub examples: Vec<String>,
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of {} blocks", self.blocks)?;
+        for (kind, count) in &self.faults {
+            write!(f, ", {count} {kind}")?;
+        }
+        self.examples
+            .iter()
+            .try_for_each(|example| write!(f, "; {example}"))
+    }
+}
+
+/// Reads the answer to `verify` or `verify-full`; damage is an error.
+pub(super) fn verified(verb: &str, answer: &Answer) -> Result<VerifyReport> {
+    let field = |key| number(verb, &answer.fields, key);
+    let mut report = VerifyReport {
+        blocks: field("blocks")?,
+        oldest: field("oldest")?,
+        newest: field("newest")?,
+        digest: field("digest")?,
+        faults: BTreeMap::new(),
+        examples: answer.progress.clone(),
+    };
+    for kind in [
+        "lost",
+        "stale",
+        "ahead",
+        "torn",
+        "misplaced",
+        "foreign",
+        "corrupt",
+    ] {
+        let count = field(kind)?;
+        if count > 0 {
+            report.faults.insert(kind.to_owned(), count);
+        }
+    }
+    if report.faults.is_empty() {
+        Ok(report)
+    } else {
+        Err(AgentError::Damaged(Box::new(report)))
+    }
+}
+
+/// Reads what a job reports.
+pub(super) fn stat(verb: &str, fields: &Fields) -> Result<Stat> {
+    let field = |key: &str| number::<u64>(verb, fields, key);
+    let latency = |prefix: &str| {
+        Ok(Latency {
+            count: field(&format!("{prefix}count"))?,
+            p50_us: field(&format!("{prefix}p50"))?,
+            p99_us: field(&format!("{prefix}p99"))?,
+            p999_us: field(&format!("{prefix}p999"))?,
+            max_us: field(&format!("{prefix}max"))?,
+        })
+    };
+    Ok(Stat {
+        running: field("running")? != 0,
+        elapsed: Duration::from_millis(field("elapsed")?),
+        reads: field("reads")?,
+        writes: field("writes")?,
+        flushes: field("flushes")?,
+        bytes: field("bytes")?,
+        errors: field("errors")?,
+        latency: latency("")?,
+        total: latency("total-")?,
+    })
+}

@@ -1,0 +1,68 @@
+//! The static program that is `/init` in every initramfs of ours.
+//!
+//! In a guest it serves the line protocol of `guest_images::wire` on the second serial port; in the lab's
+//! machine it runs one command. Which of the two, the file `/etc/role` tells. It is process 1, whose end is a
+//! kernel panic: whatever fails is reported, and nothing here ends the process.
+
+mod device;
+mod files;
+mod init;
+mod jobs;
+mod lab;
+mod load;
+mod regions;
+mod serve;
+mod system;
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+/// The agent's own line; kernel messages are on the first serial port.
+const LINE: &str = "/dev/ttyS1";
+
+fn main() {
+    if !rustix::process::getpid().is_init() {
+        eprintln!("guest-agent is the init of a guest, and runs nowhere else");
+        return;
+    }
+    if let Err(error) = init::prepare() {
+        eprintln!("guest-agent: {error}");
+    }
+    match fs::read_to_string("/etc/role").as_deref().map(str::trim) {
+        Ok("lab") => lab::run(),
+        _ => guest(),
+    }
+}
+
+fn guest() -> ! {
+    let agent = serve::Agent::new();
+    loop {
+        let served = open_line(LINE).and_then(|line| agent.serve(line.try_clone()?, line));
+        // Unplugged or absent; it may come back, and nothing else tells.
+        eprintln!(
+            "guest-agent: {LINE}: {}",
+            served.map_or_else(|error| error.to_string(), |()| "closed".to_owned())
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Opens a serial port for bytes as they are: no echo, no line editing, no translation, no modem control.
+fn open_line(path: &str) -> io::Result<fs::File> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // Without CLOCAL a blocking open would wait for a carrier that virtual ports need not have.
+    let line = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    let mut settings = tcgetattr(&line)?;
+    settings.make_raw();
+    settings.control_modes |=
+        rustix::termios::ControlModes::CLOCAL | rustix::termios::ControlModes::CREAD;
+    settings.set_speed(115_200)?;
+    tcsetattr(&line, OptionalActions::Now, &settings)?;
+    let status = rustix::fs::fcntl_getfl(&line)?;
+    rustix::fs::fcntl_setfl(&line, status - OFlags::NONBLOCK)?;
+    Ok(line.into())
+}

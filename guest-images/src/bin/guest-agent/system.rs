@@ -1,0 +1,93 @@
+//! The machine as a whole: the kernel's log, and ways to end.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::OFlags;
+use rustix::system::RebootCommand;
+
+/// What the kernel writes where I/O failed or hangs.
+const TROUBLE: [&str; 6] = [
+    "I/O error",
+    "EXT4-fs error",
+    "EXT4-fs warning",
+    "JBD2: Error",
+    "blocked for more than",
+    "lost async page write",
+];
+const NEW_CAPACITY: &str = "new size:";
+
+/// Every message that the kernel still has, oldest first.
+pub fn messages() -> io::Result<Vec<String>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut log = File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open("/dev/kmsg")?;
+    let mut record = vec![0; 8192];
+    let mut messages = Vec::new();
+    loop {
+        match log.read(&mut record) {
+            Ok(0) => return Ok(messages),
+            Ok(length) => messages.extend(text(&record[..length])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(messages),
+            // Overwritten while we read: the next read goes on with the oldest there is.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The text of a record `priority,sequence,time,flags;text` (`Documentation/ABI/testing/dev-kmsg`).
+fn text(record: &[u8]) -> Option<String> {
+    let record = String::from_utf8_lossy(record);
+    let (_, text) = record.lines().next()?.split_once(';')?;
+    Some(text.to_owned())
+}
+
+/// The messages that tell of failed or hanging I/O.
+pub fn trouble() -> io::Result<Vec<String>> {
+    let is_trouble = |message: &String| TROUBLE.iter().any(|mark| message.contains(mark));
+    Ok(messages()?.into_iter().filter(is_trouble).collect())
+}
+
+/// How often virtio-blk has told of a changed capacity.
+pub fn capacity_changes() -> io::Result<usize> {
+    let is_change =
+        |message: &&String| message.starts_with("virtio_blk") && message.contains(NEW_CAPACITY);
+    Ok(messages()?.iter().filter(is_change).count())
+}
+
+/// What tells this boot from every other.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}
+
+/// Milliseconds since the kernel started.
+pub fn uptime() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/uptime")?;
+    let seconds = text
+        .split(' ')
+        .next()
+        .and_then(|seconds| seconds.parse::<f64>().ok());
+    let seconds = seconds.ok_or(io::ErrorKind::InvalidData)?;
+    Ok((seconds * 1000.0) as u64)
+}
+
+/// Panics the kernel.
+pub fn panic() -> io::Result<()> {
+    fs::write("/proc/sysrq-trigger", "c")
+}
+
+/// Ends the machine. Does not return even where the kernel refuses: process 1 has nowhere to return to.
+pub fn halt(how: RebootCommand) -> ! {
+    if let Err(error) = rustix::system::reboot(how) {
+        eprintln!("guest-agent: cannot end the machine: {error}");
+    }
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,82 @@
+//! For people: prepares a guest's kernel and initramfs, tells what KVM is good for, and runs commands in the lab.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use guest_images::{Error, Result, initramfs, kernel, lab, probe};
+
+#[derive(Parser)]
+#[command(about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch the guest's kernel and print its path
+    Kernel,
+    /// Build the guest's initramfs and print its path
+    Initrd,
+    /// Tell whether this host's KVM runs a stock kernel; exit 1 if it does not
+    Probe,
+    /// Run a command on a software-emulated machine that has KVM
+    Lab {
+        /// Memory in MiB
+        #[arg(long, default_value_t = 2048)]
+        memory: u32,
+        /// Size of the disk at $MILLRACE_SCRATCH in MiB
+        #[arg(long, default_value_t = 16 << 10)]
+        scratch: u64,
+        /// Seconds after which the machine is ended
+        #[arg(long, default_value_t = 1800)]
+        timeout: u64,
+        /// Another file or directory that the command needs, where the host's root cannot be shared
+        #[arg(long)]
+        file: Vec<PathBuf>,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        argv: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    run(Arguments::parse().command).unwrap_or_else(|error: Error| {
+        eprintln!("guest-images: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Kernel => println!("{}", kernel::find()?.vmlinuz.display()),
+        Command::Initrd => println!("{}", initramfs::guest(&kernel::find()?)?.display()),
+        Command::Probe => {
+            println!("{}", probe::kvm());
+            return Ok(if probe::kvm().is_usable() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Command::Lab {
+            memory,
+            scratch,
+            timeout,
+            file,
+            argv,
+        } => {
+            let mut command = lab::LabCommand::new(argv)?;
+            command.memory_mib = memory;
+            command.scratch_mib = scratch;
+            command.timeout = Duration::from_secs(timeout);
+            command.files = file;
+            let status = lab::run(&command)?;
+            return Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,76 @@
+//! Where built and fetched things are kept: `guest-images` under cargo's target directory.
+//!
+//! An entry is a file or a directory whose name tells its content (a version or a hash of its inputs). It is
+//! built under a temporary name and renamed, so an entry that exists is complete; a lock file per entry keeps
+//! two processes from building the same one.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// The cache's directory, made if absent: in `CARGO_TARGET_DIR`, else in the workspace's `target`.
+pub fn directory() -> Result<PathBuf> {
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => workspace().join("target"),
+    };
+    let directory = target.join("guest-images");
+    fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
+    fs::canonicalize(&directory).map_err(Error::file("find", &directory))
+}
+
+/// The root of the workspace that this crate was built in.
+pub(crate) fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// The entry `name`, made by `build` if it is not there yet.
+///
+/// `build` gets a path in an empty temporary directory on the same file system, and must make a file or a directory
+/// there. What it leaves behind when it fails is removed.
+pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let directory = directory()?;
+    let path = directory.join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    let _lock = lock(&directory, name)?;
+    if path.exists() {
+        return Ok(path);
+    }
+    let temporary = tempfile::Builder::new()
+        .prefix(".building-")
+        .tempdir_in(&directory)
+        .map_err(Error::file("write in", &directory))?;
+    let built = temporary.path().join(name);
+    build(&built)?;
+    fs::rename(&built, &path).map_err(Error::file("rename to", &path))?;
+    Ok(path)
+}
+
+/// Holds the lock `name` until the result is dropped, or the process dies.
+pub(crate) fn lock(directory: &Path, name: &str) -> Result<File> {
+    let path = directory.join(format!(".{name}.lock"));
+    let file = File::create(&path).map_err(Error::file("create", &path))?;
+    file.lock().map_err(Error::file("lock", &path))?;
+    Ok(file)
+}
+
+/// A name for content: the first 16 hexadecimal digits of the SHA-256 of all `parts`, each with its length.
+pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

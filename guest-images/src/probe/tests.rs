@@ -1,0 +1,18 @@
+//! The answer is stable, quick and one line; which one it is depends on the host.
+
+use super::*;
+
+#[test]
+fn the_answer_is_one_line() {
+    let answer = kvm();
+    eprintln!("{answer}");
+    assert!(!answer.to_string().contains('\n'));
+    assert!(!matches!(answer, Kvm::Broken(_)), "{answer}");
+}
+
+#[test]
+fn a_stock_cpu_passes_where_the_lab_runs() {
+    if crate::lab::is_inside() {
+        assert_eq!(*kvm(), Kvm::Usable);
+    }
+}

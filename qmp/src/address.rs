@@ -1,0 +1,211 @@
+//! Where a monitor listens: `unix:PATH` or `tcp:HOST:PORT`.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// A socket's address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// `unix:PATH`: a socket file, which only its owner can connect to.
+    Unix(PathBuf),
+    /// `tcp:HOST:PORT`: whoever reaches it controls the machine.
+    Tcp(String),
+}
+
+/// Why an address cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// Neither `unix:PATH` nor `tcp:HOST:PORT`.
+    #[error("'{0}' is neither unix:PATH nor tcp:HOST:PORT")]
+    Syntax(String),
+    /// Another process listens there.
+    #[error("{0}: another process listens on this socket")]
+    InUse(PathBuf),
+    /// A file that is no socket is in the way.
+    #[error("{0} exists and is no socket")]
+    NoSocket(PathBuf),
+    /// The host refused.
+    #[error("{address}: {source}")]
+    Io {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Address::Unix(path.into()));
+        }
+        let tcp = text.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':'));
+        match tcp {
+            Some((host, port)) if port.parse::<u16>().is_ok() => {
+                // QEMU takes an empty host for all addresses of this one.
+                let host = if host.is_empty() { "0.0.0.0" } else { host };
+                Ok(Address::Tcp(format!("{host}:{port}")))
+            }
+            _ => Err(AddressError::Syntax(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Tcp(host_port) => write!(f, "tcp:{host_port}"),
+        }
+    }
+}
+
+impl Address {
+    /// Connects once.
+    pub(crate) fn connect(&self) -> io::Result<Socket> {
+        match self {
+            Address::Unix(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                Ok(socket)
+            }
+            Address::Tcp(host_port) => first(host_port, |address| {
+                let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                socket.connect(&address.into())?;
+                socket.set_tcp_nodelay(true)?;
+                Ok(socket)
+            }),
+        }
+    }
+}
+
+/// Tries the addresses of a host one after the other.
+fn first<T>(host_port: &str, mut attempt: impl FnMut(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in host_port.to_socket_addrs()? {
+        match attempt(address) {
+            Ok(made) => return Ok(made),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// The identity of a file: its device and inode.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    path.symlink_metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// A bound, listening socket. Dropping it closes it and removes its file.
+pub struct Listener {
+    socket: Socket,
+    file: Option<(PathBuf, FileId)>,
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+impl Listener {
+    /// Binds and listens. A socket file that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// [`AddressError::InUse`] and [`AddressError::NoSocket`] where something else has that path, and
+    /// what the host answers.
+    pub fn bind(address: &Address) -> Result<Self, AddressError> {
+        let io = |source| AddressError::Io { address: address.clone(), source };
+        match address {
+            Address::Unix(path) => {
+                remove_stale(path)?;
+                Self::bind_unix(path).map_err(io)
+            }
+            Address::Tcp(host_port) => {
+                let bind = |address: SocketAddr| {
+                    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                    socket.set_reuse_address(true)?;
+                    socket.bind(&address.into())?;
+                    socket.listen(BACKLOG)?;
+                    socket.set_nonblocking(true)?;
+                    Ok(Listener { socket, file: None })
+                };
+                first(host_port, bind).map_err(io)
+            }
+        }
+    }
+
+    fn bind_unix(path: &Path) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        // From here on dropping the listener removes the file.
+        let listener = Listener { socket, file: Some((path.to_owned(), file_id(path)?)) };
+        // Before `listen`, so that nobody else can have connected meanwhile.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        listener.socket.listen(BACKLOG)?;
+        listener.socket.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Where it listens: the port that the host chose where port 0 was asked for.
+    pub fn address(&self) -> Option<Address> {
+        match &self.file {
+            Some((path, _)) => Some(Address::Unix(path.clone())),
+            None => Some(Address::Tcp(self.socket.local_addr().ok()?.as_socket()?.to_string())),
+        }
+    }
+
+    /// Accepts one connection; `WouldBlock` where none waits.
+    pub(crate) fn accept(&self) -> io::Result<Socket> {
+        let (socket, _) = self.socket.accept()?;
+        if self.file.is_none() {
+            // Answers are small and awaited: never held back for more to send.
+            socket.set_tcp_nodelay(true)?;
+        }
+        Ok(socket)
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Only our own file: somebody may have replaced it.
+        if let Some((path, id)) = &self.file
+            && file_id(path).is_ok_and(|now| now == *id)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes a socket file that a dead process left, and nothing else.
+fn remove_stale(path: &Path) -> Result<(), AddressError> {
+    let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(AddressError::NoSocket(path.to_owned()));
+    }
+    let io = |source| AddressError::Io { address: Address::Unix(path.to_owned()), source };
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(io)?;
+    // A live listener with a full backlog would block here otherwise.
+    probe.set_nonblocking(true).map_err(io)?;
+    match probe.connect(&SockAddr::unix(path).map_err(io)?) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(io),
+        _ => Err(AddressError::InUse(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

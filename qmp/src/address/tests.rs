@@ -1,0 +1,63 @@
+//! Addresses, and socket files that are left, taken or in the way.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+
+use super::*;
+
+#[test]
+fn addresses_are_read_and_shown() {
+    for text in ["unix:/run/a:b.sock", "tcp:localhost:4444", "tcp:[::1]:0"] {
+        assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+    }
+    assert_eq!("tcp::1".parse::<Address>().unwrap().to_string(), "tcp:0.0.0.0:1");
+    for text in ["", "unix:", "tcp:localhost", "tcp:localhost:x", "/run/a.sock", "tcp:h:65536"] {
+        assert!(matches!(text.parse::<Address>(), Err(AddressError::Syntax(_))), "{text}");
+    }
+}
+
+#[test]
+fn a_socket_file_is_private_and_removed_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.sock");
+    let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(listener.address(), Some(Address::Unix(path.clone())));
+    drop(listener);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.sock");
+    let address = Address::Unix(path.clone());
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let live = Listener::bind(&address).unwrap();
+    assert!(matches!(Listener::bind(&address), Err(AddressError::InUse(_))));
+    drop(live);
+
+    std::fs::write(&path, "data").unwrap();
+    assert!(matches!(Listener::bind(&address), Err(AddressError::NoSocket(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"data");
+}
+
+#[test]
+fn a_file_that_is_not_ours_any_more_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.sock");
+    let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "another's").unwrap();
+    drop(listener);
+    assert!(path.exists());
+}
+
+#[test]
+fn a_tcp_listener_tells_the_port_it_got() {
+    let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.address().unwrap();
+    assert_ne!(address.to_string(), "tcp:127.0.0.1:0");
+    address.connect().unwrap();
+}

@@ -1,0 +1,226 @@
+//! The commands: each is one entry here, from which come its argument structure, its strict parser,
+//! its method of [`Handler`], its line in `query-commands` and its schema.
+//!
+//! To add one, write an entry and, for the VMM to serve it, that method.
+
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::schema::{Qapi, Type, qapi_struct};
+use crate::types::*;
+
+/// A command's description.
+pub struct CommandInfo {
+    /// The name on the wire.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub doc: &'static str,
+    /// Its arguments: always an object.
+    pub arguments: fn() -> Type,
+    /// What it answers.
+    pub answer: fn() -> Type,
+}
+
+/// A command's arguments as a type, which names the command and its answer.
+pub trait Request: Serialize + Qapi + Into<Command> {
+    /// The name on the wire.
+    const NAME: &'static str;
+    /// What it answers.
+    type Answer: Serialize + DeserializeOwned + Qapi;
+}
+
+/// Serializing our own types cannot fail: no map has keys that are not strings.
+pub(crate) fn to_value(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+macro_rules! commands {
+    (
+        monitor { $($own:tt)* }
+        handler { $($theirs:tt)* }
+    ) => {
+        commands!(@requests $($own)* $($theirs)*);
+        commands!(@handler $($theirs)*);
+    };
+    (@requests $(
+        $(#[doc = $doc:literal])*
+        $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;
+    )*) => {
+        qapi_struct! { $($(#[doc = $doc])* struct $name { $($members)* })* }
+
+        $(
+            impl Request for $name {
+                const NAME: &'static str = $wire;
+                type Answer = $answer;
+            }
+
+            impl From<$name> for Command {
+                fn from(arguments: $name) -> Self {
+                    Command::$name(arguments)
+                }
+            }
+        )*
+
+        /// A command with its arguments.
+        #[derive(Clone, PartialEq, Debug)]
+        pub enum Command {
+            $($(#[doc = $doc])* $name($name)),*
+        }
+
+        impl Command {
+            /// Reads a command.
+            ///
+            /// # Errors
+            /// `CommandNotFound`, or `GenericError` for its arguments, with QEMU's texts.
+            pub fn parse(name: &str, arguments: Map<String, Value>) -> Result<Command> {
+                match name {
+                    $($wire => $name::parse("", arguments.into()).map(Command::$name),)*
+                    _ => Err(Error::command_not_found(format!("The command {name} has not been found"))),
+                }
+            }
+
+            /// The name on the wire.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Command::$name(_) => $wire),*
+                }
+            }
+        }
+
+        /// All commands, in the order of their definition.
+        pub const COMMANDS: &[CommandInfo] = &[$(CommandInfo {
+            name: $wire,
+            doc: concat!($($doc),*).trim_ascii(),
+            arguments: <$name as Qapi>::describe,
+            answer: <$answer as Qapi>::describe,
+        }),*];
+    };
+    (@handler $(
+        $(#[$doc:meta])* $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;
+    )*) => {
+        /// What serves the commands: the machine.
+        ///
+        /// A method runs on the monitor's executor as part of a client's task, once at a time for each
+        /// client, and always to its end, even where the client is gone. It may await as long as it
+        /// needs; other clients are served meanwhile. A method that is left out answers
+        /// `CommandNotFound`, "Command NAME has been disabled".
+        pub trait Handler {
+            $(
+                $(#[$doc])*
+                fn $method(&self, arguments: $name) -> impl Future<Output = Result<$answer>> {
+                    let _ = arguments;
+                    async { Err(Error::disabled($wire)) }
+                }
+            )*
+        }
+
+        /// Hands a command to the method that serves it.
+        pub(crate) async fn dispatch<H: Handler>(handler: &H, command: Command) -> Result<Value> {
+            match command {
+                $(Command::$name(arguments) => {
+                    handler.$method(arguments).await.map(|answer| to_value(&answer))
+                })*
+                other => Err(Error::disabled(other.name())),
+            }
+        }
+    };
+}
+
+commands! {
+    monitor {
+        /// Ends the negotiation of capabilities; nothing else is served before it.
+        "qmp_capabilities" qmp_capabilities: QmpCapabilities {
+            /// Capabilities to enable: none is offered.
+            enable: Option<Vec<QMPCapability>>,
+        } -> Empty;
+
+        /// Tells the version of QMP and of this program.
+        "query-version" query_version: QueryVersion {} -> VersionInfo;
+
+        /// Lists all commands.
+        "query-commands" query_commands: QueryCommands {} -> Vec<CommandName>;
+
+        /// Runs a command of the text monitor and answers what it printed.
+        "human-monitor-command" human_monitor_command: HumanMonitorCommand {
+            /// The command and its arguments.
+            command_line as "command-line": String,
+            /// Of which CPU; has no effect.
+            cpu_index as "cpu-index": Option<i64>,
+        } -> String;
+    }
+    handler {
+        /// Copies one cluster of a disk's backing chain into its image; or starts or stops doing so for all.
+        "block_stream" block_stream: BlockStream {
+            /// The disk.
+            device: String,
+            /// Whether to stream everything in the background.
+            all: Option<bool>,
+            /// Whether to stop the background stream.
+            stop: Option<bool>,
+        } -> BlockStreamReply;
+
+        /// Lists active background streams.
+        "query-block-stream" query_block_stream: QueryBlockStream {} -> Vec<BlockStreamInfo>;
+
+        /// Switches a disk's image or changes a drive's medium while the guest runs; or sets a VNC password.
+        "change" change: Change {
+            /// The drive, or `vnc`.
+            device: String,
+            /// The file of the new image, or `password`.
+            target: String,
+            /// The format (drives), or the password (`vnc`).
+            arg: Option<String>,
+            /// The format of the new image.
+            format: Option<String>,
+            /// Whether the guest is told; it is unless this is false.
+            notify: Option<bool>,
+        } -> Empty;
+
+        /// Sets a disk's size while the guest runs.
+        "block_resize" block_resize: BlockResize {
+            /// The disk.
+            device: Option<String>,
+            /// The node.
+            node_name as "node-name": Option<String>,
+            /// The new size in bytes.
+            size: i64,
+        } -> Empty;
+
+        /// Lists drives and their images.
+        "query-block" query_block: QueryBlock {} -> Vec<BlockInfo>;
+
+        /// Lists block jobs.
+        "query-block-jobs" query_block_jobs: QueryBlockJobs {} -> Vec<BlockJobInfo>;
+
+        /// Lists jobs.
+        "query-jobs" query_jobs: QueryJobs {} -> Vec<JobInfo>;
+
+        /// Tells whether the machine runs.
+        "query-status" query_status: QueryStatus {} -> StatusInfo;
+
+        /// Tells the machine's name.
+        "query-name" query_name: QueryName {} -> NameInfo;
+
+        /// Stops the vCPUs and the guest's I/O.
+        "stop" stop: Stop {} -> Empty;
+
+        /// Lets a stopped machine go on.
+        "cont" cont: Cont {} -> Empty;
+
+        /// Asks the guest to power off.
+        "system_powerdown" system_powerdown: SystemPowerdown {} -> Empty;
+
+        /// Resets the machine.
+        "system_reset" system_reset: SystemReset {} -> Empty;
+
+        /// Ends the program.
+        "quit" quit: Quit {} -> Empty;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! The events: each is one entry here. Their data is QEMU 7.2's, but for `BLOCK_STREAM_COMPLETED`
+//! (2011) and `EVENTS_DROPPED` (ours).
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::schema::{Qapi, Type, qapi_struct};
+use crate::types::*;
+
+/// An event's description.
+pub struct EventInfo {
+    /// The name on the wire.
+    pub name: &'static str,
+    /// What it tells, in one line.
+    pub doc: &'static str,
+    /// Its data: always an object.
+    pub data: fn() -> Type,
+}
+
+/// An event's data as a type, which names the event.
+pub trait Event: Serialize + DeserializeOwned + Qapi {
+    /// The name on the wire.
+    const NAME: &'static str;
+}
+
+macro_rules! events {
+    ($($(#[doc = $doc:literal])* $wire:literal $name:ident { $($members:tt)* })*) => {
+        qapi_struct! { $($(#[doc = $doc])* struct $name { $($members)* })* }
+
+        $(impl Event for $name {
+            const NAME: &'static str = $wire;
+        })*
+
+        /// All events, in the order of their definition.
+        pub const EVENTS: &[EventInfo] = &[$(EventInfo {
+            name: $wire,
+            doc: concat!($($doc),*).trim_ascii(),
+            data: <$name as Qapi>::describe,
+        }),*];
+    };
+}
+
+events! {
+    /// A background stream of `block_stream` ended; its result is on stable storage.
+    "BLOCK_STREAM_COMPLETED" BlockStreamCompleted {
+        /// The disk.
+        device: String,
+        /// Its size in bytes.
+        len: u64,
+        /// Up to where it is streamed.
+        offset: u64,
+        /// Why it failed.
+        error: Option<String>,
+    }
+
+    /// A job ended, with success or failure.
+    "BLOCK_JOB_COMPLETED" BlockJobCompleted {
+        /// What it does.
+        kind as "type": JobType,
+        /// Its id.
+        device: String,
+        /// Where `offset` ends.
+        len: u64,
+        /// How far it is.
+        offset: u64,
+        /// Its limit in bytes per second; 0: none.
+        speed: u64,
+        /// Why it failed.
+        error: Option<String>,
+    }
+
+    /// A job was cancelled.
+    "BLOCK_JOB_CANCELLED" BlockJobCancelled {
+        /// What it does.
+        kind as "type": JobType,
+        /// Its id.
+        device: String,
+        /// Where `offset` ends.
+        len: u64,
+        /// How far it is.
+        offset: u64,
+        /// Its limit in bytes per second; 0: none.
+        speed: u64,
+    }
+
+    /// A job met an I/O error.
+    "BLOCK_JOB_ERROR" BlockJobError {
+        /// Its id.
+        device: String,
+        /// What failed.
+        operation: IoOperationType,
+        /// What follows.
+        action: BlockErrorAction,
+    }
+
+    /// A job can be completed.
+    "BLOCK_JOB_READY" BlockJobReady {
+        /// What it does.
+        kind as "type": JobType,
+        /// Its id.
+        device: String,
+        /// Where `offset` ends.
+        len: u64,
+        /// How far it is.
+        offset: u64,
+        /// Its limit in bytes per second; 0: none.
+        speed: u64,
+    }
+
+    /// A job waits for its finalization.
+    "BLOCK_JOB_PENDING" BlockJobPending {
+        /// What it does.
+        kind as "type": JobType,
+        /// Its id.
+        id: String,
+    }
+
+    /// A job's state changed.
+    "JOB_STATUS_CHANGE" JobStatusChange {
+        /// Its id.
+        id: String,
+        /// Its new state.
+        status: JobStatus,
+    }
+
+    /// A guest's I/O failed.
+    "BLOCK_IO_ERROR" BlockIoError {
+        /// The disk.
+        device: String,
+        /// The node.
+        node_name as "node-name": Option<String>,
+        /// What failed.
+        operation: IoOperationType,
+        /// What follows.
+        action: BlockErrorAction,
+        /// Whether for want of space.
+        nospace: Option<bool>,
+        /// Why, for people.
+        reason: String,
+    }
+
+    /// An export is gone.
+    "BLOCK_EXPORT_DELETED" BlockExportDeleted {
+        /// Its id.
+        id: String,
+    }
+
+    /// A tray opened or closed.
+    "DEVICE_TRAY_MOVED" DeviceTrayMoved {
+        /// The drive.
+        device: String,
+        /// The path of its guest device.
+        id: String,
+        /// Whether it is open now.
+        tray_open as "tray-open": bool,
+    }
+
+    /// The machine stopped.
+    "STOP" Stopped {}
+
+    /// The machine goes on.
+    "RESUME" Resumed {}
+
+    /// The machine ends.
+    "SHUTDOWN" Shutdown {
+        /// Whether the guest asked for it.
+        guest: bool,
+        /// Why.
+        reason: ShutdownCause,
+    }
+
+    /// The machine was reset.
+    "RESET" Reset {
+        /// Whether the guest asked for it.
+        guest: bool,
+        /// Why.
+        reason: ShutdownCause,
+    }
+
+    /// The guest was asked to power off.
+    "POWERDOWN" Powerdown {}
+
+    /// Events were dropped because this client did not read; this one stands where they would have.
+    "EVENTS_DROPPED" EventsDropped {
+        /// How many.
+        count: u64,
+    }
+}

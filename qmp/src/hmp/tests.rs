@@ -1,0 +1,186 @@
+//! Lines of the text monitor: how they are split, what they run and what is printed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use executor::Executor;
+
+use super::*;
+use crate::output::Events;
+use crate::types::*;
+use crate::{Handler, Result};
+
+/// Keeps the commands that it gets and answers for one empty drive.
+#[derive(Default)]
+struct Fake {
+    commands: RefCell<Vec<Command>>,
+}
+
+impl Fake {
+    fn keep(&self, command: impl Into<Command>) -> Result<Empty> {
+        self.commands.borrow_mut().push(command.into());
+        Ok(Empty {})
+    }
+}
+
+impl Handler for Fake {
+    async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
+        self.keep(arguments).map(BlockStreamReply::Background)
+    }
+    async fn change(&self, arguments: Change) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn stop(&self, arguments: Stop) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn query_block_stream(&self, _: QueryBlockStream) -> Result<Vec<BlockStreamInfo>> {
+        Ok(Vec::new())
+    }
+    async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
+        Ok(vec![BlockJobInfo {
+            kind: JobType::Stream,
+            device: "job0".into(),
+            len: 10,
+            offset: 5,
+            busy: true,
+            paused: false,
+            speed: 7,
+            io_status: IoStatus::Ok,
+            ready: false,
+            status: JobStatus::Running,
+            auto_finalize: true,
+            auto_dismiss: true,
+            error: None,
+        }])
+    }
+    async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
+        let image = ImageInfo {
+            filename: "top.qcow2".into(),
+            format: "qcow2".into(),
+            dirty_flag: None,
+            actual_size: None,
+            virtual_size: 1 << 20,
+            cluster_size: Some(65536),
+            encrypted: None,
+            compressed: None,
+            backing_filename: Some("base.img".into()),
+            full_backing_filename: None,
+            backing_filename_format: None,
+            backing_image: None,
+            format_specific: None,
+        };
+        let inserted = BlockDeviceInfo {
+            file: "top.qcow2".into(),
+            node_name: None,
+            ro: false,
+            drv: "qcow2".into(),
+            backing_file: Some("base.img".into()),
+            backing_file_depth: 1,
+            encrypted: false,
+            detect_zeroes: DetectZeroes::Off,
+            bps: 0,
+            bps_rd: 0,
+            bps_wr: 0,
+            iops: 0,
+            iops_rd: 0,
+            iops_wr: 0,
+            image,
+            cache: CacheInfo { writeback: true, direct: false, no_flush: false },
+            write_threshold: 0,
+        };
+        let drive = |device: &str, inserted: Option<BlockDeviceInfo>| BlockInfo {
+            device: device.into(),
+            qdev: None,
+            kind: "unknown".into(),
+            removable: inserted.is_none(),
+            locked: false,
+            tray_open: inserted.is_none().then_some(true),
+            inserted,
+            io_status: None,
+        };
+        Ok(vec![drive("virtio0", Some(inserted)), drive("cd0", None)])
+    }
+    async fn query_status(&self, _: QueryStatus) -> Result<StatusInfo> {
+        Ok(StatusInfo { running: false, singlestep: false, status: RunState::IoError })
+    }
+}
+
+fn run(line: &'static str) -> (String, Vec<Command>) {
+    Executor::simulated(1).block_on(async move {
+        let fake = Rc::new(Fake::default());
+        let text = execute(&Monitor::new(fake.clone(), Events::new()), line).await;
+        (text, fake.commands.take())
+    })
+}
+
+fn printed(line: &'static str) -> String {
+    run(line).0
+}
+
+fn command(line: &'static str) -> Command {
+    let (text, mut commands) = run(line);
+    assert_eq!((text.as_str(), commands.len()), ("", 1));
+    commands.remove(0)
+}
+
+#[test]
+fn lines_become_commands() {
+    let stream = |all, stop| Command::from(BlockStream { device: "virtio0".into(), all, stop });
+    assert_eq!(command("block_stream virtio0"), stream(None, None));
+    assert_eq!(command(" block_stream\t-a virtio0 "), stream(Some(true), None));
+    assert_eq!(command("block_stream -s \"virtio0\""), stream(None, Some(true)));
+    let change = |target: &str, arg: Option<&str>, format: Option<&str>, notify| {
+        let device = if target == "password" { "vnc" } else { "virtio0" };
+        Command::from(Change {
+            device: device.into(),
+            target: target.into(),
+            arg: arg.map(Into::into),
+            format: format.map(Into::into),
+            notify,
+        })
+    };
+    assert_eq!(command("change virtio0 a.img"), change("a.img", None, None, None));
+    assert_eq!(
+        command(r#"change -n virtio0 "my \"file\"" qcow2"#),
+        change("my \"file\"", None, Some("qcow2"), Some(false))
+    );
+    assert_eq!(command("change vnc password secret"), change("password", Some("secret"), None, None));
+    assert_eq!(command("stop"), Stop {}.into());
+}
+
+#[test]
+fn mistakes_are_explained() {
+    assert_eq!(printed("frob"), "unknown command: 'frob'\n");
+    assert_eq!(printed("info frob"), "unknown command: 'info frob'\n");
+    assert_eq!(
+        printed("block_stream -x virtio0"),
+        "block_stream: unsupported option -x\nTry \"help block_stream\" for more information\n"
+    );
+    assert!(printed("block_stream").starts_with("block_stream: device expected\n"));
+    assert!(printed("stop now").starts_with("stop: extraneous characters at the end of line\n"));
+    assert_eq!(printed("change \"a"), "unterminated string literal\n");
+    assert_eq!(printed("cont"), "Error: Command cont has been disabled\n");
+    assert_eq!(printed(""), "");
+}
+
+#[test]
+fn states_are_printed_as_qemu_does() {
+    assert_eq!(printed("info block-stream"), "No active stream\n");
+    assert_eq!(
+        printed("info block-jobs"),
+        "Streaming device job0: Completed 5 of 10 bytes, speed limit 7 bytes/s\n"
+    );
+    assert_eq!(printed("info status"), "VM status: paused (io-error)\n");
+    assert!(printed("info version").starts_with("7.2.0 (millrace-"));
+    let block = "virtio0: top.qcow2 (qcow2)\n    Cache mode:       writeback\n    \
+                 Backing file:     base.img (chain depth: 1)\n\n\
+                 cd0: [not inserted]\n    Removable device: not locked, tray open\n";
+    assert_eq!(printed("info block"), block);
+}
+
+#[test]
+fn help_tells_all_or_one() {
+    assert_eq!(printed("help").lines().count(), HELP.len());
+    assert!(printed("help block_stream").starts_with("block_stream [-a|-s] device -- "));
+    assert_eq!(printed("help block_stream").lines().count(), 1);
+}

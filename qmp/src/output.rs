@@ -1,0 +1,218 @@
+//! What waits to be sent to one client, and the events that all clients get.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use executor::sync::Event as Signal;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::command::to_value;
+use crate::event::{Event, EventsDropped};
+
+/// Bytes of events that wait for one client; later ones are dropped and counted.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+/// Bytes that wait for one client before its next command is looked at.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// When an event happened, by the host's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Timestamp {
+    /// Seconds since 1970; -1 where the clock is of no use.
+    pub seconds: i64,
+    /// Microseconds of that second; -1 where the clock is of no use.
+    pub microseconds: i64,
+}
+
+impl Timestamp {
+    fn now() -> Self {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(time) => Timestamp {
+                seconds: i64::try_from(time.as_secs()).unwrap_or(-1),
+                microseconds: time.subsec_micros().into(),
+            },
+            Err(_) => Timestamp { seconds: -1, microseconds: -1 },
+        }
+    }
+}
+
+/// An event as it stands on the wire (QMP specification, 2.5).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EventMessage {
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// Which event.
+    pub event: String,
+    /// Its data; null where it has none.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub data: Value,
+}
+
+impl EventMessage {
+    fn new<E: Event>(event: &E) -> Self {
+        let mut data = to_value(event);
+        if data.as_object().is_some_and(serde_json::Map::is_empty) {
+            data = Value::Null;
+        }
+        EventMessage { timestamp: Timestamp::now(), event: E::NAME.to_owned(), data }
+    }
+}
+
+/// A message as it is sent: one line, ended by CRLF as QEMU does.
+pub(crate) fn line(message: &impl Serialize) -> Rc<str> {
+    let mut text = to_value_string(message);
+    text.push_str("\r\n");
+    text.into()
+}
+
+fn to_value_string(message: &impl Serialize) -> String {
+    // As for `to_value`: our own types always serialize.
+    serde_json::to_string(message).unwrap_or_default()
+}
+
+struct Line {
+    text: Rc<str>,
+    is_event: bool,
+}
+
+/// What waits to be sent to one client, in order.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    lines: RefCell<VecDeque<Line>>,
+    bytes: Cell<usize>,
+    event_bytes: Cell<usize>,
+    dropped: Cell<u64>,
+    negotiated: Cell<bool>,
+    closed: Cell<bool>,
+    changed: Signal,
+}
+
+impl Outbox {
+    fn push(&self, text: Rc<str>, is_event: bool) {
+        if self.closed.get() {
+            return;
+        }
+        self.bytes.set(self.bytes.get() + text.len());
+        if is_event {
+            self.event_bytes.set(self.event_bytes.get() + text.len());
+        }
+        self.lines.borrow_mut().push_back(Line { text, is_event });
+        self.changed.notify();
+    }
+
+    /// Queues an answer. Never dropped: the asker waits for room before it looks at the next command.
+    pub(crate) fn answer(&self, text: Rc<str>) {
+        self.push(text, false);
+    }
+
+    fn event(&self, text: &Rc<str>) {
+        if !self.negotiated.get() {
+            return;
+        }
+        // While the count of dropped ones is not told, later ones would appear before the gap.
+        if self.dropped.get() > 0 || self.event_bytes.get() + text.len() > MAX_EVENT_BYTES {
+            self.dropped.set(self.dropped.get() + 1);
+        } else {
+            self.push(text.clone(), true);
+        }
+    }
+
+    /// The next line to send; `None` once the outbox is closed.
+    pub(crate) async fn next(&self) -> Option<Rc<str>> {
+        loop {
+            if self.closed.get() {
+                return None;
+            }
+            if let Some(line) = self.lines.borrow().front() {
+                return Some(line.text.clone());
+            }
+            self.changed.wait().await;
+        }
+    }
+
+    /// The line that [`Outbox::next`] told is sent.
+    pub(crate) fn sent(&self) {
+        let Some(line) = self.lines.borrow_mut().pop_front() else { return };
+        self.bytes.set(self.bytes.get() - line.text.len());
+        if line.is_event {
+            self.event_bytes.set(self.event_bytes.get() - line.text.len());
+        }
+        // Half empty: a client that reads slowly gets few notices of many events, not one of each.
+        if self.dropped.get() > 0 && self.event_bytes.get() <= MAX_EVENT_BYTES / 2 {
+            let count = self.dropped.take();
+            self.push(self::line(&EventMessage::new(&EventsDropped { count })), true);
+        }
+        self.changed.notify();
+    }
+
+    /// Waits until the next command may be looked at; at once where the client is gone.
+    pub(crate) async fn room(&self) {
+        while !self.closed.get() && self.bytes.get() > MAX_ANSWER_BYTES {
+            self.changed.wait().await;
+        }
+    }
+
+    /// Waits until all is sent; at once where the client is gone.
+    pub(crate) async fn drained(&self) {
+        while !self.closed.get() && !self.lines.borrow().is_empty() {
+            self.changed.wait().await;
+        }
+    }
+
+    /// The client is gone, or must go.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.lines.borrow_mut().clear();
+        self.changed.notify();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    pub(crate) fn set_negotiated(&self) {
+        self.negotiated.set(true);
+    }
+
+    pub(crate) fn is_negotiated(&self) -> bool {
+        self.negotiated.get()
+    }
+}
+
+/// Sends events to all clients that have ended the negotiation. Clones send to the same clients.
+#[derive(Clone, Default)]
+pub struct Events {
+    clients: Rc<RefCell<Vec<Weak<Outbox>>>>,
+}
+
+impl Events {
+    /// A sender that has no clients until a [`Monitor`](crate::Monitor) is made with it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends an event. It never waits: a client that does not read loses events, and is told how many
+    /// ([`EventsDropped`]) when it reads again. An event that is sent before a command's method ends
+    /// reaches its client before the answer.
+    pub fn emit<E: Event>(&self, event: &E) {
+        let text = line(&EventMessage::new(event));
+        for client in self.clients().iter() {
+            client.event(&text);
+        }
+    }
+
+    pub(crate) fn add(&self, client: &Rc<Outbox>) {
+        let mut clients = self.clients.borrow_mut();
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(Rc::downgrade(client));
+    }
+
+    pub(crate) fn clients(&self) -> Vec<Rc<Outbox>> {
+        self.clients.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The monitor through its sockets.
+
+mod clients;
+mod common;
+mod wire;

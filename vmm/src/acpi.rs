@@ -1,0 +1,222 @@
+//! The ACPI tables: what tells the guest about CPUs, serial ports, virtio devices and power.
+//!
+//! The FADT says 'hardware-reduced' (ACPI 6.4, 4.1): no PM timer, no SCI, no fixed buttons, no legacy PIC and
+//! PIT. Sleep and reset are plain I/O ports, and the power button is an interrupt of a generic event device.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
+    ResourceTemplate, Scope,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::layout::{
+    ACPI, BUTTON_GSI, HIGH_MEMORY, IO_APIC, LOCAL_APIC, MMIO_SIZE, POWER, PVPANIC, SERIAL_GSIS, SERIAL_PORTS,
+    device_gsi, device_window,
+};
+
+/// The sleep type of state S5, soft off, as the DSDT's `_S5` names it.
+pub const S5: u8 = 5;
+/// What the guest writes to the reset register.
+pub const RESET_VALUE: u8 = 1;
+
+const OEM: [u8; 6] = *b"MILLRC";
+const OEM_TABLE: [u8; 8] = *b"MILLRACE";
+const REVISION: u32 = 1;
+
+/// All tables of a machine, as they lie in memory from `start` on, the RSDP first.
+pub fn tables(start: u64, cpus: u32, serials: usize, devices: usize) -> Vec<u8> {
+    // The RSDP points up, but its address is the only one that the kernel gets: it comes first, and is
+    // filled in when the XSDT's address is known.
+    let mut bytes = vec![0; Rsdp::len().next_multiple_of(64)];
+    let mut add = |table: &dyn Aml| {
+        let address = start + bytes.len() as u64;
+        table.to_aml_bytes(&mut bytes);
+        bytes.resize(bytes.len().next_multiple_of(64), 0);
+        address
+    };
+    let dsdt = add(&dsdt(serials, devices));
+    let fadt = add(&fadt(dsdt));
+    let madt = add(&madt(cpus));
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = add(&xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
+    bytes[..rsdp.len()].copy_from_slice(&rsdp);
+    bytes
+}
+
+/// Writes the tables into guest memory and returns the RSDP's address.
+pub(crate) fn write(
+    memory: &GuestMemoryMmap,
+    cpus: u32,
+    serials: usize,
+    devices: usize,
+) -> Result<u64, String> {
+    let bytes = tables(ACPI, cpus, serials, devices);
+    if ACPI + bytes.len() as u64 > HIGH_MEMORY {
+        return Err(format!("ACPI tables of {} bytes", bytes.len()));
+    }
+    memory.write_slice(&bytes, GuestAddress(ACPI)).map_err(|e| e.to_string())?;
+    Ok(ACPI)
+}
+
+fn port(address: u16) -> GAS {
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, address.into())
+}
+
+fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
+    // IAPC_BOOT_ARCH (ACPI 6.4, table 5.11): no VGA, no MSI, no CMOS RTC; and, being zero, no legacy devices
+    // and no 8042. Without the RTC bit Linux waits seconds for one.
+    const NO_VGA: u16 = 1 << 2;
+    const NO_MSI: u16 = 1 << 3;
+    const NO_CMOS_RTC: u16 = 1 << 5;
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, REVISION)
+        .dsdt_64(dsdt)
+        .preferred_pm_profile(PmProfile::Unspecified)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::FixRtc)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Headless)
+        .flag(Flags::HwReducedAcpi);
+    fadt.iapc_boot_arch = (NO_VGA | NO_MSI | NO_CMOS_RTC).into();
+    fadt.sleep_control_reg = port(POWER);
+    fadt.sleep_status_reg = port(POWER + 1);
+    fadt.reset_reg = port(POWER + 2);
+    fadt.reset_value = RESET_VALUE;
+    fadt.finalize()
+}
+
+fn madt(cpus: u32) -> MADT {
+    let mut madt = MADT::new(OEM, OEM_TABLE, REVISION, LocalInterruptController::Address(LOCAL_APIC));
+    for cpu in 0..cpus as u8 {
+        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, IO_APIC, 0));
+    madt
+}
+
+fn dsdt(serials: usize, devices: usize) -> Sdt {
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, REVISION);
+    let mut add = |item: &dyn Aml| {
+        let mut bytes = Vec::new();
+        item.to_aml_bytes(&mut bytes);
+        dsdt.append_slice(&bytes);
+    };
+    add(&Name::new("_S5_".into(), &Package::new(vec![&S5, &0u8, &0u8, &0u8])));
+    for index in 0..serials {
+        add(&Scope::new("\\_SB_".into(), vec![&Serial(index)]));
+    }
+    for index in 0..devices {
+        add(&Scope::new("\\_SB_".into(), vec![&VirtioMmio(index)]));
+    }
+    add(&Scope::new("\\_SB_".into(), vec![&PowerButton, &PvPanic]));
+    dsdt
+}
+
+/// An edge-triggered, active-high interrupt of its own.
+fn interrupt(gsi: u32) -> Interrupt {
+    Interrupt::new(true, true, false, false, gsi)
+}
+
+struct Serial(usize);
+
+impl Aml for Serial {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let port = SERIAL_PORTS[self.0];
+        Device::new(
+            Path::new(&format!("COM{}", self.0 + 1)),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+                &Name::new("_UID".into(), &(self.0 as u8)),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&IO::new(port, port, 1, 8), &interrupt(SERIAL_GSIS[self.0])]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+struct VirtioMmio(usize);
+
+impl Aml for VirtioMmio {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let window = Memory32Fixed::new(true, device_window(self.0) as u32, MMIO_SIZE as u32);
+        Device::new(
+            Path::new(&format!("VR{:02X}", self.0)),
+            vec![
+                &Name::new("_HID".into(), &"LNRO0005"),
+                &Name::new("_UID".into(), &(self.0 as u8)),
+                // Cache-coherent DMA (ACPI 6.4, 6.2.17).
+                &Name::new("_CCA".into(), &1u8),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&window, &interrupt(device_gsi(self.0))]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// A generic event device (ACPI 6.4, 5.6.9) whose one interrupt is a press of the power button.
+struct PowerButton;
+
+impl Aml for PowerButton {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        const PRESSED: u8 = 0x80;
+        let button = Path::new("\\_SB_.PWRB");
+        Device::new("PWRB".into(), vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C"))])
+            .to_aml_bytes(sink);
+        Device::new(
+            "GED_".into(),
+            vec![
+                &Name::new("_HID".into(), &"ACPI0013"),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&interrupt(BUTTON_GSI)])),
+                &Method::new(
+                    "_EVT".into(),
+                    1,
+                    true,
+                    vec![&If::new(
+                        &Equal::new(&Arg(0), &(BUTTON_GSI as u8)),
+                        vec![&Notify::new(&button, &PRESSED)],
+                    )],
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+struct PvPanic;
+
+impl Aml for PvPanic {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        Device::new(
+            "PEVT".into(),
+            vec![
+                &Name::new("_HID".into(), &"QEMU0001"),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&IO::new(PVPANIC, PVPANIC, 1, 1)]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+#[cfg(test)]
+mod tests;

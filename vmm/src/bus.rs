@@ -1,0 +1,73 @@
+//! A bus: who answers which address. One for MMIO and one for I/O ports, built once for each start of
+//! the machine and shared by all vCPU threads without a lock.
+
+use std::sync::Arc;
+
+/// What a bus leads to. Called from vCPU threads, several at once; offsets and data are the guest's,
+/// of any size that fits into the device's window, and nothing in them may cause a panic.
+pub trait Target: Send + Sync {
+    /// Fills `data` from `offset` within the window.
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// Takes `data` at `offset` within the window.
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+struct Window {
+    start: u64,
+    len: u64,
+    target: Arc<dyn Target>,
+}
+
+/// A table of windows in ascending order that do not overlap.
+#[derive(Default)]
+pub struct Bus {
+    windows: Vec<Window>,
+}
+
+impl Bus {
+    /// A bus that leads nowhere.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a window.
+    ///
+    /// # Panics
+    /// Where it overlaps another: the layout is ours, never the guest's.
+    pub fn add(&mut self, start: u64, len: u64, target: Arc<dyn Target>) {
+        let at = self.windows.partition_point(|window| window.start < start);
+        let free_before = at == 0 || {
+            let before = &self.windows[at - 1];
+            before.start + before.len <= start
+        };
+        let free_behind = self.windows.get(at).is_none_or(|behind| start + len <= behind.start);
+        assert!(free_before && free_behind, "windows overlap at {start:#x}");
+        self.windows.insert(at, Window { start, len, target });
+    }
+
+    fn find(&self, address: u64, len: usize) -> Option<(&dyn Target, u64)> {
+        let at = self.windows.partition_point(|window| window.start <= address).checked_sub(1)?;
+        let window = &self.windows[at];
+        let offset = address - window.start;
+        let end = offset.checked_add(len as u64)?;
+        (end <= window.len).then_some((&*window.target, offset))
+    }
+
+    /// Reads `data`; all ones where nobody answers or the access leaves its window.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        match self.find(address, data.len()) {
+            Some((target, offset)) => target.read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// Writes `data`; ignored where nobody answers or the access leaves its window.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        if let Some((target, offset)) = self.find(address, data.len()) {
+            target.write(offset, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The gate that every vCPU thread passes before it enters the guest: the one place where vCPUs stop.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::notice::{Signal, lock};
+
+/// What the vCPUs are to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    Run,
+    Park,
+    End,
+}
+
+struct State {
+    wanted: Wanted,
+    /// The guest has powered itself off or has failed: nothing but an end opens this.
+    closed: bool,
+    /// vCPUs that wait at the gate or whose thread has ended.
+    out: usize,
+}
+
+/// Shared by all vCPU threads of one start of the machine and the main loop.
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    opened: Condvar,
+    count: usize,
+    /// Raised when one more vCPU is out of the guest.
+    pub(crate) signal: Signal,
+}
+
+impl Gate {
+    pub(crate) fn new(count: usize, wanted: Wanted) -> io::Result<Arc<Self>> {
+        let state = Mutex::new(State { wanted, closed: false, out: 0 });
+        Ok(Arc::new(Gate { state, opened: Condvar::new(), count, signal: Signal::new()? }))
+    }
+
+    /// Says what the vCPUs are to do. Those inside the guest must be kicked afterwards.
+    pub(crate) fn set(&self, wanted: Wanted) {
+        let mut state = lock(&self.state);
+        // Ended threads do not come back.
+        if state.wanted != Wanted::End {
+            state.wanted = wanted;
+        }
+        drop(state);
+        self.opened.notify_all();
+    }
+
+    /// Parks all vCPUs for good at their next exit: the guest has powered itself off, or has failed.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+    }
+
+    /// Whether the guest has ended itself.
+    pub(crate) fn closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    /// Whether no vCPU is in the guest or in a device.
+    pub(crate) fn all_out(&self) -> bool {
+        lock(&self.state).out == self.count
+    }
+
+    /// For a vCPU thread: waits while parked. `false` where the thread has to end.
+    fn pass(&self) -> bool {
+        let mut state = lock(&self.state);
+        let stays = |state: &State| match state.wanted {
+            Wanted::Run => state.closed,
+            Wanted::Park => true,
+            Wanted::End => false,
+        };
+        if stays(&state) {
+            state.out += 1;
+            self.signal.raise();
+            while stays(&state) {
+                state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.out -= 1;
+        }
+        state.wanted == Wanted::Run
+    }
+}
+
+/// A vCPU thread's place at the gate; a thread that ends, however it ends, is out.
+pub(crate) struct Seat(pub(crate) Arc<Gate>);
+
+impl Seat {
+    /// Waits while parked. `false` where the thread has to end.
+    pub(crate) fn pass(&self) -> bool {
+        self.0.pass()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        lock(&self.0.state).out += 1;
+        self.0.signal.raise();
+    }
+}
+
+#[cfg(test)]
+mod tests;

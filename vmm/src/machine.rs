@@ -1,0 +1,406 @@
+//! The machine: one value that the main loop drives.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use executor::sync::Semaphore;
+use executor::unblock;
+use kvm_ioctls::{Kvm, VmFd};
+use virtio_device::Device;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::boot::{Entry, Kernel};
+use crate::bus::Bus;
+use crate::error::Error;
+use crate::gate::{Gate, Wanted};
+use crate::hypervisor::{self, Doorbell, Line, Vm};
+use crate::layout::{
+    BUTTON_GSI, KEYBOARD, MAX_CPUS, MAX_DEVICES, MMIO_SIZE, POWER, PVPANIC, SERIAL_GSIS, SERIAL_PORTS,
+    device_gsi, device_window,
+};
+use crate::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
+use crate::notice::{Event, Notices, Waiter, lock};
+use crate::ports::{Ender, Keyboard, Power, PvPanic};
+use crate::serial::{Backend, Port, Running as SerialTask};
+use crate::vcpu::{Vcpus, World};
+use crate::{acpi, memory};
+
+/// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset at once after a
+/// panic, and no look for a PCI bus, which there is not.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1 pci=off";
+
+/// What a machine is made of, devices and serial ports aside.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A bzImage or an ELF kernel.
+    pub kernel: PathBuf,
+    /// Its initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Its whole command line; [`DEFAULT_CMDLINE`] is a good one.
+    pub cmdline: String,
+    /// vCPUs, 1 to 16.
+    pub cpus: u32,
+    /// Bytes of RAM, a multiple of 4 KiB and at least 32 MiB.
+    pub memory: u64,
+}
+
+/// Where a machine is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Made, never started.
+    Created,
+    /// The vCPUs run.
+    Running,
+    /// Stopped by [`Machine::stop`]: vCPUs are parked, devices paused.
+    Paused,
+    /// The guest has ended itself, or has failed; [`Machine::reset`] starts it again.
+    Ended,
+    /// [`Machine::shutdown`] was called.
+    Gone,
+}
+
+/// What lives from one start to the next reset.
+struct Running {
+    vcpus: Vcpus,
+    /// Keeps irqfds and ioeventfds connected; dropped after the vCPUs.
+    vm: VmFd,
+}
+
+/// The parts that building a VM needs, on a worker thread.
+struct Parts {
+    kvm: Kvm,
+    kernel: Mutex<Kernel>,
+    memory: Arc<GuestMemoryMmap>,
+    cpus: u32,
+    transports: Vec<Arc<Transport>>,
+    serial: Vec<Arc<Port>>,
+    button: EventFd,
+}
+
+/// A virtual machine with its devices.
+///
+/// It belongs to the thread of the executor on which it was made, whose tasks may call any of its methods at
+/// any time; those that change its state wait for each other. None of them blocks the thread. Dropping it
+/// without [`Machine::shutdown`] does, until the vCPU threads have ended.
+pub struct Machine {
+    parts: Arc<Parts>,
+    notices: Arc<Notices>,
+    heard: Waiter,
+    running: RefCell<Option<Rc<Running>>>,
+    state: Cell<State>,
+    /// One change of state at a time.
+    changing: Rc<Semaphore>,
+    serial_tasks: RefCell<Vec<SerialTask>>,
+}
+
+impl Machine {
+    /// Makes a machine that does not run yet. Opens and checks everything, so that [`Machine::start`] fails
+    /// only for want of memory. Virtio device N is the guest's N-th in order; `serial` gives ttyS0 and ttyS1.
+    /// Called in a task of the executor that is to be the machine's main loop.
+    ///
+    /// # Errors
+    /// A host without KVM, files that cannot be opened, a config that cannot be: each in one line.
+    pub fn new(config: &Config, devices: Vec<Box<dyn Device>>, serial: &[Backend]) -> Result<Self, Error> {
+        if !(1..=MAX_CPUS).contains(&config.cpus) {
+            return Err(Error::Cpus(config.cpus));
+        }
+        if devices.len() > MAX_DEVICES {
+            return Err(Error::Devices(devices.len()));
+        }
+        if serial.len() > SERIAL_PORTS.len() {
+            return Err(Error::Serial { port: SERIAL_PORTS.len(), reason: "a machine has two".into() });
+        }
+        if serial.iter().filter(|backend| **backend == Backend::Stdio).count() > 1 {
+            return Err(Error::Serial { port: 1, reason: "stdio is taken by port 0".into() });
+        }
+        let kvm = hypervisor::open()?;
+        let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &config.cmdline)?;
+        let memory = memory::map(config.memory)?;
+        let transports = devices
+            .into_iter()
+            .enumerate()
+            .map(|(index, device)| {
+                Transport::new(device, memory.clone())
+                    .map(Arc::new)
+                    .map_err(|e| Error::Device { index, reason: e.to_string() })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let notices = Arc::new(Notices::new().map_err(Error::system("eventfd"))?);
+        let mut ports = Vec::new();
+        let mut tasks = Vec::new();
+        for (index, backend) in serial.iter().enumerate() {
+            let port = Port::new(*backend != Backend::Null).map_err(Error::system("serial port"))?;
+            let port = Arc::new(port);
+            let task = backend
+                .start(port.clone(), notices.clone())
+                .map_err(|reason| Error::Serial { port: index, reason })?;
+            ports.push(port);
+            tasks.push(task);
+        }
+        let parts = Parts {
+            kvm,
+            kernel: Mutex::new(kernel),
+            memory,
+            cpus: config.cpus,
+            transports,
+            serial: ports,
+            button: EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?,
+        };
+        Ok(Machine {
+            parts: Arc::new(parts),
+            heard: notices.signal.waiter().map_err(Error::system("eventfd"))?,
+            notices,
+            running: RefCell::new(None),
+            state: Cell::new(State::Created),
+            changing: Semaphore::new(1),
+            serial_tasks: RefCell::new(tasks),
+        })
+    }
+
+    /// Guest memory, which lives as long as anyone holds it.
+    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
+        &self.parts.memory
+    }
+
+    /// Where the machine is in its life.
+    pub fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// The next event. One task at a time. After an event that ends the guest ([`Event::PowerOff`],
+    /// [`Event::Reset`], [`Event::TripleFault`], [`Event::Failed`], [`Event::Panicked`] by a reset) no vCPU
+    /// runs any more and the state is [`State::Ended`].
+    pub async fn event(&self) -> Event {
+        loop {
+            if self.notices.is_empty() {
+                self.heard.wait().await;
+                continue;
+            }
+            // Popped last, so that an event is not lost with a future that is dropped.
+            self.settle().await;
+            if let Some(event) = self.notices.pop() {
+                return event;
+            }
+        }
+    }
+
+    /// Sees whether the guest has closed the gate behind itself.
+    async fn settle(&self) {
+        let _changing = self.changing.acquire(1).await;
+        if self.state.get() != State::Running {
+            return;
+        }
+        if let Some(running) = self.current()
+            && running.vcpus.closed()
+        {
+            running.vcpus.park().await;
+            self.state.set(State::Ended);
+        }
+    }
+
+    fn current(&self) -> Option<Rc<Running>> {
+        self.running.borrow().clone()
+    }
+
+    /// Boots. Loads kernel and tables on a worker, then lets the vCPUs go.
+    ///
+    /// # Errors
+    /// What [`Error::Boot`] and [`Error::Kvm`] say; the machine stays as it was.
+    pub async fn start(&self) -> Result<(), Error> {
+        let _changing = self.changing.acquire(1).await;
+        if self.state.get() != State::Created {
+            return Err(Error::State("was started already"));
+        }
+        self.boot(Wanted::Run).await?;
+        self.state.set(State::Running);
+        Ok(())
+    }
+
+    async fn boot(&self, wanted: Wanted) -> Result<(), Error> {
+        let gate = Gate::new(self.parts.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
+        let parts = self.parts.clone();
+        let vm = unblock(move || parts.build()).await?;
+        let world = self.parts.world(gate, self.notices.clone());
+        let vcpus = Vcpus::start(vm.vcpus, world)?;
+        self.running.replace(Some(Rc::new(Running { vcpus, vm: vm.fd })));
+        Ok(())
+    }
+
+    /// Stops the guest: ends when no vCPU runs and no request of any device is in flight. Without effect on
+    /// a machine that is not running.
+    pub async fn stop(&self) {
+        let _changing = self.changing.acquire(1).await;
+        if self.state.get() != State::Running {
+            return;
+        }
+        if let Some(running) = self.current() {
+            running.vcpus.park().await;
+            if running.vcpus.closed() {
+                self.state.set(State::Ended);
+                return;
+            }
+        }
+        self.pause_devices().await;
+        self.state.set(State::Paused);
+    }
+
+    async fn pause_devices(&self) {
+        let paused: Vec<_> = self.parts.transports.iter().map(|transport| transport.pause()).collect();
+        for paused in paused {
+            // A device whose thread has ended has nothing in flight.
+            let _ = paused.await;
+        }
+    }
+
+    /// Lets a stopped guest go on. Without effect on one that runs.
+    ///
+    /// # Errors
+    /// [`Error::State`] where the guest has ended, or was never started.
+    pub async fn resume(&self) -> Result<(), Error> {
+        let _changing = self.changing.acquire(1).await;
+        match self.state.get() {
+            State::Running => return Ok(()),
+            State::Paused => {}
+            State::Created => return Err(Error::State("was not started")),
+            State::Ended => return Err(Error::State("has ended: reset it")),
+            State::Gone => return Err(Error::State("was shut down")),
+        }
+        self.resume_devices();
+        if let Some(running) = self.current() {
+            running.vcpus.resume();
+        }
+        self.state.set(State::Running);
+        Ok(())
+    }
+
+    fn resume_devices(&self) {
+        for transport in &self.parts.transports {
+            transport.resume();
+        }
+    }
+
+    /// Restarts the machine from its kernel, in the same process: vCPUs end, devices await their I/O and
+    /// return to power-on, memory is zeroed and loaded anew. A stopped machine stays stopped.
+    ///
+    /// # Errors
+    /// What [`Machine::start`] tells; the machine has ended then, and may be reset again.
+    pub async fn reset(&self) -> Result<(), Error> {
+        let _changing = self.changing.acquire(1).await;
+        let before = self.state.get();
+        match before {
+            State::Created => return Err(Error::State("was not started")),
+            State::Gone => return Err(Error::State("was shut down")),
+            _ => {}
+        }
+        self.state.set(State::Ended);
+        self.end().await;
+        self.notices.forget_guest();
+        let parts = self.parts.clone();
+        unblock(move || parts.clear()).await?;
+        let paused = before == State::Paused;
+        self.boot(if paused { Wanted::Park } else { Wanted::Run }).await?;
+        self.state.set(if paused { State::Paused } else { State::Running });
+        Ok(())
+    }
+
+    /// Ends the vCPUs, then awaits and stops the devices.
+    async fn end(&self) {
+        if let Some(running) = self.current() {
+            running.vcpus.end().await;
+        }
+        if let Some(Ok(Running { vm, .. })) = self.running.take().map(Rc::try_unwrap) {
+            // Closing a VM waits for the kernel.
+            unblock(move || drop(vm)).await;
+        }
+        let parts = self.parts.clone();
+        unblock(move || parts.transports.iter().for_each(|transport| transport.reset())).await;
+    }
+
+    /// Presses the power button; what the guest makes of it is its business.
+    ///
+    /// # Errors
+    /// [`Error::State`] where there is no guest to hear it.
+    pub fn power_button(&self) -> Result<(), Error> {
+        if !matches!(self.state.get(), State::Running | State::Paused) {
+            return Err(Error::State("is not running"));
+        }
+        // Fails only when the counter is full, and then a press is on its way.
+        let _ = self.parts.button.write(1);
+        Ok(())
+    }
+
+    /// Ends the machine: vCPUs, then devices, then the serial ports when their output is written (within a
+    /// second). Devices are dropped with the machine.
+    pub async fn shutdown(&self) {
+        let _changing = self.changing.acquire(1).await;
+        self.state.set(State::Gone);
+        self.end().await;
+        let tasks = self.serial_tasks.take();
+        for task in tasks {
+            task.finish().await;
+        }
+    }
+}
+
+impl Parts {
+    /// Memory and serial ports as at power-on. Devices were reset before.
+    fn clear(&self) -> Result<(), Error> {
+        memory::clear(&self.memory)?;
+        for port in &self.serial {
+            port.reset().map_err(Error::system("serial port"))?;
+        }
+        Ok(())
+    }
+
+    /// Fills memory and makes a VM around it.
+    fn build(&self) -> Result<Vm, Error> {
+        let entry = self.load()?;
+        let (mut lines, mut doorbells) = (Vec::new(), Vec::new());
+        let event = Error::system("eventfd");
+        lines.push(Line { event: self.button.try_clone().map_err(&event)?, gsi: BUTTON_GSI });
+        for (port, gsi) in self.serial.iter().zip(SERIAL_GSIS) {
+            lines.push(Line { event: port.irq().map_err(&event)?, gsi });
+        }
+        for (index, transport) in self.transports.iter().enumerate() {
+            let (interrupt, kicks) = transport.events().map_err(&event)?;
+            lines.push(Line { event: interrupt, gsi: device_gsi(index) });
+            let address = device_window(index) + QUEUE_NOTIFY_OFFSET;
+            doorbells.extend(
+                kicks
+                    .into_iter()
+                    .enumerate()
+                    .map(|(queue, event)| Doorbell { event, address, value: queue as u32 }),
+            );
+        }
+        Vm::new(&self.kvm, &self.memory, self.cpus, &entry, &lines, &doorbells)
+    }
+
+    fn load(&self) -> Result<Entry, Error> {
+        let low = |e: String| Error::System { what: "low memory", source: std::io::Error::other(e) };
+        let entry = {
+            let rsdp = acpi::write(&self.memory, self.cpus, self.serial.len(), self.transports.len());
+            lock(&self.kernel).load(&self.memory, rsdp.map_err(low)?)?
+        };
+        entry.write_tables(&self.memory).map_err(|e| low(e.to_string()))?;
+        Ok(entry)
+    }
+
+    fn world(&self, gate: Arc<Gate>, notices: Arc<Notices>) -> World {
+        let serial = self.serial.clone();
+        let ender = Arc::new(Ender { gate: gate.clone(), notices: notices.clone(), serial });
+        let (mut ports, mut mmio) = (Bus::new(), Bus::new());
+        for (port, base) in self.serial.iter().zip(SERIAL_PORTS) {
+            ports.add(base.into(), 8, port.clone());
+        }
+        ports.add(KEYBOARD.into(), 1, Arc::new(Keyboard(ender.clone())));
+        ports.add(PVPANIC.into(), 1, Arc::new(PvPanic(notices.clone())));
+        ports.add(POWER.into(), 3, Arc::new(Power(ender)));
+        for (index, transport) in self.transports.iter().enumerate() {
+            mmio.add(device_window(index), MMIO_SIZE, transport.clone());
+        }
+        World { ports, mmio, gate, notices }
+    }
+}

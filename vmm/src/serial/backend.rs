@@ -1,0 +1,170 @@
+//! Where a serial port's bytes come from and go to.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use executor::sync::{OneSender, oneshot};
+use executor::{JoinHandle, spawn, timeout, unblock};
+
+use super::{Port, stdio, unix};
+use crate::notice::{Notices, Waiter};
+
+/// The bytes that are moved at once.
+pub(super) const CHUNK: usize = 4096;
+
+/// What a serial port is connected to. Parsed from `stdio`, `null`, `file:PATH` and `unix:PATH`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// This process's standard input and output. A terminal is put into raw mode; Ctrl-A x asks to quit,
+    /// Ctrl-A Ctrl-A is one Ctrl-A; the end of input is ignored.
+    Stdio,
+    /// Nothing: output is thrown away.
+    Null,
+    /// A file, emptied first. It gives no input.
+    File(PathBuf),
+    /// A listening socket for one client at a time. Output is kept while there is none, the last 64 KiB.
+    Unix(PathBuf),
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "stdio" => Ok(Backend::Stdio),
+            None if text == "null" => Ok(Backend::Null),
+            Some(("file", path)) if !path.is_empty() => Ok(Backend::File(path.into())),
+            Some(("unix", path)) if !path.is_empty() => Ok(Backend::Unix(path.into())),
+            _ => Err(format!("'{text}' is no serial port: give stdio, null, file:PATH or unix:PATH")),
+        }
+    }
+}
+
+impl Backend {
+    /// Opens the back end and starts its tasks on the current executor.
+    pub(crate) fn start(&self, port: Arc<Port>, notices: Arc<Notices>) -> Result<Running, String> {
+        let finishing = Rc::new(Cell::new(false));
+        let mut running =
+            Running { port: port.clone(), finishing: finishing.clone(), work: None, _cleanup: None };
+        let explain = |what: &str, e: io::Error| format!("{what}: {e}");
+        let output =
+            Output { waiter: port.output.waiter().map_err(|e| explain("eventfd", e))?, finishing, port };
+        let room = output.port.room.waiter().map_err(|e| explain("eventfd", e))?;
+        match self {
+            Backend::Null => {}
+            Backend::File(path) => {
+                let file = File::create(path).map_err(|e| explain(&path.display().to_string(), e))?;
+                running.run(output.write_to(file));
+            }
+            Backend::Stdio => {
+                let (input, to) = stdio::open().map_err(|e| explain("standard input or output", e))?;
+                running._cleanup = stdio::raw_mode().map(|raw| Box::new(raw) as Box<dyn std::any::Any>);
+                let reader = stdio::read(input, output.port.clone(), room, notices);
+                running.run(async move {
+                    let writer = output.write_to(to);
+                    first(writer, async {
+                        reader.await;
+                        std::future::pending().await
+                    })
+                    .await
+                });
+            }
+            Backend::Unix(path) => {
+                let listener =
+                    unix::Listener::bind(path).map_err(|e| explain(&path.display().to_string(), e))?;
+                running.run(listener.serve(output, room));
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// The task of one back end. Dropping it ends the task and restores the terminal.
+pub(crate) struct Running {
+    port: Arc<Port>,
+    finishing: Rc<Cell<bool>>,
+    work: Option<(JoinHandle<()>, OneSender<()>)>,
+    _cleanup: Option<Box<dyn std::any::Any>>,
+}
+
+impl Running {
+    fn run(&mut self, work: impl Future<Output = ()> + 'static) {
+        let (alive, dropped) = oneshot();
+        let task = spawn(first(work, async {
+            dropped.await;
+        }));
+        self.work = Some((task, alive));
+    }
+
+    /// Ends when the output that is left has been written, within a second.
+    pub(crate) async fn finish(mut self) {
+        self.finishing.set(true);
+        self.port.output.raise();
+        if let Some((task, _alive)) = self.work.take() {
+            timeout(Duration::from_secs(1), task).await;
+        }
+    }
+}
+
+/// A port's output as a back end takes it.
+pub(super) struct Output {
+    pub(super) port: Arc<Port>,
+    waiter: Waiter,
+    finishing: Rc<Cell<bool>>,
+}
+
+impl Output {
+    /// The next bytes. `None` at the end.
+    pub(super) async fn next(&self) -> Option<Vec<u8>> {
+        loop {
+            let bytes = self.port.take_output(CHUNK);
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+            if self.finishing.get() {
+                return None;
+            }
+            self.waiter.wait().await;
+        }
+    }
+
+    pub(super) fn finishing(&self) -> bool {
+        self.finishing.get()
+    }
+
+    /// Ends when a change of [`Output::finishing`] is possible. Not while [`Output::next`] waits.
+    pub(super) async fn changed(&self) {
+        self.waiter.wait().await;
+    }
+
+    /// Writes everything to a file on a worker, since any file may block.
+    async fn write_to(self, file: File) {
+        let file = Arc::new(file);
+        while let Some(bytes) = self.next().await {
+            let file = file.clone();
+            if let Err(e) = unblock(move || (&*file).write_all(&bytes)).await {
+                // The guest's console is not worth the guest: its output is dropped from here on.
+                tracing::warn!("serial output: {e}");
+            }
+        }
+    }
+}
+
+/// Runs two futures until one ends, and drops the other.
+pub(super) async fn first(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    std::future::poll_fn(|cx| match a.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => b.as_mut().poll(cx),
+    })
+    .await
+}

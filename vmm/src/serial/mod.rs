@@ -1,0 +1,18 @@
+//! Serial ports: the UART that the guest drives, and the back ends that carry its bytes.
+//!
+//! A [`Port`] is the meeting point. The vCPU side appends output to a bounded buffer and takes input
+//! from another; the main loop's tasks move bytes between these buffers and the world. Neither side
+//! ever waits for the other: output that nobody takes pushes out the oldest, input that the guest does
+//! not take stays where it came from.
+
+mod backend;
+mod port;
+mod stdio;
+#[cfg(test)]
+mod tests;
+mod unix;
+
+pub use backend::Backend;
+pub(crate) use backend::Running;
+pub use port::Port;
+pub use stdio::restore_terminal;

@@ -1,0 +1,159 @@
+//! Standard input and output as a serial port's back end.
+//!
+//! The descriptors are shared with whoever started us, so they are never made non-blocking: input is read
+//! only where `poll` says that there is some, and output is written on a worker.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex};
+
+use executor::{AsyncFd, unblock};
+
+use super::Port;
+use super::backend::CHUNK;
+use crate::notice::{Event, Notices, Waiter, lock};
+
+/// The terminal's settings before raw mode.
+static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
+
+/// Takes the terminal out of raw mode again. For exits that run no destructors; otherwise the machine's end
+/// does it.
+pub fn restore_terminal() {
+    if let Some(saved) = lock(&SAVED).take() {
+        // SAFETY: the settings came from tcgetattr; a descriptor that is no terminal any more is refused.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &saved) };
+    }
+}
+
+/// Raw mode of the terminal, while it lives.
+pub(super) struct RawMode;
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore_terminal();
+    }
+}
+
+/// Puts the terminal on standard input into raw mode; output processing stays, since our own messages
+/// go there too. `None` where it is no terminal.
+pub(super) fn raw_mode() -> Option<RawMode> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    // SAFETY: termios holds numbers only, and zero is one of their values.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a whole termios.
+    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut settings) } != 0 {
+        return None;
+    }
+    *lock(&SAVED) = Some(settings);
+    let output = settings.c_oflag;
+    // SAFETY: the pointers are to a whole termios.
+    unsafe {
+        libc::cfmakeraw(&mut settings);
+        settings.c_oflag = output;
+        libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &settings);
+    }
+    Some(RawMode)
+}
+
+/// Own descriptors for standard input and output.
+pub(super) fn open() -> io::Result<(File, File)> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok((input.into(), output.into()))
+}
+
+/// What the bytes that are typed mean.
+#[derive(Default)]
+pub(super) struct Escape {
+    pending: bool,
+}
+
+impl Escape {
+    const CTRL_A: u8 = 1;
+
+    /// The bytes for the guest, and whether Ctrl-A x was among them (what follows it is lost).
+    pub(super) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::with_capacity(typed.len());
+        for byte in typed {
+            match (std::mem::take(&mut self.pending), *byte) {
+                (false, Self::CTRL_A) => self.pending = true,
+                (false, byte) => bytes.push(byte),
+                (true, b'x' | b'X') => return (bytes, true),
+                (true, Self::CTRL_A) => bytes.push(Self::CTRL_A),
+                (true, byte) => bytes.extend([Self::CTRL_A, byte]),
+            }
+        }
+        (bytes, false)
+    }
+}
+
+/// Offers `bytes` to the guest until it has taken them all.
+pub(super) async fn offer(port: &Port, room: &Waiter, mut bytes: &[u8]) {
+    loop {
+        bytes = &bytes[port.offer_input(bytes)..];
+        if bytes.is_empty() {
+            return;
+        }
+        room.wait().await;
+    }
+}
+
+/// Whether reading would not block.
+fn has_input(file: &File) -> bool {
+    let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, as the count says.
+    unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+}
+
+async fn next_input(file: &AsyncFd<Arc<File>>) -> io::Result<Vec<u8>> {
+    while !has_input(file.get()) {
+        file.clear_readable();
+        // Input that came before the flag was cleared has no further edge.
+        if !has_input(file.get()) {
+            file.readable().await;
+        }
+    }
+    read_some(file.get())
+}
+
+fn read_some(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; CHUNK];
+    let count = file.read(&mut bytes)?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// Carries standard input to the guest until it ends.
+pub(super) async fn read(file: File, port: Arc<Port>, room: Waiter, notices: Arc<Notices>) {
+    let file = Arc::new(file);
+    // What epoll refuses, a regular file, does not keep its reader waiting.
+    let awaited = AsyncFd::new(file.clone()).ok();
+    let mut escape = Escape::default();
+    loop {
+        let bytes = match &awaited {
+            Some(file) => next_input(file).await,
+            None => {
+                let file = file.clone();
+                unblock(move || read_some(&file)).await
+            }
+        };
+        match bytes {
+            Ok(bytes) if bytes.is_empty() => return,
+            Ok(bytes) => {
+                let (bytes, quit) = escape.filter(&bytes);
+                if quit {
+                    notices.push(Event::Quit);
+                }
+                offer(&port, &room, &bytes).await;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                tracing::debug!("standard input: {e}");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A listening socket as a serial port's back end.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use executor::AsyncFd;
+
+use super::Port;
+use super::backend::{CHUNK, Output, first};
+use super::stdio::offer;
+use crate::notice::Waiter;
+
+/// Removes a socket from the file system when dropped.
+struct Unlink(PathBuf);
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A bound socket, removed from the file system when dropped.
+pub(super) struct Listener {
+    listener: UnixListener,
+    unlink: Unlink,
+}
+
+impl Listener {
+    /// Binds `path`. A socket that a dead process left there is replaced.
+    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse => {
+                match UnixStream::connect(path) {
+                    Err(e) if e.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+                    _ => return Err(e),
+                }
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Listener { listener, unlink: Unlink(path.into()) })
+    }
+
+    /// Serves one client after the other, for ever or until the port is finishing.
+    pub(super) async fn serve(self, output: Output, room: Waiter) {
+        let Listener { listener, unlink: _unlink } = self;
+        let listener = match AsyncFd::new(listener) {
+            Ok(listener) => listener,
+            Err(e) => return tracing::warn!("serial socket: {e}"),
+        };
+        let next = RefCell::new(None);
+        while !output.finishing() {
+            let accept = async {
+                match listener.read_io(|listener| listener.accept()).await {
+                    Ok((client, _)) => *next.borrow_mut() = Some(client),
+                    Err(e) => {
+                        tracing::warn!("serial socket: {e}");
+                        // Out of descriptors, most likely: the client waits as it is.
+                        executor::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            };
+            first(accept, output.changed()).await;
+            let client = next.borrow_mut().take();
+            if let Some(client) = client
+                && let Err(e) = serve_client(client, &output, &room).await
+            {
+                tracing::warn!("serial client: {e}");
+            }
+        }
+    }
+}
+
+async fn serve_client(client: UnixStream, output: &Output, room: &Waiter) -> io::Result<()> {
+    client.set_nonblocking(true)?;
+    let client = AsyncFd::new(client)?;
+    // What was taken from the port and not yet given to the client; a next client gets it.
+    let unsent = RefCell::new(Vec::new());
+    first(send(&client, output, &unsent), receive(&client, &output.port, room)).await;
+    output.port.return_output(&unsent.borrow());
+    Ok(())
+}
+
+async fn send(client: &AsyncFd<UnixStream>, output: &Output, unsent: &RefCell<Vec<u8>>) {
+    while let Some(bytes) = output.next().await {
+        unsent.replace(bytes);
+        while !unsent.borrow().is_empty() {
+            match client.write_io(|mut client| client.write(&unsent.borrow())).await {
+                Ok(sent) => drop(unsent.borrow_mut().drain(..sent)),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Carries the client's bytes to the guest, and ends when the client has gone. One that has only shut
+/// down its sending side still listens.
+async fn receive(client: &AsyncFd<UnixStream>, port: &Port, room: &Waiter) {
+    let mut bytes = [0; CHUNK];
+    loop {
+        match client.read_io(|mut client| client.read(&mut bytes)).await {
+            Ok(0) => break,
+            Ok(count) => offer(port, room, &bytes[..count]).await,
+            Err(_) => return,
+        }
+    }
+    loop {
+        client.clear_readable();
+        if has_gone(client.get()) {
+            return;
+        }
+        client.readable().await;
+    }
+}
+
+fn has_gone(client: &UnixStream) -> bool {
+    let mut poll = libc::pollfd { fd: client.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one pollfd, as the count says.
+    unsafe { libc::poll(&mut poll, 1, 0) > 0 && poll.revents & (libc::POLLHUP | libc::POLLERR) != 0 }
+}
