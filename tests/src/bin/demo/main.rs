@@ -27,7 +27,7 @@ const DISK: &str = "virtio0";
 #[derive(Parser)]
 struct Arguments {
     /// Size of the guest's disk in MiB; three quarters of it are filled.
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(32..))]
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(32..))]
     size: u64,
     /// How long the guest works before and after the copy, in seconds.
     #[arg(long, value_name = "N", default_value_t = 4)]
