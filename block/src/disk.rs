@@ -81,6 +81,7 @@ impl Drop for Claim {
 }
 
 type Listener = Box<dyn Fn(DiskEvent)>;
+type CapacityListener = Box<dyn Fn(u64)>;
 
 /// A named device over a chain of images.
 pub struct Disk {
@@ -98,7 +99,7 @@ pub struct Disk {
     closed: Cell<bool>,
     closing: Event,
     listener: Listener,
-    capacity: RefCell<Vec<Box<dyn Fn(u64)>>>,
+    capacity: RefCell<Vec<CapacityListener>>,
 }
 
 impl Disk {

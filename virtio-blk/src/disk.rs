@@ -1,5 +1,6 @@
-//! `block`'s disks as back ends.
+//! The block layer's disk behind this device.
 
+use std::future::Future;
 use std::rc::Rc;
 
 use block::{Buf, Disk, DiskHandle, Result, Ticket};
@@ -11,39 +12,37 @@ impl Backend for Disk {
     type Ticket = Ticket;
 
     fn size(&self) -> u64 {
-        Disk::size(self)
+        self.size()
     }
-
     fn read_only(&self) -> bool {
-        Disk::read_only(self)
+        self.read_only()
     }
-
     fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
         Disk::try_enter(self)
     }
-
-    async fn enter(self: &Rc<Self>) -> Ticket {
-        Disk::enter(self).await
+    fn enter(self: &Rc<Self>) -> impl Future<Output = Ticket> {
+        Disk::enter(self)
     }
-
-    async fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        Disk::read(self, ticket, offset, buf).await
+    fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>> {
+        Disk::read(self, ticket, offset, buf)
     }
-
-    async fn write(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        Disk::write(self, ticket, offset, buf).await
+    fn write(&self, ticket: &Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>> {
+        Disk::write(self, ticket, offset, buf)
     }
-
-    async fn flush(&self, ticket: &Ticket) -> Result<()> {
-        Disk::flush(self, ticket).await
+    fn flush(&self, ticket: &Ticket) -> impl Future<Output = Result<()>> {
+        Disk::flush(self, ticket)
     }
-
-    async fn discard(&self, ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
-        Disk::discard(self, ticket, offset, len).await
+    fn discard(&self, ticket: &Ticket, offset: u64, len: u64) -> impl Future<Output = Result<()>> {
+        Disk::discard(self, ticket, offset, len)
     }
-
-    async fn write_zeroes(&self, ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        Disk::write_zeroes(self, ticket, offset, len, unmap).await
+    fn write_zeroes(
+        &self,
+        ticket: &Ticket,
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    ) -> impl Future<Output = Result<()>> {
+        Disk::write_zeroes(self, ticket, offset, len, unmap)
     }
 }
 
@@ -53,7 +52,6 @@ impl Handle for DiskHandle {
     fn remote(&self) -> &Remote {
         DiskHandle::remote(self)
     }
-
     fn get(&self) -> Option<Rc<Disk>> {
         DiskHandle::get(self)
     }

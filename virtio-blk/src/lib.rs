@@ -3,7 +3,7 @@
 //! In the order in which a request meets it: [`VirtioBlk`] (the device as its transport sees it, on any
 //! thread) → `active` (what lives on the disk's thread between DRIVER_OK and reset) → `ring` (one
 //! virtqueue: kicks, chains out, used entries and interrupts back) → `chain` (descriptors to memory) →
-//! `request` (a chain to a command, a result to a status) → [`Backend`] (the disk).
+//! `request` (a chain to a command, a result to a status) → [`Backend`] (the disk; `disk` makes `block::Disk` one).
 //!
 //! | state | takes requests from the rings | completions |
 //! |---|---|---|

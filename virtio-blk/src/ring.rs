@@ -127,7 +127,7 @@ impl<B: Backend> Ring<B> {
     /// Takes one request and starts it.
     fn start_next(self: &Rc<Self>, ticket: B::Ticket) -> Result<(), Malformed> {
         let mut queue = self.queue.borrow_mut();
-        // Bound to a name: the chain that the iterator makes is not walked, only its head is wanted.
+        // Only the head is wanted of the iterator's chain; the walk is our own.
         let next = queue.iter(self.memory()).map_err(malformed)?.next();
         // The driver may have moved the index back since we looked.
         let head = next.ok_or(Malformed("the available index went back"))?.head_index();

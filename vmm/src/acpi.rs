@@ -2,6 +2,10 @@
 //!
 //! The FADT says 'hardware-reduced' (ACPI 6.4, 4.1): no PM timer, no SCI, no fixed buttons, no legacy PIC and
 //! PIT. Sleep and reset are plain I/O ports, and the power button is an interrupt of a generic event device.
+//!
+//! Linux takes a hardware-reduced machine for one with UEFI: unless `reboot=acpi` is on its command line it
+//! restarts by UEFI's services, which are not there, and then by a jump to the real-mode reset vector. So there
+//! is a reset vector, of five instructions, which do what the reset register wants.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -17,8 +21,8 @@ use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::layout::{
-    ACPI, BUTTON_GSI, HIGH_MEMORY, IO_APIC, LOCAL_APIC, MMIO_SIZE, POWER, PVPANIC, SERIAL_GSIS, SERIAL_PORTS,
-    device_gsi, device_window,
+    ACPI, BUTTON_GSI, IO_APIC, LOCAL_APIC, MMIO_SIZE, POWER, PVPANIC, RESET_VECTOR, SERIAL_GSIS,
+    SERIAL_PORTS, device_gsi, device_window,
 };
 
 /// The sleep type of state S5, soft off, as the DSDT's `_S5` names it.
@@ -62,11 +66,19 @@ pub(crate) fn write(
     devices: usize,
 ) -> Result<u64, String> {
     let bytes = tables(ACPI, cpus, serials, devices);
-    if ACPI + bytes.len() as u64 > HIGH_MEMORY {
+    if ACPI + bytes.len() as u64 > RESET_VECTOR {
         return Err(format!("ACPI tables of {} bytes", bytes.len()));
     }
     memory.write_slice(&bytes, GuestAddress(ACPI)).map_err(|e| e.to_string())?;
+    memory.write_slice(&reset_vector(), GuestAddress(RESET_VECTOR)).map_err(|e| e.to_string())?;
     Ok(ACPI)
+}
+
+/// Real-mode code: write the reset register, then wait for what it does.
+fn reset_vector() -> [u8; 9] {
+    let [low, high] = (POWER + 2).to_le_bytes();
+    // mov dx, port; mov al, value; out dx, al; hlt; jmp to the hlt
+    [0xba, low, high, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
 }
 
 fn port(address: u16) -> GAS {

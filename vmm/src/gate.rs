@@ -62,8 +62,7 @@ impl Gate {
         lock(&self.state).out == self.count
     }
 
-    /// For a vCPU thread: waits while parked. `false` where the thread has to end.
-    fn pass(&self) -> bool {
+    fn pass(&self, on_park: impl FnOnce()) -> bool {
         let mut state = lock(&self.state);
         let stays = |state: &State| match state.wanted {
             Wanted::Run => state.closed,
@@ -71,6 +70,7 @@ impl Gate {
             Wanted::End => false,
         };
         if stays(&state) {
+            on_park();
             state.out += 1;
             self.signal.raise();
             while stays(&state) {
@@ -86,9 +86,9 @@ impl Gate {
 pub(crate) struct Seat(pub(crate) Arc<Gate>);
 
 impl Seat {
-    /// Waits while parked. `false` where the thread has to end.
-    pub(crate) fn pass(&self) -> bool {
-        self.0.pass()
+    /// Waits while parked, after `on_park`. `false` where the thread has to end.
+    pub(crate) fn pass(&self, on_park: impl FnOnce()) -> bool {
+        self.0.pass(on_park)
     }
 }
 

@@ -39,6 +39,8 @@ pub const CMDLINE_MAX: usize = 0x1_0000;
 pub const EBDA: u64 = 0x9_fc00;
 /// ACPI tables, RSDP first, up to 1 MiB.
 pub const ACPI: u64 = 0xe_0000;
+/// Where a processor looks for its first instruction after a reset, in real mode.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where kernels lie.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 

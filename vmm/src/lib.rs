@@ -29,6 +29,7 @@ pub mod memory;
 pub mod mmio;
 mod notice;
 mod ports;
+pub mod program;
 pub mod serial;
 mod vcpu;
 

@@ -28,9 +28,9 @@ use crate::serial::{Backend, Port, Running as SerialTask};
 use crate::vcpu::{Vcpus, World};
 use crate::{acpi, memory};
 
-/// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset at once after a
-/// panic, and no look for a PCI bus, which there is not.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1 pci=off";
+/// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
+/// one at once after a panic, and no look for a PCI bus, which there is not.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off";
 
 /// What a machine is made of, devices and serial ports aside.
 #[derive(Clone, Debug)]

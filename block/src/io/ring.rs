@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
@@ -40,18 +40,8 @@ struct Ops {
     in_flight: usize,
 }
 
-struct RingFd(RawFd);
-
-impl AsRawFd for RingFd {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
 /// The ring of one thread.
 pub struct Ring {
-    // Before the ring itself: deregistered while the descriptor is open.
-    fd: RefCell<Option<AsyncFd<RingFd>>>,
     uring: RefCell<IoUring>,
     ops: RefCell<Ops>,
     /// Entries that found the submission queue full.
@@ -71,9 +61,10 @@ impl Ring {
             .setup_coop_taskrun()
             .build(ENTRIES)
             .or_else(|_| IoUring::builder().build(ENTRIES))?;
-        let fd = AsyncFd::new(RingFd(uring.as_raw_fd()))?;
+        // SAFETY: the ring is open while this borrows its descriptor.
+        let fd = unsafe { BorrowedFd::borrow_raw(uring.as_raw_fd()) }.try_clone_to_owned()?;
+        let fd = AsyncFd::new(fd)?;
         let ring = Rc::new(Ring {
-            fd: RefCell::new(Some(fd)),
             uring: RefCell::new(uring),
             ops: RefCell::default(),
             backlog: RefCell::default(),
@@ -87,7 +78,7 @@ impl Ring {
             }
         });
         let weak = Rc::downgrade(&ring);
-        executor::spawn(reap_when_ready(weak));
+        executor::spawn(reap_when_ready(fd, weak));
         Ok(ring)
     }
 
@@ -253,14 +244,12 @@ impl Ring {
     }
 }
 
-async fn reap_when_ready(weak: Weak<Ring>) {
+/// Waits on a descriptor of its own, so that neither the ring nor this task holds the other alive.
+async fn reap_when_ready(fd: AsyncFd<OwnedFd>, ring: Weak<Ring>) {
     loop {
-        let Some(fd) = weak.upgrade().and_then(|ring| ring.fd.take()) else { return };
-        // Taken out while waiting, so that the ring itself is not held alive by this task.
         fd.readable().await;
         fd.clear_readable();
-        let Some(ring) = weak.upgrade() else { return };
-        *ring.fd.borrow_mut() = Some(fd);
+        let Some(ring) = ring.upgrade() else { return };
         ring.reap();
     }
 }

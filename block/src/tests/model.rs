@@ -236,7 +236,8 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
     let clusters = image.len().div_ceil(cluster);
     let mut references = vec![0u64; clusters];
     let mut refer = |offset: usize, count: usize| {
-        for n in offset / cluster..offset / cluster + count {
+        let first = offset / cluster;
+        for n in first..first + count {
             assert!(n < clusters, "cluster {n} lies outside of the file");
             references[n] += 1;
         }

@@ -162,6 +162,11 @@ impl Console {
         // A reader that panicked has still kept what it read.
         let _ = self.reader.join();
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&text).trim().to_owned()
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        if text.is_empty() {
+            "(it said nothing)".to_owned()
+        } else {
+            text
+        }
     }
 }

@@ -119,7 +119,7 @@ fn asked(rig: &Rig) -> usize {
 
 #[test]
 fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
-    let mut rig = Rig::new(Setup { ring: 256, ..Setup::default() });
+    let mut rig = Rig::new(Setup::default());
     rig.disk.with(|disk| disk.hold.set(true));
     let write = |rig: &mut Rig| {
         let before = asked(rig);
@@ -138,8 +138,15 @@ fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
         done.store(true, Ordering::SeqCst);
         device
     });
-    // The reset has arrived when requests are not taken any more.
-    while write(&mut rig).1 {}
+    // The reset has arrived when requests are not taken any more. Until then each makes room for the next.
+    let heap = rig.drivers[0].heap;
+    rig.drivers[0].set_used_event(0); // no interrupts
+    while write(&mut rig).1 {
+        rig.disk.with(|disk| disk.release(1));
+        rig.disk.settle();
+        used(&mut rig);
+        rig.drivers[0].heap = heap;
+    }
     assert!(!reset.load(Ordering::SeqCst), "a write is still in flight");
     rig.disk.with(|disk| disk.release_all());
     rig.device = resetter.join().unwrap();

@@ -23,7 +23,7 @@ fn table(all: &[u8], address: u64) -> &[u8] {
 #[test]
 fn tables_point_at_each_other_and_sum_to_zero() {
     let all = tables(START, 16, 2, crate::layout::MAX_DEVICES);
-    assert!(START + (all.len() as u64) < HIGH_MEMORY);
+    assert!(START + (all.len() as u64) < RESET_VECTOR);
     assert_eq!(&all[..8], b"RSD PTR ");
     assert_eq!((sum(&all[..20]), sum(&all[..36])), (0, 0));
     let xsdt = table(&all, number(&all, 24, 8));

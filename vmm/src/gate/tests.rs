@@ -22,7 +22,7 @@ fn threads_park_resume_and_end() {
         .map(|_| {
             let (seat, rounds) = (Seat(gate.clone()), rounds.clone());
             thread::spawn(move || {
-                while seat.pass() {
+                while seat.pass(|| ()) {
                     rounds.fetch_add(1, Ordering::Relaxed);
                     thread::yield_now();
                 }

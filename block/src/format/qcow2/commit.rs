@@ -34,12 +34,14 @@ struct Batch {
     done: Event,
 }
 
+/// Ranges that wait for the readers of their time, oldest first.
+type Quarantine = VecDeque<(Rc<()>, Vec<Range<u64>>)>;
+
 /// The commits of an image: at most one running, at most one waiting.
 pub(super) struct Commits {
     running: Cell<bool>,
     next: RefCell<Option<Rc<Batch>>>,
-    /// Ranges that wait for the readers of their time.
-    quarantine: RefCell<VecDeque<(Rc<()>, Vec<Range<u64>>)>>,
+    quarantine: RefCell<Quarantine>,
     header: Rc<Semaphore>,
 }
 

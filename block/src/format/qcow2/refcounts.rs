@@ -82,11 +82,11 @@ impl Refcounts {
 
     /// How many counts one block holds.
     fn per_block(&self) -> u64 {
-        self.cluster_size() * 8 >> self.order
+        (self.cluster_size() * 8) >> self.order
     }
 
     fn per_slice(&self) -> u64 {
-        self.cache.slice_len() * 8 >> self.order
+        (self.cache.slice_len() * 8) >> self.order
     }
 
     /// The slice with the count of `cluster` and the count's index in it; `None` where no block

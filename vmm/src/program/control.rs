@@ -1,0 +1,243 @@
+//! The monitor's commands, served.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use block::stream::Progress;
+use block::switch::{DEADLINE, Target};
+use block::{ErrorKind, Kind};
+use executor::sync::Event;
+use qmp::command::*;
+use qmp::types::*;
+use qmp::{Error, ErrorClass, Events, Handler, Result, event};
+
+use super::drive::Drive;
+use crate::{Machine, State};
+
+mod blocks;
+
+/// Why the program ends.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    /// A client, a person or a signal asked for it.
+    Quit(ShutdownCause),
+    /// The guest did.
+    Guest(ShutdownCause),
+    /// Something went wrong: an error in one line.
+    Failed(String),
+}
+
+/// What the monitor commands.
+pub(super) struct Control {
+    pub drives: Vec<Rc<Drive>>,
+    pub machine: Option<Rc<Machine>>,
+    pub events: Events,
+    /// Without a machine: whether `stop` was the last word.
+    stopped: Cell<bool>,
+    end: RefCell<Option<End>>,
+    ended: Event,
+}
+
+/// The class of an error that has no class of its own for its command.
+fn generic(e: block::Error) -> Error {
+    Error::generic(e.to_string())
+}
+
+/// The classes of the 2011 commands.
+fn classed(e: block::Error) -> Error {
+    let class = match e.kind() {
+        ErrorKind::InUse => ErrorClass::DeviceInUse,
+        ErrorKind::NotActive => ErrorClass::DeviceNotActive,
+        ErrorKind::Unsupported => ErrorClass::NotSupported,
+        _ => ErrorClass::GenericError,
+    };
+    Error::new(class, e.to_string())
+}
+
+fn info(progress: Progress) -> BlockStreamInfo {
+    BlockStreamInfo { device: progress.device, len: progress.len, offset: progress.offset }
+}
+
+impl Control {
+    pub(super) fn new(drives: Vec<Rc<Drive>>, machine: Option<Rc<Machine>>, events: Events) -> Self {
+        Control {
+            drives,
+            machine,
+            events,
+            stopped: Cell::new(false),
+            end: RefCell::default(),
+            ended: Event::new(),
+        }
+    }
+
+    /// Ends the program; the first reason counts.
+    pub(super) fn end(&self, end: End) {
+        self.end.borrow_mut().get_or_insert(end);
+        self.ended.notify();
+    }
+
+    /// Waits for [`Control::end`].
+    pub(super) async fn ended(&self) -> End {
+        loop {
+            if let Some(end) = self.end.borrow().clone() {
+                return end;
+            }
+            self.ended.wait().await;
+        }
+    }
+
+    fn drive(&self, device: &str) -> Result<&Rc<Drive>> {
+        let found = self.drives.iter().find(|drive| drive.options.id == device);
+        found.ok_or_else(|| Error::device_not_found(device))
+    }
+
+    async fn streams(&self) -> Result<Vec<Progress>> {
+        let mut streams = Vec::new();
+        for drive in &self.drives {
+            let query = drive.handle.call(|disk| async move { Ok(disk.query_stream()) });
+            streams.extend(query.await.map_err(generic)?);
+        }
+        Ok(streams)
+    }
+
+    fn run_state(&self) -> RunState {
+        match &self.machine {
+            None if self.stopped.get() => RunState::Paused,
+            None => RunState::Running,
+            Some(machine) => match machine.state() {
+                State::Created => RunState::Prelaunch,
+                State::Running => RunState::Running,
+                State::Paused => RunState::Paused,
+                State::Ended | State::Gone => RunState::Shutdown,
+            },
+        }
+    }
+}
+
+impl Handler for Control {
+    async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
+        let drive = self.drive(&arguments.device)?;
+        let background = Ok(BlockStreamReply::Background(Empty {}));
+        match (arguments.all.unwrap_or(false), arguments.stop.unwrap_or(false)) {
+            (true, true) => Err(Error::generic("'all' and 'stop' exclude each other")),
+            (true, false) => {
+                let start = drive.handle.call(|disk| async move { disk.start_stream() });
+                start.await.map_err(classed)?;
+                background
+            }
+            (false, true) => {
+                let stop = drive.handle.call(|disk| async move { disk.stop_stream().await });
+                stop.await.map_err(classed)?;
+                background
+            }
+            (false, false) => {
+                let one = drive.handle.call(|disk| async move { disk.stream_one().await });
+                Ok(BlockStreamReply::Cluster(info(one.await.map_err(classed)?)))
+            }
+        }
+    }
+
+    async fn query_block_stream(&self, _: QueryBlockStream) -> Result<Vec<BlockStreamInfo>> {
+        Ok(self.streams().await?.into_iter().map(info).collect())
+    }
+
+    async fn change(&self, arguments: Change) -> Result<Empty> {
+        if arguments.device == "vnc" {
+            return Err(Error::generic("no VNC server"));
+        }
+        let drive = self.drive(&arguments.device)?;
+        let format = match (arguments.arg, arguments.format) {
+            (Some(arg), Some(format)) if arg != format => {
+                let text = format!("'arg' says '{arg}' and 'format' says '{format}': give one format");
+                return Err(Error::generic(text));
+            }
+            (arg, format) => format.or(arg),
+        };
+        let format = format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
+        let target = Target { name: arguments.target, format, notify: arguments.notify.unwrap_or(true) };
+        let name = target.name.clone();
+        let switch = drive
+            .handle
+            .call(move |disk| async move { disk.prepare_switch(&target).await?.commit(DEADLINE).await });
+        let switched = switch.await.map_err(|e| match e.kind() {
+            ErrorKind::InUse => classed(e),
+            _ => generic(e),
+        })?;
+        tracing::info!(
+            "{}: switched to {name}, blackout {} us",
+            arguments.device,
+            switched.blackout.as_micros()
+        );
+        Ok(Empty {})
+    }
+
+    async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
+        let mut drives = Vec::new();
+        for drive in &self.drives {
+            drives.push(blocks::describe(drive).await.map_err(generic)?);
+        }
+        Ok(drives)
+    }
+
+    async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
+        Ok(self.streams().await?.into_iter().map(blocks::block_job).collect())
+    }
+
+    async fn query_jobs(&self, _: QueryJobs) -> Result<Vec<JobInfo>> {
+        Ok(self.streams().await?.into_iter().map(blocks::job).collect())
+    }
+
+    async fn query_status(&self, _: QueryStatus) -> Result<StatusInfo> {
+        let status = self.run_state();
+        Ok(StatusInfo { running: status == RunState::Running, singlestep: false, status })
+    }
+
+    async fn query_name(&self, _: QueryName) -> Result<NameInfo> {
+        Ok(NameInfo { name: None })
+    }
+
+    async fn stop(&self, _: Stop) -> Result<Empty> {
+        let running = self.run_state() == RunState::Running;
+        match &self.machine {
+            Some(machine) => machine.stop().await,
+            None => self.stopped.set(true),
+        }
+        if running {
+            self.events.emit(&event::Stopped {});
+        }
+        Ok(Empty {})
+    }
+
+    async fn cont(&self, _: Cont) -> Result<Empty> {
+        let running = self.run_state() == RunState::Running;
+        match &self.machine {
+            Some(machine) => machine.resume().await.map_err(|e| Error::generic(e.to_string()))?,
+            None => self.stopped.set(false),
+        }
+        if !running {
+            self.events.emit(&event::Resumed {});
+        }
+        Ok(Empty {})
+    }
+
+    async fn system_powerdown(&self, _: SystemPowerdown) -> Result<Empty> {
+        if let Some(machine) = &self.machine {
+            machine.power_button().map_err(|e| Error::generic(e.to_string()))?;
+        }
+        self.events.emit(&event::Powerdown {});
+        Ok(Empty {})
+    }
+
+    async fn system_reset(&self, _: SystemReset) -> Result<Empty> {
+        if let Some(machine) = &self.machine {
+            machine.reset().await.map_err(|e| Error::generic(e.to_string()))?;
+        }
+        self.events.emit(&event::Reset { guest: false, reason: ShutdownCause::HostQmpSystemReset });
+        Ok(Empty {})
+    }
+
+    async fn quit(&self, _: Quit) -> Result<Empty> {
+        self.end(End::Quit(ShutdownCause::HostQmpQuit));
+        Ok(Empty {})
+    }
+}

@@ -1,0 +1,67 @@
+//! A drive: a disk on its own thread, and how the main loop reaches it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::io::{Aio, Engine};
+use block::storage::file::FileOpener;
+use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
+use executor::{Remote, Thread};
+
+use super::options;
+
+/// A disk of the machine.
+pub(super) struct Drive {
+    pub options: options::Drive,
+    pub handle: DiskHandle,
+    /// Size in bytes when it was opened.
+    pub size: u64,
+    thread: Cell<Option<Thread>>,
+}
+
+impl Drive {
+    /// Starts the disk's thread and opens its chain there. `listener` runs on the main loop, `main`,
+    /// for each of its events.
+    pub(super) async fn open(
+        options: options::Drive,
+        main: Remote,
+        listener: fn(DiskEvent),
+    ) -> block::Result<Rc<Self>> {
+        let no_thread = |e| Error::io("starting a disk's thread", &e);
+        let thread = Thread::start(&options.id, std::future::pending).map_err(no_thread)?;
+        let wish = options.clone();
+        let opened = thread.remote().call(move || async move {
+            let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
+            let opener = Rc::new(FileOpener { engine: Engine::new(aio), direct: wish.direct });
+            let leaf = chain::open(&*opener, &wish.file, wish.format, !wish.read_only).await?;
+            let disk = Disk::new(&wish.id, leaf, wish.read_only, opener, move |event| {
+                main.spawn(move || async move { listener(event) });
+            });
+            // Keeps the disk alive: everybody else holds handles.
+            let kept = disk.clone();
+            executor::spawn(async move { kept.closed().await });
+            Ok((disk.handle(), disk.size()))
+        });
+        let gone = |_| Error::new(ErrorKind::NotFound, "the disk's thread has ended");
+        let (handle, size) = opened.await.unwrap_or_else(|e| Err(gone(e)))?;
+        Ok(Rc::new(Drive { options, handle, size, thread: Cell::new(Some(thread)) }))
+    }
+
+    /// Makes the guest's device hear of a new size.
+    pub(super) async fn connect(&self, config: Arc<virtio_blk::Config>) -> block::Result<()> {
+        let connect = move |disk: Rc<Disk>| async move {
+            disk.on_capacity(move |size| config.capacity_changed(size));
+            Ok(())
+        };
+        self.handle.call(connect).await
+    }
+
+    /// Ends the disk: its stream is stopped, and everything acknowledged is durable.
+    pub(super) async fn close(&self) -> block::Result<()> {
+        let result = self.handle.call(|disk| async move { disk.close().await }).await;
+        // Ends with the process: its executor waits for ever.
+        drop(self.thread.take());
+        result
+    }
+}

@@ -1,0 +1,208 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use block::Kind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::serial::Backend;
+
+/// Boots a guest whose disks move to other images while it runs.
+#[derive(Parser)]
+#[command(name = "millrace", version, arg_required_else_help = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Runs a machine, or just its disks.
+    Run(Run),
+    /// Creates images and looks at them.
+    #[command(subcommand)]
+    Image(Image),
+}
+
+/// What holds the guest.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum MachineKind {
+    /// A virtual machine on KVM.
+    Kvm,
+    /// No guest: disks, jobs and the monitor only.
+    None,
+}
+
+/// What a guest's reset does.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnReset {
+    /// Starts the machine again.
+    Restart,
+    /// Ends the program.
+    Exit,
+}
+
+#[derive(Args)]
+pub(super) struct Run {
+    /// What holds the guest.
+    #[arg(long, value_enum, default_value = "kvm")]
+    pub machine: MachineKind,
+    /// A Linux kernel: bzImage or ELF.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Its initial RAM disk.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    #[arg(long, value_name = "TEXT", default_value = crate::DEFAULT_CMDLINE)]
+    pub cmdline: String,
+    /// vCPUs, 1 to 16.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+    /// RAM; K, M, G, T are powers of 1024.
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
+    pub memory: u64,
+    /// A disk: id=ID,file=PATH,format=raw|qcow2[,readonly=on|off][,cache=writeback|none]
+    /// [,aio=io_uring|threads][,serial=TEXT][,queues=N]. The first is the guest's /dev/vda.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
+    pub drive: Vec<Drive>,
+    /// A QMP socket: unix:PATH or tcp:HOST:PORT.
+    #[arg(long, value_name = "SOCKET")]
+    pub qmp: Vec<qmp::Address>,
+    /// A serial port: stdio, null, file:PATH or unix:PATH. Twice: ttyS0 and ttyS1. Default: stdio.
+    #[arg(long, value_name = "WHERE")]
+    pub serial: Vec<Backend>,
+    /// What a guest's reset does.
+    #[arg(long, value_enum, default_value = "restart")]
+    pub on_reset: OnReset,
+    /// Where to write this process's number.
+    #[arg(long, value_name = "PATH")]
+    pub pidfile: Option<PathBuf>,
+}
+
+/// One `--drive`.
+#[derive(Clone, Debug)]
+pub(super) struct Drive {
+    pub id: String,
+    pub file: String,
+    pub format: Kind,
+    pub read_only: bool,
+    pub direct: bool,
+    pub threads: bool,
+    pub serial: String,
+    pub queues: u16,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Image {
+    /// Creates an image.
+    Create {
+        /// Its format.
+        #[arg(short, value_name = "FORMAT")]
+        format: Kind,
+        /// The backing file, as the image will record it.
+        #[arg(short, value_name = "FILE", requires = "backing_format")]
+        backing: Option<String>,
+        /// The backing file's format.
+        #[arg(short = 'F', value_name = "FORMAT", requires = "backing")]
+        backing_format: Option<Kind>,
+        /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N, backing_file=FILE, backing_fmt=FORMAT.
+        #[arg(short, value_name = "KEY=VALUE,...")]
+        options: Vec<String>,
+        /// The new image.
+        file: String,
+        /// Size of the disk; without one, the backing file's.
+        #[arg(value_parser = size)]
+        size: Option<u64>,
+    },
+    /// Says what an image is.
+    Info {
+        /// Its format.
+        #[arg(short, value_name = "FORMAT")]
+        format: Kind,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        /// The image.
+        file: String,
+    },
+}
+
+/// A number of bytes: K, M, G and T are powers of 1024.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no size: give a number of bytes, or one with K, M, G or T");
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, unit)) if unit.is_ascii_alphabetic() => {
+            let shift = match unit.to_ascii_uppercase() {
+                'K' => 10,
+                'M' => 20,
+                'G' => 30,
+                'T' => 40,
+                _ => return Err(wrong()),
+            };
+            (&text[..at], shift)
+        }
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+fn switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{key}={value}: give on or off")),
+    }
+}
+
+/// Pairs of a `key=value,...` list. A doubled comma is a comma of the value, as QEMU has it.
+pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let text = text.replace(",,", "\0");
+    let pair = |part: &str| {
+        let (key, value) = part.split_once('=').ok_or_else(|| format!("'{part}': give KEY=VALUE"))?;
+        Ok((key.to_owned(), value.replace('\0', ",")))
+    };
+    text.split(',').map(pair).collect()
+}
+
+fn drive(text: &str) -> Result<Drive, String> {
+    let (mut id, mut file, mut format) = (None, None, None);
+    let mut drive = Drive {
+        id: String::new(),
+        file: String::new(),
+        format: Kind::Raw,
+        read_only: false,
+        direct: false,
+        threads: false,
+        serial: String::new(),
+        queues: 1,
+    };
+    for (key, value) in pairs(text)? {
+        let choice = |choices: [&str; 2]| {
+            let at = choices.iter().position(|choice| *choice == value);
+            at.ok_or_else(|| format!("{key}={value}: give {} or {}", choices[0], choices[1]))
+        };
+        match key.as_str() {
+            "id" => id = Some(value),
+            "file" => file = Some(value),
+            "format" => format = Some(value.parse::<Kind>().map_err(|e| e.to_string())?),
+            "readonly" => drive.read_only = switch(&key, &value)?,
+            "cache" => drive.direct = choice(["writeback", "none"])? == 1,
+            "aio" => drive.threads = choice(["io_uring", "threads"])? == 1,
+            "serial" => drive.serial = value,
+            "queues" => {
+                let queues = value.parse().ok().filter(|n| (1..=16).contains(n));
+                drive.queues = queues.ok_or_else(|| format!("queues={value}: give 1 to 16"))?;
+            }
+            _ => return Err(format!("'{key}' is no key of a drive")),
+        }
+    }
+    drive.id = id.filter(|id| !id.is_empty()).ok_or("id=ID is missing")?;
+    drive.file = file.filter(|file| !file.is_empty()).ok_or("file=PATH is missing")?;
+    drive.format = format.ok_or("format=raw|qcow2 is missing: formats are never guessed")?;
+    Ok(drive)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! What a command line means, and how a wrong one is told.
+
+use super::*;
+
+#[test]
+fn sizes() {
+    assert_eq!(size("0"), Ok(0));
+    assert_eq!(size("512"), Ok(512));
+    assert_eq!(size("64k"), Ok(65536));
+    assert_eq!(size("3T"), Ok(3 << 40));
+    for wrong in ["", "K", "1X", "-1", "1.5G", "99999999999T", "1é"] {
+        assert!(size(wrong).unwrap_err().contains(&format!("'{wrong}'")));
+    }
+}
+
+#[test]
+fn drives() {
+    let whole = "id=virtio0,file=/a,,b.img,format=qcow2,readonly=on,cache=none,aio=threads,serial=x,queues=4";
+    let drive = super::drive(whole).unwrap();
+    assert_eq!((drive.id.as_str(), drive.file.as_str(), drive.format), ("virtio0", "/a,b.img", Kind::Qcow2));
+    assert!(drive.read_only && drive.direct && drive.threads);
+    assert_eq!((drive.serial.as_str(), drive.queues), ("x", 4));
+    for (wrong, tells) in [
+        ("id=a,file=b", "format"),
+        ("file=b,format=raw", "id=ID"),
+        ("id=a,format=raw", "file=PATH"),
+        ("id=a,file=b,format=vmdk", "vmdk"),
+        ("id=a,file=b,format=raw,cache=unsafe", "writeback or none"),
+        ("id=a,file=b,format=raw,color=red", "color"),
+        ("id=a,file=b,format=raw,queues=0", "1 to 16"),
+        ("id", "KEY=VALUE"),
+    ] {
+        let error = super::drive(wrong).unwrap_err();
+        assert!(error.contains(tells), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn the_whole_line_parses() {
+    let line = "millrace run --machine none --drive id=a,file=b,format=raw --qmp unix:/tmp/s --serial null \
+                --serial unix:/tmp/t --memory 1G --cpus 2 --on-reset exit";
+    let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+    let Command::Run(run) = cli.command else { panic!("not run") };
+    assert_eq!((run.memory, run.cpus, run.serial.len(), run.qmp.len()), (1 << 30, 2, 2, 1));
+}

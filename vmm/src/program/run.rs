@@ -1,0 +1,200 @@
+//! `millrace run`: from options to a running machine, and to its end.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::DiskEvent;
+use executor::Executor;
+use futures_util::future::{Either, select};
+use qmp::event::{self, BlockStreamCompleted};
+use qmp::types::ShutdownCause;
+use qmp::{Events, Listener, Monitor};
+use virtio_blk::VirtioBlk;
+use virtio_device::Device;
+
+use super::Failure;
+use super::control::{Control, End};
+use super::drive::Drive;
+use super::options::{MachineKind, OnReset, Run};
+use super::signals::Signals;
+use crate::serial::Backend;
+use crate::{Config, Event, Machine};
+
+/// How long the disks may take to end: beyond it the program ends with an error.
+const CLOSE: Duration = Duration::from_secs(10);
+/// How long clients may take to read their last answers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Where events of the disks go: they arrive as plain functions from other threads.
+    static EVENTS: RefCell<Option<Events>> = const { RefCell::new(None) };
+}
+
+fn on_disk_event(event: DiskEvent) {
+    let Some(events) = EVENTS.with_borrow(Option::clone) else { return };
+    match event {
+        DiskEvent::StreamCompleted { device, len, offset, error } => {
+            events.emit(&BlockStreamCompleted { device, len, offset, error });
+        }
+    }
+}
+
+/// A file that is removed when the program ends.
+struct PidFile<'a>(&'a Path);
+
+impl<'a> PidFile<'a> {
+    fn write(path: &'a Path) -> Result<Self, Failure> {
+        let number = format!("{}\n", std::process::id());
+        std::fs::write(path, number).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(PidFile(path))
+    }
+}
+
+impl Drop for PidFile<'_> {
+    fn drop(&mut self) {
+        // Gone already is fine too.
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
+/// Runs until the guest, a client, a person or a signal ends it.
+pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
+    let signals = Signals::block().map_err(|e| format!("signals: {e}"))?;
+    // Sockets first: errors there are errors of the command line.
+    let listeners = options.qmp.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
+    let listeners = listeners.map_err(|e| e.to_string())?;
+    let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
+    let pid_path = options.pidfile.clone();
+    let _pid_file = pid_path.as_deref().map(PidFile::write).transpose()?;
+    executor.block_on(async move { main(options, listeners, signals).await })
+}
+
+async fn main(options: Run, listeners: Vec<Listener>, signals: Signals) -> Result<ExitCode, Failure> {
+    let events = Events::new();
+    EVENTS.set(Some(events.clone()));
+    let mut drives: Vec<Rc<Drive>> = Vec::new();
+    for drive in &options.drive {
+        if drives.iter().any(|other| other.options.id == drive.id) {
+            return Err(format!("two drives have the id '{}'", drive.id));
+        }
+        let drive = Drive::open(drive.clone(), executor::remote(), on_disk_event).await;
+        drives.push(drive.map_err(|e| e.to_string())?);
+    }
+    let machine = match options.machine {
+        MachineKind::None => None,
+        MachineKind::Kvm => Some(Rc::new(build(&options, &drives).await?)),
+    };
+    let control = Rc::new(Control::new(drives, machine.clone(), events.clone()));
+    let monitor = Monitor::new(control.clone(), events.clone());
+    for listener in listeners {
+        monitor.listen(listener).map_err(|e| format!("QMP socket: {e}"))?;
+    }
+    if let Some(machine) = &machine {
+        machine.start().await.map_err(|e| e.to_string())?;
+    }
+    let signalled = control.clone();
+    executor::spawn(async move {
+        if signals.first().await.is_ok() {
+            signalled.end(End::Quit(ShutdownCause::HostSignal));
+        }
+    });
+    let guest = async {
+        match &machine {
+            Some(machine) => guest_life(machine, &control, &options).await,
+            None => std::future::pending().await,
+        }
+    };
+    let end = match select(std::pin::pin!(guest), std::pin::pin!(control.ended())).await {
+        Either::Left((end, _)) | Either::Right((end, _)) => end,
+    };
+    close(end, machine, &control, &monitor).await
+}
+
+async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> {
+    let kernel = options.kernel.clone();
+    let kernel = kernel.ok_or("give --kernel FILE; 'guest-images kernel' fetches one")?;
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for drive in drives {
+        let device = VirtioBlk::new(
+            drive.handle.clone(),
+            virtio_blk::Options {
+                size: drive.size,
+                read_only: drive.options.read_only,
+                serial: drive.options.serial.clone(),
+                queues: drive.options.queues,
+            },
+        );
+        drive.connect(device.config()).await.map_err(|e| e.to_string())?;
+        devices.push(Box::new(device));
+    }
+    let config = Config {
+        kernel,
+        initrd: options.initrd.clone(),
+        cmdline: options.cmdline.clone(),
+        cpus: options.cpus,
+        memory: options.memory,
+    };
+    let serial = if options.serial.is_empty() { &[Backend::Stdio][..] } else { &options.serial };
+    Machine::new(&config, devices, serial).map_err(|e| e.to_string())
+}
+
+/// Serves the machine's events until one of them ends the program.
+async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> End {
+    loop {
+        match machine.event().await {
+            Event::PowerOff => return End::Guest(ShutdownCause::GuestShutdown),
+            Event::Reset if options.on_reset == OnReset::Exit => {
+                return End::Guest(ShutdownCause::GuestReset);
+            }
+            Event::Reset => {
+                if let Err(e) = machine.reset().await {
+                    return End::Failed(e.to_string());
+                }
+                control.events.emit(&event::Reset { guest: true, reason: ShutdownCause::GuestReset });
+            }
+            Event::Panicked => return End::Failed("the guest's kernel panicked".into()),
+            Event::TripleFault => return End::Failed("the guest ended in a triple fault".into()),
+            Event::Failed(why) => return End::Failed(why),
+            Event::Quit => return End::Quit(ShutdownCause::HostUi),
+        }
+    }
+}
+
+/// Ends everything in order: the guest, its disks, the clients.
+async fn close(
+    end: End,
+    machine: Option<Rc<Machine>>,
+    control: &Rc<Control>,
+    monitor: &Monitor,
+) -> Result<ExitCode, Failure> {
+    let (guest, reason) = match &end {
+        End::Quit(reason) => (false, *reason),
+        End::Guest(reason) => (true, *reason),
+        End::Failed(_) => (true, ShutdownCause::GuestPanic),
+    };
+    control.events.emit(&event::Shutdown { guest, reason });
+    let control = control.clone();
+    let closing = async move {
+        if let Some(machine) = &machine {
+            machine.shutdown().await;
+        }
+        let mut result = Ok(());
+        for drive in &control.drives {
+            result = result.and(drive.close().await);
+        }
+        result
+    };
+    let closed = match executor::timeout(CLOSE, closing).await {
+        Some(result) => result.map_err(|e| e.to_string()),
+        None => Err(format!("the disks did not end within {CLOSE:?}; what was not flushed may be lost")),
+    };
+    monitor.shutdown(FAREWELL).await;
+    crate::serial::restore_terminal();
+    match end {
+        End::Failed(why) => Err(why),
+        End::Quit(_) | End::Guest(_) => closed.map(|()| ExitCode::SUCCESS),
+    }
+}
