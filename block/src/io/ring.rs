@@ -223,6 +223,17 @@ impl Ring {
 
     /// Takes completions and wakes those who wait for them.
     fn reap(&self) {
+        loop {
+            self.take_completions();
+            let mut uring = self.uring.borrow_mut();
+            // What found the completion queue full comes only when asked for: no event tells of it.
+            if !uring.submission().cq_overflow() || uring.submit().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take_completions(&self) {
         let mut uring = self.uring.borrow_mut();
         let mut ops = self.ops.borrow_mut();
         for completion in uring.completion() {
