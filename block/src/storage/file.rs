@@ -185,6 +185,14 @@ impl FileStorage {
     }
 }
 
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        // Said, not left to the descriptor's end: io_uring holds the file for a moment longer than the
+        // last operation, and whoever opens the image next would find it locked.
+        let _ = self.lock(Lock::None);
+    }
+}
+
 #[async_trait(?Send)]
 impl Storage for FileStorage {
     fn name(&self) -> &str {
