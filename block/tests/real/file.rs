@@ -21,7 +21,11 @@ fn crooked(len: usize, shift: usize, random: &mut Random) -> Buf {
     let mut segments = Vec::new();
     let (mut at, mut done) = (start, 0);
     for n in 0..pieces {
-        let part = if n + 1 == pieces { len - done } else { (random.below(len as u64 + 1) as usize).min(len - done) };
+        let part = if n + 1 == pieces {
+            len - done
+        } else {
+            (random.below(len as u64 + 1) as usize).min(len - done)
+        };
         segments.push((NonNull::new(memory[at..].as_mut_ptr()).unwrap(), part));
         at += part + random.below(16) as usize;
         done += part;

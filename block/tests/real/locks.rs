@@ -86,7 +86,9 @@ fn an_image_in_use_is_refused_by_either_side() {
         assert_eq!(locked_bytes(&leaf), [100, 101, 103, 201, 203]);
         assert_eq!(locked_bytes(&base), [100, 201, 203]);
         assert!(theirs_reads.contains(&100), "{theirs_reads:?}");
-        for arguments in [["-f", "qcow2", "-c", "read 0 512", &leaf], ["-f", "raw", "-c", "write 0 512", &base]] {
+        for arguments in
+            [["-f", "qcow2", "-c", "read 0 512", &leaf], ["-f", "raw", "-c", "write 0 512", &base]]
+        {
             let refused = try_tool("qemu-io", &arguments);
             assert!(!refused.status.success(), "qemu-io {arguments:?}");
             assert!(String::from_utf8_lossy(&refused.stderr).contains("lock"), "{refused:?}");

@@ -28,7 +28,9 @@ fn what_we_create_and_write_is_what_qemu_reads() {
             seed += 1;
             let mode = MODES[seed as usize % 4];
             let refcount_bits = 1 << (seed % 7);
-            let what = format!("cluster_bits {bits}, extended {extended}, backing {backing}, refcount_bits {refcount_bits}, {mode:?}");
+            let what = format!(
+                "cluster_bits {bits}, extended {extended}, backing {backing}, refcount_bits {refcount_bits}, {mode:?}"
+            );
             println!("{what}");
             real(mode, move |opener| async move {
                 let folder = Folder::new();
@@ -180,7 +182,19 @@ fn internal_snapshots_stay_what_they_were() {
             let mut model = random.bytes(SIZE);
             folder.write("base", &model);
             let leaf = folder.file("leaf");
-            qemu_img(&["create", "-q", "-f", "qcow2", "-o", layout, "-F", "raw", "-b", &folder.file("base"), &leaf]);
+            qemu_img(&[
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                "-o",
+                layout,
+                "-F",
+                "raw",
+                "-b",
+                &folder.file("base"),
+                &leaf,
+            ]);
             qemu_io(&leaf, &["write -P 0x41 0 1M", "write -P 0x42 3000k 700k", "write -z 2M 300k"]);
             model[..1 << 20].fill(0x41);
             model[3000 << 10..3700 << 10].fill(0x42);

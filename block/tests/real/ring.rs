@@ -34,7 +34,8 @@ fn thousands_of_operations_in_flight() {
                     (n, buf.to_vec())
                 }
             });
-            let all = executor::timeout(std::time::Duration::from_secs(60), futures_util::future::join_all(reads));
+            let all =
+                executor::timeout(std::time::Duration::from_secs(60), futures_util::future::join_all(reads));
             for (n, found) in all.await.expect("completions were lost") {
                 assert!(found == bytes[n * 4096..][..4096], "block {n}");
             }
@@ -45,7 +46,8 @@ fn thousands_of_operations_in_flight() {
                 })
             });
             let writes: Vec<_> = writes.collect();
-            let all = executor::timeout(std::time::Duration::from_secs(60), futures_util::future::join_all(writes));
+            let all =
+                executor::timeout(std::time::Duration::from_secs(60), futures_util::future::join_all(writes));
             all.await.expect("completions were lost");
             file.sync().await.unwrap();
             let found = std::fs::read(folder.file("file")).unwrap();
