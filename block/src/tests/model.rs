@@ -263,7 +263,7 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
     let mut references = vec![0u64; clusters];
     let mut refer = |offset: usize, count: usize| {
         let first = offset / cluster;
-        for n in first..first + count {
+        for n in (first..).take(count) {
             assert!(n < clusters, "cluster {n} lies outside of the file");
             references[n] += 1;
         }
