@@ -163,10 +163,6 @@ impl Console {
         let _ = self.reader.join();
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&text).trim().to_owned();
-        if text.is_empty() {
-            "(it said nothing)".to_owned()
-        } else {
-            text
-        }
+        if text.is_empty() { "(it said nothing)".to_owned() } else { text }
     }
 }

@@ -1,0 +1,61 @@
+//! QEMU's opinion of an image, by `qemu-img`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::Failure;
+
+/// Whether `qemu-img` is installed.
+pub fn is_installed() -> bool {
+    Command::new("qemu-img").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+fn run(arguments: &[&str]) -> Result<Output, Failure> {
+    let output = Command::new("qemu-img").args(arguments).output();
+    Ok(output.map_err(|e| format!("qemu-img: {e}; install the package qemu-utils"))?)
+}
+
+fn text(path: &Path) -> Result<&str, Failure> {
+    path.to_str().ok_or_else(|| format!("{}: not UTF-8", path.display()).into())
+}
+
+/// `qemu-img check`: an error unless the image has no corruptions, and no leaks where those are not
+/// allowed.
+pub fn check(format: &str, image: &Path, leaks_allowed: bool) -> Result<(), Failure> {
+    let output = run(&["check", "-f", format, text(image)?])?;
+    match output.status.code() {
+        Some(0) => Ok(()),
+        // 3: only leaked clusters.
+        Some(3) if leaks_allowed => Ok(()),
+        _ => Err(format!("qemu-img check {}: {}", image.display(), said(&output)).into()),
+    }
+}
+
+/// `qemu-img compare`: an error unless both disks hold the same.
+pub fn compare(a: (&str, &Path), b: (&str, &Path)) -> Result<(), Failure> {
+    let output = run(&["compare", "-U", "-f", a.0, "-F", b.0, text(a.1)?, text(b.1)?])?;
+    if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
+}
+
+/// `qemu-img convert`, from a format and file to another.
+pub fn convert(from: (&str, &Path), to: (&str, &Path)) -> Result<(), Failure> {
+    let output = run(&["convert", "-U", "-f", from.0, "-O", to.0, text(from.1)?, text(to.1)?])?;
+    if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
+}
+
+/// `qemu-img info`.
+pub fn info(format: &str, image: &Path) -> Result<Value, Failure> {
+    let output = run(&["info", "-U", "-f", format, "--output=json", text(image)?])?;
+    if !output.status.success() {
+        return Err(said(&output).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn said(output: &Output) -> String {
+    let mut said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    said.push_str(String::from_utf8_lossy(&output.stderr).trim());
+    said
+}
