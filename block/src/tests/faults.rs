@@ -85,6 +85,28 @@ fn failed_reads_and_writes_reach_whoever_asked() {
 }
 
 #[test]
+fn a_power_cut_after_commits_that_failed() {
+    seeds(200, |_| async {
+        let files = SimDir::new();
+        let content = base_content(600);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        files.get("leaf").unwrap().set_faults(Faults { write: 150, delay: 100, ..Faults::default() });
+        files.cut_after(1 + random(200));
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..4).map(|_| spawn(guest.clone().work_through_errors(80))).collect();
+        for worker in workers {
+            worker.await;
+        }
+        let after = files.after_power_cut();
+        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
+#[test]
 fn a_full_disk_refuses_and_goes_on_with_space() {
     seeds(150, |_| async {
         let files = SimDir::new();
