@@ -338,3 +338,6 @@ pub(super) fn set(bytes: &mut [u8], order: u32, index: u64, value: u64) {
     let at = index as usize * width;
     bytes[at..at + width].copy_from_slice(&value.to_be_bytes()[8 - width..]);
 }
+
+#[cfg(test)]
+mod tests;
