@@ -159,11 +159,13 @@ impl Node {
             {
                 return only.await;
             }
+            // All of them, even when one fails: the buffer is the caller's again with the answer.
             let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
+            let mut outcome = Ok(());
             while let Some(result) = results.next().await {
-                result?;
+                outcome = outcome.and(result);
             }
-            Ok(())
+            outcome
         })
     }
 
