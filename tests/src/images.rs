@@ -2,7 +2,7 @@
 //! told apart from what was never written.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -82,4 +82,23 @@ pub fn fill(file: &File, start: u64, length: u64, seed: u64) -> Result<(), Failu
         writer.write_all(&state.to_le_bytes())?;
     }
     Ok(writer.flush()?)
+}
+
+/// Whether both files hold the same bytes, ends included.
+pub fn same_bytes(a: &Path, b: &Path) -> Result<bool, Failure> {
+    let (mut a, mut b) = (File::open(a)?, File::open(b)?);
+    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    loop {
+        let n = a.read(&mut left)?;
+        if n == 0 {
+            return Ok(true);
+        }
+        b.read_exact(&mut right[..n])?;
+        if left[..n] != right[..n] {
+            return Ok(false);
+        }
+    }
 }
