@@ -6,6 +6,7 @@ use guest_images::agent::Load;
 use rustix::process::Signal;
 use tests::{Failure, STEP, check, qemu_img};
 
+use crate::MIB;
 use crate::reset::is_resumable;
 use crate::stage::{STREAM, Setup, alone};
 
@@ -29,9 +30,12 @@ pub fn sigterm() -> Result<(), Failure> {
 pub fn sigkill() -> Result<(), Failure> {
     alone(Setup::LONG, |guest| {
         guest.switch(0)?;
+        // Less than elsewhere, so that it is flushed while the stream runs.
+        guest.region.length = 2 * MIB;
         guest.vm.stream("virtio0")?;
         let seq = guest.fill()?;
         guest.load()?;
+        check(!guest.vm.streams()?.is_empty(), "the stream runs still")?;
         guest.vm.kill()?;
         is_resumable(guest, seq).map(drop)
     })

@@ -18,7 +18,7 @@ use tests::{Failure, Options, STEP, Vm, check, qemu_img, wait_for};
 use crate::MIB;
 
 /// What the guest writes to.
-const REGION: u64 = 16 * MIB;
+const REGION: u64 = 8 * MIB;
 /// The part of the ballast that is read back: its end.
 const SAMPLE: u64 = 8 * MIB;
 
