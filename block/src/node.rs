@@ -298,9 +298,7 @@ impl Node {
                     let below = backing.map(offset, run.len).await?;
                     Ok(Run { depth: below.depth + 1, ..below })
                 }
-                (what, _) => {
-                    Ok(Run { len: run.len, data: false, depth: 0, allocated: what == What::Zero })
-                }
+                (what, _) => Ok(Run { len: run.len, data: false, depth: 0, allocated: what == What::Zero }),
             }
         })
     }

@@ -271,14 +271,13 @@ impl Client {
 
 fn unknown(name: &str) -> Answers {
     // The client knows its name; a long one need not be told back.
-    let text = if name.len() <= 256 { format!("export '{name}' not present") } else { "no such export".into() };
+    let text =
+        if name.len() <= 256 { format!("export '{name}' not present") } else { "no such export".into() };
     error(rep::ERR_UNKNOWN, &text)
 }
 
 fn list<E: Exports>(exports: &E) -> Answers {
-    let server = |name: String| {
-        (rep::SERVER, [&(name.len() as u32).to_be_bytes(), name.as_bytes()].concat())
-    };
+    let server = |name: String| (rep::SERVER, [&(name.len() as u32).to_be_bytes(), name.as_bytes()].concat());
     let mut answers: Answers = exports.names().into_iter().map(server).collect();
     answers.push((rep::ACK, Vec::new()));
     answers
