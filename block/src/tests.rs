@@ -3,6 +3,9 @@
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
+mod faults;
+mod growth;
+mod hostile;
 mod model;
 
 use std::cell::RefCell;
@@ -45,12 +48,13 @@ fn options(cluster_size: u64, extended_l2: bool) -> Create {
 }
 
 fn some_layout() -> Create {
-    match random(4) {
+    let layout = match random(4) {
         0 => options(512, false),
         1 => options(4096, false),
         2 => options(16 << 10, true),
         _ => options(64 << 10, random(2) == 0),
-    }
+    };
+    Create { refcount_bits: Some(1 << random(7)), ..layout }
 }
 
 async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
@@ -170,7 +174,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
-        leaf.cut_after(1 + random(150));
+        files.cut_after(1 + random(150));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();
         if random(3) > 0 {
