@@ -34,14 +34,18 @@ struct Writer {
 
 impl Writer {
     fn start(uri: &str, mut model: Model) -> Result<Self, Failure> {
-        let mut command = Command::new("qemu-io");
-        command.args(["-f", "raw", uri]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Each answer at once, and not when some buffer is full.
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "qemu-io", "-f", "raw", uri]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, stopping) = (rounds.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             let written = write_on(&mut child, &mut model, &counter, &stopping).map_err(|e| e.to_string());
             let status = child.wait().map_err(|e| e.to_string())?;
+            if let Err(e) = &written {
+                eprintln!("the writer: {e}");
+            }
             written.and(if status.success() { Ok(model) } else { Err(status.to_string()) })
         });
         Ok(Writer { rounds, stop, thread })
@@ -50,7 +54,10 @@ impl Writer {
     /// Waits until it has written something more.
     fn goes_on(&self) -> Result<(), Failure> {
         let before = self.rounds.load(Ordering::Relaxed);
-        wait_for("the writer to go on", STEP, || Ok(self.rounds.load(Ordering::Relaxed) > before + 20))
+        wait_for("the writer to go on", STEP, || {
+            check(!self.thread.is_finished(), "the writer is at work; its output says why not")?;
+            Ok(self.rounds.load(Ordering::Relaxed) > before + 20)
+        })
     }
 
     fn stop(self) -> Result<Model, Failure> {
@@ -84,11 +91,13 @@ fn write_on(
             1 => model.write(offset, len, round as u8).replace("write", "write -f"),
             _ => model.write(offset, len, round as u8),
         };
-        writeln!(stdin, "{write}\n{}", model.read(offset, len))?;
-        // Each of the two answers in two lines.
-        for expected in ["wrote", "ops", "read", "ops"] {
-            let line = said.next().ok_or("qemu-io ended")??;
-            check(line.contains(expected), line)?;
+        // One at a time: it does not look at a second line that came with the first.
+        for (command, done) in [(write, "wrote"), (model.read(offset, len), "read")] {
+            writeln!(stdin, "{command}")?;
+            for expected in [done, "ops"] {
+                let line = said.next().ok_or("qemu-io ended")??;
+                check(line.contains(expected), line)?;
+            }
         }
         rounds.fetch_add(1, Ordering::Relaxed);
     }
@@ -128,10 +137,10 @@ fn clients_work_on_through_a_switch_and_a_stream() -> Result<(), Failure> {
     writer.goes_on()?;
     let mut fio = fio(&rig, &uri)?;
     switch(&mut vm, &rig)?;
+    check(fio.try_wait()?.is_none(), "fio was at work during the switch")?;
     writer.goes_on()?;
     vm.stream("virtio0")?;
     vm.stream_completed(STEP)?;
-    check(fio.try_wait()?.is_none(), "fio was at work all the time")?;
     writer.goes_on()?;
     std::fs::remove_file(rig.path("base.img"))?;
     ended_well(fio, "fio")?;

@@ -1,4 +1,8 @@
-//! Block status: what an export says of its extents is what `qemu-img map` says of the same chain.
+//! Block status: what an export says of its extents is what `qemu-img map` says of the same chain, and
+//! what `qemu-nbd` says of it as an export.
+//!
+//! The two differ in the depth of what lies behind the end of a short backing file, and of zeros in a raw
+//! one; an export is `qemu-nbd`'s equal.
 
 use serde_json::Value;
 use tests::{Failure, check};
@@ -19,32 +23,32 @@ fn number(extent: &Value, key: &str) -> Result<u64, Failure> {
     extent[key].as_u64().ok_or_else(|| format!("no '{key}' in {extent}").into())
 }
 
-/// `qemu-img map` of a chain, as `base:allocation` and as `qemu:allocation-depth`.
-fn by_qemu_img(leaf: &str) -> Result<[Runs; 2], Failure> {
+/// `qemu-img map` of a chain, as `base:allocation`.
+fn by_qemu_img(leaf: &str) -> Result<Runs, Failure> {
     let map: Value = serde_json::from_str(&run("qemu-img", &["map", "--output=json", "-f", "qcow2", leaf])?)?;
-    let mut runs = [Runs::new(), Runs::new()];
+    let mut runs = Runs::new();
     for extent in map.as_array().ok_or("no map")? {
-        let len = number(extent, "length")?;
         // Hole and zero are 1 and 2.
-        push(&mut runs[0], len, if extent["data"] == true { 0 } else { 3 });
-        let depth = number(extent, "depth")?;
-        push(&mut runs[1], len, if extent["present"] == true { depth + 1 } else { 0 });
+        push(&mut runs, number(extent, "length")?, if extent["data"] == true { 0 } else { 3 });
     }
     Ok(runs)
 }
 
-/// The same as an export tells it to `nbdinfo`.
-fn by_nbdinfo(uri: &str) -> Result<[Runs; 2], Failure> {
-    let ask = |context: &str| {
-        let text = run("nbdinfo", &["--json", &format!("--map={context}"), uri])?;
-        let map: Value = serde_json::from_str(&text)?;
-        let mut runs = Runs::new();
-        for extent in map.as_array().ok_or("no map")? {
-            push(&mut runs, number(extent, "length")?, number(extent, "type")?);
-        }
-        Ok::<_, Failure>(runs)
-    };
-    Ok([ask("base:allocation")?, ask("qemu:allocation-depth")?])
+/// What an export tells in one context.
+fn by_nbdinfo(uri: &str, context: &str) -> Result<Runs, Failure> {
+    let map: Value = serde_json::from_str(&run("nbdinfo", &["--json", &format!("--map={context}"), uri])?)?;
+    let mut runs = Runs::new();
+    for extent in map.as_array().ok_or("no map")? {
+        push(&mut runs, number(extent, "length")?, number(extent, "type")?);
+    }
+    Ok(runs)
+}
+
+/// The depths of a chain as `qemu-nbd` exports it. It serves one client and ends.
+fn by_qemu_nbd(rig: &Rig, leaf: &str) -> Result<Runs, Failure> {
+    let socket = rig.text("qemu-nbd");
+    run("qemu-nbd", &["--fork", "-A", "-r", "-f", "qcow2", "-k", &socket, "-x", "leaf", leaf])?;
+    by_nbdinfo(&format!("nbd+unix:///leaf?socket={socket}"), "qemu:allocation-depth")
 }
 
 fn agrees(bottom: &str, size: u64) -> Result<(), Failure> {
@@ -81,10 +85,10 @@ fn agrees(bottom: &str, size: u64) -> Result<(), Failure> {
         model.write(size - 5 * MIB, 5 * MIB, 6),
     ];
     qemu_io("qcow2", &leaf, &above)?;
-    let expected = by_qemu_img(&leaf)?;
+    let expected = [by_qemu_img(&leaf)?, by_qemu_nbd(&rig, &leaf)?];
     let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
     let uri = rig.export(&mut vm, "virtio0", false)?;
-    let told = by_nbdinfo(&uri)?;
+    let told = [by_nbdinfo(&uri, "base:allocation")?, by_nbdinfo(&uri, "qemu:allocation-depth")?];
     for (expected, told) in expected.iter().zip(&told) {
         check(expected == told, format!("over {bottom}: expected {expected:?}, told {told:?}"))?;
     }
