@@ -1,13 +1,17 @@
 //! Image formats: where the bytes of a disk are in a file, and how they come to be there.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
+mod cache;
+mod commit;
 pub mod qcow2;
 pub(crate) mod raw;
 
+pub(crate) use commit::Reading;
 use qcow2::Qcow2;
 use raw::Raw;
 
@@ -84,7 +88,35 @@ pub(crate) struct Reservation {
     pub len: u64,
     /// Where `offset` is in the storage; the range is contiguous there.
     pub host: u64,
-    pub(crate) claim: qcow2::Claim,
+    pub(crate) claim: Claim,
+}
+
+/// Host clusters that were allocated for a reservation; dropped with them, they are given back.
+pub(crate) struct Claim {
+    pub(crate) image: Rc<dyn Owner>,
+    pub(crate) fresh: Option<Range<u64>>,
+}
+
+/// An image that takes host clusters back.
+pub(crate) trait Owner {
+    /// Frees clusters once the next commit has made the disappearance of their reference durable.
+    fn free_later(&self, range: Range<u64>);
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(fresh) = self.fresh.take() {
+            self.image.free_later(fresh);
+        }
+    }
+}
+
+/// The backing file as an image records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backing {
+    pub name: String,
+    /// `None` where it is not recorded. Never to be guessed: the guest wrote the file's content.
+    pub format: Option<String>,
 }
 
 impl Format {
@@ -92,6 +124,14 @@ impl Format {
         match self {
             Format::Raw(_) => Kind::Raw,
             Format::Qcow2(_) => Kind::Qcow2,
+        }
+    }
+
+    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    pub(crate) fn reading(&self) -> Option<Reading> {
+        match self {
+            Format::Raw(_) => None,
+            Format::Qcow2(qcow2) => Some(qcow2.reading()),
         }
     }
 
