@@ -20,7 +20,6 @@ const MAX_SLICE: u64 = 4096;
 #[derive(Clone, Copy)]
 pub(crate) enum ByteOrder {
     Big,
-    #[allow(dead_code, reason = "for QED, which follows")]
     Little,
 }
 
