@@ -223,7 +223,8 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         assert!(disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
         disk.close().await.unwrap();
-        check(&after, "leaf", kind, model::Leaks::Allowed);
+        // qcow2's leaks are repaired by nobody yet.
+        check(&after, "leaf", kind, if kind == Kind::Qed { model::Leaks::None } else { model::Leaks::Allowed });
     });
 }
 
