@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,6 +61,7 @@ fn apply(content: &mut Vec<u8>, change: &Change) {
 
 /// A simulated file.
 pub struct SimFile {
+    this: Weak<SimFile>,
     name: String,
     identity: Identity,
     state: RefCell<State>,
@@ -75,7 +76,8 @@ impl SimFile {
     /// A file with this content, all of it durable.
     pub fn new(name: &str, content: Vec<u8>) -> Rc<Self> {
         let inode = executor::random();
-        Rc::new(SimFile {
+        Rc::new_cyclic(|this| SimFile {
+            this: this.clone(),
             name: name.to_owned(),
             identity: Identity { device: 0, inode },
             state: RefCell::new(State { durable: content.clone(), content, ..State::default() }),
@@ -139,6 +141,16 @@ impl SimFile {
         per_mille > 0 && executor::random() % 1000 < u64::from(per_mille)
     }
 
+    /// Runs an operation in a task of its own: dropping the future that asked abandons its result, and
+    /// what the device has, it does.
+    async fn detached<F: Future<Output = Result<()>> + 'static>(
+        &self,
+        operation: impl FnOnce(Rc<SimFile>) -> F,
+    ) -> Result<()> {
+        let this = self.this.upgrade().expect("whoever calls holds the file");
+        executor::spawn(operation(this)).await.expect("operations are not cancelled")
+    }
+
     async fn begin(&self, per_mille: u32, doing: &str) -> Result<()> {
         let delay = self.faults.get().delay;
         if delay > 0 {
@@ -167,6 +179,31 @@ impl SimFile {
         }
         Ok(())
     }
+
+    async fn read_now(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.begin(self.faults.get().read, "reading").await?;
+        let state = self.state.borrow();
+        let start = (offset as usize).min(state.content.len());
+        let end = (start + buf.len()).min(state.content.len());
+        buf.zero();
+        buf.copy_from(&state.content[start..end]);
+        Ok(())
+    }
+
+    async fn write_now(&self, offset: u64, buf: Buf) -> Result<()> {
+        let failed = self.begin(self.faults.get().write, "writing").await;
+        if self.faults.get().limit.is_some_and(|limit| offset + buf.len() as u64 > limit) {
+            return Err(Error::new(ErrorKind::NoSpace, format!("writing {}: no space", self.name)));
+        }
+        if failed.is_err() {
+            if !self.cut.get() {
+                let part = (executor::random() % (buf.len() as u64 / SECTOR + 1) * SECTOR) as usize;
+                self.change(Change::Write { offset, data: buf.slice(0..part).to_vec() })?;
+            }
+            return failed;
+        }
+        self.change(Change::Write { offset, data: buf.to_vec() })
+    }
 }
 
 #[async_trait(?Send)]
@@ -180,28 +217,11 @@ impl Storage for SimFile {
     }
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
-        self.begin(self.faults.get().read, "reading").await?;
-        let state = self.state.borrow();
-        let start = (offset as usize).min(state.content.len());
-        let end = (start + buf.len()).min(state.content.len());
-        buf.zero();
-        buf.copy_from(&state.content[start..end]);
-        Ok(())
+        self.detached(|this| async move { this.read_now(offset, buf).await }).await
     }
 
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let failed = self.begin(self.faults.get().write, "writing").await;
-        if self.faults.get().limit.is_some_and(|limit| offset + buf.len() as u64 > limit) {
-            return Err(Error::new(ErrorKind::NoSpace, format!("writing {}: no space", self.name)));
-        }
-        if failed.is_err() {
-            if !self.cut.get() {
-                let part = (executor::random() % (buf.len() as u64 / SECTOR + 1) * SECTOR) as usize;
-                self.change(Change::Write { offset, data: buf.slice(0..part).to_vec() })?;
-            }
-            return failed;
-        }
-        self.change(Change::Write { offset, data: buf.to_vec() })
+        self.detached(|this| async move { this.write_now(offset, buf).await }).await
     }
 
     async fn sync(&self) -> Result<()> {

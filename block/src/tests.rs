@@ -224,7 +224,12 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         guest.verify_after_power_cut(&disk).await;
         disk.close().await.unwrap();
         // qcow2's leaks are repaired by nobody yet.
-        check(&after, "leaf", kind, if kind == Kind::Qed { model::Leaks::None } else { model::Leaks::Allowed });
+        check(
+            &after,
+            "leaf",
+            kind,
+            if kind == Kind::Qed { model::Leaks::None } else { model::Leaks::Allowed },
+        );
     });
 }
 

@@ -7,7 +7,7 @@ pub mod programs;
 pub mod qemu_img;
 mod vm;
 
-pub use vm::{Options, Vm};
+pub use vm::{BOOT, Options, STEP, Vm};
 
 /// An error of the harness: one line that says what went wrong.
 pub type Failure = Box<dyn std::error::Error>;
