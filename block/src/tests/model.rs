@@ -318,7 +318,10 @@ pub fn check_qed(image: &[u8], leaks: Leaks) {
     let marked = features & 2 != 0;
     if leaks == Leaks::None {
         assert!(!marked, "closed, but NEED_CHECK is set");
-        assert!(used.last() == Some(&true) && image.len() % cluster == 0, "the file's end is leaked");
+        assert!(
+            used.last() == Some(&true) && image.len().is_multiple_of(cluster),
+            "the file's end is leaked"
+        );
     }
     assert!(leaks == Leaks::None || marked || used.iter().all(|used| *used), "leaks, but no NEED_CHECK");
 }
