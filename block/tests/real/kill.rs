@@ -53,7 +53,7 @@ fn flushed_data_survive_and_nothing_is_corrupt() {
             (Kind::Qcow2, "cluster_size=64k"),
             (Kind::Qcow2, "cluster_size=16k,extended_l2=on"),
             (Kind::Qcow2, "compat=0.10"),
-            (Kind::Qed, "cluster_size=4k,table_size=1"),
+            (Kind::Qed, "cluster_size=4k,table_size=2"),
             (Kind::Qed, "cluster_size=64k"),
         ][seed as usize / 2];
         qemu_img(&["create", "-q", "-f", kind.name(), "-o", layout, "-F", "raw", "-b", &base, &leaf]);

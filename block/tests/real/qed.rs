@@ -29,7 +29,9 @@ fn features(image: &str) -> u8 {
 
 #[test]
 fn what_we_create_and_write_is_what_qemu_reads() {
-    let layouts = [(4 << 10, 1), (4 << 10, 16), (64 << 10, 4), (64 << 10, 1), (1 << 20, 2), (16 << 20, 1)];
+    // Not what the specification allows and QEMU refuses: tables of one cluster, and geometries that
+    // map 2^64 bytes or more.
+    let layouts = [(4 << 10, 2), (4 << 10, 16), (64 << 10, 4), (64 << 10, 2), (1 << 20, 2), (4 << 20, 2)];
     for (n, (cluster, table)) in layouts.into_iter().enumerate() {
         for backing in [None, Some(Kind::Raw), Some(Kind::Qcow2), Some(Kind::Qed)] {
             println!("cluster_size {cluster}, table_size {table}, backing {backing:?}");
@@ -39,7 +41,6 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 let mut model = vec![0; SIZE];
                 let leaf = folder.file("leaf");
                 let wish = Create {
-                    // Half of the time, the backing file is longer than the disk or shorter.
                     size: Some(SIZE as u64),
                     backing: backing.map(|kind| ("base".to_owned(), kind)),
                     cluster_size: Some(cluster),
@@ -47,6 +48,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                     ..Create::default()
                 };
                 if let Some(kind) = backing {
+                    // Longer than the disk or shorter.
                     let len = SIZE / 2 + random.below(SIZE as u64) as usize / 512 * 512;
                     let raw = folder.write("raw", &random.bytes(len));
                     let name = folder.file("base");
@@ -94,7 +96,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
 
 #[test]
 fn chains_that_qemu_made_are_read_written_and_streamed() {
-    let layouts = ["cluster_size=4k,table_size=1", "cluster_size=64k", "cluster_size=2M,table_size=8"];
+    let layouts = ["cluster_size=4k,table_size=2", "cluster_size=64k", "cluster_size=2M,table_size=8"];
     for (n, layout) in layouts.into_iter().enumerate() {
         println!("{layout}");
         real(MODES[n % 4], move |opener| async move {
@@ -152,7 +154,7 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
             let mut model = vec![0; SIZE];
             let leaf = folder.file("leaf");
             let size = SIZE.to_string();
-            qemu_img(&["create", "-q", "-f", "qed", "-o", "cluster_size=4k,table_size=1", &leaf, &size]);
+            qemu_img(&["create", "-q", "-f", "qed", "-o", "cluster_size=4k,table_size=2", &leaf, &size]);
             let disk = open(&opener, &leaf, Kind::Qed).await;
             exercise(&disk, &mut model, &mut random, 12).await;
             let ticket = disk.enter().await;
@@ -171,7 +173,8 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
                 verify(&disk, &model).await;
                 disk.close().await.unwrap();
             } else {
-                qemu_img(&["check", "-q", "-f", "qed", "-r", "all", &copy]);
+                // Reports the leaks that it leaves: 3.
+                try_tool("qemu-img", &["check", "-q", "-f", "qed", "-r", "all", &copy]);
             }
             assert_eq!(features(&copy), 0);
             check(&copy);

@@ -11,7 +11,8 @@ pub(crate) struct Options {
     pub size: u64,
     /// Allocation unit in bytes: a power of two from 4 KiB to 64 MiB.
     pub cluster_size: u64,
-    /// Size of every table in clusters: a power of two from 1 to 16.
+    /// Size of every table in clusters: a power of two from 1 to 16. QEMU up to 10.0 opens no image
+    /// with 1.
     pub table_size: u64,
     /// The backing file's name as it will stand in the image. Of its format, only raw is recorded.
     pub backing: Option<(String, Kind)>,
