@@ -3,6 +3,9 @@
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
+mod faults;
+mod growth;
+mod hostile;
 mod model;
 
 use std::cell::RefCell;
@@ -49,11 +52,12 @@ fn qed(cluster_size: u64, table_size: u64) -> Create {
 }
 
 fn some_layout() -> (Kind, Create) {
+    let qcow2 = |layout| (Kind::Qcow2, Create { refcount_bits: Some(1 << random(7)), ..layout });
     match random(7) {
-        0 => (Kind::Qcow2, options(512, false)),
-        1 => (Kind::Qcow2, options(4096, false)),
-        2 => (Kind::Qcow2, options(16 << 10, true)),
-        3 => (Kind::Qcow2, options(64 << 10, random(2) == 0)),
+        0 => qcow2(options(512, false)),
+        1 => qcow2(options(4096, false)),
+        2 => qcow2(options(16 << 10, true)),
+        3 => qcow2(options(64 << 10, random(2) == 0)),
         4 => (Kind::Qed, qed(4096, 1 << random(5))),
         5 => (Kind::Qed, qed(16 << 10, 1)),
         _ => (Kind::Qed, qed(64 << 10, 2)),
@@ -66,6 +70,10 @@ async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) -> K
     let wish = Create { backing: Some((backing.to_owned(), kind)), ..wish };
     image::create(files, name, leaf, &wish).await.unwrap();
     leaf
+}
+
+async fn create_qcow2_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
+    while create_over(files, name, backing, kind).await != Kind::Qcow2 {}
 }
 
 /// Judges an image by its specification alone.
@@ -190,7 +198,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, events) = open(&files, "leaf", kind).await;
-        leaf.cut_after(1 + random(150));
+        files.cut_after(1 + random(150));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();
         if random(3) > 0 {

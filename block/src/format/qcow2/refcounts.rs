@@ -37,6 +37,8 @@ pub(crate) struct Refcounts {
     pub(crate) cache: Cache,
     pub(crate) table: RefCell<TableState>,
     storage: Rc<dyn Storage>,
+    /// The L1 table's place in the file.
+    l1: Range<u64>,
     cluster_bits: u32,
     /// log2 of the width of a count in bits.
     order: u32,
@@ -67,6 +69,7 @@ impl Refcounts {
             cache: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), cache),
             table: RefCell::new(table),
             storage,
+            l1: header.l1_offset..header.l1_offset + u64::from(header.l1_entries) * 8,
             cluster_bits: header.cluster_bits,
             order: header.refcount_order,
             hint: Cell::new(0),
@@ -135,11 +138,12 @@ impl Refcounts {
                 self.check_in_use(cluster)?;
                 continue;
             };
+            let first = cluster - index + start;
+            self.check_free(first..first + (end - start))?;
             self.cache.modify(&slice, |bytes| {
                 (start..end).for_each(|index| set(bytes, order, index, 1));
                 (start << order >> 3) as usize..((end << order).div_ceil(8)) as usize
             });
-            let first = cluster - index + start;
             self.hint.set(first + (end - start));
             self.highest.set(self.highest.get().max(self.hint.get()));
             return Ok((first << self.cluster_bits, end - start));
@@ -153,6 +157,7 @@ impl Refcounts {
         if block >= self.table.borrow().entries.len() as u64 {
             return self.grow_table(cluster);
         }
+        self.check_free(cluster..cluster + 1)?;
         self.place_block(block, cluster);
         Ok(cluster + 1)
     }
@@ -195,6 +200,7 @@ impl Refcounts {
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
         let table_cluster = cluster + (blocks.end - blocks.start);
+        self.check_free(cluster..table_cluster + clusters)?;
         {
             let mut table = self.table.borrow_mut();
             // Moved twice before a commit: the place in between was never in the file, and stays
@@ -225,6 +231,23 @@ impl Refcounts {
         }
         self.highest.set(self.highest.get().max(end));
         Ok(end)
+    }
+
+    /// Refuses clusters that hold the header, the L1 table or the refcount table: what counts them as
+    /// free is wrong, and what is written there would be the end of the image.
+    fn check_free(&self, clusters: Range<u64>) -> Result<()> {
+        let wanted = clusters.start << self.cluster_bits..clusters.end << self.cluster_bits;
+        let table = {
+            let table = self.table.borrow();
+            table.offset..table.offset + table.clusters * self.cluster_size()
+        };
+        let taken = [0..self.cluster_size(), self.l1.clone(), table];
+        if taken.iter().all(|taken| wanted.end <= taken.start || taken.end <= wanted.start) {
+            return Ok(());
+        }
+        let name = self.storage.name();
+        let text = format!("{name}: its tables are counted as free; repair it with 'qemu-img check -r all'");
+        Err(Error::new(ErrorKind::Corrupt, text))
     }
 
     /// Refuses a table that counts clusters far past the file's end as used: a hostile one would
