@@ -291,6 +291,28 @@ impl Storage for SimFile {
         Ok(Extent { len: run.min(len), data })
     }
 
+    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
+        self.begin(self.faults.get().write, "copying to").await?;
+        // Refused now and then, as a file system may at any time.
+        let Some(source) = source.as_any().downcast_ref::<SimFile>().filter(|_| !self.chance(300)) else {
+            return Ok(false);
+        };
+        let data =
+            source.state.borrow().content.get(from as usize..(from + len) as usize).map(<[u8]>::to_vec);
+        match data {
+            Some(data) => self.change(Change::Write { offset: to, data }).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+        source.as_any().is::<SimFile>() && self.chance(500)
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
     fn lock(&self, _lock: Lock) -> Result<()> {
         Ok(())
     }

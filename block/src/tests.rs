@@ -311,6 +311,12 @@ fn chains_are_refused_by_name() {
         let missing = Create { backing: Some(("gone".into(), Kind::Raw)), ..Create::default() };
         let error = image::create(&*files, "c", Kind::Qcow2, &missing).await.err().unwrap();
         assert!(error.to_string().contains("gone"), "{error}");
+        // An image that is its own backing file would be emptied.
+        let before = files.get("b").unwrap().content();
+        let itself = Create { backing: Some(("b".into(), Kind::Qcow2)), ..Create::default() };
+        let error = image::create(&*files, "b", Kind::Qcow2, &itself).await.err().unwrap();
+        assert!(error.to_string().contains("own backing file"), "{error}");
+        assert!(files.get("b").unwrap().content() == before);
         for name in ["json:{}", "nbd://host/x"] {
             let error = chain::resolve("/d/image", name).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Unsupported);

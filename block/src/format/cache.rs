@@ -296,3 +296,6 @@ impl Drop for Loading<'_> {
         self.event.notify();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use crate::io::Engine;
 use crate::ranges::RangeLocks;
 use crate::{Buf, Error, ErrorKind, Result};
 
+mod copy;
 mod locks;
 
 /// What the sectors of every block device divide, in bytes.
@@ -62,6 +63,7 @@ struct FileStorage {
     /// Writes in flight, where some may have to read and write back what lies around them.
     around: Rc<RangeLocks>,
     sync_failed: Cell<bool>,
+    copying: copy::Known,
     held: Cell<Lock>,
     /// The last answer of [`Storage::map`], for files that nobody writes: start, end, data.
     mapped: RefCell<Option<(u64, u64, bool)>>,
@@ -112,6 +114,7 @@ impl FileStorage {
             identity,
             around: RangeLocks::new(),
             sync_failed: Cell::new(false),
+            copying: copy::Known::default(),
             held: Cell::new(Lock::None),
             mapped: RefCell::default(),
         })
@@ -175,6 +178,10 @@ impl FileStorage {
             at += n;
         }
         Ok(())
+    }
+
+    fn is_direct_with(&self, source: &FileStorage) -> bool {
+        self.alignment > 1 || source.alignment > 1
     }
 
     /// A range and buffer that O_DIRECT takes, around the wished-for one.
@@ -312,6 +319,26 @@ impl Storage for FileStorage {
             *self.mapped.borrow_mut() = Some((offset, end, data));
         }
         Ok(Extent { len: len.min(end - offset), data })
+    }
+
+    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
+        let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(false) };
+        let direct = self.is_direct_with(source);
+        let done = self.copying.copy(&source.file, from, &self.file, to, len, direct).await;
+        if done.map_err(|e| self.error("copying to", to, &e))? {
+            self.len.set(self.len.get().max(to + len));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+        let source = source.as_any().downcast_ref::<FileStorage>();
+        source.is_some_and(|source| self.copying.may_work(self.is_direct_with(source)))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 
     fn lock(&self, lock: Lock) -> Result<()> {

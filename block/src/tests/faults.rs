@@ -41,7 +41,7 @@ async fn close_and_check(files: &Rc<SimDir>, name: &str, kind: Kind, disk: Rc<Di
 
 #[test]
 fn failed_reads_and_writes_reach_whoever_asked() {
-    seeds(200, |_| async {
+    seeds(90, |_| async {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
@@ -85,8 +85,30 @@ fn failed_reads_and_writes_reach_whoever_asked() {
 }
 
 #[test]
+fn a_power_cut_after_commits_that_failed() {
+    seeds(90, |_| async {
+        let files = SimDir::new();
+        let content = base_content(600);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        files.get("leaf").unwrap().set_faults(Faults { write: 150, delay: 100, ..Faults::default() });
+        files.cut_after(1 + random(200));
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..4).map(|_| spawn(guest.clone().work_through_errors(80))).collect();
+        for worker in workers {
+            worker.await;
+        }
+        let after = files.after_power_cut();
+        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
+#[test]
 fn a_full_disk_refuses_and_goes_on_with_space() {
-    seeds(150, |_| async {
+    seeds(70, |_| async {
         let files = SimDir::new();
         let content = base_content(400);
         files.add("base", content.clone());
@@ -116,7 +138,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
 
 #[test]
 fn a_failed_sync_is_never_forgotten() {
-    seeds(150, |_| async {
+    seeds(70, |_| async {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
@@ -146,7 +168,7 @@ fn a_failed_sync_is_never_forgotten() {
 
 #[test]
 fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
-    seeds(400, |_| async {
+    seeds(180, |_| async {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
@@ -193,7 +215,7 @@ fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
 
 #[test]
 fn streams_are_stopped_and_started_while_images_are_switched() {
-    seeds(150, |_| async {
+    seeds(70, |_| async {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());

@@ -96,7 +96,7 @@ async fn use_it(files: &Rc<SimDir>) -> crate::Result<()> {
 
 #[test]
 fn mutated_images_do_no_harm() {
-    seeds(400, |_| async {
+    seeds(150, |_| async {
         let files = SimDir::new();
         let sound = victim(&files).await;
         let mut opened = 0;
@@ -112,7 +112,7 @@ fn mutated_images_do_no_harm() {
 
 #[test]
 fn garbage_is_refused() {
-    seeds(200, |_| async {
+    seeds(100, |_| async {
         let files = SimDir::new();
         let len = [0, 1, 4, 71, 104, 511, 512, 4096, 70_000][random(9) as usize];
         let mut image: Vec<u8> = (0..len).map(|_| executor::random() as u8).collect();

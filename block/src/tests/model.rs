@@ -256,17 +256,17 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
     let word = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
     let half = |at: usize| u32::from_be_bytes(image[at..at + 4].try_into().unwrap());
     let cluster = 1usize << half(20);
-    let extended = word(72) & 16 != 0;
-    // Version 2 has counts of 16 bits.
-    let bits = if half(4) >= 3 { 1usize << half(96) } else { 16 };
+    // Version 2 has no features, and counts of 16 bits.
+    let v3 = half(4) >= 3;
+    let extended = v3 && word(72) & 16 != 0;
+    let bits = if v3 { 1usize << half(96) } else { 16 };
     let clusters = image.len().div_ceil(cluster);
     let mut references = vec![0u64; clusters];
     let mut refer = |offset: usize, count: usize| {
         let first = offset / cluster;
-        for n in (first..).take(count) {
-            assert!(n < clusters, "cluster {n} lies outside of the file");
-            references[n] += 1;
-        }
+        let range = references.get_mut(first..first + count);
+        let range = range.unwrap_or_else(|| panic!("clusters from {first} lie outside of the file"));
+        range.iter_mut().for_each(|references| *references += 1);
     };
     refer(0, 1);
     let (l1_entries, l1) = (half(36) as usize, word(40) as usize);

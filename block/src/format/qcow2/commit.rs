@@ -59,15 +59,19 @@ impl Commit for Qcow2 {
 
         let first = [counts.runs(true), counts.runs(false), l2.runs(true)].concat();
         let last = [l2.runs(false), l1].concat();
-        let result = self.write_in_order(first, table, moved.is_some(), last).await;
+        // Once whole and durable, a new table is like any other: what fails afterwards may have
+        // reached the L1 table, so that its next changes have to wait for their refcounts.
+        let settle = || {
+            l2.settle();
+            counts.settle();
+        };
+        let result = self.write_in_order(first, table, moved.is_some(), last, settle).await;
         match &result {
             Ok(()) => {
-                l2.settle();
-                counts.settle();
                 if let Some(old) = moved {
                     self.refcounts.free_later(old);
                 }
-                self.retire(freed).await?;
+                self.retire(freed).await;
             }
             Err(_) => {
                 self.l2.give_back(&l2);
@@ -120,6 +124,7 @@ impl Qcow2 {
         table: Vec<Run>,
         moved: bool,
         last: Vec<Run>,
+        settle: impl Fn(),
     ) -> Result<()> {
         let place = {
             let table = self.refcounts.table.borrow();
@@ -127,6 +132,7 @@ impl Qcow2 {
         };
         write_all(&*self.storage, first).await?;
         self.storage.sync().await?;
+        settle();
         if !table.is_empty() {
             write_all(&*self.storage, table).await?;
             self.storage.sync().await?;
@@ -146,15 +152,17 @@ impl Qcow2 {
     }
 
     /// Gives back what nothing durable refers to any more, once no read can still be looking at it.
-    async fn retire(&self, freed: Vec<Range<u64>>) -> Result<()> {
+    async fn retire(&self, freed: Vec<Range<u64>>) {
         self.quarantine.add(freed);
         while let Some(ranges) = self.quarantine.take() {
             for range in ranges {
                 self.l2.forget(range.start, range.end - range.start);
-                self.refcounts.free_now(range).await?;
+                // The commit itself is through; what cannot be given back is leaked.
+                if let Err(e) = self.refcounts.free_now(range).await {
+                    tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
+                }
             }
         }
-        Ok(())
     }
 
     /// Changes the header's first 512 bytes in one write, durably.
@@ -201,7 +209,7 @@ impl Qcow2 {
         self.flush().await?;
         // Decreases follow one commit later, and a decrease may itself free a table.
         for _ in 0..4 {
-            self.retire(Vec::new()).await?;
+            self.retire(Vec::new()).await;
             if self.is_dirty() {
                 self.flush().await?;
             }

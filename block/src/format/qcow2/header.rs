@@ -325,3 +325,6 @@ fn backing(
     let format = format.map(|(_, data)| text(data)).transpose()?;
     Ok(Some(Backing { name: text(name)?, format }))
 }
+
+#[cfg(test)]
+mod tests;
