@@ -1,6 +1,7 @@
 //! New qcow2 images.
 
-use super::header::{Backing, Header, incompatible};
+use super::header::{Header, incompatible};
+use crate::format::Backing;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 

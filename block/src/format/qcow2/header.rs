@@ -1,5 +1,6 @@
 //! The qcow2 header and its extensions (QEMU `docs/interop/qcow2.txt`, "Header" and "Header extensions").
 
+use crate::format::Backing;
 use crate::{Error, ErrorKind, Result};
 
 /// "QFI\xfb", the first four bytes of every qcow2 image.
@@ -45,14 +46,6 @@ pub(crate) struct Header {
     pub autoclear: u64,
     pub refcount_order: u32,
     pub zstd: bool,
-}
-
-/// The backing file as the image records it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Backing {
-    pub name: String,
-    /// `None` where it is not recorded. Never to be guessed: the guest wrote the file's content.
-    pub format: Option<String>,
 }
 
 fn corrupt(what: impl Into<String>) -> Error {
