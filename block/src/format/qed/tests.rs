@@ -265,7 +265,7 @@ fn freed_clusters_are_used_again() {
 #[test]
 fn freed_clusters_are_not_used_under_a_read() {
     for seed in 0..500 {
-        Executor::simulated(seed).block_on(async {
+        Executor::simulated(seed).block_on(async move {
             let files = SimDir::new();
             let file = new_image(&files).await;
             let node = open(&files, true).await.unwrap();
