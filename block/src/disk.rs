@@ -84,6 +84,10 @@ type Listener = Box<dyn Fn(DiskEvent)>;
 type CapacityListener = Box<dyn Fn(u64)>;
 
 /// A named device over a chain of images.
+///
+/// A request's future is to be awaited to its end: dropped half way, it lets go of its locks on clusters
+/// while the kernel may still be writing there. Whoever serves a client that may vanish runs the request
+/// in a task of its own.
 pub struct Disk {
     name: String,
     leaf: RefCell<Rc<Node>>,
