@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::storage::Storage;
-use crate::{Error, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result};
 
 pub mod qcow2;
 pub(crate) mod raw;
@@ -57,6 +57,8 @@ pub(crate) enum What {
     Zero,
     /// Data at this offset in the image's storage, for the start of the range.
     Data(u64),
+    /// Data in a compressed cluster of qcow2, from this byte of the cluster on.
+    Packed(qcow2::compressed::Packed, u64),
 }
 
 /// One run of a map.
@@ -116,6 +118,19 @@ impl Format {
         match self {
             Format::Raw(raw) => raw.map(offset, len).await,
             Format::Qcow2(qcow2) => qcow2.map(offset, len).await,
+        }
+    }
+
+    /// Reads from a compressed cluster that a map named, starting at byte `within` of it.
+    pub(crate) async fn read_packed(
+        &self,
+        packed: qcow2::compressed::Packed,
+        within: u64,
+        part: Buf,
+    ) -> Result<()> {
+        match self {
+            Format::Qcow2(qcow2) => qcow2.read_packed(packed, within, part).await,
+            _ => Err(Error::new(ErrorKind::Unsupported, "only qcow2 has compressed clusters")),
         }
     }
 

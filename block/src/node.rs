@@ -140,6 +140,9 @@ impl Node {
                 let part = buf.slice(at as usize..(at + run.len) as usize);
                 match (run.what, self.backing()) {
                     (What::Data(host), _) => parts.push(self.storage_read(host, part)),
+                    (What::Packed(packed, within), _) => {
+                        parts.push(Box::pin(self.format.read_packed(packed, within, part)))
+                    }
                     (What::Absent, Some(backing)) => {
                         parts.push(Box::pin(async move { backing.read(offset + at, part).await }))
                     }
@@ -290,7 +293,7 @@ impl Node {
                     let extent = self.storage.map(host, run.len).await?;
                     Ok(Run { len: extent.len, data: extent.data, depth: 0 })
                 }
-                (What::Data(_), _) => Ok(Run { len: run.len, data: true, depth: 0 }),
+                (What::Data(_) | What::Packed(..), _) => Ok(Run { len: run.len, data: true, depth: 0 }),
                 (What::Absent, Some(backing)) => {
                     let below = backing.map(offset, run.len).await?;
                     Ok(Run { depth: below.depth + 1, ..below })

@@ -8,6 +8,7 @@
 //! | zero, no cluster | zeros | data, in a new cluster |
 //! | zero, with its own cluster | zeros | data, in that cluster |
 //! | data, refcount 1 (COPIED) | the cluster | the same, in place |
+//! | compressed | the decompressed bytes | data, in a new cluster; one reference less to each old |
 //! | data, shared with a snapshot | the cluster | data, in a new cluster; one reference less to the old |
 //!
 //! With extended L2 entries each of a cluster's 32 subclusters is absent, zero or data by itself.
@@ -24,6 +25,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 mod cache;
 mod commit;
+pub(crate) mod compressed;
 pub(crate) mod create;
 mod entry;
 pub(crate) mod header;
@@ -67,6 +69,7 @@ pub struct Qcow2 {
     refcounts: Refcounts,
     /// New L2 tables are made one at a time.
     tables: Rc<Semaphore>,
+    unpacked: compressed::Unpacked,
     commits: commit::Commits,
     ahead: commit::Ahead,
     /// Counts operations on host clusters, so that a freed one is not used again under them.
@@ -121,6 +124,7 @@ impl Qcow2 {
             l2: Cache::new(storage.clone(), header.cluster_size(), CACHE),
             refcounts,
             tables: Semaphore::new(1),
+            unpacked: compressed::Unpacked::default(),
             commits: commit::Commits::default(),
             ahead: commit::Ahead::default(),
             readers: RefCell::default(),
