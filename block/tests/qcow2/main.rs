@@ -1,0 +1,5 @@
+//! The rest of qcow2, judged by QEMU's tools: compressed clusters, check and repair, map, resize,
+//! create options. Needs `qemu-img` and `qemu-io`.
+
+mod compressed;
+mod support;
