@@ -7,6 +7,7 @@ mod error;
 pub mod format;
 pub mod image;
 pub mod io;
+pub mod map;
 pub mod node;
 mod populate;
 pub mod ranges;

@@ -31,6 +31,7 @@ mod entry;
 pub(crate) mod header;
 mod mapping;
 mod refcounts;
+mod reserved;
 
 use cache::Cache;
 use header::{Backing, Header};

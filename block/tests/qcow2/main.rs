@@ -2,4 +2,5 @@
 //! create options. Needs `qemu-img` and `qemu-io`.
 
 mod compressed;
+mod map;
 mod support;

@@ -11,7 +11,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {
     /// The slice of the L2 table that maps `offset`, and the index of its entry there.
-    async fn slice(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
+    pub(super) async fn slice(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
         let l1_index = (offset / self.header.l2_coverage()) as usize;
         let l1_entry = self.l1.borrow().entries.get(l1_index).copied().unwrap_or(0);
         let table = l1_entry & OFFSET_MASK;
@@ -31,7 +31,7 @@ impl Qcow2 {
         offset % self.header.l2_coverage() / self.cluster_size() * self.header.l2_entry_size()
     }
 
-    fn entries_per_slice(&self) -> usize {
+    pub(super) fn entries_per_slice(&self) -> usize {
         (self.l2.slice_len() / self.header.l2_entry_size()) as usize
     }
 
@@ -131,7 +131,7 @@ impl Qcow2 {
         Ok(Mapping { len: run.min(len), what, granule })
     }
 
-    fn checked_entry(&self, slice: &Slice, index: usize) -> Result<Entry> {
+    pub(super) fn checked_entry(&self, slice: &Slice, index: usize) -> Result<Entry> {
         let entry = self.entry(slice, index);
         match entry.host {
             Some(host) if !host.is_multiple_of(self.cluster_size()) => {
