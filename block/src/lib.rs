@@ -2,6 +2,7 @@
 
 pub mod buf;
 pub mod chain;
+pub mod check;
 pub mod disk;
 mod error;
 pub mod format;

@@ -24,6 +24,7 @@ use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
 mod cache;
+pub(crate) mod check;
 mod commit;
 pub(crate) mod compressed;
 pub(crate) mod create;

@@ -258,12 +258,7 @@ impl Qcow2 {
     /// Changes the header's first 512 bytes in one write, durably.
     async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         let _one = self.commits.header.acquire(1).await;
-        let buf = Buf::new(SECTOR);
-        self.storage.read(0, buf.clone()).await?;
-        let mut sector = buf.to_vec();
-        change(&mut sector);
-        self.storage.write(0, Buf::from_bytes(&sector)).await?;
-        self.storage.sync().await
+        header::patch(&*self.storage, change).await
     }
 
     /// What has to be in the file before its first change.

@@ -60,6 +60,8 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
         refcount_table_offset: 0,
         refcount_table_clusters: 0,
         snapshots: 0,
+        snapshots_offset: 0,
+        bitmaps: None,
         incompatible: if options.extended_l2 { incompatible::EXTENDED_L2 } else { 0 },
         compatible: 0,
         autoclear: 0,

@@ -18,7 +18,7 @@ use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// Entries of the refcount table: bits 0-8 are reserved.
-const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
+pub(super) const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
 
 /// Where the refcount table stands, and what of it is not in the file yet.
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl Refcounts {
     }
 
     /// How many counts one block holds.
-    fn per_block(&self) -> u64 {
+    pub(super) fn per_block(&self) -> u64 {
         (self.cluster_size() * 8) >> self.order
     }
 
@@ -281,7 +281,7 @@ impl Refcounts {
 }
 
 /// The count at `index`; counts narrower than a byte fill it from its low bits.
-fn get(bytes: &[u8], order: u32, index: u64) -> u64 {
+pub(super) fn get(bytes: &[u8], order: u32, index: u64) -> u64 {
     if order < 3 {
         let bit = index << order;
         return u64::from(bytes[(bit / 8) as usize]) >> (bit % 8) & ((1 << (1 << order)) - 1);

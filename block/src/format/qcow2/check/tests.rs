@@ -1,0 +1,1 @@
+//! Check and repair of damage that tools do not make.
