@@ -61,7 +61,7 @@ pub(crate) async fn open_over(
     match kind {
         Kind::Raw => Ok(None),
         Kind::Qcow2 => {
-            let image = Qcow2::open(storage.clone()).await?;
+            let image = Qcow2::open(storage.clone(), true).await?;
             let Some(backing) = image.backing() else { return Ok(None) };
             if !is_same(opener, name, &backing.name, running).await? {
                 return Ok(None);
@@ -126,7 +126,7 @@ fn open_at<'a>(
         match kind {
             Kind::Raw => Ok(Node::new(Format::Raw(Raw::new(storage.clone())), storage, None, writable)),
             Kind::Qcow2 => {
-                let image = Qcow2::open(storage.clone()).await.map_err(blame)?;
+                let image = Qcow2::open(storage.clone(), writable).await.map_err(blame)?;
                 let backing = match image.backing() {
                     None => None,
                     Some(record) => {

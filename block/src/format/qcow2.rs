@@ -20,6 +20,7 @@ use std::rc::{Rc, Weak};
 
 use executor::sync::Semaphore;
 
+use crate::check::Repair;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -99,21 +100,26 @@ pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<()>);
 
 impl Qcow2 {
     /// Reads the metadata of an image. Nothing is written before the first change.
-    pub(crate) async fn open(storage: Rc<dyn Storage>) -> Result<Rc<Self>> {
+    /// But where the image was not closed and its refcounts are stale (the dirty bit, which only images
+    /// with lazy refcounts get), and it is to be written: then they are made exact first. We keep them
+    /// exact always, and so never set that bit, whatever `lazy_refcounts` says.
+    pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let name = storage.name().to_owned();
-        Self::open_inner(storage).await.map_err(|e| match e.kind() {
+        Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
             ErrorKind::Io => e,
             _ => e.context(name),
         })
     }
 
-    async fn open_inner(storage: Rc<dyn Storage>) -> Result<Rc<Self>> {
-        let header = Self::read_header(&*storage).await?;
-        if header.incompatible & header::incompatible::DIRTY != 0 {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "the image was not closed and its refcounts are stale; repair it with 'qemu-img check -r all'",
-            ));
+    async fn open_inner(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
+        let mut header = Self::read_header(&*storage).await?;
+        if writable && header.is_dirty() && !header.is_corrupt() {
+            check::check(&storage, Some(Repair::All)).await?;
+            header = Self::read_header(&*storage).await?;
+        }
+        if writable && (header.is_dirty() || header.is_corrupt()) {
+            let text = "marked corrupt; repair it with 'millrace image check --repair all'";
+            return Err(Error::new(ErrorKind::Corrupt, text));
         }
         let buf = Buf::new(header.l1_entries as usize * 8);
         storage.read(header.l1_offset, buf.clone()).await?;

@@ -1,7 +1,8 @@
 //! What these tests share: a real executor, tools, and content.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::rc::Rc;
+use std::sync::RwLock;
 
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
@@ -55,17 +56,28 @@ impl Folder {
     }
 }
 
+/// A child between fork and exec holds the image locks of all tests in this process, so nobody forks
+/// while an image is open.
+static FORKS: RwLock<()> = RwLock::new(());
+
 /// Runs a test on a real executor.
 pub fn real<T: 'static, F: Future<Output = T> + 'static>(
     test: impl FnOnce(Rc<FileOpener>) -> F + 'static,
 ) -> T {
+    let _no_forks = FORKS.read().unwrap_or_else(|e| e.into_inner());
     let opener = || Rc::new(FileOpener { engine: Engine::new(Aio::Threads), direct: false });
     Executor::new().unwrap().block_on(async move { test(opener()).await })
 }
 
 /// Runs a tool, whatever it says.
 pub fn try_tool(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program).args(arguments).output();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = {
+        let _no_images = FORKS.write().unwrap_or_else(|e| e.into_inner());
+        command.spawn()
+    };
+    let output = child.and_then(|child| child.wait_with_output());
     output.unwrap_or_else(|e| panic!("{program}: {e}; install qemu-utils"))
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn check(storage: &Rc<dyn Storage>, repair: Option<Repair>) -> 
     }
     let header = Qcow2::read_header(&**storage).await?;
     let marks = incompatible::DIRTY | incompatible::CORRUPT;
-    if report.corruptions == 0 && header.incompatible & marks != 0 {
+    if report.corruptions == 0 && (header.is_dirty() || header.is_corrupt()) {
         storage.sync().await?;
         let rest = header.incompatible & !marks;
         header::patch(&**storage, |sector| sector[72..80].copy_from_slice(&rest.to_be_bytes())).await?;

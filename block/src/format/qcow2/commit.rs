@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 
 use super::cache::{Run, SECTOR};
 use super::{Qcow2, header};
-use crate::{Buf, Error, ErrorKind, Result};
+use crate::{Buf, Result};
 
 /// Table writes in flight at once.
 const DEPTH: usize = 16;
@@ -268,12 +268,6 @@ impl Qcow2 {
         }
         if self.changed.get() {
             return Ok(());
-        }
-        if self.header.incompatible & header::incompatible::CORRUPT != 0 {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                format!("{}: marked corrupt; repair it with 'qemu-img check -r all'", self.storage.name()),
-            ));
         }
         if self.header.autoclear != 0 {
             // Whoever set these bits relies on nobody else having written.

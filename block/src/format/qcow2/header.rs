@@ -104,6 +104,16 @@ impl Header {
         self.incompatible & incompatible::EXTENDED_L2 != 0
     }
 
+    /// The refcounts in the file are stale.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.incompatible & incompatible::DIRTY != 0
+    }
+
+    /// Somebody found the metadata to be wrong.
+    pub(crate) fn is_corrupt(&self) -> bool {
+        self.incompatible & incompatible::CORRUPT != 0
+    }
+
     /// Size of an L2 entry in bytes.
     pub(crate) fn l2_entry_size(&self) -> u64 {
         if self.extended_l2() { 16 } else { 8 }
