@@ -1,5 +1,7 @@
 //! `millrace image`: images without a machine.
 
+use std::process::ExitCode;
+
 use block::image::{Create, Info};
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
@@ -10,10 +12,24 @@ use serde_json::{Map, Value};
 use super::Failure;
 use super::options::{self, Image};
 
+mod check;
+mod map;
+
 /// Runs one command.
-pub(super) fn run(command: Image) -> Result<(), Failure> {
+pub(super) fn run(command: Image) -> Result<ExitCode, Failure> {
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     match command {
+        Image::Check { format, json, repair, file } => {
+            let repair = repair.map(|repair| match repair {
+                options::Repair::Leaks => block::check::Repair::Leaks,
+                options::Repair::All => block::check::Repair::All,
+            });
+            return executor.block_on(async move { check::run(&file, format, repair, json).await });
+        }
+        Image::Map { format, json, file } => {
+            let done = executor.block_on(async move { map::run(&file, format, json).await });
+            return done.map(|()| ExitCode::SUCCESS);
+        }
         Image::Create { format, backing, backing_format, options, file, size } => {
             let wish = wish(size, backing, backing_format, &options)?;
             executor.block_on(async move { image::create(&opener(), &file, format, &wish).await })
@@ -28,6 +44,7 @@ pub(super) fn run(command: Image) -> Result<(), Failure> {
             Ok(())
         }),
     }
+    .map(|()| ExitCode::SUCCESS)
     .map_err(|e| e.to_string())
 }
 
