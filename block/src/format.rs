@@ -167,6 +167,23 @@ impl Format {
         }
     }
 
+    /// Makes the format ready for a disk of `size` bytes, more than now: ranges up to there can be
+    /// written and made zero.
+    pub(crate) async fn make_room(&self, size: u64) -> Result<()> {
+        match self {
+            Format::Raw(_) => Ok(()),
+            Format::Qcow2(qcow2) => qcow2.make_room(size).await,
+        }
+    }
+
+    /// Makes `size`, for which there is room, the disk's size, durably.
+    pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
+        match self {
+            Format::Raw(raw) => raw.set_size(size).await,
+            Format::Qcow2(qcow2) => qcow2.set_size(size).await,
+        }
+    }
+
     /// Makes everything that was written and committed before this call durable.
     pub(crate) async fn flush(&self, storage: &dyn Storage) -> Result<()> {
         match self {

@@ -12,6 +12,7 @@ pub mod map;
 pub mod node;
 mod populate;
 pub mod ranges;
+mod resize;
 pub mod sim;
 pub mod storage;
 pub mod stream;

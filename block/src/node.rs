@@ -245,7 +245,7 @@ impl Node {
         }
     }
 
-    async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
+    pub(crate) async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let zeros = Buf::new(len.min(PIECE) as usize);
         let mut at = 0;

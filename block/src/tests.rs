@@ -4,6 +4,7 @@
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
 mod model;
+mod resize;
 
 use std::cell::RefCell;
 use std::rc::Rc;

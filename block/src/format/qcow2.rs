@@ -34,6 +34,7 @@ pub(crate) mod header;
 mod mapping;
 mod refcounts;
 mod reserved;
+mod resize;
 
 use cache::Cache;
 use header::{Backing, Header};
@@ -56,8 +57,11 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 #[derive(Default)]
 struct L1 {
     entries: Vec<u64>,
+    offset: u64,
     /// Sectors that differ from the file.
     dirty: BTreeSet<usize>,
+    /// The table was moved: all of it is to be written, then the header. Holds the old place.
+    moved: Option<Range<u64>>,
 }
 
 /// An open qcow2 image.
@@ -66,6 +70,7 @@ pub struct Qcow2 {
     this: Weak<Qcow2>,
     storage: Rc<dyn Storage>,
     header: Header,
+    size: Cell<u64>,
     backing: RefCell<Option<Backing>>,
     l1: RefCell<L1>,
     l2: Cache,
@@ -123,7 +128,7 @@ impl Qcow2 {
         }
         let buf = Buf::new(header.l1_entries as usize * 8);
         storage.read(header.l1_offset, buf.clone()).await?;
-        let l1 = L1 { entries: words(&buf.to_vec()).collect(), dirty: BTreeSet::new() };
+        let l1 = L1 { entries: words(&buf.to_vec()).collect(), offset: header.l1_offset, ..L1::default() };
         let refcounts = Refcounts::open(storage.clone(), &header, CACHE / 8).await?;
         Ok(Rc::new_cyclic(|this| Qcow2 {
             this: this.clone(),
@@ -137,6 +142,7 @@ impl Qcow2 {
             ahead: commit::Ahead::default(),
             readers: RefCell::default(),
             changed: Cell::new(false),
+            size: Cell::new(header.size),
             header,
             storage,
         }))
@@ -152,7 +158,7 @@ impl Qcow2 {
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.header.size
+        self.size.get()
     }
 
     pub(crate) fn cluster_size(&self) -> u64 {

@@ -7,6 +7,7 @@
 //!    and new L2 tables whole; then a barrier (fdatasync);
 //! 2. where there are new refcount blocks, the refcount table that names them; then a barrier;
 //! 3. entries in existing L2 tables, and the L1 table; then a barrier;
+//!    where the L1 table moved, all of it and then the header that names it, with a barrier after each;
 //! 4. clusters that nothing refers to any more are given back, in memory, once the reads that began
 //!    before are done. Their lower counts go to the file with the next commit.
 
@@ -143,11 +144,12 @@ impl Qcow2 {
         let freed = self.refcounts.take_freed();
         let l2 = self.l2.take_dirty();
         let counts = self.refcounts.cache.take_dirty();
-        let (l1_dirty, l1) = {
+        let (l1_dirty, l1, l1_moved) = {
             let mut l1 = self.l1.borrow_mut();
             let dirty = std::mem::take(&mut l1.dirty);
-            let runs = sectors(&l1.entries, &dirty, self.header.l1_offset);
-            (dirty, runs)
+            let runs = sectors(&l1.entries, &dirty, l1.offset);
+            let place = (l1.offset, l1.entries.len() as u32);
+            (dirty, runs, l1.moved.take().map(|old| (old, place)))
         };
         let (table_dirty, table, moved) = {
             let mut table = self.refcounts.table.borrow_mut();
@@ -160,12 +162,19 @@ impl Qcow2 {
 
         let first = [counts.runs(true), counts.runs(false), l2.runs(true)].concat();
         let last = [l2.runs(false), l1].concat();
-        let result = self.write_in_order(first, table, moved.is_some(), last).await;
+        let mut result = self.write_in_order(first, table, moved.is_some(), last).await;
+        if let (Ok(()), Some((_, (offset, entries)))) = (&result, &l1_moved) {
+            let patch = self.patch_header(|sector| {
+                sector[36..40].copy_from_slice(&entries.to_be_bytes());
+                sector[40..48].copy_from_slice(&offset.to_be_bytes());
+            });
+            result = patch.await;
+        }
         match &result {
             Ok(()) => {
                 l2.settle();
                 counts.settle();
-                if let Some(old) = moved {
+                for old in moved.into_iter().chain(l1_moved.map(|(old, _)| old)) {
                     self.refcounts.free_later(old);
                 }
                 self.retire(freed).await?;
@@ -173,7 +182,13 @@ impl Qcow2 {
             Err(_) => {
                 self.l2.give_back(&l2);
                 self.refcounts.cache.give_back(&counts);
-                self.l1.borrow_mut().dirty.extend(l1_dirty);
+                {
+                    let mut l1 = self.l1.borrow_mut();
+                    l1.dirty.extend(l1_dirty);
+                    if let Some((old, _)) = l1_moved {
+                        l1.moved = Some(old);
+                    }
+                }
                 let mut table = self.refcounts.table.borrow_mut();
                 table.dirty.extend(table_dirty);
                 // The file still names the oldest place, whatever happened meanwhile.
@@ -256,7 +271,7 @@ impl Qcow2 {
     }
 
     /// Changes the header's first 512 bytes in one write, durably.
-    async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
+    pub(super) async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         let _one = self.commits.header.acquire(1).await;
         header::patch(&*self.storage, change).await
     }

@@ -17,6 +17,8 @@ use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
+mod run;
+
 /// Entries of the refcount table: bits 0-8 are reserved.
 pub(super) const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
 
@@ -209,7 +211,15 @@ impl Refcounts {
             self.place_block(block, at);
         }
         let end = table_cluster + clusters;
-        for used in cluster..end {
+        self.count_new(cluster..end);
+        Ok(end)
+    }
+
+    /// Counts clusters whose blocks were just made.
+    fn count_new(&self, clusters: Range<u64>) {
+        let per_block = self.per_block();
+        self.highest.set(self.highest.get().max(clusters.end));
+        for used in clusters {
             let block = used / per_block;
             let index = used % per_block;
             let offset = self.table.borrow().entries[block as usize]
@@ -223,8 +233,6 @@ impl Refcounts {
                 });
             }
         }
-        self.highest.set(self.highest.get().max(end));
-        Ok(end)
     }
 
     /// Refuses a table that counts clusters far past the file's end as used: a hostile one would
