@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -14,6 +15,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The longest chain: deeper ones are loops by other names, or mistakes.
 const MAX_DEPTH: usize = 64;
+/// How long an image may still be locked by a process that is gone.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Finds storage by name. The only place where names become files.
 #[async_trait(?Send)]
@@ -57,7 +60,7 @@ pub(crate) async fn open_over(
     running: &Rc<Node>,
 ) -> Result<Option<Rc<Node>>> {
     let storage = opener.open(name, true).await?;
-    check_lock(&*storage, Lock::Leaf)?;
+    take_lock(&*storage, Lock::Leaf).await?;
     match kind {
         Kind::Raw => Ok(None),
         Kind::Qcow2 => {
@@ -93,8 +96,18 @@ pub(crate) async fn is_same(opener: &dyn Opener, image: &str, backing: &str, run
     }
 }
 
-fn check_lock(storage: &dyn Storage, lock: Lock) -> Result<()> {
-    storage.lock(lock)
+/// Locks an image that is being opened. The kernel ends the ring of a process that was killed, and its locks
+/// with it, a little after the process itself: whoever starts again at once must not be refused for that.
+async fn take_lock(storage: &dyn Storage, lock: Lock) -> Result<()> {
+    let deadline = executor::now() + LINGER;
+    loop {
+        match storage.lock(lock) {
+            Err(e) if e.kind() == ErrorKind::Locked && executor::now() < deadline => {
+                executor::sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 fn open_at<'a>(
@@ -122,7 +135,7 @@ fn open_at<'a>(
             let text = format!("{name}: the chain of backing files is longer than {MAX_DEPTH}");
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        check_lock(&*storage, if writable { Lock::Leaf } else { Lock::Backing })?;
+        take_lock(&*storage, if writable { Lock::Leaf } else { Lock::Backing }).await?;
         match kind {
             Kind::Raw => Ok(Node::new(Format::Raw(Raw::new(storage.clone())), storage, None, writable)),
             Kind::Qcow2 => {

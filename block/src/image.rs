@@ -43,6 +43,7 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
         None => None,
         Some((backing, format)) => {
             let path = chain::resolve(name, backing)?;
+            refuse_itself(opener, name, &path).await?;
             Some(image_size(opener, &path, *format).await.map_err(|e| e.context("backing file"))?)
         }
     };
@@ -64,6 +65,19 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
         }
     };
     written.map_err(|e| e.context(format!("creating {name}")))
+}
+
+/// An image cannot be its own backing file: creating it would empty that.
+async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result<()> {
+    let Ok(old) = opener.open(name, false).await else { return Ok(()) };
+    let below = opener.open(backing, false).await.map_err(|e| e.context("backing file"))?;
+    match old.identity() {
+        Some(identity) if below.identity() == Some(identity) => {
+            let text = format!("{name}: an image cannot be its own backing file");
+            Err(Error::new(ErrorKind::Invalid, text))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn create_raw(storage: &dyn Storage, size: u64) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -33,19 +34,23 @@ pub enum Engine {
 /// The most segments that one system call takes (IOV_MAX).
 const MAX_SEGMENTS: usize = 1024;
 
-/// A buffer that crosses to a worker thread.
-struct Crossing(Buf);
+/// What an operation uses, on its way to a worker thread and back. Lost on the way, it is never freed:
+/// the executor ended, and nobody may count its references any more.
+struct Crossing(ManuallyDrop<(Rc<File>, Option<Buf>)>);
 
-// SAFETY: a `Buf` is not `Send` for the sake of its reference count alone. `Engine::on_worker` keeps a
-// clone on the owning thread until the worker is done with this one, and the worker neither clones nor
-// drops it: it comes back in the answer.
+// SAFETY: what crosses is not `Send` for the sake of its reference counts alone. The worker neither
+// clones nor drops it, and it is taken apart only back on the owning thread.
 unsafe impl Send for Crossing {}
 
-/// An operation of the thread engine.
-#[derive(Clone, Copy)]
-enum Op {
-    Read,
-    Write,
+impl Crossing {
+    fn fd(&self) -> libc::c_int {
+        self.0.0.as_raw_fd()
+    }
+
+    fn iovecs(&self) -> &[libc::iovec] {
+        let iovecs = self.0.1.as_ref().map_or(&[][..], Buf::iovecs);
+        &iovecs[..iovecs.len().min(MAX_SEGMENTS)]
+    }
 }
 
 impl Engine {
@@ -67,7 +72,14 @@ impl Engine {
     pub(crate) async fn read(&self, file: &Rc<File>, offset: u64, buf: &Buf) -> io::Result<usize> {
         match self {
             Engine::Ring(ring) => ring.read(file, offset, buf.clone()).await,
-            Engine::Threads => on_worker(Op::Read, file, offset, buf).await,
+            Engine::Threads => {
+                on_worker(file, Some(buf), move |with| {
+                    let (fd, iovecs) = (with.fd(), with.iovecs());
+                    // SAFETY: the segments are alive while `with` is.
+                    unsafe { libc::preadv(fd, iovecs.as_ptr(), iovecs.len() as libc::c_int, offset as i64) }
+                })
+                .await
+            }
         }
     }
 
@@ -75,7 +87,14 @@ impl Engine {
     pub(crate) async fn write(&self, file: &Rc<File>, offset: u64, buf: &Buf) -> io::Result<usize> {
         match self {
             Engine::Ring(ring) => ring.write(file, offset, buf.clone()).await,
-            Engine::Threads => on_worker(Op::Write, file, offset, buf).await,
+            Engine::Threads => {
+                on_worker(file, Some(buf), move |with| {
+                    let (fd, iovecs) = (with.fd(), with.iovecs());
+                    // SAFETY: the segments are alive while `with` is.
+                    unsafe { libc::pwritev(fd, iovecs.as_ptr(), iovecs.len() as libc::c_int, offset as i64) }
+                })
+                .await
+            }
         }
     }
 
@@ -84,8 +103,8 @@ impl Engine {
         match self {
             Engine::Ring(ring) => ring.sync(file).await,
             Engine::Threads => {
-                let file = file.try_clone()?;
-                executor::unblock(move || file.sync_data()).await
+                // SAFETY: a system call on an open descriptor, with no memory involved.
+                on_worker(file, None, |with| unsafe { libc::fdatasync(with.fd()) } as isize).await.map(drop)
             }
         }
     }
@@ -101,40 +120,41 @@ impl Engine {
         match self {
             Engine::Ring(ring) => ring.fallocate(file, mode, offset, len).await,
             Engine::Threads => {
-                let file = file.try_clone()?;
-                executor::unblock(move || {
-                    // SAFETY: a system call on an open descriptor, with no memory involved.
-                    let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) };
-                    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-                })
-                .await
+                let (offset, len) = (offset as i64, len as i64);
+                // SAFETY: a system call on an open descriptor, with no memory involved.
+                let call = move |with: &Crossing| unsafe { libc::fallocate(with.fd(), mode, offset, len) };
+                on_worker(file, None, move |with| call(with) as isize).await.map(drop)
             }
         }
     }
 }
 
-async fn on_worker(op: Op, file: &Rc<File>, offset: u64, buf: &Buf) -> io::Result<usize> {
-    let worker_file = file.try_clone()?;
-    let crossing = Crossing(buf.clone());
+/// Makes a system call on a worker, again where a signal interrupted it.
+async fn on_worker(
+    file: &Rc<File>,
+    buf: Option<&Buf>,
+    call: impl Fn(&Crossing) -> isize + Send + 'static,
+) -> io::Result<usize> {
+    let crossing = Crossing(ManuallyDrop::new((file.clone(), buf.cloned())));
     // The task that awaits is detached from the caller: dropped half way, it still gets the buffer
     // back on this thread.
     let task = executor::spawn(async move {
         let (crossing, result) = executor::unblock(move || {
             let crossing = crossing;
-            let iovecs = &crossing.0.iovecs()[..crossing.0.iovecs().len().min(MAX_SEGMENTS)];
-            let (fd, count) = (worker_file.as_raw_fd(), iovecs.len() as libc::c_int);
-            // SAFETY: the segments are alive while `crossing` is, which is until the answer arrives.
-            let done = unsafe {
-                match op {
-                    Op::Read => libc::preadv(fd, iovecs.as_ptr(), count, offset as i64),
-                    Op::Write => libc::pwritev(fd, iovecs.as_ptr(), count, offset as i64),
+            let result = loop {
+                let done = call(&crossing);
+                match usize::try_from(done) {
+                    Ok(done) => break Ok(done),
+                    Err(_) => match io::Error::last_os_error() {
+                        e if e.kind() == io::ErrorKind::Interrupted => {}
+                        e => break Err(e),
+                    },
                 }
             };
-            let result = if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as usize) };
             (crossing, result)
         })
         .await;
-        drop(crossing);
+        drop(ManuallyDrop::into_inner(crossing.0));
         result
     });
     task.await.unwrap_or_else(|| Err(io::Error::other("the operation was cancelled")))

@@ -34,6 +34,13 @@ pub struct Run {
     pub depth: usize,
 }
 
+/// A place in the storage of an image.
+pub(crate) struct Located {
+    pub node: Rc<Node>,
+    pub host: u64,
+    pub len: u64,
+}
+
 /// An image of a chain.
 pub struct Node {
     format: Format,
@@ -110,7 +117,7 @@ impl Node {
         self.storage.lock(Lock::Backing)
     }
 
-    fn reading(&self) -> Option<Reading> {
+    pub(crate) fn reading(&self) -> Option<Reading> {
         match &self.format {
             Format::Raw(_) => None,
             Format::Qcow2(qcow2) => Some(qcow2.reading()),
@@ -155,11 +162,13 @@ impl Node {
             {
                 return only.await;
             }
+            // All of them, even when one fails: the buffer is the caller's again with the answer.
             let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
+            let mut outcome = Ok(());
             while let Some(result) = results.next().await {
-                result?;
+                outcome = outcome.and(result);
             }
-            Ok(())
+            outcome
         })
     }
 
@@ -299,6 +308,25 @@ impl Node {
                     Ok(Run { depth: below.depth + 1, ..below })
                 }
                 (What::Zero | What::Absent, _) => Ok(Run { len: run.len, data: false, depth: 0 }),
+            }
+        })
+    }
+
+    /// Where the data at `offset` lies: the image of the chain that has it, the offset in its storage, and
+    /// for how many bytes, `len` at most. `None` where no image has it as plain bytes.
+    pub(crate) fn locate(self: &Rc<Self>, offset: u64, len: u64) -> LocalFuture<'_, Result<Option<Located>>> {
+        Box::pin(async move {
+            if offset >= self.size() {
+                return Ok(None);
+            }
+            let run = self.format.map(offset, len.min(self.size() - offset)).await?;
+            match (run.what, self.backing()) {
+                (What::Data(host), _) => {
+                    let len = run.len.min(self.storage.len().saturating_sub(host));
+                    Ok(Some(Located { node: self.clone(), host, len }).filter(|found| found.len > 0))
+                }
+                (What::Absent, Some(backing)) => backing.locate(offset, run.len).await,
+                _ => Ok(None),
             }
         })
     }

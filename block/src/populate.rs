@@ -3,6 +3,7 @@
 //! Copy-on-read, `block_stream` of a single cluster and the stream job are all this function.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::format::What;
 use crate::node::Node;
@@ -51,11 +52,48 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
             at = aligned;
         } else {
             let stop = stop.next_multiple_of(unit).min(at + run.len).min(end);
+            if let Some(n) = offload(leaf, &backing, at..aligned.min(stop), unit, &mut done).await? {
+                at += n;
+                continue;
+            }
             copy(leaf, &backing, at..stop, run.granule, &mut done).await?;
             at = stop;
         }
     }
     Ok(done)
+}
+
+/// Copies whole units between host files without passing the data through this program. Answers how
+/// much of the start of `range` was copied; `None` where that is not possible here.
+async fn offload(
+    leaf: &Node,
+    backing: &Rc<Node>,
+    range: Range<u64>,
+    unit: u64,
+    done: &mut Populated,
+) -> Result<Option<u64>> {
+    let Some(source) = backing.locate(range.start, range.end.saturating_sub(range.start)).await? else {
+        return Ok(None);
+    };
+    let _reading = source.node.reading();
+    let len = source.len.min(range.end - range.start);
+    let len = len - len % unit;
+    let storage = leaf.storage();
+    if len == 0 || !range.start.is_multiple_of(unit) || !storage.can_copy_from(&**source.node.storage()) {
+        return Ok(None);
+    }
+    let reservation = leaf.format().reserve(range.start, len).await?;
+    let (host, len) = (reservation.host, reservation.len);
+    if !storage.copy_from(&**source.node.storage(), source.host, host, len).await? {
+        // Refused for the first time: the space is taken, so the data go there by the usual way.
+        let buf = leaf.pool.get(len as usize);
+        source.node.storage().read(source.host, buf.clone()).await?;
+        storage.write(host, buf.clone()).await?;
+        leaf.pool.put(buf);
+    }
+    leaf.format().commit(reservation).await?;
+    done.copied += len;
+    Ok(Some(len))
 }
 
 async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Result<()> {

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +15,9 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 /// The unit that storage writes whole or not at all.
 const SECTOR: u64 = 512;
+
+/// The largest file: all of it is in memory, holes included.
+const LARGEST: u64 = 128 << 20;
 
 /// What a simulated file does wrong, each drawn anew for every operation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,45 +64,45 @@ fn apply(content: &mut Vec<u8>, change: &Change) {
 
 /// A simulated file.
 pub struct SimFile {
+    this: Weak<SimFile>,
     name: String,
     identity: Identity,
     state: RefCell<State>,
     faults: Cell<Faults>,
     failed: Cell<bool>,
+    power: Rc<Power>,
+}
+
+/// The supply that files share: when it is cut, every one of them stops.
+#[derive(Default)]
+struct Power {
     cut: Cell<bool>,
-    writes: Cell<u64>,
+    changes: Cell<u64>,
     cut_after: Cell<Option<u64>>,
 }
 
 impl SimFile {
     /// A file with this content, all of it durable.
     pub fn new(name: &str, content: Vec<u8>) -> Rc<Self> {
+        Self::powered(name, content, Rc::default())
+    }
+
+    fn powered(name: &str, content: Vec<u8>, power: Rc<Power>) -> Rc<Self> {
         let inode = executor::random();
-        Rc::new(SimFile {
+        Rc::new_cyclic(|this| SimFile {
+            this: this.clone(),
             name: name.to_owned(),
             identity: Identity { device: 0, inode },
             state: RefCell::new(State { durable: content.clone(), content, ..State::default() }),
             faults: Cell::default(),
             failed: Cell::default(),
-            cut: Cell::default(),
-            writes: Cell::default(),
-            cut_after: Cell::default(),
+            power,
         })
     }
 
     /// What it does wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.faults.set(faults);
-    }
-
-    /// Cuts the power at the `n`-th change from now: from there on every operation fails.
-    pub fn cut_after(&self, n: u64) {
-        self.cut_after.set(Some(self.writes.get() + n));
-    }
-
-    /// How many changes were made so far.
-    pub fn changes(&self) -> u64 {
-        self.writes.get()
     }
 
     /// Its content as programs see it.
@@ -135,8 +138,22 @@ impl SimFile {
         content
     }
 
+    fn limit(&self) -> u64 {
+        self.faults.get().limit.unwrap_or(LARGEST)
+    }
+
     fn chance(&self, per_mille: u32) -> bool {
         per_mille > 0 && executor::random() % 1000 < u64::from(per_mille)
+    }
+
+    /// Runs an operation in a task of its own: dropping the future that asked abandons its result, and
+    /// what the device has, it does.
+    async fn detached<F: Future<Output = Result<()>> + 'static>(
+        &self,
+        operation: impl FnOnce(Rc<SimFile>) -> F,
+    ) -> Result<()> {
+        let this = self.this.upgrade().expect("whoever calls holds the file");
+        executor::spawn(operation(this)).await.expect("operations are not cancelled")
     }
 
     async fn begin(&self, per_mille: u32, doing: &str) -> Result<()> {
@@ -146,7 +163,7 @@ impl SimFile {
         } else {
             executor::yield_now().await;
         }
-        if self.cut.get() {
+        if self.power.cut.get() {
             return Err(Error::new(ErrorKind::Io, format!("{doing} {}: the power is cut", self.name)));
         }
         if self.chance(per_mille) {
@@ -156,16 +173,41 @@ impl SimFile {
     }
 
     fn change(&self, change: Change) -> Result<()> {
-        let n = self.writes.get() + 1;
-        self.writes.set(n);
+        let n = self.power.changes.get() + 1;
+        self.power.changes.set(n);
         let mut state = self.state.borrow_mut();
         apply(&mut state.content, &change);
         state.pending.push(change);
-        if self.cut_after.get().is_some_and(|limit| n >= limit) {
-            self.cut.set(true);
+        if self.power.cut_after.get().is_some_and(|limit| n >= limit) {
+            self.power.cut.set(true);
             return Err(Error::new(ErrorKind::Io, format!("{}: the power is cut", self.name)));
         }
         Ok(())
+    }
+
+    async fn read_now(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.begin(self.faults.get().read, "reading").await?;
+        let state = self.state.borrow();
+        let start = (offset as usize).min(state.content.len());
+        let end = (start + buf.len()).min(state.content.len());
+        buf.zero();
+        buf.copy_from(&state.content[start..end]);
+        Ok(())
+    }
+
+    async fn write_now(&self, offset: u64, buf: Buf) -> Result<()> {
+        let failed = self.begin(self.faults.get().write, "writing").await;
+        if offset + buf.len() as u64 > self.limit() {
+            return Err(Error::new(ErrorKind::NoSpace, format!("writing {}: no space", self.name)));
+        }
+        if failed.is_err() {
+            if !self.power.cut.get() {
+                let part = (executor::random() % (buf.len() as u64 / SECTOR + 1) * SECTOR) as usize;
+                self.change(Change::Write { offset, data: buf.slice(0..part).to_vec() })?;
+            }
+            return failed;
+        }
+        self.change(Change::Write { offset, data: buf.to_vec() })
     }
 }
 
@@ -180,28 +222,11 @@ impl Storage for SimFile {
     }
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
-        self.begin(self.faults.get().read, "reading").await?;
-        let state = self.state.borrow();
-        let start = (offset as usize).min(state.content.len());
-        let end = (start + buf.len()).min(state.content.len());
-        buf.zero();
-        buf.copy_from(&state.content[start..end]);
-        Ok(())
+        self.detached(|this| async move { this.read_now(offset, buf).await }).await
     }
 
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let failed = self.begin(self.faults.get().write, "writing").await;
-        if self.faults.get().limit.is_some_and(|limit| offset + buf.len() as u64 > limit) {
-            return Err(Error::new(ErrorKind::NoSpace, format!("writing {}: no space", self.name)));
-        }
-        if failed.is_err() {
-            if !self.cut.get() {
-                let part = (executor::random() % (buf.len() as u64 / SECTOR + 1) * SECTOR) as usize;
-                self.change(Change::Write { offset, data: buf.slice(0..part).to_vec() })?;
-            }
-            return failed;
-        }
-        self.change(Change::Write { offset, data: buf.to_vec() })
+        self.detached(|this| async move { this.write_now(offset, buf).await }).await
     }
 
     async fn sync(&self) -> Result<()> {
@@ -228,13 +253,16 @@ impl Storage for SimFile {
 
     async fn truncate(&self, len: u64) -> Result<()> {
         self.begin(0, "resizing").await?;
+        if len > LARGEST {
+            return Err(Error::new(ErrorKind::NoSpace, format!("resizing {}: no space", self.name)));
+        }
         self.change(Change::Length(len))
     }
 
     async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
         self.begin(0, "allocating").await?;
         let end = offset + len;
-        if self.faults.get().limit.is_some_and(|limit| end > limit) {
+        if end > self.limit() {
             return Err(Error::new(ErrorKind::NoSpace, format!("allocating {}: no space", self.name)));
         }
         if end > self.len() { self.change(Change::Length(end)) } else { Ok(()) }
@@ -263,6 +291,28 @@ impl Storage for SimFile {
         Ok(Extent { len: run.min(len), data })
     }
 
+    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
+        self.begin(self.faults.get().write, "copying to").await?;
+        // Refused now and then, as a file system may at any time.
+        let Some(source) = source.as_any().downcast_ref::<SimFile>().filter(|_| !self.chance(300)) else {
+            return Ok(false);
+        };
+        let data =
+            source.state.borrow().content.get(from as usize..(from + len) as usize).map(<[u8]>::to_vec);
+        match data {
+            Some(data) => self.change(Change::Write { offset: to, data }).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+        source.as_any().is::<SimFile>() && self.chance(500)
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
     fn lock(&self, _lock: Lock) -> Result<()> {
         Ok(())
     }
@@ -280,6 +330,7 @@ impl Storage for SimFile {
 #[derive(Default)]
 pub struct SimDir {
     files: RefCell<BTreeMap<String, Rc<SimFile>>>,
+    power: Rc<Power>,
 }
 
 impl SimDir {
@@ -290,7 +341,7 @@ impl SimDir {
 
     /// Adds a file, in the place of one of the same name.
     pub fn add(&self, name: &str, content: Vec<u8>) -> Rc<SimFile> {
-        let file = SimFile::new(name, content);
+        let file = SimFile::powered(name, content, self.power.clone());
         self.files.borrow_mut().insert(name.to_owned(), file.clone());
         file
     }
@@ -299,6 +350,11 @@ impl SimDir {
     pub fn get(&self, name: &str) -> Result<Rc<SimFile>> {
         let found = self.files.borrow().get(name).cloned();
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: no such simulated file")))
+    }
+
+    /// Cuts the power at the `n`-th change of any file from now: from there on every operation fails.
+    pub fn cut_after(&self, n: u64) {
+        self.power.cut_after.set(Some(self.power.changes.get() + n));
     }
 
     /// All files as a power cut leaves them, in a new folder.

@@ -96,7 +96,10 @@ impl Disk {
             Some(absent) => {
                 let start = absent.start - absent.start % unit;
                 let end = (start + unit).min(size);
-                populate(&leaf, start..end).await?;
+                // A task of its own: dropped by whoever asked, the copy still comes to its end.
+                let copied = leaf.clone();
+                let copy = executor::spawn(async move { populate(&copied, start..end).await });
+                copy.await.unwrap_or_else(|| Err(Error::new(ErrorKind::Cancelled, "stopped")))?;
                 end
             }
         };
@@ -215,49 +218,52 @@ async fn copy_all(leaf: &Rc<Node>, stream: &Rc<Stream>) -> Result<()> {
     let mut running = futures_util::stream::FuturesUnordered::new();
     let mut at = 0;
     let mut since_commit = 0;
-    while at < size && !stream.stopping.get() && failed.borrow().is_none() {
-        let Some(absent) = leaf.next_absent(at..size, HOLE).await? else {
-            frontier.finish(at..size);
-            break;
-        };
-        if absent.start > at {
-            frontier.finish(at..absent.start);
-        }
-        // A hole costs no data, so it is taken in large steps.
-        let below = backing.map(absent.start, absent.end - absent.start).await?;
-        let unit = leaf.cluster_size();
-        let most = if below.data { CHUNK } else { below.len.max(CHUNK) };
-        let end = (absent.start - absent.start % unit + most.next_multiple_of(unit)).min(absent.end);
-        let chunk = absent.start..end;
-        let slot = loop {
-            if let Some(slot) = slots.try_acquire(1) {
-                break slot;
+    let result: Result<()> = async {
+        while at < size && !stream.stopping.get() && failed.borrow().is_none() {
+            let Some(absent) = leaf.next_absent(at..size, HOLE).await? else {
+                frontier.finish(at..size);
+                break;
+            };
+            if absent.start > at {
+                frontier.finish(at..absent.start);
             }
-            futures_util::StreamExt::next(&mut running).await;
-        };
-        at = end;
-        since_commit += end - chunk.start;
-        let (frontier, failed) = (frontier.clone(), failed.clone());
-        running.push(async move {
-            match populate(leaf, chunk.clone()).await {
-                Ok(done) => {
-                    *stream.done.borrow_mut() += done;
-                    frontier.finish(chunk);
+            // A hole costs no data, so it is taken in large steps.
+            let below = backing.map(absent.start, absent.end - absent.start).await?;
+            let unit = leaf.cluster_size();
+            let most = if below.data { CHUNK } else { below.len.max(CHUNK) };
+            let end = (absent.start - absent.start % unit + most.next_multiple_of(unit)).min(absent.end);
+            let chunk = absent.start..end;
+            let slot = loop {
+                if let Some(slot) = slots.try_acquire(1) {
+                    break slot;
                 }
-                Err(e) => {
-                    failed.borrow_mut().get_or_insert(e);
+                futures_util::StreamExt::next(&mut running).await;
+            };
+            at = end;
+            since_commit += end - chunk.start;
+            let (frontier, failed) = (frontier.clone(), failed.clone());
+            running.push(async move {
+                match populate(leaf, chunk.clone()).await {
+                    Ok(done) => {
+                        *stream.done.borrow_mut() += done;
+                        frontier.finish(chunk);
+                    }
+                    Err(e) => {
+                        failed.borrow_mut().get_or_insert(e);
+                    }
                 }
+                drop(slot);
+            });
+            if since_commit >= COMMIT_EVERY {
+                since_commit = 0;
+                leaf.flush().await?;
             }
-            drop(slot);
-        });
-        if since_commit >= COMMIT_EVERY {
-            since_commit = 0;
-            leaf.flush().await?;
         }
+        Ok(())
     }
+    .await;
+    // Waited for after an error too: a copy that is dropped half way would give its clusters and its
+    // lock to others while its write is still on the way.
     while futures_util::StreamExt::next(&mut running).await.is_some() {}
-    match failed.take() {
-        Some(e) => Err(e),
-        None => Ok(()),
-    }
+    result.and(failed.take().map_or(Ok(()), Err))
 }

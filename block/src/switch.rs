@@ -145,12 +145,15 @@ impl Prepared {
         // With the guest running again: what it wrote before belongs to its flushes until this is
         // through, whoever does it first.
         let stays = adopted.is_some_and(|backing| Rc::ptr_eq(&backing, &old));
-        if let Err(e) = disk.flush_old().await {
-            tracing::warn!("{}: flushing {} after the switch: {e}", disk.name(), old.name());
-        } else if stays {
-            old.demote()?;
-        } else {
-            old.close().await?;
+        let closed = match disk.flush_old().await {
+            Ok(()) => old.close().await,
+            Err(e) => Err(e),
+        };
+        match closed {
+            Ok(()) if stays => old.demote()?,
+            Ok(()) => {}
+            // The switch is done; the guest's next flush meets the same error.
+            Err(e) => tracing::warn!("{}: {} after the switch: {e}", disk.name(), old.name()),
         }
         drop(claim);
         Ok(Switched { blackout })

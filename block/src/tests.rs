@@ -3,6 +3,9 @@
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
+mod faults;
+mod growth;
+mod hostile;
 mod model;
 mod resize;
 
@@ -46,12 +49,13 @@ fn options(cluster_size: u64, extended_l2: bool) -> Create {
 }
 
 fn some_layout() -> Create {
-    match random(4) {
+    let layout = match random(4) {
         0 => options(512, false),
         1 => options(4096, false),
         2 => options(16 << 10, true),
         _ => options(64 << 10, random(2) == 0),
-    }
+    };
+    Create { refcount_bits: Some(1 << random(7)), ..layout }
 }
 
 async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
@@ -171,7 +175,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
-        leaf.cut_after(1 + random(150));
+        files.cut_after(1 + random(150));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();
         if random(3) > 0 {
@@ -276,6 +280,12 @@ fn chains_are_refused_by_name() {
         let missing = Create { backing: Some(("gone".into(), Kind::Raw)), ..Create::default() };
         let error = image::create(&*files, "c", Kind::Qcow2, &missing).await.err().unwrap();
         assert!(error.to_string().contains("gone"), "{error}");
+        // An image that is its own backing file would be emptied.
+        let before = files.get("b").unwrap().content();
+        let itself = Create { backing: Some(("b".into(), Kind::Qcow2)), ..Create::default() };
+        let error = image::create(&*files, "b", Kind::Qcow2, &itself).await.err().unwrap();
+        assert!(error.to_string().contains("own backing file"), "{error}");
+        assert!(files.get("b").unwrap().content() == before);
         for name in ["json:{}", "nbd://host/x"] {
             let error = chain::resolve("/d/image", name).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -53,6 +53,16 @@ events! {
         error: Option<String>,
     }
 
+    /// A disk was switched to another image. Our own event: QEMU's `change` tells nothing.
+    "BLOCK_SWITCHED" BlockSwitched {
+        /// The disk.
+        device: String,
+        /// The file of its new image.
+        file: String,
+        /// For how long the disk took no requests, in microseconds.
+        blackout as "blackout-us": u64,
+    }
+
     /// A job ended, with success or failure.
     "BLOCK_JOB_COMPLETED" BlockJobCompleted {
         /// What it does.

@@ -1,13 +1,14 @@
 //! The end-to-end harness and everything that runs on it: tests, the demo, benchmarks.
 //!
-//! [`programs`] finds or builds what a run needs, [`Vm`] is one `millrace` process with its guest and
-//! its monitor, [`qemu_img`] asks QEMU's opinion of an image.
+//! [`programs`] finds or builds what a run needs, [`images`] makes disks, [`Vm`] is one `millrace` process with
+//! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image.
 
+pub mod images;
 pub mod programs;
 pub mod qemu_img;
 mod vm;
 
-pub use vm::{Options, Vm};
+pub use vm::{BOOT, Options, STEP, Vm};
 
 /// An error of the harness: one line that says what went wrong.
 pub type Failure = Box<dyn std::error::Error>;

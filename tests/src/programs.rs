@@ -1,6 +1,6 @@
 //! The programs of a run: ours, built where they are not, and the guest's kernel and initramfs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use guest_images::lab::{self, LabCommand};
@@ -25,6 +25,11 @@ impl Programs {
         let kernel = kernel::find()?;
         let initrd = initramfs::guest(&kernel)?;
         Ok(Programs { millrace: millrace()?, kernel: kernel.vmlinuz, initrd })
+    }
+
+    /// Only what machines without a guest need.
+    pub fn without_guest(millrace: &Path) -> Self {
+        Programs { millrace: millrace.to_owned(), kernel: PathBuf::new(), initrd: PathBuf::new() }
     }
 }
 

@@ -39,6 +39,12 @@ pub fn compare(a: (&str, &Path), b: (&str, &Path)) -> Result<(), Failure> {
     if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
 }
 
+/// `qemu-img convert`, from a format and file to another.
+pub fn convert(from: (&str, &Path), to: (&str, &Path)) -> Result<(), Failure> {
+    let output = run(&["convert", "-U", "-f", from.0, "-O", to.0, text(from.1)?, text(to.1)?])?;
+    if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
+}
+
 /// `qemu-img info`.
 pub fn info(format: &str, image: &Path) -> Result<Value, Failure> {
     let output = run(&["info", "-U", "-f", format, "--output=json", text(image)?])?;

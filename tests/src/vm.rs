@@ -1,6 +1,7 @@
 //! One `millrace` process: its guest, its monitor, and what it said.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use guest_images::agent::{self, Agent};
 use qmp::Client;
-use qmp::command::{self, Change};
+use qmp::command::{self, BlockStream, Change};
 use qmp::event::BlockStreamCompleted;
+use qmp::types::{BlockStreamInfo, BlockStreamReply};
+use rustix::process::{Pid, Signal};
 
 use crate::Failure;
 use crate::programs::Programs;
@@ -28,12 +31,14 @@ pub struct Options {
     pub cpus: u32,
     /// Without one, only the disks and the monitor run.
     pub guest: bool,
+    /// Further arguments of `millrace run`.
+    pub more: Vec<String>,
 }
 
 impl Options {
     /// A guest with one vCPU and these drives.
     pub fn new(drives: &[String]) -> Self {
-        Options { drives: drives.to_vec(), cpus: 1, guest: true }
+        Options { drives: drives.to_vec(), cpus: 1, guest: true, more: Vec::new() }
     }
 }
 
@@ -55,6 +60,7 @@ impl Vm {
         for drive in &options.drives {
             command.args(["--drive", drive]);
         }
+        command.args(&options.more);
         if options.guest {
             command.arg("--kernel").arg(&programs.kernel).arg("--initrd").arg(&programs.initrd);
             command.args(["--cmdline", "console=ttyS0 reboot=acpi panic=-1 pci=off quiet"]);
@@ -64,14 +70,19 @@ impl Vm {
         } else {
             command.args(["--machine", "none"]);
         }
-        let log = File::create(path("log"))?;
+        // One log for all programs of a folder: the story of a restart is told in one place.
+        let log = File::options().create(true).append(true).open(path("log"))?;
         let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let address = qmp::Address::Unix(path("qmp"));
-        let joined = Client::connect(&address, STEP).map_err(Failure::from).and_then(|mut qmp| {
+        let joined = connect(&address, &mut child).and_then(|mut qmp| {
             qmp.set_timeout(STEP);
             let console = agent::console_file(path("console"));
             let agent = options.guest.then(|| Agent::connect_unix(path("agent"), BOOT, console));
-            Ok((qmp, agent.transpose()?))
+            let mut agent = agent.transpose()?;
+            if let Some(agent) = &mut agent {
+                agent.set_patience(STEP);
+            }
+            Ok((qmp, agent))
         });
         match joined {
             Ok((qmp, agent)) => Ok(Vm { qmp, agent, child, folder: folder.to_owned() }),
@@ -115,19 +126,50 @@ impl Vm {
         Ok(())
     }
 
+    /// `block_stream` of a single cluster.
+    pub fn stream_one(&mut self, device: &str) -> Result<BlockStreamInfo, Failure> {
+        match self.block_stream(device, None, None)? {
+            BlockStreamReply::Cluster(info) => Ok(info),
+            other => Err(format!("block_stream of one cluster answered {other:?}").into()),
+        }
+    }
+
     /// `block_stream` with `all`.
     pub fn stream(&mut self, device: &str) -> Result<(), Failure> {
-        self.qmp.execute(&command::BlockStream { device: device.into(), all: Some(true), stop: None })?;
-        Ok(())
+        self.block_stream(device, Some(true), None).map(drop)
     }
 
     /// `block_stream` with `stop`.
     pub fn stop_stream(&mut self, device: &str) -> Result<(), Failure> {
-        self.qmp.execute(&command::BlockStream { device: device.into(), all: None, stop: Some(true) })?;
-        Ok(())
+        self.block_stream(device, None, Some(true)).map(drop)
     }
 
-    /// Waits for the end of a background stream, which must be a good one.
+    fn block_stream(
+        &mut self,
+        device: &str,
+        all: Option<bool>,
+        stop: Option<bool>,
+    ) -> Result<BlockStreamReply, Failure> {
+        Ok(self.qmp.execute(&BlockStream { device: device.into(), all, stop })?)
+    }
+
+    /// `query-block-stream`: the active background streams.
+    pub fn streams(&mut self) -> Result<Vec<BlockStreamInfo>, Failure> {
+        Ok(self.qmp.execute(&command::QueryBlockStream {})?)
+    }
+
+    /// Waits until the background stream of `device` has copied something and still runs.
+    pub fn stream_is_midway(&mut self, device: &str) -> Result<(), Failure> {
+        crate::wait_for("the stream to copy something", STEP, || {
+            let streams = self.streams()?;
+            match streams.iter().find(|stream| stream.device == device) {
+                Some(stream) => Ok(stream.offset > 0),
+                None => Err(format!("{device}: the stream ended before anybody could look").into()),
+            }
+        })
+    }
+
+    /// Waits for the end of the next background stream, which must be a good one.
     pub fn stream_completed(&mut self, time: Duration) -> Result<(), Failure> {
         let event: BlockStreamCompleted = self.qmp.wait(Instant::now() + time)?;
         match event.error {
@@ -162,12 +204,59 @@ impl Vm {
         }
     }
 
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends the program a signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        Ok(rustix::process::kill_process(pid.ok_or("no process")?, signal)?)
+    }
+
     /// Kills the program as a power cut of the host's process would: no chance to write anything.
+    ///
+    /// Returns when its images are free for others: the kernel lets go of them a little after its end.
     pub fn kill(mut self) -> Result<(), Failure> {
+        let files = open_files(self.child.id())?;
         self.child.kill()?;
         self.child.wait()?;
-        Ok(())
+        crate::wait_for("the killed program's locks to go", STEP, || {
+            let locks = std::fs::read_to_string("/proc/locks")?;
+            let is_held = |file: &String| locks.lines().any(|line| line.contains(file));
+            Ok(!files.iter().any(is_held))
+        })
     }
+}
+
+/// Connects to the monitor of a program that is starting, and gives up where that has ended.
+fn connect(address: &qmp::Address, child: &mut Child) -> Result<Client, Failure> {
+    let deadline = Instant::now() + STEP;
+    loop {
+        match Client::connect(address, Duration::from_secs(1)) {
+            Ok(client) => return Ok(client),
+            Err(e) if Instant::now() > deadline => return Err(e.into()),
+            Err(_) => {}
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(format!("millrace ended before it could be asked anything: {status}").into());
+        }
+    }
+}
+
+/// What a process has open, as `/proc/locks` writes a file: by the end of its device's number and its inode.
+fn open_files(process: u32) -> Result<Vec<String>, Failure> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
+        // One that was closed meanwhile is not open.
+        if let Ok(metadata) = std::fs::metadata(entry?.path())
+            && metadata.is_file()
+        {
+            files.push(format!(":{} ", metadata.ino()));
+        }
+    }
+    Ok(files)
 }
 
 impl Drop for Vm {

@@ -18,7 +18,10 @@ type Failure = String;
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return not_a_command(&e),
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
@@ -38,4 +41,19 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version are answers; everything else is an error like any other: one line, status 1.
+fn not_a_command(e: &clap::Error) -> ExitCode {
+    if !e.use_stderr() {
+        // Nobody reads it where this fails.
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = e.render().to_string();
+    // What clap says first, without its hints; arguments that are missing stand on lines of their own.
+    let said = text.split("\n\n").next().unwrap_or_default();
+    let said: Vec<_> = said.lines().map(str::trim).collect();
+    eprintln!("millrace: {}", said.join(" ").trim_start_matches("error: "));
+    ExitCode::FAILURE
 }

@@ -21,6 +21,9 @@ use crate::Buf;
 /// Entries of the submission queue; more wait in memory.
 const ENTRIES: u32 = 256;
 
+/// The most that one operation moves: its length has 32 bits, and the kernel stops at 2 GiB.
+const MAX_LENGTH: usize = 1 << 30;
+
 /// An operation that the kernel has, or will have.
 struct Op {
     /// Held for the kernel: the buffer, whose segment list it reads too, and the file.
@@ -86,9 +89,9 @@ impl Ring {
     pub async fn read(&self, file: &Rc<File>, offset: u64, buf: Buf) -> io::Result<usize> {
         let fd = types::Fd(file.as_raw_fd());
         self.run(file, Some(buf), |buf| match buf {
-            Some([one]) => {
-                opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
-            }
+            Some([one]) => opcode::Read::new(fd, one.iov_base.cast(), one.iov_len.min(MAX_LENGTH) as u32)
+                .offset(offset)
+                .build(),
             many => {
                 let many = many.unwrap_or(&[]);
                 opcode::Readv::new(fd, many.as_ptr(), many.len().min(MAX_SEGMENTS) as u32)
@@ -103,9 +106,9 @@ impl Ring {
     pub async fn write(&self, file: &Rc<File>, offset: u64, buf: Buf) -> io::Result<usize> {
         let fd = types::Fd(file.as_raw_fd());
         self.run(file, Some(buf), |buf| match buf {
-            Some([one]) => {
-                opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
-            }
+            Some([one]) => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len.min(MAX_LENGTH) as u32)
+                .offset(offset)
+                .build(),
             many => {
                 let many = many.unwrap_or(&[]);
                 opcode::Writev::new(fd, many.as_ptr(), many.len().min(MAX_SEGMENTS) as u32)
@@ -120,7 +123,7 @@ impl Ring {
     pub async fn sync(&self, file: &Rc<File>) -> io::Result<()> {
         let fd = types::Fd(file.as_raw_fd());
         let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
-        self.run(file, None, |_| entry).await.map(drop)
+        self.run_through(file, entry).await
     }
 
     /// fallocate(2).
@@ -133,7 +136,17 @@ impl Ring {
     ) -> io::Result<()> {
         let fd = types::Fd(file.as_raw_fd());
         let entry = opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build();
-        self.run(file, None, |_| entry).await.map(drop)
+        self.run_through(file, entry).await
+    }
+
+    /// Runs an operation without a buffer, again where a signal interrupted it.
+    async fn run_through(&self, file: &Rc<File>, entry: squeue::Entry) -> io::Result<()> {
+        loop {
+            match self.run(file, None, |_| entry.clone()).await {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.map(drop),
+            }
+        }
     }
 
     async fn run(
@@ -223,6 +236,17 @@ impl Ring {
 
     /// Takes completions and wakes those who wait for them.
     fn reap(&self) {
+        loop {
+            self.take_completions();
+            let mut uring = self.uring.borrow_mut();
+            // What found the completion queue full comes only when asked for: no event tells of it.
+            if !uring.submission().cq_overflow() || uring.submit().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take_completions(&self) {
         let mut uring = self.uring.borrow_mut();
         let mut ops = self.ops.borrow_mut();
         for completion in uring.completion() {

@@ -16,7 +16,11 @@ use crate::io::Engine;
 use crate::ranges::RangeLocks;
 use crate::{Buf, Error, ErrorKind, Result};
 
+mod copy;
 mod locks;
+
+/// What the sectors of every block device divide, in bytes.
+const DEVICE_SECTOR: u64 = 4096;
 
 /// How the files of a disk are opened.
 pub struct FileOpener {
@@ -59,6 +63,7 @@ struct FileStorage {
     /// Writes in flight, where some may have to read and write back what lies around them.
     around: Rc<RangeLocks>,
     sync_failed: Cell<bool>,
+    copying: copy::Known,
     held: Cell<Lock>,
     /// The last answer of [`Storage::map`], for files that nobody writes: start, end, data.
     mapped: RefCell<Option<(u64, u64, bool)>>,
@@ -109,6 +114,7 @@ impl FileStorage {
             identity,
             around: RangeLocks::new(),
             sync_failed: Cell::new(false),
+            copying: copy::Known::default(),
             held: Cell::new(Lock::None),
             mapped: RefCell::default(),
         })
@@ -163,11 +169,34 @@ impl FileStorage {
         Ok(())
     }
 
+    async fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
+        let zeros = Buf::new(len.min(1 << 20) as usize);
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(zeros.len() as u64);
+            self.write(offset + at, zeros.slice(0..n as usize)).await?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    fn is_direct_with(&self, source: &FileStorage) -> bool {
+        self.alignment > 1 || source.alignment > 1
+    }
+
     /// A range and buffer that O_DIRECT takes, around the wished-for one.
     fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
         let start = offset - offset % self.alignment;
         let end = (offset + len).next_multiple_of(self.alignment);
         (start, Buf::new((end - start) as usize))
+    }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        // Said, not left to the descriptor's end: io_uring holds the file for a moment longer than the
+        // last operation, and whoever opens the image next would find it locked.
+        let _ = self.lock(Lock::None);
     }
 }
 
@@ -201,11 +230,18 @@ impl Storage for FileStorage {
             self.write_aligned(offset, &buf).await?;
         } else {
             let (start, bounce) = self.widen(offset, buf.len() as u64);
-            let _lock = self.around.lock(start..start + bounce.len() as u64).await;
+            let stop = start + bounce.len() as u64;
+            // What is written past the file's end is cut off again: nobody may write behind it.
+            let past = stop > self.len.get().max(end) && !self.is_device;
+            let _lock = self.around.lock(start..if past { u64::MAX } else { stop }).await;
             self.read_aligned(start, &bounce).await?;
             let skip = (offset - start) as usize;
             bounce.slice(skip..skip + buf.len()).copy_from_buf(&buf);
             self.write_aligned(start, &bounce).await?;
+            let len = self.len.get().max(end);
+            if past && stop > len {
+                self.truncate(len).await?;
+            }
         }
         self.len.set(self.len.get().max(end));
         Ok(())
@@ -244,6 +280,17 @@ impl Storage for FileStorage {
     }
 
     async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        // A device takes its own sectors only, and 4096 bytes are a multiple of any of them.
+        let end = offset + len;
+        let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
+        if self.is_device && inner != (offset..end) {
+            if inner.start >= inner.end {
+                return self.write_zeros(offset, len).await;
+            }
+            self.write_zeros(offset, inner.start - offset).await?;
+            self.write_zeros(inner.end, end - inner.end).await?;
+            return self.punch(inner.start, inner.end - inner.start).await;
+        }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         match self.engine.fallocate(&self.file, mode, offset, len).await {
             Ok(()) => return Ok(()),
@@ -252,14 +299,7 @@ impl Storage for FileStorage {
                 _ => return Err(self.error("punching a hole into", offset, &e)),
             },
         }
-        let zeros = Buf::new(len.min(1 << 20) as usize);
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(zeros.len() as u64);
-            self.write(offset + at, zeros.slice(0..n as usize)).await?;
-            at += n;
-        }
-        Ok(())
+        self.write_zeros(offset, len).await
     }
 
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
@@ -279,6 +319,26 @@ impl Storage for FileStorage {
             *self.mapped.borrow_mut() = Some((offset, end, data));
         }
         Ok(Extent { len: len.min(end - offset), data })
+    }
+
+    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
+        let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(false) };
+        let direct = self.is_direct_with(source);
+        let done = self.copying.copy(&source.file, from, &self.file, to, len, direct).await;
+        if done.map_err(|e| self.error("copying to", to, &e))? {
+            self.len.set(self.len.get().max(to + len));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+        let source = source.as_any().downcast_ref::<FileStorage>();
+        source.is_some_and(|source| self.copying.may_work(self.is_direct_with(source)))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 
     fn lock(&self, lock: Lock) -> Result<()> {

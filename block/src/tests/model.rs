@@ -20,15 +20,27 @@ struct Versions {
     /// How many were dropped, so that each has a number for good.
     dropped: usize,
     list: Vec<[u8; SECTOR]>,
+    /// The oldest version that a read may find: the newest, but for changes that were refused.
+    sure: usize,
 }
 
 impl Versions {
     fn new(content: [u8; SECTOR]) -> Self {
-        Versions { dropped: 0, list: vec![content] }
+        Versions { dropped: 0, list: vec![content], sure: 0 }
     }
 
     fn newest(&self) -> usize {
         self.dropped + self.list.len() - 1
+    }
+
+    /// Says that the newest version is what the sector holds.
+    fn settle(&mut self) {
+        self.sure = self.newest();
+    }
+
+    /// What a read may find.
+    fn possible(&self) -> &[[u8; SECTOR]] {
+        &self.list[self.sure - self.dropped..]
     }
 
     /// Forgets everything older than version `n`.
@@ -43,8 +55,6 @@ struct State {
     sectors: Vec<Versions>,
     /// Ranges with an operation in flight, which the guest keeps apart as an operating system does.
     busy: Vec<Range<u64>>,
-    /// A change was refused: its sectors hold the old or the new.
-    refused: bool,
 }
 
 /// A guest at work on a disk.
@@ -65,7 +75,7 @@ impl Drop for Busy<'_> {
 impl Guest {
     pub fn new(disk: Rc<Disk>, content: Vec<u8>) -> Rc<Self> {
         let sectors = content.chunks(SECTOR).map(|s| Versions::new(s.try_into().unwrap())).collect();
-        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new(), refused: false }) })
+        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new() }) })
     }
 
     fn take(&self, range: Range<u64>) -> Option<Busy<'_>> {
@@ -88,10 +98,24 @@ impl Guest {
     pub async fn work_until_error(self: Rc<Self>, count: u64) {
         for _ in 0..count {
             if self.step().await.is_err() {
-                self.state.borrow_mut().refused = true;
                 return;
             }
         }
+    }
+
+    /// `count` random operations, of which some may fail; how many did.
+    pub async fn work_through_errors(self: Rc<Self>, count: u64) -> u64 {
+        let mut failed = 0;
+        for _ in 0..count {
+            failed += u64::from(self.step().await.is_err());
+        }
+        failed
+    }
+
+    /// A flush by itself.
+    pub async fn flush_now(&self) -> crate::Result<()> {
+        let ticket = self.disk.enter().await;
+        self.flush(&ticket).await
     }
 
     async fn step(&self) -> crate::Result<()> {
@@ -117,6 +141,7 @@ impl Guest {
                 // Possible from now on, certain once it was answered.
                 self.add_versions(&range, &bytes);
                 self.disk.write(&ticket, offset, Buf::from_bytes(&bytes)).await?;
+                self.settle(&range);
             }
             4..=6 => {
                 let buf = Buf::new(len);
@@ -126,6 +151,7 @@ impl Guest {
             7 => {
                 self.add_versions(&range, &vec![0; len]);
                 self.disk.write_zeroes(&ticket, offset, len as u64, random(2) == 0).await?;
+                self.settle(&range);
             }
             8 => {
                 // A discard may leave the old content or zeros: find out which.
@@ -148,12 +174,12 @@ impl Guest {
         let covered: BTreeMap<usize, usize> = {
             let state = self.state.borrow();
             let idle = |n: &usize| !state.busy.iter().any(|busy| busy.contains(&(*n as u64)));
-            (0..state.sectors.len()).filter(idle).map(|n| (n, state.sectors[n].newest())).collect()
+            (0..state.sectors.len()).filter(idle).map(|n| (n, state.sectors[n].sure)).collect()
         };
         self.disk.flush(ticket).await?;
         let mut state = self.state.borrow_mut();
-        for (n, newest) in covered {
-            state.sectors[n].forget_before(newest);
+        for (n, sure) in covered {
+            state.sectors[n].forget_before(sure);
         }
         Ok(())
     }
@@ -165,25 +191,23 @@ impl Guest {
         }
     }
 
-    fn settle_discard(&self, range: &Range<u64>, bytes: &[u8]) {
+    fn settle(&self, range: &Range<u64>) {
         let mut state = self.state.borrow_mut();
-        for (n, sector) in (range.start as usize..range.end as usize).zip(bytes.chunks(SECTOR)) {
-            let versions = &mut state.sectors[n].list;
-            let old = versions.len().checked_sub(2).map(|at| versions[at]);
-            if *sector != versions[versions.len() - 1] {
-                assert!(Some(sector) == old.as_ref().map(|old| &old[..]), "sector {n} after a discard");
-                versions.push(sector.try_into().unwrap());
-            }
-        }
+        range.clone().for_each(|n| state.sectors[n as usize].settle());
+    }
+
+    /// What is found after a discard is what the sectors hold.
+    fn settle_discard(&self, range: &Range<u64>, bytes: &[u8]) {
+        self.compare(range, bytes);
+        self.add_versions(range, bytes);
+        self.settle(range);
     }
 
     fn compare(&self, range: &Range<u64>, bytes: &[u8]) {
         let state = self.state.borrow();
         for (n, sector) in (range.start as usize..range.end as usize).zip(bytes.chunks(SECTOR)) {
-            let versions = &state.sectors[n].list;
-            let newest = sector == versions.last().unwrap();
-            let one_of_them = state.refused && versions.iter().any(|version| sector == version);
-            assert!(newest || one_of_them, "sector {n} is not what was written last");
+            let found = state.sectors[n].possible().iter().any(|version| sector == version);
+            assert!(found, "sector {n} is not what was written last");
         }
     }
 
@@ -233,15 +257,17 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
     let word = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
     let half = |at: usize| u32::from_be_bytes(image[at..at + 4].try_into().unwrap());
     let cluster = 1usize << half(20);
-    let extended = word(72) & 16 != 0;
+    // Version 2 has no features, and counts of 16 bits.
+    let v3 = half(4) >= 3;
+    let extended = v3 && word(72) & 16 != 0;
+    let bits = if v3 { 1usize << half(96) } else { 16 };
     let clusters = image.len().div_ceil(cluster);
     let mut references = vec![0u64; clusters];
     let mut refer = |offset: usize, count: usize| {
         let first = offset / cluster;
-        for n in first..first + count {
-            assert!(n < clusters, "cluster {n} lies outside of the file");
-            references[n] += 1;
-        }
+        let range = references.get_mut(first..first + count);
+        let range = range.unwrap_or_else(|| panic!("clusters from {first} lie outside of the file"));
+        range.iter_mut().for_each(|references| *references += 1);
     };
     refer(0, 1);
     let (l1_entries, l1) = (half(36) as usize, word(40) as usize);
@@ -270,11 +296,16 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
             continue;
         }
         refer(block, 1);
-        for index in 0..cluster / 2 {
-            let (number, from) = (n * cluster / 2 + index, block + index * 2);
-            let count = image.get(from..from + 2).map_or(0, |b| u16::from_be_bytes(b.try_into().unwrap()));
+        let per_block = cluster * 8 / bits;
+        for index in 0..per_block {
+            let number = n * per_block + index;
+            let byte = |at: usize| image.get(block + at).copied().map_or(0, u64::from);
+            let count = match bits / 8 {
+                0 => byte(index * bits / 8) >> (index * bits % 8) & ((1 << bits) - 1),
+                width => (0..width).fold(0, |count, at| count << 8 | byte(index * width + at)),
+            };
             match counts.get_mut(number) {
-                Some(slot) => *slot = count.into(),
+                Some(slot) => *slot = count,
                 // A leak past the end of the file, of a cluster that was never written.
                 None => assert!(count == 0 || leaks == Leaks::Allowed),
             }

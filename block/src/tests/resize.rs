@@ -41,7 +41,7 @@ fn growing_under_a_guest_survives_power_cuts() {
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
-        leaf.cut_after(1 + random(80));
+        files.cut_after(1 + random(80));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work_until_error(30))).collect();
         let mut durable = sectors * 512;

@@ -163,11 +163,11 @@ impl Handler for Control {
             ErrorKind::InUse => classed(e),
             _ => generic(e),
         })?;
-        tracing::info!(
-            "{}: switched to {name}, blackout {} us",
-            arguments.device,
-            switched.blackout.as_micros()
-        );
+        self.events.emit(&event::BlockSwitched {
+            device: arguments.device,
+            file: name,
+            blackout: switched.blackout.as_micros() as u64,
+        });
         Ok(Empty {})
     }
 

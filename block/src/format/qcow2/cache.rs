@@ -278,3 +278,6 @@ impl Drop for Loading<'_> {
         self.event.notify();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -162,7 +162,13 @@ impl Qcow2 {
 
         let first = [counts.runs(true), counts.runs(false), l2.runs(true)].concat();
         let last = [l2.runs(false), l1].concat();
-        let mut result = self.write_in_order(first, table, moved.is_some(), last).await;
+        // Once whole and durable, a new table is like any other: what fails afterwards may have
+        // reached the L1 table, so that its next changes have to wait for their refcounts.
+        let settle = || {
+            l2.settle();
+            counts.settle();
+        };
+        let mut result = self.write_in_order(first, table, moved.is_some(), last, settle).await;
         if let (Ok(()), Some((_, (offset, entries)))) = (&result, &l1_moved) {
             let patch = self.patch_header(|sector| {
                 sector[36..40].copy_from_slice(&entries.to_be_bytes());
@@ -172,12 +178,10 @@ impl Qcow2 {
         }
         match &result {
             Ok(()) => {
-                l2.settle();
-                counts.settle();
                 for old in moved.into_iter().chain(l1_moved.map(|(old, _)| old)) {
                     self.refcounts.free_later(old);
                 }
-                self.retire(freed).await?;
+                self.retire(freed).await;
             }
             Err(_) => {
                 self.l2.give_back(&l2);
@@ -207,6 +211,7 @@ impl Qcow2 {
         table: Vec<Run>,
         moved: bool,
         last: Vec<Run>,
+        settle: impl Fn(),
     ) -> Result<()> {
         let place = {
             let table = self.refcounts.table.borrow();
@@ -214,6 +219,7 @@ impl Qcow2 {
         };
         self.write_all(first).await?;
         self.storage.sync().await?;
+        settle();
         if !table.is_empty() {
             self.write_all(table).await?;
             self.storage.sync().await?;
@@ -248,7 +254,7 @@ impl Qcow2 {
     }
 
     /// Gives back what nothing durable refers to any more, once no read can still be looking at it.
-    async fn retire(&self, freed: Vec<Range<u64>>) -> Result<()> {
+    async fn retire(&self, freed: Vec<Range<u64>>) {
         if !freed.is_empty() {
             let readers = self.readers.take();
             self.commits.quarantine.borrow_mut().push_back((readers, freed));
@@ -262,10 +268,13 @@ impl Qcow2 {
                     _ => None,
                 }
             };
-            let Some((_, ranges)) = ready else { return Ok(()) };
+            let Some((_, ranges)) = ready else { return };
             for range in ranges {
                 self.l2.forget(range.start, range.end - range.start);
-                self.refcounts.free_now(range).await?;
+                // The commit itself is through; what cannot be given back is leaked.
+                if let Err(e) = self.refcounts.free_now(range).await {
+                    tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
+                }
             }
         }
     }
@@ -332,7 +341,7 @@ impl Qcow2 {
         self.flush().await?;
         // Decreases follow one commit later, and a decrease may itself free a table.
         for _ in 0..4 {
-            self.retire(Vec::new()).await?;
+            self.retire(Vec::new()).await;
             if self.is_dirty() {
                 self.flush().await?;
             }

@@ -60,3 +60,6 @@ impl Entry {
         (self.host.unwrap_or(0) | copied, u64::from(self.zero) << 32 | u64::from(self.alloc))
     }
 }
+
+#[cfg(test)]
+mod tests;

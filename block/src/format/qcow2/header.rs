@@ -380,3 +380,6 @@ pub(super) async fn patch(storage: &dyn Storage, change: impl FnOnce(&mut [u8]))
     storage.write(0, Buf::from_bytes(&sector)).await?;
     storage.sync().await
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 mod run;
 
+/// What may be counted past the file's end, in bytes: more than is ever on the way at once.
+const LEAKED: u64 = 1 << 30;
+
 /// Entries of the refcount table: bits 0-8 are reserved.
 pub(super) const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
 
@@ -39,6 +42,8 @@ pub(crate) struct Refcounts {
     pub(crate) cache: Cache,
     pub(crate) table: RefCell<TableState>,
     storage: Rc<dyn Storage>,
+    /// The L1 table's place in the file.
+    l1: RefCell<Range<u64>>,
     cluster_bits: u32,
     /// log2 of the width of a count in bits.
     order: u32,
@@ -69,6 +74,7 @@ impl Refcounts {
             cache: Cache::new(storage.clone(), header.cluster_size(), cache),
             table: RefCell::new(table),
             storage,
+            l1: RefCell::new(header.l1_offset..header.l1_offset + u64::from(header.l1_entries) * 8),
             cluster_bits: header.cluster_bits,
             order: header.refcount_order,
             hint: Cell::new(0),
@@ -110,7 +116,7 @@ impl Refcounts {
     }
 
     /// The refcount of a cluster, by its number.
-    pub(crate) async fn get(&self, cluster: u64) -> Result<u64> {
+    pub(super) async fn get(&self, cluster: u64) -> Result<u64> {
         let found = self.slice(cluster).await?;
         Ok(found.map_or(0, |(slice, index)| slice.read(|bytes| get(bytes, self.order, index))))
     }
@@ -119,7 +125,8 @@ impl Refcounts {
     /// many.
     pub(crate) async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
         let _one = self.lock.acquire(1).await;
-        let mut cluster = self.hint.get();
+        let hint = self.hint.get();
+        let mut cluster = hint;
         loop {
             let Some((slice, index)) = self.slice(cluster).await? else {
                 cluster = self.add_block(cluster)?;
@@ -137,13 +144,17 @@ impl Refcounts {
                 self.check_in_use(cluster)?;
                 continue;
             };
+            let first = cluster - index + start;
+            self.check_free(first..first + (end - start))?;
             self.cache.modify(&slice, |bytes| {
                 (start..end).for_each(|index| set(bytes, order, index, 1));
                 (start << order >> 3) as usize..((end << order).div_ceil(8)) as usize
             });
-            let first = cluster - index + start;
-            self.hint.set(first + (end - start));
-            self.highest.set(self.highest.get().max(self.hint.get()));
+            // Unless something below was freed meanwhile.
+            if self.hint.get() == hint {
+                self.hint.set(first + (end - start));
+            }
+            self.highest.set(self.highest.get().max(first + (end - start)));
             return Ok((first << self.cluster_bits, end - start));
         }
     }
@@ -155,6 +166,7 @@ impl Refcounts {
         if block >= self.table.borrow().entries.len() as u64 {
             return self.grow_table(cluster);
         }
+        self.check_free(cluster..cluster + 1)?;
         self.place_block(block, cluster);
         Ok(cluster + 1)
     }
@@ -197,6 +209,7 @@ impl Refcounts {
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
         let table_cluster = cluster + (blocks.end - blocks.start);
+        self.check_free(cluster..table_cluster + clusters)?;
         {
             let mut table = self.table.borrow_mut();
             // Moved twice before a commit: the place in between was never in the file, and stays
@@ -235,11 +248,35 @@ impl Refcounts {
         }
     }
 
+    /// Says that the L1 table is somewhere else from now on.
+    pub(super) fn move_l1(&self, to: Range<u64>) {
+        *self.l1.borrow_mut() = to;
+    }
+
+    /// Refuses clusters that hold the header, the L1 table or the refcount table: what counts them as
+    /// free is wrong, and what is written there would be the end of the image.
+    fn check_free(&self, clusters: Range<u64>) -> Result<()> {
+        let wanted = clusters.start << self.cluster_bits..clusters.end << self.cluster_bits;
+        let table = {
+            let table = self.table.borrow();
+            table.offset..table.offset + table.clusters * self.cluster_size()
+        };
+        let taken = [0..self.cluster_size(), self.l1.borrow().clone(), table];
+        if taken.iter().all(|taken| wanted.end <= taken.start || taken.end <= wanted.start) {
+            return Ok(());
+        }
+        let name = self.storage.name();
+        let text = format!(
+            "{name}: its tables are counted as free; repair it with 'millrace image check --repair all'"
+        );
+        Err(Error::new(ErrorKind::Corrupt, text))
+    }
+
     /// Refuses a table that counts clusters far past the file's end as used: a hostile one would
-    /// have the allocator search for hours.
+    /// have the allocator search for hours. A power cut leaves some: counted, but never written.
     fn check_in_use(&self, next: u64) -> Result<()> {
         let end = self.storage.len().div_ceil(self.cluster_size()).max(self.highest.get());
-        if next <= end + self.per_slice() {
+        if next <= end + self.per_slice().max(LEAKED >> self.cluster_bits) {
             return Ok(());
         }
         let name = self.storage.name();
@@ -281,8 +318,19 @@ impl Refcounts {
     /// The end of the last cluster in use, in bytes, looked for backwards from the file's end.
     pub(crate) async fn used_end(&self) -> Result<u64> {
         let mut cluster = self.storage.len().div_ceil(self.cluster_size());
-        while cluster > 0 && self.get(cluster - 1).await? == 0 {
-            cluster -= 1;
+        while cluster > 0 {
+            match self.slice(cluster - 1).await? {
+                // No block: none of its clusters is in use.
+                None => cluster = (cluster - 1) / self.per_block() * self.per_block(),
+                Some((slice, index)) => {
+                    let used = |index: &u64| slice.read(|bytes| get(bytes, self.order, *index)) != 0;
+                    if let Some(last) = (0..=index).rev().find(used) {
+                        cluster -= index - last;
+                        break;
+                    }
+                    cluster -= index + 1;
+                }
+            }
         }
         Ok(cluster << self.cluster_bits)
     }
@@ -312,3 +360,6 @@ pub(super) fn set(bytes: &mut [u8], order: u32, index: u64, value: u64) {
     let at = index as usize * width;
     bytes[at..at + width].copy_from_slice(&value.to_be_bytes()[8 - width..]);
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ impl Qcow2 {
             let old = l1.offset..l1.offset + len;
             l1.moved.get_or_insert(old);
             l1.offset = offset;
+            self.refcounts.move_l1(offset..offset + entries * 8);
             l1.entries.resize(entries as usize, 0);
             l1.dirty = (0..l1.entries.len().div_ceil(SECTOR / 8)).collect();
         }

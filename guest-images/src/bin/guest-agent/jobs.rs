@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use guest_images::wire::Fields;
 use hdrhistogram::Histogram;
 
+/// The longest latency that is told from longer ones, in microseconds: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
 /// What kind of request was completed.
 #[derive(Clone, Copy)]
 pub enum Kind {
@@ -47,7 +50,7 @@ struct Stats {
 impl Job {
     fn new() -> Result<Self, String> {
         // Two digits are enough for latency, and keep this small.
-        let histogram = || Histogram::new(2).map_err(|error| error.to_string());
+        let histogram = || Histogram::new_with_bounds(1, LONGEST_US, 2).map_err(|error| error.to_string());
         let stats = Stats {
             reads: 0,
             writes: 0,

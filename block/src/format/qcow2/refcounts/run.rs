@@ -50,6 +50,7 @@ impl Refcounts {
                 places.push(self.allocate(1).await?.0 >> self.cluster_bits);
                 continue;
             }
+            self.check_free(first..first + want)?;
             // Nothing waits from here on, so nobody else takes this range.
             for (block, place) in (base..).zip(&places) {
                 self.place_block(block, *place);

@@ -1,0 +1,253 @@
+//! Storage that fails: errors reach whoever asked, the disk goes on, its metadata stays sound.
+
+use super::*;
+
+/// Streams until one comes to its end, with the faults as they are.
+async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
+    events.borrow_mut().clear();
+    disk.start_stream().unwrap();
+    wait_for_stream(disk).await;
+    let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone();
+    assert_eq!(error, None);
+    assert!(disk.leaf().backing().is_none());
+}
+
+async fn wait_for_stream(disk: &Rc<Disk>) {
+    while disk.query_stream().is_some() {
+        executor::sleep(Duration::from_micros(50)).await;
+    }
+}
+
+/// Starts and stops streams, whatever they end with.
+async fn stream_on_and_off(disk: Rc<Disk>, rounds: u64) {
+    for _ in 0..rounds {
+        let _ = disk.start_stream();
+        executor::sleep(Duration::from_micros(random(3000))).await;
+        if random(2) == 0 {
+            let _ = disk.stop_stream().await;
+        }
+        let _ = disk.stream_one().await;
+    }
+    wait_for_stream(&disk).await;
+}
+
+async fn close_and_check(files: &Rc<SimDir>, name: &str, disk: Rc<Disk>, guest: &Rc<Guest>) {
+    disk.close().await.unwrap();
+    drop(disk);
+    model::check_refcounts(&files.get(name).unwrap().content(), model::Leaks::Allowed);
+    let (disk, _) = open(files, name, Kind::Qcow2).await;
+    guest.verify_on(&disk).await;
+}
+
+#[test]
+fn failed_reads_and_writes_reach_whoever_asked() {
+    seeds(90, |_| async {
+        let files = SimDir::new();
+        let content = base_content(300);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let (base, leaf) = (files.get("base").unwrap(), files.get("leaf").unwrap());
+        let faults = Faults { read: 30, write: 30, delay: 100, ..Faults::default() };
+        base.set_faults(faults);
+        leaf.set_faults(faults);
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_through_errors(40))).collect();
+        stream_on_and_off(disk.clone(), 4).await;
+        for worker in workers {
+            worker.await;
+        }
+        if random(3) == 0 {
+            // And then the power goes, at any change.
+            files.cut_after(1 + random(60));
+            let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(40))).collect();
+            stream_on_and_off(disk.clone(), 1).await;
+            for worker in workers {
+                worker.await;
+            }
+            let after = files.after_power_cut();
+            model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
+            let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+            guest.verify_after_power_cut(&disk).await;
+            return;
+        }
+        base.set_faults(Faults::default());
+        leaf.set_faults(Faults::default());
+        guest.verify().await;
+        guest.clone().work(10).await;
+        guest.flush_now().await.unwrap();
+        if disk.leaf().backing().is_some() {
+            stream_to_the_end(&disk, &events).await;
+        }
+        guest.verify().await;
+        close_and_check(&files, "leaf", disk, &guest).await;
+    });
+}
+
+#[test]
+fn a_power_cut_after_commits_that_failed() {
+    seeds(90, |_| async {
+        let files = SimDir::new();
+        let content = base_content(600);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        files.get("leaf").unwrap().set_faults(Faults { write: 150, delay: 100, ..Faults::default() });
+        files.cut_after(1 + random(200));
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..4).map(|_| spawn(guest.clone().work_through_errors(80))).collect();
+        for worker in workers {
+            worker.await;
+        }
+        let after = files.after_power_cut();
+        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_with_space() {
+    seeds(70, |_| async {
+        let files = SimDir::new();
+        let content = base_content(400);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let leaf = files.get("leaf").unwrap();
+        let limit = leaf.content().len() as u64 + random(300 << 10);
+        leaf.set_faults(Faults { limit: Some(limit), delay: 100, ..Faults::default() });
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_through_errors(40))).collect();
+        stream_on_and_off(disk.clone(), 3).await;
+        for worker in workers {
+            worker.await;
+        }
+        guest.verify().await;
+        model::check_refcounts(
+            &files.after_power_cut().get("leaf").unwrap().content(),
+            model::Leaks::Allowed,
+        );
+        leaf.set_faults(Faults::default());
+        guest.clone().work(20).await;
+        guest.flush_now().await.unwrap();
+        if disk.leaf().backing().is_some() {
+            stream_to_the_end(&disk, &events).await;
+        }
+        guest.verify().await;
+        close_and_check(&files, "leaf", disk, &guest).await;
+    });
+}
+
+#[test]
+fn a_failed_sync_is_never_forgotten() {
+    seeds(70, |_| async {
+        let files = SimDir::new();
+        let content = base_content(300);
+        files.add("base", content.clone());
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let leaf = files.get("leaf").unwrap();
+        leaf.set_faults(Faults { delay: 100, ..Faults::default() });
+        let guest = Guest::new(disk.clone(), content);
+        guest.clone().work(20).await;
+        leaf.set_faults(Faults { delay: 100, sync: 1000, ..Faults::default() });
+        guest.flush_now().await.unwrap_err();
+        leaf.set_faults(Faults { delay: 100, ..Faults::default() });
+        guest.clone().work_through_errors(20).await;
+        assert!(guest.flush_now().await.is_err(), "a later flush succeeds");
+        disk.start_stream().unwrap();
+        wait_for_stream(&disk).await;
+        let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone();
+        assert!(error.is_some() && disk.leaf().backing().is_some(), "a stream completed");
+        guest.verify().await;
+        assert!(disk.close().await.is_err());
+        let after = files.after_power_cut();
+        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
+#[test]
+fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
+    seeds(180, |_| async {
+        let files = SimDir::new();
+        let content = base_content(300);
+        files.add("base", content.clone());
+        create_over(&files, "old", "base", Kind::Raw).await;
+        create_over(&files, "new", "old", Kind::Qcow2).await;
+        for name in ["base", "old", "new"] {
+            files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
+        }
+        let (disk, events) = open(&files, "old", Kind::Qcow2).await;
+        let guest = Guest::new(disk.clone(), content);
+        guest.clone().work(random(20)).await;
+        files.cut_after(1 + random(250));
+        let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(50))).collect();
+        executor::sleep(Duration::from_micros(random(5000))).await;
+        let target = Target { name: "new".into(), format: Some(Kind::Qcow2), notify: false };
+        if let Ok(prepared) = disk.prepare_switch(&target).await {
+            let _ = prepared.commit(DEADLINE).await;
+        }
+        if random(2) == 0 {
+            let _ = disk.start_stream();
+        }
+        for worker in workers {
+            worker.await;
+        }
+        wait_for_stream(&disk).await;
+        let runs_on = disk.leaf().name().to_owned();
+        let after = files.after_power_cut();
+        for name in ["old", "new"] {
+            model::check_refcounts(&after.get(name).unwrap().content(), model::Leaks::Allowed);
+        }
+        if events.borrow().iter().any(|DiskEvent::StreamCompleted { error, .. }| error.is_none()) {
+            after.add("base", Vec::new());
+            if runs_on == "new" {
+                after.add("old", Vec::new());
+            }
+        }
+        let (disk, events) = open(&after, &runs_on, Kind::Qcow2).await;
+        guest.verify_after_power_cut(&disk).await;
+        if disk.leaf().backing().is_some() {
+            stream_to_the_end(&disk, &events).await;
+        }
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
+#[test]
+fn streams_are_stopped_and_started_while_images_are_switched() {
+    seeds(70, |_| async {
+        let files = SimDir::new();
+        let content = base_content(300);
+        files.add("base", content.clone());
+        let (disk, events) = open(&files, "base", Kind::Raw).await;
+        let guest = Guest::new(disk.clone(), content);
+        let mut below = ("base".to_owned(), Kind::Raw);
+        for n in 0..3 {
+            let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work(25))).collect();
+            let name = format!("leaf{n}");
+            create_over(&files, &name, &below.0, below.1).await;
+            files.get(&name).unwrap().set_faults(Faults { delay: 200, ..Faults::default() });
+            let target = Target { name: name.clone(), format: Some(Kind::Qcow2), notify: false };
+            disk.prepare_switch(&target).await.unwrap().commit(DEADLINE).await.unwrap();
+            assert_eq!(disk.leaf().name(), name);
+            stream_on_and_off(disk.clone(), 2).await;
+            for worker in workers {
+                worker.await;
+            }
+            guest.verify().await;
+            below = (name, Kind::Qcow2);
+        }
+        if disk.leaf().backing().is_some() {
+            stream_to_the_end(&disk, &events).await;
+        }
+        disk.close().await.unwrap();
+        drop(disk);
+        model::check_refcounts(&files.get("leaf2").unwrap().content(), model::Leaks::None);
+        let (disk, _) = open(&files, "leaf2", Kind::Qcow2).await;
+        guest.verify_on(&disk).await;
+    });
+}

@@ -1,0 +1,8 @@
+//! Disks on real files, judged by other people's programs.
+
+mod file;
+mod kill;
+mod locks;
+mod qemu;
+mod ring;
+mod support;

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The whole test suite. Installs what it needs when root on Debian or Ubuntu, else names it.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+missing=()
+need() { command -v "$1" >/dev/null || [ -x "/sbin/$1" ] || missing+=("$2"); }
+need cc gcc
+need qemu-img qemu-utils
+need mke2fs e2fsprogs
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "test.sh: install these packages first: ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "test.sh: installing ${missing[*]}"
+    apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+fi
+exec cargo test --workspace "$@"
