@@ -1,6 +1,5 @@
 //! Disks over chains of images, switched, populated and copied live on one I/O thread each.
 
-pub mod buf;
 pub mod chain;
 pub mod check;
 pub mod disk;
@@ -18,7 +17,7 @@ pub mod storage;
 pub mod stream;
 pub mod switch;
 
-pub use buf::Buf;
+pub use ::buf::{self, Buf};
 pub use disk::{Disk, DiskEvent, DiskHandle, Ticket};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Kind;

@@ -32,6 +32,9 @@ pub struct Run {
     pub data: bool,
     /// How many images above the one that answers: 0 is the leaf.
     pub depth: usize,
+    /// Whether any image of the chain says something of it, zeros included. Raw images always do, and
+    /// a backing file does for what lies behind its own end.
+    pub allocated: bool,
 }
 
 /// A place in the storage of an image.
@@ -293,21 +296,23 @@ impl Node {
     pub fn map(&self, offset: u64, len: u64) -> LocalFuture<'_, Result<Run>> {
         Box::pin(async move {
             if offset >= self.size() {
-                return Ok(Run { len, data: false, depth: 0 });
+                return Ok(Run { len, data: false, depth: 0, allocated: true });
             }
             let len = len.min(self.size() - offset);
             let run = self.format.map(offset, len).await?;
             match (run.what, self.backing()) {
                 (What::Data(host), _) if self.kind() == Kind::Raw => {
                     let extent = self.storage.map(host, run.len).await?;
-                    Ok(Run { len: extent.len, data: extent.data, depth: 0 })
+                    Ok(Run { len: extent.len, data: extent.data, depth: 0, allocated: true })
                 }
-                (What::Data(_) | What::Packed(..), _) => Ok(Run { len: run.len, data: true, depth: 0 }),
+                (What::Data(_) | What::Packed(..), _) => {
+                    Ok(Run { len: run.len, data: true, depth: 0, allocated: true })
+                }
                 (What::Absent, Some(backing)) => {
                     let below = backing.map(offset, run.len).await?;
                     Ok(Run { depth: below.depth + 1, ..below })
                 }
-                (What::Zero | What::Absent, _) => Ok(Run { len: run.len, data: false, depth: 0 }),
+                (what, _) => Ok(Run { len: run.len, data: false, depth: 0, allocated: what == What::Zero }),
             }
         })
     }

@@ -293,6 +293,9 @@ impl Storage for SimFile {
 
     async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
         self.begin(self.faults.get().write, "copying to").await?;
+        if to + len > self.limit() {
+            return Err(Error::new(ErrorKind::NoSpace, format!("copying to {}: no space", self.name)));
+        }
         // Refused now and then, as a file system may at any time.
         let Some(source) = source.as_any().downcast_ref::<SimFile>().filter(|_| !self.chance(300)) else {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Where a monitor listens: `unix:PATH` or `tcp:HOST:PORT`.
+//! Where a monitor, or another server, listens: `unix:PATH` or `tcp:HOST:PORT`.
 
 use std::fmt;
 use std::io;
@@ -163,8 +163,11 @@ impl Listener {
         }
     }
 
-    /// Accepts one connection; `WouldBlock` where none waits.
-    pub(crate) fn accept(&self) -> io::Result<Socket> {
+    /// Accepts one connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` where none waits, and what the host answers.
+    pub fn accept(&self) -> io::Result<Socket> {
         let (socket, _) = self.socket.accept()?;
         if self.file.is_none() {
             // Answers are small and awaited: never held back for more to send.

@@ -193,6 +193,64 @@ commands! {
         /// Lists drives and their images.
         "query-block" query_block: QueryBlock {} -> Vec<BlockInfo>;
 
+        /// Starts the NBD server.
+        "nbd-server-start" nbd_server_start: NbdServerStart {
+            /// Where it listens.
+            addr: SocketAddressLegacy,
+            /// How many clients it serves at once; 0: any number. 100 unless given.
+            max_connections as "max-connections": Option<u64>,
+        } -> Empty;
+
+        /// Exports a disk by the NBD server.
+        "nbd-server-add" nbd_server_add: NbdServerAdd {
+            /// The export's name and id; the disk's unless given.
+            name: Option<String>,
+            /// What clients are told of it.
+            description: Option<String>,
+            /// The disk.
+            device: String,
+            /// Whether clients may write; they may not unless given. A read-only disk never is.
+            writable: Option<bool>,
+        } -> Empty;
+
+        /// Ends an export of the NBD server.
+        "nbd-server-remove" nbd_server_remove: NbdServerRemove {
+            /// Its id.
+            name: String,
+            /// What becomes of its clients; `safe` unless given.
+            mode: Option<BlockExportRemoveMode>,
+        } -> Empty;
+
+        /// Stops the NBD server and ends its exports.
+        "nbd-server-stop" nbd_server_stop: NbdServerStop {} -> Empty;
+
+        /// Exports a disk.
+        "block-export-add" block_export_add: BlockExportAdd {
+            /// How.
+            kind as "type": BlockExportType,
+            /// The export's id.
+            id: String,
+            /// The disk.
+            node_name as "node-name": String,
+            /// Whether clients may write; they may not unless given.
+            writable: Option<bool>,
+            /// The name that clients ask for; the disk's unless given.
+            name: Option<String>,
+            /// What clients are told of it.
+            description: Option<String>,
+        } -> Empty;
+
+        /// Ends an export.
+        "block-export-del" block_export_del: BlockExportDel {
+            /// Its id.
+            id: String,
+            /// What becomes of its clients; `safe` unless given.
+            mode: Option<BlockExportRemoveMode>,
+        } -> Empty;
+
+        /// Lists exports, the newest first.
+        "query-block-exports" query_block_exports: QueryBlockExports {} -> Vec<BlockExportInfo>;
+
         /// Lists block jobs.
         "query-block-jobs" query_block_jobs: QueryBlockJobs {} -> Vec<BlockJobInfo>;
 

@@ -7,6 +7,9 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::schema::{Qapi, Type, qapi_enum, qapi_struct};
 
+mod socket;
+pub use socket::{InetSocketAddress, SocketAddressLegacy, UnixSocketAddress};
+
 qapi_struct! {
     /// The answer `{}`.
     struct Empty {}
@@ -157,6 +160,18 @@ qapi_struct! {
         backing_image as "backing-image": Option<Box<ImageInfo>>,
         /// What only its format has, as QEMU's `ImageInfoSpecific`.
         format_specific as "format-specific": Option<Value>,
+    }
+
+    /// An entry of `query-block-exports`.
+    struct BlockExportInfo {
+        /// Its id.
+        id: String,
+        /// How it is exported.
+        kind as "type": BlockExportType,
+        /// What is exported.
+        node_name as "node-name": String,
+        /// Whether it is going away.
+        shutting_down as "shutting-down": bool,
     }
 
     /// An entry of `query-block-jobs`.
@@ -311,6 +326,20 @@ qapi_enum! {
         Concluded = "concluded",
         /// Gone.
         Null = "null",
+    }
+
+    /// How something is exported.
+    enum BlockExportType {
+        /// By the NBD server.
+        Nbd = "nbd",
+    }
+
+    /// Whether clients keep an export from going away.
+    enum BlockExportRemoveMode {
+        /// They do.
+        Safe = "safe",
+        /// They are disconnected.
+        Hard = "hard",
     }
 
     /// A kind of I/O.

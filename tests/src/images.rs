@@ -2,7 +2,7 @@
 //! told apart from what was never written.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -61,25 +61,43 @@ pub fn drive(id: &str, file: &Path, format: &str) -> String {
     format!("id={id},file={},format={format}", file.display())
 }
 
-/// Fills a range of a file with a pseudo-random stream that `seed` and the range's start choose.
+/// Fills a range of a file with noise that `seed` chooses; each sector tells where it belongs.
 pub fn fill(file: &File, start: u64, length: u64, seed: u64) -> Result<(), Failure> {
-    struct At<'a>(&'a File, u64);
-    impl Write for At<'_> {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let written = self.0.write_at(bytes, self.1)?;
-            self.1 += written as u64;
-            Ok(written)
+    // The noise repeats, so that an emulated CPU has little to do.
+    let mut state = seed;
+    let words = std::iter::repeat_with(|| {
+        state = mix(state);
+        state.to_le_bytes()
+    });
+    let mut chunk: Vec<u8> = words.take((1 << 20) / 8).flatten().collect();
+    let end = start + length;
+    let mut at = start;
+    while at < end {
+        for (sector, place) in chunk.chunks_exact_mut(512).zip((at..end).step_by(512)) {
+            sector[..8].copy_from_slice(&place.to_le_bytes());
         }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
+        let bytes = usize::try_from(end - at)?.min(chunk.len());
+        file.write_all_at(&chunk[..bytes], at)?;
+        at += bytes as u64;
+    }
+    Ok(())
+}
+
+/// Whether both files hold the same bytes, ends included.
+pub fn same_bytes(a: &Path, b: &Path) -> Result<bool, Failure> {
+    let (mut a, mut b) = (File::open(a)?, File::open(b)?);
+    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    loop {
+        let n = a.read(&mut left)?;
+        if n == 0 {
+            return Ok(true);
+        }
+        b.read_exact(&mut right[..n])?;
+        if left[..n] != right[..n] {
+            return Ok(false);
         }
     }
-    let mut writer = BufWriter::with_capacity(1 << 20, At(file, start));
-    let mut state = mix(seed ^ mix(start));
-    for _ in 0..length / 8 {
-        // Cheap enough for an emulated CPU, and never a zero sector.
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        writer.write_all(&state.to_le_bytes())?;
-    }
-    Ok(writer.flush()?)
 }

@@ -218,7 +218,7 @@ impl Vm {
     /// Kills the program as a power cut of the host's process would: no chance to write anything.
     ///
     /// Returns when its images are free for others: the kernel lets go of them a little after its end.
-    pub fn kill(mut self) -> Result<(), Failure> {
+    pub fn kill(&mut self) -> Result<(), Failure> {
         let files = open_files(self.child.id())?;
         self.child.kill()?;
         self.child.wait()?;

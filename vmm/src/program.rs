@@ -6,6 +6,7 @@ use clap::Parser;
 
 mod control;
 mod drive;
+mod exports;
 mod image;
 mod options;
 mod run;

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use guest_images::pattern::mix;
 use rustix::process::Signal;
+use tests::images::same_bytes;
 use tests::{Failure, STEP, check, qemu_img};
 
-use crate::{LONG, MIB, Stage, assert_alone, disk, same_bytes};
+use crate::{LONG, MIB, Stage, assert_alone, disk};
 
 #[test]
 fn killed_at_any_instant_a_stream_starts_again_and_completes() -> Result<(), Failure> {

@@ -68,26 +68,6 @@ fn disk(file: &Path, format: &str) -> Vec<String> {
     vec![drive("virtio0", file, format)]
 }
 
-/// Whether both files hold the same bytes, ends included.
-fn same_bytes(a: &Path, b: &Path) -> Result<bool, Failure> {
-    use std::io::Read;
-    let (mut a, mut b) = (std::fs::File::open(a)?, std::fs::File::open(b)?);
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    if a.metadata()?.len() != b.metadata()?.len() {
-        return Ok(false);
-    }
-    loop {
-        let n = a.read(&mut left)?;
-        if n == 0 {
-            return Ok(true);
-        }
-        b.read_exact(&mut right[..n])?;
-        if left[..n] != right[..n] {
-            return Ok(false);
-        }
-    }
-}
-
 /// What the image `leaf` is once its stream has ended: whole without any other file, sound, equal to `copy`.
 #[track_caller]
 fn assert_alone(leaf: &Path, copy: &Path, leaks_allowed: bool) -> Result<(), Failure> {

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tests::images::same_bytes;
 use tests::{Failure, STEP, Vm, qemu_img, wait_for};
 
-use crate::{LONG, MIB, Stage, assert_alone, disk, same_bytes};
+use crate::{LONG, MIB, Stage, assert_alone, disk};
 
 fn names(vm: &mut Vm) -> Vec<String> {
     vm.qmp.events().into_iter().map(|event| event.event).collect()

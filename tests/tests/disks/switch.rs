@@ -1,10 +1,10 @@
 //! `change` without a guest: chains that grow under a running disk, and collapse again.
 
 use serde_json::{Value, json};
-use tests::images::drive;
+use tests::images::{drive, same_bytes};
 use tests::{Failure, STEP, qemu_img};
 
-use crate::{LONG, MIB, Stage, assert_alone, disk, same_bytes};
+use crate::{LONG, MIB, Stage, assert_alone, disk};
 
 #[test]
 fn switched_twice_then_streamed_the_last_leaf_has_it_all() -> Result<(), Failure> {

@@ -1,87 +1,60 @@
-//! Real guests on our machine: a stock Debian kernel, its disk on `block`, driven over QMP.
+//! Real guests on our machine: a stock Debian kernel, its disks on `block`, driven over QMP.
 //!
-//! Where this host's KVM cannot run one, the whole program starts again in the lab.
+//! Where this host's KVM cannot run one, the whole program starts again in the lab. Every trial stands alone;
+//! those that leave their guest well hand it on to the next (`stage`), since a boot takes the longest.
 
-use std::path::{Path, PathBuf};
+mod crash;
+mod live;
+mod reset;
+mod stage;
+mod switch;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
-use guest_images::agent::{Load, Region};
 use libtest_mimic::{Arguments, Failed, Trial};
-use tests::programs::{Programs, enter_lab, scratch};
-use tests::{Failure, Options, Vm, check, qemu_img, wait_for};
+use tests::Failure;
+use tests::programs::enter_lab;
 
 const MIB: u64 = 1 << 20;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if !arguments.list
-        && let Err(error) = enter_lab(|command| command.timeout = Duration::from_secs(500))
+        && let Err(error) = enter_lab(|command| command.timeout = Duration::from_secs(900))
     {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
     // Each has a machine under emulation to itself: two at once would only be slower.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    stage::end();
+    conclusion.exit_code()
 }
 
 fn trials() -> Vec<Trial> {
     let trial = |name: &str, test: fn() -> Result<(), Failure>| {
         Trial::test(name, move || test().map_err(|error| Failed::from(error.to_string())))
     };
-    vec![trial("live_copy_under_random_writes", live_copy_under_random_writes)]
-}
-
-/// A raw base image and a leaf over it, made by us.
-struct Images {
-    base: PathBuf,
-    leaf: PathBuf,
-}
-
-impl Images {
-    fn create(programs: &Programs, folder: &Path, size: u64) -> Result<Self, Failure> {
-        let images = Images { base: folder.join("base.img"), leaf: folder.join("leaf.qcow2") };
-        std::fs::File::create(&images.base)?.set_len(size)?;
-        images.create_leaf(programs)?;
-        Ok(images)
-    }
-
-    fn create_leaf(&self, programs: &Programs) -> Result<(), Failure> {
-        let status = std::process::Command::new(&programs.millrace)
-            .args(["image", "create", "-f", "qcow2", "-b", "base.img", "-F", "raw"])
-            .arg(&self.leaf)
-            .status()?;
-        check(status.success(), "millrace image create")
-    }
-
-    fn drive(&self) -> String {
-        format!("id=virtio0,file={},format=raw", self.base.display())
-    }
-}
-
-fn live_copy_under_random_writes() -> Result<(), Failure> {
-    let programs = Programs::ready()?;
-    let folder = scratch()?;
-    let images = Images::create(&programs, folder.path(), 64 * MIB)?;
-    let mut vm = Vm::start(&programs, folder.path(), &Options::new(&[images.drive()]))?;
-    let region = Region::new("/dev/vda", 0, 32 * MIB, 1);
-    vm.agent()?.fill(&region, 1)?;
-    let load = Load { depth: 8, fsync_every: 50, read_percent: 30, ..Load::new("/dev/vda") };
-    let job = vm.agent()?.random_write(&load)?;
-    vm.change("virtio0", &images.leaf, Some("qcow2"), false)?;
-    vm.stream("virtio0")?;
-    vm.stream_completed(Duration::from_secs(60))?;
-    let before = vm.agent()?.stat(job)?.total.count;
-    wait_for("the load to go on", Duration::from_secs(30), || {
-        Ok(vm.agent()?.stat(job)?.total.count > before + 50)
-    })?;
-    std::fs::remove_file(&images.base)?;
-    let stat = vm.agent()?.stop(job)?;
-    check(stat.errors == 0, format!("{stat:?}"))?;
-    vm.agent()?.verify("/dev/vda")?;
-    check(vm.agent()?.errors()?.is_empty(), "no kernel errors")?;
-    vm.agent()?.poweroff()?;
-    vm.ended()?;
-    qemu_img::check("qcow2", &images.leaf, false)
+    vec![
+        // These share a guest.
+        trial("live_copy_of_an_idle_disk", live::of_an_idle_disk),
+        trial("live_copy_under_random_writes", live::under_random_writes),
+        trial("live_copy_under_a_file_system", live::under_a_file_system),
+        trial("live_copy_stopped_in_the_middle_and_resumed", live::stopped_and_resumed),
+        trial("live_copy_cluster_by_cluster", live::cluster_by_cluster),
+        trial("live_copy_of_a_chain_switched_twice", live::switched_twice),
+        trial("live_copy_with_the_machine_stopped_and_continued", live::machine_stopped_and_continued),
+        trial("a_bad_target_leaves_the_guest_running", switch::bad_targets),
+        trial("the_guest_is_told_if_notify_says_so", switch::notify),
+        trial("reboot_in_the_middle_of_a_stream", reset::reboot),
+        trial("system_reset_in_the_middle_of_a_stream", reset::system_reset),
+        // These end theirs.
+        trial("two_disks_and_two_cpus_at_once", live::two_disks),
+        trial("power_off_in_the_middle_of_a_stream", reset::power_off),
+        trial("sigterm_in_the_middle_of_a_stream", crash::sigterm),
+        trial("sigkill_in_the_middle_of_a_stream", crash::sigkill),
+        trial("sigkill_after_the_base_was_deleted", crash::sigkill_after_the_end),
+    ]
 }

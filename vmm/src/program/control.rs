@@ -12,6 +12,7 @@ use qmp::types::*;
 use qmp::{Error, ErrorClass, Events, Handler, Result, event};
 
 use super::drive::Drive;
+use super::exports::{Exports, Wish};
 use crate::{Machine, State};
 
 mod blocks;
@@ -32,6 +33,7 @@ pub(super) struct Control {
     pub drives: Vec<Rc<Drive>>,
     pub machine: Option<Rc<Machine>>,
     pub events: Events,
+    pub exports: Exports,
     /// Without a machine: whether `stop` was the last word.
     stopped: Cell<bool>,
     end: RefCell<Option<End>>,
@@ -63,6 +65,7 @@ impl Control {
         Control {
             drives,
             machine,
+            exports: Exports::new(events.clone()),
             events,
             stopped: Cell::new(false),
             end: RefCell::default(),
@@ -89,6 +92,12 @@ impl Control {
     fn drive(&self, device: &str) -> Result<&Rc<Drive>> {
         let found = self.drives.iter().find(|drive| drive.options.id == device);
         found.ok_or_else(|| Error::device_not_found(device))
+    }
+
+    /// A drive that is to be exported, by either of QEMU's names for it.
+    fn exportable(&self, device: &str, node: &str) -> Result<&Rc<Drive>> {
+        let text = || format!("Cannot find device='{device}' nor node-name='{node}'");
+        self.drive(node).map_err(|_| Error::generic(text()))
     }
 
     async fn streams(&self) -> Result<Vec<Progress>> {
@@ -201,6 +210,50 @@ impl Handler for Control {
 
     async fn query_jobs(&self, _: QueryJobs) -> Result<Vec<JobInfo>> {
         Ok(self.streams().await?.into_iter().map(blocks::job).collect())
+    }
+
+    async fn nbd_server_start(&self, arguments: NbdServerStart) -> Result<Empty> {
+        self.exports.start(arguments.addr, arguments.max_connections).await.map(|()| Empty {})
+    }
+
+    async fn nbd_server_add(&self, arguments: NbdServerAdd) -> Result<Empty> {
+        let drive = self.exportable(&arguments.device, &arguments.device)?;
+        let name = arguments.name.unwrap_or(arguments.device);
+        let wish = Wish {
+            id: name.clone(),
+            name,
+            description: arguments.description,
+            // Unlike by `block-export-add`, no error for a read-only disk.
+            writable: arguments.writable.unwrap_or(false) && !drive.options.read_only,
+        };
+        self.exports.add(drive, wish).map(|()| Empty {})
+    }
+
+    async fn nbd_server_remove(&self, arguments: NbdServerRemove) -> Result<Empty> {
+        self.exports.remove(&arguments.name, arguments.mode).await.map(|()| Empty {})
+    }
+
+    async fn nbd_server_stop(&self, _: NbdServerStop) -> Result<Empty> {
+        self.exports.stop().await.map(|()| Empty {})
+    }
+
+    async fn block_export_add(&self, arguments: BlockExportAdd) -> Result<Empty> {
+        let drive = self.exportable("", &arguments.node_name)?;
+        let wish = Wish {
+            id: arguments.id,
+            name: arguments.name.unwrap_or(arguments.node_name),
+            description: arguments.description,
+            writable: arguments.writable.unwrap_or(false),
+        };
+        self.exports.add(drive, wish).map(|()| Empty {})
+    }
+
+    async fn block_export_del(&self, arguments: BlockExportDel) -> Result<Empty> {
+        self.exports.remove(&arguments.id, arguments.mode).await.map(|()| Empty {})
+    }
+
+    async fn query_block_exports(&self, _: QueryBlockExports) -> Result<Vec<BlockExportInfo>> {
+        Ok(self.exports.list())
     }
 
     async fn query_status(&self, _: QueryStatus) -> Result<StatusInfo> {

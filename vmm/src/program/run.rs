@@ -181,6 +181,8 @@ async fn close(
         if let Some(machine) = &machine {
             machine.shutdown().await;
         }
+        // Not running is fine too.
+        let _ = control.exports.stop().await;
         let mut result = Ok(());
         for drive in &control.drives {
             result = result.and(drive.close().await);

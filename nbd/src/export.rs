@@ -1,0 +1,89 @@
+//! What a client can be given: an export, its errors and its extents.
+
+use std::future::Future;
+
+use buf::Buf;
+
+/// Errors of the wire (section "Error values"). Numbers are Linux's of the same name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Errno {
+    /// Not permitted: a write to a read-only export.
+    Perm = 1,
+    /// The storage failed.
+    Io = 5,
+    /// No memory.
+    NoMem = 12,
+    /// A request that makes no sense, or lies outside of the export.
+    Invalid = 22,
+    /// No space left, or a write outside of the export.
+    NoSpace = 28,
+    /// A length that cannot be done at once.
+    Overflow = 75,
+    /// Not done that way.
+    NotSupported = 95,
+    /// The export is going away.
+    Shutdown = 108,
+}
+
+/// A failed request: a number for programs, and a sentence that clients with structured replies get
+/// too.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Error {
+    /// What the client's program sees.
+    pub errno: Errno,
+    /// What a person reads; at most 4096 bytes of it are sent.
+    pub text: String,
+}
+
+/// The result of a request.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error with its sentence.
+    pub fn new(errno: Errno, text: impl Into<String>) -> Self {
+        Error { errno, text: text.into() }
+    }
+}
+
+/// A run of bytes of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Its length in bytes, at least 1.
+    pub len: u64,
+    /// `false`: it reads as zeros and takes no space.
+    pub data: bool,
+    /// For `qemu:allocation-depth`: which image of the chain has it, 1 being the leaf; 0: none.
+    pub depth: u32,
+}
+
+/// What is exported, on its own thread. Offsets and lengths are in bytes.
+///
+/// [`serve`](crate::serve) checks each range against [`Export::size`] before it asks, but the size may
+/// change before the request gets there: bounds are the export's to check too. Writes to a read-only
+/// export never come here. Any number of requests may be in flight. A method that has ended is done:
+/// whatever it held of the export (its leave to be in flight, for one) it has let go, and the answer is
+/// sent afterwards, so that a client that does not read keeps nothing waiting.
+pub trait Export: 'static {
+    /// The size now.
+    fn size(&self) -> u64;
+
+    /// Reads the bytes at `offset` into the whole of `buf`.
+    fn read(&self, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
+
+    /// Writes the whole of `buf` to `offset`.
+    fn write(&self, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
+
+    /// Makes everything durable that was answered before this call, on whatever connection.
+    fn flush(&self) -> impl Future<Output = Result<()>>;
+
+    /// Says that the content of a range is not needed any more.
+    fn trim(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>>;
+
+    /// Makes a range read as zeros; with `may_unmap`, its space may be given back.
+    fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> impl Future<Output = Result<()>>;
+
+    /// The run of one kind at `offset`, no longer than `len`, which is at least 1.
+    fn block_status(&self, offset: u64, len: u64) -> impl Future<Output = Result<Extent>>;
+}

@@ -1,0 +1,328 @@
+//! The handshake: a client learns what there is and chooses an export (section "Fixed newstyle
+//! negotiation").
+
+use std::future::Future;
+
+use buf::Buf;
+
+use crate::connection::{Connection, Disconnect, Link};
+use crate::proto::{self, CONTEXTS, Fields, can, info, option, rep};
+use crate::serve::MAX_REQUEST;
+
+/// The longest data of an option in bytes.
+pub const MAX_OPTION: usize = 64 << 10;
+/// What we say is a good size for requests, in bytes: QEMU says the same.
+const PREFERRED_BLOCK: u32 = 4096;
+
+/// What a client is told of an export.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Info {
+    /// Size in bytes, now.
+    pub size: u64,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// A sentence for people, at most 4096 bytes.
+    pub description: Option<String>,
+}
+
+/// The exports that a client can choose among.
+pub trait Exports {
+    /// What finding an export hands to the caller of [`handshake`].
+    type Found;
+
+    /// All names, each at most 4096 bytes.
+    fn names(&self) -> Vec<String>;
+
+    /// The export of that name. Called once for each time that a client asks; the future may be
+    /// dropped.
+    fn find(&self, name: &str) -> impl Future<Output = Option<(Info, Self::Found)>>;
+}
+
+/// What was agreed: how the transmission goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    pub(crate) structured: bool,
+    pub(crate) read_only: bool,
+    /// Which of [`CONTEXTS`] block status answers.
+    pub(crate) contexts: [bool; 2],
+}
+
+/// Greets a client and serves its options until it chooses an export; `None` where it does not want
+/// one. Reads nothing behind the choice, so that the connection can be handed to [`crate::serve`].
+///
+/// The caller bounds the time: a client may send nothing for ever.
+///
+/// # Errors
+/// [`Disconnect`]: the connection is of no use any more.
+pub async fn handshake<E: Exports>(
+    connection: &Connection,
+    exports: &E,
+) -> Result<Option<(Session, E::Found)>, Disconnect> {
+    let link = Link::new(connection)?;
+    let mut greeting = [proto::MAGIC.to_be_bytes(), proto::OPTION_MAGIC.to_be_bytes()].concat();
+    greeting.extend((proto::FIXED_NEWSTYLE | proto::NO_ZEROES).to_be_bytes());
+    link.send(&greeting, &Buf::new(0)).await?;
+    let mut flags = [0; 4];
+    if !link.fill_or_end(&mut flags).await? {
+        return Ok(None);
+    }
+    let flags = u32::from_be_bytes(flags);
+    let known = u32::from(proto::FIXED_NEWSTYLE | proto::NO_ZEROES);
+    if flags & !known != 0 {
+        return Err(Disconnect::Protocol("sent unknown flags"));
+    }
+    let client = Client {
+        link,
+        fixed: flags & u32::from(proto::FIXED_NEWSTYLE) != 0,
+        no_zeroes: flags & u32::from(proto::NO_ZEROES) != 0,
+        structured: false,
+        contexts: None,
+    };
+    client.options(exports).await
+}
+
+/// The contexts of the last `SET_META_CONTEXT`, and the export that it named.
+type Chosen = Option<(String, [bool; 2])>;
+
+struct Client {
+    link: Link,
+    fixed: bool,
+    no_zeroes: bool,
+    structured: bool,
+    contexts: Chosen,
+}
+
+/// Answers to one option: type and data of each.
+type Answers = Vec<(u32, Vec<u8>)>;
+
+fn error(kind: u32, text: &str) -> Answers {
+    vec![(kind, text.as_bytes().to_vec())]
+}
+
+impl Client {
+    async fn options<E: Exports>(mut self, exports: &E) -> Result<Option<(Session, E::Found)>, Disconnect> {
+        loop {
+            // A client that sends without a pause shares the thread with everybody else.
+            executor::yield_now().await;
+            let mut head = [0; 16];
+            if !self.link.fill_or_end(&mut head).await? {
+                return Ok(None);
+            }
+            let mut fields = Fields(&head);
+            let (Some(proto::OPTION_MAGIC), Some(kind), Some(len)) =
+                (fields.u64(), fields.u32(), fields.u32())
+            else {
+                return Err(Disconnect::Protocol("sent something that is no option"));
+            };
+            if len as usize > MAX_OPTION {
+                self.answer(kind, error(rep::ERR_TOO_BIG, "option too long")).await?;
+                return Err(Disconnect::Protocol("sent an option that is too long"));
+            }
+            let mut data = vec![0; len as usize];
+            self.link.fill(&mut data).await?;
+            if kind == option::EXPORT_NAME {
+                return self.export_name(exports, &data).await.map(Some);
+            }
+            if !self.fixed {
+                return Err(Disconnect::Protocol("sent an option without fixed newstyle negotiation"));
+            }
+            let answers = match kind {
+                option::ABORT => {
+                    // The client need not wait for this answer.
+                    let _ = self.answer(kind, vec![(rep::ACK, Vec::new())]).await;
+                    return Ok(None);
+                }
+                option::LIST if data.is_empty() => list(exports),
+                option::LIST => error(rep::ERR_INVALID, "LIST takes no data"),
+                option::STRUCTURED_REPLY if data.is_empty() => {
+                    self.structured = true;
+                    vec![(rep::ACK, Vec::new())]
+                }
+                option::STRUCTURED_REPLY => error(rep::ERR_INVALID, "STRUCTURED_REPLY takes no data"),
+                option::LIST_META_CONTEXT => self.meta_context(exports, &data, false).await,
+                option::SET_META_CONTEXT => self.meta_context(exports, &data, true).await,
+                option::INFO | option::GO => match self.info(exports, &data).await {
+                    Ok((answers, session, found)) => {
+                        if kind == option::GO {
+                            self.answer(kind, answers).await?;
+                            return Ok(Some((session, found)));
+                        }
+                        answers
+                    }
+                    Err(answers) => answers,
+                },
+                _ => error(rep::ERR_UNSUP, "unknown option"),
+            };
+            self.answer(kind, answers).await?;
+        }
+    }
+
+    async fn answer(&self, option: u32, answers: Answers) -> Result<(), Disconnect> {
+        for (kind, data) in answers {
+            let mut message = proto::OPTION_REPLY_MAGIC.to_be_bytes().to_vec();
+            message.extend(option.to_be_bytes());
+            message.extend(kind.to_be_bytes());
+            message.extend((data.len() as u32).to_be_bytes());
+            message.extend(data);
+            self.link.send(&message, &Buf::new(0)).await?;
+        }
+        Ok(())
+    }
+
+    fn session(&self, name: &str, info: &Info) -> Session {
+        let contexts = match &self.contexts {
+            Some((of, contexts)) if of == name && self.structured => *contexts,
+            _ => [false; 2],
+        };
+        Session { structured: self.structured, read_only: info.read_only, contexts }
+    }
+
+    /// The oldest way to choose, which knows no errors but to hang up.
+    async fn export_name<E: Exports>(
+        &self,
+        exports: &E,
+        data: &[u8],
+    ) -> Result<(Session, E::Found), Disconnect> {
+        let name = std::str::from_utf8(data).ok().filter(|name| name.len() <= proto::MAX_STRING);
+        let name = name.ok_or(Disconnect::Protocol("sent a name that is none"))?;
+        let found = exports.find(name).await;
+        let (info, found) = found.ok_or(Disconnect::Protocol("asked for an export that does not exist"))?;
+        let session = self.session(name, &info);
+        let mut message = info.size.to_be_bytes().to_vec();
+        message.extend(session.transmission_flags().to_be_bytes());
+        if !self.no_zeroes {
+            message.extend([0; 124]);
+        }
+        self.link.send(&message, &Buf::new(0)).await?;
+        Ok((session, found))
+    }
+
+    /// Answers `INFO` and `GO`.
+    async fn info<E: Exports>(
+        &self,
+        exports: &E,
+        data: &[u8],
+    ) -> Result<(Answers, Session, E::Found), Answers> {
+        let malformed = || error(rep::ERR_INVALID, "malformed request for information");
+        let (name, wishes) = parse_info(data).ok_or_else(malformed)?;
+        let (info, found) = exports.find(name).await.ok_or_else(|| unknown(name))?;
+        let session = self.session(name, &info);
+        let item = |kind: u16, data: &[u8]| (rep::INFO, [&kind.to_be_bytes(), data].concat());
+        let size = info.size.to_be_bytes();
+        let mut answers =
+            vec![item(info::EXPORT, &[&size[..], &session.transmission_flags().to_be_bytes()].concat())];
+        for wish in wishes {
+            match wish {
+                info::NAME => answers.push(item(info::NAME, name.as_bytes())),
+                info::DESCRIPTION => {
+                    let text = info.description.iter().map(|text| item(info::DESCRIPTION, text.as_bytes()));
+                    answers.extend(text);
+                }
+                info::BLOCK_SIZE => {
+                    // Any byte can be read and written by itself.
+                    let sizes = [1, PREFERRED_BLOCK, MAX_REQUEST].map(u32::to_be_bytes);
+                    answers.push(item(info::BLOCK_SIZE, sizes.as_flattened()));
+                }
+                // What we do not know is left out ("NBD_OPT_INFO").
+                _ => {}
+            }
+        }
+        answers.push((rep::ACK, Vec::new()));
+        Ok((answers, session, found))
+    }
+
+    /// Answers `LIST_META_CONTEXT` and `SET_META_CONTEXT`.
+    async fn meta_context<E: Exports>(&mut self, exports: &E, data: &[u8], set: bool) -> Answers {
+        if set {
+            // Even where it fails ("NBD_OPT_SET_META_CONTEXT").
+            self.contexts = None;
+        }
+        if !self.structured {
+            return error(rep::ERR_INVALID, "structured replies were not negotiated");
+        }
+        let Some((name, queries)) = parse_queries(data) else {
+            return error(rep::ERR_INVALID, "malformed queries");
+        };
+        if exports.find(name).await.is_none() {
+            return unknown(name);
+        }
+        let asked = |context: &str| match set {
+            true => queries.contains(&context),
+            // A query of a namespace alone lists all that is in it, and no query at all everything.
+            false => {
+                let namespace = |query: &&str| query.ends_with(':') && context.starts_with(*query);
+                queries.is_empty() || queries.iter().any(|query| *query == context || namespace(query))
+            }
+        };
+        let chosen = CONTEXTS.map(asked);
+        let mut answers = Answers::new();
+        for (id, context) in CONTEXTS.iter().enumerate().filter(|(id, _)| chosen[*id]) {
+            // The id means nothing in a list.
+            let id = if set { id as u32 } else { 0 };
+            answers.push((rep::META_CONTEXT, [&id.to_be_bytes(), context.as_bytes()].concat()));
+        }
+        answers.push((rep::ACK, Vec::new()));
+        if set {
+            self.contexts = Some((name.to_owned(), chosen));
+        }
+        answers
+    }
+}
+
+fn unknown(name: &str) -> Answers {
+    // The client knows its name; a long one need not be told back.
+    let text =
+        if name.len() <= 256 { format!("export '{name}' not present") } else { "no such export".into() };
+    error(rep::ERR_UNKNOWN, &text)
+}
+
+fn list<E: Exports>(exports: &E) -> Answers {
+    let server = |name: String| (rep::SERVER, [&(name.len() as u32).to_be_bytes(), name.as_bytes()].concat());
+    let mut answers: Answers = exports.names().into_iter().map(server).collect();
+    answers.push((rep::ACK, Vec::new()));
+    answers
+}
+
+/// The name and the information types of `INFO` and `GO`.
+fn parse_info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
+    let mut fields = Fields(data);
+    let name = fields.string()?;
+    let count = fields.u16()?;
+    let mut wishes = Vec::new();
+    for _ in 0..count {
+        let wish = fields.u16()?;
+        // Asked twice is answered once: bounds what a client can make us send.
+        if !wishes.contains(&wish) && wish <= info::BLOCK_SIZE {
+            wishes.push(wish);
+        }
+    }
+    fields.is_empty().then_some((name, wishes))
+}
+
+/// The name and the queries of the options on metadata contexts.
+fn parse_queries(data: &[u8]) -> Option<(&str, Vec<&str>)> {
+    let mut fields = Fields(data);
+    let name = fields.string()?;
+    let count = fields.u32()?;
+    let mut queries = Vec::new();
+    for _ in 0..count {
+        queries.push(fields.string()?);
+    }
+    fields.is_empty().then_some((name, queries))
+}
+
+impl Session {
+    /// What the export can do, for this client (section "Transmission flags"). Any number of
+    /// connections see one coherent export, and a flush on one is a flush for all: `CAN_MULTI_CONN`.
+    fn transmission_flags(&self) -> u16 {
+        let mut flags = can::HAS_FLAGS | can::FLUSH | can::FUA | can::MULTI_CONN;
+        flags |= match self.read_only {
+            true => can::READ_ONLY,
+            false => can::TRIM | can::WRITE_ZEROES | can::FAST_ZERO,
+        };
+        if self.structured { flags | can::DF } else { flags }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! The transmission: one connection's requests, done where their export lives (section
+//! "Transmission").
+//!
+//! One task reads requests, and with them the data of writes; each request then is a task of its own,
+//! so that replies go out in the order in which requests end. A reply is sent whole before the next
+//! one. Every request holds a slot, and its data bytes of memory, until its reply is sent: a client
+//! that does not read its replies is soon not read from any more, and that is all that it achieves,
+//! since its requests are done with the export before they queue to reply. For the same reason an export
+//! is not asked before all data of a write are here.
+//!
+//! That a reply is sent outside of the export differs from a guest's ring, where an export counts as
+//! drained only when the guest has been told. There the answer is written to memory that a switch or
+//! reset takes away; here it is in our own buffer, and a client's request that a switch overtakes
+//! between its end and its reply was concurrent with that switch: either content is right for it.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use buf::Buf;
+use executor::sync::{Permit, Semaphore};
+
+use crate::connection::{Connection, Disconnect, Link};
+use crate::export::{Errno, Error, Export, Extent, Result};
+use crate::handshake::Session;
+use crate::proto::{CONTEXTS, Request, command, flag};
+use crate::reply::{Answer, Part, Replier, state};
+
+/// The most data of one request in bytes; clients are told, and it is what the protocol lets them
+/// expect (section "Size constraints").
+pub const MAX_REQUEST: u32 = 32 << 20;
+/// Requests of one connection in flight at once, those included whose reply is being sent.
+pub const MAX_REQUESTS: u64 = 64;
+/// Bytes of data of one connection in flight at once: room for one request of the largest size.
+pub const MAX_IN_FLIGHT: u64 = MAX_REQUEST as u64;
+/// The most runs that one request looks at.
+const MAX_EXTENTS: usize = 1024;
+/// From this length in bytes on a read leaves zeros out of its reply; below, looking for them would
+/// cost more than sending them.
+const SPARSE: u32 = 64 << 10;
+
+/// Serves a client's requests until it disconnects, hangs up or [is hung up](Connection::hang_up);
+/// ends when none of them is in flight any more. Runs on the export's executor, and its requests
+/// continue as tasks there: it is not to be dropped before its end.
+///
+/// # Errors
+/// [`Disconnect`], where the connection did not end as the protocol says.
+pub async fn serve<E: Export>(
+    connection: &Connection,
+    session: Session,
+    export: E,
+) -> std::result::Result<(), Disconnect> {
+    let server = Rc::new(Server {
+        link: Link::new(connection)?,
+        session,
+        export,
+        sender: Semaphore::new(1),
+        slots: Semaphore::new(MAX_REQUESTS),
+        memory: Semaphore::new(MAX_IN_FLIGHT),
+        failed: Cell::default(),
+    });
+    let result = server.receive().await;
+    if result.is_err() {
+        // Replies in flight go nowhere: their client is out of step.
+        server.link.hang_up();
+    }
+    // All slots free: no request in flight.
+    server.slots.acquire(MAX_REQUESTS).await;
+    match server.failed.take() {
+        Some(e) => result.and(Err(e.into())),
+        None => result,
+    }
+}
+
+struct Server<E> {
+    link: Link,
+    session: Session,
+    export: E,
+    /// Held by whoever sends a reply.
+    sender: Rc<Semaphore>,
+    slots: Rc<Semaphore>,
+    memory: Rc<Semaphore>,
+    /// Why replies cannot be sent any more.
+    failed: Cell<Option<io::Error>>,
+}
+
+/// What a request keeps until its reply is sent.
+struct Held {
+    _slot: Permit,
+    _memory: Option<Permit>,
+}
+
+fn error<T>(errno: Errno, text: &str) -> Result<T> {
+    Err(Error::new(errno, text))
+}
+
+impl<E: Export> Server<E> {
+    async fn receive(self: &Rc<Self>) -> std::result::Result<(), Disconnect> {
+        loop {
+            // A client that sends without a pause shares the thread with everybody else.
+            executor::yield_now().await;
+            let mut head = [0; Request::LEN];
+            if !self.link.fill_or_end(&mut head).await? {
+                return Ok(());
+            }
+            let Some(request) = Request::parse(&head) else {
+                return Err(Disconnect::Protocol("sent something that is no request"));
+            };
+            if request.command == command::DISC {
+                return Ok(());
+            }
+            let slot = self.slots.acquire(1).await;
+            let writes = request.command == command::WRITE;
+            if writes && request.len > MAX_REQUEST {
+                return Err(Disconnect::Protocol("sent a write that is too long"));
+            }
+            let data = match request.command {
+                command::WRITE => request.len,
+                // A longer one is refused when its turn comes.
+                command::READ if request.len <= MAX_REQUEST => request.len,
+                _ => 0,
+            };
+            let memory = if data > 0 { Some(self.memory.acquire(u64::from(data)).await) } else { None };
+            let held = Held { _slot: slot, _memory: memory };
+            let payload = Buf::new(if writes { data as usize } else { 0 });
+            self.link.fill_buf(&payload).await?;
+            let server = self.clone();
+            executor::spawn(async move {
+                let result = server.perform(request, payload).await;
+                server.reply(request.cookie, result).await;
+                drop(held);
+            });
+        }
+    }
+
+    async fn reply(&self, cookie: u64, result: Result<Answer>) {
+        let _sender = self.sender.acquire(1).await;
+        let replier = Replier { link: &self.link, structured: self.session.structured, cookie };
+        if let Err(e) = replier.send(result).await {
+            // A reply was cut off: nothing that follows could be understood. This also ends `receive`.
+            self.link.hang_up();
+            self.failed.set(Some(e));
+        }
+    }
+
+    async fn perform(&self, request: Request, payload: Buf) -> Result<Answer> {
+        self.check(&request)?;
+        let Request { flags, offset, .. } = request;
+        let len = u64::from(request.len);
+        match request.command {
+            command::READ => return self.read(&request).await,
+            command::BLOCK_STATUS => return self.block_status(&request).await,
+            // The kinds below are only for whom they are of some length.
+            _ if len == 0 && request.command != command::FLUSH => {}
+            command::WRITE => self.export.write(offset, payload).await?,
+            command::TRIM => self.export.trim(offset, len).await?,
+            command::WRITE_ZEROES => {
+                self.export.write_zeroes(offset, len, flags & flag::NO_HOLE == 0).await?
+            }
+            _ => self.export.flush().await?,
+        }
+        if flags & flag::FUA != 0 && request.command != command::FLUSH {
+            self.export.flush().await?;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Refuses what makes no sense (section "Request types").
+    fn check(&self, request: &Request) -> Result<()> {
+        let (known, changes) = match request.command {
+            command::READ if self.session.structured => (flag::DF, false),
+            command::READ | command::FLUSH => (0, false),
+            command::WRITE | command::TRIM => (0, true),
+            command::WRITE_ZEROES => (flag::NO_HOLE | flag::FAST_ZERO, true),
+            command::BLOCK_STATUS => (flag::REQ_ONE, false),
+            _ => return error(Errno::Invalid, "unknown command"),
+        };
+        if request.flags & !(known | flag::FUA) != 0 {
+            return error(Errno::Invalid, "unknown command flags");
+        }
+        if changes && self.session.read_only {
+            return error(Errno::Perm, "the export is read-only");
+        }
+        if request.command == command::FLUSH {
+            return Ok(());
+        }
+        let end = request.offset.checked_add(u64::from(request.len));
+        if end.is_none_or(|end| end > self.export.size()) {
+            let writes = matches!(request.command, command::WRITE | command::WRITE_ZEROES);
+            let errno = if writes { Errno::NoSpace } else { Errno::Invalid };
+            return error(errno, "outside of the export");
+        }
+        if request.flags & flag::FAST_ZERO != 0 && request.command == command::WRITE_ZEROES {
+            // Whether zeros will be fast is not known before they are written, and then a server
+            // "MUST fail quickly" ("NBD_CMD_WRITE_ZEROES").
+            return error(Errno::NotSupported, "zeros may take as long as data");
+        }
+        Ok(())
+    }
+
+    async fn read(&self, request: &Request) -> Result<Answer> {
+        let Request { flags, offset, len, .. } = *request;
+        if len > MAX_REQUEST {
+            return error(Errno::Invalid, "more than 32 MiB at once");
+        }
+        if len == 0 {
+            return Ok(Answer::Done);
+        }
+        let mut parts = vec![Part { len, data: true }];
+        if self.session.structured && len >= SPARSE && flags & flag::DF == 0 {
+            parts = self.parts(offset, len).await?;
+        }
+        // Looked up first and read afterwards: what is written meanwhile may be missed, as by any read
+        // that is concurrent with a write, but what was there before is read.
+        let some_data = parts.iter().any(|part| part.data);
+        let buf = Buf::new(if some_data { len as usize } else { 0 });
+        if some_data {
+            self.export.read(offset, buf.clone()).await?;
+        }
+        match parts.iter().all(|part| part.data) {
+            true => Ok(Answer::Data { offset, buf }),
+            false => Ok(Answer::Sparse { offset, buf, parts }),
+        }
+    }
+
+    /// What of a range is data and what is zeros.
+    async fn parts(&self, offset: u64, len: u32) -> Result<Vec<Part>> {
+        let mut parts: Vec<Part> = Vec::new();
+        let extents = self.extents(offset, len, |_, _| true).await?;
+        let mut left = len;
+        for extent in extents {
+            let len = extent.len as u32;
+            left -= len;
+            match parts.last_mut() {
+                Some(last) if last.data == extent.data => last.len += len,
+                _ => parts.push(Part { len, data: extent.data }),
+            }
+        }
+        // Past so many runs it is not worth to look on.
+        match parts.last_mut() {
+            Some(last) if last.data => last.len += left,
+            _ if left > 0 => parts.push(Part { len: left, data: true }),
+            _ => {}
+        }
+        Ok(parts)
+    }
+
+    /// The runs at `offset`: at least one, at most [`MAX_EXTENTS`], together no longer than `len`, and
+    /// only as long as each `goes_on` after the first.
+    async fn extents(
+        &self,
+        offset: u64,
+        len: u32,
+        goes_on: impl Fn(&Extent, &Extent) -> bool,
+    ) -> Result<Vec<Extent>> {
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut left = u64::from(len);
+        while left > 0 && extents.len() < MAX_EXTENTS {
+            let found = self.export.block_status(offset + u64::from(len) - left, left).await?;
+            let extent = Extent { len: found.len.clamp(1, left), ..found };
+            if extents.first().is_some_and(|first| !goes_on(first, &extent)) {
+                break;
+            }
+            left -= extent.len;
+            extents.push(extent);
+        }
+        Ok(extents)
+    }
+
+    async fn block_status(&self, request: &Request) -> Result<Answer> {
+        let contexts = self.session.contexts;
+        if !contexts.contains(&true) {
+            return error(Errno::Invalid, "no metadata context was negotiated");
+        }
+        if request.len == 0 {
+            return error(Errno::Invalid, "the status of no bytes");
+        }
+        // One extent of each context: as far as none of them changes.
+        let one = request.flags & flag::REQ_ONE != 0;
+        let same = |first: &Extent, next: &Extent| {
+            (0..CONTEXTS.len()).all(|id| !one || !contexts[id] || state(id, first) == state(id, next))
+        };
+        let extents = self.extents(request.offset, request.len, same).await?;
+        Ok(Answer::Status { contexts, extents })
+    }
+}
+
+#[cfg(test)]
+mod tests;

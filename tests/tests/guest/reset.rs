@@ -1,0 +1,86 @@
+//! The guest ends or starts again in the middle of a stream.
+
+use std::fs::remove_file;
+use std::time::Instant;
+
+use guest_images::wire::Fields;
+use serde_json::Value;
+use tests::images::same_bytes;
+use tests::{Failure, STEP, check, qemu_img};
+
+use crate::stage::{Guest, STREAM, Setup, alone, shared};
+
+/// Asserts that the machine was reset, by whom, and that the stream did not notice.
+fn was_reset(guest: &mut Guest, by_guest: bool) -> Result<(), Failure> {
+    let event = guest.vm.qmp.wait_event("RESET", Instant::now() + STEP)?;
+    check(event.data["guest"] == by_guest, format!("who has reset it: {}", event.data))?;
+    check(guest.vm.streams()?.len() == 1, "the stream goes on through a reset")?;
+    Ok(guest.agent()?.wait_reboot(2 * STEP)?)
+}
+
+/// The guest reboots itself: nothing of what it wrote is lost.
+pub fn reboot() -> Result<(), Failure> {
+    shared(|guest| {
+        let old = guest.switch(0)?;
+        let job = guest.load()?;
+        guest.agent()?.stop(job)?;
+        let digest = guest.agent()?.digest("/dev/vda")?;
+        // The answer comes before the guest goes down.
+        guest.agent()?.call("reboot", Fields::new(), STEP)?;
+        guest.vm.stream("virtio0")?;
+        was_reset(guest, true)?;
+        let found = guest.has_all_since(1)?;
+        check(found == digest, "after a reboot everything is as it was written last")?;
+        guest.vm.stream_completed(STREAM)?;
+        remove_file(old)?;
+        Ok(())
+    })
+}
+
+/// The reset button, under load: what was flushed is there.
+pub fn system_reset() -> Result<(), Failure> {
+    shared(|guest| {
+        let old = guest.switch(0)?;
+        let seq = guest.fill()?;
+        guest.load()?;
+        guest.stream(0)?;
+        guest.vm.qmp.execute_json("system_reset", Value::Null)?;
+        was_reset(guest, false)?;
+        guest.has_all_since(seq)?;
+        guest.vm.stream_completed(STREAM)?;
+        remove_file(old)?;
+        Ok(())
+    })
+}
+
+/// The guest powers off: the program ends well, with an image that the next boot goes on with.
+pub fn power_off() -> Result<(), Failure> {
+    alone(Setup::LONG, |guest| {
+        let base = guest.switch(0)?;
+        let copy = guest.images.path("copy.img");
+        std::fs::copy(&base, &copy)?;
+        let seq = guest.fill()?;
+        guest.stream(0)?;
+        guest.power_off()?;
+        is_resumable(guest, seq)?;
+        check(same_bytes(&base, &copy)?, "the base is byte for byte what it was")
+    })
+}
+
+/// The machine has ended in the middle of a stream: its image is valid, the next boot finds everything, and the
+/// stream comes to its end.
+pub fn is_resumable(guest: &mut Guest, oldest: u64) -> Result<u64, Failure> {
+    let leaf = guest.leaf();
+    qemu_img::check("qcow2", &leaf, true)?;
+    let info = qemu_img::info("qcow2", &leaf)?;
+    check(info["backing-filename"].is_string(), "it ended in the middle of the stream")?;
+    guest.boot_again()?;
+    guest.vm.stream("virtio0")?;
+    let digest = guest.has_all_since(oldest)?;
+    guest.vm.stream_completed(STREAM)?;
+    guest.is_unharmed()?;
+    guest.power_off()?;
+    qemu_img::check("qcow2", &leaf, true)?;
+    check(qemu_img::info("qcow2", &leaf)?["backing-filename"].is_null(), "the leaf stands alone")?;
+    Ok(digest)
+}

@@ -1,0 +1,8 @@
+//! NBD exports of the real program, `millrace run --machine none`, with programs of other people as
+//! clients and judges: QEMU's tools, libnbd's, and fio.
+
+mod judges;
+mod live;
+mod map;
+mod rig;
+mod server;

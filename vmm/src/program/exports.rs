@@ -1,0 +1,310 @@
+//! The NBD server: disks exported to clients outside of the guest.
+//!
+//! A connection is accepted here on the main loop, which also leads its handshake; then its descriptor
+//! goes to the thread of the disk that it chose, and all of its data flow there. What stays here is a
+//! clone of the connection, to hang up with, and the wait for the end of its transmission.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use executor::sync::{Event, Permit, Semaphore};
+use executor::{AsyncFd, JoinHandle};
+use nbd::{Connection, Info, Session};
+use qmp::event::BlockExportDeleted;
+use qmp::types::{BlockExportInfo, BlockExportRemoveMode, BlockExportType, SocketAddressLegacy};
+use qmp::{Address, Error, Events, Listener, Result};
+
+use super::drive::Drive;
+use disk::DiskExport;
+
+mod disk;
+
+/// How long a client may take to choose an export: QEMU's bound since 9.1 (CVE-2024-7409).
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Clients at once unless said otherwise: QEMU's default since 9.1.
+const MAX_CONNECTIONS: u64 = 100;
+/// How long a command waits for requests that clients left behind; past it they end by themselves.
+const END: Duration = Duration::from_secs(3);
+/// The pause after a failed accept: the host is out of descriptors, and trying at once would spin.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// The longest string that the NBD protocol allows, in bytes.
+const MAX_STRING: usize = 4096;
+
+/// What the monitor says of the NBD server.
+pub(super) struct Exports {
+    events: Events,
+    server: RefCell<Option<Rc<Server>>>,
+}
+
+/// A wish to export a disk.
+pub(super) struct Wish {
+    pub id: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub writable: bool,
+}
+
+struct Export {
+    wish: Wish,
+    drive: Rc<Drive>,
+    /// No client gets it any more.
+    ending: Cell<bool>,
+}
+
+struct Client {
+    connection: Connection,
+    /// The one that it chose, once it did.
+    export: Option<Rc<Export>>,
+}
+
+/// From one `nbd-server-start` to its stop.
+struct Server {
+    events: Events,
+    /// The oldest first.
+    exports: RefCell<Vec<Rc<Export>>>,
+    clients: RefCell<BTreeMap<u64, Client>>,
+    /// A client is gone.
+    gone: Event,
+    accepting: RefCell<Option<JoinHandle<()>>>,
+}
+
+fn not_running() -> Error {
+    Error::generic("NBD server not running")
+}
+
+/// QEMU's rule for ids: a letter first, then letters, digits and `-._`.
+fn is_well_formed(id: &str) -> bool {
+    id.starts_with(|first: char| first.is_ascii_alphabetic())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
+fn address(addr: SocketAddressLegacy) -> Address {
+    match addr {
+        SocketAddressLegacy::Unix(unix) => Address::Unix(unix.path.into()),
+        SocketAddressLegacy::Inet(inet) => {
+            let host = match inet.host {
+                host if host.is_empty() => "0.0.0.0".into(),
+                host if host.contains(':') => format!("[{host}]"),
+                host => host,
+            };
+            Address::Tcp(format!("{host}:{}", inet.port))
+        }
+    }
+}
+
+impl Exports {
+    pub(super) fn new(events: Events) -> Self {
+        Exports { events, server: RefCell::default() }
+    }
+
+    fn server(&self) -> Result<Rc<Server>> {
+        self.server.borrow().clone().ok_or_else(not_running)
+    }
+
+    /// `nbd-server-start`.
+    pub(super) async fn start(&self, addr: SocketAddressLegacy, max_connections: Option<u64>) -> Result<()> {
+        let running = || Err(Error::generic("NBD server already running"));
+        if self.server.borrow().is_some() {
+            return running();
+        }
+        let address = address(addr);
+        // A host's name may take long to look up.
+        let bound = executor::unblock(move || Listener::bind(&address)).await;
+        let listener = bound.map_err(|e| Error::generic(e.to_string()))?;
+        if self.server.borrow().is_some() {
+            return running();
+        }
+        let listener = AsyncFd::new(listener).map_err(|e| Error::generic(format!("NBD socket: {e}")))?;
+        let server = Rc::new(Server {
+            events: self.events.clone(),
+            exports: RefCell::default(),
+            clients: RefCell::default(),
+            gone: Event::new(),
+            accepting: RefCell::default(),
+        });
+        let slots = match max_connections.unwrap_or(MAX_CONNECTIONS) {
+            0 => u64::MAX,
+            some => some,
+        };
+        let accepting = executor::spawn(server.clone().accept(listener, Semaphore::new(slots)));
+        *server.accepting.borrow_mut() = Some(accepting);
+        *self.server.borrow_mut() = Some(server);
+        Ok(())
+    }
+
+    /// `nbd-server-add` and `block-export-add`.
+    pub(super) fn add(&self, drive: &Rc<Drive>, wish: Wish) -> Result<()> {
+        if !is_well_formed(&wish.id) {
+            return Err(Error::generic("Invalid block export id"));
+        }
+        let server = self.server();
+        let exports = server.as_ref().map(|server| server.exports.borrow().clone()).unwrap_or_default();
+        if exports.iter().any(|export| export.wish.id == wish.id) {
+            return Err(Error::generic(format!("Block export id '{}' is already in use", wish.id)));
+        }
+        if wish.writable && drive.options.read_only {
+            return Err(Error::generic("Cannot export read-only node as writable"));
+        }
+        let server = server?;
+        if wish.name.len() > MAX_STRING {
+            return Err(Error::generic(format!("export name '{}' too long", wish.name)));
+        }
+        if let Some(text) = wish.description.as_ref().filter(|text| text.len() > MAX_STRING) {
+            return Err(Error::generic(format!("description '{text}' too long")));
+        }
+        if exports.iter().any(|export| export.wish.name == wish.name) {
+            let text = format!("NBD server already has export named '{}'", wish.name);
+            return Err(Error::generic(text));
+        }
+        let export = Export { wish, drive: drive.clone(), ending: Cell::new(false) };
+        server.exports.borrow_mut().push(Rc::new(export));
+        Ok(())
+    }
+
+    /// `nbd-server-remove` and `block-export-del`.
+    pub(super) async fn remove(&self, id: &str, mode: Option<BlockExportRemoveMode>) -> Result<()> {
+        let found = self.server.borrow().clone().and_then(|server| {
+            let export = server.exports.borrow().iter().find(|export| export.wish.id == id).cloned();
+            export.map(|export| (server, export))
+        });
+        let (server, export) = found.ok_or_else(|| Error::generic(format!("Export '{id}' is not found")))?;
+        if export.ending.get() {
+            return Err(Error::generic(format!("Export '{id}' has already been shut down")));
+        }
+        if mode != Some(BlockExportRemoveMode::Hard) && server.has_clients(&export) {
+            return Err(Error::generic(format!("export '{id}' still in use")));
+        }
+        server.end(vec![export]).await;
+        Ok(())
+    }
+
+    /// `nbd-server-stop`.
+    pub(super) async fn stop(&self) -> Result<()> {
+        let server = self.server.take().ok_or_else(not_running)?;
+        if let Some(accepting) = server.accepting.take() {
+            accepting.cancel();
+        }
+        let mut exports = server.exports.borrow().clone();
+        exports.reverse();
+        // Clients that have not chosen yet too.
+        for client in server.clients.borrow().values() {
+            client.connection.hang_up();
+        }
+        server.end(exports).await;
+        Ok(())
+    }
+
+    /// `query-block-exports`.
+    pub(super) fn list(&self) -> Vec<BlockExportInfo> {
+        let Ok(server) = self.server() else { return Vec::new() };
+        let describe = |export: &Rc<Export>| BlockExportInfo {
+            id: export.wish.id.clone(),
+            kind: BlockExportType::Nbd,
+            node_name: export.drive.options.id.clone(),
+            shutting_down: export.ending.get(),
+        };
+        server.exports.borrow().iter().rev().map(describe).collect()
+    }
+}
+
+impl Server {
+    fn has_clients(&self, export: &Rc<Export>) -> bool {
+        let has = |client: &Client| client.export.as_ref().is_some_and(|its| Rc::ptr_eq(its, export));
+        self.clients.borrow().values().any(has)
+    }
+
+    /// Disconnects the clients of some exports, and tells of each when the last is gone. Answers then,
+    /// or after [`END`].
+    async fn end(self: &Rc<Self>, exports: Vec<Rc<Export>>) {
+        for export in &exports {
+            export.ending.set(true);
+            for client in self.clients.borrow().values() {
+                if client.export.as_ref().is_some_and(|its| Rc::ptr_eq(its, export)) {
+                    client.connection.hang_up();
+                }
+            }
+        }
+        let server = self.clone();
+        let ending = executor::spawn(async move {
+            for export in exports {
+                while server.has_clients(&export) {
+                    server.gone.wait().await;
+                }
+                server.exports.borrow_mut().retain(|other| !Rc::ptr_eq(other, &export));
+                server.events.emit(&BlockExportDeleted { id: export.wish.id.clone() });
+            }
+        });
+        if executor::timeout(END, ending).await.is_none() {
+            tracing::warn!("NBD: requests of clients that were disconnected take longer than {END:?}");
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: AsyncFd<Listener>, slots: Rc<Semaphore>) {
+        for number in 0.. {
+            // Not accepted rather than turned away: it may wait.
+            let slot = slots.acquire(1).await;
+            let accepted = listener.read_io(Listener::accept).await;
+            match accepted.and_then(Connection::new) {
+                Ok(connection) => {
+                    let client = Client { connection: connection.clone(), export: None };
+                    self.clients.borrow_mut().insert(number, client);
+                    executor::spawn(self.clone().client(number, connection, slot));
+                    executor::yield_now().await;
+                }
+                Err(e) => {
+                    tracing::warn!("accepting an NBD client: {e}");
+                    executor::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn client(self: Rc<Self>, number: u64, connection: Connection, slot: Permit) {
+        match executor::timeout(HANDSHAKE, nbd::handshake(&connection, &*self)).await {
+            Some(Ok(Some((session, export)))) => self.transmit(number, connection, session, export).await,
+            Some(Ok(None)) => {}
+            Some(Err(e)) => tracing::info!("NBD handshake: {e}"),
+            None => tracing::info!("an NBD client did not choose an export within {HANDSHAKE:?}"),
+        }
+        self.clients.borrow_mut().remove(&number);
+        self.gone.notify();
+        drop(slot);
+    }
+
+    async fn transmit(&self, number: u64, connection: Connection, session: Session, export: Rc<Export>) {
+        // It may have been removed while its answer was being sent.
+        if export.ending.get() {
+            return;
+        }
+        if let Some(client) = self.clients.borrow_mut().get_mut(&number) {
+            client.export = Some(export.clone());
+        }
+        let served = export.drive.handle.call(move |disk| async move {
+            if let Err(e) = nbd::serve(&connection, session, DiskExport(disk)).await {
+                tracing::info!("NBD client: {e}");
+            }
+            Ok(())
+        });
+        if let Err(e) = served.await {
+            tracing::warn!("NBD export '{}': {e}", export.wish.name);
+        }
+    }
+}
+
+impl nbd::Exports for Server {
+    type Found = Rc<Export>;
+
+    fn names(&self) -> Vec<String> {
+        self.exports.borrow().iter().map(|export| export.wish.name.clone()).collect()
+    }
+
+    async fn find(&self, name: &str) -> Option<(Info, Rc<Export>)> {
+        let is_it = |export: &&Rc<Export>| export.wish.name == name && !export.ending.get();
+        let export = self.exports.borrow().iter().find(is_it).cloned()?;
+        let size = export.drive.handle.call(|disk| async move { Ok(disk.size()) }).await.ok()?;
+        let description = export.wish.description.clone();
+        Some((Info { size, read_only: !export.wish.writable, description }, export))
+    }
+}
