@@ -5,11 +5,11 @@ use std::rc::Rc;
 use crate::chain::{self, Opener};
 use crate::format::Kind;
 use crate::format::qcow2::create as qcow2_create;
-use crate::format::qcow2::{Qcow2, create::Options};
+use crate::format::qcow2::{Qcow2, create::Options, create::preallocate};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
-pub use crate::format::qcow2::create::Options as Qcow2Options;
+pub use crate::format::qcow2::create::{Options as Qcow2Options, Preallocation};
 
 /// A new image.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,12 @@ pub struct Create {
     pub extended_l2: Option<bool>,
     /// Width of a refcount in bits.
     pub refcount_bits: Option<u32>,
+    /// qcow2's version: 2 (`compat=0.10`) or 3 (`compat=1.1`).
+    pub version: Option<u32>,
+    /// Allows other programs to leave refcounts stale while they have the image open.
+    pub lazy_refcounts: Option<bool>,
+    /// What is allocated from the start.
+    pub preallocation: Preallocation,
 }
 
 /// Creates an image and makes it durable, its name included.
@@ -35,9 +41,14 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
     let qcow2_only = wish.backing.is_some()
         || wish.cluster_size.is_some()
         || wish.extended_l2.is_some()
-        || wish.refcount_bits.is_some();
+        || wish.refcount_bits.is_some()
+        || wish.version.is_some()
+        || wish.lazy_refcounts.is_some();
     if kind == Kind::Raw && qcow2_only {
-        return Err(Error::new(ErrorKind::Invalid, "a raw image has a size and no other options"));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "a raw image has a size, preallocation=falloc or full, and no other options",
+        ));
     }
     let backing_size = match &wish.backing {
         None => None,
@@ -52,13 +63,16 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
     })?;
     let storage = opener.create(name).await?;
     let written = match kind {
-        Kind::Raw => create_raw(&*storage, size).await,
+        Kind::Raw => create_raw(&*storage, size, wish.preallocation).await,
         Kind::Qcow2 => {
             let mut options = Options::new(size);
             options.backing = wish.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
             options.cluster_size = wish.cluster_size.unwrap_or(options.cluster_size);
             // Subclusters want clusters of 16 KiB; a smaller wish alone is no contradiction.
-            let subclusters = options.cluster_size >= 16 << 10;
+            options.version = wish.version.unwrap_or(options.version);
+            options.lazy_refcounts = wish.lazy_refcounts.unwrap_or(false);
+            options.preallocation = wish.preallocation;
+            let subclusters = options.cluster_size >= 16 << 10 && options.version > 2;
             options.extended_l2 = wish.extended_l2.unwrap_or(subclusters);
             options.refcount_bits = wish.refcount_bits.unwrap_or(options.refcount_bits);
             qcow2_create::create(&*storage, &options).await
@@ -80,8 +94,10 @@ async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result
     }
 }
 
-async fn create_raw(storage: &dyn Storage, size: u64) -> Result<()> {
-    storage.truncate(size.next_multiple_of(512)).await?;
+async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocation) -> Result<()> {
+    let size = size.next_multiple_of(512);
+    storage.truncate(size).await?;
+    preallocate::raw(storage, size, preallocation).await?;
     storage.sync().await?;
     storage.sync_name().await
 }

@@ -3,5 +3,6 @@
 
 mod check;
 mod compressed;
+mod create;
 mod map;
 mod support;

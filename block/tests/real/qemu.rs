@@ -43,6 +43,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                     cluster_size: Some(1 << bits),
                     extended_l2: Some(extended),
                     refcount_bits: Some(refcount_bits),
+                    ..Create::default()
                 };
                 if backing {
                     let at = random.below(SIZE as u64 / 2) as usize;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use block::image::{Create, Info};
+use block::image::{Create, Info, Preallocation};
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
 use block::{Kind, image};
@@ -65,6 +65,22 @@ fn wish(
             match key.as_str() {
                 "cluster_size" => wish.cluster_size = Some(options::size(&value)?),
                 "extended_l2" if value == "on" || value == "off" => wish.extended_l2 = Some(value == "on"),
+                "lazy_refcounts" if value == "on" || value == "off" => {
+                    wish.lazy_refcounts = Some(value == "on")
+                }
+                "compat" if value == "0.10" => wish.version = Some(2),
+                "compat" if value == "1.1" => wish.version = Some(3),
+                "preallocation" => {
+                    wish.preallocation = match value.as_str() {
+                        "off" => Preallocation::Off,
+                        "metadata" => Preallocation::Metadata,
+                        "falloc" => Preallocation::Falloc,
+                        "full" => Preallocation::Full,
+                        _ => {
+                            return Err(format!("preallocation={value}: give off, metadata, falloc or full"));
+                        }
+                    }
+                }
                 "refcount_bits" => {
                     let bits = value.parse().map_err(|_| format!("refcount_bits={value}: give a number"))?;
                     wish.refcount_bits = Some(bits);

@@ -106,7 +106,8 @@ pub(super) enum Image {
         /// The backing file's format.
         #[arg(short = 'F', value_name = "FORMAT", requires = "backing")]
         backing_format: Option<Kind>,
-        /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N, backing_file=FILE, backing_fmt=FORMAT.
+        /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
+        /// preallocation=off|metadata|falloc|full, backing_file=FILE, backing_fmt=FORMAT.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.

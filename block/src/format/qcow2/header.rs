@@ -13,6 +13,10 @@ pub(crate) mod incompatible {
     pub(crate) const COMPRESSION_TYPE: u64 = 1 << 3;
     pub(crate) const EXTENDED_L2: u64 = 1 << 4;
 }
+/// Compatible feature bits (bytes 80-87).
+pub(crate) mod compatible {
+    pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
+}
 /// Autoclear feature bits (bytes 88-95).
 pub(crate) mod autoclear {
     pub(crate) const BITMAPS: u64 = 1 << 0;
