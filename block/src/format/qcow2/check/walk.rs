@@ -160,7 +160,8 @@ impl Pass {
             let names = head.u32(12)?;
             let len = 40 + u64::from(head.u32(36)?) + u64::from(names >> 16) + u64::from(names & 0xffff);
             at = (at + len).next_multiple_of(8);
-            if !offset.is_multiple_of(self.header.cluster_size()) || entries * 8 > MAX_L1_BYTES {
+            let aligned = offset.is_multiple_of(self.header.cluster_size());
+            if !aligned || offset >= self.storage.len() || entries * 8 > MAX_L1_BYTES {
                 self.report.corruption(|| format!("ERROR: snapshot {n} has an impossible L1 table"));
                 continue;
             }
