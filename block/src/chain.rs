@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::format::qcow2::Qcow2;
-use crate::format::raw::Raw;
-use crate::format::{Format, Kind};
+use crate::format::{Backing, Format, Kind};
 use crate::node::{LocalFuture, Node};
 use crate::storage::{Identity, Lock, Storage};
 use crate::{Error, ErrorKind, Result};
@@ -61,26 +59,22 @@ pub(crate) async fn open_over(
 ) -> Result<Option<Rc<Node>>> {
     let storage = opener.open(name, true).await?;
     take_lock(&*storage, Lock::Leaf).await?;
-    match kind {
-        Kind::Raw => Ok(None),
-        Kind::Qcow2 => {
-            let image = Qcow2::open(storage.clone(), true).await?;
-            let Some(backing) = image.backing() else { return Ok(None) };
-            if !is_same(opener, name, &backing.name, running).await? {
-                return Ok(None);
-            }
-            if let Some(format) = &backing.format
-                && format != running.kind().name()
-            {
-                let text = format!(
-                    "{name}: records its backing file as {format}, but it runs as {}",
-                    running.kind()
-                );
-                return Err(Error::new(ErrorKind::Invalid, text));
-            }
-            Ok(Some(Node::new(Format::Qcow2(image), storage, Some(running.clone()), true)))
-        }
+    if kind == Kind::Raw {
+        return Ok(None);
     }
+    let image = Format::open(storage.clone(), kind, true).await?;
+    let Some(backing) = image.backing() else { return Ok(None) };
+    if !is_same(opener, name, &backing.name, running).await? {
+        return Ok(None);
+    }
+    let recorded = match &backing.format {
+        Some(format) if format != running.kind().name() => format,
+        // QED says whether it is raw or not, and no more.
+        None if kind == Kind::Qed && running.kind() == Kind::Raw => "not raw",
+        _ => return Ok(Some(Node::new(image, storage, Some(running.clone()), true))),
+    };
+    let text = format!("{name}: records its backing file as {recorded}, but it runs as {}", running.kind());
+    Err(Error::new(ErrorKind::Invalid, text))
 }
 
 /// Whether an image's recorded backing file is the file of `running`, by whatever name.
@@ -136,26 +130,42 @@ fn open_at<'a>(
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         take_lock(&*storage, if writable { Lock::Leaf } else { Lock::Backing }).await?;
-        match kind {
-            Kind::Raw => Ok(Node::new(Format::Raw(Raw::new(storage.clone())), storage, None, writable)),
-            Kind::Qcow2 => {
-                let image = Qcow2::open(storage.clone(), writable).await.map_err(blame)?;
-                let backing = match image.backing() {
-                    None => None,
-                    Some(record) => {
-                        let path = resolve(name, &record.name)?;
-                        let format = record.format.ok_or_else(|| {
-                            let text = format!("{name}: records no format for its backing file; 'qemu-img rebase -u -b FILE -F FORMAT' sets it");
-                            Error::new(ErrorKind::Invalid, text)
-                        })?;
-                        let format = format
-                            .parse::<Kind>()
-                            .map_err(|e| e.context(format!("backing file of {name}")))?;
-                        Some(open_at(opener, &path, format, false, above, Some(name)).await?)
-                    }
-                };
-                Ok(Node::new(Format::Qcow2(image), storage, backing, writable))
+        let image = Format::open(storage.clone(), kind, writable).await.map_err(blame)?;
+        let backing = match image.backing() {
+            None => None,
+            Some(record) => {
+                let path = resolve(name, &record.name)?;
+                let format = backing_kind(opener, name, kind, &record, &path).await?;
+                Some(open_at(opener, &path, format, false, above, Some(name)).await?)
             }
-        }
+        };
+        Ok(Node::new(image, storage, backing, writable))
     })
+}
+
+/// The format of the backing file at `path`, as image `name` of format `kind` records it.
+async fn backing_kind(
+    opener: &dyn Opener,
+    name: &str,
+    kind: Kind,
+    record: &Backing,
+    path: &str,
+) -> Result<Kind> {
+    let blame = |e: Error| e.context(format!("backing file of {name}"));
+    match &record.format {
+        Some(format) => format.parse().map_err(blame),
+        None if kind == Kind::Qed => {
+            let storage = opener.open(path, false).await.map_err(blame)?;
+            Kind::probe(&*storage).await.map_err(blame)?.ok_or_else(|| {
+                let text = format!("{name}: its backing file {path} is neither qcow2 nor QED, and raw only where the image says so");
+                Error::new(ErrorKind::Invalid, text)
+            })
+        }
+        None => {
+            let text = format!(
+                "{name}: records no format for its backing file; 'qemu-img rebase -u -b FILE -F FORMAT' sets it"
+            );
+            Err(Error::new(ErrorKind::Invalid, text))
+        }
+    }
 }

@@ -1,14 +1,21 @@
 //! Image formats: where the bytes of a disk are in a file, and how they come to be there.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
+mod cache;
+mod commit;
 pub mod qcow2;
+mod qed;
 pub(crate) mod raw;
 
+pub(crate) use commit::Reading;
 use qcow2::Qcow2;
+use qed::Qed;
+pub(crate) use qed::create as qed_create;
 use raw::Raw;
 
 /// The formats, by the names that people give them.
@@ -18,6 +25,8 @@ pub enum Kind {
     Raw,
     /// QEMU's copy-on-write format, versions 2 and 3.
     Qcow2,
+    /// QEMU's copy-on-write format without refcounts.
+    Qed,
 }
 
 impl Kind {
@@ -26,7 +35,20 @@ impl Kind {
         match self {
             Kind::Raw => "raw",
             Kind::Qcow2 => "qcow2",
+            Kind::Qed => "qed",
         }
+    }
+
+    /// The copy-on-write format that storage begins like. Only for storage whose content no guest
+    /// chose, or where the answer is checked by other means.
+    pub(crate) async fn probe(storage: &dyn Storage) -> Result<Option<Kind>> {
+        let buf = Buf::new(4);
+        storage.read(0, buf.clone()).await?;
+        Ok(match buf.to_vec().first_chunk() {
+            Some(&qed::header::MAGIC) => Some(Kind::Qed),
+            Some(magic) if u32::from_be_bytes(*magic) == qcow2::header::MAGIC => Some(Kind::Qcow2),
+            _ => None,
+        })
     }
 }
 
@@ -37,6 +59,7 @@ impl std::str::FromStr for Kind {
         match name {
             "raw" => Ok(Kind::Raw),
             "qcow2" => Ok(Kind::Qcow2),
+            "qed" => Ok(Kind::Qed),
             _ => Err(Error::new(ErrorKind::Unsupported, format!("unknown image format '{name}'"))),
         }
     }
@@ -72,10 +95,48 @@ pub(crate) struct Mapping {
     pub granule: u64,
 }
 
+/// What an image says of itself at its beginning.
+pub(crate) struct Summary {
+    /// Size of the disk in bytes.
+    pub size: u64,
+    pub cluster_size: Option<u64>,
+    pub extended_l2: Option<bool>,
+    pub backing: Option<Backing>,
+}
+
+impl Summary {
+    /// Reads no more than the header; nothing is locked or changed.
+    pub(crate) async fn read(storage: &dyn Storage, kind: Kind) -> Result<Self> {
+        let named = |e: Error| e.context(storage.name());
+        Ok(match kind {
+            Kind::Raw => {
+                let size = storage.len().next_multiple_of(512);
+                Summary { size, cluster_size: None, extended_l2: None, backing: None }
+            }
+            Kind::Qcow2 => {
+                let header = Qcow2::read_header(storage).await.map_err(named)?;
+                let (cluster_size, extended_l2) = (header.cluster_size(), header.extended_l2());
+                Summary {
+                    size: header.size,
+                    cluster_size: Some(cluster_size),
+                    extended_l2: Some(extended_l2),
+                    backing: header.backing,
+                }
+            }
+            Kind::Qed => {
+                let (header, backing) = Qed::read_header(storage).await.map_err(named)?;
+                let cluster_size = Some(header.cluster_size);
+                Summary { size: header.size, cluster_size, extended_l2: None, backing }
+            }
+        })
+    }
+}
+
 /// An image's metadata.
 pub(crate) enum Format {
     Raw(Raw),
     Qcow2(Rc<Qcow2>),
+    Qed(Rc<Qed>),
 }
 
 /// Space for clusters that are being written. Nobody sees them before [`Format::commit`]; dropped
@@ -86,14 +147,70 @@ pub(crate) struct Reservation {
     pub len: u64,
     /// Where `offset` is in the storage; the range is contiguous there.
     pub host: u64,
-    pub(crate) claim: qcow2::Claim,
+    pub(crate) claim: Claim,
+}
+
+/// Host clusters that were allocated for a reservation; dropped with them, they are given back.
+pub(crate) struct Claim {
+    pub(crate) image: Rc<dyn Owner>,
+    pub(crate) fresh: Option<Range<u64>>,
+}
+
+/// An image that takes host clusters back.
+pub(crate) trait Owner {
+    /// Frees clusters once the next commit has made the disappearance of their reference durable.
+    fn free_later(&self, range: Range<u64>);
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(fresh) = self.fresh.take() {
+            self.image.free_later(fresh);
+        }
+    }
+}
+
+/// The backing file as an image records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backing {
+    pub name: String,
+    /// `None` where it is not recorded. Never to be guessed: the guest wrote the file's content.
+    pub format: Option<String>,
 }
 
 impl Format {
+    /// Reads the metadata of an image; for writing, repairs it where the format asks for that.
+    pub(crate) async fn open(storage: Rc<dyn Storage>, kind: Kind, writable: bool) -> Result<Self> {
+        Ok(match kind {
+            Kind::Raw => Format::Raw(Raw::new(storage)),
+            Kind::Qcow2 => Format::Qcow2(Qcow2::open(storage, writable).await?),
+            Kind::Qed => Format::Qed(Qed::open(storage, writable).await?),
+        })
+    }
+
+    /// The backing file as the image records it.
+    pub(crate) fn backing(&self) -> Option<Backing> {
+        match self {
+            Format::Raw(_) => None,
+            Format::Qcow2(qcow2) => qcow2.backing(),
+            Format::Qed(qed) => qed.backing(),
+        }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Format::Raw(_) => Kind::Raw,
             Format::Qcow2(_) => Kind::Qcow2,
+            Format::Qed(_) => Kind::Qed,
+        }
+    }
+
+    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    pub(crate) fn reading(&self) -> Option<Reading> {
+        match self {
+            Format::Raw(_) => None,
+            Format::Qcow2(qcow2) => Some(qcow2.reading()),
+            Format::Qed(qed) => Some(qed.reading()),
         }
     }
 
@@ -102,6 +219,7 @@ impl Format {
         match self {
             Format::Raw(raw) => raw.size(),
             Format::Qcow2(qcow2) => qcow2.size(),
+            Format::Qed(qed) => qed.size(),
         }
     }
 
@@ -110,6 +228,7 @@ impl Format {
         match self {
             Format::Raw(_) => 1,
             Format::Qcow2(qcow2) => qcow2.cluster_size(),
+            Format::Qed(qed) => qed.cluster_size(),
         }
     }
 
@@ -118,6 +237,7 @@ impl Format {
         match self {
             Format::Raw(raw) => raw.map(offset, len).await,
             Format::Qcow2(qcow2) => qcow2.map(offset, len).await,
+            Format::Qed(qed) => qed.map(offset, len).await,
         }
     }
 
@@ -139,6 +259,7 @@ impl Format {
         match self {
             Format::Raw(raw) => Err(raw.never_allocates()),
             Format::Qcow2(qcow2) => qcow2.reserve(offset, len).await,
+            Format::Qed(qed) => qed.reserve(offset, len).await,
         }
     }
 
@@ -147,6 +268,7 @@ impl Format {
         match self {
             Format::Raw(raw) => Err(raw.never_allocates()),
             Format::Qcow2(qcow2) => qcow2.commit(reservation).await,
+            Format::Qed(qed) => qed.commit(reservation).await,
         }
     }
 
@@ -156,6 +278,7 @@ impl Format {
         match self {
             Format::Raw(raw) => raw.zero(offset, len).await,
             Format::Qcow2(qcow2) => qcow2.zero(offset, len).await,
+            Format::Qed(qed) => qed.zero(offset, len).await,
         }
     }
 
@@ -164,6 +287,7 @@ impl Format {
         match self {
             Format::Raw(_) => 1,
             Format::Qcow2(qcow2) => qcow2.subcluster_size(),
+            Format::Qed(qed) => qed.cluster_size(),
         }
     }
 
@@ -173,6 +297,7 @@ impl Format {
         match self {
             Format::Raw(_) => Ok(()),
             Format::Qcow2(qcow2) => qcow2.make_room(size).await,
+            Format::Qed(_) => Err(Error::new(ErrorKind::Unsupported, "resizing QED images is not supported")),
         }
     }
 
@@ -181,6 +306,7 @@ impl Format {
         match self {
             Format::Raw(raw) => raw.set_size(size).await,
             Format::Qcow2(qcow2) => qcow2.set_size(size).await,
+            Format::Qed(_) => Err(Error::new(ErrorKind::Unsupported, "resizing QED images is not supported")),
         }
     }
 
@@ -189,6 +315,7 @@ impl Format {
         match self {
             Format::Raw(_) => storage.sync().await,
             Format::Qcow2(qcow2) => qcow2.flush().await,
+            Format::Qed(qed) => qed.flush().await,
         }
     }
 
@@ -197,6 +324,7 @@ impl Format {
         match self {
             Format::Raw(_) => Ok(()),
             Format::Qcow2(qcow2) => qcow2.drop_backing().await,
+            Format::Qed(qed) => qed.drop_backing().await,
         }
     }
 
@@ -205,6 +333,7 @@ impl Format {
         match self {
             Format::Raw(_) => storage.sync().await,
             Format::Qcow2(qcow2) => qcow2.close().await,
+            Format::Qed(qed) => qed.close().await,
         }
     }
 }

@@ -3,9 +3,8 @@
 use std::rc::Rc;
 
 use crate::chain::{self, Opener};
-use crate::format::Kind;
-use crate::format::qcow2::create as qcow2_create;
-use crate::format::qcow2::{Qcow2, create::Options, create::preallocate};
+use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
+use crate::format::{Kind, Summary, qed_create};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
@@ -30,6 +29,8 @@ pub struct Create {
     pub lazy_refcounts: Option<bool>,
     /// What is allocated from the start.
     pub preallocation: Preallocation,
+    /// Size of QED's tables in clusters.
+    pub table_size: Option<u64>,
 }
 
 /// Creates an image and makes it durable, its name included.
@@ -38,17 +39,25 @@ pub struct Create {
 /// `Invalid` where the wishes contradict each other or the backing file cannot be opened; what the
 /// file system says.
 pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
-    let qcow2_only = wish.backing.is_some()
-        || wish.cluster_size.is_some()
-        || wish.extended_l2.is_some()
+    let for_qcow2 = wish.extended_l2.is_some()
         || wish.refcount_bits.is_some()
         || wish.version.is_some()
         || wish.lazy_refcounts.is_some();
-    if kind == Kind::Raw && qcow2_only {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "a raw image has a size, preallocation=falloc or full, and no other options",
-        ));
+    let for_qed = wish.table_size.is_some();
+    let for_both = wish.backing.is_some() || wish.cluster_size.is_some();
+    let refused = match kind {
+        Kind::Raw if for_both || for_qcow2 || for_qed => {
+            "a raw image has a size, preallocation=falloc or full, and no other options"
+        }
+        Kind::Qcow2 if for_qed => "table_size is an option of QED",
+        Kind::Qed if for_qcow2 => {
+            "extended_l2, refcount_bits, compat and lazy_refcounts are options of qcow2"
+        }
+        Kind::Qed if wish.preallocation != Preallocation::Off => "QED has no preallocation",
+        _ => "",
+    };
+    if !refused.is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, refused));
     }
     let backing_size = match &wish.backing {
         None => None,
@@ -76,6 +85,13 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
             options.extended_l2 = wish.extended_l2.unwrap_or(subclusters);
             options.refcount_bits = wish.refcount_bits.unwrap_or(options.refcount_bits);
             qcow2_create::create(&*storage, &options).await
+        }
+        Kind::Qed => {
+            let mut options = qed_create::Options::new(size);
+            options.backing = wish.backing.clone();
+            options.cluster_size = wish.cluster_size.unwrap_or(options.cluster_size);
+            options.table_size = wish.table_size.unwrap_or(options.table_size);
+            qed_create::create(&*storage, &options).await
         }
     };
     written.map_err(|e| e.context(format!("creating {name}")))
@@ -105,10 +121,7 @@ async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocati
 /// Size of the disk in bytes, without opening the chain or locking anything.
 async fn image_size(opener: &dyn Opener, name: &str, kind: Kind) -> Result<u64> {
     let storage = opener.open(name, false).await?;
-    match kind {
-        Kind::Raw => Ok(storage.len().next_multiple_of(512)),
-        Kind::Qcow2 => Ok(Qcow2::read_header(&*storage).await.map_err(|e| e.context(name))?.size),
-    }
+    Ok(Summary::read(&*storage, kind).await?.size)
 }
 
 /// What an image says of itself.
@@ -135,25 +148,16 @@ pub struct Info {
 /// Looks at an image's header; nothing is locked, so an image in use can be looked at.
 pub async fn info(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
     let storage: Rc<dyn Storage> = opener.open(name, false).await?;
-    let mut info = Info {
+    let summary = Summary::read(&*storage, kind).await?;
+    let (backing, backing_format) = summary.backing.map(|b| (b.name, b.format)).unzip();
+    Ok(Info {
         name: name.to_owned(),
         format: kind,
-        virtual_size: storage.len().next_multiple_of(512),
+        virtual_size: summary.size,
         file_len: storage.len(),
-        cluster_size: None,
-        extended_l2: None,
-        backing: None,
-        backing_format: None,
-    };
-    if kind == Kind::Qcow2 {
-        let header = Qcow2::read_header(&*storage).await.map_err(|e| e.context(name))?;
-        info.virtual_size = header.size;
-        info.cluster_size = Some(header.cluster_size());
-        info.extended_l2 = Some(header.extended_l2());
-        if let Some(backing) = header.backing {
-            info.backing = Some(backing.name);
-            info.backing_format = backing.format;
-        }
-    }
-    Ok(info)
+        cluster_size: summary.cluster_size,
+        extended_l2: summary.extended_l2,
+        backing,
+        backing_format: backing_format.flatten(),
+    })
 }

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use futures_util::StreamExt;
 
 use crate::buf::Pool;
-use crate::format::qcow2::Reading;
 use crate::format::{Format, Kind, What};
 use crate::ranges::{RangeGuard, RangeLocks};
 use crate::storage::{Lock, Storage};
@@ -120,13 +119,6 @@ impl Node {
         self.storage.lock(Lock::Backing)
     }
 
-    pub(crate) fn reading(&self) -> Option<Reading> {
-        match &self.format {
-            Format::Raw(_) => None,
-            Format::Qcow2(qcow2) => Some(qcow2.reading()),
-        }
-    }
-
     /// Locks the clusters of a range.
     pub(crate) async fn lock(&self, range: Range<u64>) -> RangeGuard {
         let cluster = self.cluster_size();
@@ -137,7 +129,7 @@ impl Node {
     /// Reads from the chain into the whole of `buf`. What lies past the image's end reads as zeros.
     pub(crate) fn read(&self, offset: u64, buf: Buf) -> LocalFuture<'_, Result<()>> {
         Box::pin(async move {
-            let _reading = self.reading();
+            let _reading = self.format.reading();
             let end = offset + buf.len() as u64;
             let inside = end.min(self.size()).saturating_sub(offset);
             if inside < buf.len() as u64 {
@@ -181,7 +173,7 @@ impl Node {
 
     /// Writes the whole of `buf`, which lies inside of the disk.
     pub(crate) async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let _reading = self.reading();
+        let _reading = self.format.reading();
         let mut at = 0;
         while at < buf.len() {
             let pos = offset + at as u64;

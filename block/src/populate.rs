@@ -75,7 +75,7 @@ async fn offload(
     let Some(source) = backing.locate(range.start, range.end.saturating_sub(range.start)).await? else {
         return Ok(None);
     };
-    let _reading = source.node.reading();
+    let _reading = source.node.format().reading();
     let len = source.len.min(range.end - range.start);
     let len = len - len % unit;
     let storage = leaf.storage();

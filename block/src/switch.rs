@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::chain;
 use crate::disk::{Claim, Disk};
-use crate::format::Kind;
+use crate::format::{Kind, Summary};
 use crate::node::Node;
 use crate::{Error, ErrorKind, Result};
 
@@ -108,16 +108,14 @@ impl Disk {
             Error::new(ErrorKind::Invalid, text)
         };
         let probe = self.opener.open(name, false).await?;
-        let header = crate::format::qcow2::Qcow2::read_header(&*probe).await.map_err(|e| match e.kind() {
-            ErrorKind::Invalid => refuse(),
-            _ => e.context(name),
-        })?;
+        let kind = Kind::probe(&*probe).await?.ok_or_else(refuse)?;
+        let header = Summary::read(&*probe, kind).await?;
         drop(probe);
         let backing = header.backing.ok_or_else(refuse)?;
         if !writable || !chain::is_same(&*self.opener, name, &backing.name, old).await? {
             return Err(refuse());
         }
-        chain::open_over(&*self.opener, name, Kind::Qcow2, old).await?.ok_or_else(refuse)
+        chain::open_over(&*self.opener, name, kind, old).await?.ok_or_else(refuse)
     }
 }
 

@@ -48,19 +48,43 @@ fn options(cluster_size: u64, extended_l2: bool) -> Create {
     Create { cluster_size: Some(cluster_size), extended_l2: Some(extended_l2), ..Create::default() }
 }
 
-fn some_layout() -> Create {
-    let layout = match random(4) {
-        0 => options(512, false),
-        1 => options(4096, false),
-        2 => options(16 << 10, true),
-        _ => options(64 << 10, random(2) == 0),
-    };
-    Create { refcount_bits: Some(1 << random(7)), ..layout }
+fn qed(cluster_size: u64, table_size: u64) -> Create {
+    Create { cluster_size: Some(cluster_size), table_size: Some(table_size), ..Create::default() }
 }
 
-async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
-    let wish = Create { backing: Some((backing.to_owned(), kind)), ..some_layout() };
-    image::create(files, name, Kind::Qcow2, &wish).await.unwrap();
+fn some_layout() -> (Kind, Create) {
+    let qcow2 = |layout| (Kind::Qcow2, Create { refcount_bits: Some(1 << random(7)), ..layout });
+    match random(7) {
+        0 => qcow2(options(512, false)),
+        1 => qcow2(options(4096, false)),
+        2 => qcow2(options(16 << 10, true)),
+        3 => qcow2(options(64 << 10, random(2) == 0)),
+        4 => (Kind::Qed, qed(4096, 1 << random(5))),
+        5 => (Kind::Qed, qed(16 << 10, 1)),
+        _ => (Kind::Qed, qed(64 << 10, 2)),
+    }
+}
+
+/// Creates an image of any layout, and answers its format.
+async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) -> Kind {
+    let (leaf, wish) = some_layout();
+    let wish = Create { backing: Some((backing.to_owned(), kind)), ..wish };
+    image::create(files, name, leaf, &wish).await.unwrap();
+    leaf
+}
+
+async fn create_qcow2_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
+    while create_over(files, name, backing, kind).await != Kind::Qcow2 {}
+}
+
+/// Judges an image by its specification alone.
+fn check(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks) {
+    let content = files.get(name).unwrap().content();
+    match kind {
+        Kind::Raw => {}
+        Kind::Qcow2 => model::check_refcounts(&content, leaks),
+        Kind::Qed => model::check_qed(&content, leaks),
+    }
 }
 
 /// Opens a disk; its events go into the list.
@@ -93,10 +117,10 @@ fn live_copy_under_a_busy_guest() {
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work(60))).collect();
 
-        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
         files.get("leaf").unwrap().set_faults(Faults { delay: 300, ..Faults::default() });
         executor::sleep(Duration::from_micros(random(2000))).await;
-        let format = (random(2) == 0).then_some(Kind::Qcow2);
+        let format = (random(2) == 0).then_some(kind);
         let target = Target { name: "leaf".into(), format, notify: random(2) == 0 };
         disk.prepare_switch(&target).await.unwrap().commit(DEADLINE).await.unwrap();
         let base_after_switch = files.get("base").unwrap().content();
@@ -131,10 +155,10 @@ fn live_copy_under_a_busy_guest() {
         disk.close().await.unwrap();
 
         // Opened again, alone, it is all there, and its metadata is exact.
-        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
         assert!(disk.leaf().backing().is_none());
         guest.verify_on(&disk).await;
-        model::check_refcounts(&files.get("leaf").unwrap().content(), model::Leaks::None);
+        check(&files, "leaf", kind, model::Leaks::None);
     });
 }
 
@@ -144,8 +168,8 @@ fn single_clusters_stream_to_the_end() {
         let files = SimDir::new();
         let content = base_content(200);
         files.add("base", content.clone());
-        create_over(&files, "leaf", "base", Kind::Raw).await;
-        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", kind).await;
         let guest = Guest::new(disk.clone(), content);
         guest.clone().work(10).await;
         let mut last = 0;
@@ -171,10 +195,10 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
-        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
-        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let (disk, events) = open(&files, "leaf", kind).await;
         files.cut_after(1 + random(150));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();
@@ -195,8 +219,8 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
             // After the event the old image can be deleted, whatever dies next.
             after.add("base", Vec::new());
         }
-        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
-        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        check(&after, "leaf", kind, model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", kind).await;
         assert!(!completed || disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
 
@@ -207,6 +231,14 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         }
         assert!(disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
+        disk.close().await.unwrap();
+        // qcow2's leaks are repaired by nobody yet.
+        check(
+            &after,
+            "leaf",
+            kind,
+            if kind == Kind::Qed { model::Leaks::None } else { model::Leaks::Allowed },
+        );
     });
 }
 
@@ -269,13 +301,13 @@ fn chains_are_refused_by_name() {
     Executor::simulated(1).block_on(async {
         let files = SimDir::new();
         files.add("base", base_content(10));
-        create_over(&files, "a", "base", Kind::Raw).await;
-        create_over(&files, "b", "a", Kind::Qcow2).await;
-        assert!(chain::open(&*files, "b", Kind::Qcow2, true).await.is_ok());
+        let a = create_over(&files, "a", "base", Kind::Raw).await;
+        let b = create_over(&files, "b", "a", a).await;
+        assert!(chain::open(&*files, "b", b, true).await.is_ok());
         // `a` over `b` over `a`.
-        let looped = Create { backing: Some(("b".into(), Kind::Qcow2)), ..Create::default() };
-        image::create(&*files, "a", Kind::Qcow2, &looped).await.unwrap();
-        let error = chain::open(&*files, "b", Kind::Qcow2, true).await.err().unwrap();
+        let looped = Create { backing: Some(("b".into(), b)), ..Create::default() };
+        image::create(&*files, "a", a, &looped).await.unwrap();
+        let error = chain::open(&*files, "b", b, true).await.err().unwrap();
         assert!(error.to_string().contains("loop"), "{error}");
         let missing = Create { backing: Some(("gone".into(), Kind::Raw)), ..Create::default() };
         let error = image::create(&*files, "c", Kind::Qcow2, &missing).await.err().unwrap();

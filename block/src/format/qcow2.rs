@@ -20,11 +20,13 @@ use std::rc::{Rc, Weak};
 
 use executor::sync::Semaphore;
 
+use super::cache::{ByteOrder, Cache};
+use super::commit::{Ahead, Commits, Quarantine, Reading};
+use super::{Backing, Owner};
 use crate::check::Repair;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
-mod cache;
 pub(crate) mod check;
 mod commit;
 pub(crate) mod compressed;
@@ -36,8 +38,7 @@ mod refcounts;
 mod reserved;
 mod resize;
 
-use cache::Cache;
-use header::{Backing, Header};
+use header::Header;
 use refcounts::Refcounts;
 
 /// Memory for tables of one image, in bytes: L2 tables, and an eighth as much again for refcounts.
@@ -78,30 +79,19 @@ pub struct Qcow2 {
     /// New L2 tables are made one at a time.
     tables: Rc<Semaphore>,
     unpacked: compressed::Unpacked,
-    commits: commit::Commits,
-    ahead: commit::Ahead,
-    /// Counts operations on host clusters, so that a freed one is not used again under them.
-    readers: RefCell<Rc<()>>,
+    commits: Commits,
+    ahead: Rc<Ahead>,
+    quarantine: Quarantine,
+    /// The header is changed by one at a time.
+    patching: Rc<Semaphore>,
     changed: Cell<bool>,
 }
 
-/// What a reservation holds of the image.
-pub(crate) struct Claim {
-    image: Rc<Qcow2>,
-    /// Host clusters that were allocated for it.
-    fresh: Option<Range<u64>>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(fresh) = self.fresh.take() {
-            self.image.refcounts.free_later(fresh);
-        }
+impl Owner for Qcow2 {
+    fn free_later(&self, range: Range<u64>) {
+        self.refcounts.free_later(range);
     }
 }
-
-/// Holds off the reuse of clusters that are freed while it lives.
-pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<()>);
 
 impl Qcow2 {
     /// Reads the metadata of an image. Nothing is written before the first change.
@@ -134,13 +124,14 @@ impl Qcow2 {
             this: this.clone(),
             backing: RefCell::new(header.backing.clone()),
             l1: RefCell::new(l1),
-            l2: Cache::new(storage.clone(), header.cluster_size(), CACHE),
+            l2: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), CACHE),
             refcounts,
             tables: Semaphore::new(1),
             unpacked: compressed::Unpacked::default(),
-            commits: commit::Commits::default(),
-            ahead: commit::Ahead::default(),
-            readers: RefCell::default(),
+            commits: Commits::default(),
+            ahead: Ahead::new(),
+            quarantine: Quarantine::default(),
+            patching: Semaphore::new(1),
             changed: Cell::new(false),
             size: Cell::new(header.size),
             header,
@@ -179,9 +170,9 @@ impl Qcow2 {
         self.backing.borrow().clone()
     }
 
-    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    /// See [`Quarantine::reading`].
     pub(crate) fn reading(&self) -> Reading {
-        Reading(self.readers.borrow().clone())
+        self.quarantine.reading()
     }
 
     fn corrupt(&self, what: impl std::fmt::Display) -> Error {

@@ -31,11 +31,11 @@ async fn stream_on_and_off(disk: Rc<Disk>, rounds: u64) {
     wait_for_stream(&disk).await;
 }
 
-async fn close_and_check(files: &Rc<SimDir>, name: &str, disk: Rc<Disk>, guest: &Rc<Guest>) {
+async fn close_and_check(files: &Rc<SimDir>, name: &str, kind: Kind, disk: Rc<Disk>, guest: &Rc<Guest>) {
     disk.close().await.unwrap();
     drop(disk);
-    model::check_refcounts(&files.get(name).unwrap().content(), model::Leaks::Allowed);
-    let (disk, _) = open(files, name, Kind::Qcow2).await;
+    check(files, name, kind, model::Leaks::Allowed);
+    let (disk, _) = open(files, name, kind).await;
     guest.verify_on(&disk).await;
 }
 
@@ -45,8 +45,8 @@ fn failed_reads_and_writes_reach_whoever_asked() {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
-        create_over(&files, "leaf", "base", Kind::Raw).await;
-        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", kind).await;
         let (base, leaf) = (files.get("base").unwrap(), files.get("leaf").unwrap());
         let faults = Faults { read: 30, write: 30, delay: 100, ..Faults::default() };
         base.set_faults(faults);
@@ -66,8 +66,8 @@ fn failed_reads_and_writes_reach_whoever_asked() {
                 worker.await;
             }
             let after = files.after_power_cut();
-            model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
-            let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+            check(&after, "leaf", kind, model::Leaks::Allowed);
+            let (disk, _) = open(&after, "leaf", kind).await;
             guest.verify_after_power_cut(&disk).await;
             return;
         }
@@ -80,7 +80,7 @@ fn failed_reads_and_writes_reach_whoever_asked() {
             stream_to_the_end(&disk, &events).await;
         }
         guest.verify().await;
-        close_and_check(&files, "leaf", disk, &guest).await;
+        close_and_check(&files, "leaf", kind, disk, &guest).await;
     });
 }
 
@@ -112,8 +112,8 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
         let files = SimDir::new();
         let content = base_content(400);
         files.add("base", content.clone());
-        create_over(&files, "leaf", "base", Kind::Raw).await;
-        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", kind).await;
         let leaf = files.get("leaf").unwrap();
         let limit = leaf.content().len() as u64 + random(300 << 10);
         leaf.set_faults(Faults { limit: Some(limit), delay: 100, ..Faults::default() });
@@ -124,10 +124,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
             worker.await;
         }
         guest.verify().await;
-        model::check_refcounts(
-            &files.after_power_cut().get("leaf").unwrap().content(),
-            model::Leaks::Allowed,
-        );
+        check(&files.after_power_cut(), "leaf", kind, model::Leaks::Allowed);
         leaf.set_faults(Faults::default());
         guest.clone().work(20).await;
         guest.flush_now().await.unwrap();
@@ -135,7 +132,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
             stream_to_the_end(&disk, &events).await;
         }
         guest.verify().await;
-        close_and_check(&files, "leaf", disk, &guest).await;
+        close_and_check(&files, "leaf", kind, disk, &guest).await;
     });
 }
 
@@ -145,8 +142,8 @@ fn a_failed_sync_is_never_forgotten() {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
-        create_over(&files, "leaf", "base", Kind::Raw).await;
-        let (disk, events) = open(&files, "leaf", Kind::Qcow2).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, events) = open(&files, "leaf", kind).await;
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let guest = Guest::new(disk.clone(), content);
@@ -163,8 +160,8 @@ fn a_failed_sync_is_never_forgotten() {
         guest.verify().await;
         assert!(disk.close().await.is_err());
         let after = files.after_power_cut();
-        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
-        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        check(&after, "leaf", kind, model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", kind).await;
         guest.verify_after_power_cut(&disk).await;
     });
 }
@@ -175,18 +172,18 @@ fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
         let files = SimDir::new();
         let content = base_content(300);
         files.add("base", content.clone());
-        create_over(&files, "old", "base", Kind::Raw).await;
-        create_over(&files, "new", "old", Kind::Qcow2).await;
+        let old = create_over(&files, "old", "base", Kind::Raw).await;
+        let new = create_over(&files, "new", "old", old).await;
         for name in ["base", "old", "new"] {
             files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
         }
-        let (disk, events) = open(&files, "old", Kind::Qcow2).await;
+        let (disk, events) = open(&files, "old", old).await;
         let guest = Guest::new(disk.clone(), content);
         guest.clone().work(random(20)).await;
         files.cut_after(1 + random(250));
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(50))).collect();
         executor::sleep(Duration::from_micros(random(5000))).await;
-        let target = Target { name: "new".into(), format: Some(Kind::Qcow2), notify: false };
+        let target = Target { name: "new".into(), format: Some(new), notify: false };
         if let Ok(prepared) = disk.prepare_switch(&target).await {
             let _ = prepared.commit(DEADLINE).await;
         }
@@ -199,16 +196,15 @@ fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
         wait_for_stream(&disk).await;
         let runs_on = disk.leaf().name().to_owned();
         let after = files.after_power_cut();
-        for name in ["old", "new"] {
-            model::check_refcounts(&after.get(name).unwrap().content(), model::Leaks::Allowed);
-        }
+        check(&after, "old", old, model::Leaks::Allowed);
+        check(&after, "new", new, model::Leaks::Allowed);
         if events.borrow().iter().any(|DiskEvent::StreamCompleted { error, .. }| error.is_none()) {
             after.add("base", Vec::new());
             if runs_on == "new" {
                 after.add("old", Vec::new());
             }
         }
-        let (disk, events) = open(&after, &runs_on, Kind::Qcow2).await;
+        let (disk, events) = open(&after, &runs_on, if runs_on == "new" { new } else { old }).await;
         guest.verify_after_power_cut(&disk).await;
         if disk.leaf().backing().is_some() {
             stream_to_the_end(&disk, &events).await;
@@ -229,9 +225,9 @@ fn streams_are_stopped_and_started_while_images_are_switched() {
         for n in 0..3 {
             let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work(25))).collect();
             let name = format!("leaf{n}");
-            create_over(&files, &name, &below.0, below.1).await;
+            let kind = create_over(&files, &name, &below.0, below.1).await;
             files.get(&name).unwrap().set_faults(Faults { delay: 200, ..Faults::default() });
-            let target = Target { name: name.clone(), format: Some(Kind::Qcow2), notify: false };
+            let target = Target { name: name.clone(), format: Some(kind), notify: false };
             disk.prepare_switch(&target).await.unwrap().commit(DEADLINE).await.unwrap();
             assert_eq!(disk.leaf().name(), name);
             stream_on_and_off(disk.clone(), 2).await;
@@ -239,15 +235,15 @@ fn streams_are_stopped_and_started_while_images_are_switched() {
                 worker.await;
             }
             guest.verify().await;
-            below = (name, Kind::Qcow2);
+            below = (name, kind);
         }
         if disk.leaf().backing().is_some() {
             stream_to_the_end(&disk, &events).await;
         }
         disk.close().await.unwrap();
         drop(disk);
-        model::check_refcounts(&files.get("leaf2").unwrap().content(), model::Leaks::None);
-        let (disk, _) = open(&files, "leaf2", Kind::Qcow2).await;
+        check(&files, "leaf2", below.1, model::Leaks::None);
+        let (disk, _) = open(&files, "leaf2", below.1).await;
         guest.verify_on(&disk).await;
     });
 }

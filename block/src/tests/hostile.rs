@@ -7,7 +7,7 @@ use crate::Buf;
 async fn victim(files: &Rc<SimDir>) -> Vec<u8> {
     let content = base_content(200);
     files.add("base", content.clone());
-    create_over(files, "victim", "base", Kind::Raw).await;
+    create_qcow2_over(files, "victim", "base", Kind::Raw).await;
     let (disk, _) = open(files, "victim", Kind::Qcow2).await;
     Guest::new(disk.clone(), content).work(30).await;
     disk.close().await.unwrap();
@@ -134,7 +134,7 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
         let files = SimDir::new();
         let content = base_content(200);
         files.add("base", content.clone());
-        create_over(&files, "victim", "base", Kind::Raw).await;
+        create_qcow2_over(&files, "victim", "base", Kind::Raw).await;
         let file = files.get("victim").unwrap();
         let mut image = file.content();
         let table = word(&image, 48) as usize;

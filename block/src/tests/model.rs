@@ -1,4 +1,4 @@
-//! A guest that knows what its disk must hold, and an independent reader of qcow2 refcounts.
+//! A guest that knows what its disk must hold, and independent judges of qcow2 and QED images.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -315,4 +315,37 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
         assert!(count >= references, "cluster {n}: refcount {count}, {references} references");
         assert!(leaks == Leaks::Allowed || count == references, "cluster {n} is leaked");
     }
+}
+
+/// Reads a QED image by its specification alone: no cluster has two owners, and all lie inside of the
+/// file. A leaked end needs a mark that asks for a check, which a closed image has not.
+pub fn check_qed(image: &[u8], leaks: Leaks) {
+    let number = |at: usize, len: usize| {
+        image[at..at + len].iter().rev().fold(0usize, |value, byte| value << 8 | *byte as usize)
+    };
+    assert_eq!(&image[..4], b"QED\0");
+    let (cluster, features) = (number(4, 4), number(16, 8));
+    let table = number(8, 4) * cluster;
+    let mut used = vec![false; image.len() / cluster];
+    let mut refer = |offset: usize, len: usize| {
+        assert_eq!(offset % cluster, 0, "{offset:#x} is not aligned");
+        assert!(offset + len <= image.len() / cluster * cluster, "{offset:#x} lies outside of the file");
+        for used in &mut used[offset / cluster..(offset + len) / cluster] {
+            assert!(!*used, "{offset:#x} is referred to twice");
+            *used = true;
+        }
+    };
+    refer(0, number(12, 4) * cluster);
+    let l1 = number(40, 8);
+    refer(l1, table);
+    for l2 in (l1..l1 + table).step_by(8).map(|at| number(at, 8)).filter(|l2| *l2 != 0) {
+        refer(l2, table);
+        for host in (l2..l2 + table).step_by(8).map(|at| number(at, 8)).filter(|host| *host > 1) {
+            refer(host, cluster);
+        }
+    }
+    let marked = features & 2 != 0;
+    let trimmed = used.last() == Some(&true) && image.len().is_multiple_of(cluster);
+    assert!(leaks == Leaks::Allowed || !marked, "closed, but NEED_CHECK is set");
+    assert!(marked || trimmed, "the file's end is leaked, but NEED_CHECK is not set");
 }

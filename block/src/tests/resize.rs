@@ -18,8 +18,8 @@ async fn start(sectors: u64) -> (Rc<SimDir>, Vec<u8>) {
     // Nothing of it may show through where the disk grows.
     base[sectors as usize * 512..].fill(0xee);
     files.add("base", base.clone());
-    let wish =
-        Create { backing: Some(("base".into(), Kind::Raw)), size: Some(sectors * 512), ..some_layout() };
+    let layout = std::iter::repeat_with(some_layout).find(|(kind, _)| *kind == Kind::Qcow2).unwrap().1;
+    let wish = Create { backing: Some(("base".into(), Kind::Raw)), size: Some(sectors * 512), ..layout };
     image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
     base.truncate(sectors as usize * 512);
     (files, base)

@@ -21,10 +21,11 @@ fn place(seed: u64, n: u64) -> std::ops::Range<u64> {
 #[test]
 fn child() {
     let Ok(text) = std::env::var(CHILD) else { return };
-    let (seed, image) = text.split_once(' ').unwrap();
-    let (seed, image) = (seed.parse::<u64>().unwrap(), image.to_owned());
+    let words: Vec<_> = text.splitn(3, ' ').collect();
+    let (seed, kind, image) =
+        (words[0].parse::<u64>().unwrap(), words[1].parse().unwrap(), words[2].to_owned());
     real(MODES[seed as usize % 4], move |opener| async move {
-        let disk = open(&opener, &image, Kind::Qcow2).await;
+        let disk = open(&opener, &image, kind).await;
         disk.start_stream().unwrap();
         let mut out = std::io::stdout();
         for n in 1u64.. {
@@ -43,24 +44,29 @@ fn child() {
 
 #[test]
 fn flushed_data_survive_and_nothing_is_corrupt() {
-    for seed in 0..8 {
+    for seed in 0..12 {
         let folder = Folder::new();
         let base = folder.write("base", &[0xff; SECTORS as usize * 512]);
         let leaf = folder.file("leaf");
-        let layout =
-            ["cluster_size=512", "cluster_size=64k", "cluster_size=16k,extended_l2=on", "compat=0.10"];
-        let layout = layout[seed as usize / 2];
-        qemu_img(&["create", "-q", "-f", "qcow2", "-o", layout, "-F", "raw", "-b", &base, &leaf]);
+        let (kind, layout) = [
+            (Kind::Qcow2, "cluster_size=512"),
+            (Kind::Qcow2, "cluster_size=64k"),
+            (Kind::Qcow2, "cluster_size=16k,extended_l2=on"),
+            (Kind::Qcow2, "compat=0.10"),
+            (Kind::Qed, "cluster_size=4k,table_size=2"),
+            (Kind::Qed, "cluster_size=64k"),
+        ][seed as usize / 2];
+        qemu_img(&["create", "-q", "-f", kind.name(), "-o", layout, "-F", "raw", "-b", &base, &leaf]);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::child", "--nocapture"])
-            .env(CHILD, format!("{seed} {leaf}"))
+            .env(CHILD, format!("{seed} {kind} {leaf}"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let flushed = lines
             .filter_map(|line| line.unwrap().strip_prefix("flushed ").map(|n| n.parse::<u64>().unwrap()))
-            .nth(3 + 5 * seed as usize)
+            .nth(3 + 5 * (seed as usize % 8))
             .expect("the child ended by itself");
         child.kill().unwrap();
         child.wait().unwrap();
@@ -69,7 +75,7 @@ fn flushed_data_survive_and_nothing_is_corrupt() {
         // gives up its locks.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let check = loop {
-            let check = try_tool("qemu-img", &["check", "-f", "qcow2", &leaf]);
+            let check = try_tool("qemu-img", &["check", "-f", kind.name(), &leaf]);
             let locked = String::from_utf8_lossy(&check.stderr).contains("lock");
             if !locked || std::time::Instant::now() > deadline {
                 break check;
@@ -78,7 +84,7 @@ fn flushed_data_survive_and_nothing_is_corrupt() {
         // 0: clean; 3: leaked clusters, which are allowed; 2: corruption.
         assert!(matches!(check.status.code(), Some(0 | 3)), "seed {seed}: {check:?}");
         let raw = folder.file("raw");
-        qemu_img(&["convert", "-f", "qcow2", "-O", "raw", &leaf, &raw]);
+        qemu_img(&["convert", "-f", kind.name(), "-O", "raw", &leaf, &raw]);
         let content = std::fs::read(&raw).unwrap();
         let mut last = vec![u64::MAX; SECTORS as usize];
         for n in 1..=flushed {
@@ -99,7 +105,7 @@ fn flushed_data_survive_and_nothing_is_corrupt() {
         }
         // It goes on from there.
         real(MODES[0], move |opener| async move {
-            let (disk, _) = crate::support::stream(&opener, &leaf).await;
+            let (disk, _) = crate::support::stream(&opener, &leaf, kind).await;
             assert!(disk.leaf().backing().is_none());
             crate::support::verify(&disk, &content).await;
             disk.close().await.unwrap();

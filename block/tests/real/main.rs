@@ -3,6 +3,7 @@
 mod file;
 mod kill;
 mod locks;
+mod qed;
 mod qemu;
 mod ring;
 mod support;

@@ -74,7 +74,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                     compare(&folder, &leaf, "qcow2", &model);
                 }
                 if backing {
-                    let (disk, event) = stream(&opener, &leaf).await;
+                    let (disk, event) = stream(&opener, &leaf, Kind::Qcow2).await;
                     let DiskEvent::StreamCompleted { error, .. } = event;
                     assert_eq!(error, None);
                     disk.close().await.unwrap();
@@ -149,7 +149,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
             let raw = folder.file("converted");
             qemu_img(&["convert", "-f", "qcow2", "-O", "raw", &leaf, &raw]);
             model = std::fs::read(&raw).unwrap();
-            let (disk, event) = stream(&opener, &leaf).await;
+            let (disk, event) = stream(&opener, &leaf, Kind::Qcow2).await;
             let DiskEvent::StreamCompleted { error, offset, .. } = event;
             assert_eq!((error, offset), (None, SIZE as u64));
             verify(&disk, &model).await;

@@ -123,8 +123,8 @@ pub async fn open(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> Rc<Disk> {
 }
 
 /// Streams to the end and answers the event.
-pub async fn stream(opener: &Rc<FileOpener>, name: &str) -> (Rc<Disk>, DiskEvent) {
-    let leaf = chain::open(&**opener, name, Kind::Qcow2, true).await.unwrap();
+pub async fn stream(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> (Rc<Disk>, DiskEvent) {
+    let leaf = chain::open(&**opener, name, kind, true).await.unwrap();
     let events: Rc<std::cell::RefCell<Vec<DiskEvent>>> = Rc::default();
     let done = Rc::new(executor::sync::Event::new());
     let (sink, notify) = (events.clone(), done.clone());

@@ -85,6 +85,10 @@ fn wish(
                     let bits = value.parse().map_err(|_| format!("refcount_bits={value}: give a number"))?;
                     wish.refcount_bits = Some(bits);
                 }
+                "table_size" => {
+                    let size = value.parse().map_err(|_| format!("table_size={value}: give a number"))?;
+                    wish.table_size = Some(size);
+                }
                 "backing_file" => backing = Some(value),
                 "backing_fmt" => format = Some(value.parse::<Kind>().map_err(|e| e.to_string())?),
                 _ => return Err(format!("-o {key}={value}: not known")),

@@ -62,7 +62,7 @@ pub(super) struct Run {
     /// RAM; K, M, G, T are powers of 1024.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
-    /// A disk: id=ID,file=PATH,format=raw|qcow2[,readonly=on|off][,cache=writeback|none]
+    /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,cache=writeback|none]
     /// [,aio=io_uring|threads][,serial=TEXT][,queues=N]. The first is the guest's /dev/vda.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
@@ -107,7 +107,7 @@ pub(super) enum Image {
         #[arg(short = 'F', value_name = "FORMAT", requires = "backing")]
         backing_format: Option<Kind>,
         /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
-        /// preallocation=off|metadata|falloc|full, backing_file=FILE, backing_fmt=FORMAT.
+        /// preallocation=off|metadata|falloc|full, table_size=N (qed), backing_file=FILE, backing_fmt=FORMAT.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.
@@ -236,7 +236,7 @@ fn drive(text: &str) -> Result<Drive, String> {
     }
     drive.id = id.filter(|id| !id.is_empty()).ok_or("id=ID is missing")?;
     drive.file = file.filter(|file| !file.is_empty()).ok_or("file=PATH is missing")?;
-    drive.format = format.ok_or("format=raw|qcow2 is missing: formats are never guessed")?;
+    drive.format = format.ok_or("format=raw|qcow2|qed is missing: formats are never guessed")?;
     Ok(drive)
 }
 

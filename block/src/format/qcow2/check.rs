@@ -11,9 +11,12 @@
 
 use std::rc::Rc;
 
+use executor::sync::Semaphore;
+
 use super::Qcow2;
-use super::header::{self, Header, autoclear, incompatible};
+use super::header::{Header, autoclear, incompatible};
 use crate::check::{Repair, Report};
+use crate::format::commit::patch_header;
 use crate::storage::Storage;
 use crate::{Buf, Result};
 
@@ -48,7 +51,7 @@ pub(crate) async fn check(storage: &Rc<dyn Storage>, repair: Option<Repair>) -> 
         // Features that we do not know would be about another image; bitmaps stay true.
         if first.header.autoclear & !autoclear::BITMAPS != 0 {
             let known = first.header.autoclear & autoclear::BITMAPS;
-            header::patch(&**storage, |sector| sector[88..96].copy_from_slice(&known.to_be_bytes())).await?;
+            patch(storage, |sector| sector[88..96].copy_from_slice(&known.to_be_bytes())).await?;
         }
         repair::repair(first, repair).await?;
         report = Pass::whole(storage).await?.report;
@@ -60,9 +63,14 @@ pub(crate) async fn check(storage: &Rc<dyn Storage>, repair: Option<Repair>) -> 
     if report.corruptions == 0 && (header.is_dirty() || header.is_corrupt()) {
         storage.sync().await?;
         let rest = header.incompatible & !marks;
-        header::patch(&**storage, |sector| sector[72..80].copy_from_slice(&rest.to_be_bytes())).await?;
+        patch(storage, |sector| sector[72..80].copy_from_slice(&rest.to_be_bytes())).await?;
     }
     Ok(report)
+}
+
+/// Changes the header, durably.
+async fn patch(storage: &Rc<dyn Storage>, change: impl FnOnce(&mut [u8])) -> Result<()> {
+    patch_header(&**storage, &Semaphore::new(1), change).await
 }
 
 impl Pass {

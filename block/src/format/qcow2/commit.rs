@@ -11,70 +11,13 @@
 //! 4. clusters that nothing refers to any more are given back, in memory, once the reads that began
 //!    before are done. Their lower counts go to the file with the next commit.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::rc::Rc;
 
-use executor::sync::{Event, Semaphore};
-use futures_util::StreamExt;
-
-use super::cache::{Run, SECTOR};
-use super::{Qcow2, header};
-use crate::{Buf, Result};
-
-/// Table writes in flight at once.
-const DEPTH: usize = 16;
-/// The first and the largest step of allocation ahead, in bytes.
-const AHEAD: Range<u64> = 1 << 20..64 << 20;
-
-/// One commit, and those who wait for it.
-#[derive(Default)]
-struct Batch {
-    result: RefCell<Option<Result<()>>>,
-    done: Event,
-}
-
-/// Ranges that wait for the readers of their time, oldest first.
-type Quarantine = VecDeque<(Rc<()>, Vec<Range<u64>>)>;
-
-/// The commits of an image: at most one running, at most one waiting.
-pub(super) struct Commits {
-    running: Cell<bool>,
-    next: RefCell<Option<Rc<Batch>>>,
-    quarantine: RefCell<Quarantine>,
-    header: Rc<Semaphore>,
-}
-
-impl Default for Commits {
-    fn default() -> Self {
-        Commits {
-            running: Cell::default(),
-            next: RefCell::default(),
-            quarantine: RefCell::default(),
-            header: Semaphore::new(1),
-        }
-    }
-}
-
-/// How far the file was allocated ahead of its use.
-pub(super) struct Ahead {
-    until: Cell<u64>,
-    step: Cell<u64>,
-    busy: Cell<bool>,
-    used: Cell<bool>,
-}
-
-impl Default for Ahead {
-    fn default() -> Self {
-        Ahead {
-            until: Cell::new(0),
-            step: Cell::new(AHEAD.start),
-            busy: Cell::new(false),
-            used: Cell::new(false),
-        }
-    }
-}
+use super::Qcow2;
+use crate::Result;
+use crate::format::cache::{Run, SECTOR};
+use crate::format::commit::{Commit, Commits, patch_header, write_all};
 
 /// A table held whole in memory: its changed sectors as they are now.
 fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
@@ -91,53 +34,9 @@ fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
     dirty.iter().map(sector).collect()
 }
 
-impl Qcow2 {
-    /// Makes every change that was made before this call durable.
-    pub(crate) async fn flush(&self) -> Result<()> {
-        if !self.commits.running.get() && !self.is_dirty() {
-            return self.storage.sync().await;
-        }
-        let batch = self.request_commit();
-        while batch.result.borrow().is_none() {
-            batch.done.wait().await;
-        }
-        batch.result.borrow().clone().unwrap_or(Ok(()))
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.l2.is_dirty()
-            || self.refcounts.cache.is_dirty()
-            || self.refcounts.has_freed()
-            || !self.l1.borrow().dirty.is_empty()
-            || !self.refcounts.table.borrow().dirty.is_empty()
-    }
-
-    /// Joins the next commit, and starts it where none runs. It runs in a task of its own, so that a
-    /// request that is dropped does not leave it half done.
-    fn request_commit(&self) -> Rc<Batch> {
-        let batch = self.commits.next.borrow_mut().get_or_insert_default().clone();
-        let Some(this) = self.this.upgrade() else { return batch };
-        if !self.commits.running.replace(true) {
-            executor::spawn(async move {
-                loop {
-                    let next = this.commits.next.take();
-                    let Some(batch) = next else { break };
-                    let result = this.commit_once().await;
-                    *batch.result.borrow_mut() = Some(result);
-                    batch.done.notify();
-                }
-                this.commits.running.set(false);
-            });
-        }
-        batch
-    }
-
-    /// Starts a commit when dirty tables take much of the cache; nobody waits for it.
-    pub(super) fn commit_when_crowded(&self) {
-        let crowded = self.l2.is_crowded() || self.refcounts.cache.is_crowded();
-        if crowded && !self.commits.running.get() {
-            self.request_commit();
-        }
+impl Commit for Qcow2 {
+    fn commits(&self) -> &Commits {
+        &self.commits
     }
 
     async fn commit_once(&self) -> Result<()> {
@@ -204,6 +103,35 @@ impl Qcow2 {
         }
         result
     }
+}
+
+impl Qcow2 {
+    /// Makes every change that was made before this call durable.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        match self.this.upgrade() {
+            Some(this) if self.commits.is_running() || self.is_dirty() => Commits::request(this).wait().await,
+            _ => self.storage.sync().await,
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.l2.is_dirty()
+            || self.refcounts.cache.is_dirty()
+            || self.refcounts.has_freed()
+            || !self.l1.borrow().dirty.is_empty()
+            || !self.refcounts.table.borrow().dirty.is_empty()
+    }
+
+    /// Starts a commit when dirty tables take much of the cache; nobody waits for it.
+    pub(super) fn commit_when_crowded(&self) {
+        let crowded = self.l2.is_crowded() || self.refcounts.cache.is_crowded();
+        if crowded
+            && !self.commits.is_running()
+            && let Some(this) = self.this.upgrade()
+        {
+            Commits::request(this);
+        }
+    }
 
     async fn write_in_order(
         &self,
@@ -217,11 +145,11 @@ impl Qcow2 {
             let table = self.refcounts.table.borrow();
             (table.offset, table.clusters as u32)
         };
-        self.write_all(first).await?;
+        write_all(&*self.storage, first).await?;
         self.storage.sync().await?;
         settle();
         if !table.is_empty() {
-            self.write_all(table).await?;
+            write_all(&*self.storage, table).await?;
             self.storage.sync().await?;
         }
         if moved {
@@ -232,43 +160,16 @@ impl Qcow2 {
             .await?;
         }
         if !last.is_empty() {
-            self.write_all(last).await?;
+            write_all(&*self.storage, last).await?;
             self.storage.sync().await?;
         }
         Ok(())
     }
 
-    /// Writes runs, several at once, and waits for every one even when one fails: a stale write must
-    /// not come after a newer one.
-    async fn write_all(&self, runs: Vec<Run>) -> Result<()> {
-        let writes = runs.into_iter().map(|run| {
-            let buf = Buf::from_bytes(&run.bytes);
-            self.storage.write(run.offset, buf)
-        });
-        let mut results = futures_util::stream::iter(writes).buffer_unordered(DEPTH);
-        let mut outcome = Ok(());
-        while let Some(result) = results.next().await {
-            outcome = outcome.and(result);
-        }
-        outcome
-    }
-
     /// Gives back what nothing durable refers to any more, once no read can still be looking at it.
     async fn retire(&self, freed: Vec<Range<u64>>) {
-        if !freed.is_empty() {
-            let readers = self.readers.take();
-            self.commits.quarantine.borrow_mut().push_back((readers, freed));
-        }
-        loop {
-            let ready = {
-                let mut quarantine = self.commits.quarantine.borrow_mut();
-                // Readers of an earlier time may know these ranges too: in order, not any.
-                match quarantine.front() {
-                    Some((readers, _)) if Rc::strong_count(readers) == 1 => quarantine.pop_front(),
-                    _ => None,
-                }
-            };
-            let Some((_, ranges)) = ready else { return };
+        self.quarantine.add(freed);
+        while let Some(ranges) = self.quarantine.take() {
             for range in ranges {
                 self.l2.forget(range.start, range.end - range.start);
                 // The commit itself is through; what cannot be given back is leaked.
@@ -281,8 +182,7 @@ impl Qcow2 {
 
     /// Changes the header's first 512 bytes in one write, durably.
     pub(super) async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
-        let _one = self.commits.header.acquire(1).await;
-        header::patch(&*self.storage, change).await
+        patch_header(&*self.storage, &self.patching, change).await
     }
 
     /// What has to be in the file before its first change.
@@ -310,29 +210,6 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Allocates file space in large steps ahead of its use, in the background: many small file
-    /// extensions cost more than the data.
-    pub(super) fn allocate_ahead(&self, end: u64) {
-        let ahead = &self.ahead;
-        let until = ahead.until.get().max(self.storage.len());
-        let step = ahead.step.get();
-        if ahead.busy.get() || end + step / 2 <= until {
-            return;
-        }
-        let Some(this) = self.this.upgrade() else { return };
-        ahead.busy.set(true);
-        executor::spawn(async move {
-            let start = until.max(end);
-            // Refused, it is not asked for again: `busy` stays.
-            if this.storage.allocate(start, step).await.is_ok() {
-                this.ahead.used.set(true);
-                this.ahead.until.set(start + step);
-                this.ahead.step.set((step * 2).min(AHEAD.end));
-                this.ahead.busy.set(false);
-            }
-        });
-    }
-
     /// Flushes, and trims what was allocated ahead. The caller sees to it that nothing is in flight.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
@@ -346,14 +223,12 @@ impl Qcow2 {
                 self.flush().await?;
             }
         }
-        if self.ahead.used.get() {
+        if self.ahead.stop().await {
             let end = self.refcounts.used_end().await?;
             if end < self.storage.len() {
                 self.storage.truncate(end).await?;
                 self.storage.sync().await?;
             }
-            self.ahead.until.set(0);
-            self.ahead.used.set(false);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! New qcow2 images.
 
-use super::header::{Backing, Header, MAX_REFCOUNT_TABLE_BYTES, compatible, incompatible};
+use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES, compatible, incompatible};
+use crate::format::Backing;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 

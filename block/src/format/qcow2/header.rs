@@ -1,7 +1,7 @@
 //! The qcow2 header and its extensions (QEMU `docs/interop/qcow2.txt`, "Header" and "Header extensions").
 
-use crate::storage::Storage;
-use crate::{Buf, Error, ErrorKind, Result};
+use crate::format::Backing;
+use crate::{Error, ErrorKind, Result};
 
 /// "QFI\xfb", the first four bytes of every qcow2 image.
 pub(crate) const MAGIC: u32 = 0x5146_49fb;
@@ -66,14 +66,6 @@ pub(crate) struct Bitmaps {
     pub count: u32,
     pub directory: u64,
     pub directory_len: u64,
-}
-
-/// The backing file as the image records it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Backing {
-    pub name: String,
-    /// `None` where it is not recorded. Never to be guessed: the guest wrote the file's content.
-    pub format: Option<String>,
 }
 
 fn corrupt(what: impl Into<String>) -> Error {
@@ -373,16 +365,6 @@ fn backing(
     let format = extensions.iter().find(|(kind, _)| *kind == EXTENSION_BACKING_FORMAT);
     let format = format.map(|(_, data)| text(data)).transpose()?;
     Ok(Some(Backing { name: text(name)?, format }))
-}
-
-/// Changes an image's first 512 bytes in one write, durably.
-pub(super) async fn patch(storage: &dyn Storage, change: impl FnOnce(&mut [u8])) -> Result<()> {
-    let buf = Buf::new(super::cache::SECTOR);
-    storage.read(0, buf.clone()).await?;
-    let mut sector = buf.to_vec();
-    change(&mut sector);
-    storage.write(0, Buf::from_bytes(&sector)).await?;
-    storage.sync().await
 }
 
 #[cfg(test)]

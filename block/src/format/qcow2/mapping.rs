@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use super::cache::{SECTOR, Slice};
 use super::compressed::Packed;
 use super::entry::Entry;
-use super::{COPIED, Claim, OFFSET_MASK, Qcow2};
-use crate::format::{Mapping, Reservation, What};
+use super::{COPIED, OFFSET_MASK, Qcow2};
+use crate::format::cache::{SECTOR, Slice};
+use crate::format::{Claim, Mapping, Reservation, What};
 use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {
@@ -74,7 +74,7 @@ impl Qcow2 {
     /// Takes up to `want` neighbouring host clusters.
     async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
         let (offset, got) = self.refcounts.allocate(want).await?;
-        self.allocate_ahead(offset + got * self.cluster_size());
+        self.ahead.reach(&self.storage, offset + got * self.cluster_size());
         Ok((offset, got))
     }
 

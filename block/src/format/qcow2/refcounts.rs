@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use executor::sync::Semaphore;
 
-use super::cache::{Cache, SECTOR, Slice};
 use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
+use crate::format::cache::{ByteOrder, Cache, SECTOR, Slice};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -71,7 +71,7 @@ impl Refcounts {
             ..TableState::default()
         };
         Ok(Refcounts {
-            cache: Cache::new(storage.clone(), header.cluster_size(), cache),
+            cache: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), cache),
             table: RefCell::new(table),
             storage,
             l1: RefCell::new(header.l1_offset..header.l1_offset + u64::from(header.l1_entries) * 8),

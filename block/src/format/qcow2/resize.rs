@@ -1,8 +1,8 @@
 //! A larger virtual size (QEMU `docs/interop/qcow2.txt`, "Header", "L1 table").
 
 use super::Qcow2;
-use super::cache::SECTOR;
 use super::header::MAX_L1_BYTES;
+use crate::format::cache::SECTOR;
 use crate::{Error, ErrorKind, Result};
 
 impl Qcow2 {

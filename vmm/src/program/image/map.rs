@@ -13,7 +13,7 @@ pub(super) async fn run(file: &str, format: Kind, json: bool) -> Result<(), Fail
     let mut written = Ok(());
     let mut before = if json { "[" } else { "" };
     if !json {
-        written = writeln!(out, "{:<16}{:<16}{:<16}{}", "Offset", "Length", "Mapped to", "File");
+        written = writeln!(out, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to");
     }
     let print = |piece: &Piece| {
         if written.is_err() {

@@ -45,13 +45,12 @@ impl Counts {
 
     /// The numbers of refcount blocks, of `per_block` counts each, that have something to count.
     pub(super) fn blocks(&self, per_block: u64) -> impl Iterator<Item = u64> + '_ {
-        let used = move |(number, chunk): (&u64, &Box<[u16]>)| {
+        self.chunks.iter().flat_map(move |(number, chunk)| {
             let start = number * CHUNK;
             let in_use = chunk.iter().enumerate().filter(|(_, count)| **count > 0);
             let mut blocks: Vec<u64> = in_use.map(|(n, _)| (start + n as u64) / per_block).collect();
             blocks.dedup();
             blocks
-        };
-        self.chunks.iter().flat_map(used)
+        })
     }
 }

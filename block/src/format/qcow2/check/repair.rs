@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::header::{self, MAX_REFCOUNT_TABLE_BYTES};
+use super::super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::super::refcounts::{self, TABLE_OFFSET_MASK};
 use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
@@ -93,7 +93,7 @@ impl Pass {
         }
         self.storage.write(table_start * cluster, to_bytes(&table)).await?;
         self.storage.sync().await?;
-        header::patch(&*self.storage, |sector| {
+        super::patch(&self.storage, |sector| {
             sector[48..56].copy_from_slice(&(table_start * cluster).to_be_bytes());
             sector[56..60].copy_from_slice(&(table_clusters as u32).to_be_bytes());
         })

@@ -9,7 +9,7 @@ const TABLE: u64 = 4096;
 async fn filled(capacity: u64) -> (Rc<SimFile>, Rc<Cache>) {
     let content: Vec<u8> = (0..100 * TABLE).map(|at| (at / TABLE) as u8).collect();
     let file = SimFile::new("tables", content);
-    (file.clone(), Rc::new(Cache::new(file, TABLE, capacity * TABLE)))
+    (file.clone(), Rc::new(Cache::new(file, ByteOrder::Big, TABLE, capacity * TABLE)))
 }
 
 #[test]

@@ -16,9 +16,17 @@ use crate::{Buf, Error, ErrorKind, Result};
 pub(crate) const SECTOR: usize = 512;
 const MAX_SLICE: u64 = 4096;
 
+/// How a format writes numbers.
+#[derive(Clone, Copy)]
+pub(crate) enum ByteOrder {
+    Big,
+    Little,
+}
+
 /// A part of a table.
 pub(crate) struct Slice {
     offset: u64,
+    order: ByteOrder,
     bytes: RefCell<Box<[u8]>>,
     /// One bit per sector.
     dirty: Cell<u8>,
@@ -32,7 +40,10 @@ impl Slice {
         let bytes = self.bytes.borrow();
         let mut word = [0; 8];
         word.copy_from_slice(&bytes[index * 8..index * 8 + 8]);
-        u64::from_be_bytes(word)
+        match self.order {
+            ByteOrder::Big => u64::from_be_bytes(word),
+            ByteOrder::Little => u64::from_le_bytes(word),
+        }
     }
 
     /// Looks at the bytes.
@@ -51,6 +62,7 @@ pub(crate) struct Run {
 /// Slices of one kind of table.
 pub(crate) struct Cache {
     storage: Rc<dyn Storage>,
+    order: ByteOrder,
     slice_len: u64,
     capacity: usize,
     slices: RefCell<BTreeMap<u64, Rc<Slice>>>,
@@ -60,12 +72,13 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// A cache of `capacity` bytes of tables that are one cluster large. Dirty slices may exceed it
+    /// A cache of `capacity` bytes of tables that are whole clusters. Dirty slices may exceed it
     /// until the next commit, which their owner brings about ([`Cache::is_crowded`]).
-    pub(crate) fn new(storage: Rc<dyn Storage>, cluster_size: u64, capacity: u64) -> Self {
+    pub(crate) fn new(storage: Rc<dyn Storage>, order: ByteOrder, cluster_size: u64, capacity: u64) -> Self {
         let slice_len = cluster_size.min(MAX_SLICE);
         Cache {
             storage,
+            order,
             slice_len,
             capacity: (capacity / slice_len).max(16) as usize,
             slices: RefCell::default(),
@@ -126,6 +139,7 @@ impl Cache {
     fn insert(&self, offset: u64, bytes: Box<[u8]>, new: bool) -> Rc<Slice> {
         let slice = Rc::new(Slice {
             offset,
+            order: self.order,
             bytes: RefCell::new(bytes),
             dirty: Cell::new(0),
             new: Cell::new(new),
@@ -183,10 +197,14 @@ impl Cache {
         }
     }
 
-    /// Sets a big-endian word.
+    /// Sets a word.
     pub(crate) fn set_u64(&self, slice: &Rc<Slice>, index: usize, value: u64) {
+        let word = match self.order {
+            ByteOrder::Big => value.to_be_bytes(),
+            ByteOrder::Little => value.to_le_bytes(),
+        };
         self.modify(slice, |bytes| {
-            bytes[index * 8..index * 8 + 8].copy_from_slice(&value.to_be_bytes());
+            bytes[index * 8..index * 8 + 8].copy_from_slice(&word);
             index * 8..index * 8 + 8
         });
     }

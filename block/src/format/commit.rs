@@ -1,0 +1,204 @@
+//! What the ordered commits of all formats share: batches, table writes, the quarantine of freed
+//! clusters, and allocation ahead.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+
+use executor::sync::{Event, Semaphore};
+use futures_util::StreamExt;
+
+use super::cache::{Run, SECTOR};
+use crate::storage::Storage;
+use crate::{Buf, Result};
+
+/// Table writes in flight at once.
+const DEPTH: usize = 16;
+/// The first and the largest step of allocation ahead, in bytes.
+const AHEAD: Range<u64> = 1 << 20..64 << 20;
+
+/// An image whose changes become durable by commits.
+pub(crate) trait Commit: 'static {
+    fn commits(&self) -> &Commits;
+
+    /// Makes everything that is changed in memory by now durable, in the format's order.
+    async fn commit_once(&self) -> Result<()>;
+}
+
+/// One commit, and those who wait for it.
+#[derive(Default)]
+pub(crate) struct Batch {
+    result: RefCell<Option<Result<()>>>,
+    done: Event,
+}
+
+impl Batch {
+    /// Waits for its end.
+    pub(crate) async fn wait(&self) -> Result<()> {
+        while self.result.borrow().is_none() {
+            self.done.wait().await;
+        }
+        self.result.borrow().clone().unwrap_or(Ok(()))
+    }
+}
+
+/// The commits of an image: at most one running, at most one waiting.
+#[derive(Default)]
+pub(crate) struct Commits {
+    running: Cell<bool>,
+    next: RefCell<Option<Rc<Batch>>>,
+}
+
+impl Commits {
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get()
+    }
+
+    /// Joins the next commit, and starts it where none runs. It runs in a task of its own, so that a
+    /// request that is dropped does not leave it half done.
+    pub(crate) fn request(image: Rc<impl Commit>) -> Rc<Batch> {
+        let commits = image.commits();
+        let batch = commits.next.borrow_mut().get_or_insert_default().clone();
+        if !commits.running.replace(true) {
+            executor::spawn(async move {
+                loop {
+                    let next = image.commits().next.take();
+                    let Some(batch) = next else { break };
+                    let result = image.commit_once().await;
+                    *batch.result.borrow_mut() = Some(result);
+                    batch.done.notify();
+                }
+                image.commits().running.set(false);
+            });
+        }
+        batch
+    }
+}
+
+/// Writes runs, several at once, and waits for every one even when one fails: a stale write must not
+/// come after a newer one.
+pub(crate) async fn write_all(storage: &dyn Storage, runs: Vec<Run>) -> Result<()> {
+    let writes = runs.into_iter().map(|run| {
+        let buf = Buf::from_bytes(&run.bytes);
+        storage.write(run.offset, buf)
+    });
+    let mut results = futures_util::stream::iter(writes).buffer_unordered(DEPTH);
+    let mut outcome = Ok(());
+    while let Some(result) = results.next().await {
+        outcome = outcome.and(result);
+    }
+    outcome
+}
+
+/// Changes the first 512 bytes of storage in one write, durably; `one` keeps the changes apart.
+pub(crate) async fn patch_header(
+    storage: &dyn Storage,
+    one: &Rc<Semaphore>,
+    change: impl FnOnce(&mut [u8]),
+) -> Result<()> {
+    let _one = one.acquire(1).await;
+    let buf = Buf::new(SECTOR);
+    storage.read(0, buf.clone()).await?;
+    let mut sector = buf.to_vec();
+    change(&mut sector);
+    storage.write(0, Buf::from_bytes(&sector)).await?;
+    storage.sync().await
+}
+
+/// Ranges that wait for the readers of their time, oldest first.
+type Waiting = VecDeque<(Rc<()>, Vec<Range<u64>>)>;
+
+/// Clusters that nothing durable refers to any more, kept until no read can still be looking at them.
+#[derive(Default)]
+pub(crate) struct Quarantine {
+    /// Counts operations on host clusters.
+    readers: RefCell<Rc<()>>,
+    waiting: RefCell<Waiting>,
+}
+
+/// Holds off the reuse of clusters that are freed while it lives.
+pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<()>);
+
+impl Quarantine {
+    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading(self.readers.borrow().clone())
+    }
+
+    /// Adds ranges, to which no new read finds a way.
+    pub(crate) fn add(&self, freed: Vec<Range<u64>>) {
+        if !freed.is_empty() {
+            let readers = self.readers.take();
+            self.waiting.borrow_mut().push_back((readers, freed));
+        }
+    }
+
+    /// Takes ranges that may be used again.
+    pub(crate) fn take(&self) -> Option<Vec<Range<u64>>> {
+        let mut waiting = self.waiting.borrow_mut();
+        // Readers of an earlier time may know these ranges too: in order, not any.
+        match waiting.front() {
+            Some((readers, _)) if Rc::strong_count(readers) == 1 => {
+                waiting.pop_front().map(|(_, ranges)| ranges)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Allocates file space in large steps ahead of its use, in the background: many small file extensions
+/// cost more than the data.
+pub(crate) struct Ahead {
+    until: Cell<u64>,
+    step: Cell<u64>,
+    busy: Cell<bool>,
+    refused: Cell<bool>,
+    used: Cell<bool>,
+    done: Event,
+}
+
+impl Ahead {
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Ahead {
+            until: Cell::new(0),
+            step: Cell::new(AHEAD.start),
+            busy: Cell::new(false),
+            refused: Cell::new(false),
+            used: Cell::new(false),
+            done: Event::new(),
+        })
+    }
+
+    /// Says that the file is used up to `end`.
+    pub(crate) fn reach(self: &Rc<Self>, storage: &Rc<dyn Storage>, end: u64) {
+        let until = self.until.get().max(storage.len());
+        let step = self.step.get();
+        if self.busy.get() || self.refused.get() || end + step / 2 <= until {
+            return;
+        }
+        self.busy.set(true);
+        let (this, storage) = (self.clone(), storage.clone());
+        executor::spawn(async move {
+            let start = until.max(end);
+            if storage.allocate(start, step).await.is_ok() {
+                this.used.set(true);
+                this.until.set(start + step);
+                this.step.set((step * 2).min(AHEAD.end));
+            } else {
+                this.refused.set(true);
+            }
+            this.busy.set(false);
+            this.done.notify();
+        });
+    }
+
+    /// Ends allocation in flight before the file is trimmed; whether there is anything to trim.
+    pub(crate) async fn stop(&self) -> bool {
+        while self.busy.get() {
+            self.done.wait().await;
+        }
+        self.until.set(0);
+        self.used.replace(false)
+    }
+}

@@ -1,0 +1,151 @@
+//! QED (QEMU `docs/interop/qed_spec.txt`).
+//!
+//! What every byte of a disk is, and what changes it:
+//!
+//! | L2 entry | reads as | a write makes it | zeroing makes it |
+//! |---|---|---|---|
+//! | 0, or no L2 table | the backing file | data, in a new cluster | zero |
+//! | 1 | zeros | data, in a new cluster | zero |
+//! | an offset | the cluster | the same, in place | zero; the cluster is freed by the commit |
+//!
+//! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
+//! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
+//! is checked first and trimmed to what its tables refer to. Clusters that are freed are used again in
+//! the same session; those still free at a clean close leak, but for those at the file's end.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+
+use executor::sync::Semaphore;
+
+use super::cache::{ByteOrder, Cache};
+use super::commit::{Ahead, Commits, Quarantine, Reading, patch_header};
+use super::{Backing, Owner};
+use crate::storage::Storage;
+use crate::{Buf, Error, ErrorKind, Result};
+
+mod check;
+mod commit;
+pub(crate) mod create;
+pub(crate) mod header;
+mod mapping;
+mod space;
+
+use header::Header;
+use space::Space;
+
+/// Memory for tables of one image, in bytes.
+const CACHE: u64 = 28 << 20;
+
+/// An open QED image.
+pub struct Qed {
+    /// For tasks of its own.
+    this: Weak<Qed>,
+    storage: Rc<dyn Storage>,
+    header: Header,
+    backing: RefCell<Option<Backing>>,
+    /// L1 and L2 tables: a table may be 1 GiB large, so that not even the L1 is held whole.
+    tables: Cache,
+    /// New L2 tables are made one at a time.
+    making: Rc<Semaphore>,
+    space: Space,
+    commits: Commits,
+    ahead: Rc<Ahead>,
+    quarantine: Quarantine,
+    /// The header is changed by one at a time.
+    patching: Rc<Semaphore>,
+    /// NEED_CHECK is in the file.
+    changed: Cell<bool>,
+}
+
+impl Owner for Qed {
+    fn free_later(&self, range: Range<u64>) {
+        self.space.free_later(range);
+    }
+}
+
+impl Qed {
+    /// Reads the metadata of an image. For writing, an image that was not closed is repaired first, and
+    /// features that others would have to keep up to date are marked stale.
+    pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
+        let name = storage.name().to_owned();
+        Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
+            ErrorKind::Io => e,
+            _ => e.context(name),
+        })
+    }
+
+    async fn open_inner(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
+        let (header, backing) = Self::read_header(&*storage).await?;
+        let patching = Semaphore::new(1);
+        let dirty = header.features & header::NEED_CHECK != 0;
+        let space = if dirty && writable {
+            check::repair(&*storage, &header).await?
+        } else {
+            Space::new(header.cluster_size, storage.len().next_multiple_of(header.cluster_size))
+        };
+        if writable && (dirty || header.autoclear != 0) {
+            // What a process that died had written may be in memory only.
+            storage.sync().await?;
+            let clear = |sector: &mut [u8]| {
+                header::change_features(sector, 0, header::NEED_CHECK);
+                sector[header::AUTOCLEAR].fill(0);
+            };
+            patch_header(&*storage, &patching, clear).await?;
+        }
+        Ok(Rc::new_cyclic(|this| Qed {
+            this: this.clone(),
+            backing: RefCell::new(backing),
+            tables: Cache::new(storage.clone(), ByteOrder::Little, header.cluster_size, CACHE),
+            making: Semaphore::new(1),
+            space,
+            commits: Commits::default(),
+            ahead: Ahead::new(),
+            quarantine: Quarantine::default(),
+            patching,
+            changed: Cell::new(false),
+            header,
+            storage,
+        }))
+    }
+
+    /// Reads only the header, and the backing file's record.
+    pub(crate) async fn read_header(storage: &dyn Storage) -> Result<(Header, Option<Backing>)> {
+        let buf = Buf::new(storage.len().min(header::LEN as u64) as usize);
+        storage.read(0, buf.clone()).await?;
+        let header = Header::parse(&buf.to_vec(), storage.len())?;
+        let Some(place) = header.backing_name()? else { return Ok((header, None)) };
+        let buf = Buf::new((place.end - place.start) as usize);
+        storage.read(place.start, buf.clone()).await?;
+        let name = String::from_utf8(buf.to_vec()).ok().filter(|name| !name.contains('\0'));
+        let name = name.ok_or_else(|| header::corrupt("the backing file name is no text"))?;
+        let raw = header.features & header::NO_PROBE != 0;
+        Ok((header, Some(Backing { name, format: raw.then(|| "raw".to_owned()) })))
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    pub(crate) fn cluster_size(&self) -> u64 {
+        self.header.cluster_size
+    }
+
+    /// The backing file as the image records it now: "raw", or no format.
+    pub(crate) fn backing(&self) -> Option<Backing> {
+        self.backing.borrow().clone()
+    }
+
+    /// See [`Quarantine::reading`].
+    pub(crate) fn reading(&self) -> Reading {
+        self.quarantine.reading()
+    }
+
+    fn corrupt(&self, what: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("{}: {what}", self.storage.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The ordered commit of QED: how changes in memory become durable.
+//!
+//! NEED_CHECK is durable before the first change. Then, for everyone who asked meanwhile together:
+//!
+//! 1. guest data, and the zeros of new L2 tables, were written before the change entered memory; a
+//!    barrier (fdatasync);
+//! 2. entries of L2 and L1 tables; a barrier;
+//! 3. clusters that nothing refers to any more may be used again once the reads that began before are
+//!    done.
+
+use super::{Qed, header};
+use crate::Result;
+use crate::format::commit::{Commit, Commits, patch_header, write_all};
+
+impl Commit for Qed {
+    fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
+    async fn commit_once(&self) -> Result<()> {
+        let freed = self.space.take_freed();
+        let dirty = self.tables.take_dirty();
+        let result = async {
+            self.storage.sync().await?;
+            let runs = dirty.runs(false);
+            if !runs.is_empty() {
+                write_all(&*self.storage, runs).await?;
+                self.storage.sync().await?;
+            }
+            Ok(())
+        };
+        let result = result.await;
+        match &result {
+            Ok(()) => {
+                self.quarantine.add(freed);
+                self.retire();
+            }
+            Err(_) => {
+                self.tables.give_back(&dirty);
+                freed.into_iter().for_each(|range| self.space.free_later(range));
+            }
+        }
+        result
+    }
+}
+
+impl Qed {
+    fn is_dirty(&self) -> bool {
+        self.tables.is_dirty() || self.space.has_freed()
+    }
+
+    /// Makes every change that was made before this call durable.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        match self.this.upgrade() {
+            Some(this) if self.commits.is_running() || self.is_dirty() => Commits::request(this).wait().await,
+            _ => self.storage.sync().await,
+        }
+    }
+
+    /// Starts a commit when dirty tables take much of the cache; nobody waits for it.
+    pub(super) fn commit_when_crowded(&self) {
+        if self.tables.is_crowded()
+            && !self.commits.is_running()
+            && let Some(this) = self.this.upgrade()
+        {
+            Commits::request(this);
+        }
+    }
+
+    /// Gives back what nothing durable refers to any more.
+    fn retire(&self) {
+        while let Some(ranges) = self.quarantine.take() {
+            ranges.into_iter().for_each(|range| self.space.free_now(range));
+        }
+    }
+
+    /// What has to be in the file before its first change.
+    pub(super) async fn begin_change(&self) -> Result<()> {
+        if self.tables.is_full() {
+            self.flush().await?;
+        }
+        if !self.changed.get() {
+            let mark = |sector: &mut [u8]| header::change_features(sector, header::NEED_CHECK, 0);
+            patch_header(&*self.storage, &self.patching, mark).await?;
+            self.changed.set(true);
+        }
+        Ok(())
+    }
+
+    /// See [`crate::format::Format::drop_backing`]. The caller has made sure that nothing is absent,
+    /// and flushed.
+    pub(crate) async fn drop_backing(&self) -> Result<()> {
+        let unlink = |sector: &mut [u8]| {
+            header::change_features(sector, 0, header::BACKING_FILE | header::NO_PROBE);
+            sector[header::BACKING_NAME].fill(0);
+        };
+        patch_header(&*self.storage, &self.patching, unlink).await?;
+        self.backing.take();
+        Ok(())
+    }
+
+    /// Flushes, trims the file to what is in use, and says in the header that no check is needed. The
+    /// caller sees to it that nothing is in flight.
+    pub(crate) async fn close(&self) -> Result<()> {
+        if !self.changed.get() {
+            return Ok(());
+        }
+        self.flush().await?;
+        self.retire();
+        self.ahead.stop().await;
+        let end = self.space.trim();
+        if end < self.storage.len() {
+            self.storage.truncate(end).await?;
+            self.storage.sync().await?;
+        }
+        let clean = |sector: &mut [u8]| header::change_features(sector, 0, header::NEED_CHECK);
+        patch_header(&*self.storage, &self.patching, clean).await?;
+        self.changed.set(false);
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! From an offset of the disk to one in the file, and the changes to that mapping (QEMU
+//! `docs/interop/qed_spec.txt`, "Tables").
+
+use std::rc::Rc;
+
+use super::Qed;
+use crate::format::cache::{SECTOR, Slice};
+use crate::format::{Claim, Mapping, Owner, Reservation, What};
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// The L2 entry of a zero cluster.
+pub(super) const ZERO: u64 = 1;
+
+impl Qed {
+    /// The slice that holds entry `index` of the table at `table`, and the entry's index there.
+    async fn slot(&self, table: u64, index: u64) -> Result<(Rc<Slice>, usize)> {
+        let byte = index * 8;
+        let within = byte % self.tables.slice_len();
+        let slice = self.tables.get(table + byte - within).await?;
+        Ok((slice, (within / 8) as usize))
+    }
+
+    async fn l1_slot(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
+        self.slot(self.header.l1_offset, offset / self.header.l2_coverage()).await
+    }
+
+    /// The slice with the L2 entry for `offset`, and the entry's index; `None` without an L2 table.
+    async fn l2_slot(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
+        let (slice, index) = self.l1_slot(offset).await?;
+        let table = slice.u64_at(index);
+        if table == 0 {
+            return Ok(None);
+        }
+        self.check_place(table, self.header.table_len())?;
+        self.slot(table, offset % self.header.l2_coverage() / self.cluster_size()).await.map(Some)
+    }
+
+    /// As [`Qed::l2_slot`], for a change: makes the table where there is none.
+    async fn l2_slot_mut(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
+        if let Some(found) = self.l2_slot(offset).await? {
+            return Ok(found);
+        }
+        {
+            let _one = self.making.acquire(1).await;
+            let (slice, index) = self.l1_slot(offset).await?;
+            // Another request may have made it meanwhile.
+            if slice.u64_at(index) == 0 {
+                let table = self.new_table().await?;
+                self.tables.set_u64(&slice, index, table);
+            }
+        }
+        let found = self.l2_slot(offset).await?;
+        found.ok_or_else(|| self.corrupt(format_args!("offset {offset:#x} has no L2 table")))
+    }
+
+    /// A table of zeros, which is what the file's end reads as. With its last sector written the whole
+    /// of it is inside of the file before the L1 table refers to it; which of its entries are durable
+    /// then does not matter, an absent one being as good as none.
+    async fn new_table(&self) -> Result<u64> {
+        let len = self.header.table_len();
+        let table = self.space.take_zeros(self.header.table_size).ok_or_else(|| self.too_long())?;
+        let written = self.storage.write(table + len - SECTOR as u64, Buf::new(SECTOR)).await;
+        if written.is_err() {
+            self.free_later(table..table + len);
+        }
+        written.map(|()| table)
+    }
+
+    fn too_long(&self) -> Error {
+        Error::new(ErrorKind::NoSpace, format!("{}: the file cannot grow any more", self.storage.name()))
+    }
+
+    /// Refuses an offset that no cluster or table can have ("Consistency checking", invariants 2, 3).
+    fn check_place(&self, offset: u64, len: u64) -> Result<()> {
+        let l1 = self.header.l1();
+        let end = offset.checked_add(len).filter(|end| *end <= self.space.end());
+        match end {
+            Some(end)
+                if offset.is_multiple_of(self.cluster_size())
+                    && offset >= self.header.header_len()
+                    && (end <= l1.start || offset >= l1.end) =>
+            {
+                Ok(())
+            }
+            _ => Err(self.corrupt(format_args!("a table refers to {offset:#x}, where no cluster can be"))),
+        }
+    }
+
+    fn entry(&self, slice: &Slice, index: usize) -> Result<What> {
+        match slice.u64_at(index) {
+            0 => Ok(What::Absent),
+            ZERO => Ok(What::Zero),
+            host => self.check_place(host, self.cluster_size()).map(|()| What::Data(host)),
+        }
+    }
+
+    fn entries_per_slice(&self) -> usize {
+        (self.tables.slice_len() / 8) as usize
+    }
+
+    /// See [`crate::format::Format::map`].
+    pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
+        let cluster = self.cluster_size();
+        let Some((slice, first)) = self.l2_slot(offset).await? else {
+            let rest = self.header.l2_coverage() - offset % self.header.l2_coverage();
+            return Ok(Mapping { len: len.min(rest), what: What::Absent, granule: cluster });
+        };
+        let within = offset % cluster;
+        let start = self.entry(&slice, first)?;
+        let mut clusters = 1;
+        for index in first + 1..self.entries_per_slice() {
+            let so_far = clusters * cluster;
+            if so_far - within >= len {
+                break;
+            }
+            // An entry that makes no sense is left to whoever asks for it.
+            let continues = match (start, self.entry(&slice, index)) {
+                (What::Data(host), Ok(What::Data(next))) => next == host + so_far,
+                (start, Ok(next)) => start == next,
+                (_, Err(_)) => false,
+            };
+            if !continues {
+                break;
+            }
+            clusters += 1;
+        }
+        let (what, granule) = match start {
+            What::Data(host) => (What::Data(host + within), 1),
+            other => (other, cluster),
+        };
+        Ok(Mapping { len: len.min(clusters * cluster - within), what, granule })
+    }
+
+    /// See [`crate::format::Format::reserve`]. The caller holds the lock on the clusters.
+    pub(crate) async fn reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
+        self.begin_change().await?;
+        let cluster = self.cluster_size();
+        let image = self.this.upgrade().ok_or_else(|| self.corrupt("the image is closed"))?;
+        let (slice, first) = self.l2_slot_mut(offset).await?;
+        // Neighbours in the same slice that need a new cluster too.
+        let most = len.div_ceil(cluster).min((self.entries_per_slice() - first) as u64);
+        let mut count = 1;
+        while count < most && !matches!(self.entry(&slice, first + count as usize)?, What::Data(_)) {
+            count += 1;
+        }
+        let host = self.space.take(count).ok_or_else(|| self.too_long())?;
+        self.ahead.reach(&self.storage, host + count * cluster);
+        let fresh = Some(host..host + count * cluster);
+        let len = len.min(count * cluster);
+        Ok(Reservation { offset, len, host, claim: Claim { image, fresh } })
+    }
+
+    /// See [`crate::format::Format::commit`].
+    pub(crate) async fn commit(&self, mut reservation: Reservation) -> Result<()> {
+        let (slice, first) = self.l2_slot_mut(reservation.offset).await?;
+        // From here on nothing waits: the change is seen whole or not at all.
+        let fresh = reservation.claim.fresh.take().unwrap_or_default();
+        for (index, host) in (first..).zip(fresh.step_by(self.cluster_size() as usize)) {
+            self.replace(&slice, index, host);
+        }
+        self.commit_when_crowded();
+        Ok(())
+    }
+
+    /// Sets an entry, and frees the cluster that it referred to.
+    fn replace(&self, slice: &Rc<Slice>, index: usize, value: u64) {
+        if let Ok(What::Data(old)) = self.entry(slice, index) {
+            self.free_later(old..old + self.cluster_size());
+        }
+        self.tables.set_u64(slice, index, value);
+    }
+
+    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters.
+    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            // Without a backing file, what is absent reads as zeros already.
+            let alone = self.backing.borrow().is_none();
+            if alone && self.l2_slot(at).await?.is_none() {
+                at += self.header.l2_coverage() - at % self.header.l2_coverage();
+                continue;
+            }
+            self.begin_change().await?;
+            let (slice, first) = self.l2_slot_mut(at).await?;
+            for index in first..self.entries_per_slice() {
+                if at >= end {
+                    break;
+                }
+                match self.entry(&slice, index)? {
+                    What::Zero => {}
+                    What::Absent if alone => {}
+                    _ => self.replace(&slice, index, ZERO),
+                }
+                at += self.cluster_size();
+            }
+            self.commit_when_crowded();
+            // A long range lets others have their turn, and a crowded cache its commit.
+            executor::yield_now().await;
+        }
+        Ok(())
+    }
+}
