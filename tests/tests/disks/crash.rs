@@ -69,12 +69,16 @@ fn killed_right_after_the_event_the_leaf_is_whole() -> Result<(), Failure> {
 #[test]
 fn started_again_at_once_after_a_kill_nothing_is_in_the_way() -> Result<(), Failure> {
     let stage = Stage::new()?;
-    let (_, _, leaf) = stage.base_and_leaf(LONG)?;
-    for _ in 0..5 {
+    for _ in 0..8 {
+        // The more is in flight, the longer the kernel takes to let go of the files.
+        let (_, _, leaf) = stage.base_and_leaf(LONG)?;
         let mut vm = stage.run(&disk(&leaf, "qcow2"))?;
         vm.stream("virtio0")?;
+        vm.stream_is_midway("virtio0")?;
         vm.signal(Signal::KILL)?;
         vm.wait(STEP)?;
+        stage.run(&disk(&leaf, "qcow2"))?.kill()?;
+        std::fs::remove_file(leaf)?;
     }
     Ok(())
 }

@@ -68,6 +68,12 @@ fn disk(file: &Path, format: &str) -> Vec<String> {
     vec![drive("virtio0", file, format)]
 }
 
+/// The names of the events that came and were not awaited, jobs' changes of state aside.
+fn block_events(vm: &mut Vm) -> Vec<String> {
+    let names = vm.qmp.events().into_iter().map(|event| event.event);
+    names.filter(|name| name != "JOB_STATUS_CHANGE").collect()
+}
+
 /// What the image `leaf` is once its stream has ended: whole without any other file, sound, equal to `copy`.
 #[track_caller]
 fn assert_alone(leaf: &Path, copy: &Path, leaks_allowed: bool) -> Result<(), Failure> {

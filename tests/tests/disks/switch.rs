@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::images::{drive, same_bytes};
 use tests::{Failure, STEP, qemu_img};
 
-use crate::{LONG, MIB, Stage, assert_alone, disk};
+use crate::{LONG, MIB, Stage, assert_alone, block_events, disk};
 
 #[test]
 fn switched_twice_then_streamed_the_last_leaf_has_it_all() -> Result<(), Failure> {
@@ -76,8 +76,7 @@ fn stop_and_cont_leave_a_stream_alone() -> Result<(), Failure> {
     vm.stream_completed(STEP)?;
     vm.qmp.execute_json("cont", Value::Null)?;
     assert_eq!(vm.qmp.execute_json("query-status", Value::Null)?["running"], true);
-    let events: Vec<_> = vm.qmp.events().into_iter().map(|event| event.event).collect();
-    assert_eq!(events, ["STOP", "RESUME"]);
+    assert_eq!(block_events(&mut vm), ["STOP", "RESUME"]);
     vm.quit()?;
     assert_alone(&leaf, &copy, false)
 }

@@ -100,7 +100,7 @@ impl Qed {
     }
 
     /// Flushes, trims the file to what is in use, and says in the header that no check is needed. The
-    /// caller sees to it that nothing is in flight.
+    /// caller sees to it that no change is in flight; what reads in flight hold on to is leaked.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
             return Ok(());

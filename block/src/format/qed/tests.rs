@@ -1,11 +1,12 @@
 use std::rc::Rc;
+use std::time::Duration;
 
 use executor::Executor;
 
 use super::header::{self, Header};
 use crate::image::{self, Create};
 use crate::node::Node;
-use crate::sim::{SimDir, SimFile};
+use crate::sim::{Faults, SimDir, SimFile};
 use crate::storage::Storage;
 use crate::switch::{DEADLINE, Target};
 use crate::{Buf, Disk, Error, ErrorKind, Kind, Result, chain};
@@ -258,6 +259,29 @@ fn freed_clusters_are_used_again() {
         node.close().await.unwrap();
         assert_eq!(file.len(), (DATA + CLUSTER) as u64);
     });
+}
+
+/// A read that found its cluster before a discard never sees what is written there after it.
+#[test]
+fn freed_clusters_are_not_used_under_a_read() {
+    for seed in 0..500 {
+        Executor::simulated(seed).block_on(async move {
+            let files = SimDir::new();
+            let file = new_image(&files).await;
+            let node = open(&files, true).await.unwrap();
+            file.set_faults(Faults { delay: 1000, ..Faults::default() });
+            let reader = node.clone();
+            let reading = executor::spawn(async move { read(&reader, 2 * CLUSTER, CLUSTER).await.unwrap() });
+            executor::sleep(Duration::from_micros(executor::random() % 100)).await;
+            node.discard(2 * CLUSTER as u64, CLUSTER as u64).await.unwrap();
+            file.set_faults(Faults { delay: 50, ..Faults::default() });
+            node.flush().await.unwrap();
+            write(&node, 8 * CLUSTER, 2 * CLUSTER, 9).await.unwrap();
+            write(&node, 6 * CLUSTER, CLUSTER, 9).await.unwrap();
+            let found = reading.await.unwrap();
+            assert!(found == [7; CLUSTER] || found == [0; CLUSTER], "seed {seed}: {}", found[0]);
+        });
+    }
 }
 
 async fn over(files: &SimDir, backing: &str, kind: Kind) {

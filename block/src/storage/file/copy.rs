@@ -53,6 +53,8 @@ impl Known {
         match cloned {
             Some(Ok(())) => return Ok(true),
             Some(Err(e)) if !is_refusal(&e) => return Err(e),
+            // This range only: one that does not begin or end with a block of the file system.
+            Some(Err(e)) if e.raw_os_error() == Some(libc::EINVAL) => {}
             Some(Err(_)) => self.no_clone.set(true),
             None => {}
         }
