@@ -80,6 +80,8 @@ pub(crate) enum What {
     Zero,
     /// Data at this offset in the image's storage, for the start of the range.
     Data(u64),
+    /// Data in a compressed cluster of qcow2, from this byte of the cluster on.
+    Packed(qcow2::compressed::Packed, u64),
 }
 
 /// One run of a map.
@@ -181,7 +183,7 @@ impl Format {
     pub(crate) async fn open(storage: Rc<dyn Storage>, kind: Kind, writable: bool) -> Result<Self> {
         Ok(match kind {
             Kind::Raw => Format::Raw(Raw::new(storage)),
-            Kind::Qcow2 => Format::Qcow2(Qcow2::open(storage).await?),
+            Kind::Qcow2 => Format::Qcow2(Qcow2::open(storage, writable).await?),
             Kind::Qed => Format::Qed(Qed::open(storage, writable).await?),
         })
     }
@@ -239,6 +241,19 @@ impl Format {
         }
     }
 
+    /// Reads from a compressed cluster that a map named, starting at byte `within` of it.
+    pub(crate) async fn read_packed(
+        &self,
+        packed: qcow2::compressed::Packed,
+        within: u64,
+        part: Buf,
+    ) -> Result<()> {
+        match self {
+            Format::Qcow2(qcow2) => qcow2.read_packed(packed, within, part).await,
+            _ => Err(Error::new(ErrorKind::Unsupported, "only qcow2 has compressed clusters")),
+        }
+    }
+
     /// Takes space for a range aligned to its granule, or for the first part of it.
     pub(crate) async fn reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
         match self {
@@ -273,6 +288,25 @@ impl Format {
             Format::Raw(_) => 1,
             Format::Qcow2(qcow2) => qcow2.subcluster_size(),
             Format::Qed(qed) => qed.cluster_size(),
+        }
+    }
+
+    /// Makes the format ready for a disk of `size` bytes, more than now: ranges up to there can be
+    /// written and made zero.
+    pub(crate) async fn make_room(&self, size: u64) -> Result<()> {
+        match self {
+            Format::Raw(_) => Ok(()),
+            Format::Qcow2(qcow2) => qcow2.make_room(size).await,
+            Format::Qed(_) => Err(Error::new(ErrorKind::Unsupported, "resizing QED images is not supported")),
+        }
+    }
+
+    /// Makes `size`, for which there is room, the disk's size, durably.
+    pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
+        match self {
+            Format::Raw(raw) => raw.set_size(size).await,
+            Format::Qcow2(qcow2) => qcow2.set_size(size).await,
+            Format::Qed(_) => Err(Error::new(ErrorKind::Unsupported, "resizing QED images is not supported")),
         }
     }
 

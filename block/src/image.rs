@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use crate::chain::{self, Opener};
-use crate::format::qcow2::create::{self as qcow2_create, Options};
+use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
 use crate::format::{Kind, Summary, qed_create};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
-pub use crate::format::qcow2::create::Options as Qcow2Options;
+pub use crate::format::qcow2::create::{Options as Qcow2Options, Preallocation};
 
 /// A new image.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,12 @@ pub struct Create {
     pub extended_l2: Option<bool>,
     /// Width of a refcount in bits.
     pub refcount_bits: Option<u32>,
+    /// qcow2's version: 2 (`compat=0.10`) or 3 (`compat=1.1`).
+    pub version: Option<u32>,
+    /// Allows other programs to leave refcounts stale while they have the image open.
+    pub lazy_refcounts: Option<bool>,
+    /// What is allocated from the start.
+    pub preallocation: Preallocation,
     /// Size of QED's tables in clusters.
     pub table_size: Option<u64>,
 }
@@ -33,13 +39,21 @@ pub struct Create {
 /// `Invalid` where the wishes contradict each other or the backing file cannot be opened; what the
 /// file system says.
 pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
-    let for_qcow2 = wish.extended_l2.is_some() || wish.refcount_bits.is_some();
+    let for_qcow2 = wish.extended_l2.is_some()
+        || wish.refcount_bits.is_some()
+        || wish.version.is_some()
+        || wish.lazy_refcounts.is_some();
     let for_qed = wish.table_size.is_some();
     let for_both = wish.backing.is_some() || wish.cluster_size.is_some();
     let refused = match kind {
-        Kind::Raw if for_both || for_qcow2 || for_qed => "a raw image has a size and no other options",
+        Kind::Raw if for_both || for_qcow2 || for_qed => {
+            "a raw image has a size, preallocation=falloc or full, and no other options"
+        }
         Kind::Qcow2 if for_qed => "table_size is an option of QED",
-        Kind::Qed if for_qcow2 => "extended_l2 and refcount_bits are options of qcow2",
+        Kind::Qed if for_qcow2 => {
+            "extended_l2, refcount_bits, compat and lazy_refcounts are options of qcow2"
+        }
+        Kind::Qed if wish.preallocation != Preallocation::Off => "QED has no preallocation",
         _ => "",
     };
     if !refused.is_empty() {
@@ -58,13 +72,16 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
     })?;
     let storage = opener.create(name).await?;
     let written = match kind {
-        Kind::Raw => create_raw(&*storage, size).await,
+        Kind::Raw => create_raw(&*storage, size, wish.preallocation).await,
         Kind::Qcow2 => {
             let mut options = Options::new(size);
             options.backing = wish.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
             options.cluster_size = wish.cluster_size.unwrap_or(options.cluster_size);
             // Subclusters want clusters of 16 KiB; a smaller wish alone is no contradiction.
-            let subclusters = options.cluster_size >= 16 << 10;
+            options.version = wish.version.unwrap_or(options.version);
+            options.lazy_refcounts = wish.lazy_refcounts.unwrap_or(false);
+            options.preallocation = wish.preallocation;
+            let subclusters = options.cluster_size >= 16 << 10 && options.version > 2;
             options.extended_l2 = wish.extended_l2.unwrap_or(subclusters);
             options.refcount_bits = wish.refcount_bits.unwrap_or(options.refcount_bits);
             qcow2_create::create(&*storage, &options).await
@@ -93,8 +110,10 @@ async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result
     }
 }
 
-async fn create_raw(storage: &dyn Storage, size: u64) -> Result<()> {
-    storage.truncate(size.next_multiple_of(512)).await?;
+async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocation) -> Result<()> {
+    let size = size.next_multiple_of(512);
+    storage.truncate(size).await?;
+    preallocate::raw(storage, size, preallocation).await?;
     storage.sync().await?;
     storage.sync_name().await
 }

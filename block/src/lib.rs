@@ -1,14 +1,17 @@
 //! Disks over chains of images, switched, populated and copied live on one I/O thread each.
 
 pub mod chain;
+pub mod check;
 pub mod disk;
 mod error;
 pub mod format;
 pub mod image;
 pub mod io;
+pub mod map;
 pub mod node;
 mod populate;
 pub mod ranges;
+mod resize;
 pub mod sim;
 pub mod storage;
 pub mod stream;

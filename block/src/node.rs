@@ -142,6 +142,9 @@ impl Node {
                 let part = buf.slice(at as usize..(at + run.len) as usize);
                 match (run.what, self.backing()) {
                     (What::Data(host), _) => parts.push(self.storage_read(host, part)),
+                    (What::Packed(packed, within), _) => {
+                        parts.push(Box::pin(self.format.read_packed(packed, within, part)))
+                    }
                     (What::Absent, Some(backing)) => {
                         parts.push(Box::pin(async move { backing.read(offset + at, part).await }))
                     }
@@ -246,7 +249,7 @@ impl Node {
         }
     }
 
-    async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
+    pub(crate) async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let zeros = Buf::new(len.min(PIECE) as usize);
         let mut at = 0;
@@ -294,7 +297,9 @@ impl Node {
                     let extent = self.storage.map(host, run.len).await?;
                     Ok(Run { len: extent.len, data: extent.data, depth: 0, allocated: true })
                 }
-                (What::Data(_), _) => Ok(Run { len: run.len, data: true, depth: 0, allocated: true }),
+                (What::Data(_) | What::Packed(..), _) => {
+                    Ok(Run { len: run.len, data: true, depth: 0, allocated: true })
+                }
                 (What::Absent, Some(backing)) => {
                     let below = backing.map(offset, run.len).await?;
                     Ok(Run { depth: below.depth + 1, ..below })

@@ -7,6 +7,7 @@ mod faults;
 mod growth;
 mod hostile;
 mod model;
+mod resize;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         Command::Run(options) => run::run(options),
-        Command::Image(command) => image::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Image(command) => image::run(command),
     };
     match result {
         Ok(code) => code,

@@ -8,6 +8,7 @@
 //! | zero, no cluster | zeros | data, in a new cluster |
 //! | zero, with its own cluster | zeros | data, in that cluster |
 //! | data, refcount 1 (COPIED) | the cluster | the same, in place |
+//! | compressed | the decompressed bytes | data, in a new cluster; one reference less to each old |
 //! | data, shared with a snapshot | the cluster | data, in a new cluster; one reference less to the old |
 //!
 //! With extended L2 entries each of a cluster's 32 subclusters is absent, zero or data by itself.
@@ -22,15 +23,20 @@ use executor::sync::Semaphore;
 use super::cache::{ByteOrder, Cache};
 use super::commit::{Ahead, Commits, Quarantine, Reading};
 use super::{Backing, Owner};
+use crate::check::Repair;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
+pub(crate) mod check;
 mod commit;
+pub(crate) mod compressed;
 pub(crate) mod create;
 mod entry;
 pub(crate) mod header;
 mod mapping;
 mod refcounts;
+mod reserved;
+mod resize;
 
 use header::Header;
 use refcounts::Refcounts;
@@ -52,8 +58,11 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 #[derive(Default)]
 struct L1 {
     entries: Vec<u64>,
+    offset: u64,
     /// Sectors that differ from the file.
     dirty: BTreeSet<usize>,
+    /// The table was moved: all of it is to be written, then the header. Holds the old place.
+    moved: Option<Range<u64>>,
 }
 
 /// An open qcow2 image.
@@ -62,12 +71,14 @@ pub struct Qcow2 {
     this: Weak<Qcow2>,
     storage: Rc<dyn Storage>,
     header: Header,
+    size: Cell<u64>,
     backing: RefCell<Option<Backing>>,
     l1: RefCell<L1>,
     l2: Cache,
     refcounts: Refcounts,
     /// New L2 tables are made one at a time.
     tables: Rc<Semaphore>,
+    unpacked: compressed::Unpacked,
     commits: Commits,
     ahead: Rc<Ahead>,
     quarantine: Quarantine,
@@ -84,25 +95,30 @@ impl Owner for Qcow2 {
 
 impl Qcow2 {
     /// Reads the metadata of an image. Nothing is written before the first change.
-    pub(crate) async fn open(storage: Rc<dyn Storage>) -> Result<Rc<Self>> {
+    /// But where the image was not closed and its refcounts are stale (the dirty bit, which only images
+    /// with lazy refcounts get), and it is to be written: then they are made exact first. We keep them
+    /// exact always, and so never set that bit, whatever `lazy_refcounts` says.
+    pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let name = storage.name().to_owned();
-        Self::open_inner(storage).await.map_err(|e| match e.kind() {
+        Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
             ErrorKind::Io => e,
             _ => e.context(name),
         })
     }
 
-    async fn open_inner(storage: Rc<dyn Storage>) -> Result<Rc<Self>> {
-        let header = Self::read_header(&*storage).await?;
-        if header.incompatible & header::incompatible::DIRTY != 0 {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "the image was not closed and its refcounts are stale; repair it with 'qemu-img check -r all'",
-            ));
+    async fn open_inner(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
+        let mut header = Self::read_header(&*storage).await?;
+        if writable && header.is_dirty() && !header.is_corrupt() {
+            check::check(&storage, Some(Repair::All)).await?;
+            header = Self::read_header(&*storage).await?;
+        }
+        if writable && (header.is_dirty() || header.is_corrupt()) {
+            let text = "marked corrupt; repair it with 'millrace image check --repair all'";
+            return Err(Error::new(ErrorKind::Corrupt, text));
         }
         let buf = Buf::new(header.l1_entries as usize * 8);
         storage.read(header.l1_offset, buf.clone()).await?;
-        let l1 = L1 { entries: words(&buf.to_vec()).collect(), dirty: BTreeSet::new() };
+        let l1 = L1 { entries: words(&buf.to_vec()).collect(), offset: header.l1_offset, ..L1::default() };
         let refcounts = Refcounts::open(storage.clone(), &header, CACHE / 8).await?;
         Ok(Rc::new_cyclic(|this| Qcow2 {
             this: this.clone(),
@@ -111,11 +127,13 @@ impl Qcow2 {
             l2: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), CACHE),
             refcounts,
             tables: Semaphore::new(1),
+            unpacked: compressed::Unpacked::default(),
             commits: Commits::default(),
             ahead: Ahead::new(),
             quarantine: Quarantine::default(),
             patching: Semaphore::new(1),
             changed: Cell::new(false),
+            size: Cell::new(header.size),
             header,
             storage,
         }))
@@ -131,7 +149,7 @@ impl Qcow2 {
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.header.size
+        self.size.get()
     }
 
     pub(crate) fn cluster_size(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The raw format: the disk's bytes as they are.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::{Mapping, What};
@@ -9,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 /// The mapping of a raw image: everything is where it is.
 pub(crate) struct Raw {
     storage: Rc<dyn Storage>,
-    size: u64,
+    size: Cell<u64>,
 }
 
 impl Raw {
@@ -17,11 +18,18 @@ impl Raw {
     pub(crate) fn new(storage: Rc<dyn Storage>) -> Self {
         // The disk is counted in sectors of 512 bytes; a file's last part is filled up with zeros.
         let size = storage.len().next_multiple_of(512);
-        Raw { storage, size }
+        Raw { storage, size: Cell::new(size) }
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.size
+        self.size.get()
+    }
+
+    pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
+        self.storage.truncate(size).await?;
+        self.storage.sync().await?;
+        self.size.set(size);
+        Ok(())
     }
 
     /// Everything is data: asking the file system for holes on every read would cost more than

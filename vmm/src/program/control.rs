@@ -180,6 +180,22 @@ impl Handler for Control {
         Ok(Empty {})
     }
 
+    async fn block_resize(&self, arguments: BlockResize) -> Result<Empty> {
+        let device = arguments.device.unwrap_or_default();
+        let Some(drive) = self.drives.iter().find(|drive| drive.options.id == device) else {
+            let node = arguments.node_name.unwrap_or_default();
+            return Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{node}'")));
+        };
+        let size = u64::try_from(arguments.size)
+            .map_err(|_| Error::generic("Parameter 'size' expects a >0 size"))?;
+        let resize = drive.handle.call(move |disk| async move { disk.resize(size).await });
+        resize.await.map_err(|e| match e.kind() {
+            ErrorKind::InUse => Error::generic(format!("Device '{device}' is in use")),
+            _ => generic(e),
+        })?;
+        Ok(Empty {})
+    }
+
     async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
         let mut drives = Vec::new();
         for drive in &self.drives {

@@ -1,6 +1,8 @@
 //! `millrace image`: images without a machine.
 
-use block::image::{Create, Info};
+use std::process::ExitCode;
+
+use block::image::{Create, Info, Preallocation};
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
 use block::{Kind, image};
@@ -10,10 +12,24 @@ use serde_json::{Map, Value};
 use super::Failure;
 use super::options::{self, Image};
 
+mod check;
+mod map;
+
 /// Runs one command.
-pub(super) fn run(command: Image) -> Result<(), Failure> {
+pub(super) fn run(command: Image) -> Result<ExitCode, Failure> {
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     match command {
+        Image::Check { format, json, repair, file } => {
+            let repair = repair.map(|repair| match repair {
+                options::Repair::Leaks => block::check::Repair::Leaks,
+                options::Repair::All => block::check::Repair::All,
+            });
+            return executor.block_on(async move { check::run(&file, format, repair, json).await });
+        }
+        Image::Map { format, json, file } => {
+            let done = executor.block_on(async move { map::run(&file, format, json).await });
+            return done.map(|()| ExitCode::SUCCESS);
+        }
         Image::Create { format, backing, backing_format, options, file, size } => {
             let wish = wish(size, backing, backing_format, &options)?;
             executor.block_on(async move { image::create(&opener(), &file, format, &wish).await })
@@ -28,6 +44,7 @@ pub(super) fn run(command: Image) -> Result<(), Failure> {
             Ok(())
         }),
     }
+    .map(|()| ExitCode::SUCCESS)
     .map_err(|e| e.to_string())
 }
 
@@ -48,6 +65,22 @@ fn wish(
             match key.as_str() {
                 "cluster_size" => wish.cluster_size = Some(options::size(&value)?),
                 "extended_l2" if value == "on" || value == "off" => wish.extended_l2 = Some(value == "on"),
+                "lazy_refcounts" if value == "on" || value == "off" => {
+                    wish.lazy_refcounts = Some(value == "on")
+                }
+                "compat" if value == "0.10" => wish.version = Some(2),
+                "compat" if value == "1.1" => wish.version = Some(3),
+                "preallocation" => {
+                    wish.preallocation = match value.as_str() {
+                        "off" => Preallocation::Off,
+                        "metadata" => Preallocation::Metadata,
+                        "falloc" => Preallocation::Falloc,
+                        "full" => Preallocation::Full,
+                        _ => {
+                            return Err(format!("preallocation={value}: give off, metadata, falloc or full"));
+                        }
+                    }
+                }
                 "refcount_bits" => {
                     let bits = value.parse().map_err(|_| format!("refcount_bits={value}: give a number"))?;
                     wish.refcount_bits = Some(bits);

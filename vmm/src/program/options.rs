@@ -106,8 +106,8 @@ pub(super) enum Image {
         /// The backing file's format.
         #[arg(short = 'F', value_name = "FORMAT", requires = "backing")]
         backing_format: Option<Kind>,
-        /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N (qcow2), table_size=N (qed),
-        /// backing_file=FILE, backing_fmt=FORMAT.
+        /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
+        /// preallocation=off|metadata|falloc|full, table_size=N (qed), backing_file=FILE, backing_fmt=FORMAT.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.
@@ -127,6 +127,41 @@ pub(super) enum Image {
         /// The image.
         file: String,
     },
+    /// Looks for errors in an image's metadata. Exits with 0: none, 2: corruptions, 3: only leaked
+    /// clusters, 63: the format has no checks, 1: it could not be checked.
+    Check {
+        /// Its format.
+        #[arg(short, value_name = "FORMAT")]
+        format: Kind,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        /// Repairs what was found.
+        #[arg(long, value_name = "WHAT")]
+        repair: Option<Repair>,
+        /// The image.
+        file: String,
+    },
+    /// Tells what the image and those behind it hold where.
+    Map {
+        /// Its format.
+        #[arg(short, value_name = "FORMAT")]
+        format: Kind,
+        /// For programs, as `qemu-img map --output=json` prints it.
+        #[arg(long)]
+        json: bool,
+        /// The image.
+        file: String,
+    },
+}
+
+/// What `image check` may change.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Repair {
+    /// Refcounts that are too high.
+    Leaks,
+    /// All that can be made sound.
+    All,
 }
 
 /// A number of bytes: K, M, G and T are powers of 1024.

@@ -7,16 +7,17 @@
 //!    and new L2 tables whole; then a barrier (fdatasync);
 //! 2. where there are new refcount blocks, the refcount table that names them; then a barrier;
 //! 3. entries in existing L2 tables, and the L1 table; then a barrier;
+//!    where the L1 table moved, all of it and then the header that names it, with a barrier after each;
 //! 4. clusters that nothing refers to any more are given back, in memory, once the reads that began
 //!    before are done. Their lower counts go to the file with the next commit.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Qcow2, header};
+use super::Qcow2;
+use crate::Result;
 use crate::format::cache::{Run, SECTOR};
 use crate::format::commit::{Commit, Commits, patch_header, write_all};
-use crate::{Error, ErrorKind, Result};
 
 /// A table held whole in memory: its changed sectors as they are now.
 fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
@@ -42,11 +43,12 @@ impl Commit for Qcow2 {
         let freed = self.refcounts.take_freed();
         let l2 = self.l2.take_dirty();
         let counts = self.refcounts.cache.take_dirty();
-        let (l1_dirty, l1) = {
+        let (l1_dirty, l1, l1_moved) = {
             let mut l1 = self.l1.borrow_mut();
             let dirty = std::mem::take(&mut l1.dirty);
-            let runs = sectors(&l1.entries, &dirty, self.header.l1_offset);
-            (dirty, runs)
+            let runs = sectors(&l1.entries, &dirty, l1.offset);
+            let place = (l1.offset, l1.entries.len() as u32);
+            (dirty, runs, l1.moved.take().map(|old| (old, place)))
         };
         let (table_dirty, table, moved) = {
             let mut table = self.refcounts.table.borrow_mut();
@@ -65,10 +67,17 @@ impl Commit for Qcow2 {
             l2.settle();
             counts.settle();
         };
-        let result = self.write_in_order(first, table, moved.is_some(), last, settle).await;
+        let mut result = self.write_in_order(first, table, moved.is_some(), last, settle).await;
+        if let (Ok(()), Some((_, (offset, entries)))) = (&result, &l1_moved) {
+            let patch = self.patch_header(|sector| {
+                sector[36..40].copy_from_slice(&entries.to_be_bytes());
+                sector[40..48].copy_from_slice(&offset.to_be_bytes());
+            });
+            result = patch.await;
+        }
         match &result {
             Ok(()) => {
-                if let Some(old) = moved {
+                for old in moved.into_iter().chain(l1_moved.map(|(old, _)| old)) {
                     self.refcounts.free_later(old);
                 }
                 self.retire(freed).await;
@@ -76,7 +85,13 @@ impl Commit for Qcow2 {
             Err(_) => {
                 self.l2.give_back(&l2);
                 self.refcounts.cache.give_back(&counts);
-                self.l1.borrow_mut().dirty.extend(l1_dirty);
+                {
+                    let mut l1 = self.l1.borrow_mut();
+                    l1.dirty.extend(l1_dirty);
+                    if let Some((old, _)) = l1_moved {
+                        l1.moved = Some(old);
+                    }
+                }
                 let mut table = self.refcounts.table.borrow_mut();
                 table.dirty.extend(table_dirty);
                 // The file still names the oldest place, whatever happened meanwhile.
@@ -166,7 +181,7 @@ impl Qcow2 {
     }
 
     /// Changes the header's first 512 bytes in one write, durably.
-    async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
+    pub(super) async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         patch_header(&*self.storage, &self.patching, change).await
     }
 
@@ -177,12 +192,6 @@ impl Qcow2 {
         }
         if self.changed.get() {
             return Ok(());
-        }
-        if self.header.incompatible & header::incompatible::CORRUPT != 0 {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                format!("{}: marked corrupt; repair it with 'qemu-img check -r all'", self.storage.name()),
-            ));
         }
         if self.header.autoclear != 0 {
             // Whoever set these bits relies on nobody else having written.

@@ -1,9 +1,14 @@
 //! New qcow2 images.
 
-use super::header::{Header, incompatible};
+use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES, compatible, incompatible};
 use crate::format::Backing;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
+
+pub(crate) mod preallocate;
+
+use preallocate::Layout;
+pub use preallocate::Preallocation;
 
 /// What a new image is to be like.
 #[derive(Clone, Debug)]
@@ -17,6 +22,12 @@ pub struct Options {
     pub extended_l2: bool,
     /// Width of a refcount in bits: a power of two from 1 to 64.
     pub refcount_bits: u32,
+    /// 3, or 2 for readers older than QEMU 1.1.
+    pub version: u32,
+    /// Allows others to leave refcounts stale while they have the image open. We never do.
+    pub lazy_refcounts: bool,
+    /// Clusters that are there from the start.
+    pub preallocation: Preallocation,
     /// The backing file's name as it will stand in the image, and its format.
     pub backing: Option<(String, String)>,
 }
@@ -24,7 +35,16 @@ pub struct Options {
 impl Options {
     /// What leaves that we create are like, for a disk of `size` bytes.
     pub fn new(size: u64) -> Self {
-        Options { size, cluster_size: 64 << 10, extended_l2: true, refcount_bits: 16, backing: None }
+        Options {
+            size,
+            cluster_size: 64 << 10,
+            extended_l2: true,
+            refcount_bits: 16,
+            version: 3,
+            lazy_refcounts: false,
+            preallocation: Preallocation::Off,
+            backing: None,
+        }
     }
 }
 
@@ -44,6 +64,14 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
     if !options.refcount_bits.is_power_of_two() || options.refcount_bits > 64 {
         return Err(invalid("refcount_bits is a power of two from 1 to 64"));
     }
+    if options.version == 2 && (options.extended_l2 || options.lazy_refcounts || options.refcount_bits != 16)
+    {
+        return Err(invalid("compat=0.10 has no extended_l2, no lazy_refcounts and only refcount_bits=16"));
+    }
+    let preallocated = options.preallocation != Preallocation::Off;
+    if preallocated && options.backing.is_some() && !options.extended_l2 {
+        return Err(invalid("preallocation with a backing file needs extended_l2=on"));
+    }
     let size = options.size.checked_next_multiple_of(512).filter(|size| *size <= i64::MAX as u64);
     let size = size.ok_or_else(|| invalid("the size is over 8 EiB"))?;
     let backing = options.backing.as_ref();
@@ -52,7 +80,7 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
     }
 
     let mut header = Header {
-        version: 3,
+        version: options.version,
         backing: backing.map(|(name, format)| Backing { name: name.clone(), format: Some(format.clone()) }),
         cluster_bits: cluster.trailing_zeros(),
         size,
@@ -61,8 +89,10 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
         refcount_table_offset: 0,
         refcount_table_clusters: 0,
         snapshots: 0,
+        snapshots_offset: 0,
+        bitmaps: None,
         incompatible: if options.extended_l2 { incompatible::EXTENDED_L2 } else { 0 },
-        compatible: 0,
+        compatible: if options.lazy_refcounts { compatible::LAZY_REFCOUNTS } else { 0 },
         autoclear: 0,
         refcount_order: options.refcount_bits.trailing_zeros(),
         zstd: false,
@@ -75,18 +105,22 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
     }
     let l1_clusters = l1_bytes.div_ceil(cluster).max(1);
 
-    // Header, L1 table, refcount table, refcount blocks, in this order: as many blocks as count
-    // them all, themselves included.
+    // Header, L1 table, refcount table, refcount blocks, what is preallocated, in this order: as many
+    // blocks as count them all, themselves included.
     let per_block = cluster * 8 / u64::from(options.refcount_bits);
+    let ahead = if preallocated { Layout::new(&header) } else { Layout::default() };
     let (mut blocks, mut tables) = (1, 1);
     let used = loop {
-        let used = 1 + l1_clusters + tables + blocks;
+        let used = 1 + l1_clusters + tables + blocks + ahead.tables + ahead.clusters;
         let (want_blocks, want_tables) = (used.div_ceil(per_block), (blocks * 8).div_ceil(cluster));
         if want_blocks <= blocks && want_tables <= tables {
             break used;
         }
         (blocks, tables) = (blocks.max(want_blocks), tables.max(want_tables));
     };
+    if tables * cluster > MAX_REFCOUNT_TABLE_BYTES.max(cluster) {
+        return Err(invalid("preallocating so much needs a larger cluster_size"));
+    }
     header.l1_entries = (l1_bytes / 8) as u32;
     header.l1_offset = cluster;
     header.refcount_table_offset = (1 + l1_clusters) * cluster;
@@ -108,6 +142,10 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
             super::refcounts::set(&mut bytes, header.refcount_order, index, 1);
         }
         storage.write(blocks_offset + block * cluster, Buf::from_bytes(&bytes)).await?;
+    }
+    if preallocated {
+        let start = blocks_offset + blocks * cluster;
+        ahead.write(storage, &header, start, options.preallocation).await?;
     }
     storage.sync().await?;
     storage.write(0, Buf::from_bytes(&bytes)).await?;

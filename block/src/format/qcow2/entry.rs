@@ -14,7 +14,8 @@ pub(crate) struct Entry {
     pub host: Option<u64>,
     /// The host cluster's refcount is exactly 1.
     pub copied: bool,
-    pub compressed: bool,
+    /// Bits 0-61 of a compressed cluster's descriptor; it has no host cluster of its own then.
+    pub packed: Option<u64>,
     /// Subclusters with data in the host cluster, by bit.
     pub alloc: u32,
     /// Subclusters that read as zeros, by bit.
@@ -23,11 +24,13 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn descriptor(word: u64) -> Entry {
+        if word & COMPRESSED != 0 {
+            return Entry { packed: Some(word & (COMPRESSED - 1)), ..Entry::default() };
+        }
         let offset = word & OFFSET_MASK;
         Entry {
             host: Some(offset).filter(|offset| *offset != 0),
             copied: word & COPIED != 0,
-            compressed: word & COMPRESSED != 0,
             ..Entry::default()
         }
     }
@@ -35,13 +38,16 @@ impl Entry {
     /// A standard entry. Version 2 has no zero flag: its bit is reserved.
     pub(crate) fn standard(word: u64, version: u32) -> Entry {
         let entry = Self::descriptor(word);
-        let zero = version >= 3 && word & ZERO != 0;
+        let zero = version >= 3 && word & ZERO != 0 && entry.packed.is_none();
         Entry { zero: zero.into(), alloc: (!zero && entry.host.is_some()).into(), ..entry }
     }
 
     /// An extended entry.
     pub(crate) fn extended(word: u64, bitmap: u64) -> Entry {
-        Entry { alloc: bitmap as u32, zero: (bitmap >> 32) as u32, ..Self::descriptor(word) }
+        let entry = Self::descriptor(word);
+        // A compressed cluster has no subclusters; its bitmap means nothing.
+        let bitmap = if entry.packed.is_some() { 0 } else { bitmap };
+        Entry { alloc: bitmap as u32, zero: (bitmap >> 32) as u32, ..entry }
     }
 
     pub(crate) fn to_standard(self) -> u64 {

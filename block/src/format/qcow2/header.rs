@@ -13,15 +13,24 @@ pub(crate) mod incompatible {
     pub(crate) const COMPRESSION_TYPE: u64 = 1 << 3;
     pub(crate) const EXTENDED_L2: u64 = 1 << 4;
 }
+/// Compatible feature bits (bytes 80-87).
+pub(crate) mod compatible {
+    pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
+}
+/// Autoclear feature bits (bytes 88-95).
+pub(crate) mod autoclear {
+    pub(crate) const BITMAPS: u64 = 1 << 0;
+}
 /// Extension types.
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
+const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
 /// The longest backing file name that the specification allows.
 const MAX_BACKING_NAME: u32 = 1023;
 /// QEMU's limits on tables, which keep a hostile header from costing memory.
-const MAX_L1_BYTES: u64 = 32 << 20;
+pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 
 /// The smallest header that names extended L2 and ends a sector's worth of fields.
@@ -41,11 +50,22 @@ pub(crate) struct Header {
     pub refcount_table_offset: u64,
     pub refcount_table_clusters: u32,
     pub snapshots: u32,
+    pub snapshots_offset: u64,
+    /// The directory of persistent bitmaps, where the image says that they are valid.
+    pub bitmaps: Option<Bitmaps>,
     pub incompatible: u64,
     pub compatible: u64,
     pub autoclear: u64,
     pub refcount_order: u32,
     pub zstd: bool,
+}
+
+/// Where the bitmap directory is (section "Bitmaps extension").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bitmaps {
+    pub count: u32,
+    pub directory: u64,
+    pub directory_len: u64,
 }
 
 fn corrupt(what: impl Into<String>) -> Error {
@@ -57,15 +77,15 @@ fn unsupported(what: impl Into<String>) -> Error {
 }
 
 /// Big-endian fields of a byte string; what lies past its end is an error, not a panic.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
-    fn u32(&self, at: usize) -> Result<u32> {
+    pub(super) fn u32(&self, at: usize) -> Result<u32> {
         let bytes = self.0.get(at..at + 4).and_then(|b| b.try_into().ok());
         bytes.map(u32::from_be_bytes).ok_or_else(|| corrupt("the header is cut off"))
     }
 
-    fn u64(&self, at: usize) -> Result<u64> {
+    pub(super) fn u64(&self, at: usize) -> Result<u64> {
         Ok(u64::from(self.u32(at)?) << 32 | u64::from(self.u32(at + 4)?))
     }
 }
@@ -78,6 +98,16 @@ impl Header {
 
     pub(crate) fn extended_l2(&self) -> bool {
         self.incompatible & incompatible::EXTENDED_L2 != 0
+    }
+
+    /// The refcounts in the file are stale.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.incompatible & incompatible::DIRTY != 0
+    }
+
+    /// Somebody found the metadata to be wrong.
+    pub(crate) fn is_corrupt(&self) -> bool {
+        self.incompatible & incompatible::CORRUPT != 0
     }
 
     /// Size of an L2 entry in bytes.
@@ -143,6 +173,8 @@ impl Header {
             refcount_table_offset: field.u64(48)?,
             refcount_table_clusters: field.u32(56)?,
             snapshots: field.u32(60)?,
+            snapshots_offset: field.u64(64)?,
+            bitmaps: bitmaps(if v3 { field.u64(88)? } else { 0 }, &extensions)?,
             incompatible,
             compatible: if v3 { field.u64(80)? } else { 0 },
             autoclear: if v3 { field.u64(88)? } else { 0 },
@@ -210,7 +242,7 @@ impl Header {
         u64(&mut out, self.refcount_table_offset);
         u32(&mut out, self.refcount_table_clusters);
         u32(&mut out, self.snapshots);
-        u64(&mut out, 0);
+        u64(&mut out, self.snapshots_offset);
         if v3 {
             u64(&mut out, self.incompatible);
             u64(&mut out, self.compatible);
@@ -301,6 +333,15 @@ fn refuse_unknown(features: u64, extensions: &[(u32, &[u8])]) -> Result<()> {
     };
     let names: Vec<_> = (0..64).filter(|bit| unknown >> bit & 1 == 1).map(name).collect();
     Err(unsupported(format!("the image uses features that are not supported: {}", names.join(", "))))
+}
+
+fn bitmaps(autoclear: u64, extensions: &[(u32, &[u8])]) -> Result<Option<Bitmaps>> {
+    let found = extensions.iter().find(|(kind, _)| *kind == EXTENSION_BITMAPS);
+    // Without the bit somebody wrote the image without keeping them, and their clusters are leaks.
+    let Some((_, data)) = found.filter(|_| autoclear & autoclear::BITMAPS != 0) else { return Ok(None) };
+    let field = Fields(data);
+    let (count, directory_len, directory) = (field.u32(0)?, field.u64(8)?, field.u64(16)?);
+    Ok(Some(Bitmaps { count, directory, directory_len }))
 }
 
 fn backing(

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::compressed::Packed;
 use super::entry::Entry;
 use super::{COPIED, OFFSET_MASK, Qcow2};
 use crate::format::cache::{SECTOR, Slice};
@@ -10,7 +11,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {
     /// The slice of the L2 table that maps `offset`, and the index of its entry there.
-    async fn slice(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
+    pub(super) async fn slice(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
         let l1_index = (offset / self.header.l2_coverage()) as usize;
         let l1_entry = self.l1.borrow().entries.get(l1_index).copied().unwrap_or(0);
         let table = l1_entry & OFFSET_MASK;
@@ -30,7 +31,7 @@ impl Qcow2 {
         offset % self.header.l2_coverage() / self.cluster_size() * self.header.l2_entry_size()
     }
 
-    fn entries_per_slice(&self) -> usize {
+    pub(super) fn entries_per_slice(&self) -> usize {
         (self.l2.slice_len() / self.header.l2_entry_size()) as usize
     }
 
@@ -119,6 +120,7 @@ impl Qcow2 {
             let (next, next_granule) = self.what(&entry, sub, 0);
             let continues = match (what, next) {
                 (What::Data(start), What::Data(next)) => next == start + run,
+                (What::Packed(a, start), What::Packed(b, next)) => a == b && next == start + run,
                 (a, b) => a == b,
             };
             if !continues || next_granule != granule {
@@ -129,13 +131,8 @@ impl Qcow2 {
         Ok(Mapping { len: run.min(len), what, granule })
     }
 
-    fn checked_entry(&self, slice: &Slice, index: usize) -> Result<Entry> {
+    pub(super) fn checked_entry(&self, slice: &Slice, index: usize) -> Result<Entry> {
         let entry = self.entry(slice, index);
-        if entry.compressed {
-            let name = self.storage.name();
-            let text = format!("{name}: compressed clusters are not supported yet");
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
         match entry.host {
             Some(host) if !host.is_multiple_of(self.cluster_size()) => {
                 Err(self.corrupt(format_args!("a cluster at {host:#x} is not aligned")))
@@ -151,6 +148,11 @@ impl Qcow2 {
         // A cluster that cannot be written in place is copied whole when it has any data.
         let granule =
             if entry.alloc != 0 && !entry.copied { self.cluster_size() } else { self.subcluster_size() };
+        if let Some(word) = entry.packed {
+            let within = u64::from(sub) * self.subcluster_size() + within;
+            let packed = Packed::parse(word, self.header.cluster_bits);
+            return (What::Packed(packed, within), self.cluster_size());
+        }
         match entry.host {
             Some(host) if entry.alloc >> sub & 1 == 1 => {
                 let at = host + u64::from(sub) * self.subcluster_size() + within;
@@ -201,9 +203,7 @@ impl Qcow2 {
             let mut entry = self.entry(&slice, first + index);
             let mask = self.mask(reservation.offset.max(at) - at, end.min(at + cluster) - at);
             if let Some(fresh) = &fresh {
-                if let Some(old) = entry.host {
-                    self.refcounts.free_later(old..old + cluster);
-                }
+                self.free_data(&mut entry);
                 entry.host = Some(fresh.start + index as u64 * cluster);
                 entry.copied = true;
                 entry.alloc = 0;
@@ -214,6 +214,17 @@ impl Qcow2 {
         }
         self.commit_when_crowded();
         Ok(())
+    }
+
+    /// Takes an entry's data away from it.
+    fn free_data(&self, entry: &mut Entry) {
+        if let Some(host) = entry.host.take() {
+            self.refcounts.free_later(host..host + self.cluster_size());
+        }
+        if let Some(word) = entry.packed.take() {
+            self.refcounts.free_later(Packed::parse(word, self.header.cluster_bits).clusters(&self.header));
+        }
+        entry.copied = false;
     }
 
     /// Bits of the subclusters of a range inside of a cluster.
@@ -244,19 +255,14 @@ impl Qcow2 {
                 let stop = if end >= self.size() { start + cluster } else { end.min(start + cluster) };
                 let mask = self.mask(at - start, stop - start);
                 let mut entry = self.checked_entry(&slice, index)?;
-                if entry.alloc & !mask != 0 && !entry.copied {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "part of a cluster that a snapshot shares",
-                    ));
+                if mask != all && (entry.packed.is_some() || entry.alloc & !mask != 0 && !entry.copied) {
+                    let text = "part of a cluster that is compressed or that a snapshot shares";
+                    return Err(Error::new(ErrorKind::Unsupported, text));
                 }
                 entry.zero |= mask;
                 entry.alloc &= !mask;
-                if entry.zero == all
-                    && let Some(host) = entry.host.take()
-                {
-                    self.refcounts.free_later(host..host + cluster);
-                    entry.copied = false;
+                if entry.zero == all {
+                    self.free_data(&mut entry);
                 }
                 self.set_entry(&slice, index, entry);
                 at = start + cluster;

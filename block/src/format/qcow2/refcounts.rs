@@ -17,10 +17,13 @@ use crate::format::cache::{ByteOrder, Cache, SECTOR, Slice};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
+mod run;
+
 /// What may be counted past the file's end, in bytes: more than is ever on the way at once.
 const LEAKED: u64 = 1 << 30;
+
 /// Entries of the refcount table: bits 0-8 are reserved.
-const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
+pub(super) const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
 
 /// Where the refcount table stands, and what of it is not in the file yet.
 #[derive(Default)]
@@ -40,7 +43,7 @@ pub(crate) struct Refcounts {
     pub(crate) table: RefCell<TableState>,
     storage: Rc<dyn Storage>,
     /// The L1 table's place in the file.
-    l1: Range<u64>,
+    l1: RefCell<Range<u64>>,
     cluster_bits: u32,
     /// log2 of the width of a count in bits.
     order: u32,
@@ -71,7 +74,7 @@ impl Refcounts {
             cache: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), cache),
             table: RefCell::new(table),
             storage,
-            l1: header.l1_offset..header.l1_offset + u64::from(header.l1_entries) * 8,
+            l1: RefCell::new(header.l1_offset..header.l1_offset + u64::from(header.l1_entries) * 8),
             cluster_bits: header.cluster_bits,
             order: header.refcount_order,
             hint: Cell::new(0),
@@ -86,7 +89,7 @@ impl Refcounts {
     }
 
     /// How many counts one block holds.
-    fn per_block(&self) -> u64 {
+    pub(super) fn per_block(&self) -> u64 {
         (self.cluster_size() * 8) >> self.order
     }
 
@@ -110,6 +113,12 @@ impl Refcounts {
         let index = cluster % self.per_block();
         let slice = self.cache.get(offset + index / self.per_slice() * self.cache.slice_len()).await?;
         Ok(Some((slice, index % self.per_slice())))
+    }
+
+    /// The refcount of a cluster, by its number.
+    pub(super) async fn get(&self, cluster: u64) -> Result<u64> {
+        let found = self.slice(cluster).await?;
+        Ok(found.map_or(0, |(slice, index)| slice.read(|bytes| get(bytes, self.order, index))))
     }
 
     /// Takes up to `want` neighbouring free clusters: the offset of the first in the file, and how
@@ -215,7 +224,15 @@ impl Refcounts {
             self.place_block(block, at);
         }
         let end = table_cluster + clusters;
-        for used in cluster..end {
+        self.count_new(cluster..end);
+        Ok(end)
+    }
+
+    /// Counts clusters whose blocks were just made.
+    fn count_new(&self, clusters: Range<u64>) {
+        let per_block = self.per_block();
+        self.highest.set(self.highest.get().max(clusters.end));
+        for used in clusters {
             let block = used / per_block;
             let index = used % per_block;
             let offset = self.table.borrow().entries[block as usize]
@@ -229,8 +246,11 @@ impl Refcounts {
                 });
             }
         }
-        self.highest.set(self.highest.get().max(end));
-        Ok(end)
+    }
+
+    /// Says that the L1 table is somewhere else from now on.
+    pub(super) fn move_l1(&self, to: Range<u64>) {
+        *self.l1.borrow_mut() = to;
     }
 
     /// Refuses clusters that hold the header, the L1 table or the refcount table: what counts them as
@@ -241,12 +261,14 @@ impl Refcounts {
             let table = self.table.borrow();
             table.offset..table.offset + table.clusters * self.cluster_size()
         };
-        let taken = [0..self.cluster_size(), self.l1.clone(), table];
+        let taken = [0..self.cluster_size(), self.l1.borrow().clone(), table];
         if taken.iter().all(|taken| wanted.end <= taken.start || taken.end <= wanted.start) {
             return Ok(());
         }
         let name = self.storage.name();
-        let text = format!("{name}: its tables are counted as free; repair it with 'qemu-img check -r all'");
+        let text = format!(
+            "{name}: its tables are counted as free; repair it with 'millrace image check --repair all'"
+        );
         Err(Error::new(ErrorKind::Corrupt, text))
     }
 
@@ -315,7 +337,7 @@ impl Refcounts {
 }
 
 /// The count at `index`; counts narrower than a byte fill it from its low bits.
-fn get(bytes: &[u8], order: u32, index: u64) -> u64 {
+pub(super) fn get(bytes: &[u8], order: u32, index: u64) -> u64 {
     if order < 3 {
         let bit = index << order;
         return u64::from(bytes[(bit / 8) as usize]) >> (bit % 8) & ((1 << (1 << order)) - 1);

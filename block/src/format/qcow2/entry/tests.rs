@@ -14,7 +14,10 @@ fn standard_entries() {
     // Version 2 has no zero clusters: its bit is reserved.
     let old = Entry::standard(0x50000 | ZERO, 2);
     assert_eq!((old.alloc, old.zero), (1, 0));
-    assert!(Entry::standard(COMPRESSED | 0x1234, 3).compressed);
+    // A compressed cluster has no flags, and an offset to the byte.
+    let packed = Entry::standard(COMPRESSED | 0x1235, 3);
+    assert_eq!(packed, Entry { packed: Some(0x1235), ..Entry::default() });
+    assert_eq!(Entry::extended(COMPRESSED | 0x1235, u64::MAX), packed);
 }
 
 #[test]

@@ -13,6 +13,8 @@ fn header() -> Header {
         refcount_table_offset: 0x20000,
         refcount_table_clusters: 1,
         snapshots: 0,
+        snapshots_offset: 0,
+        bitmaps: None,
         incompatible: incompatible::EXTENDED_L2,
         compatible: 0,
         autoclear: 0,

@@ -1,0 +1,75 @@
+//! Whether an image's metadata is sound, and its repair: `qemu-img check` in our words.
+
+use crate::chain::Opener;
+use crate::format::{Kind, qcow2};
+use crate::storage::Lock;
+use crate::{Error, ErrorKind, Result};
+
+/// Problems that are told one by one; the rest is only counted.
+const TOLD: usize = 1000;
+
+/// What may be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Repair {
+    /// Refcounts that are too high are lowered. Safe on any image.
+    Leaks,
+    /// Refcounts are written anew where some are too low, flags are made to fit them, and entries that
+    /// contradict themselves are made to mean one thing.
+    All,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Metadata that is wrong: data is in danger, or already lost.
+    pub corruptions: u64,
+    /// Clusters that are kept for nobody.
+    pub leaks: u64,
+    /// Corruptions that a repair took away.
+    pub corruptions_fixed: u64,
+    /// Leaks that a repair took away.
+    pub leaks_fixed: u64,
+    /// Clusters that the disk has.
+    pub total_clusters: u64,
+    /// Those with data.
+    pub allocated_clusters: u64,
+    /// Those that do not follow the one before; compressed ones all count.
+    pub fragmented_clusters: u64,
+    /// Those that are compressed.
+    pub compressed_clusters: u64,
+    /// The end of the last cluster in use, in bytes.
+    pub image_end: u64,
+    /// What is wrong, one line each; of many, the first ones.
+    pub problems: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn tell(&mut self, problem: impl FnOnce() -> String) {
+        if self.problems.len() < TOLD {
+            self.problems.push(problem());
+        }
+    }
+
+    pub(crate) fn corruption(&mut self, problem: impl FnOnce() -> String) {
+        self.corruptions += 1;
+        self.tell(problem);
+    }
+}
+
+/// Checks an image, and repairs it where asked. The report is about the image as it is at the end.
+///
+/// # Errors
+/// `Unsupported` for formats without metadata to check; `Corrupt` where it cannot be checked at all;
+/// `Locked` where it is in use.
+pub async fn check(opener: &dyn Opener, name: &str, kind: Kind, repair: Option<Repair>) -> Result<Report> {
+    if kind != Kind::Qcow2 {
+        let text = format!("{name}: the format {kind} does not support checks");
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    let storage = opener.open(name, repair.is_some()).await?;
+    storage.lock(if repair.is_some() { Lock::Leaf } else { Lock::Backing })?;
+    qcow2::check::check(&storage, repair).await.map_err(|e| match e.kind() {
+        ErrorKind::Io | ErrorKind::NoSpace => e,
+        _ => e.context(name),
+    })
+}

@@ -1,0 +1,202 @@
+//! Everything that refers to host clusters, but the refcounts themselves.
+
+use super::super::compressed::Packed;
+use super::super::header::{Fields, MAX_L1_BYTES};
+use super::super::{COPIED, OFFSET_MASK, words};
+use super::Pass;
+use crate::{Error, ErrorKind, Result};
+
+/// Bit 62 of an L2 entry: a compressed cluster.
+pub(super) const COMPRESSED: u64 = 1 << 62;
+/// Bit 0 of a standard L2 entry of version 3.
+pub(super) const ZERO: u64 = 1;
+/// Tables of any size are read in pieces of this many bytes.
+const PIECE: u64 = 1 << 20;
+/// QEMU's limit.
+const MAX_SNAPSHOTS: u32 = 65536;
+
+fn cannot(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, what)
+}
+
+impl Pass {
+    /// Counts all references, and tells what is wrong with any of them.
+    pub(super) async fn walk(&mut self) -> Result<()> {
+        let header = self.header.clone();
+        self.refer(0, header.cluster_size())?;
+        self.l1(header.l1_offset, header.l1_entries.into(), true).await?;
+        self.read_snapshots().await?;
+        for (offset, entries) in self.snapshots.clone() {
+            self.l1(offset, entries, false).await?;
+        }
+        self.bitmaps().await
+    }
+
+    /// Counts a reference to each cluster of a range of the file. What lies outside of the file is
+    /// told, and not counted.
+    pub(super) fn refer(&mut self, offset: u64, len: u64) -> Result<()> {
+        let cluster = self.header.cluster_size();
+        let end = offset.saturating_add(len).div_ceil(cluster);
+        if end > self.file_clusters {
+            self.report.corruption(|| {
+                format!("ERROR: a reference to {len} bytes at {offset:#x} reaches past the file's end")
+            });
+        }
+        for cluster in offset / cluster..end.min(self.file_clusters) {
+            self.counts.add(cluster)?;
+        }
+        Ok(())
+    }
+
+    /// An L1 table with all below it (sections "L1 table entry", "L2 table entry").
+    async fn l1(&mut self, offset: u64, entries: u64, active: bool) -> Result<()> {
+        self.refer(offset, entries * 8)?;
+        let mut done = 0;
+        while done < entries * 8 {
+            let n = PIECE.min(entries * 8 - done);
+            let piece = self.read(offset + done, n).await?;
+            for entry in words(&piece).filter(|entry| *entry != 0) {
+                if entry & !(OFFSET_MASK | COPIED) != 0 {
+                    self.report
+                        .corruption(|| format!("ERROR: an L1 entry has reserved bits set: {entry:#x}"));
+                }
+                let table = entry & OFFSET_MASK;
+                self.refer(table, self.header.cluster_size())?;
+                if !table.is_multiple_of(self.header.cluster_size()) {
+                    self.report.corruption(|| format!("ERROR: the L2 table at {table:#x} is not aligned"));
+                }
+                if self.is_table(table) {
+                    self.l2(table, active).await?;
+                }
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    async fn l2(&mut self, table: u64, active: bool) -> Result<()> {
+        let bytes = self.read(table, self.header.cluster_size()).await?;
+        let extended = self.header.extended_l2();
+        let mut table = words(&bytes);
+        let mut expected = None;
+        while let Some(entry) = table.next() {
+            let bitmap = if extended { table.next().unwrap_or(0) } else { 0 };
+            if entry | bitmap == 0 {
+                continue;
+            }
+            self.l2_entry(entry, bitmap, if active { Some(&mut expected) } else { None })?;
+        }
+        Ok(())
+    }
+
+    /// One entry; `expected` is where the next cluster of a file without fragments would be.
+    fn l2_entry(&mut self, entry: u64, bitmap: u64, expected: Option<&mut Option<u64>>) -> Result<()> {
+        let cluster = self.header.cluster_size();
+        if entry & COMPRESSED != 0 {
+            if entry & COPIED != 0 {
+                self.report.corruption(|| "ERROR: a compressed cluster has its COPIED flag set".into());
+            }
+            if bitmap != 0 {
+                self.report.corruption(|| "ERROR: a compressed cluster has subclusters".into());
+            }
+            if expected.is_some() {
+                self.report.allocated_clusters += 1;
+                self.report.compressed_clusters += 1;
+                self.report.fragmented_clusters += 1;
+            }
+            let packed = Packed::parse(entry & (COMPRESSED - 1), self.header.cluster_bits);
+            return self.refer(packed.offset, packed.len);
+        }
+        let host = entry & OFFSET_MASK;
+        let has_data = if self.header.extended_l2() {
+            bitmap & 0xffff_ffff != 0
+        } else {
+            self.header.version < 3 || entry & ZERO == 0
+        };
+        let reserved = if self.header.extended_l2() { 0x1ff } else { 0x1fe };
+        if entry & (reserved | 0x3f << 56) != 0 {
+            self.report.corruption(|| format!("ERROR: an L2 entry has reserved bits set: {entry:#x}"));
+        }
+        if bitmap >> 32 & bitmap != 0 {
+            self.report.corruption(|| format!("ERROR: a subcluster of {host:#x} is both data and zero"));
+        }
+        if host == 0 {
+            if bitmap & 0xffff_ffff != 0 {
+                self.report.corruption(|| "ERROR: subclusters with data have no cluster".into());
+            }
+            return Ok(());
+        }
+        if !host.is_multiple_of(cluster) {
+            let kind = if has_data { "Data" } else { "Preallocated" };
+            self.report.corruption(|| format!("ERROR: {kind} cluster {host:#x} is not aligned"));
+        }
+        if let Some(expected) = expected {
+            self.report.allocated_clusters += 1;
+            if expected.is_some_and(|expected| expected != host) {
+                self.report.fragmented_clusters += 1;
+            }
+            *expected = Some(host + cluster);
+        }
+        self.refer(host, cluster)
+    }
+
+    /// The snapshot table (section "Snapshots").
+    async fn read_snapshots(&mut self) -> Result<()> {
+        let start = self.header.snapshots_offset;
+        if self.header.snapshots == 0 {
+            return Ok(());
+        }
+        if self.header.snapshots > MAX_SNAPSHOTS || !start.is_multiple_of(self.header.cluster_size()) {
+            return Err(cannot("the snapshot table's place or size is out of range"));
+        }
+        let mut at = start;
+        for n in 0..self.header.snapshots {
+            if at >= self.storage.len() {
+                return Err(cannot(format!("snapshot {n} lies past the file's end")));
+            }
+            let head = self.read(at, 40).await?;
+            let head = Fields(&head);
+            let (offset, entries) = (head.u64(0)?, u64::from(head.u32(8)?));
+            let names = head.u32(12)?;
+            let len = 40 + u64::from(head.u32(36)?) + u64::from(names >> 16) + u64::from(names & 0xffff);
+            at = (at + len).next_multiple_of(8);
+            let aligned = offset.is_multiple_of(self.header.cluster_size());
+            if !aligned || offset >= self.storage.len() || entries * 8 > MAX_L1_BYTES {
+                self.report.corruption(|| format!("ERROR: snapshot {n} has an impossible L1 table"));
+                continue;
+            }
+            self.snapshots.push((offset, entries));
+        }
+        self.refer(start, at - start)
+    }
+
+    /// Bitmap directory, tables and data (section "Bitmaps").
+    async fn bitmaps(&mut self) -> Result<()> {
+        let Some(bitmaps) = self.header.bitmaps else { return Ok(()) };
+        let end = bitmaps.directory.saturating_add(bitmaps.directory_len);
+        self.refer(bitmaps.directory, bitmaps.directory_len)?;
+        let mut at = bitmaps.directory;
+        for n in 0..bitmaps.count {
+            if at.saturating_add(24) > end.min(self.storage.len()) {
+                self.report.corruption(|| format!("ERROR: bitmap {n} lies outside of the directory"));
+                return Ok(());
+            }
+            let head = self.read(at, 24).await?;
+            let head = Fields(&head);
+            let (table, entries) = (head.u64(0)?, u64::from(head.u32(8)?));
+            let len = 24 + u64::from(head.u32(16)? & 0xffff) + u64::from(head.u32(20)?);
+            at = (at + len).next_multiple_of(8);
+            self.refer(table, entries * 8)?;
+            let mut done = 0;
+            while done < entries * 8 && table + done < self.storage.len() {
+                let size = PIECE.min(entries * 8 - done);
+                let piece = self.read(table + done, size).await?;
+                for data in words(&piece).map(|entry| entry & OFFSET_MASK).filter(|data| *data != 0) {
+                    self.refer(data, self.header.cluster_size())?;
+                }
+                done += size;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! Clusters that a new image has from the start (qcow2's creation option `preallocation`).
+
+use std::ops::Range;
+
+use super::super::COPIED;
+use super::super::header::Header;
+use crate::storage::Storage;
+use crate::{Buf, Result};
+
+/// What a new image has before anything is written to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Every cluster has its place in the file, which is sparse.
+    Metadata,
+    /// And the file system keeps space for it.
+    Falloc,
+    /// And is written with zeros.
+    Full,
+}
+
+/// Where preallocated clusters are: tables, then data.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Layout {
+    pub tables: u64,
+    pub clusters: u64,
+}
+
+impl Layout {
+    /// How much is needed for all of the disk.
+    pub(super) fn new(header: &Header) -> Layout {
+        Layout {
+            tables: header.size.div_ceil(header.l2_coverage()),
+            clusters: header.size.div_ceil(header.cluster_size()),
+        }
+    }
+
+    /// Writes the L2 tables, which begin at `start`, the L1 table that names them, and what the wish
+    /// says about data. Nothing refers to this yet.
+    pub(super) async fn write(
+        self,
+        storage: &dyn Storage,
+        header: &Header,
+        start: u64,
+        wish: Preallocation,
+    ) -> Result<()> {
+        let cluster = header.cluster_size();
+        let (per_table, width) = (cluster / header.l2_entry_size(), header.l2_entry_size() as usize);
+        let data = start + self.tables * cluster;
+        let l1: Vec<u8> =
+            (0..self.tables).flat_map(|n| ((start + n * cluster) | COPIED).to_be_bytes()).collect();
+        storage.write(header.l1_offset, Buf::from_bytes(&l1)).await?;
+        for table in 0..self.tables {
+            let mut bytes = vec![0; cluster as usize];
+            let first = table * per_table;
+            for (entry, n) in bytes.chunks_exact_mut(width).zip(first..self.clusters) {
+                // An extended entry has its cluster, and no subcluster in it: what is behind shows.
+                entry[..8].copy_from_slice(&((data + n * cluster) | COPIED).to_be_bytes());
+            }
+            storage.write(start + table * cluster, Buf::from_bytes(&bytes)).await?;
+        }
+        let end = data + self.clusters * cluster;
+        match wish {
+            Preallocation::Falloc if end > data => storage.allocate(data, end - data).await,
+            Preallocation::Full => write_zeros(storage, data..end).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn write_zeros(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
+    let zeros = Buf::new((range.end - range.start).min(4 << 20) as usize);
+    let mut at = range.start;
+    while at < range.end {
+        let n = (range.end - at).min(zeros.len() as u64);
+        storage.write(at, zeros.slice(0..n as usize)).await?;
+        at += n;
+    }
+    Ok(())
+}
+
+/// A raw image's space.
+pub(crate) async fn raw(storage: &dyn Storage, size: u64, wish: Preallocation) -> Result<()> {
+    match wish {
+        Preallocation::Off => Ok(()),
+        Preallocation::Falloc if size > 0 => storage.allocate(0, size).await,
+        Preallocation::Full => write_zeros(storage, 0..size).await,
+        Preallocation::Metadata => Err(super::invalid("a raw image has no metadata to preallocate")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,62 @@
+//! Runs of neighbouring clusters for tables that have to be in one piece.
+
+use super::Refcounts;
+use crate::Result;
+
+/// Holes that are too small and passed over before the run goes behind everything.
+const MOST_HOLES: usize = 256;
+
+impl Refcounts {
+    /// Takes exactly `want` neighbouring free clusters: the offset of the first in the file.
+    pub(crate) async fn allocate_run(&self, want: u64) -> Result<u64> {
+        let mut passed = Vec::new();
+        let (mut start, mut got) = (0, 0);
+        // Every new refcount block takes a cluster of its own range: no run is longer than the rest.
+        while got < want && want < self.per_block() && passed.len() < MOST_HOLES {
+            let (next, more) = self.allocate(want - got).await?;
+            if next != start + (got << self.cluster_bits) {
+                passed.push(start..start + (got << self.cluster_bits));
+                (start, got) = (next, 0);
+            }
+            got += more;
+        }
+        if got < want {
+            passed.push(start..start + (got << self.cluster_bits));
+            start = self.allocate_behind(want).await?;
+        }
+        for range in passed {
+            self.free_now(range).await?;
+        }
+        Ok(start)
+    }
+
+    /// A run where no refcount block counts anything yet; its blocks go elsewhere.
+    async fn allocate_behind(&self, want: u64) -> Result<u64> {
+        let need = want.div_ceil(self.per_block());
+        let mut places = Vec::new();
+        loop {
+            let (base, len) = {
+                let table = self.table.borrow();
+                let last = table.entries.iter().rposition(|entry| *entry != 0);
+                (last.map_or(0, |last| last as u64 + 1), table.entries.len() as u64)
+            };
+            let first = base * self.per_block();
+            if base + need > len {
+                self.grow_table(first)?;
+                continue;
+            }
+            if (places.len() as u64) < need {
+                // This may itself make a block at `base`, so look again.
+                places.push(self.allocate(1).await?.0 >> self.cluster_bits);
+                continue;
+            }
+            self.check_free(first..first + want)?;
+            // Nothing waits from here on, so nobody else takes this range.
+            for (block, place) in (base..).zip(&places) {
+                self.place_block(block, *place);
+            }
+            self.count_new(first..first + want);
+            return Ok(first << self.cluster_bits);
+        }
+    }
+}

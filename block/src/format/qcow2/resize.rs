@@ -1,0 +1,49 @@
+//! A larger virtual size (QEMU `docs/interop/qcow2.txt`, "Header", "L1 table").
+
+use super::Qcow2;
+use super::header::MAX_L1_BYTES;
+use crate::format::cache::SECTOR;
+use crate::{Error, ErrorKind, Result};
+
+impl Qcow2 {
+    /// Makes the L1 table large enough for a disk of `size` bytes. A table that grows moves: the next
+    /// commit writes all of it, and then the header that names it.
+    pub(crate) async fn make_room(&self, size: u64) -> Result<()> {
+        self.begin_change().await?;
+        let refuse = |kind, what: &str| Error::new(kind, format!("{}: {what}", self.storage.name()));
+        if self.header.version < 3 && self.header.snapshots > 0 {
+            let what = "has snapshots, which in version 2 of qcow2 have the size of the disk";
+            return Err(refuse(ErrorKind::Unsupported, what));
+        }
+        let entries = size.div_ceil(self.header.l2_coverage());
+        if entries * 8 > MAX_L1_BYTES || size > i64::MAX as u64 {
+            let what = format!("{size} bytes are too much for its cluster size");
+            return Err(refuse(ErrorKind::Invalid, &what));
+        }
+        if entries <= self.l1.borrow().entries.len() as u64 {
+            return Ok(());
+        }
+        let cluster = self.cluster_size();
+        let offset = self.refcounts.allocate_run((entries * 8).div_ceil(cluster)).await?;
+        {
+            let mut l1 = self.l1.borrow_mut();
+            let len = (l1.entries.len() as u64 * 8).next_multiple_of(cluster);
+            // Moved twice before a commit: the place in between was never in the file.
+            let old = l1.offset..l1.offset + len;
+            l1.moved.get_or_insert(old);
+            l1.offset = offset;
+            self.refcounts.move_l1(offset..offset + entries * 8);
+            l1.entries.resize(entries as usize, 0);
+            l1.dirty = (0..l1.entries.len().div_ceil(SECTOR / 8)).collect();
+        }
+        self.flush().await
+    }
+
+    /// Changes the size of the disk, durably, after all that was changed before.
+    pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
+        self.flush().await?;
+        self.patch_header(|sector| sector[24..32].copy_from_slice(&size.to_be_bytes())).await?;
+        self.size.set(size);
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! What a chain holds where, as `qemu-img map` tells it.
+
+use std::rc::Rc;
+
+use crate::Result;
+use crate::format::{Format, What};
+use crate::node::Node;
+
+/// A run of a disk that one image of the chain answers for in one way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Offset on the disk in bytes.
+    pub start: u64,
+    /// In bytes, at least 1.
+    pub length: u64,
+    /// How many images are above the one that answers: 0 is the leaf.
+    pub depth: usize,
+    /// Whether any image of the chain says what is here; what none does reads as zeros.
+    pub present: bool,
+    /// It reads as zeros, and that is known without reading.
+    pub zero: bool,
+    /// There are bytes to read.
+    pub data: bool,
+    /// They are compressed.
+    pub compressed: bool,
+    /// Where they, or the space kept for them, start in the file.
+    pub offset: Option<u64>,
+    /// The file.
+    pub file: String,
+}
+
+impl Piece {
+    /// Whether `next`, which begins where this one ends, goes on in the same way.
+    fn continues(&self, next: &Piece) -> bool {
+        let as_if = Piece {
+            start: self.start,
+            length: self.length,
+            offset: next.offset.and_then(|offset| offset.checked_sub(self.length)),
+            ..next.clone()
+        };
+        *self == as_if && self.offset.is_some() == next.offset.is_some()
+    }
+}
+
+/// Calls `found` for each run of the disk, in order, neighbours of one kind joined.
+pub async fn map(leaf: &Rc<Node>, mut found: impl FnMut(&Piece)) -> Result<()> {
+    let mut last: Option<Piece> = None;
+    let mut at = 0;
+    while at < leaf.size() {
+        let piece = piece(leaf, at, leaf.size() - at).await?;
+        at += piece.length;
+        match &mut last {
+            Some(last) if last.continues(&piece) => last.length += piece.length,
+            _ => {
+                if let Some(done) = last.replace(piece) {
+                    found(&done);
+                }
+            }
+        }
+    }
+    if let Some(done) = last {
+        found(&done);
+    }
+    Ok(())
+}
+
+/// The first run of `[start, start + length)`, which lies inside of the disk.
+async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
+    let mut node = leaf.clone();
+    let mut depth = 0;
+    loop {
+        let run = node.format().map(start, length).await?;
+        let mut piece = Piece {
+            start,
+            length: run.len,
+            depth,
+            present: true,
+            zero: false,
+            data: false,
+            compressed: false,
+            offset: None,
+            file: node.name().to_owned(),
+        };
+        match (run.what, node.format()) {
+            (What::Data(host), Format::Raw(_)) => {
+                let extent = node.storage().map(host, run.len).await?;
+                (piece.length, piece.data, piece.zero) = (extent.len, extent.data, !extent.data);
+                piece.offset = Some(host);
+            }
+            (What::Data(host), _) => (piece.data, piece.offset) = (true, Some(host)),
+            (What::Packed(..), _) => (piece.data, piece.compressed) = (true, true),
+            (What::Zero | What::Absent, format) => {
+                if run.what == What::Absent {
+                    // What lies past the backing file's end reads as zeros, and is nobody's.
+                    if let Some(backing) = node.backing().filter(|backing| start < backing.size()) {
+                        length = run.len.min(backing.size() - start);
+                        (node, depth) = (backing, depth + 1);
+                        continue;
+                    }
+                    piece.present = false;
+                }
+                piece.zero = true;
+                if let Format::Qcow2(qcow2) = format {
+                    (piece.offset, piece.length) = qcow2.reserved_host(start, run.len).await?;
+                }
+            }
+        }
+        return Ok(piece);
+    }
+}

@@ -1,0 +1,8 @@
+//! The rest of qcow2, judged by QEMU's tools: compressed clusters, check and repair, map, resize,
+//! create options. Needs `qemu-img` and `qemu-io`.
+
+mod check;
+mod compressed;
+mod create;
+mod map;
+mod support;

@@ -1,0 +1,81 @@
+//! `millrace image check`, with the exit status of `qemu-img check`.
+
+use std::process::ExitCode;
+
+use block::check::{Repair, Report, check};
+use block::{ErrorKind, Kind};
+use serde_json::{Value, json};
+
+use super::super::Failure;
+
+/// Formats without checks, as `qemu-img` answers.
+const UNSUPPORTED: u8 = 63;
+
+pub(super) async fn run(
+    file: &str,
+    format: Kind,
+    repair: Option<Repair>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let report = match check(&super::opener(), file, format, repair).await {
+        Ok(report) => report,
+        Err(e) if format != Kind::Qcow2 && e.kind() == ErrorKind::Unsupported => {
+            eprintln!("millrace: {e}");
+            return Ok(UNSUPPORTED.into());
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    if json {
+        println!("{:#}", to_json(file, format, &report));
+    } else {
+        print(&report);
+    }
+    Ok(match (report.corruptions, report.leaks) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => 3.into(),
+        _ => 2.into(),
+    })
+}
+
+fn to_json(file: &str, format: Kind, report: &Report) -> Value {
+    let mut value = json!({
+        "filename": file,
+        "format": format.name(),
+        "check-errors": 0,
+        "image-end-offset": report.image_end,
+        "total-clusters": report.total_clusters,
+        "allocated-clusters": report.allocated_clusters,
+        "fragmented-clusters": report.fragmented_clusters,
+        "compressed-clusters": report.compressed_clusters,
+    });
+    // As QEMU has it, what is 0 is left out.
+    for (key, n) in [
+        ("corruptions", report.corruptions),
+        ("leaks", report.leaks),
+        ("corruptions-fixed", report.corruptions_fixed),
+        ("leaks-fixed", report.leaks_fixed),
+    ] {
+        if n > 0 {
+            value[key] = n.into();
+        }
+    }
+    value
+}
+
+fn print(report: &Report) {
+    for problem in &report.problems {
+        println!("{problem}");
+    }
+    if report.corruptions_fixed + report.leaks_fixed > 0 {
+        println!("repaired: {} corruptions, {} leaks", report.corruptions_fixed, report.leaks_fixed);
+    }
+    println!("corruptions: {}, leaked clusters: {}", report.corruptions, report.leaks);
+    println!(
+        "clusters: {} of {} allocated, {} fragmented, {} compressed",
+        report.allocated_clusters,
+        report.total_clusters,
+        report.fragmented_clusters,
+        report.compressed_clusters
+    );
+    println!("image end: {} bytes", report.image_end);
+}
