@@ -229,7 +229,8 @@ fn two_entries_for_one_cluster_are_separated_by_the_next_write() {
 
 #[test]
 fn what_cannot_be_repaired_stays_told() {
-    let cases: [(&str, fn(&mut Patch)); 3] = [
+    type Damage = fn(&mut Patch);
+    let cases: [(&str, Damage); 3] = [
         ("data past the end", |p| p.set(p.entries()[1], COPIED | 1 << 40)),
         ("data that is not aligned", |p| p.set(p.entries()[1], p.u64(p.entries()[1]) + 512)),
         ("an L2 table past the end", |p| p.set(p.u64(40), COPIED | 1 << 40)),
