@@ -42,7 +42,7 @@ fn agree(image: &str, kind: Kind) {
 fn chains_of_every_kind() {
     for options in ["cluster_size=64k", "cluster_size=4k", "cluster_size=64k,extended_l2=on"] {
         let folder = Folder::new();
-        let base = folder.write("base.raw", &vec![0; 0]);
+        let base = folder.write("base.raw", &[]);
         qemu_img(&["resize", "-q", "-f", "raw", &base, "1M"]);
         tool("qemu-io", &["-f", "raw", "-c", "write -P 1 0 128k", "-c", "write -P 1 768k 32k", &base]);
         let (middle, leaf) = (folder.file("middle.qcow2"), folder.file("leaf.qcow2"));
