@@ -88,6 +88,8 @@ impl Patch {
     }
 }
 
+type Damage = fn(&mut Patch);
+
 const HOST: u64 = 0x00ff_ffff_ffff_fe00;
 const COPIED: u64 = 1 << 63;
 
@@ -144,7 +146,6 @@ fn sound_images() {
 
 #[test]
 fn damage_is_told_as_qemu_tells_it_and_repaired() {
-    type Damage = fn(&mut Patch);
     // What is done, whether all of it can be repaired, and whether the content survives a repair.
     let damages: [(&str, Damage); 9] = [
         ("a refcount of 0", |p| p.set_refcount(p.u64(p.entries()[3]) & HOST, 0)),
@@ -229,7 +230,6 @@ fn two_entries_for_one_cluster_are_separated_by_the_next_write() {
 
 #[test]
 fn what_cannot_be_repaired_stays_told() {
-    type Damage = fn(&mut Patch);
     let cases: [(&str, Damage); 3] = [
         ("data past the end", |p| p.set(p.entries()[1], COPIED | 1 << 40)),
         ("data that is not aligned", |p| p.set(p.entries()[1], p.u64(p.entries()[1]) + 512)),
