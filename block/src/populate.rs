@@ -63,8 +63,7 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
     Ok(done)
 }
 
-/// Copies whole units between host files without passing the data through this program. Answers how
-/// much of the start of `range` was copied; `None` where that is not possible here.
+/// Shares whole units between host files where their file system can. Answers how much of the start of `range` was copied; `None` where that is not possible here.
 async fn offload(
     leaf: &Node,
     backing: &Rc<Node>,

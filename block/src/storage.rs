@@ -81,9 +81,9 @@ pub trait Storage {
     /// storage does not know, all is data.
     async fn map(&self, offset: u64, len: u64) -> Result<Extent>;
 
-    /// Copies a range of `source` without passing it through this program: by sharing the blocks where
-    /// the file system can, else by a copy in the kernel. `false` where neither is possible: the target
-    /// range holds anything then, and the caller copies by itself. The range lies inside of `source`.
+    /// Makes a range hold what `source` has, by sharing its blocks. `false` where that is not possible:
+    /// the target range holds anything then, and the caller copies by itself. The range lies inside of
+    /// `source`.
     async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
         let _ = (source, from, to, len);
         Ok(false)

@@ -180,10 +180,6 @@ impl FileStorage {
         Ok(())
     }
 
-    fn is_direct_with(&self, source: &FileStorage) -> bool {
-        self.alignment > 1 || source.alignment > 1
-    }
-
     /// A range and buffer that O_DIRECT takes, around the wished-for one.
     fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
         let start = offset - offset % self.alignment;
@@ -323,8 +319,7 @@ impl Storage for FileStorage {
 
     async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
         let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(false) };
-        let direct = self.is_direct_with(source);
-        let done = self.copying.copy(&source.file, from, &self.file, to, len, direct).await;
+        let done = self.copying.share(&source.file, from, &self.file, to, len).await;
         if done.map_err(|e| self.error("copying to", to, &e))? {
             self.len.set(self.len.get().max(to + len));
             return Ok(true);
@@ -333,8 +328,7 @@ impl Storage for FileStorage {
     }
 
     fn can_copy_from(&self, source: &dyn Storage) -> bool {
-        let source = source.as_any().downcast_ref::<FileStorage>();
-        source.is_some_and(|source| self.copying.may_work(self.is_direct_with(source)))
+        source.as_any().is::<FileStorage>() && self.copying.may_work()
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

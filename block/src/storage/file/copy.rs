@@ -1,4 +1,7 @@
-//! Copies between files in the kernel: FICLONERANGE, which shares blocks, else copy_file_range(2).
+//! Copies between files that cost nothing: FICLONERANGE shares the blocks where the file system can.
+//!
+//! copy_file_range(2) is not used: it would skip the search for written zeros, which the leaf need not
+//! hold, and was not measured to be faster than the ring.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -6,11 +9,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-/// What the file system was found not to do for this file; nothing is asked for twice.
+/// Whether the file system was found to share no blocks for this file; it is not asked again then.
 #[derive(Default)]
 pub(super) struct Known {
-    no_clone: Cell<bool>,
-    no_copy: Cell<bool>,
+    refused: Cell<bool>,
 }
 
 /// Errors that say 'not here' or 'not so', and nothing about the data.
@@ -21,51 +23,29 @@ fn is_refusal(e: &io::Error) -> bool {
 }
 
 impl Known {
-    /// Whether anything is left to try.
-    pub(super) fn may_work(&self, direct: bool) -> bool {
-        !self.no_clone.get() || !direct && !self.no_copy.get()
+    /// Whether it is worth a trial.
+    pub(super) fn may_work(&self) -> bool {
+        !self.refused.get()
     }
 
-    /// Copies `len` bytes; `false` where the kernel does not. With `direct` the page cache is not used,
-    /// so blocks are shared or nothing is done.
-    pub(super) async fn copy(
+    /// Makes `len` bytes of `target` share the blocks of `source`; `false` where they cannot.
+    pub(super) async fn share(
         &self,
         source: &Rc<File>,
         from: u64,
         target: &Rc<File>,
         to: u64,
         len: u64,
-        direct: bool,
     ) -> io::Result<bool> {
-        let copy = !direct && !self.no_copy.get();
-        let clone = !self.no_clone.get();
-        if !clone && !copy {
-            return Ok(false);
-        }
         let (source, target) = (source.try_clone()?, target.try_clone()?);
-        let (cloned, copied) = executor::unblock(move || {
-            let cloned = clone.then(|| clone_range(&source, from, &target, to, len));
-            let done = matches!(cloned, Some(Ok(())));
-            let copied = (copy && !done).then(|| copy_range(&source, from, &target, to, len));
-            (cloned, copied)
-        })
-        .await;
-        match cloned {
-            Some(Ok(())) => return Ok(true),
-            Some(Err(e)) if !is_refusal(&e) => return Err(e),
-            // This range only: one that does not begin or end with a block of the file system.
-            Some(Err(e)) if e.raw_os_error() == Some(libc::EINVAL) => {}
-            Some(Err(_)) => self.no_clone.set(true),
-            None => {}
-        }
-        match copied {
-            Some(Ok(whole)) => Ok(whole),
-            Some(Err(e)) if !is_refusal(&e) => Err(e),
-            Some(Err(_)) => {
-                self.no_copy.set(true);
+        match executor::unblock(move || clone_range(&source, from, &target, to, len)).await {
+            Ok(()) => Ok(true),
+            Err(e) if is_refusal(&e) => {
+                // EINVAL may be of this range only: one that is not whole blocks of the file system.
+                self.refused.set(e.raw_os_error() != Some(libc::EINVAL));
                 Ok(false)
             }
-            None => Ok(false),
+            Err(e) => Err(e),
         }
     }
 }
@@ -80,27 +60,4 @@ fn clone_range(source: &File, from: u64, target: &File, to: u64, len: u64) -> io
     // SAFETY: the ioctl reads one `file_clone_range`, which lives through the call.
     let done = unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, &range) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// `false` where the source ended early.
-fn copy_range(source: &File, from: u64, target: &File, to: u64, len: u64) -> io::Result<bool> {
-    let (mut from, mut to) = (from as i64, to as i64);
-    let mut left = len as usize;
-    while left > 0 {
-        // SAFETY: the offsets are valid for reads and writes through the call, which moves them on.
-        let n = unsafe {
-            libc::copy_file_range(source.as_raw_fd(), &mut from, target.as_raw_fd(), &mut to, left, 0)
-        };
-        match n {
-            0 => return Ok(false),
-            1.. => left -= n as usize,
-            _ => {
-                let e = io::Error::last_os_error();
-                if e.kind() != io::ErrorKind::Interrupted {
-                    return Err(e);
-                }
-            }
-        }
-    }
-    Ok(true)
 }
