@@ -63,7 +63,8 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
     Ok(done)
 }
 
-/// Shares whole units between host files where their file system can. Answers how much of the start of `range` was copied; `None` where that is not possible here.
+/// Shares whole units between host files where their file system can. Answers how much of the start of
+/// `range` was shared; `None` where that is not possible here.
 async fn offload(
     leaf: &Node,
     backing: &Rc<Node>,
