@@ -110,7 +110,14 @@ pub fn enter_if_needed_with(adjust: impl FnOnce(&mut LabCommand)) -> Result<()> 
     let mut command = LabCommand::this_process()?;
     adjust(&mut command);
     eprintln!("{}", probe::kvm());
-    let status = run(&command)?;
+    let status = match run(&command) {
+        // Emulated SVM sometimes ends the machine; nothing that runs inside of it can.
+        Err(Error::Lab { text, .. }) if text == session::STOPPED => {
+            eprintln!("the lab's machine ended by itself, which is no result of the command: once more");
+            run(&command)?
+        }
+        other => other?,
+    };
     std::process::exit(status)
 }
 

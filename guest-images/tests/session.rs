@@ -37,7 +37,6 @@ fn trials() -> Vec<Trial> {
     vec![
         trial("kvm_is_usable_here", kvm_is_usable_here),
         trial("a_session_over_virtio_mmio", || session("microvm,rtc=on", "device")),
-        trial("a_session_over_virtio_pci", || session("q35", "pci")),
         trial("a_panic_is_seen_on_the_console", a_panic_is_seen_on_the_console),
     ]
 }

@@ -69,6 +69,9 @@ pub(super) fn run(
     status.map_err(|text| Error::Lab { text, console })
 }
 
+/// What is said of a machine that ended by itself.
+pub(super) const STOPPED: &str = "stopped before its command ended";
+
 /// Sends the command and passes its output on until its end: the exit status, or why there is none.
 fn talk(
     control: &mut UnixStream,
@@ -82,7 +85,7 @@ fn talk(
             format!("did not end within {} s", command.timeout.as_secs())
         }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-            "stopped before its command ended".to_owned()
+            STOPPED.to_owned()
         }
         _ => format!("lost its control channel ({error})"),
     };
