@@ -85,11 +85,8 @@ async fn offload(
     let reservation = leaf.format().reserve(range.start, len).await?;
     let (host, len) = (reservation.host, reservation.len);
     if !storage.copy_from(&**source.node.storage(), source.host, host, len).await? {
-        // Refused for the first time: the space is taken, so the data go there by the usual way.
-        let buf = leaf.pool.get(len as usize);
-        source.node.storage().read(source.host, buf.clone()).await?;
-        storage.write(host, buf.clone()).await?;
-        leaf.pool.put(buf);
+        // The space goes back; the usual way looks for zeros before it takes any.
+        return Ok(None);
     }
     leaf.format().commit(reservation).await?;
     done.copied += len;
