@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use executor::sync::{Event, Semaphore};
 
@@ -18,6 +19,8 @@ const CHUNK: u64 = 1 << 20;
 const DEPTH: u64 = 4;
 /// Bytes between two commits of the leaf: bounds what a crash makes the stream do again.
 const COMMIT_EVERY: u64 = 64 << 20;
+/// How often a stream that is held to a speed looks around.
+const PACE: Duration = Duration::from_millis(20);
 /// The largest hole that is made zero in one step.
 const HOLE: u64 = 1 << 30;
 
@@ -35,11 +38,30 @@ pub struct Progress {
 /// A stream in the background.
 pub struct Stream {
     frontier: Cell<u64>,
+    /// Bytes a second; 0: as fast as it goes.
+    speed: Cell<u64>,
+    /// When the next copy may begin, at that speed.
+    next: Cell<Duration>,
     stopping: Cell<bool>,
     stop_asked: Cell<bool>,
     ended: Cell<bool>,
     changed: Event,
     done: RefCell<Populated>,
+}
+
+impl Stream {
+    /// Takes the turn of a copy of `bytes`: when it may begin.
+    fn admit(&self, bytes: u64) -> Duration {
+        let begin = self.next.get().max(executor::now());
+        if let Some(micros) = (bytes * 1_000_000).checked_div(self.speed.get()) {
+            self.next.set(begin + Duration::from_micros(micros));
+        }
+        begin
+    }
+
+    fn waits_until(&self, begin: Duration) -> bool {
+        self.speed.get() > 0 && !self.stopping.get() && executor::now() < begin
+    }
 }
 
 /// What is below the frontier, and what was finished ahead of it.
@@ -120,6 +142,8 @@ impl Disk {
         let claim = self.claim("a stream")?;
         let stream = Rc::new(Stream {
             frontier: Cell::new(0),
+            speed: Cell::new(0),
+            next: Cell::new(Duration::ZERO),
             stopping: Cell::new(false),
             stop_asked: Cell::new(false),
             ended: Cell::new(false),
@@ -169,6 +193,18 @@ impl Disk {
         while !stream.ended.get() {
             stream.changed.wait().await;
         }
+        Ok(())
+    }
+
+    /// Limits the background stream to `speed` bytes a second; 0 takes the limit away.
+    ///
+    /// # Errors
+    /// `NotActive` where there is none.
+    pub fn set_stream_speed(&self, speed: u64) -> Result<()> {
+        let stream = self.stream.borrow().clone().ok_or_else(|| {
+            Error::new(ErrorKind::NotActive, format!("No active stream on device '{}'", self.name()))
+        })?;
+        stream.speed.set(speed);
         Ok(())
     }
 
@@ -233,6 +269,13 @@ async fn copy_all(leaf: &Rc<Node>, stream: &Rc<Stream>) -> Result<()> {
             let most = if below.data { CHUNK } else { below.len.max(CHUNK) };
             let end = (absent.start - absent.start % unit + most.next_multiple_of(unit)).min(absent.end);
             let chunk = absent.start..end;
+            let begin = stream.admit(if below.data { end - chunk.start } else { 0 });
+            while stream.waits_until(begin) {
+                // The copies in flight end first; then short sleeps, for a stop and for a new speed.
+                if futures_util::StreamExt::next(&mut running).await.is_none() {
+                    executor::sleep(PACE).await;
+                }
+            }
             let slot = loop {
                 if let Some(slot) = slots.try_acquire(1) {
                     break slot;

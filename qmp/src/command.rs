@@ -251,6 +251,14 @@ commands! {
         /// Lists exports, the newest first.
         "query-block-exports" query_block_exports: QueryBlockExports {} -> Vec<BlockExportInfo>;
 
+        /// Limits a job's speed.
+        "block-job-set-speed" block_job_set_speed: BlockJobSetSpeed {
+            /// The job: the disk's name for a background stream.
+            device: String,
+            /// Bytes a second; 0: no limit.
+            speed: i64,
+        } -> Empty;
+
         /// Lists block jobs.
         "query-block-jobs" query_block_jobs: QueryBlockJobs {} -> Vec<BlockJobInfo>;
 

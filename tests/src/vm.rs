@@ -139,6 +139,12 @@ impl Vm {
         self.block_stream(device, Some(true), None).map(drop)
     }
 
+    /// Limits the background stream of `device`, in bytes a second; 0 takes the limit away.
+    pub fn set_speed(&mut self, device: &str, speed: i64) -> Result<(), Failure> {
+        self.qmp.execute(&command::BlockJobSetSpeed { device: device.into(), speed })?;
+        Ok(())
+    }
+
     /// `block_stream` with `stop`.
     pub fn stop_stream(&mut self, device: &str) -> Result<(), Failure> {
         self.block_stream(device, None, Some(true)).map(drop)

@@ -204,6 +204,15 @@ impl Handler for Control {
         Ok(drives)
     }
 
+    async fn block_job_set_speed(&self, arguments: BlockJobSetSpeed) -> Result<Empty> {
+        let drive = self.drive(&arguments.device)?;
+        let speed = u64::try_from(arguments.speed)
+            .map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))?;
+        let set = drive.handle.call(move |disk| async move { disk.set_stream_speed(speed) });
+        set.await.map_err(classed)?;
+        Ok(Empty {})
+    }
+
     async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
         Ok(self.streams().await?.into_iter().map(blocks::block_job).collect())
     }
