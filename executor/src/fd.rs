@@ -139,7 +139,7 @@ impl Reactor {
 }
 
 /// A descriptor registered with the event loop of the executor that runs the caller, edge-triggered.
-/// It must be non-blocking where it is used through [`AsyncFd::io`].
+/// It must be non-blocking where it is used through [`AsyncFd::read_io`] or [`AsyncFd::write_io`].
 pub struct AsyncFd<T: AsRawFd> {
     inner: Option<T>,
     interest: Rc<Interest>,
