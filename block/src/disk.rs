@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use executor::Remote;
-use executor::sync::Event;
+use executor::sync::{Event, Semaphore};
 
 use crate::chain::Opener;
+use crate::copy_on_read::BOUNCE;
 use crate::node::Node;
 use crate::stream::Stream;
 use crate::{Buf, Error, ErrorKind, Result};
@@ -45,6 +46,16 @@ struct Gate {
 /// not drained.
 pub struct Ticket {
     disk: Rc<Disk>,
+}
+
+impl Ticket {
+    /// Another one, for what outlives the request that has this one: the gate may be closed by now, but
+    /// the request is inside.
+    pub(crate) fn again(&self) -> Ticket {
+        let inside = &self.disk.gate.inside;
+        inside.set(inside.get() + 1);
+        Ticket { disk: self.disk.clone() }
+    }
 }
 
 impl Drop for Ticket {
@@ -100,6 +111,9 @@ pub struct Disk {
     pub(crate) stream: RefCell<Option<Rc<Stream>>>,
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
+    pub(crate) copy_on_read: Cell<bool>,
+    /// Room for the copies that reads leave.
+    pub(crate) bounce: Rc<Semaphore>,
     closed: Cell<bool>,
     closing: Event,
     listener: Listener,
@@ -125,6 +139,8 @@ impl Disk {
             claimed: Cell::new(None),
             stream: RefCell::default(),
             cursor: Cell::new(0),
+            copy_on_read: Cell::new(false),
+            bounce: Semaphore::new(BOUNCE),
             closed: Cell::new(false),
             closing: Event::new(),
             listener: Box::new(listener),
@@ -228,8 +244,11 @@ impl Disk {
     }
 
     /// Reads the whole of `buf`.
-    pub async fn read(&self, _ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+    pub async fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         self.check_range(offset, buf.len() as u64)?;
+        if self.copy_on_read.get() && !self.read_only {
+            return self.read_copying(ticket, offset, buf).await;
+        }
         let leaf = self.leaf();
         leaf.read(offset, buf).await
     }

@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod check;
+mod copy_on_read;
 pub mod disk;
 mod error;
 pub mod format;

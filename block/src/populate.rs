@@ -135,18 +135,30 @@ async fn copy(
     granule: u64,
     done: &mut Populated,
 ) -> Result<()> {
-    let len = range.end - range.start;
-    let mut buf = leaf.pool.get(len as usize);
+    let mut buf = leaf.pool.get((range.end - range.start) as usize);
     backing.read(range.start, buf.clone()).await?;
-    // Zeros that the map did not know about: whole clusters of them are not written.
+    store(leaf, range.clone(), &mut buf, range.start, granule, done).await?;
+    leaf.pool.put(buf);
+    Ok(())
+}
+
+/// Writes an absent range, whose clusters the caller has locked, from `buf`, which begins at offset
+/// `base` of the disk. Units that are all zero are not written.
+pub(crate) async fn store(
+    leaf: &Node,
+    range: Range<u64>,
+    buf: &mut Buf,
+    base: u64,
+    granule: u64,
+    done: &mut Populated,
+) -> Result<()> {
     let unit = leaf.cluster_size().max(granule);
     let mut pieces: Vec<(Range<u64>, bool)> = Vec::new();
     if let Some(bytes) = buf.bytes_mut() {
         let mut at = range.start;
         while at < range.end {
             let stop = (at - at % unit + unit).min(range.end);
-            let bytes = &bytes[(at - range.start) as usize..(stop - range.start) as usize];
-            let is_zero = crate::buf::is_zero(bytes);
+            let is_zero = crate::buf::is_zero(&bytes[(at - base) as usize..(stop - base) as usize]);
             match pieces.last_mut() {
                 Some((piece, zero)) if *zero == is_zero => piece.end = stop,
                 _ => pieces.push((at..stop, is_zero)),
@@ -154,7 +166,7 @@ async fn copy(
             at = stop;
         }
     } else {
-        pieces.push((range.clone(), false));
+        pieces.push((range, false));
     }
     for (piece, is_zero) in pieces {
         let size = piece.end - piece.start;
@@ -164,11 +176,10 @@ async fn copy(
         }
         let mut at = piece.start;
         while at < piece.end {
-            let part = buf.slice((at - range.start) as usize..(piece.end - range.start) as usize);
+            let part = buf.slice((at - base) as usize..(piece.end - base) as usize);
             at += write_absent(leaf, at, part).await?;
         }
         done.copied += size;
     }
-    leaf.pool.put(buf);
     Ok(())
 }

@@ -3,6 +3,7 @@
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
+mod copy_on_read;
 mod faults;
 mod growth;
 mod hostile;
@@ -114,6 +115,7 @@ fn live_copy_under_a_busy_guest() {
         let content = base_content(700 + random(300));
         files.add("base", content.clone()).set_faults(Faults { delay: 300, ..Faults::default() });
         let (disk, events) = open(&files, "base", Kind::Raw).await;
+        disk.set_copy_on_read(random(2) == 0);
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work(60))).collect();
 
@@ -199,6 +201,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, events) = open(&files, "leaf", kind).await;
+        disk.set_copy_on_read(random(2) == 0);
         files.cut_after(1 + random(150));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();

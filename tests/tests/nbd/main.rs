@@ -1,6 +1,7 @@
 //! NBD exports of the real program, `millrace run --machine none`, with programs of other people as
 //! clients and judges: QEMU's tools, libnbd's, and fio.
 
+mod copy_on_read;
 mod judges;
 mod live;
 mod map;

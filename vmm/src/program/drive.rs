@@ -38,6 +38,7 @@ impl Drive {
             let disk = Disk::new(&wish.id, leaf, wish.read_only, opener, move |event| {
                 main.spawn(move || async move { listener(event) });
             });
+            disk.set_copy_on_read(wish.copy_on_read);
             // Keeps the disk alive: everybody else holds handles.
             let kept = disk.clone();
             executor::spawn(async move { kept.closed().await });

@@ -62,8 +62,8 @@ pub(super) struct Run {
     /// RAM; K, M, G, T are powers of 1024.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
-    /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,cache=writeback|none]
-    /// [,aio=io_uring|threads][,serial=TEXT][,queues=N]. The first is the guest's /dev/vda.
+    /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,copy-on-read=on|off]
+    /// [,cache=writeback|none][,aio=io_uring|threads][,serial=TEXT][,queues=N]. The first is the guest's /dev/vda.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
     /// A QMP socket: unix:PATH or tcp:HOST:PORT.
@@ -87,6 +87,7 @@ pub(super) struct Drive {
     pub file: String,
     pub format: Kind,
     pub read_only: bool,
+    pub copy_on_read: bool,
     pub direct: bool,
     pub threads: bool,
     pub serial: String,
@@ -209,6 +210,7 @@ fn drive(text: &str) -> Result<Drive, String> {
         file: String::new(),
         format: Kind::Raw,
         read_only: false,
+        copy_on_read: false,
         direct: false,
         threads: false,
         serial: String::new(),
@@ -224,6 +226,7 @@ fn drive(text: &str) -> Result<Drive, String> {
             "file" => file = Some(value),
             "format" => format = Some(value.parse::<Kind>().map_err(|e| e.to_string())?),
             "readonly" => drive.read_only = switch(&key, &value)?,
+            "copy-on-read" => drive.copy_on_read = switch(&key, &value)?,
             "cache" => drive.direct = choice(["writeback", "none"])? == 1,
             "aio" => drive.threads = choice(["io_uring", "threads"])? == 1,
             "serial" => drive.serial = value,
@@ -237,6 +240,9 @@ fn drive(text: &str) -> Result<Drive, String> {
     drive.id = id.filter(|id| !id.is_empty()).ok_or("id=ID is missing")?;
     drive.file = file.filter(|file| !file.is_empty()).ok_or("file=PATH is missing")?;
     drive.format = format.ok_or("format=raw|qcow2|qed is missing: formats are never guessed")?;
+    if drive.copy_on_read && drive.read_only {
+        return Err("copy-on-read=on: a read-only disk takes no copies".into());
+    }
     Ok(drive)
 }
 

@@ -20,7 +20,10 @@ fn drives() {
     assert_eq!((drive.id.as_str(), drive.file.as_str(), drive.format), ("virtio0", "/a,b.img", Kind::Qcow2));
     assert!(drive.read_only && drive.direct && drive.threads);
     assert_eq!((drive.serial.as_str(), drive.queues), ("x", 4));
+    assert!(!drive.copy_on_read);
+    assert!(super::drive("id=a,file=b,format=qed,copy-on-read=on").unwrap().copy_on_read);
     for (wrong, tells) in [
+        ("id=a,file=b,format=qed,copy-on-read=on,readonly=on", "read-only"),
         ("id=a,file=b", "format"),
         ("file=b,format=raw", "id=ID"),
         ("id=a,format=raw", "file=PATH"),

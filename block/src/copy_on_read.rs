@@ -1,0 +1,113 @@
+//! Copy-on-read: what a guest reads from the backing chain stays in the leaf.
+//!
+//! The guest is answered as soon as the data is in a bounce buffer; the copy is written by a task of its
+//! own, which holds a ticket, so that a drain awaits it. A copy that fails, or for which there is no
+//! buffer left, is left out: the range stays absent, and the read was right all the same.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use executor::sync::Permit;
+use futures_util::StreamExt;
+
+use crate::disk::{Disk, Ticket};
+use crate::format::What;
+use crate::node::{LocalFuture, Node};
+use crate::populate::{Populated, store};
+use crate::{Buf, Result};
+
+/// Bytes that the copies of one disk may hold at once.
+pub(crate) const BOUNCE: u64 = 16 << 20;
+/// The largest copy in bytes: bounds what an overlapping write of the guest waits for.
+const LARGEST: u64 = 1 << 20;
+/// Parts of one request in flight at once.
+const PARTS: usize = 16;
+
+impl Disk {
+    /// Copies what is read from the backing chain into the leaf, or stops doing so.
+    pub fn set_copy_on_read(&self, on: bool) {
+        self.copy_on_read.set(on);
+    }
+
+    /// As [`Node::read`] of the leaf, leaving copies of what was absent.
+    pub(crate) async fn read_copying(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+        let leaf = self.leaf();
+        let Some(backing) = leaf.backing() else { return leaf.read(offset, buf).await };
+        let end = offset + buf.len() as u64;
+        let mut parts: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let run = leaf.format().map(at, (end - at).min(LARGEST)).await?;
+            let (len, data) = match run.what {
+                What::Absent => {
+                    let below = backing.map(at, run.len).await?;
+                    (below.len.min(run.len), below.data)
+                }
+                _ => (run.len, false),
+            };
+            let part = buf.slice((at - offset) as usize..(at - offset + len) as usize);
+            let range = at..at + len;
+            let unit = run.granule;
+            let whole = range.start - range.start % unit..range.end.next_multiple_of(unit).min(leaf.size());
+            let room = data.then(|| self.bounce.try_acquire(whole.end - whole.start)).flatten();
+            match room {
+                Some(room) => {
+                    let (leaf, backing, ticket) = (leaf.clone(), backing.clone(), ticket.again());
+                    parts.push(Box::pin(read_and_copy(leaf, backing, ticket, room, range, whole, part)));
+                }
+                None => {
+                    let leaf = leaf.clone();
+                    parts.push(Box::pin(async move { leaf.read(range.start, part).await }));
+                }
+            }
+            at += len;
+        }
+        // All of them, even when one fails: the buffer is the caller's again with the answer.
+        let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
+        let mut outcome = Ok(());
+        while let Some(result) = results.next().await {
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+}
+
+/// Reads `range`, the part of `whole` that the guest asked for, and leaves the copy of `whole` to a task.
+async fn read_and_copy(
+    leaf: Rc<Node>,
+    backing: Rc<Node>,
+    ticket: Ticket,
+    room: Permit,
+    range: Range<u64>,
+    whole: Range<u64>,
+    part: Buf,
+) -> Result<()> {
+    let bounce = leaf.pool.get((whole.end - whole.start) as usize);
+    backing.read(whole.start, bounce.clone()).await?;
+    let start = (range.start - whole.start) as usize;
+    part.copy_from_buf(&bounce.slice(start..start + part.len()));
+    executor::spawn(async move {
+        if let Err(e) = keep(&leaf, whole.clone(), bounce).await {
+            tracing::debug!("{}: no copy of what was read at {}: {e}", leaf.name(), whole.start);
+        }
+        drop((ticket, room));
+    });
+    Ok(())
+}
+
+/// Makes what is still absent of `range` present, from `buf`. The backing chain does not change, so what
+/// was read before the lock is still what an absent cluster reads as.
+async fn keep(leaf: &Node, range: Range<u64>, mut buf: Buf) -> Result<()> {
+    let _lock = leaf.lock(range.clone()).await;
+    let mut done = Populated::default();
+    let mut at = range.start;
+    while at < range.end {
+        let run = leaf.format().map(at, range.end - at).await?;
+        if run.what == What::Absent {
+            store(leaf, at..at + run.len, &mut buf, range.start, run.granule, &mut done).await?;
+        }
+        at += run.len;
+    }
+    leaf.pool.put(buf);
+    Ok(())
+}

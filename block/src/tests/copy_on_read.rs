@@ -1,0 +1,113 @@
+//! Copy-on-read: what was read stays, at the guest's speed, and never at its expense.
+
+use super::*;
+use crate::Buf;
+
+async fn read(disk: &Rc<Disk>, offset: u64, len: usize) -> crate::Result<Vec<u8>> {
+    let ticket = disk.enter().await;
+    let buf = Buf::new(len);
+    disk.read(&ticket, offset, buf.clone()).await.map(|()| buf.to_vec())
+}
+
+/// Bytes of the leaf that only the backing chain has.
+async fn absent_data(disk: &Rc<Disk>) -> u64 {
+    let leaf = disk.leaf();
+    let (mut at, mut absent) = (0, 0);
+    while at < leaf.size() {
+        let run = leaf.map(at, leaf.size() - at).await.unwrap();
+        absent += if run.data && run.depth > 0 { run.len } else { 0 };
+        at += run.len;
+    }
+    absent
+}
+
+#[test]
+fn what_was_read_is_in_the_leaf_once_the_disk_is_drained() {
+    seeds(60, |_| async {
+        let files = SimDir::new();
+        let content = base_content(400);
+        files.add("base", content.clone());
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
+        disk.set_copy_on_read(true);
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work(20))).collect();
+        for worker in workers {
+            worker.await;
+        }
+        guest.verify().await;
+        disk.close().await.unwrap();
+        check(&files, "leaf", kind, model::Leaks::None);
+
+        // Everything was read, so nothing comes from the old image any more.
+        let (disk, _) = open(&files, "leaf", kind).await;
+        assert_eq!(absent_data(&disk).await, 0);
+        guest.verify_on(&disk).await;
+    });
+}
+
+#[test]
+fn a_read_does_not_wait_for_its_copy() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        files.add("base", vec![7; 512 * 400]);
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
+        read(&disk, 0, 512).await.unwrap();
+        files.get("leaf").unwrap().set_faults(Faults { delay: 1_000_000_000, ..Faults::default() });
+        disk.set_copy_on_read(true);
+        let before = executor::now();
+        assert_eq!(read(&disk, 512 * 100, 512).await.unwrap(), [7; 512]);
+        assert!(executor::now() - before < Duration::from_millis(1));
+        // But a drain does.
+        disk.close().await.unwrap();
+        assert!(executor::now() - before > Duration::from_millis(1));
+    });
+}
+
+#[test]
+fn a_copy_that_fails_fails_no_read() {
+    seeds(40, |_| async {
+        let files = SimDir::new();
+        let content = base_content(400);
+        files.add("base", content.clone());
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let leaf = files.get("leaf").unwrap();
+        let (disk, _) = open(&files, "leaf", kind).await;
+        disk.set_copy_on_read(true);
+        leaf.set_faults(Faults {
+            write: 500,
+            limit: Some(leaf.content().len() as u64 + 8192),
+            ..Faults::default()
+        });
+        for _ in 0..30 {
+            let at = random(380) as usize * 512;
+            let len = 512 * (1 + random(20) as usize);
+            assert!(read(&disk, at as u64, len).await.unwrap() == content[at..at + len]);
+        }
+        leaf.set_faults(Faults::default());
+        let guest = Guest::new(disk.clone(), content);
+        guest.clone().work(20).await;
+        guest.verify().await;
+    });
+}
+
+#[test]
+fn without_room_reads_go_on_without_copies() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        files.add("base", vec![7; 512 * 400]);
+        create_over(&files, "leaf", "base", Kind::Raw).await;
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
+        disk.set_copy_on_read(true);
+        let all = disk.bounce.acquire(u64::MAX).await;
+        assert_eq!(read(&disk, 0, 512 * 400).await.unwrap(), vec![7; 512 * 400]);
+        drop(disk.drain(DEADLINE).await.unwrap());
+        assert_eq!(absent_data(&disk).await, 512 * 400);
+        drop(all);
+        read(&disk, 0, 512 * 400).await.unwrap();
+        drop(disk.drain(DEADLINE).await.unwrap());
+        assert_eq!(absent_data(&disk).await, 0);
+    });
+}
