@@ -98,7 +98,7 @@ async fn read_and_copy(
 /// Makes what is still absent of `range` present, from `buf`. The backing chain does not change, so what
 /// was read before the lock is still what an absent cluster reads as.
 async fn keep(leaf: &Node, range: Range<u64>, mut buf: Buf) -> Result<()> {
-    let _lock = leaf.lock(range.clone()).await;
+    let _lock = leaf.lock_for_job(range.clone()).await;
     let mut done = Populated::default();
     let mut at = range.start;
     while at < range.end {

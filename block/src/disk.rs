@@ -15,6 +15,7 @@ use executor::sync::{Event, Semaphore};
 use crate::chain::Opener;
 use crate::copy_on_read::BOUNCE;
 use crate::node::Node;
+use crate::stats::{Op, Stats};
 use crate::stream::Stream;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -116,6 +117,7 @@ pub struct Disk {
     pub(crate) bounce: Rc<Semaphore>,
     closed: Cell<bool>,
     closing: Event,
+    pub(crate) stats: Stats,
     listener: Listener,
     capacity: RefCell<Vec<CapacityListener>>,
 }
@@ -143,6 +145,7 @@ impl Disk {
             bounce: Semaphore::new(BOUNCE),
             closed: Cell::new(false),
             closing: Event::new(),
+            stats: Stats::default(),
             listener: Box::new(listener),
             capacity: RefCell::default(),
         })
@@ -166,6 +169,13 @@ impl Disk {
     /// The image that is written.
     pub fn leaf(&self) -> Rc<Node> {
         self.leaf.borrow().clone()
+    }
+
+    /// What was done so far, as of now.
+    pub fn stats(&self) -> Stats {
+        let stats = self.stats.clone();
+        stats.waits.add(&self.leaf().waits);
+        stats
     }
 
     /// Calls `notify` with the new size in bytes whenever a change of it is to be made known.
@@ -228,61 +238,76 @@ impl Disk {
         Ok(Claim { disk: self.clone() })
     }
 
-    fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+    fn check_range(&self, op: Op, offset: u64, len: u64) -> Result<()> {
         if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
             return Ok(());
         }
+        self.stats.refused(op);
         let text = format!("{}: {len} bytes at {offset} lie outside of the disk", self.name);
         Err(Error::new(ErrorKind::OutOfRange, text))
     }
 
-    fn check_write(&self, offset: u64, len: u64) -> Result<()> {
+    fn check_write(&self, op: Op, offset: u64, len: u64) -> Result<()> {
         if self.read_only {
+            self.stats.refused(op);
             return Err(Error::new(ErrorKind::ReadOnly, format!("{}: the disk is read-only", self.name)));
         }
-        self.check_range(offset, len)
+        self.check_range(op, offset, len)
+    }
+
+    /// Awaits a request's work and counts it.
+    async fn counted<T>(&self, op: Op, len: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let start = executor::now();
+        let result = work.await;
+        self.stats.ended(op, len, start, &result);
+        result
     }
 
     /// Reads the whole of `buf`.
     pub async fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        self.check_range(offset, buf.len() as u64)?;
+        let len = buf.len() as u64;
+        self.check_range(Op::Read, offset, len)?;
         if self.copy_on_read.get() && !self.read_only {
-            return self.read_copying(ticket, offset, buf).await;
+            return self.counted(Op::Read, len, self.read_copying(ticket, offset, buf)).await;
         }
         let leaf = self.leaf();
-        leaf.read(offset, buf).await
+        self.counted(Op::Read, len, leaf.read(offset, buf)).await
     }
 
     /// Writes the whole of `buf`.
     pub async fn write(&self, _ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        self.check_write(offset, buf.len() as u64)?;
+        let len = buf.len() as u64;
+        self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
-        leaf.write(offset, buf).await
+        self.counted(Op::Write, len, leaf.write(offset, buf)).await
     }
 
     /// Makes a range read as zeros. Without `unmap` too the space may be given back: nothing that a
     /// guest can see depends on it.
     pub async fn write_zeroes(&self, _ticket: &Ticket, offset: u64, len: u64, _unmap: bool) -> Result<()> {
-        self.check_write(offset, len)?;
+        self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
-        leaf.write_zeroes(offset, len).await
+        self.counted(Op::Write, len, leaf.write_zeroes(offset, len)).await
     }
 
     /// Says that a range's content is not needed any more.
     pub async fn discard(&self, _ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
-        self.check_write(offset, len)?;
+        self.check_write(Op::Discard, offset, len)?;
         let leaf = self.leaf();
-        leaf.discard(offset, len).await
+        self.counted(Op::Discard, len, leaf.discard(offset, len)).await
     }
 
     /// Makes everything that was answered before this call durable.
     pub async fn flush(&self, _ticket: &Ticket) -> Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
-        self.flush_old().await?;
-        let leaf = self.leaf();
-        leaf.flush().await
+        let work = async {
+            if self.read_only {
+                return Ok(());
+            }
+            self.flush_old().await?;
+            let leaf = self.leaf();
+            leaf.flush().await
+        };
+        self.counted(Op::Flush, 0, work).await
     }
 
     /// Flushes leaves of the past. Nobody writes to them any more, so once is enough.
@@ -297,6 +322,8 @@ impl Disk {
     /// Puts a new leaf in the place of the old. The disk is drained.
     pub(crate) fn swap(&self, leaf: Rc<Node>) -> Rc<Node> {
         let old = self.leaf.replace(leaf);
+        self.stats.waits.add(&old.waits);
+        old.waits.take();
         self.unflushed.borrow_mut().push(old.clone());
         self.cursor.set(0);
         old

@@ -14,6 +14,7 @@ mod populate;
 pub mod ranges;
 mod resize;
 pub mod sim;
+pub mod stats;
 pub mod storage;
 pub mod stream;
 pub mod switch;

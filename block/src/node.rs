@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use crate::buf::Pool;
 use crate::format::{Format, Kind, What};
 use crate::ranges::{RangeGuard, RangeLocks};
+use crate::stats::Waits;
 use crate::storage::{Lock, Storage};
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -50,6 +51,8 @@ pub struct Node {
     backing: RefCell<Option<Rc<Node>>>,
     /// Locks on clusters that are being allocated, populated, zeroed. A request in place holds none.
     locks: Rc<RangeLocks>,
+    /// Requests that waited for a job's lock while this was the leaf.
+    pub(crate) waits: Waits,
     pub(crate) pool: Pool,
     writable: Cell<bool>,
 }
@@ -66,6 +69,7 @@ impl Node {
             storage,
             backing: RefCell::new(backing),
             locks: RangeLocks::new(),
+            waits: Waits::default(),
             pool: Pool::default(),
             writable: Cell::new(writable),
         })
@@ -119,11 +123,27 @@ impl Node {
         self.storage.lock(Lock::Backing)
     }
 
-    /// Locks the clusters of a range.
-    pub(crate) async fn lock(&self, range: Range<u64>) -> RangeGuard {
+    /// The clusters that a range touches.
+    fn clusters(&self, range: Range<u64>) -> Range<u64> {
         let cluster = self.cluster_size();
-        let start = range.start - range.start % cluster;
-        self.locks.lock(start..range.end.next_multiple_of(cluster)).await
+        range.start - range.start % cluster..range.end.next_multiple_of(cluster)
+    }
+
+    /// Locks the clusters of a range for a request. A wait for a job is counted.
+    pub(crate) async fn lock(&self, range: Range<u64>) -> RangeGuard {
+        let range = self.clusters(range);
+        if !self.locks.is_with_job(&range) {
+            return self.locks.lock(range).await;
+        }
+        let start = executor::now();
+        let guard = self.locks.lock(range).await;
+        self.waits.record(executor::now().saturating_sub(start));
+        guard
+    }
+
+    /// Locks the clusters of a range for a job.
+    pub(crate) async fn lock_for_job(&self, range: Range<u64>) -> RangeGuard {
+        self.locks.lock_for_job(self.clusters(range)).await
     }
 
     /// Reads from the chain into the whole of `buf`. What lies past the image's end reads as zeros.

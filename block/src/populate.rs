@@ -34,7 +34,7 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
     let mut done = Populated::default();
     let Some(backing) = leaf.backing() else { return Ok(done) };
     let end = range.end.min(leaf.size());
-    let _lock = leaf.lock(range.start..end).await;
+    let _lock = leaf.lock_for_job(range.start..end).await;
     let mut at = range.start;
     while at < end {
         let run = leaf.format().map(at, end - at).await?;

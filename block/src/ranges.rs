@@ -7,6 +7,8 @@ use std::task::{Poll, Waker};
 
 struct Entry {
     range: Range<u64>,
+    /// A job's, not a request's.
+    job: bool,
     granted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -34,7 +36,15 @@ impl RangeLocks {
 
     /// Waits until nobody else holds, or asked earlier for, an overlapping range.
     pub async fn lock(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
-        let guard = self.ask(range);
+        self.granted(self.ask(range, false)).await
+    }
+
+    /// As [`RangeLocks::lock`], for a job: see [`RangeLocks::is_with_job`].
+    pub async fn lock_for_job(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
+        self.granted(self.ask(range, true)).await
+    }
+
+    async fn granted(&self, guard: RangeGuard) -> RangeGuard {
         std::future::poll_fn(|cx| {
             if guard.entry.granted.get() {
                 return Poll::Ready(());
@@ -49,12 +59,12 @@ impl RangeLocks {
     /// Locks the range where that needs no wait.
     pub fn try_lock(self: &Rc<Self>, range: Range<u64>) -> Option<RangeGuard> {
         // Dropping a guard that was not granted takes its wish back.
-        Some(self.ask(range)).filter(|guard| guard.entry.granted.get())
+        Some(self.ask(range, false)).filter(|guard| guard.entry.granted.get())
     }
 
-    fn ask(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
+    fn ask(self: &Rc<Self>, range: Range<u64>, job: bool) -> RangeGuard {
         let granted = !self.is_locked(&range);
-        let entry = Rc::new(Entry { range, granted: Cell::new(granted), waker: RefCell::default() });
+        let entry = Rc::new(Entry { range, job, granted: Cell::new(granted), waker: RefCell::default() });
         self.entries.borrow_mut().push(entry.clone());
         RangeGuard { locks: self.clone(), entry }
     }
@@ -62,6 +72,11 @@ impl RangeLocks {
     /// Whether anybody holds or waits for an overlapping range.
     pub fn is_locked(&self, range: &Range<u64>) -> bool {
         self.entries.borrow().iter().any(|entry| overlap(&entry.range, range))
+    }
+
+    /// Whether a job holds or waits for an overlapping range.
+    pub fn is_with_job(&self, range: &Range<u64>) -> bool {
+        self.entries.borrow().iter().any(|entry| entry.job && overlap(&entry.range, range))
     }
 }
 

@@ -11,6 +11,7 @@ use executor::sync::{Event, Semaphore};
 use crate::disk::{Disk, DiskEvent};
 use crate::node::Node;
 use crate::populate::{Populated, populate};
+use crate::stats::Stats;
 use crate::{Error, ErrorKind, Result};
 
 /// The largest populate of the background stream, in bytes.
@@ -121,7 +122,8 @@ impl Disk {
                 // A task of its own: dropped by whoever asked, the copy still comes to its end.
                 let copied = leaf.clone();
                 let copy = executor::spawn(async move { populate(&copied, start..end).await });
-                copy.await.unwrap_or_else(|| Err(Error::new(ErrorKind::Cancelled, "stopped")))?;
+                let done = copy.await.unwrap_or_else(|| Err(Error::new(ErrorKind::Cancelled, "stopped")))?;
+                self.stats.populated(done);
                 end
             }
         };
@@ -221,7 +223,7 @@ impl Disk {
         // Once more from the start when something absent is found at the end: the last word has the
         // map of the whole leaf, not the frontier.
         loop {
-            copy_all(leaf, stream).await?;
+            copy_all(leaf, stream, &self.stats).await?;
             leaf.flush().await?;
             if stream.stopping.get() {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped"));
@@ -245,7 +247,7 @@ impl Disk {
 }
 
 /// Populates all that is absent, several chunks at once.
-async fn copy_all(leaf: &Rc<Node>, stream: &Rc<Stream>) -> Result<()> {
+async fn copy_all(leaf: &Rc<Node>, stream: &Rc<Stream>, stats: &Stats) -> Result<()> {
     let Some(backing) = leaf.backing() else { return Ok(()) };
     let size = leaf.size();
     let frontier = Rc::new(Frontier { stream, ahead: RefCell::default() });
@@ -284,11 +286,12 @@ async fn copy_all(leaf: &Rc<Node>, stream: &Rc<Stream>) -> Result<()> {
             };
             at = end;
             since_commit += end - chunk.start;
-            let (frontier, failed) = (frontier.clone(), failed.clone());
+            let (frontier, failed, stats) = (frontier.clone(), failed.clone(), stats);
             running.push(async move {
                 match populate(leaf, chunk.clone()).await {
                     Ok(done) => {
                         *stream.done.borrow_mut() += done;
+                        stats.populated(done);
                         frontier.finish(chunk);
                     }
                     Err(e) => {

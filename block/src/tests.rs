@@ -9,6 +9,7 @@ mod growth;
 mod hostile;
 mod model;
 mod resize;
+mod stats;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -12,7 +12,7 @@ fn overlapping_locks_are_granted_in_order() {
             let first = locks.lock(0..10).await;
             let guards: Vec<_> = [(1, 5..20), (2, 15..30), (3, 40..50), (4, 0..5)]
                 .into_iter()
-                .map(|(n, range)| (n, locks.ask(range)))
+                .map(|(n, range)| (n, locks.ask(range, false)))
                 .collect();
             let tasks: Vec<_> = guards
                 .into_iter()
@@ -48,8 +48,8 @@ fn a_dropped_wish_holds_up_nobody() {
     Executor::simulated(1).block_on(async {
         let locks = RangeLocks::new();
         let held = locks.lock(0..10).await;
-        let wish = locks.ask(5..15);
-        let behind = locks.ask(12..20);
+        let wish = locks.ask(5..15, false);
+        let behind = locks.ask(12..20, false);
         assert!(!behind.entry.granted.get());
         drop(wish);
         assert!(behind.entry.granted.get());
