@@ -209,12 +209,6 @@ impl Cache {
         });
     }
 
-    /// Forgets a table that was freed, so that what is written at its place later is not overwritten.
-    pub(crate) fn forget(&self, offset: u64, len: u64) {
-        self.slices.borrow_mut().retain(|at, _| !(offset..offset + len).contains(at));
-        self.dirty.borrow_mut().retain(|at, _| !(offset..offset + len).contains(at));
-    }
-
     /// Takes a copy of every dirty sector, marks it clean, and holds the slices so that they stay in
     /// memory until the copies are written.
     pub(crate) fn take_dirty(&self) -> Taken {

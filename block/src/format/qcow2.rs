@@ -34,12 +34,16 @@ pub(crate) mod create;
 mod entry;
 pub(crate) mod header;
 mod mapping;
+mod overlap;
 mod refcounts;
 mod reserved;
 mod resize;
+mod snapshots;
 
 use header::Header;
+use overlap::Metadata;
 use refcounts::Refcounts;
+use snapshots::Snapshots;
 
 /// Memory for tables of one image, in bytes: L2 tables, and an eighth as much again for refcounts.
 const CACHE: u64 = 28 << 20;
@@ -76,6 +80,9 @@ pub struct Qcow2 {
     l1: RefCell<L1>,
     l2: Cache,
     refcounts: Refcounts,
+    metadata: Rc<Metadata>,
+    /// A change found the metadata to be wrong; there are no more.
+    refused: Cell<bool>,
     /// New L2 tables are made one at a time.
     tables: Rc<Semaphore>,
     unpacked: compressed::Unpacked,
@@ -119,13 +126,22 @@ impl Qcow2 {
         let buf = Buf::new(header.l1_entries as usize * 8);
         storage.read(header.l1_offset, buf.clone()).await?;
         let l1 = L1 { entries: words(&buf.to_vec()).collect(), offset: header.l1_offset, ..L1::default() };
-        let refcounts = Refcounts::open(storage.clone(), &header, CACHE / 8).await?;
+        // Who only reads need not know what may be written.
+        let snapshots =
+            if writable { Snapshots::read(&*storage, &header).await? } else { Snapshots::default() };
+        let metadata = Rc::new(Metadata::new(&header, &snapshots));
+        let refcounts = Refcounts::open(storage.clone(), &header, CACHE / 8, metadata.clone()).await?;
+        if writable {
+            metadata.add_tables(&header, &l1, &refcounts.table.borrow());
+        }
         Ok(Rc::new_cyclic(|this| Qcow2 {
             this: this.clone(),
             backing: RefCell::new(header.backing.clone()),
             l1: RefCell::new(l1),
             l2: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), CACHE),
             refcounts,
+            metadata,
+            refused: Cell::new(false),
             tables: Semaphore::new(1),
             unpacked: compressed::Unpacked::default(),
             commits: Commits::default(),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Buf;
+use crate::check::{self as judge, Repair};
 
 /// An image with data, zeros, holes, a backing file and a snapshot-like shared cluster to mutate.
 async fn victim(files: &Rc<SimDir>) -> Vec<u8> {
@@ -153,13 +154,196 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
         let _ = guest.flush_now().await;
         guest.verify().await;
         let after = files.get("victim").unwrap().content();
-        assert!(after[..104] == before[..104], "the header was overwritten");
+        // But for the mark of an image that was found to be corrupt.
+        assert!(
+            after[..79] == before[..79] && after[79] & !2 == before[79] && after[80..104] == before[80..104],
+            "the header was overwritten"
+        );
         let l1 = word(&after, 40) as usize;
         assert!(
             after[table..table + 8] == before[table..table + 8]
                 || after[table..table + 8] != after[l1..l1 + 8]
         );
-        let (disk, _) = open(&files, "victim", Kind::Qcow2).await;
-        guest.verify_on(&disk).await;
+        let leaf = chain::open(&*files, "victim", Kind::Qcow2, false).await.unwrap();
+        guest.verify_on(&Disk::new("virtio0", leaf, true, files.clone(), |_| {})).await;
+    });
+}
+
+/// Where a sound image of 64 KiB clusters without subclusters keeps things: the header, the L1 table, the
+/// refcount table and its block, and the L2 table.
+fn metadata(image: &[u8]) -> [(&'static str, usize); 5] {
+    let table = word(image, 48) as usize;
+    let l1 = word(image, 40) as usize;
+    [
+        ("header", 0),
+        ("L1 table", l1),
+        ("refcount table", table),
+        ("refcount block", word(image, table) as usize),
+        ("L2 table", (word(image, l1) & OFFSET) as usize),
+    ]
+}
+
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+const COPIED: u64 = 1 << 63;
+const CLUSTER: usize = 64 << 10;
+
+async fn plain(files: &Rc<SimDir>, version: u32) -> Vec<u8> {
+    let size = Some(20 * CLUSTER as u64);
+    let wish = Create { size, version: Some(version), ..options(CLUSTER as u64, false) };
+    image::create(&**files, "victim", Kind::Qcow2, &wish).await.unwrap();
+    let (disk, _) = open(files, "victim", Kind::Qcow2).await;
+    let ticket = disk.enter().await;
+    disk.write(&ticket, 0, Buf::from_bytes(&[7; 4 * CLUSTER])).await.unwrap();
+    drop(ticket);
+    disk.close().await.unwrap();
+    files.get("victim").unwrap().content()
+}
+
+/// Each cluster of metadata is as it was, but for the mark in the header.
+fn assert_intact(before: &[u8], after: &[u8], what: &str) {
+    for (name, at) in metadata(before) {
+        let mut now = after[at..at + CLUSTER].to_vec();
+        if at == 0 && before[7] == 3 {
+            assert_eq!(now[79], 2, "{what}: not marked corrupt");
+            now[79] = 0;
+        }
+        assert!(now == before[at..at + CLUSTER], "{what}: the {name} was changed");
+    }
+}
+
+/// An image that a change found to be corrupt: nothing is written any more, what was sound reads on, and
+/// the next to open it for writing is told what to do.
+async fn assert_refused(files: &Rc<SimDir>, disk: &Rc<Disk>, error: &crate::Error, what: &str) {
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+    let text = error.to_string();
+    assert!(text.contains("victim") && text.contains("millrace image check --repair all"), "{what}: {text}");
+    assert!(!text.contains('\n'), "{what}: {text}");
+    let ticket = disk.enter().await;
+    for offset in [1, 15].map(|n| n * CLUSTER as u64) {
+        let refused = disk.write(&ticket, offset, Buf::new(512)).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
+    }
+    assert!(disk.write_zeroes(&ticket, 0, CLUSTER as u64, true).await.is_err(), "{what}");
+    let buf = Buf::new(CLUSTER);
+    disk.read(&ticket, 2 * CLUSTER as u64, buf.clone()).await.unwrap();
+    assert!(buf.to_vec() == [7; CLUSTER], "{what}");
+    drop(ticket);
+    disk.close().await.unwrap();
+    let version = files.get("victim").unwrap().content()[7];
+    let opened = chain::open(&**files, "victim", Kind::Qcow2, true).await;
+    match version {
+        3 => assert!(opened.err().unwrap().to_string().contains("--repair all"), "{what}"),
+        _ => assert!(opened.is_ok(), "{what}"),
+    }
+    assert!(chain::open(&**files, "victim", Kind::Qcow2, false).await.is_ok(), "{what}");
+}
+
+#[test]
+fn a_guest_cluster_that_is_metadata_is_not_written() {
+    Executor::simulated(1).block_on(async {
+        for (version, target) in [2, 3].into_iter().flat_map(|v| (0..6).map(move |n| (v, n))) {
+            let files = SimDir::new();
+            let mut image = plain(&files, version).await;
+            let l2 = metadata(&image)[4].1;
+            let past = ("nowhere", image.len().next_multiple_of(CLUSTER) + 8 * CLUSTER);
+            let (what, at) = *metadata(&image).get(target).unwrap_or(&past);
+            image[l2..l2 + 8].copy_from_slice(&(at as u64 | COPIED).to_be_bytes());
+            files.add("victim", image.clone());
+            if at == 0 {
+                // An entry cannot name the header: 0 says that it is absent.
+                continue;
+            }
+            let (disk, _) = open(&files, "victim", Kind::Qcow2).await;
+            let ticket = disk.enter().await;
+            // Elsewhere a write is as good as ever.
+            disk.write(&ticket, 3 * CLUSTER as u64, Buf::from_bytes(&[7; 512])).await.unwrap();
+            let error = disk.write(&ticket, 512, Buf::from_bytes(&[9; 1024])).await.unwrap_err();
+            drop(ticket);
+            assert_refused(&files, &disk, &error, what).await;
+            assert_intact(&image, &files.get("victim").unwrap().content(), what);
+
+            // A repair makes it an image that can be written, without harm.
+            if at < image.len() {
+                let report = judge::check(&*files, "victim", Kind::Qcow2, Some(Repair::All)).await;
+                assert_eq!(report.unwrap().corruptions, 0, "{what}");
+                let (disk, _) = open(&files, "victim", Kind::Qcow2).await;
+                let ticket = disk.enter().await;
+                disk.write(&ticket, 0, Buf::from_bytes(&[9; CLUSTER])).await.unwrap();
+                drop(ticket);
+                disk.close().await.unwrap();
+                let content = files.get("victim").unwrap().content();
+                model::check_refcounts(&content, model::Leaks::None);
+                assert_eq!((content[79], word(&content, 40)), (image[79], word(&image, 40)), "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn tables_that_share_a_cluster_are_not_written() {
+    Executor::simulated(1).block_on(async {
+        for (from, to) in (0..5).flat_map(|from| (0..5).map(move |to| (from, to))) {
+            let files = SimDir::new();
+            let mut image = plain(&files, 3).await;
+            let places = metadata(&image);
+            // Who names the place: a field of the header, or an entry of a table.
+            let (field, flag) = match places[from].0 {
+                "L1 table" => (40, 0),
+                "refcount table" => (48, 0),
+                "refcount block" => (places[2].1, 0),
+                "L2 table" => (places[1].1, COPIED),
+                _ => continue,
+            };
+            let (what, at) = places[to];
+            if from == to || at == 0 {
+                continue;
+            }
+            image[field..field + 8].copy_from_slice(&(at as u64 | flag).to_be_bytes());
+            files.add("victim", image.clone());
+            let Ok(leaf) = chain::open(&*files, "victim", Kind::Qcow2, true).await else { continue };
+            let disk = Disk::new("virtio0", leaf, false, files.clone(), |_| {});
+            let ticket = disk.enter().await;
+            let error = disk.write(&ticket, 10 * CLUSTER as u64, Buf::new(512)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{from} at the {what}: {error}");
+            assert!(disk.discard(&ticket, 0, CLUSTER as u64).await.is_err(), "{from} at the {what}");
+            drop(ticket);
+            disk.close().await.unwrap();
+            image[79] = 2;
+            assert!(files.get("victim").unwrap().content() == image, "{from} at the {what}");
+        }
+    });
+}
+
+/// What only a count that is wrong lets go of stays: it is metadata.
+#[test]
+fn metadata_is_never_given_back() {
+    Executor::simulated(1).block_on(async {
+        for target in 1..5 {
+            let files = SimDir::new();
+            let mut image = plain(&files, 3).await;
+            let (what, at) = metadata(&image)[target];
+            let l2 = metadata(&image)[4].1;
+            // Not COPIED, so that a write makes a new cluster and lets go of this one.
+            image[l2..l2 + 8].copy_from_slice(&(at as u64).to_be_bytes());
+            files.add("victim", image.clone());
+            let (disk, _) = open(&files, "victim", Kind::Qcow2).await;
+            let ticket = disk.enter().await;
+            for n in [0, 8, 9, 10, 11, 12] {
+                let bytes = vec![n as u8 + 1; CLUSTER];
+                disk.write(&ticket, n * CLUSTER as u64, Buf::from_bytes(&bytes)).await.unwrap();
+                disk.flush(&ticket).await.unwrap();
+            }
+            drop(ticket);
+            disk.close().await.unwrap();
+            let content = files.get("victim").unwrap().content();
+            assert_eq!(metadata(&content), metadata(&image), "{what}");
+            let (disk, _) = open(&files, "victim", Kind::Qcow2).await;
+            let ticket = disk.enter().await;
+            let buf = Buf::new(CLUSTER);
+            disk.read(&ticket, 12 * CLUSTER as u64, buf.clone()).await.unwrap();
+            assert!(buf.to_vec() == [13; CLUSTER], "{what}");
+            disk.read(&ticket, 2 * CLUSTER as u64, buf.clone()).await.unwrap();
+            assert!(buf.to_vec() == [7; CLUSTER], "{what}");
+        }
     });
 }

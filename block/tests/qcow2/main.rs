@@ -5,4 +5,5 @@ mod check;
 mod compressed;
 mod create;
 mod map;
+mod overlap;
 mod support;

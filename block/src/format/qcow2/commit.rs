@@ -78,6 +78,7 @@ impl Commit for Qcow2 {
         match &result {
             Ok(()) => {
                 for old in moved.into_iter().chain(l1_moved.map(|(old, _)| old)) {
+                    self.metadata.remove(old.clone());
                     self.refcounts.free_later(old);
                 }
                 self.retire(freed).await;
@@ -171,7 +172,6 @@ impl Qcow2 {
         self.quarantine.add(freed);
         while let Some(ranges) = self.quarantine.take() {
             for range in ranges {
-                self.l2.forget(range.start, range.end - range.start);
                 // The commit itself is through; what cannot be given back is leaked.
                 if let Err(e) = self.refcounts.free_now(range).await {
                     tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
@@ -187,6 +187,7 @@ impl Qcow2 {
 
     /// What has to be in the file before its first change.
     pub(super) async fn begin_change(&self) -> Result<()> {
+        self.check_sound()?;
         if self.l2.is_full() || self.refcounts.cache.is_full() {
             self.flush().await?;
         }
@@ -224,7 +225,7 @@ impl Qcow2 {
             }
         }
         if self.ahead.stop().await {
-            let end = self.refcounts.used_end().await?;
+            let end = self.refcounts.used_end().await?.max(self.metadata.end());
             if end < self.storage.len() {
                 self.storage.truncate(end).await?;
                 self.storage.sync().await?;

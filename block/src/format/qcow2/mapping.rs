@@ -62,10 +62,12 @@ impl Qcow2 {
         }
         let (offset, _) = self.allocate(1).await?;
         self.l2.add_table(offset, &bytes);
+        self.metadata.add(offset..offset + self.cluster_size());
         let mut l1 = self.l1.borrow_mut();
         l1.entries[l1_index] = offset | COPIED;
         l1.dirty.insert(l1_index * 8 / SECTOR);
         if old != 0 {
+            self.metadata.remove(old..old + self.cluster_size());
             self.refcounts.free_later(old..old + self.cluster_size());
         }
         Ok(())
@@ -156,7 +158,7 @@ impl Qcow2 {
         match entry.host {
             Some(host) if entry.alloc >> sub & 1 == 1 => {
                 let at = host + u64::from(sub) * self.subcluster_size() + within;
-                (What::Data(at), if entry.copied { 1 } else { granule })
+                (What::Data(at), if entry.copied && self.is_writable(host) { 1 } else { granule })
             }
             _ if entry.zero >> sub & 1 == 1 => (What::Zero, granule),
             _ => (What::Absent, granule),
@@ -165,6 +167,10 @@ impl Qcow2 {
 
     /// See [`crate::format::Format::reserve`]. The caller holds the lock on the clusters.
     pub(crate) async fn reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
+        self.or_refuse(self.try_reserve(offset, len)).await
+    }
+
+    async fn try_reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
         self.begin_change().await?;
         let cluster = self.cluster_size();
         let (slice, first) = self.slice_mut(offset).await?;
@@ -172,6 +178,7 @@ impl Qcow2 {
         let image = self.this.upgrade().ok_or_else(|| self.corrupt("the image is closed"))?;
         let entry = self.checked_entry(&slice, first)?;
         if let Some(host) = entry.host.filter(|_| entry.copied) {
+            self.check_writable(host)?;
             let len = len.min(cluster - within);
             return Ok(Reservation { offset, len, host: host + within, claim: Claim { image, fresh: None } });
         }
@@ -192,7 +199,11 @@ impl Qcow2 {
     }
 
     /// See [`crate::format::Format::commit`].
-    pub(crate) async fn commit(&self, mut reservation: Reservation) -> Result<()> {
+    pub(crate) async fn commit(&self, reservation: Reservation) -> Result<()> {
+        self.or_refuse(self.try_commit(reservation)).await
+    }
+
+    async fn try_commit(&self, mut reservation: Reservation) -> Result<()> {
         let cluster = self.cluster_size();
         let (slice, first) = self.slice_mut(reservation.offset).await?;
         // From here on nothing waits: the change is seen whole or not at all.
@@ -236,6 +247,10 @@ impl Qcow2 {
 
     /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters.
     pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.or_refuse(self.try_zero(offset, len)).await
+    }
+
+    async fn try_zero(&self, offset: u64, len: u64) -> Result<()> {
         if self.header.version < 3 {
             return Err(Error::new(ErrorKind::Unsupported, "qcow2 version 2 has no zero clusters"));
         }

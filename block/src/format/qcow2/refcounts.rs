@@ -13,6 +13,7 @@ use std::rc::Rc;
 use executor::sync::Semaphore;
 
 use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
+use super::overlap::Metadata;
 use crate::format::cache::{ByteOrder, Cache, SECTOR, Slice};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
@@ -42,8 +43,7 @@ pub(crate) struct Refcounts {
     pub(crate) cache: Cache,
     pub(crate) table: RefCell<TableState>,
     storage: Rc<dyn Storage>,
-    /// The L1 table's place in the file.
-    l1: RefCell<Range<u64>>,
+    metadata: Rc<Metadata>,
     cluster_bits: u32,
     /// log2 of the width of a count in bits.
     order: u32,
@@ -59,7 +59,12 @@ pub(crate) struct Refcounts {
 
 impl Refcounts {
     /// Reads the refcount table.
-    pub(crate) async fn open(storage: Rc<dyn Storage>, header: &Header, cache: u64) -> Result<Self> {
+    pub(super) async fn open(
+        storage: Rc<dyn Storage>,
+        header: &Header,
+        cache: u64,
+        metadata: Rc<Metadata>,
+    ) -> Result<Self> {
         let bytes = u64::from(header.refcount_table_clusters) << header.cluster_bits;
         let buf = Buf::new(bytes as usize);
         storage.read(header.refcount_table_offset, buf.clone()).await?;
@@ -74,7 +79,7 @@ impl Refcounts {
             cache: Cache::new(storage.clone(), ByteOrder::Big, header.cluster_size(), cache),
             table: RefCell::new(table),
             storage,
-            l1: RefCell::new(header.l1_offset..header.l1_offset + u64::from(header.l1_entries) * 8),
+            metadata,
             cluster_bits: header.cluster_bits,
             order: header.refcount_order,
             hint: Cell::new(0),
@@ -179,6 +184,7 @@ impl Refcounts {
         }
         let offset = cluster << self.cluster_bits;
         self.cache.add_table(offset, &bytes);
+        self.metadata.add(offset..offset + self.cluster_size());
         let mut table = self.table.borrow_mut();
         table.entries[block as usize] = offset;
         table.dirty.insert(block as usize * 8 / SECTOR);
@@ -219,6 +225,7 @@ impl Refcounts {
             table.entries.resize((clusters * entries_per_cluster) as usize, 0);
             table.offset = table_cluster << self.cluster_bits;
             table.clusters = clusters;
+            self.metadata.add(table.offset..table.offset + bytes);
         }
         for (at, block) in (cluster..).zip(blocks.clone()) {
             self.place_block(block, at);
@@ -248,28 +255,9 @@ impl Refcounts {
         }
     }
 
-    /// Says that the L1 table is somewhere else from now on.
-    pub(super) fn move_l1(&self, to: Range<u64>) {
-        *self.l1.borrow_mut() = to;
-    }
-
-    /// Refuses clusters that hold the header, the L1 table or the refcount table: what counts them as
-    /// free is wrong, and what is written there would be the end of the image.
+    /// Refuses clusters that hold metadata.
     fn check_free(&self, clusters: Range<u64>) -> Result<()> {
-        let wanted = clusters.start << self.cluster_bits..clusters.end << self.cluster_bits;
-        let table = {
-            let table = self.table.borrow();
-            table.offset..table.offset + table.clusters * self.cluster_size()
-        };
-        let taken = [0..self.cluster_size(), self.l1.borrow().clone(), table];
-        if taken.iter().all(|taken| wanted.end <= taken.start || taken.end <= wanted.start) {
-            return Ok(());
-        }
-        let name = self.storage.name();
-        let text = format!(
-            "{name}: its tables are counted as free; repair it with 'millrace image check --repair all'"
-        );
-        Err(Error::new(ErrorKind::Corrupt, text))
+        self.metadata.check_free(clusters).map_err(|e| e.context(self.storage.name()))
     }
 
     /// Refuses a table that counts clusters far past the file's end as used: a hostile one would
@@ -289,6 +277,11 @@ impl Refcounts {
             let Some((slice, index)) = self.slice(cluster).await? else { continue };
             let order = self.order;
             let left = slice.read(|bytes| get(bytes, order, index)).saturating_sub(1);
+            if left == 0 && self.metadata.contains(cluster) {
+                // An entry shared it with a table, and its count did not say so.
+                tracing::warn!("{}: metadata at cluster {cluster} is not given back", self.storage.name());
+                continue;
+            }
             self.cache.modify(&slice, |bytes| {
                 set(bytes, order, index, left);
                 (index << order >> 3) as usize..((index + 1) << order).div_ceil(8) as usize

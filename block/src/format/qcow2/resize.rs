@@ -9,6 +9,10 @@ impl Qcow2 {
     /// Makes the L1 table large enough for a disk of `size` bytes. A table that grows moves: the next
     /// commit writes all of it, and then the header that names it.
     pub(crate) async fn make_room(&self, size: u64) -> Result<()> {
+        self.or_refuse(self.try_make_room(size)).await
+    }
+
+    async fn try_make_room(&self, size: u64) -> Result<()> {
         self.begin_change().await?;
         let refuse = |kind, what: &str| Error::new(kind, format!("{}: {what}", self.storage.name()));
         if self.header.version < 3 && self.header.snapshots > 0 {
@@ -32,7 +36,7 @@ impl Qcow2 {
             let old = l1.offset..l1.offset + len;
             l1.moved.get_or_insert(old);
             l1.offset = offset;
-            self.refcounts.move_l1(offset..offset + entries * 8);
+            self.metadata.add(offset..offset + entries * 8);
             l1.entries.resize(entries as usize, 0);
             l1.dirty = (0..l1.entries.len().div_ceil(SECTOR / 8)).collect();
         }

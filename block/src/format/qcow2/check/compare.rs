@@ -1,8 +1,11 @@
 //! The refcounts in the file against the references that were counted.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
+use super::super::overlap::Metadata;
 use super::super::refcounts::{self, Refcounts, TABLE_OFFSET_MASK};
+use super::super::snapshots::Snapshots;
 use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
 use super::walk::COMPRESSED;
@@ -88,7 +91,8 @@ impl Pass {
     /// file is 1.
     pub(super) async fn compare_flags(&mut self) -> Result<()> {
         let header = self.header.clone();
-        let refcounts = Refcounts::open(self.storage.clone(), &header, CACHE).await?;
+        let metadata = Rc::new(Metadata::new(&header, &Snapshots::default()));
+        let refcounts = Refcounts::open(self.storage.clone(), &header, CACHE, metadata).await?;
         let cluster = header.cluster_size();
         // A refcount that cannot be read was told before.
         let fits = async |entry: u64| match refcounts.get((entry & OFFSET_MASK) / cluster).await {

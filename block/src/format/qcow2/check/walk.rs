@@ -1,10 +1,11 @@
 //! Everything that refers to host clusters, but the refcounts themselves.
 
 use super::super::compressed::Packed;
-use super::super::header::{Fields, MAX_L1_BYTES};
+use super::super::header::Fields;
+use super::super::snapshots::Snapshots;
 use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 
 /// Bit 62 of an L2 entry: a compressed cluster.
 pub(super) const COMPRESSED: u64 = 1 << 62;
@@ -12,12 +13,6 @@ pub(super) const COMPRESSED: u64 = 1 << 62;
 pub(super) const ZERO: u64 = 1;
 /// Tables of any size are read in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
-/// QEMU's limit.
-const MAX_SNAPSHOTS: u32 = 65536;
-
-fn cannot(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Corrupt, what)
-}
 
 impl Pass {
     /// Counts all references, and tells what is wrong with any of them.
@@ -142,32 +137,12 @@ impl Pass {
 
     /// The snapshot table (section "Snapshots").
     async fn read_snapshots(&mut self) -> Result<()> {
-        let start = self.header.snapshots_offset;
-        if self.header.snapshots == 0 {
-            return Ok(());
+        let snapshots = Snapshots::read(&*self.storage, &self.header).await?;
+        for n in snapshots.wrong {
+            self.report.corruption(|| format!("ERROR: snapshot {n} has an impossible L1 table"));
         }
-        if self.header.snapshots > MAX_SNAPSHOTS || !start.is_multiple_of(self.header.cluster_size()) {
-            return Err(cannot("the snapshot table's place or size is out of range"));
-        }
-        let mut at = start;
-        for n in 0..self.header.snapshots {
-            if at >= self.storage.len() {
-                return Err(cannot(format!("snapshot {n} lies past the file's end")));
-            }
-            let head = self.read(at, 40).await?;
-            let head = Fields(&head);
-            let (offset, entries) = (head.u64(0)?, u64::from(head.u32(8)?));
-            let names = head.u32(12)?;
-            let len = 40 + u64::from(head.u32(36)?) + u64::from(names >> 16) + u64::from(names & 0xffff);
-            at = (at + len).next_multiple_of(8);
-            let aligned = offset.is_multiple_of(self.header.cluster_size());
-            if !aligned || offset >= self.storage.len() || entries * 8 > MAX_L1_BYTES {
-                self.report.corruption(|| format!("ERROR: snapshot {n} has an impossible L1 table"));
-                continue;
-            }
-            self.snapshots.push((offset, entries));
-        }
-        self.refer(start, at - start)
+        self.snapshots = snapshots.l1;
+        self.refer(snapshots.table.start, snapshots.table.end - snapshots.table.start)
     }
 
     /// Bitmap directory, tables and data (section "Bitmaps").

@@ -1,0 +1,174 @@
+//! Where an image's metadata is, so that nothing else is ever written there.
+//!
+//! An image may say anything: that a guest's cluster is the L1 table, or that the header's cluster is
+//! free. Tables that are held whole in memory (L1, refcount table, snapshots) name all other metadata of
+//! the active image, so that a look into a set tells before a write. Two L2 entries that share a cluster
+//! are not found here: that is up to a check.
+//!
+//! A wrong table that a change comes upon ends all changes of the image, and the header says so: the
+//! corrupt bit (QEMU `docs/interop/qcow2.txt`, "Header", incompatible features). Reads go on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::header::{Header, incompatible};
+use super::refcounts::TableState;
+use super::snapshots::Snapshots;
+use super::{COPIED, L1, OFFSET_MASK, Qcow2};
+use crate::{Error, ErrorKind, Result};
+
+/// The host clusters that hold metadata.
+pub(super) struct Metadata {
+    cluster_bits: u32,
+    /// How many tables claim a cluster.
+    clusters: RefCell<HashMap<u64, u32>>,
+    /// Clusters of the snapshot table and of snapshots' L1 tables: in order, and apart.
+    snapshots: Vec<Range<u64>>,
+    /// A cluster that is to be written for two purposes, by its offset.
+    clash: Cell<Option<u64>>,
+}
+
+impl Metadata {
+    /// None but the header.
+    pub(super) fn new(header: &Header, snapshots: &Snapshots) -> Self {
+        let clusters = |bytes: &Range<u64>| clusters(header.cluster_bits, bytes);
+        let mut places: Vec<_> =
+            snapshots.places().map(|bytes| clusters(&bytes)).filter(|range| !range.is_empty()).collect();
+        places.sort_unstable_by_key(|range| range.start);
+        places.dedup_by(|next, last| {
+            let joins = next.start <= last.end;
+            if joins {
+                last.end = last.end.max(next.end);
+            }
+            joins
+        });
+        let metadata = Metadata {
+            cluster_bits: header.cluster_bits,
+            clusters: RefCell::default(),
+            snapshots: places,
+            clash: Cell::new(None),
+        };
+        metadata.add(0..header.cluster_size());
+        metadata
+    }
+
+    /// Adds the tables of the active image.
+    pub(super) fn add_tables(&self, header: &Header, l1: &L1, refcounts: &TableState) {
+        let cluster = header.cluster_size();
+        self.add(l1.offset..l1.offset + l1.entries.len() as u64 * 8);
+        self.add(refcounts.offset..refcounts.offset + refcounts.clusters * cluster);
+        refcounts.entries.iter().filter(|block| **block != 0).for_each(|block| self.add_cluster(*block));
+        let tables = || l1.entries.iter().filter(|entry| **entry & OFFSET_MASK != 0);
+        tables()
+            .filter(|entry| **entry & COPIED != 0)
+            .for_each(|entry| self.add_cluster(entry & OFFSET_MASK));
+        // A table that may be shared is copied before its first change, and so harms nobody.
+        for entry in tables().filter(|entry| **entry & COPIED == 0) {
+            *self.clusters.borrow_mut().entry((entry & OFFSET_MASK) >> self.cluster_bits).or_default() += 1;
+        }
+    }
+
+    fn add_cluster(&self, offset: u64) {
+        self.add(offset..offset + 1);
+    }
+
+    /// Says that a range of the file is metadata that is written in its place.
+    pub(super) fn add(&self, bytes: Range<u64>) {
+        for cluster in clusters(self.cluster_bits, &bytes) {
+            if self.contains(cluster) {
+                self.clash.set(Some(cluster << self.cluster_bits));
+            }
+            *self.clusters.borrow_mut().entry(cluster).or_default() += 1;
+        }
+    }
+
+    /// Says that a table has left this range.
+    pub(super) fn remove(&self, bytes: Range<u64>) {
+        let mut known = self.clusters.borrow_mut();
+        for cluster in clusters(self.cluster_bits, &bytes) {
+            match known.get_mut(&cluster) {
+                Some(claims) if *claims > 1 => *claims -= 1,
+                _ => drop(known.remove(&cluster)),
+            }
+        }
+    }
+
+    /// Whether the cluster of this number is metadata.
+    pub(super) fn contains(&self, cluster: u64) -> bool {
+        self.clusters.borrow().contains_key(&cluster) || self.is_of_snapshots(cluster)
+    }
+
+    fn is_of_snapshots(&self, cluster: u64) -> bool {
+        let after = self.snapshots.partition_point(|range| range.end <= cluster);
+        self.snapshots.get(after).is_some_and(|range| range.start <= cluster)
+    }
+
+    /// The end of the last cluster of metadata, in bytes.
+    pub(super) fn end(&self) -> u64 {
+        let last = self.snapshots.last().map_or(0, |range| range.end);
+        let last = self.clusters.borrow().keys().fold(last, |end, cluster| end.max(cluster + 1));
+        last << self.cluster_bits
+    }
+
+    /// Refuses clusters that hold metadata: what counts them as free is wrong.
+    pub(super) fn check_free(&self, mut clusters: Range<u64>) -> Result<()> {
+        match clusters.find(|cluster| self.contains(*cluster)) {
+            Some(cluster) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the metadata at {:#x} is counted as free", cluster << self.cluster_bits),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The clusters that a range touches.
+fn clusters(cluster_bits: u32, bytes: &Range<u64>) -> Range<u64> {
+    bytes.start >> cluster_bits..bytes.end.div_ceil(1 << cluster_bits)
+}
+
+impl Qcow2 {
+    /// Whether a write may go to a cluster in its place. One past the file's end is nowhere.
+    pub(super) fn is_writable(&self, host: u64) -> bool {
+        !self.refused.get()
+            && host < self.storage.len()
+            && !self.metadata.contains(host >> self.header.cluster_bits)
+    }
+
+    /// As [`Qcow2::is_writable`], saying why not.
+    pub(super) fn check_writable(&self, host: u64) -> Result<()> {
+        if self.is_writable(host) {
+            return Ok(());
+        }
+        Err(self.corrupt(format_args!("the cluster at {host:#x} is metadata or past the file's end")))
+    }
+
+    /// Refuses a change to an image whose metadata was found to be wrong.
+    pub(super) fn check_sound(&self) -> Result<()> {
+        if self.refused.get() {
+            return Err(self.corrupt("found corrupt, and not written any more"));
+        }
+        match self.metadata.clash.get() {
+            Some(offset) => Err(self.corrupt(format_args!("two tables share the cluster at {offset:#x}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends all changes where one came upon wrong metadata, and marks the image before that is answered.
+    pub(super) async fn or_refuse<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
+        let error = match change.await {
+            Err(e) if e.kind() == ErrorKind::Corrupt => e,
+            other => return other,
+        };
+        // Version 2 has no such mark.
+        if !self.refused.replace(true) && self.header.version >= 3 {
+            let mark = |sector: &mut [u8]| sector[79] |= incompatible::CORRUPT as u8;
+            if let Err(e) = self.patch_header(mark).await {
+                tracing::warn!("{}: not marked corrupt: {e}", self.storage.name());
+            }
+        }
+        let repair = "repair it with 'millrace image check --repair all'";
+        Err(Error::new(ErrorKind::Corrupt, format!("{error}; {repair}")))
+    }
+}
