@@ -1,0 +1,13 @@
+//! Gives files to a target: `cargo run -p hostile --example replay -- TARGET FILE...`.
+
+fn main() -> Result<(), String> {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().ok_or("usage: replay TARGET FILE...")?;
+    let target = hostile::TARGETS.iter().find(|target| target.name == name);
+    let target = target.ok_or_else(|| format!("no target is named '{name}'"))?;
+    for file in arguments {
+        println!("{file}");
+        (target.run)(&std::fs::read(&file).map_err(|e| format!("{file}: {e}"))?);
+    }
+    Ok(())
+}

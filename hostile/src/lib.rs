@@ -1,0 +1,33 @@
+//! Hostile input: a function for each door that it comes through, for fuzzers and for a short test.
+//!
+//! An entry point takes any bytes, does with them what the program would, and returns. It may not
+//! panic, not hang, and not ask for more memory than the input's size justifies; whoever calls it finds
+//! out. What it does depends on the bytes alone, so a file with them replays a failure:
+//! `cargo run -p hostile --example replay -- TARGET FILE`.
+//!
+//! To add a door: a module with the entry point and its corpus, a line in [`TARGETS`], a file in
+//! `fuzz/fuzz_targets` and its name in `fuzz/Cargo.toml`.
+
+mod image;
+pub mod mutate;
+mod watched;
+
+pub use image::{qcow2, qed};
+
+/// A door.
+pub struct Target {
+    /// Its name here, and as a fuzz target.
+    pub name: &'static str,
+    /// What is behind it.
+    pub run: fn(&[u8]),
+    /// Sound input, to begin mutations from.
+    pub corpus: fn() -> Vec<Vec<u8>>,
+    /// Memory in bytes that may be in use at once for an input of this many bytes.
+    pub memory: fn(usize) -> usize,
+}
+
+/// All doors.
+pub const TARGETS: &[Target] = &[
+    Target { name: "qcow2", run: qcow2, corpus: image::qcow2_corpus, memory: image::memory },
+    Target { name: "qed", run: qed, corpus: image::qed_corpus, memory: image::memory },
+];

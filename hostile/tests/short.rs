@@ -1,0 +1,125 @@
+//! A short run of every target: its corpus as it is, then seeded mutations of it.
+//!
+//! `MILLRACE_SEED=n` replays one mutation, `MILLRACE_SEEDS=n` runs that many.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use hostile::mutate::{Random, mutate};
+use hostile::{TARGETS, Target};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Mutations of each target where nobody says how many.
+const SEEDS: u64 = 400;
+/// One input that takes longer hangs, on however busy a machine.
+const HANGS: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static IN_USE: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts what each thread has in use. Entry points start no threads.
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+// SAFETY: all of it is the system's allocator; counters are plain thread-local numbers.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+fn count(bytes: isize) {
+    // Nothing is counted while a thread ends.
+    let _ = IN_USE.try_with(|in_use| {
+        in_use.set(in_use.get().wrapping_add_signed(bytes));
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(in_use.get())));
+    });
+}
+
+/// Gives one input to a target, and what it cost to the judge.
+fn run(target: &Target, input: &[u8]) -> Result<(), String> {
+    let before = IN_USE.get();
+    PEAK.set(before);
+    (target.run)(input);
+    let (peak, allowed) = (PEAK.get() - before, (target.memory)(input.len()));
+    if peak > allowed {
+        return Err(format!("{peak} bytes in use for an input of {}, {allowed} allowed", input.len()));
+    }
+    Ok(())
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn trial(target: &'static Target) -> Result<(), Failed> {
+    let corpus = (target.corpus)();
+    let seeds = match number("MILLRACE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MILLRACE_SEEDS").unwrap_or(SEEDS),
+    };
+    let mutations = seeds.map(|seed| {
+        let mut random = Random(seed);
+        let mut input = corpus[random.below(corpus.len() as u64) as usize].clone();
+        mutate(&mut input, &mut random);
+        (format!("MILLRACE_SEED={seed}"), input)
+    });
+    let sound = corpus.iter().cloned().enumerate().map(|(n, input)| (format!("corpus {n}"), input));
+    for (name, input) in sound.chain(mutations) {
+        let (done, ended) = mpsc::channel();
+        let copy = input.clone();
+        let thread = std::thread::spawn(move || {
+            let outcome = run(target, &copy);
+            let _ = done.send(());
+            outcome
+        });
+        let outcome = match ended.recv_timeout(HANGS) {
+            Err(RecvTimeoutError::Timeout) => Err("it hangs".to_owned()),
+            _ => thread.join().unwrap_or_else(|_| Err("it panicked".to_owned())),
+        };
+        outcome.map_err(|what| format!("{name}: {what}; the input is {}", keep(target, &input)))?;
+    }
+    Ok(())
+}
+
+/// Writes an input to where `replay` and a fuzzer find it.
+fn keep(target: &Target, input: &[u8]) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{}", target.name));
+    match std::fs::write(&path, input) {
+        Ok(()) => path.display().to_string(),
+        Err(e) => format!("lost: {e}"),
+    }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = TARGETS.iter().map(|target| Trial::test(target.name, move || trial(target))).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
