@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::format::{Backing, Format, Kind};
 use crate::node::{LocalFuture, Node};
-use crate::storage::{Identity, Lock, Storage};
+use crate::storage::{Identity, Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest chain: deeper ones are loops by other names, or mistakes.
@@ -27,15 +27,30 @@ pub trait Opener {
     /// # Errors
     /// `Locked` where another process holds an image of this name open.
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>>;
+
+    /// Which object a name means.
+    async fn identity(&self, name: &str) -> Result<Option<Identity>> {
+        Ok(self.open(name, false).await?.identity())
+    }
 }
 
-/// A backing file's name, seen from the image that records it: relative names are relative to it.
+/// A backing file's name, seen from the image that records it: relative names are relative to it, and
+/// the URI of an NBD export is absolute.
 pub fn resolve(image: &str, backing: &str) -> Result<String> {
+    if nbd::is_uri(backing) {
+        return Ok(backing.to_owned());
+    }
+    if nbd::is_uri(image) && !backing.starts_with('/') {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{image}: backing file '{backing}': an export has no folder; record an absolute name"),
+        ));
+    }
     if backing.contains(':') && !backing.starts_with('/') && !backing.starts_with("./") {
         // 'json:' and protocol names would reach what the image's author chooses.
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{image}: backing file '{backing}': only plain file names are opened"),
+            format!("{image}: backing file '{backing}': only plain file names and NBD exports are opened"),
         ));
     }
     match Path::new(image).parent() {
@@ -81,8 +96,8 @@ pub(crate) async fn open_over(
 pub(crate) async fn is_same(opener: &dyn Opener, image: &str, backing: &str, running: &Node) -> Result<bool> {
     let path = resolve(image, backing)?;
     let Some(identity) = running.storage().identity() else { return Ok(false) };
-    match opener.open(&path, false).await {
-        Ok(found) => Ok(found.identity() == Some(identity)),
+    match opener.identity(&path).await {
+        Ok(found) => Ok(found == Some(identity)),
         Err(e) if e.kind() == ErrorKind::NotFound => {
             Err(Error::new(ErrorKind::NotFound, format!("{image}: its backing file {path} does not exist")))
         }

@@ -100,9 +100,9 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
 /// An image cannot be its own backing file: creating it would empty that.
 async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result<()> {
     let Ok(old) = opener.open(name, false).await else { return Ok(()) };
-    let below = opener.open(backing, false).await.map_err(|e| e.context("backing file"))?;
+    let below = opener.identity(backing).await.map_err(|e| e.context("backing file"))?;
     match old.identity() {
-        Some(identity) if below.identity() == Some(identity) => {
+        Some(identity) if below == Some(identity) => {
             let text = format!("{name}: an image cannot be its own backing file");
             Err(Error::new(ErrorKind::Invalid, text))
         }

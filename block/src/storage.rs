@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::{Buf, Result};
 
 pub mod file;
+pub mod nbd;
 
 /// A run of bytes that is all data, or all hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,9 +3,8 @@
 
 use std::future::Future;
 
-use buf::Buf;
-
-use crate::connection::{Connection, Disconnect, Link};
+use crate::connection::{Connection, Disconnect};
+use crate::link::{Inbox, Link};
 use crate::proto::{self, CONTEXTS, Fields, can, info, option, rep};
 use crate::serve::MAX_REQUEST;
 
@@ -38,9 +37,16 @@ pub trait Exports {
     fn find(&self, name: &str) -> impl Future<Output = Option<(Info, Self::Found)>>;
 }
 
+/// A transmission that can begin, on whatever thread.
+pub struct Session {
+    pub(crate) terms: Terms,
+    /// What the client sent already.
+    pub(crate) inbox: Inbox,
+}
+
 /// What was agreed: how the transmission goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Session {
+pub(crate) struct Terms {
     pub(crate) structured: bool,
     pub(crate) read_only: bool,
     /// Which of [`CONTEXTS`] block status answers.
@@ -48,7 +54,7 @@ pub struct Session {
 }
 
 /// Greets a client and serves its options until it chooses an export; `None` where it does not want
-/// one. Reads nothing behind the choice, so that the connection can be handed to [`crate::serve`].
+/// one. The connection goes on in [`crate::serve`].
 ///
 /// The caller bounds the time: a client may send nothing for ever.
 ///
@@ -58,10 +64,10 @@ pub async fn handshake<E: Exports>(
     connection: &Connection,
     exports: &E,
 ) -> Result<Option<(Session, E::Found)>, Disconnect> {
-    let link = Link::new(connection)?;
+    let link = Link::new(connection, Inbox::default())?;
     let mut greeting = [proto::MAGIC.to_be_bytes(), proto::OPTION_MAGIC.to_be_bytes()].concat();
     greeting.extend((proto::FIXED_NEWSTYLE | proto::NO_ZEROES).to_be_bytes());
-    link.send(&greeting, &Buf::new(0)).await?;
+    link.send(&greeting).await?;
     let mut flags = [0; 4];
     if !link.fill_or_end(&mut flags).await? {
         return Ok(None);
@@ -71,14 +77,15 @@ pub async fn handshake<E: Exports>(
     if flags & !known != 0 {
         return Err(Disconnect::Protocol("sent unknown flags"));
     }
-    let client = Client {
+    let mut client = Client {
         link,
         fixed: flags & u32::from(proto::FIXED_NEWSTYLE) != 0,
         no_zeroes: flags & u32::from(proto::NO_ZEROES) != 0,
         structured: false,
         contexts: None,
     };
-    client.options(exports).await
+    let chosen = client.options(exports).await?;
+    Ok(chosen.map(|(terms, found)| (Session { terms, inbox: client.link.leave() }, found)))
 }
 
 /// The contexts of the last `SET_META_CONTEXT`, and the export that it named.
@@ -100,10 +107,8 @@ fn error(kind: u32, text: &str) -> Answers {
 }
 
 impl Client {
-    async fn options<E: Exports>(mut self, exports: &E) -> Result<Option<(Session, E::Found)>, Disconnect> {
+    async fn options<E: Exports>(&mut self, exports: &E) -> Result<Option<(Terms, E::Found)>, Disconnect> {
         loop {
-            // A client that sends without a pause shares the thread with everybody else.
-            executor::yield_now().await;
             let mut head = [0; 16];
             if !self.link.fill_or_end(&mut head).await? {
                 return Ok(None);
@@ -142,10 +147,10 @@ impl Client {
                 option::LIST_META_CONTEXT => self.meta_context(exports, &data, false).await,
                 option::SET_META_CONTEXT => self.meta_context(exports, &data, true).await,
                 option::INFO | option::GO => match self.info(exports, &data).await {
-                    Ok((answers, session, found)) => {
+                    Ok((answers, terms, found)) => {
                         if kind == option::GO {
                             self.answer(kind, answers).await?;
-                            return Ok(Some((session, found)));
+                            return Ok(Some((terms, found)));
                         }
                         answers
                     }
@@ -164,17 +169,17 @@ impl Client {
             message.extend(kind.to_be_bytes());
             message.extend((data.len() as u32).to_be_bytes());
             message.extend(data);
-            self.link.send(&message, &Buf::new(0)).await?;
+            self.link.send(&message).await?;
         }
         Ok(())
     }
 
-    fn session(&self, name: &str, info: &Info) -> Session {
+    fn terms(&self, name: &str, info: &Info) -> Terms {
         let contexts = match &self.contexts {
             Some((of, contexts)) if of == name && self.structured => *contexts,
             _ => [false; 2],
         };
-        Session { structured: self.structured, read_only: info.read_only, contexts }
+        Terms { structured: self.structured, read_only: info.read_only, contexts }
     }
 
     /// The oldest way to choose, which knows no errors but to hang up.
@@ -182,19 +187,19 @@ impl Client {
         &self,
         exports: &E,
         data: &[u8],
-    ) -> Result<(Session, E::Found), Disconnect> {
+    ) -> Result<(Terms, E::Found), Disconnect> {
         let name = std::str::from_utf8(data).ok().filter(|name| name.len() <= proto::MAX_STRING);
         let name = name.ok_or(Disconnect::Protocol("sent a name that is none"))?;
         let found = exports.find(name).await;
         let (info, found) = found.ok_or(Disconnect::Protocol("asked for an export that does not exist"))?;
-        let session = self.session(name, &info);
+        let terms = self.terms(name, &info);
         let mut message = info.size.to_be_bytes().to_vec();
-        message.extend(session.transmission_flags().to_be_bytes());
+        message.extend(terms.transmission_flags().to_be_bytes());
         if !self.no_zeroes {
             message.extend([0; 124]);
         }
-        self.link.send(&message, &Buf::new(0)).await?;
-        Ok((session, found))
+        self.link.send(&message).await?;
+        Ok((terms, found))
     }
 
     /// Answers `INFO` and `GO`.
@@ -202,15 +207,15 @@ impl Client {
         &self,
         exports: &E,
         data: &[u8],
-    ) -> Result<(Answers, Session, E::Found), Answers> {
+    ) -> Result<(Answers, Terms, E::Found), Answers> {
         let malformed = || error(rep::ERR_INVALID, "malformed request for information");
         let (name, wishes) = parse_info(data).ok_or_else(malformed)?;
         let (info, found) = exports.find(name).await.ok_or_else(|| unknown(name))?;
-        let session = self.session(name, &info);
+        let terms = self.terms(name, &info);
         let item = |kind: u16, data: &[u8]| (rep::INFO, [&kind.to_be_bytes(), data].concat());
         let size = info.size.to_be_bytes();
         let mut answers =
-            vec![item(info::EXPORT, &[&size[..], &session.transmission_flags().to_be_bytes()].concat())];
+            vec![item(info::EXPORT, &[&size[..], &terms.transmission_flags().to_be_bytes()].concat())];
         for wish in wishes {
             match wish {
                 info::NAME => answers.push(item(info::NAME, name.as_bytes())),
@@ -228,7 +233,7 @@ impl Client {
             }
         }
         answers.push((rep::ACK, Vec::new()));
-        Ok((answers, session, found))
+        Ok((answers, terms, found))
     }
 
     /// Answers `LIST_META_CONTEXT` and `SET_META_CONTEXT`.
@@ -311,11 +316,11 @@ fn parse_queries(data: &[u8]) -> Option<(&str, Vec<&str>)> {
     fields.is_empty().then_some((name, queries))
 }
 
-impl Session {
+impl Terms {
     /// What the export can do, for this client (section "Transmission flags"). Any number of
     /// connections see one coherent export, and a flush on one is a flush for all: `CAN_MULTI_CONN`.
     fn transmission_flags(&self) -> u16 {
-        let mut flags = can::HAS_FLAGS | can::FLUSH | can::FUA | can::MULTI_CONN;
+        let mut flags = can::HAS_FLAGS | can::FLUSH | can::FUA | can::MULTI_CONN | can::CACHE;
         flags |= match self.read_only {
             true => can::READ_ONLY,
             false => can::TRIM | can::WRITE_ZEROES | can::FAST_ZERO,

@@ -15,16 +15,20 @@
 //! does not read its answers keeps only its own memory and descriptor: requests are done with their
 //! export before the answer is sent.
 
+pub mod client;
 mod connection;
 mod export;
 mod handshake;
+mod link;
 mod proto;
 mod reply;
 mod serve;
 #[cfg(test)]
 mod testing;
+mod uri;
 
 pub use connection::{Connection, Disconnect};
 pub use export::{Errno, Error, Export, Extent, Result};
 pub use handshake::{Exports, Info, MAX_OPTION, Session, handshake};
 pub use serve::{MAX_IN_FLIGHT, MAX_REQUEST, MAX_REQUESTS, serve};
+pub use uri::{Address, Uri, UriError};

@@ -38,8 +38,10 @@ pub(crate) mod rep {
     pub(crate) const SERVER: u32 = 2;
     pub(crate) const INFO: u32 = 3;
     pub(crate) const META_CONTEXT: u32 = 4;
+    pub(crate) const IS_ERROR: u32 = 1 << 31;
     pub(crate) const ERR_UNSUP: u32 = (1 << 31) + 1;
     pub(crate) const ERR_INVALID: u32 = (1 << 31) + 3;
+    pub(crate) const ERR_TLS_REQD: u32 = (1 << 31) + 5;
     pub(crate) const ERR_UNKNOWN: u32 = (1 << 31) + 6;
     pub(crate) const ERR_TOO_BIG: u32 = (1 << 31) + 9;
 }
@@ -62,6 +64,7 @@ pub(crate) mod can {
     pub(crate) const WRITE_ZEROES: u16 = 1 << 6;
     pub(crate) const DF: u16 = 1 << 7;
     pub(crate) const MULTI_CONN: u16 = 1 << 8;
+    pub(crate) const CACHE: u16 = 1 << 10;
     pub(crate) const FAST_ZERO: u16 = 1 << 11;
 }
 
@@ -72,6 +75,7 @@ pub(crate) mod command {
     pub(crate) const DISC: u16 = 2;
     pub(crate) const FLUSH: u16 = 3;
     pub(crate) const TRIM: u16 = 4;
+    pub(crate) const CACHE: u16 = 5;
     pub(crate) const WRITE_ZEROES: u16 = 6;
     pub(crate) const BLOCK_STATUS: u16 = 7;
 }
@@ -92,6 +96,7 @@ pub(crate) mod chunk {
     pub(crate) const OFFSET_DATA: u16 = 1;
     pub(crate) const OFFSET_HOLE: u16 = 2;
     pub(crate) const BLOCK_STATUS: u16 = 5;
+    pub(crate) const IS_ERROR: u16 = 1 << 15;
     pub(crate) const ERROR: u16 = (1 << 15) + 1;
 }
 

@@ -1,12 +1,10 @@
 //! Replies as they stand on the wire (sections "Simple reply message", "Structured reply chunk
 //! message").
 
-use std::io;
-
 use buf::Buf;
 
-use crate::connection::Link;
 use crate::export::{Error, Extent, Result};
+use crate::link::Message;
 use crate::proto::{CONTEXTS, MAX_STRING, SIMPLE_MAGIC, STATE_HOLE, STATE_ZERO, STRUCTURED_MAGIC, chunk};
 
 /// A part of what was read.
@@ -30,80 +28,89 @@ pub(crate) enum Answer {
     Status { contexts: [bool; 2], extents: Vec<Extent> },
 }
 
-/// Where the replies to one request go.
-pub(crate) struct Replier<'a> {
-    pub(crate) link: &'a Link,
-    pub(crate) structured: bool,
-    pub(crate) cookie: u64,
+/// The reply to one request, as the messages of which it consists.
+pub(crate) struct Reply<K> {
+    cookie: u64,
+    messages: Vec<Message<K>>,
 }
 
-impl Replier<'_> {
-    /// Sends a whole reply. The caller sees to it that nobody else sends meanwhile.
-    pub(crate) async fn send(&self, result: Result<Answer>) -> io::Result<()> {
+impl<K> Reply<K> {
+    /// The messages; the last keeps `keep` until it was sent.
+    pub(crate) fn messages(
+        structured: bool,
+        cookie: u64,
+        result: Result<Answer>,
+        keep: K,
+    ) -> Vec<Message<K>> {
+        let mut reply = Reply { cookie, messages: Vec::with_capacity(1) };
         match result {
-            Err(e) if self.structured => self.error(&e).await,
-            Err(e) => self.simple(e.errno as u32, &Buf::new(0)).await,
+            Err(e) if structured => reply.error(&e),
+            Err(e) => reply.simple(e.errno as u32, Buf::new(0)),
             // "MAY use either a simple reply or a structured reply" where nothing is to be sent but
             // success; `Done` answers a structured read of no bytes too, which may not be simple.
-            Ok(Answer::Done) if self.structured => self.chunk(chunk::DONE, chunk::NONE, &[]).await,
-            Ok(Answer::Done) => self.simple(0, &Buf::new(0)).await,
-            Ok(Answer::Data { offset, buf }) if self.structured => {
-                self.chunk_with(chunk::DONE, chunk::OFFSET_DATA, &offset.to_be_bytes(), &buf).await
+            Ok(Answer::Done) if structured => reply.chunk(chunk::DONE, chunk::NONE, &[]),
+            Ok(Answer::Done) => reply.simple(0, Buf::new(0)),
+            Ok(Answer::Data { offset, buf }) if structured => {
+                reply.chunk_with(chunk::DONE, chunk::OFFSET_DATA, &offset.to_be_bytes(), buf);
             }
-            Ok(Answer::Data { buf, .. }) => self.simple(0, &buf).await,
-            Ok(Answer::Sparse { offset, buf, parts }) => self.sparse(offset, &buf, &parts).await,
-            Ok(Answer::Status { contexts, extents }) => self.status(contexts, &extents).await,
+            Ok(Answer::Data { buf, .. }) => reply.simple(0, buf),
+            Ok(Answer::Sparse { offset, buf, parts }) => reply.sparse(offset, &buf, &parts),
+            Ok(Answer::Status { contexts, extents }) => reply.status(contexts, &extents),
         }
+        if let Some(last) = reply.messages.last_mut() {
+            last.keep = Some(keep);
+        }
+        reply.messages
     }
 
-    async fn simple(&self, errno: u32, data: &Buf) -> io::Result<()> {
-        let mut head = SIMPLE_MAGIC.to_be_bytes().to_vec();
+    fn simple(&mut self, errno: u32, body: Buf) {
+        let mut head = Vec::with_capacity(16);
+        head.extend(SIMPLE_MAGIC.to_be_bytes());
         head.extend(errno.to_be_bytes());
         head.extend(self.cookie.to_be_bytes());
-        self.link.send(&head, data).await
+        self.messages.push(Message { head, body, keep: None });
     }
 
-    async fn chunk(&self, flags: u16, kind: u16, payload: &[u8]) -> io::Result<()> {
-        self.chunk_with(flags, kind, payload, &Buf::new(0)).await
+    fn chunk(&mut self, flags: u16, kind: u16, payload: &[u8]) {
+        self.chunk_with(flags, kind, payload, Buf::new(0));
     }
 
-    async fn chunk_with(&self, flags: u16, kind: u16, payload: &[u8], data: &Buf) -> io::Result<()> {
-        let mut head = STRUCTURED_MAGIC.to_be_bytes().to_vec();
+    fn chunk_with(&mut self, flags: u16, kind: u16, payload: &[u8], body: Buf) {
+        let mut head = Vec::with_capacity(20 + payload.len());
+        head.extend(STRUCTURED_MAGIC.to_be_bytes());
         head.extend(flags.to_be_bytes());
         head.extend(kind.to_be_bytes());
         head.extend(self.cookie.to_be_bytes());
-        head.extend(((payload.len() + data.len()) as u32).to_be_bytes());
+        head.extend(((payload.len() + body.len()) as u32).to_be_bytes());
         head.extend(payload);
-        self.link.send(&head, data).await
+        self.messages.push(Message { head, body, keep: None });
     }
 
-    async fn error(&self, error: &Error) -> io::Result<()> {
+    fn error(&mut self, error: &Error) {
         let text = &error.text[..error.text.floor_char_boundary(MAX_STRING)];
         let mut payload = (error.errno as u32).to_be_bytes().to_vec();
         payload.extend((text.len() as u16).to_be_bytes());
         payload.extend(text.as_bytes());
-        self.chunk(chunk::DONE, chunk::ERROR, &payload).await
+        self.chunk(chunk::DONE, chunk::ERROR, &payload);
     }
 
-    async fn sparse(&self, offset: u64, buf: &Buf, parts: &[Part]) -> io::Result<()> {
+    fn sparse(&mut self, offset: u64, buf: &Buf, parts: &[Part]) {
         let mut at = 0;
         for (index, part) in parts.iter().enumerate() {
             let flags = if index + 1 == parts.len() { chunk::DONE } else { 0 };
             let place = (offset + at).to_be_bytes();
             let end = at + u64::from(part.len);
             if part.data {
-                let data = buf.slice(at as usize..end as usize);
-                self.chunk_with(flags, chunk::OFFSET_DATA, &place, &data).await?;
+                self.chunk_with(flags, chunk::OFFSET_DATA, &place, buf.slice(at as usize..end as usize));
             } else {
                 let hole = [&place[..], &part.len.to_be_bytes()].concat();
-                self.chunk(flags, chunk::OFFSET_HOLE, &hole).await?;
+                self.chunk(flags, chunk::OFFSET_HOLE, &hole);
             }
             at = end;
         }
-        Ok(())
     }
 
-    async fn status(&self, contexts: [bool; 2], extents: &[Extent]) -> io::Result<()> {
+    fn status(&mut self, contexts: [bool; 2], extents: &[Extent]) {
         let last = contexts.iter().rposition(|negotiated| *negotiated);
         for id in (0..CONTEXTS.len()).filter(|id| contexts[*id]) {
             let mut payload = (id as u32).to_be_bytes().to_vec();
@@ -113,9 +120,8 @@ impl Replier<'_> {
                 payload.extend(state.to_be_bytes());
             }
             let flags = if last == Some(id) { chunk::DONE } else { 0 };
-            self.chunk(flags, chunk::BLOCK_STATUS, &payload).await?;
+            self.chunk(flags, chunk::BLOCK_STATUS, &payload);
         }
-        Ok(())
     }
 }
 

@@ -2,8 +2,8 @@
 //! "Transmission").
 //!
 //! One task reads requests, and with them the data of writes; each request then is a task of its own,
-//! so that replies go out in the order in which requests end. A reply is sent whole before the next
-//! one. Every request holds a slot, and its data bytes of memory, until its reply is sent: a client
+//! so that replies go out in the order in which requests end; those that end together leave in one
+//! system call. Every request holds a slot, and its data bytes of memory, until its reply is sent: a client
 //! that does not read its replies is soon not read from any more, and that is all that it achieves,
 //! since its requests are done with the export before they queue to reply. For the same reason an export
 //! is not asked before all data of a write are here.
@@ -17,14 +17,15 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-use buf::Buf;
+use buf::{Buf, Pool};
 use executor::sync::{Permit, Semaphore};
 
-use crate::connection::{Connection, Disconnect, Link};
+use crate::connection::{Connection, Disconnect};
 use crate::export::{Errno, Error, Export, Extent, Result};
-use crate::handshake::Session;
+use crate::handshake::{Session, Terms};
+use crate::link::{Link, Outbox};
 use crate::proto::{CONTEXTS, Request, command, flag};
-use crate::reply::{Answer, Part, Replier, state};
+use crate::reply::{Answer, Part, Reply, state};
 
 /// The most data of one request in bytes; clients are told, and it is what the protocol lets them
 /// expect (section "Size constraints").
@@ -38,6 +39,10 @@ const MAX_EXTENTS: usize = 1024;
 /// From this length in bytes on a read leaves zeros out of its reply; below, looking for them would
 /// cost more than sending them.
 const SPARSE: u32 = 64 << 10;
+/// Up to this length in bytes a request's memory is used again.
+const POOLED: usize = 1 << 20;
+/// What is read at once for `CACHE`, in bytes.
+const CACHE_STEP: u64 = POOLED as u64;
 
 /// Serves a client's requests until it disconnects, hangs up or [is hung up](Connection::hang_up);
 /// ends when none of them is in flight any more. Runs on the export's executor, and its requests
@@ -51,10 +56,12 @@ pub async fn serve<E: Export>(
     export: E,
 ) -> std::result::Result<(), Disconnect> {
     let server = Rc::new(Server {
-        link: Link::new(connection)?,
-        session,
+        link: Link::new(connection, session.inbox)?,
+        terms: session.terms,
         export,
-        sender: Semaphore::new(1),
+        outbox: Outbox::default(),
+        in_flight: Cell::new(0),
+        pool: Pool::default(),
         slots: Semaphore::new(MAX_REQUESTS),
         memory: Semaphore::new(MAX_IN_FLIGHT),
         failed: Cell::default(),
@@ -74,10 +81,13 @@ pub async fn serve<E: Export>(
 
 struct Server<E> {
     link: Link,
-    session: Session,
+    terms: Terms,
     export: E,
-    /// Held by whoever sends a reply.
-    sender: Rc<Semaphore>,
+    outbox: Outbox<Held<E>>,
+    /// Requests whose reply is not sent yet.
+    in_flight: Cell<u64>,
+    /// Where the memory of requests of [`POOLED`] and less comes from.
+    pool: Pool,
     slots: Rc<Semaphore>,
     memory: Rc<Semaphore>,
     /// Why replies cannot be sent any more.
@@ -85,9 +95,20 @@ struct Server<E> {
 }
 
 /// What a request keeps until its reply is sent.
-struct Held {
+struct Held<E> {
     _slot: Permit,
     _memory: Option<Permit>,
+    data: Option<Buf>,
+    server: Rc<Server<E>>,
+}
+
+impl<E> Drop for Held<E> {
+    fn drop(&mut self) {
+        self.server.in_flight.update(|n| n - 1);
+        if let Some(data) = self.data.take().filter(|data| data.len() <= POOLED) {
+            self.server.pool.put(data);
+        }
+    }
 }
 
 fn error<T>(errno: Errno, text: &str) -> Result<T> {
@@ -97,8 +118,6 @@ fn error<T>(errno: Errno, text: &str) -> Result<T> {
 impl<E: Export> Server<E> {
     async fn receive(self: &Rc<Self>) -> std::result::Result<(), Disconnect> {
         loop {
-            // A client that sends without a pause shares the thread with everybody else.
-            executor::yield_now().await;
             let mut head = [0; Request::LEN];
             if !self.link.fill_or_end(&mut head).await? {
                 return Ok(());
@@ -118,48 +137,66 @@ impl<E: Export> Server<E> {
                 command::WRITE => request.len,
                 // A longer one is refused when its turn comes.
                 command::READ if request.len <= MAX_REQUEST => request.len,
+                command::CACHE if request.len <= MAX_REQUEST => request.len.min(CACHE_STEP as u32),
                 _ => 0,
             };
             let memory = if data > 0 { Some(self.memory.acquire(u64::from(data)).await) } else { None };
-            let held = Held { _slot: slot, _memory: memory };
-            let payload = Buf::new(if writes { data as usize } else { 0 });
-            self.link.fill_buf(&payload).await?;
+            self.in_flight.update(|n| n + 1);
+            let mut held = Held { _slot: slot, _memory: memory, data: None, server: self.clone() };
+            if writes {
+                let payload = self.buffer(data as usize);
+                self.link.fill_buf(&payload).await?;
+                held.data = Some(payload);
+            }
             let server = self.clone();
             executor::spawn(async move {
-                let result = server.perform(request, payload).await;
-                server.reply(request.cookie, result).await;
-                drop(held);
+                let result = server.perform(request, &mut held).await;
+                server.reply(request.cookie, result, held).await;
             });
         }
     }
 
-    async fn reply(&self, cookie: u64, result: Result<Answer>) {
-        let _sender = self.sender.acquire(1).await;
-        let replier = Replier { link: &self.link, structured: self.session.structured, cookie };
-        if let Err(e) = replier.send(result).await {
-            // A reply was cut off: nothing that follows could be understood. This also ends `receive`.
+    /// Memory with any content.
+    fn buffer(&self, len: usize) -> Buf {
+        if len <= POOLED { self.pool.get(len) } else { Buf::new(len) }
+    }
+
+    async fn reply(&self, cookie: u64, result: Result<Answer>, held: Held<E>) {
+        if !self.outbox.push(Reply::messages(self.terms.structured, cookie, result, held)) {
+            return;
+        }
+        if self.in_flight.get() > 1 {
+            // Requests that end now go out with this one.
+            executor::yield_now().await;
+        }
+        if let Err(e) = self.outbox.send(&self.link).await {
+            // This also ends `receive`.
             self.link.hang_up();
             self.failed.set(Some(e));
         }
     }
 
-    async fn perform(&self, request: Request, payload: Buf) -> Result<Answer> {
+    async fn perform(&self, request: Request, held: &mut Held<E>) -> Result<Answer> {
         self.check(&request)?;
         let Request { flags, offset, .. } = request;
         let len = u64::from(request.len);
         match request.command {
-            command::READ => return self.read(&request).await,
+            command::READ => return self.read(&request, held).await,
             command::BLOCK_STATUS => return self.block_status(&request).await,
             // The kinds below are only for whom they are of some length.
             _ if len == 0 && request.command != command::FLUSH => {}
-            command::WRITE => self.export.write(offset, payload).await?,
+            command::CACHE => self.cache(offset, len).await?,
+            command::WRITE => {
+                let payload = held.data.clone().unwrap_or_else(|| Buf::new(0));
+                self.export.write(offset, payload).await?;
+            }
             command::TRIM => self.export.trim(offset, len).await?,
             command::WRITE_ZEROES => {
                 self.export.write_zeroes(offset, len, flags & flag::NO_HOLE == 0).await?
             }
             _ => self.export.flush().await?,
         }
-        if flags & flag::FUA != 0 && request.command != command::FLUSH {
+        if flags & flag::FUA != 0 && !matches!(request.command, command::FLUSH | command::CACHE) {
             self.export.flush().await?;
         }
         Ok(Answer::Done)
@@ -168,8 +205,8 @@ impl<E: Export> Server<E> {
     /// Refuses what makes no sense (section "Request types").
     fn check(&self, request: &Request) -> Result<()> {
         let (known, changes) = match request.command {
-            command::READ if self.session.structured => (flag::DF, false),
-            command::READ | command::FLUSH => (0, false),
+            command::READ if self.terms.structured => (flag::DF, false),
+            command::READ | command::FLUSH | command::CACHE => (0, false),
             command::WRITE | command::TRIM => (0, true),
             command::WRITE_ZEROES => (flag::NO_HOLE | flag::FAST_ZERO, true),
             command::BLOCK_STATUS => (flag::REQ_ONE, false),
@@ -178,7 +215,7 @@ impl<E: Export> Server<E> {
         if request.flags & !(known | flag::FUA) != 0 {
             return error(Errno::Invalid, "unknown command flags");
         }
-        if changes && self.session.read_only {
+        if changes && self.terms.read_only {
             return error(Errno::Perm, "the export is read-only");
         }
         if request.command == command::FLUSH {
@@ -198,7 +235,21 @@ impl<E: Export> Server<E> {
         Ok(())
     }
 
-    async fn read(&self, request: &Request) -> Result<Answer> {
+    /// Reads and forgets: what copy-on-read or the host's cache keep of it is the use.
+    async fn cache(&self, offset: u64, len: u64) -> Result<()> {
+        if len > u64::from(MAX_REQUEST) {
+            return error(Errno::Invalid, "more than 32 MiB at once");
+        }
+        let buf = self.pool.get(len.min(CACHE_STEP) as usize);
+        for at in (0..len).step_by(CACHE_STEP as usize) {
+            let part = buf.slice(0..CACHE_STEP.min(len - at) as usize);
+            self.export.read(offset + at, part).await?;
+        }
+        self.pool.put(buf);
+        Ok(())
+    }
+
+    async fn read(&self, request: &Request, held: &mut Held<E>) -> Result<Answer> {
         let Request { flags, offset, len, .. } = *request;
         if len > MAX_REQUEST {
             return error(Errno::Invalid, "more than 32 MiB at once");
@@ -207,14 +258,15 @@ impl<E: Export> Server<E> {
             return Ok(Answer::Done);
         }
         let mut parts = vec![Part { len, data: true }];
-        if self.session.structured && len >= SPARSE && flags & flag::DF == 0 {
+        if self.terms.structured && len >= SPARSE && flags & flag::DF == 0 {
             parts = self.parts(offset, len).await?;
         }
         // Looked up first and read afterwards: what is written meanwhile may be missed, as by any read
         // that is concurrent with a write, but what was there before is read.
         let some_data = parts.iter().any(|part| part.data);
-        let buf = Buf::new(if some_data { len as usize } else { 0 });
+        let buf = if some_data { self.buffer(len as usize) } else { Buf::new(0) };
         if some_data {
+            held.data = Some(buf.clone());
             self.export.read(offset, buf.clone()).await?;
         }
         match parts.iter().all(|part| part.data) {
@@ -268,7 +320,7 @@ impl<E: Export> Server<E> {
     }
 
     async fn block_status(&self, request: &Request) -> Result<Answer> {
-        let contexts = self.session.contexts;
+        let contexts = self.terms.contexts;
         if !contexts.contains(&true) {
             return error(Errno::Invalid, "no metadata context was negotiated");
         }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 
+use super::nbd::{self, NbdStorage};
 use super::{Extent, Identity, Lock, Storage};
 use crate::chain::Opener;
 use crate::io::Engine;
@@ -22,7 +23,7 @@ mod locks;
 /// What the sectors of every block device divide, in bytes.
 const DEVICE_SECTOR: u64 = 4096;
 
-/// How the files of a disk are opened.
+/// How the files of a disk are opened, and NBD exports beside them.
 pub struct FileOpener {
     /// What operations go through.
     pub engine: Engine,
@@ -33,11 +34,18 @@ pub struct FileOpener {
 #[async_trait(?Send)]
 impl Opener for FileOpener {
     async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>> {
+        if nbd::is_uri(name) {
+            return Ok(Rc::new(NbdStorage::open(name, writable).await?));
+        }
         let file = FileStorage::open(self, name, OpenOptions::new().read(true).write(writable)).await?;
         Ok(Rc::new(file))
     }
 
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
+        if nbd::is_uri(name) {
+            let text = format!("{name}: an NBD export is created by its server");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         // Not truncated by the open: the file may be somebody's running image.
         let mut options = OpenOptions::new();
         let file = FileStorage::open(self, name, options.read(true).write(true).create(true)).await?;
@@ -46,6 +54,14 @@ impl Opener for FileOpener {
             file.truncate(0).await?;
         }
         Ok(Rc::new(file))
+    }
+
+    async fn identity(&self, name: &str) -> Result<Option<Identity>> {
+        if nbd::is_uri(name) {
+            // Not by a connection: some servers serve one client at a time.
+            return nbd::identity(name).map(Some);
+        }
+        Ok(self.open(name, false).await?.identity())
     }
 }
 

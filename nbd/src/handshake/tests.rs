@@ -30,7 +30,7 @@ fn information_is_what_was_asked_for() {
     let (_, kind, export) = session.answer();
     assert_eq!((kind, export.len()), (rep::INFO, 12));
     assert_eq!(export[2..10], (1u64 << 20).to_be_bytes());
-    assert_eq!(flags(&export), 1 | 4 | 8 | 32 | 64 | 256 | 2048);
+    assert_eq!(flags(&export), 1 | 4 | 8 | 32 | 64 | 256 | 1024 | 2048);
     assert_eq!(session.answer().2, b"\0\x03\0\0\0\x01\0\0\x10\0\x02\0\0\0");
     assert_eq!(session.answer().2, b"\0\x01disk");
     assert_eq!(session.answer().2, b"\0\x02a fake");
@@ -52,7 +52,7 @@ fn a_read_only_export_says_so() {
     let mut session = Session::start(512, true);
     session.greet(3);
     session.send(&message(option::GO, &info_data("disk", &[])));
-    assert_eq!(flags(&session.answer().2), 1 | 2 | 4 | 8 | 256);
+    assert_eq!(flags(&session.answer().2), 1 | 2 | 4 | 8 | 256 | 1024);
     assert!(matches!(session.end(), Ok(true) | Err(Disconnect::Io(_))));
 }
 

@@ -57,6 +57,7 @@ fn every_change_reaches_the_export_and_fua_flushes() {
         (0, command::WRITE_ZEROES, 2),
         (flag::NO_HOLE, command::WRITE_ZEROES, 2),
         (flag::FUA | flag::NO_HOLE, command::WRITE_ZEROES, 3),
+        (0, command::CACHE, 3),
         (0, command::FLUSH, 4),
         (flag::FUA, command::FLUSH, 5),
     ] {
@@ -78,8 +79,8 @@ fn what_makes_no_sense_is_refused_and_the_connection_kept() {
     let no_space = Errno::NoSpace as u32;
     for (flags, kind, offset, len, error) in [
         (0, 99, 0, 0, INVALID),
-        // CACHE and RESIZE are not offered.
-        (0, 5, 0, 512, INVALID),
+        // RESIZE is not offered.
+        (0, command::CACHE, 1, MIB as u32, INVALID),
         (0, 8, 0, 512, INVALID),
         (0, command::READ, end, 1, INVALID),
         (0, command::READ, u64::MAX, u32::MAX, INVALID),

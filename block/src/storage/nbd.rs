@@ -1,0 +1,429 @@
+//! An NBD server's export as storage, by `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`.
+//!
+//! A connection that is lost is made again in the background. Requests in flight and new ones wait for
+//! that: for `reconnect-delay` seconds after the loss (10 unless the URI says otherwise), then they fail,
+//! and go on failing at once until the server is back. A server that accepts, and is silent while it owes
+//! answers, is given up after `timeout` seconds (30). Both are parameters of the URI that are ours alone.
+//!
+//! **What a flush means here.** A server may die with writes that it has answered and not flushed, and
+//! a new connection does not tell whether it did: the same address may be another process, on another
+//! machine. Where answered writes are not flushed when a connection ends, they count as lost: every
+//! later flush of this storage fails, as after a failed fdatasync, until it is opened again. That two
+//! connections may share a flush (`CAN_MULTI_CONN`) changes nothing, since it speaks of one server's
+//! life. Requests that were in flight were not answered, and are sent again. A server that still does an
+//! old one behind our back, after the connection ended, is not defended against; Linux and QEMU neither.
+//!
+//! Nobody locks an export: two writers of one are their owners' business.
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use nbd::client::{self, Client, RequestError, Status};
+use nbd::{Errno, Uri};
+
+use super::{Extent, Identity, Lock, Storage};
+use crate::ranges::RangeLocks;
+use crate::{Buf, Error, ErrorKind, Result};
+use link::Link;
+
+mod link;
+
+/// The most data in one request, in bytes: a slow network still answers it in time.
+const PIECE: u64 = 2 << 20;
+/// Requests that one read or write is split into, in flight at once.
+const PIECES: usize = 8;
+/// The longest range that is zeroed, or asked about, by one request, in bytes.
+const RANGE: u64 = 1 << 30;
+/// No device has this number.
+const DEVICE: u64 = u64::MAX;
+
+/// Whether a name is an NBD export's. Such names are absolute wherever they are recorded.
+pub fn is_uri(name: &str) -> bool {
+    Uri::is_one(name)
+}
+
+/// Which export a URI means: one server's address and one name, whatever the parameters.
+pub fn identity(name: &str) -> Result<Identity> {
+    Ok(identity_of(&parse(name)?))
+}
+
+fn parse(name: &str) -> Result<Uri> {
+    Uri::parse(name).map_err(|e| Error::new(ErrorKind::Invalid, format!("{name}: {e}")))
+}
+
+fn identity_of(uri: &Uri) -> Identity {
+    // Keyed anew in each process, so that nobody makes two names that look like one.
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    let inode = KEY.get_or_init(RandomState::new).hash_one((&uri.address, &uri.export));
+    Identity { device: DEVICE, inode }
+}
+
+/// How long things may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// A connection, a handshake, an answer.
+    answer: Duration,
+    /// A request, from the loss of its connection on.
+    reconnect: Duration,
+}
+
+impl Patience {
+    fn of(uri: &Uri, name: &str) -> Result<Self> {
+        let mut patience = Patience { answer: Duration::from_secs(30), reconnect: Duration::from_secs(10) };
+        for (key, value) in &uri.parameters {
+            let wrong = |what| Error::new(ErrorKind::Invalid, format!("{name}: {key}={value}: {what}"));
+            let seconds = |least| {
+                let number = value.parse().ok().filter(|n| (least..=86_400).contains(n));
+                number.map(Duration::from_secs).ok_or_else(|| wrong("give seconds, a day at most"))
+            };
+            match key.as_str() {
+                "reconnect-delay" => patience.reconnect = seconds(0)?,
+                "timeout" => patience.answer = seconds(1)?,
+                _ => return Err(wrong("not known")),
+            }
+        }
+        Ok(patience)
+    }
+}
+
+/// What an export holds from `start` on: where each run ends, and whether it is data.
+#[derive(Default)]
+struct Map {
+    start: u64,
+    runs: Vec<(u64, bool)>,
+}
+
+impl Map {
+    fn new(start: u64, status: &[Status]) -> Self {
+        let mut end = start;
+        let run = |run: &Status| {
+            end += u64::from(run.len);
+            (end, !run.zero)
+        };
+        Map { start, runs: status.iter().map(run).collect() }
+    }
+
+    fn at(&self, offset: u64, len: u64) -> Option<Extent> {
+        let index = self.runs.partition_point(|(end, _)| *end <= offset);
+        let (end, data) = *self.runs.get(index).filter(|_| self.start <= offset)?;
+        Some(Extent { len: len.min(end - offset), data })
+    }
+}
+
+/// An open export.
+pub(crate) struct NbdStorage {
+    link: Link,
+    writable: bool,
+    identity: Identity,
+    /// Writes in flight, where the server's blocks make some read and write back what lies around them.
+    around: Rc<RangeLocks>,
+    /// The last answer about holes, where nobody writes.
+    mapped: RefCell<Map>,
+    /// Writes that were answered, as a count, and how many of these were flushed since.
+    written: Cell<u64>,
+    flushed: Cell<u64>,
+    sync_failed: Cell<bool>,
+    /// Connections that were lost, when last looked.
+    losses: Cell<u64>,
+}
+
+impl NbdStorage {
+    /// Connects. A server that is not there is an error at once.
+    pub(crate) async fn open(name: &str, writable: bool) -> Result<Self> {
+        let uri = parse(name)?;
+        let patience = Patience::of(&uri, name)?;
+        let identity = identity_of(&uri);
+        let link = Link::open(name, uri, patience, writable).await?;
+        Ok(NbdStorage {
+            link,
+            writable,
+            identity,
+            around: RangeLocks::new(),
+            mapped: RefCell::default(),
+            written: Cell::new(0),
+            flushed: Cell::new(0),
+            sync_failed: Cell::new(false),
+            losses: Cell::new(0),
+        })
+    }
+
+    /// Notes what a lost connection took with it.
+    fn look_for_losses(&self) {
+        if self.losses.replace(self.link.losses()) != self.link.losses() && self.written != self.flushed {
+            self.sync_failed.set(true);
+        }
+    }
+
+    /// Does a request that changes something.
+    async fn change(
+        &self,
+        doing: &str,
+        at: u64,
+        request: impl AsyncFn(&Client) -> std::result::Result<(), RequestError>,
+    ) -> Result<()> {
+        let answered_by = Cell::new(0);
+        let noting = async |client: &Client| {
+            answered_by.set(self.link.losses());
+            request(client).await
+        };
+        self.link.run(doing, at, noting).await?;
+        self.look_for_losses();
+        self.written.update(|n| n + 1);
+        if answered_by.get() != self.link.losses() {
+            // Its connection ended between its answer and now.
+            self.sync_failed.set(true);
+        }
+        Ok(())
+    }
+
+    fn unit(&self) -> u64 {
+        self.link.min_block()
+    }
+
+    fn piece(&self) -> u64 {
+        self.link.max_payload().min(PIECE)
+    }
+
+    fn is_aligned(&self, offset: u64, len: u64) -> bool {
+        (offset | len).is_multiple_of(self.unit())
+    }
+
+    /// The blocks around a range: where they start, and memory for them.
+    fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
+        let start = offset - offset % self.unit();
+        let end = (offset + len).next_multiple_of(self.unit());
+        (start, Buf::new((end - start) as usize))
+    }
+
+    /// Does whole blocks in pieces that the server takes.
+    async fn in_pieces(
+        &self,
+        offset: u64,
+        buf: &Buf,
+        one: impl AsyncFn(u64, Buf) -> Result<()>,
+    ) -> Result<()> {
+        let piece = self.piece() as usize;
+        if buf.len() <= piece {
+            return one(offset, buf.clone()).await;
+        }
+        let one = &one;
+        let pieces = (0..buf.len()).step_by(piece).map(|at| {
+            let part = buf.slice(at..(at + piece).min(buf.len()));
+            async move { one(offset + at as u64, part).await }
+        });
+        // All of them, even when one fails: the buffer is the caller's again with the answer.
+        let mut results = stream::iter(pieces).buffer_unordered(PIECES);
+        let mut outcome = Ok(());
+        while let Some(result) = results.next().await {
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+
+    async fn read_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        let one = async |at: u64, part: Buf| {
+            self.link.run("reading", at, async |client| client.read(at, part.clone()).await).await
+        };
+        self.in_pieces(offset, buf, one).await
+    }
+
+    async fn write_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        let one = async |at: u64, part: Buf| {
+            self.change("writing", at, async |client| client.write(at, part.clone()).await).await
+        };
+        self.in_pieces(offset, buf, one).await
+    }
+
+    /// Reads the part of a buffer that lies inside of the export.
+    async fn read_inside(&self, offset: u64, buf: &Buf) -> Result<()> {
+        let len = buf.len() as u64;
+        if len == 0 {
+            return Ok(());
+        }
+        if self.is_aligned(offset, len) {
+            return self.read_blocks(offset, buf).await;
+        }
+        let (start, bounce) = self.widen(offset, len);
+        self.read_blocks(start, &bounce).await?;
+        let skip = (offset - start) as usize;
+        buf.copy_from_buf(&bounce.slice(skip..skip + buf.len()));
+        Ok(())
+    }
+
+    fn refused(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Unsupported, format!("{}: an NBD export {what}", self.name()))
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for NbdStorage {
+    fn name(&self) -> &str {
+        self.link.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.link.size()
+    }
+
+    async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
+        let inside = self.len().saturating_sub(offset).min(buf.len() as u64) as usize;
+        if inside < buf.len() {
+            buf.slice(inside..buf.len()).zero();
+        }
+        self.read_inside(offset, &buf.slice(0..inside)).await
+    }
+
+    async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        let (len, end) = (buf.len() as u64, offset + buf.len() as u64);
+        if end > self.len() {
+            let text = format!("writing {} at {offset}: behind the export's end", self.name());
+            return Err(Error::new(ErrorKind::NoSpace, text));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        if self.unit() == 1 {
+            return self.write_blocks(offset, &buf).await;
+        }
+        if self.is_aligned(offset, len) {
+            let _lock = self.around.lock(offset..end).await;
+            return self.write_blocks(offset, &buf).await;
+        }
+        let (start, bounce) = self.widen(offset, len);
+        let _lock = self.around.lock(start..start + bounce.len() as u64).await;
+        self.read_blocks(start, &bounce).await?;
+        let skip = (offset - start) as usize;
+        bounce.slice(skip..skip + buf.len()).copy_from_buf(&buf);
+        self.write_blocks(start, &bounce).await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
+        self.look_for_losses();
+        let written = self.written.get();
+        if !self.sync_failed.get() && written != self.flushed.get() {
+            if self.link.can_flush() {
+                let flushed = self.link.run("flushing", 0, async |client| client.flush().await).await;
+                self.look_for_losses();
+                if let Err(e) = flushed {
+                    self.sync_failed.set(true);
+                    return Err(e);
+                }
+            }
+            self.flushed.update(|flushed| flushed.max(written));
+        }
+        if self.sync_failed.get() {
+            let text =
+                format!("syncing {}: the connection was lost with data that was not flushed", self.name());
+            return Err(Error::new(ErrorKind::Io, text));
+        }
+        Ok(())
+    }
+
+    async fn truncate(&self, len: u64) -> Result<()> {
+        if len == self.len() { Ok(()) } else { Err(self.refused("has the size that its server gives it")) }
+    }
+
+    async fn allocate(&self, _offset: u64, _len: u64) -> Result<()> {
+        Err(self.refused("has no space to allocate"))
+    }
+
+    async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let end = (offset + len).min(self.len());
+        let unit = self.unit();
+        let inner = offset.next_multiple_of(unit)..end - end % unit;
+        let zeros = async |from: u64, to: u64| {
+            for at in (from..to).step_by(PIECE as usize) {
+                self.write(at, Buf::new(PIECE.min(to - at) as usize)).await?;
+            }
+            Ok(())
+        };
+        // TRIM is of no use: what it leaves need not read as zeros.
+        if !self.link.can_write_zeroes() || inner.start >= inner.end {
+            return zeros(offset, end).await;
+        }
+        zeros(offset, inner.start).await?;
+        zeros(inner.end, end).await?;
+        let _lock = if unit > 1 { Some(self.around.lock(inner.clone()).await) } else { None };
+        for at in inner.clone().step_by(RANGE as usize) {
+            let len = RANGE.min(inner.end - at) as u32;
+            let done = self.change("zeroing", at, async |client| client.write_zeroes(at, len).await).await;
+            match done {
+                Err(e) if e.kind() == ErrorKind::Unsupported => {
+                    for at in (at..at + u64::from(len)).step_by(PIECE as usize) {
+                        let zeros = Buf::new(PIECE.min(inner.end - at) as usize);
+                        self.write_blocks(at, &zeros).await?;
+                    }
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        if offset >= self.len() {
+            return Ok(Extent { len, data: false });
+        }
+        if !self.link.has_status() {
+            return Ok(Extent { len, data: true });
+        }
+        if !self.writable
+            && let Some(extent) = self.mapped.borrow().at(offset, len)
+        {
+            return Ok(extent);
+        }
+        let start = offset - offset % self.unit();
+        // What nobody writes is asked about for later too.
+        let wanted = if self.writable { offset - start + len } else { u64::MAX };
+        let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.unit()).min(self.len());
+        let ask = (end - start) as u32;
+        let asked = self.link.run("mapping", start, async |client| client.block_status(start, ask).await);
+        let map = match asked.await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Extent { len, data: true }),
+            asked => Map::new(start, &asked?),
+        };
+        // A server that tells of nothing at `offset` tells nothing.
+        let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.unit()), data: true });
+        if !self.writable {
+            *self.mapped.borrow_mut() = map;
+        }
+        Ok(extent)
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
+    fn lock(&self, _lock: Lock) -> Result<()> {
+        Ok(())
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(self.identity)
+    }
+
+    async fn sync_name(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The block layer's word for a server's refusal.
+fn kind(errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::NoSpace => ErrorKind::NoSpace,
+        Errno::Perm => ErrorKind::ReadOnly,
+        Errno::NotSupported => ErrorKind::Unsupported,
+        _ => ErrorKind::Io,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! The client side: [`negotiate`] with a server, then a [`Client`] with any number of requests in flight.
+//!
+//! Nothing that a server sends is trusted: the length of each message is checked against what was asked
+//! before it is read, data go only to where a request wants them, and a server that breaks the protocol
+//! is hung up on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use buf::Buf;
+use executor::sync::{Event, OneSender, Permit, Semaphore, oneshot};
+
+use crate::connection::Connection;
+use crate::export::{Errno, Error};
+use crate::link::{Link, Message, Outbox};
+use crate::proto::{REQUEST_MAGIC, Request, command};
+
+mod negotiate;
+mod receive;
+#[cfg(test)]
+mod tests;
+
+pub use negotiate::{NegotiateError, Offer, Terms, negotiate};
+
+/// Requests in flight at once; more wait their turn.
+pub const MAX_IN_FLIGHT: u64 = 128;
+
+/// Why a request has no good answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The server said no.
+    #[error(transparent)]
+    Refused(#[from] Error),
+    /// The connection ended first; whether the request was done is not known.
+    #[error("{0}")]
+    Disconnected(Rc<str>),
+}
+
+/// A run of `base:allocation`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Its length in bytes, at least 1.
+    pub len: u32,
+    /// It reads as zeros.
+    pub zero: bool,
+}
+
+/// A request whose answer is not whole yet.
+struct Pending {
+    request: Request,
+    /// Where a read's data go; what a write sends lives as long.
+    buf: Buf,
+    answer: Option<OneSender<Result<Vec<Status>, Error>>>,
+    /// What of a read has arrived: from, to; both relative to the request.
+    arrived: BTreeMap<u32, u32>,
+    status: Vec<Status>,
+    error: Option<Error>,
+    chunks: u64,
+    _slot: Permit,
+}
+
+struct Shared {
+    link: Link,
+    terms: Terms,
+    outbox: Outbox<()>,
+    pending: RefCell<BTreeMap<u64, Pending>>,
+    /// Answers that are not whole yet.
+    owed: Cell<u64>,
+    cookie: Cell<u64>,
+    slots: Rc<Semaphore>,
+    /// When a request was last answered, or the first one asked.
+    progress: Cell<Duration>,
+    end: RefCell<Option<Rc<str>>>,
+    ended: Event,
+}
+
+/// A transmission with a server, on the executor that made it. Ends when it is dropped.
+pub struct Client(Rc<Shared>);
+
+impl Client {
+    /// Goes on where the negotiation ended. A server that answers nothing for `patience` while it owes
+    /// answers is hung up on.
+    ///
+    /// # Errors
+    /// What the host says of the descriptor.
+    pub fn new(connection: &Connection, offer: Offer, patience: Duration) -> std::io::Result<Self> {
+        let shared = Rc::new(Shared {
+            link: Link::new(connection, offer.inbox)?,
+            terms: offer.terms,
+            outbox: Outbox::default(),
+            pending: RefCell::default(),
+            owed: Cell::new(0),
+            cookie: Cell::new(0),
+            slots: Semaphore::new(MAX_IN_FLIGHT),
+            progress: Cell::new(executor::now()),
+            end: RefCell::default(),
+            ended: Event::new(),
+        });
+        let receiving = shared.clone();
+        executor::spawn(async move {
+            let why = match receiving.receive().await {
+                Ok(()) => "the server hung up".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            receiving.finish(&why);
+        });
+        let watched = Rc::downgrade(&shared);
+        executor::spawn(async move {
+            while let Some(left) = watched.upgrade().and_then(|shared| shared.watch(patience)) {
+                executor::sleep(left).await;
+            }
+        });
+        Ok(Client(shared))
+    }
+
+    /// What was agreed on.
+    pub fn terms(&self) -> &Terms {
+        &self.0.terms
+    }
+
+    /// Reads into the whole of `buf`, which no one request can be too long for: see
+    /// [`Terms::max_payload`].
+    pub async fn read(&self, offset: u64, buf: Buf) -> Result<(), RequestError> {
+        let len = buf.len() as u32;
+        self.request(0, command::READ, offset, len, buf).await.map(drop)
+    }
+
+    /// Writes the whole of `buf`.
+    pub async fn write(&self, offset: u64, buf: Buf) -> Result<(), RequestError> {
+        let len = buf.len() as u32;
+        self.request(0, command::WRITE, offset, len, buf).await.map(drop)
+    }
+
+    /// Makes everything durable that was answered before this call.
+    pub async fn flush(&self) -> Result<(), RequestError> {
+        self.request(0, command::FLUSH, 0, 0, Buf::new(0)).await.map(drop)
+    }
+
+    /// Makes a range read as zeros, and gives its space back where the server can.
+    pub async fn write_zeroes(&self, offset: u64, len: u32) -> Result<(), RequestError> {
+        self.request(0, command::WRITE_ZEROES, offset, len, Buf::new(0)).await.map(drop)
+    }
+
+    /// The runs at `offset`: at least one, together no longer than `len`. Only where
+    /// [`Terms::has_status`].
+    pub async fn block_status(&self, offset: u64, len: u32) -> Result<Vec<Status>, RequestError> {
+        self.request(0, command::BLOCK_STATUS, offset, len, Buf::new(0)).await
+    }
+
+    /// Why it has ended, where it has.
+    pub fn end(&self) -> Option<Rc<str>> {
+        self.0.end.borrow().clone()
+    }
+
+    /// Waits for the end. The future does not keep the client alive.
+    pub fn ended(&self) -> impl Future<Output = Rc<str>> + use<> {
+        let shared = self.0.clone();
+        async move {
+            loop {
+                if let Some(why) = &*shared.end.borrow() {
+                    return why.clone();
+                }
+                shared.ended.wait().await;
+            }
+        }
+    }
+
+    /// Ends it: requests in flight are answered with `Disconnected`.
+    pub fn hang_up(&self, why: &str) {
+        self.0.finish(why);
+    }
+
+    async fn request(
+        &self,
+        flags: u16,
+        command: u16,
+        offset: u64,
+        len: u32,
+        buf: Buf,
+    ) -> Result<Vec<Status>, RequestError> {
+        let shared = &self.0;
+        let slot = shared.slots.acquire(1).await;
+        if let Some(why) = self.end() {
+            return Err(RequestError::Disconnected(why));
+        }
+        let cookie = shared.cookie.get();
+        shared.cookie.set(cookie.wrapping_add(1));
+        let request = Request { flags, command, cookie, offset, len };
+        let body = if command == command::WRITE { buf.clone() } else { Buf::new(0) };
+        let (sender, answer) = oneshot();
+        let pending = Pending {
+            request,
+            buf,
+            answer: Some(sender),
+            arrived: BTreeMap::new(),
+            status: Vec::new(),
+            error: None,
+            chunks: 0,
+            _slot: slot,
+        };
+        if shared.owed.replace(shared.owed.get() + 1) == 0 {
+            shared.progress.set(executor::now());
+        }
+        shared.pending.borrow_mut().insert(cookie, pending);
+        if shared.outbox.push(vec![Message { head: request.to_bytes(), body, keep: None }]) {
+            // A task of its own: whoever asked may be dropped, and a message is sent whole or not at all.
+            let shared = shared.clone();
+            executor::spawn(async move {
+                if let Err(e) = shared.outbox.send(&shared.link).await {
+                    shared.finish(&e.to_string());
+                }
+            });
+        }
+        match answer.await {
+            Some(result) => result.map_err(RequestError::Refused),
+            None => Err(RequestError::Disconnected(self.end().unwrap_or_else(|| "hung up".into()))),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.end().is_none() {
+            // A server that is not told takes it for an accident; no more than that depends on it.
+            let goodbye = Request { flags: 0, command: command::DISC, cookie: 0, offset: 0, len: 0 };
+            if self.0.outbox.is_idle() {
+                self.0.link.send_now(&goodbye.to_bytes());
+            }
+            self.0.finish("hung up");
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the transmission; the first reason counts.
+    fn finish(&self, why: &str) {
+        if self.end.borrow().is_none() {
+            *self.end.borrow_mut() = Some(why.into());
+        }
+        self.link.hang_up();
+        // Their askers hear of it when the answer's sender is dropped, with nothing borrowed.
+        let pending = self.pending.take();
+        drop(pending);
+        self.ended.notify();
+    }
+
+    /// Hangs up on a server that is silent for too long. Answers how long to wait before the next look.
+    fn watch(&self, patience: Duration) -> Option<Duration> {
+        if self.end.borrow().is_some() {
+            return None;
+        }
+        let silent = executor::now().saturating_sub(self.progress.get());
+        if self.owed.get() == 0 {
+            return Some(patience);
+        }
+        if silent >= patience {
+            self.finish(&format!("the server did not answer for {} s", patience.as_secs()));
+            return None;
+        }
+        Some(patience - silent)
+    }
+}
+
+impl Request {
+    fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::LEN);
+        bytes.extend(REQUEST_MAGIC.to_be_bytes());
+        bytes.extend(self.flags.to_be_bytes());
+        bytes.extend(self.command.to_be_bytes());
+        bytes.extend(self.cookie.to_be_bytes());
+        bytes.extend(self.offset.to_be_bytes());
+        bytes.extend(self.len.to_be_bytes());
+        bytes
+    }
+}
+
+/// The error that a server's number means.
+fn errno(number: u32) -> Errno {
+    let known = [
+        Errno::Perm,
+        Errno::NoMem,
+        Errno::Invalid,
+        Errno::NoSpace,
+        Errno::Overflow,
+        Errno::NotSupported,
+        Errno::Shutdown,
+    ];
+    known.into_iter().find(|errno| *errno as u32 == number).unwrap_or(Errno::Io)
+}
+
+/// What a server says, fit for a terminal.
+fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

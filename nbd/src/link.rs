@@ -1,0 +1,283 @@
+//! Reading and writing a connection: what arrives is read in large steps, what is sent is gathered.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use buf::Buf;
+use executor::AsyncFd;
+
+use crate::connection::Connection;
+
+/// What is read ahead of the messages that were asked for, in bytes: many small requests come with one
+/// system call.
+const INBOX: usize = 64 << 10;
+/// Pieces of memory in one system call: Linux takes 1024 (`UIO_MAXIOV`).
+const MAX_PIECES: usize = 1024;
+/// Bytes gathered into one system call: past it nothing is won.
+const MAX_GATHERED: usize = 1 << 20;
+
+/// What was received and not asked for yet. It goes from the handshake to the transmission.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    /// Moves bytes out, as many as fit and are here.
+    fn take(&mut self, into: &mut [u8]) -> usize {
+        let n = into.len().min(self.end - self.start);
+        into[..n].copy_from_slice(&self.bytes[self.start..self.start + n]);
+        self.start += n;
+        n
+    }
+
+    /// The same, into the part of `buf` from `at` on.
+    fn take_buf(&mut self, buf: &Buf, at: usize) -> usize {
+        let n = (buf.len() - at).min(self.end - self.start);
+        if n > 0 {
+            buf.slice(at..at + n).copy_from(&self.bytes[self.start..self.start + n]);
+            self.start += n;
+        }
+        n
+    }
+
+    /// Room for more; what was in it is gone.
+    fn room(&mut self) -> libc::iovec {
+        self.bytes.resize(INBOX, 0);
+        (self.start, self.end) = (0, 0);
+        libc::iovec { iov_base: self.bytes.as_mut_ptr().cast(), iov_len: INBOX }
+    }
+}
+
+/// A connection on the executor that uses it right now. Several tasks may: one that reads, and one at a
+/// time that writes.
+pub(crate) struct Link {
+    fd: AsyncFd<Connection>,
+    inbox: RefCell<Inbox>,
+}
+
+fn length(n: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+fn cut_off<T>() -> io::Result<T> {
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+impl Link {
+    /// The connection from where another link [left off](Link::leave).
+    pub(crate) fn new(connection: &Connection, inbox: Inbox) -> io::Result<Self> {
+        Ok(Link { fd: AsyncFd::new(connection.clone())?, inbox: RefCell::new(inbox) })
+    }
+
+    /// What the next link to the same connection has to go on with, on whatever thread.
+    pub(crate) fn leave(self) -> Inbox {
+        self.inbox.take()
+    }
+
+    pub(crate) fn hang_up(&self) {
+        self.fd.get().hang_up();
+    }
+
+    /// Receives more, which there was none of: into `rest` first, then into the inbox. Answers how much
+    /// went into `rest`; `None` at the end of the connection.
+    async fn receive(&self, rest: &Buf) -> io::Result<Option<usize>> {
+        let room = self.inbox.borrow_mut().room();
+        let mut pieces: Vec<_> = rest.iovecs().iter().copied().take(MAX_PIECES - 1).collect();
+        let direct: usize = pieces.iter().map(|piece| piece.iov_len).sum();
+        if direct == rest.len() {
+            pieces.push(room);
+        }
+        let receive = |connection: &Connection| {
+            // SAFETY: the pieces are valid for writes while `rest` and the inbox live, which is as long as
+            // this future; only this task touches the inbox.
+            length(unsafe {
+                libc::readv(connection.as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int)
+            })
+        };
+        let n = self.fd.read_io(receive).await?;
+        self.inbox.borrow_mut().end = n.saturating_sub(direct);
+        Ok(if n == 0 { None } else { Some(n.min(direct)) })
+    }
+
+    /// Fills `bytes`. `false` where the peer hung up before the first.
+    pub(crate) async fn fill_or_end(&self, bytes: &mut [u8]) -> io::Result<bool> {
+        let mut at = 0;
+        loop {
+            at += self.inbox.borrow_mut().take(&mut bytes[at..]);
+            if at == bytes.len() {
+                return Ok(true);
+            }
+            // Whoever sends without a pause shares the thread with everybody else.
+            executor::yield_now().await;
+            if self.receive(&Buf::new(0)).await?.is_none() {
+                return if at == 0 { Ok(false) } else { cut_off() };
+            }
+        }
+    }
+
+    /// Fills `bytes`.
+    pub(crate) async fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+        if self.fill_or_end(bytes).await? { Ok(()) } else { cut_off() }
+    }
+
+    /// Fills `buf`.
+    pub(crate) async fn fill_buf(&self, buf: &Buf) -> io::Result<()> {
+        let mut at = self.inbox.borrow_mut().take_buf(buf, 0);
+        while at < buf.len() {
+            match self.receive(&buf.slice(at..buf.len())).await? {
+                Some(n) => at += n,
+                None => return cut_off(),
+            }
+            if at < buf.len() {
+                executor::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends bytes. After an error, or when the future was dropped, part of them may have been sent.
+    pub(crate) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let start = rest.as_ptr().cast_mut().cast();
+            at += self.write(&mut [libc::iovec { iov_base: start, iov_len: rest.len() }]).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends bytes if that is possible at once, and nobody else is sending.
+    pub(crate) fn send_now(&self, bytes: &[u8]) {
+        // SAFETY: `bytes` is valid for reads of its length. What was not taken is not worth a wait.
+        unsafe {
+            libc::send(self.fd.get().as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL);
+        }
+    }
+
+    /// Sends some of the pieces; the caller keeps their memory alive and readable.
+    async fn write(&self, pieces: &mut [libc::iovec]) -> io::Result<usize> {
+        let send = |connection: &Connection| {
+            // SAFETY: all-zero bytes are a valid message header without address and control data.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            message.msg_iov = pieces.as_mut_ptr();
+            message.msg_iovlen = pieces.len().min(MAX_PIECES);
+            // SAFETY: the pieces are valid for reads; nothing is written to them. MSG_NOSIGNAL: a peer
+            // that is gone is an error, not a signal.
+            length(unsafe { libc::sendmsg(connection.as_raw_fd(), &message, libc::MSG_NOSIGNAL) })
+        };
+        match self.fd.write_io(send).await? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            n => Ok(n),
+        }
+    }
+}
+
+/// A message, and what is kept until it was sent.
+pub(crate) struct Message<K> {
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Buf,
+    pub(crate) keep: Option<K>,
+}
+
+/// Messages to be sent, in order. Those that come while others are being sent go out together.
+pub(crate) struct Outbox<K> {
+    queue: RefCell<VecDeque<Message<K>>>,
+    state: Cell<Sending>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Idle,
+    Busy,
+    /// A message was cut off: nothing that follows could be understood.
+    Broken,
+}
+
+impl<K> Default for Outbox<K> {
+    fn default() -> Self {
+        Outbox { queue: RefCell::default(), state: Cell::new(Sending::Idle) }
+    }
+}
+
+impl<K> Outbox<K> {
+    /// Queues messages, next to each other. Answers whether nobody is sending: then the caller
+    /// [does](Outbox::send).
+    #[must_use]
+    pub(crate) fn push(&self, messages: Vec<Message<K>>) -> bool {
+        match self.state.get() {
+            Sending::Broken => return false,
+            Sending::Busy | Sending::Idle => self.queue.borrow_mut().extend(messages),
+        }
+        self.state.replace(Sending::Busy) == Sending::Idle
+    }
+
+    /// Sends until nothing is left. Not to be dropped before its end. After an error nothing is sent any
+    /// more, and what is queued is dropped.
+    pub(crate) async fn send(&self, link: &Link) -> io::Result<()> {
+        loop {
+            let batch = self.batch();
+            if batch.is_empty() {
+                self.state.set(Sending::Idle);
+                return Ok(());
+            }
+            if let Err(e) = send_all(link, &batch).await {
+                self.state.set(Sending::Broken);
+                // Dropped with nothing borrowed.
+                drop(self.queue.take());
+                return Err(e);
+            }
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.get() == Sending::Idle
+    }
+
+    fn batch(&self) -> Vec<Message<K>> {
+        let mut queue = self.queue.borrow_mut();
+        let (mut pieces, mut bytes, mut batch) = (0, 0, Vec::new());
+        while let Some(message) = queue.front() {
+            pieces += 1 + message.body.iovecs().len();
+            if !batch.is_empty() && (pieces > MAX_PIECES || bytes > MAX_GATHERED) {
+                break;
+            }
+            bytes += message.head.len() + message.body.len();
+            batch.extend(queue.pop_front());
+        }
+        batch
+    }
+}
+
+async fn send_all<K>(link: &Link, batch: &[Message<K>]) -> io::Result<()> {
+    let mut pieces: Vec<libc::iovec> = Vec::with_capacity(2 * batch.len());
+    for message in batch {
+        let start = message.head.as_ptr().cast_mut().cast();
+        pieces.push(libc::iovec { iov_base: start, iov_len: message.head.len() });
+        pieces.extend_from_slice(message.body.iovecs());
+    }
+    let mut rest = &mut pieces[..];
+    loop {
+        while rest.first().is_some_and(|piece| piece.iov_len == 0) {
+            rest = &mut rest[1..];
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let mut n = link.write(rest).await?;
+        for piece in rest.iter_mut() {
+            let taken = n.min(piece.iov_len);
+            // Inside of the piece, or at its end.
+            piece.iov_base = piece.iov_base.cast::<u8>().wrapping_add(taken).cast();
+            piece.iov_len -= taken;
+            n -= taken;
+            if n == 0 {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! NBD URIs (`doc/uri.md` of the NetworkBlockDevice project): where a server is, and what it exports.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::Connection;
+use crate::proto::MAX_STRING;
+
+/// The port that IANA has given to NBD.
+const PORT: u16 = 10809;
+const TCP: &str = "nbd://";
+const UNIX: &str = "nbd+unix://";
+
+/// Where a server listens.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// A host's name or number, without brackets, and a port.
+    Tcp(String, u16),
+    /// A Unix socket's path.
+    Unix(PathBuf),
+}
+
+/// `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Uri {
+    /// The server.
+    pub address: Address,
+    /// The name of the export; may be empty.
+    pub export: String,
+    /// Everything of the query but `socket`, in order.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// What is wrong with a URI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no NBD URI: {0}; give nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH")]
+pub struct UriError(&'static str);
+
+impl Uri {
+    /// Whether a name means an NBD server rather than a file.
+    pub fn is_one(name: &str) -> bool {
+        name.starts_with(TCP) || name.starts_with(UNIX)
+    }
+
+    /// Takes a URI apart.
+    ///
+    /// # Errors
+    /// [`UriError`], also where a part is longer than the protocol allows.
+    pub fn parse(text: &str) -> Result<Self, UriError> {
+        let unix = text.strip_prefix(UNIX);
+        let rest = unix.or_else(|| text.strip_prefix(TCP)).ok_or(UriError("another protocol"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
+        let export = decoded(export)?;
+        if export.len() > MAX_STRING {
+            return Err(UriError("the export's name is too long"));
+        }
+        let mut socket = None;
+        let mut parameters = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match (decoded(key)?, decoded(value)?) {
+                (key, value) if key == "socket" => socket = Some(PathBuf::from(value)),
+                pair => parameters.push(pair),
+            }
+        }
+        let address = match (unix, socket) {
+            (Some(_), Some(path)) if authority.is_empty() && !path.as_os_str().is_empty() => {
+                Address::Unix(path)
+            }
+            (Some(_), Some(_)) => return Err(UriError("a Unix socket has no host")),
+            (Some(_), None) => return Err(UriError("socket=PATH is missing")),
+            (None, Some(_)) => return Err(UriError("socket=PATH is for nbd+unix")),
+            (None, None) => tcp(authority)?,
+        };
+        Ok(Uri { address, export, parameters })
+    }
+}
+
+fn tcp(authority: &str) -> Result<Address, UriError> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or(UriError("a bracket is missing"))?;
+            (host, rest.strip_prefix(':').or(rest.is_empty().then_some("")))
+        }
+        None => {
+            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+            (host, Some(port))
+        }
+    };
+    let port = match port.ok_or(UriError("what follows the host is no port"))? {
+        "" => PORT,
+        port => port.parse().map_err(|_| UriError("the port is no number below 65536"))?,
+    };
+    let host = if host.is_empty() { "localhost".into() } else { decoded(host)? };
+    Ok(Address::Tcp(host, port))
+}
+
+fn decoded(text: &str) -> Result<String, UriError> {
+    let bytes = percent_encoding::percent_decode_str(text).decode_utf8();
+    bytes.map(Into::into).map_err(|_| UriError("not UTF-8"))
+}
+
+impl Address {
+    /// Connects. Blocks, for `patience` at most and for as long as the host takes to look a name up: not
+    /// for an executor's thread.
+    ///
+    /// # Errors
+    /// What the host says of the last address that was tried.
+    pub fn connect(&self, patience: Duration) -> io::Result<Connection> {
+        let deadline = Instant::now() + patience;
+        let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let connect = |domain, address: &SockAddr| {
+            let socket = Socket::new(domain, Type::STREAM, None)?;
+            socket.connect_timeout(address, left())?;
+            Connection::new(socket)
+        };
+        match self {
+            Address::Unix(path) => connect(Domain::UNIX, &SockAddr::unix(path)?),
+            Address::Tcp(host, port) => {
+                let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    result = connect(Domain::for_address(address), &SocketAddr::into(address));
+                    if result.is_ok() {
+                        break;
+                    }
+                }
+                result
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_ones_are_taken_apart() {
+        let tcp = |host: &str, port| Address::Tcp(host.into(), port);
+        let unix = |path: &str| Address::Unix(path.into());
+        for (text, address, export) in [
+            ("nbd://host:10810/base", tcp("host", 10810), "base"),
+            ("nbd://host", tcp("host", PORT), ""),
+            ("nbd://host/", tcp("host", PORT), ""),
+            ("nbd:///x", tcp("localhost", PORT), "x"),
+            ("nbd://[::1]:1/a/b%20c", tcp("::1", 1), "a/b c"),
+            ("nbd://[::1]/", tcp("::1", PORT), ""),
+            ("nbd+unix:///x?socket=/run/a%3fb", unix("/run/a?b"), "x"),
+            ("nbd+unix://?socket=s", unix("s"), ""),
+        ] {
+            assert_eq!(
+                Uri::parse(text),
+                Ok(Uri { address, export: export.into(), parameters: vec![] }),
+                "{text}"
+            );
+            assert!(Uri::is_one(text));
+        }
+        let uri = Uri::parse("nbd+unix:///x?timeout=3&socket=/s&b").unwrap();
+        assert_eq!(uri.parameters, [("timeout".into(), "3".into()), ("b".into(), String::new())]);
+    }
+
+    #[test]
+    fn bad_ones_are_refused() {
+        let long = format!("nbd://host/{}", "x".repeat(MAX_STRING + 1));
+        for text in [
+            "/a/file",
+            "nbd:host:1",
+            "nbd://host:70000/",
+            "nbd://host:x/",
+            "nbd://[::1/",
+            "nbd://[::1]x/",
+            "nbd://host/?socket=/s",
+            "nbd+unix:///x",
+            "nbd+unix:///x?socket=",
+            "nbd+unix://host/x?socket=/s",
+            "nbd://host/%ff",
+            &long,
+        ] {
+            assert!(Uri::parse(text).is_err(), "{text}");
+        }
+    }
+}
