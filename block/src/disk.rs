@@ -14,9 +14,9 @@ use executor::sync::{Event, Semaphore};
 
 use crate::chain::Opener;
 use crate::copy_on_read::BOUNCE;
+use crate::job::Job;
 use crate::node::Node;
 use crate::stats::{Op, Stats};
-use crate::stream::Stream;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// What a disk tells the outside world by itself.
@@ -109,7 +109,7 @@ pub struct Disk {
     /// Leaves of the past with writes that a guest flush has to reach.
     unflushed: RefCell<Vec<Rc<Node>>>,
     claimed: Cell<Option<&'static str>>,
-    pub(crate) stream: RefCell<Option<Rc<Stream>>>,
+    pub(crate) job: RefCell<Option<Rc<Job>>>,
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
     pub(crate) copy_on_read: Cell<bool>,
@@ -139,7 +139,7 @@ impl Disk {
             gate: Gate::default(),
             unflushed: RefCell::default(),
             claimed: Cell::new(None),
-            stream: RefCell::default(),
+            job: RefCell::default(),
             cursor: Cell::new(0),
             copy_on_read: Cell::new(false),
             bounce: Semaphore::new(BOUNCE),
@@ -331,7 +331,7 @@ impl Disk {
 
     /// Ends the disk's use: stops its stream, drains, and makes everything durable.
     pub async fn close(self: &Rc<Self>) -> Result<()> {
-        if self.stream.borrow().is_some() {
+        if self.job.borrow().is_some() {
             // Its end may come first; there is nothing to stop then.
             let _ = self.stop_stream().await;
         }

@@ -8,6 +8,7 @@ mod error;
 pub mod format;
 pub mod image;
 pub mod io;
+mod job;
 pub mod map;
 pub mod node;
 mod populate;
