@@ -36,9 +36,23 @@ pub trait Opener {
 
 /// A backing file's name, seen from the image that records it: relative names are relative to it, and
 /// the URI of an NBD export is absolute.
+///
+/// # Errors
+/// `Unsupported` for names of protocols: what stands before a colon in the first part of a path, as QEMU
+/// decides it. Of them NBD's are known, and `file:`, behind which a path is taken as it stands.
 pub fn resolve(image: &str, backing: &str) -> Result<String> {
     if nbd::is_uri(backing) {
         return Ok(backing.to_owned());
+    }
+    match protocol(backing) {
+        None => {}
+        Some("file") => return Ok(backing["file:".len()..].to_owned()),
+        // 'json:' and other protocols would reach what the image's author chooses.
+        Some(protocol) => {
+            let text =
+                format!("{image}: backing file '{backing}': the protocol '{protocol}' is not supported");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
     }
     if nbd::is_uri(image) && !backing.starts_with('/') {
         return Err(Error::new(
@@ -46,17 +60,16 @@ pub fn resolve(image: &str, backing: &str) -> Result<String> {
             format!("{image}: backing file '{backing}': an export has no folder; record an absolute name"),
         ));
     }
-    if backing.contains(':') && !backing.starts_with('/') && !backing.starts_with("./") {
-        // 'json:' and protocol names would reach what the image's author chooses.
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("{image}: backing file '{backing}': only plain file names and NBD exports are opened"),
-        ));
-    }
     match Path::new(image).parent() {
         Some(folder) if !backing.starts_with('/') => Ok(folder.join(backing).to_string_lossy().into_owned()),
         _ => Ok(backing.to_owned()),
     }
+}
+
+/// The protocol that a name begins with. A colon after the first '/' belongs to a file's name.
+fn protocol(name: &str) -> Option<&str> {
+    let (protocol, _) = name.split_once(':')?;
+    if protocol.contains('/') { None } else { Some(protocol) }
 }
 
 /// Opens an image with its chain: the leaf for writing where asked, all others for reading.

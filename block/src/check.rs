@@ -1,7 +1,7 @@
 //! Whether an image's metadata is sound, and its repair: `qemu-img check` in our words.
 
 use crate::chain::Opener;
-use crate::format::{Kind, qcow2};
+use crate::format::{Kind, qcow2, qed};
 use crate::storage::Lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -11,10 +11,12 @@ const TOLD: usize = 1000;
 /// What may be changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Repair {
-    /// Refcounts that are too high are lowered. Safe on any image.
+    /// Refcounts that are too high are lowered; a QED file is cut off behind what is in use. Safe on any
+    /// image.
     Leaks,
     /// Refcounts are written anew where some are too low, flags are made to fit them, and entries that
-    /// contradict themselves are made to mean one thing.
+    /// contradict themselves are made to mean one thing. In QED, what refers to a place where no cluster
+    /// can be becomes absent, and a second reference to one gets a copy.
     All,
 }
 
@@ -62,13 +64,17 @@ impl Report {
 /// `Unsupported` for formats without metadata to check; `Corrupt` where it cannot be checked at all;
 /// `Locked` where it is in use.
 pub async fn check(opener: &dyn Opener, name: &str, kind: Kind, repair: Option<Repair>) -> Result<Report> {
-    if kind != Kind::Qcow2 {
+    if kind == Kind::Raw {
         let text = format!("{name}: the format {kind} does not support checks");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     let storage = opener.open(name, repair.is_some()).await?;
     storage.lock(if repair.is_some() { Lock::Leaf } else { Lock::Backing })?;
-    qcow2::check::check(&storage, repair).await.map_err(|e| match e.kind() {
+    let checked = match kind {
+        Kind::Qed => qed::check::check(&*storage, repair).await,
+        _ => qcow2::check::check(&storage, repair).await,
+    };
+    checked.map_err(|e| match e.kind() {
         ErrorKind::Io | ErrorKind::NoSpace => e,
         _ => e.context(name),
     })

@@ -9,7 +9,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 mod cache;
 mod commit;
 pub mod qcow2;
-mod qed;
+pub(crate) mod qed;
 pub(crate) mod raw;
 
 pub(crate) use commit::Reading;
@@ -297,7 +297,7 @@ impl Format {
         match self {
             Format::Raw(_) => Ok(()),
             Format::Qcow2(qcow2) => qcow2.make_room(size).await,
-            Format::Qed(_) => Err(Error::new(ErrorKind::Unsupported, "resizing QED images is not supported")),
+            Format::Qed(qed) => qed.make_room(size),
         }
     }
 
@@ -306,7 +306,7 @@ impl Format {
         match self {
             Format::Raw(raw) => raw.set_size(size).await,
             Format::Qcow2(qcow2) => qcow2.set_size(size).await,
-            Format::Qed(_) => Err(Error::new(ErrorKind::Unsupported, "resizing QED images is not supported")),
+            Format::Qed(qed) => qed.set_size(size).await,
         }
     }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::disk::Disk;
 use crate::format::What;
 use crate::node::Node;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Kind, Result};
 
 impl Disk {
     /// Makes the disk `size` bytes large and tells the guest. When this answers, the size is durable.
@@ -45,31 +45,22 @@ impl Disk {
 impl Node {
     async fn grow(&self, size: u64) -> Result<()> {
         let old = self.size();
-        let cluster = self.cluster_size();
         self.format().make_room(size).await?;
-        // Beyond this nothing shows through.
-        let covered = self.backing().map_or(old, |backing| backing.size().clamp(old, size));
-        let edge = old.next_multiple_of(cluster);
-        let mut at = old;
-        while at < edge.min(size) {
-            let run = self.format().map(at, edge.min(size) - at).await?;
-            match run.what {
-                What::Zero => {}
-                What::Absent if at >= covered => {}
-                _ => self.write_zero_bytes(at, run.len).await?,
-            }
-            at += run.len;
-        }
-        if covered > edge {
-            let zeroed = {
-                let _lock = self.lock(edge..covered).await;
-                self.format().zero(edge, covered - edge).await
-            };
-            match zeroed {
-                Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    self.write_zero_bytes(edge, covered - edge).await?;
+        // A raw image's file ends with the disk.
+        if self.kind() != Kind::Raw {
+            // Beyond this nothing shows through.
+            let covered = self.backing().map_or(old, |backing| backing.size().clamp(old, size));
+            let mut at = old;
+            while at < size {
+                let run = self.format().map(at, size - at).await?;
+                let end = at + run.len;
+                match run.what {
+                    What::Zero => {}
+                    What::Absent if at >= covered => {}
+                    What::Absent => self.write_zeroes(at, end.min(covered) - at).await?,
+                    _ => self.write_zeroes(at, run.len).await?,
                 }
-                other => other?,
+                at = end;
             }
         }
         self.format().set_size(size).await

@@ -322,10 +322,17 @@ fn chains_are_refused_by_name() {
         let error = image::create(&*files, "b", Kind::Qcow2, &itself).await.err().unwrap();
         assert!(error.to_string().contains("own backing file"), "{error}");
         assert!(files.get("b").unwrap().content() == before);
-        for name in ["json:{}", "nbd://host/x"] {
+        for (name, protocol) in [("json:{}", "json"), ("http://host/x", "http"), ("a:b/c", "a"), (":x", "")] {
             let error = chain::resolve("/d/image", name).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(&format!("protocol '{protocol}'")), "{error}");
         }
+        // A colon after the first '/' is part of a file's name, as for QEMU.
+        for name in ["dir/a:b", "./a:b", "/a:b"] {
+            let found = chain::resolve("/d/image", name).unwrap();
+            assert_eq!(found, if name.starts_with('/') { "/a:b".into() } else { format!("/d/{name}") });
+        }
+        assert_eq!(chain::resolve("/d/image", "file:base.img").unwrap(), "base.img");
         assert_eq!(chain::resolve("/d/image", "base.img").unwrap(), "/d/base.img");
         assert_eq!(chain::resolve("image", "base.img").unwrap(), "base.img");
     });

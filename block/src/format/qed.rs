@@ -10,7 +10,8 @@
 //!
 //! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
 //! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
-//! is checked first and trimmed to what its tables refer to. Clusters that are freed are used again in
+//! is checked first and trimmed to what its tables refer to. Of every image that is opened for writing the
+//! L2 tables' places are known, so that an entry that points into one is refused, not written to. Clusters that are freed are used again in
 //! the same session; those still free at a clean close leak, but for those at the file's end.
 
 use std::cell::{Cell, RefCell};
@@ -25,18 +26,27 @@ use super::{Backing, Owner};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
-mod check;
+pub(crate) mod check;
 mod commit;
 pub(crate) mod create;
 pub(crate) mod header;
 mod mapping;
+mod resize;
 mod space;
+mod tables;
 
 use header::Header;
 use space::Space;
+use tables::Tables;
 
 /// Memory for tables of one image, in bytes.
 const CACHE: u64 = 28 << 20;
+
+/// Tables that contradict themselves or each other.
+fn not_sound(what: impl std::fmt::Display) -> Error {
+    let text = format!("{what}; repair it with 'millrace image check -f qed --repair all'");
+    Error::new(ErrorKind::Corrupt, text)
+}
 
 /// An open QED image.
 pub struct Qed {
@@ -44,7 +54,9 @@ pub struct Qed {
     this: Weak<Qed>,
     storage: Rc<dyn Storage>,
     header: Header,
+    size: Cell<u64>,
     backing: RefCell<Option<Backing>>,
+    l2_tables: Tables,
     /// L1 and L2 tables: a table may be 1 GiB large, so that not even the L1 is held whole.
     tables: Cache,
     /// New L2 tables are made one at a time.
@@ -68,6 +80,9 @@ impl Owner for Qed {
 impl Qed {
     /// Reads the metadata of an image. For writing, an image that was not closed is repaired first, and
     /// features that others would have to keep up to date are marked stale.
+    ///
+    /// # Errors
+    /// `Corrupt` where a write could destroy metadata; only a repair that was asked for goes on there.
     pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let name = storage.name().to_owned();
         Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
@@ -81,9 +96,13 @@ impl Qed {
         let patching = Semaphore::new(1);
         let dirty = header.features & header::NEED_CHECK != 0;
         let space = if dirty && writable {
-            check::repair(&*storage, &header).await?
+            check::repair_unclosed(&*storage, &header).await?
         } else {
             Space::new(header.cluster_size, storage.len().next_multiple_of(header.cluster_size))
+        };
+        let l2_tables = match writable {
+            true => Tables::read(&*storage, &header).await?,
+            false => Tables::unknown(&header),
         };
         if writable && (dirty || header.autoclear != 0) {
             // What a process that died had written may be in memory only.
@@ -105,6 +124,8 @@ impl Qed {
             quarantine: Quarantine::default(),
             patching,
             changed: Cell::new(false),
+            size: Cell::new(header.size),
+            l2_tables,
             header,
             storage,
         }))
@@ -125,7 +146,7 @@ impl Qed {
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.header.size
+        self.size.get()
     }
 
     pub(crate) fn cluster_size(&self) -> u64 {

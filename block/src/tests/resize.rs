@@ -6,23 +6,23 @@ use std::rc::Rc;
 use executor::{Executor, spawn};
 
 use super::model::{self, Guest, random};
-use super::{base_content, open, seeds, some_layout};
+use super::{base_content, check, open, seeds, some_layout};
 use crate::image::{self, Create};
 use crate::sim::{Faults, SimDir};
 use crate::{Buf, Disk, ErrorKind, Kind};
 
 /// A disk of `sectors` over a backing file that is longer.
-async fn start(sectors: u64) -> (Rc<SimDir>, Vec<u8>) {
+async fn start(sectors: u64) -> (Rc<SimDir>, Vec<u8>, Kind) {
     let files = SimDir::new();
     let mut base = base_content(sectors + 2000);
     // Nothing of it may show through where the disk grows.
     base[sectors as usize * 512..].fill(0xee);
     files.add("base", base.clone());
-    let layout = std::iter::repeat_with(some_layout).find(|(kind, _)| *kind == Kind::Qcow2).unwrap().1;
+    let (kind, layout) = some_layout();
     let wish = Create { backing: Some(("base".into(), Kind::Raw)), size: Some(sectors * 512), ..layout };
-    image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+    image::create(&*files, "leaf", kind, &wish).await.unwrap();
     base.truncate(sectors as usize * 512);
-    (files, base)
+    (files, base, kind)
 }
 
 async fn assert_zero_from(disk: &Rc<Disk>, offset: u64) {
@@ -37,10 +37,10 @@ async fn assert_zero_from(disk: &Rc<Disk>, offset: u64) {
 fn growing_under_a_guest_survives_power_cuts() {
     seeds(300, |_| async {
         let sectors = 100 + random(400);
-        let (files, content) = start(sectors).await;
+        let (files, content, kind) = start(sectors).await;
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
-        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
         files.cut_after(1 + random(80));
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work_until_error(30))).collect();
@@ -58,8 +58,8 @@ fn growing_under_a_guest_survives_power_cuts() {
         }
 
         let after = files.after_power_cut();
-        model::check_refcounts(&after.get("leaf").unwrap().content(), model::Leaks::Allowed);
-        let (disk, _) = open(&after, "leaf", Kind::Qcow2).await;
+        check(&after, "leaf", kind, model::Leaks::Allowed);
+        let (disk, _) = open(&after, "leaf", kind).await;
         assert!((durable..=asked).contains(&disk.size()), "{durable} {asked} {}", disk.size());
         guest.verify_after_power_cut(&disk).await;
         assert_zero_from(&disk, sectors * 512).await;
@@ -74,8 +74,8 @@ fn growing_under_a_guest_survives_power_cuts() {
 #[test]
 fn what_an_image_kept_behind_its_end_reads_as_zeros() {
     seeds(40, |_| async {
-        let (files, content) = start(101).await;
-        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        let (files, content, kind) = start(101).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
         let ticket = disk.enter().await;
         disk.write(&ticket, 100 * 512, Buf::from_bytes(&[5; 512])).await.unwrap();
         drop(ticket);
@@ -85,7 +85,7 @@ fn what_an_image_kept_behind_its_end_reads_as_zeros() {
         let at = bytes.windows(512).rposition(|sector| sector == [5; 512]).unwrap() + 512;
         bytes[at..].fill(0xdd);
         files.add("leaf", bytes);
-        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
         disk.resize((102 + random(300)) * 512).await.unwrap();
         assert_zero_from(&disk, 101 * 512).await;
         let ticket = disk.enter().await;
@@ -127,8 +127,8 @@ fn large_tables_move_in_one_piece() {
 #[test]
 fn refusals() {
     Executor::simulated(1).block_on(async {
-        let (files, content) = start(100).await;
-        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        let (files, content, kind) = start(100).await;
+        let (disk, _) = open(&files, "leaf", kind).await;
         for (size, kind) in [
             (99 * 512, ErrorKind::Unsupported),
             (100 * 512 + 1, ErrorKind::Invalid),

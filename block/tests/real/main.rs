@@ -4,6 +4,7 @@ mod file;
 mod kill;
 mod locks;
 mod qed;
+mod qed_check;
 mod qemu;
 mod ring;
 mod support;

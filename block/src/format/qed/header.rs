@@ -18,6 +18,7 @@ pub(crate) const NO_PROBE: u64 = 1 << 2;
 /// Where fields are that change.
 const FEATURES: Range<usize> = 16..24;
 pub(super) const AUTOCLEAR: Range<usize> = 32..40;
+pub(super) const SIZE: Range<usize> = 48..56;
 pub(super) const BACKING_NAME: Range<usize> = 56..64;
 
 /// The range of cluster sizes.
@@ -87,6 +88,15 @@ impl Header {
     /// Where the L1 table is.
     pub(crate) fn l1(&self) -> Range<u64> {
         self.l1_offset..self.l1_offset + self.table_len()
+    }
+
+    /// Whether `len` bytes at `offset` can be clusters or a table: aligned, behind the header, and not in
+    /// the L1 table.
+    pub(super) fn is_place(&self, offset: u64, len: u64) -> bool {
+        let l1 = self.l1();
+        offset.is_multiple_of(self.cluster_size)
+            && offset >= self.header_len()
+            && offset.checked_add(len).is_some_and(|end| end <= l1.start || offset >= l1.end)
     }
 
     /// Reads a header from the first [`LEN`] bytes of a file of `file_len` bytes.

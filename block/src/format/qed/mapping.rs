@@ -63,7 +63,10 @@ impl Qed {
         if written.is_err() {
             self.free_later(table..table + len);
         }
-        written.map(|()| table)
+        written.map(|()| {
+            self.l2_tables.add(table);
+            table
+        })
     }
 
     fn too_long(&self) -> Error {
@@ -72,25 +75,29 @@ impl Qed {
 
     /// Refuses an offset that no cluster or table can have ("Consistency checking", invariants 2, 3).
     fn check_place(&self, offset: u64, len: u64) -> Result<()> {
-        let l1 = self.header.l1();
-        let end = offset.checked_add(len).filter(|end| *end <= self.space.end());
-        match end {
-            Some(end)
-                if offset.is_multiple_of(self.cluster_size())
-                    && offset >= self.header.header_len()
-                    && (end <= l1.start || offset >= l1.end) =>
-            {
-                Ok(())
-            }
-            _ => Err(self.corrupt(format_args!("a table refers to {offset:#x}, where no cluster can be"))),
+        if self.header.is_place(offset, len) && offset + len <= self.space.end() {
+            return Ok(());
         }
+        Err(self.not_sound(offset))
+    }
+
+    /// The same of a data cluster, which lies in no table either (invariant 1).
+    fn check_data(&self, host: u64) -> Result<()> {
+        let cluster = self.cluster_size();
+        self.check_place(host, cluster)?;
+        if self.l2_tables.overlap(host, cluster) { Err(self.not_sound(host)) } else { Ok(()) }
+    }
+
+    fn not_sound(&self, offset: u64) -> Error {
+        super::not_sound(format_args!("a table refers to {offset:#x}, where no cluster can be"))
+            .context(self.storage.name())
     }
 
     fn entry(&self, slice: &Slice, index: usize) -> Result<What> {
         match slice.u64_at(index) {
             0 => Ok(What::Absent),
             ZERO => Ok(What::Zero),
-            host => self.check_place(host, self.cluster_size()).map(|()| What::Data(host)),
+            host => self.check_data(host).map(|()| What::Data(host)),
         }
     }
 

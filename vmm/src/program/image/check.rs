@@ -19,7 +19,7 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Failure> {
     let report = match check(&super::opener(), file, format, repair).await {
         Ok(report) => report,
-        Err(e) if format != Kind::Qcow2 && e.kind() == ErrorKind::Unsupported => {
+        Err(e) if format == Kind::Raw && e.kind() == ErrorKind::Unsupported => {
             eprintln!("millrace: {e}");
             return Ok(UNSUPPORTED.into());
         }

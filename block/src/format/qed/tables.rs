@@ -1,0 +1,57 @@
+//! Where an image's L2 tables are: what may be written as data must not lie in one.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::check::next_piece;
+use super::header::Header;
+use super::not_sound;
+use crate::Result;
+use crate::storage::Storage;
+
+/// The L2 tables of an image that is open for writing.
+pub(super) struct Tables {
+    len: u64,
+    offsets: RefCell<BTreeSet<u64>>,
+}
+
+impl Tables {
+    /// None known: for an image that is only read, which has nothing to lose.
+    pub(super) fn unknown(header: &Header) -> Self {
+        Tables { len: header.table_len(), offsets: RefCell::default() }
+    }
+
+    /// Reads the L1 table, as far as a disk of any size can come to use it.
+    ///
+    /// # Errors
+    /// `Corrupt` where a table lies where none can be, or in another.
+    pub(super) async fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
+        let known = Tables::unknown(header);
+        let file_end = storage.len().next_multiple_of(header.cluster_size);
+        let l1 = header.l1();
+        let usable = l1.start + header.max_size().div_ceil(header.l2_coverage()) * 8;
+        let mut at = l1.start;
+        while let Some((start, entries)) = next_piece(storage, at, usable.min(l1.end)).await? {
+            at = start + entries.len() as u64 * 8;
+            for table in entries.into_iter().filter(|table| *table != 0) {
+                let inside = header.is_place(table, known.len) && table + known.len <= file_end;
+                if !inside || known.overlap(table, known.len) {
+                    return Err(not_sound(format!("an L2 table at {table:#x}, where none can be")));
+                }
+                known.add(table);
+            }
+        }
+        Ok(known)
+    }
+
+    pub(super) fn add(&self, table: u64) {
+        self.offsets.borrow_mut().insert(table);
+    }
+
+    /// Whether a known table has some of the `len` bytes at `offset`.
+    pub(super) fn overlap(&self, offset: u64, len: u64) -> bool {
+        let offsets = self.offsets.borrow();
+        let last = offsets.range(..offset.saturating_add(len)).next_back();
+        last.is_some_and(|table| table.saturating_add(self.len) > offset)
+    }
+}
