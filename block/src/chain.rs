@@ -74,7 +74,43 @@ fn protocol(name: &str) -> Option<&str> {
 
 /// Opens an image with its chain: the leaf for writing where asked, all others for reading.
 pub async fn open(opener: &dyn Opener, name: &str, kind: Kind, writable: bool) -> Result<Rc<Node>> {
-    open_at(opener, name, kind, writable, Vec::new(), None).await
+    open_at(opener, name, kind, if writable { Access::Write } else { Access::Read }, Vec::new(), None).await
+}
+
+/// Opens an image with its chain, to look at its metadata. `share` looks at one that another process
+/// writes, too, and at what may be half changed then.
+///
+/// # Errors
+/// `Locked` where another process writes one of the images, and `share` is not given; but raw images have
+/// no metadata, and may be written by anybody.
+pub async fn look(opener: &dyn Opener, name: &str, kind: Kind, share: bool) -> Result<Rc<Node>> {
+    open_at(opener, name, kind, Access::Look { share }, Vec::new(), None).await
+}
+
+/// What images are opened for.
+#[derive(Clone, Copy)]
+enum Access {
+    /// The leaf to be written, the others to be read.
+    Write,
+    Read,
+    Look {
+        share: bool,
+    },
+}
+
+impl Access {
+    fn lock(self, kind: Kind) -> Lock {
+        match self {
+            Access::Write => Lock::Leaf,
+            Access::Look { share } if share || kind == Kind::Raw => Lock::Look,
+            Access::Read | Access::Look { .. } => Lock::Backing,
+        }
+    }
+
+    /// The same for the image behind.
+    fn behind(self) -> Access {
+        if let Access::Write = self { Access::Read } else { self }
+    }
 }
 
 /// Opens an image whose recorded backing file is `running`, which is adopted instead of opened again.
@@ -136,7 +172,7 @@ fn open_at<'a>(
     opener: &'a dyn Opener,
     name: &'a str,
     kind: Kind,
-    writable: bool,
+    access: Access,
     mut above: Vec<Identity>,
     recorded_by: Option<&'a str>,
 ) -> LocalFuture<'a, Result<Rc<Node>>> {
@@ -145,6 +181,7 @@ fn open_at<'a>(
             Some(image) => e.context(format!("backing file of {image}")),
             None => e,
         };
+        let writable = matches!(access, Access::Write);
         let storage = opener.open(name, writable).await.map_err(blame)?;
         if let Some(identity) = storage.identity() {
             if above.contains(&identity) {
@@ -157,14 +194,14 @@ fn open_at<'a>(
             let text = format!("{name}: the chain of backing files is longer than {MAX_DEPTH}");
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        take_lock(&*storage, if writable { Lock::Leaf } else { Lock::Backing }).await?;
+        take_lock(&*storage, access.lock(kind)).await?;
         let image = Format::open(storage.clone(), kind, writable).await.map_err(blame)?;
         let backing = match image.backing() {
             None => None,
             Some(record) => {
                 let path = resolve(name, &record.name)?;
                 let format = backing_kind(opener, name, kind, &record, &path).await?;
-                Some(open_at(opener, &path, format, false, above, Some(name)).await?)
+                Some(open_at(opener, &path, format, access.behind(), above, Some(name)).await?)
             }
         };
         Ok(Node::new(image, storage, backing, writable))

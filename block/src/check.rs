@@ -58,18 +58,34 @@ impl Report {
     }
 }
 
-/// Checks an image, and repairs it where asked. The report is about the image as it is at the end.
+/// Checks an image, and repairs it where asked. The report is about the image as it is at the end. `share`
+/// looks at one that another process writes, too, which may be found half changed.
 ///
 /// # Errors
 /// `Unsupported` for formats without metadata to check; `Corrupt` where it cannot be checked at all;
-/// `Locked` where it is in use.
-pub async fn check(opener: &dyn Opener, name: &str, kind: Kind, repair: Option<Repair>) -> Result<Report> {
+/// `Locked` where it is in use; `Invalid` where a repair is to be shared.
+pub async fn check(
+    opener: &dyn Opener,
+    name: &str,
+    kind: Kind,
+    repair: Option<Repair>,
+    share: bool,
+) -> Result<Report> {
     if kind == Kind::Raw {
         let text = format!("{name}: the format {kind} does not support checks");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
+    let lock = match (repair, share) {
+        (Some(_), true) => {
+            let text = format!("{name}: an image is not repaired while others may use it");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        (Some(_), false) => Lock::Leaf,
+        (None, true) => Lock::Look,
+        (None, false) => Lock::Backing,
+    };
     let storage = opener.open(name, repair.is_some()).await?;
-    storage.lock(if repair.is_some() { Lock::Leaf } else { Lock::Backing })?;
+    storage.lock(lock)?;
     let checked = match kind {
         Kind::Qed => qed::check::check(&*storage, repair).await,
         _ => qcow2::check::check(&storage, repair).await,

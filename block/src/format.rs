@@ -60,7 +60,7 @@ impl std::str::FromStr for Kind {
             "raw" => Ok(Kind::Raw),
             "qcow2" => Ok(Kind::Qcow2),
             "qed" => Ok(Kind::Qed),
-            _ => Err(Error::new(ErrorKind::Unsupported, format!("unknown image format '{name}'"))),
+            _ => Err(Error::new(ErrorKind::Unsupported, format!("unknown image format '{name}': give raw, qcow2 or qed"))),
         }
     }
 }
@@ -69,6 +69,13 @@ impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Makes the first `len` bytes of what is to become an image read as zeros.
+pub(crate) async fn blank(storage: &dyn Storage, len: u64) -> Result<()> {
+    let old = storage.len().min(len);
+    storage.truncate(len).await?;
+    if old > 0 { storage.punch(0, old).await } else { Ok(()) }
 }
 
 /// What an image holds for a range of the disk.
@@ -102,33 +109,44 @@ pub(crate) struct Summary {
     pub cluster_size: Option<u64>,
     pub extended_l2: Option<bool>,
     pub backing: Option<Backing>,
+    /// The image was not closed.
+    pub dirty: bool,
+    /// All that a qcow2 header says.
+    pub qcow2: Option<qcow2::header::Header>,
 }
 
 impl Summary {
     /// Reads no more than the header; nothing is locked or changed.
     pub(crate) async fn read(storage: &dyn Storage, kind: Kind) -> Result<Self> {
         let named = |e: Error| e.context(storage.name());
-        Ok(match kind {
-            Kind::Raw => {
-                let size = storage.len().next_multiple_of(512);
-                Summary { size, cluster_size: None, extended_l2: None, backing: None }
-            }
+        let mut summary = Summary {
+            size: storage.len().next_multiple_of(512),
+            cluster_size: None,
+            extended_l2: None,
+            backing: None,
+            dirty: false,
+            qcow2: None,
+        };
+        match kind {
+            Kind::Raw => {}
             Kind::Qcow2 => {
                 let header = Qcow2::read_header(storage).await.map_err(named)?;
-                let (cluster_size, extended_l2) = (header.cluster_size(), header.extended_l2());
-                Summary {
-                    size: header.size,
-                    cluster_size: Some(cluster_size),
-                    extended_l2: Some(extended_l2),
-                    backing: header.backing,
-                }
+                summary.size = header.size;
+                summary.cluster_size = Some(header.cluster_size());
+                summary.extended_l2 = Some(header.extended_l2());
+                summary.backing = header.backing.clone();
+                summary.dirty = header.is_dirty();
+                summary.qcow2 = Some(header);
             }
             Kind::Qed => {
                 let (header, backing) = Qed::read_header(storage).await.map_err(named)?;
-                let cluster_size = Some(header.cluster_size);
-                Summary { size: header.size, cluster_size, extended_l2: None, backing }
+                summary.size = header.size;
+                summary.cluster_size = Some(header.cluster_size);
+                summary.backing = backing;
+                summary.dirty = header.features & qed::header::NEED_CHECK != 0;
             }
-        })
+        }
+        Ok(summary)
     }
 }
 

@@ -1,14 +1,15 @@
 //! Images as files: create one, and say what one is.
 
-use std::rc::Rc;
-
 use crate::chain::{self, Opener};
 use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
 use crate::format::{Kind, Summary, qed_create};
 use crate::storage::Storage;
-use crate::{Error, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result};
+
+mod info;
 
 pub use crate::format::qcow2::create::{Options as Qcow2Options, Preallocation};
+pub use info::{Bitmap, Info, Qcow2Info, Snapshot, info};
 
 /// A new image.
 #[derive(Clone, Debug, Default)]
@@ -27,38 +28,100 @@ pub struct Create {
     pub version: Option<u32>,
     /// Allows other programs to leave refcounts stale while they have the image open.
     pub lazy_refcounts: Option<bool>,
+    /// Compressed clusters are zstd's instead of zlib's.
+    pub zstd: Option<bool>,
     /// What is allocated from the start.
     pub preallocation: Preallocation,
     /// Size of QED's tables in clusters.
     pub table_size: Option<u64>,
 }
 
-/// Creates an image and makes it durable, its name included.
+impl Create {
+    /// Refuses wishes that a format does not know.
+    fn check(&self, kind: Kind) -> Result<()> {
+        let for_qcow2 = self.extended_l2.is_some()
+            || self.refcount_bits.is_some()
+            || self.version.is_some()
+            || self.lazy_refcounts.is_some()
+            || self.zstd.is_some();
+        let for_qed = self.table_size.is_some();
+        let for_both = self.backing.is_some() || self.cluster_size.is_some();
+        let refused = match kind {
+            Kind::Raw if for_both || for_qcow2 || for_qed => {
+                "a raw image has a size, preallocation=falloc or full, and no other options"
+            }
+            Kind::Raw if self.preallocation == Preallocation::Metadata => {
+                "a raw image has no metadata: preallocation is off, falloc or full"
+            }
+            Kind::Qcow2 if for_qed => "table_size is an option of QED",
+            Kind::Qed if for_qcow2 => {
+                "extended_l2, refcount_bits, compat, compression_type and lazy_refcounts are options of qcow2"
+            }
+            Kind::Qed if self.preallocation != Preallocation::Off => "QED has no preallocation",
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Invalid, refused))
+    }
+
+    /// The image laid out, for a disk of `size` bytes.
+    fn plan(&self, kind: Kind, size: u64) -> Result<Plan> {
+        Ok(match kind {
+            Kind::Raw => {
+                let rounded = size.checked_next_multiple_of(512).filter(|size| *size <= i64::MAX as u64);
+                let too_large = || Error::new(ErrorKind::Invalid, "the size is over 8 EiB");
+                Plan::Raw(rounded.ok_or_else(too_large)?, self.preallocation)
+            }
+            Kind::Qcow2 => {
+                let mut options = Options::new(size);
+                options.backing =
+                    self.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
+                options.cluster_size = self.cluster_size.unwrap_or(options.cluster_size);
+                options.version = self.version.unwrap_or(options.version);
+                options.lazy_refcounts = self.lazy_refcounts.unwrap_or(false);
+                options.zstd = self.zstd.unwrap_or(false);
+                options.preallocation = self.preallocation;
+                // Subclusters want clusters of 16 KiB; a smaller wish alone is no contradiction.
+                let subclusters = options.cluster_size >= 16 << 10 && options.version > 2;
+                options.extended_l2 = self.extended_l2.unwrap_or(subclusters);
+                options.refcount_bits = self.refcount_bits.unwrap_or(options.refcount_bits);
+                Plan::Qcow2(qcow2_create::plan(&options)?)
+            }
+            Kind::Qed => {
+                let mut options = qed_create::Options::new(size);
+                options.backing = self.backing.clone();
+                options.cluster_size = self.cluster_size.unwrap_or(options.cluster_size);
+                options.table_size = self.table_size.unwrap_or(options.table_size);
+                Plan::Qed(qed_create::plan(&options)?)
+            }
+        })
+    }
+}
+
+/// A new image, laid out: everything that can be refused by its options is refused by now.
+enum Plan {
+    Raw(u64, Preallocation),
+    Qcow2(qcow2_create::Plan),
+    Qed(qed_create::Plan),
+}
+
+impl Plan {
+    async fn write(&self, storage: &dyn Storage) -> Result<()> {
+        match self {
+            Plan::Raw(size, preallocation) => create_raw(storage, *size, *preallocation).await,
+            Plan::Qcow2(plan) => plan.write(storage).await,
+            Plan::Qed(plan) => plan.write(storage).await,
+        }
+    }
+}
+
+/// Creates an image and makes it durable, its name included. A block device is taken as it is.
 ///
 /// # Errors
-/// `Invalid` where the wishes contradict each other or the backing file cannot be opened; what the
-/// file system says.
+/// `Invalid` where the wishes contradict each other or the backing file cannot be opened: what had that
+/// name is as it was then. What the file system says.
 pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
-    let for_qcow2 = wish.extended_l2.is_some()
-        || wish.refcount_bits.is_some()
-        || wish.version.is_some()
-        || wish.lazy_refcounts.is_some();
-    let for_qed = wish.table_size.is_some();
-    let for_both = wish.backing.is_some() || wish.cluster_size.is_some();
-    let refused = match kind {
-        Kind::Raw if for_both || for_qcow2 || for_qed => {
-            "a raw image has a size, preallocation=falloc or full, and no other options"
-        }
-        Kind::Qcow2 if for_qed => "table_size is an option of QED",
-        Kind::Qed if for_qcow2 => {
-            "extended_l2, refcount_bits, compat and lazy_refcounts are options of qcow2"
-        }
-        Kind::Qed if wish.preallocation != Preallocation::Off => "QED has no preallocation",
-        _ => "",
-    };
-    if !refused.is_empty() {
-        return Err(Error::new(ErrorKind::Invalid, refused));
-    }
+    let named = |e: Error| e.context(format!("creating {name}"));
+    wish.check(kind).map_err(named)?;
     let backing_size = match &wish.backing {
         None => None,
         Some((backing, format)) => {
@@ -70,31 +133,9 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
     let size = wish.size.or(backing_size).ok_or_else(|| {
         Error::new(ErrorKind::Invalid, format!("{name}: a new image without a backing file needs a size"))
     })?;
+    let plan = wish.plan(kind, size).map_err(named)?;
     let storage = opener.create(name).await?;
-    let written = match kind {
-        Kind::Raw => create_raw(&*storage, size, wish.preallocation).await,
-        Kind::Qcow2 => {
-            let mut options = Options::new(size);
-            options.backing = wish.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
-            options.cluster_size = wish.cluster_size.unwrap_or(options.cluster_size);
-            // Subclusters want clusters of 16 KiB; a smaller wish alone is no contradiction.
-            options.version = wish.version.unwrap_or(options.version);
-            options.lazy_refcounts = wish.lazy_refcounts.unwrap_or(false);
-            options.preallocation = wish.preallocation;
-            let subclusters = options.cluster_size >= 16 << 10 && options.version > 2;
-            options.extended_l2 = wish.extended_l2.unwrap_or(subclusters);
-            options.refcount_bits = wish.refcount_bits.unwrap_or(options.refcount_bits);
-            qcow2_create::create(&*storage, &options).await
-        }
-        Kind::Qed => {
-            let mut options = qed_create::Options::new(size);
-            options.backing = wish.backing.clone();
-            options.cluster_size = wish.cluster_size.unwrap_or(options.cluster_size);
-            options.table_size = wish.table_size.unwrap_or(options.table_size);
-            qed_create::create(&*storage, &options).await
-        }
-    };
-    written.map_err(|e| e.context(format!("creating {name}")))
+    plan.write(&*storage).await.map_err(named)
 }
 
 /// An image cannot be its own backing file: creating it would empty that.
@@ -111,8 +152,11 @@ async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result
 }
 
 async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocation) -> Result<()> {
-    let size = size.next_multiple_of(512);
     storage.truncate(size).await?;
+    if storage.is_fixed() && size > 0 {
+        // Nobody may take it for the image that was there before.
+        storage.write(0, Buf::new(size.min(512) as usize)).await?;
+    }
     preallocate::raw(storage, size, preallocation).await?;
     storage.sync().await?;
     storage.sync_name().await
@@ -122,42 +166,4 @@ async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocati
 async fn image_size(opener: &dyn Opener, name: &str, kind: Kind) -> Result<u64> {
     let storage = opener.open(name, false).await?;
     Ok(Summary::read(&*storage, kind).await?.size)
-}
-
-/// What an image says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// Its name.
-    pub name: String,
-    /// Its format.
-    pub format: Kind,
-    /// Size of the disk in bytes.
-    pub virtual_size: u64,
-    /// Length of the file in bytes.
-    pub file_len: u64,
-    /// Allocation unit in bytes, where the format has one.
-    pub cluster_size: Option<u64>,
-    /// Whether presence is kept by subclusters.
-    pub extended_l2: Option<bool>,
-    /// The backing file as recorded.
-    pub backing: Option<String>,
-    /// Its format as recorded.
-    pub backing_format: Option<String>,
-}
-
-/// Looks at an image's header; nothing is locked, so an image in use can be looked at.
-pub async fn info(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
-    let storage: Rc<dyn Storage> = opener.open(name, false).await?;
-    let summary = Summary::read(&*storage, kind).await?;
-    let (backing, backing_format) = summary.backing.map(|b| (b.name, b.format)).unzip();
-    Ok(Info {
-        name: name.to_owned(),
-        format: kind,
-        virtual_size: summary.size,
-        file_len: storage.len(),
-        cluster_size: summary.cluster_size,
-        extended_l2: summary.extended_l2,
-        backing,
-        backing_format: backing_format.flatten(),
-    })
 }

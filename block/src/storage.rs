@@ -33,6 +33,8 @@ pub struct Identity {
 pub enum Lock {
     /// Nothing.
     None,
+    /// Whoever only looks at a file that others may be writing: reads, and denies nothing.
+    Look,
     /// A backing file: reads, and denies others to write and resize.
     Backing,
     /// A leaf: reads, writes and resizes, and denies others to write and resize.
@@ -68,7 +70,12 @@ pub trait Storage {
     /// fails for ever: nobody knows then which writes were lost.
     async fn sync(&self) -> Result<()>;
 
-    /// Sets the length.
+    /// Whether its length is what it is: a block device.
+    fn is_fixed(&self) -> bool {
+        false
+    }
+
+    /// Sets the length. What is fixed takes any that it has room for, and stays as it is.
     async fn truncate(&self, len: u64) -> Result<()>;
 
     /// Asks for space for a range, whose unwritten bytes read as zeros; grows the length to its end.
@@ -104,6 +111,11 @@ pub trait Storage {
     /// # Errors
     /// `Locked` where another process denies it; what was held before is then still held.
     fn lock(&self, lock: Lock) -> Result<()>;
+
+    /// How many bytes of its host's storage it takes, where that can be known.
+    fn space(&self) -> Option<u64> {
+        None
+    }
 
     /// Which object this is, where that can be known.
     fn identity(&self) -> Option<Identity>;

@@ -33,6 +33,7 @@ pub(crate) mod compressed;
 pub(crate) mod create;
 mod entry;
 pub(crate) mod header;
+pub(crate) mod info;
 mod mapping;
 mod overlap;
 mod refcounts;

@@ -276,7 +276,19 @@ impl Storage for FileStorage {
         }
     }
 
+    fn is_fixed(&self) -> bool {
+        self.is_device
+    }
+
     async fn truncate(&self, len: u64) -> Result<()> {
+        if self.is_device {
+            let has = self.len.get();
+            if len <= has {
+                return Ok(());
+            }
+            let text = format!("{}: the device has {has} bytes, and {len} are needed", self.name);
+            return Err(Error::new(ErrorKind::NoSpace, text));
+        }
         let file = self.file.try_clone().map_err(|e| self.error("resizing", len, &e))?;
         let done = executor::unblock(move || file.set_len(len)).await;
         done.map_err(|e| Error::io(format_args!("resizing {}", self.name), &e))?;
@@ -355,6 +367,10 @@ impl Storage for FileStorage {
         locks::change(&self.file, &self.name, self.held.get(), lock)?;
         self.held.set(lock);
         Ok(())
+    }
+
+    fn space(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|metadata| metadata.blocks() * 512)
     }
 
     fn identity(&self) -> Option<Identity> {

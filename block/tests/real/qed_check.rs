@@ -9,7 +9,7 @@ use crate::support::{Folder, MODES, Random, compare, exercise, open, qemu_img, r
 
 fn ours(image: &str, repair: Option<Repair>) -> Report {
     let image = image.to_owned();
-    real(MODES[1], move |opener| async move { check(&*opener, &image, Kind::Qed, repair).await.unwrap() })
+    real(MODES[1], move |opener| async move { check(&*opener, &image, Kind::Qed, repair, false).await.unwrap() })
 }
 
 /// All numbers are the same, but for those that QEMU has none of.

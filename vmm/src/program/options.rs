@@ -107,8 +107,10 @@ pub(super) enum Image {
         /// The backing file's format.
         #[arg(short = 'F', value_name = "FORMAT", requires = "backing")]
         backing_format: Option<Kind>,
-        /// cluster_size=SIZE, extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
-        /// preallocation=off|metadata|falloc|full, table_size=N (qed), backing_file=FILE, backing_fmt=FORMAT.
+        /// All formats: size=SIZE. raw: preallocation=off|falloc|full. qcow2: cluster_size=SIZE,
+        /// extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
+        /// compression_type=zlib|zstd, preallocation=off|metadata|falloc|full. qed: cluster_size=SIZE,
+        /// table_size=N. qcow2 and qed: backing_file=FILE,backing_fmt=FORMAT, as -b and -F.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.
@@ -125,6 +127,9 @@ pub(super) enum Image {
         /// For programs.
         #[arg(long)]
         json: bool,
+        /// Looks at an image that is in use, too, which may be found half changed.
+        #[arg(short = 'U', long = "force-share")]
+        share: bool,
         /// The image.
         file: String,
     },
@@ -140,6 +145,9 @@ pub(super) enum Image {
         /// Repairs what was found.
         #[arg(long, value_name = "WHAT")]
         repair: Option<Repair>,
+        /// Looks at an image that is in use, too, which may be found half changed.
+        #[arg(short = 'U', long = "force-share")]
+        share: bool,
         /// The image.
         file: String,
     },
@@ -151,6 +159,9 @@ pub(super) enum Image {
         /// For programs, as `qemu-img map --output=json` prints it.
         #[arg(long)]
         json: bool,
+        /// Looks at an image that is in use, too, which may be found half changed.
+        #[arg(short = 'U', long = "force-share")]
+        share: bool,
         /// The image.
         file: String,
     },

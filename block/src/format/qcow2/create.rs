@@ -26,6 +26,8 @@ pub struct Options {
     pub version: u32,
     /// Allows others to leave refcounts stale while they have the image open. We never do.
     pub lazy_refcounts: bool,
+    /// Compressed clusters are zstd's, not zlib's. We write none.
+    pub zstd: bool,
     /// Clusters that are there from the start.
     pub preallocation: Preallocation,
     /// The backing file's name as it will stand in the image, and its format.
@@ -42,6 +44,7 @@ impl Options {
             refcount_bits: 16,
             version: 3,
             lazy_refcounts: false,
+            zstd: false,
             preallocation: Preallocation::Off,
             backing: None,
         }
@@ -52,8 +55,23 @@ fn invalid(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, text)
 }
 
-/// Writes an empty image to storage that is empty, and makes it durable.
-pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<()> {
+/// A new image, laid out; nothing is written yet.
+pub(crate) struct Plan {
+    header: Header,
+    /// The header with all that stands beside it.
+    bytes: Vec<u8>,
+    /// Clusters from the start of the file that are in use.
+    used: u64,
+    blocks: u64,
+    ahead: Layout,
+    preallocation: Preallocation,
+}
+
+/// Lays out a new image.
+///
+/// # Errors
+/// `Invalid` where an option is out of range, or does not go with another.
+pub(crate) fn plan(options: &Options) -> Result<Plan> {
     let cluster = options.cluster_size;
     if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
         return Err(invalid("cluster_size is a power of two from 512 to 2M"));
@@ -64,9 +82,12 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
     if !options.refcount_bits.is_power_of_two() || options.refcount_bits > 64 {
         return Err(invalid("refcount_bits is a power of two from 1 to 64"));
     }
-    if options.version == 2 && (options.extended_l2 || options.lazy_refcounts || options.refcount_bits != 16)
-    {
-        return Err(invalid("compat=0.10 has no extended_l2, no lazy_refcounts and only refcount_bits=16"));
+    let newer =
+        options.extended_l2 || options.lazy_refcounts || options.refcount_bits != 16 || options.zstd;
+    if options.version == 2 && newer {
+        let text = "compat=0.10 has no extended_l2, no lazy_refcounts, only compression_type=zlib and only \
+                    refcount_bits=16";
+        return Err(invalid(text));
     }
     let preallocated = options.preallocation != Preallocation::Off;
     if preallocated && options.backing.is_some() && !options.extended_l2 {
@@ -91,11 +112,12 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
         snapshots: 0,
         snapshots_offset: 0,
         bitmaps: None,
-        incompatible: if options.extended_l2 { incompatible::EXTENDED_L2 } else { 0 },
+        incompatible: if options.extended_l2 { incompatible::EXTENDED_L2 } else { 0 }
+            | if options.zstd { incompatible::COMPRESSION_TYPE } else { 0 },
         compatible: if options.lazy_refcounts { compatible::LAZY_REFCOUNTS } else { 0 },
         autoclear: 0,
         refcount_order: options.refcount_bits.trailing_zeros(),
-        zstd: false,
+        zstd: options.zstd,
     };
     let l1_bytes = size.div_ceil(header.l2_coverage()) * 8;
     if l1_bytes > 32 << 20 {
@@ -125,30 +147,41 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
     header.l1_offset = cluster;
     header.refcount_table_offset = (1 + l1_clusters) * cluster;
     header.refcount_table_clusters = tables as u32;
-    let blocks_offset = header.refcount_table_offset + tables * cluster;
 
     let bytes = header.to_bytes();
     if bytes.len() as u64 > cluster {
         return Err(invalid("the backing file name does not fit into the first cluster"));
     }
-    // Everything but the header first: an image that is cut off here is no image.
-    storage.truncate(used * cluster).await?;
-    let table: Vec<u8> = (0..blocks).flat_map(|n| (blocks_offset + n * cluster).to_be_bytes()).collect();
-    storage.write(header.refcount_table_offset, Buf::from_bytes(&table)).await?;
-    for block in 0..blocks {
-        let mut bytes = vec![0; cluster as usize];
-        let count = used.saturating_sub(block * per_block).min(per_block);
-        for index in 0..count {
-            super::refcounts::set(&mut bytes, header.refcount_order, index, 1);
+    Ok(Plan { header, bytes, used, blocks, ahead, preallocation: options.preallocation })
+}
+
+impl Plan {
+    /// Writes the image to storage, and makes it durable.
+    pub(crate) async fn write(&self, storage: &dyn Storage) -> Result<()> {
+        let Plan { header, bytes, used, blocks, ahead, preallocation } = self;
+        let cluster = header.cluster_size();
+        let per_block = (cluster * 8) >> header.refcount_order;
+        let tables = u64::from(header.refcount_table_clusters);
+        let blocks_offset = header.refcount_table_offset + tables * cluster;
+        // Everything but the header first: an image that is cut off here is no image.
+        crate::format::blank(storage, used * cluster).await?;
+        let table: Vec<u8> =
+            (0..*blocks).flat_map(|n| (blocks_offset + n * cluster).to_be_bytes()).collect();
+        storage.write(header.refcount_table_offset, Buf::from_bytes(&table)).await?;
+        for block in 0..*blocks {
+            let mut bytes = vec![0; cluster as usize];
+            let count = used.saturating_sub(block * per_block).min(per_block);
+            for index in 0..count {
+                super::refcounts::set(&mut bytes, header.refcount_order, index, 1);
+            }
+            storage.write(blocks_offset + block * cluster, Buf::from_bytes(&bytes)).await?;
         }
-        storage.write(blocks_offset + block * cluster, Buf::from_bytes(&bytes)).await?;
+        if *preallocation != Preallocation::Off {
+            ahead.write(storage, header, blocks_offset + blocks * cluster, *preallocation).await?;
+        }
+        storage.sync().await?;
+        storage.write(0, Buf::from_bytes(bytes)).await?;
+        storage.sync().await?;
+        storage.sync_name().await
     }
-    if preallocated {
-        let start = blocks_offset + blocks * cluster;
-        ahead.write(storage, &header, start, options.preallocation).await?;
-    }
-    storage.sync().await?;
-    storage.write(0, Buf::from_bytes(&bytes)).await?;
-    storage.sync().await?;
-    storage.sync_name().await
 }

@@ -68,7 +68,7 @@ pub(crate) struct Bitmaps {
     pub directory_len: u64,
 }
 
-fn corrupt(what: impl Into<String>) -> Error {
+pub(super) fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
 

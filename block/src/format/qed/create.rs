@@ -29,8 +29,17 @@ fn invalid(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, text)
 }
 
-/// Writes an empty image to storage that is empty, and makes it durable.
-pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<()> {
+/// A new image, laid out; nothing is written yet.
+pub(crate) struct Plan {
+    header: Header,
+    backing: String,
+}
+
+/// Lays out a new image.
+///
+/// # Errors
+/// `Invalid` where an option is out of range.
+pub(crate) fn plan(options: &Options) -> Result<Plan> {
     let &Options { size, cluster_size, table_size, .. } = options;
     if !cluster_size.is_power_of_two() || !CLUSTER_SIZES.contains(&cluster_size) {
         return Err(invalid("cluster_size is a power of two from 4K to 64M"));
@@ -63,12 +72,26 @@ pub(crate) async fn create(storage: &dyn Storage, options: &Options) -> Result<(
             header.max_size()
         )));
     }
-    // Everything but the header first: an image that is cut off here is no image.
-    storage.truncate(header.l1().end).await?;
-    storage.sync().await?;
-    let mut bytes = header.to_bytes();
-    bytes.extend_from_slice(name.as_bytes());
-    storage.write(0, Buf::from_bytes(&bytes)).await?;
-    storage.sync().await?;
-    storage.sync_name().await
+    Ok(Plan { header, backing: name.to_owned() })
+}
+
+impl Plan {
+    /// Writes the image to storage, and makes it durable.
+    ///
+    /// # Errors
+    /// `Unsupported` for a block device: the file's length is what QED allocates by.
+    pub(crate) async fn write(&self, storage: &dyn Storage) -> Result<()> {
+        if storage.is_fixed() {
+            let text = "a QED image grows with its file, which a block device cannot";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        // Everything but the header first: an image that is cut off here is no image.
+        crate::format::blank(storage, self.header.l1().end).await?;
+        storage.sync().await?;
+        let mut bytes = self.header.to_bytes();
+        bytes.extend_from_slice(self.backing.as_bytes());
+        storage.write(0, Buf::from_bytes(&bytes)).await?;
+        storage.sync().await?;
+        storage.sync_name().await
+    }
 }

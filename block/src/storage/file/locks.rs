@@ -20,6 +20,7 @@ const RESIZE: i64 = 3;
 fn wishes(lock: Lock) -> (&'static [i64], &'static [i64]) {
     match lock {
         Lock::None => (&[], &[]),
+        Lock::Look => (&[CONSISTENT_READ], &[]),
         Lock::Backing => (&[CONSISTENT_READ], &[WRITE, RESIZE]),
         Lock::Leaf => (&[CONSISTENT_READ, WRITE, RESIZE], &[WRITE, RESIZE]),
     }

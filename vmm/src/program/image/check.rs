@@ -15,9 +15,10 @@ pub(super) async fn run(
     file: &str,
     format: Kind,
     repair: Option<Repair>,
+    share: bool,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    let report = match check(&super::opener(), file, format, repair).await {
+    let report = match check(&super::opener(), file, format, repair, share).await {
         Ok(report) => report,
         Err(e) if format == Kind::Raw && e.kind() == ErrorKind::Unsupported => {
             eprintln!("millrace: {e}");

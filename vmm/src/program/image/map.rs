@@ -7,8 +7,8 @@ use block::{Kind, chain};
 
 use super::super::Failure;
 
-pub(super) async fn run(file: &str, format: Kind, json: bool) -> Result<(), Failure> {
-    let leaf = chain::open(&super::opener(), file, format, false).await.map_err(|e| e.to_string())?;
+pub(super) async fn run(file: &str, format: Kind, share: bool, json: bool) -> Result<(), Failure> {
+    let leaf = chain::look(&super::opener(), file, format, share).await.map_err(|e| e.to_string())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
     let mut before = if json { "[" } else { "" };

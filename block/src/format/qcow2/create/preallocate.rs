@@ -63,7 +63,10 @@ impl Layout {
         }
         let end = data + self.clusters * cluster;
         match wish {
-            Preallocation::Falloc if end > data => storage.allocate(data, end - data).await,
+            // A device's space is there.
+            Preallocation::Falloc if end > data && !storage.is_fixed() => {
+                storage.allocate(data, end - data).await
+            }
             Preallocation::Full => write_zeros(storage, data..end).await,
             _ => Ok(()),
         }
@@ -84,10 +87,8 @@ async fn write_zeros(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
 /// A raw image's space.
 pub(crate) async fn raw(storage: &dyn Storage, size: u64, wish: Preallocation) -> Result<()> {
     match wish {
-        Preallocation::Off => Ok(()),
-        Preallocation::Falloc if size > 0 => storage.allocate(0, size).await,
+        Preallocation::Falloc if size > 0 && !storage.is_fixed() => storage.allocate(0, size).await,
         Preallocation::Full => write_zeros(storage, 0..size).await,
-        Preallocation::Metadata => Err(super::invalid("a raw image has no metadata to preallocate")),
         _ => Ok(()),
     }
 }

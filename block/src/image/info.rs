@@ -1,0 +1,103 @@
+//! What an image says of itself, and its host of it.
+
+use std::rc::Rc;
+
+use crate::chain::{self, Opener};
+use crate::format::{Kind, Summary, qcow2};
+use crate::storage::{Lock, Storage};
+use crate::{Error, ErrorKind, Result};
+
+pub use crate::format::qcow2::info::{Bitmap, Snapshot};
+
+/// What an image says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub name: String,
+    /// Its format.
+    pub format: Kind,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Length of the file in bytes.
+    pub file_len: u64,
+    /// Bytes of the host's storage that the file takes, where that can be known.
+    pub space: Option<u64>,
+    /// It is a block device.
+    pub is_device: bool,
+    /// Allocation unit in bytes, where the format has one.
+    pub cluster_size: Option<u64>,
+    /// Whether presence is kept by subclusters.
+    pub extended_l2: Option<bool>,
+    /// It was not closed: its metadata has to be checked before a write.
+    pub dirty: bool,
+    /// The backing file as recorded.
+    pub backing: Option<String>,
+    /// The backing file's name from here; `None` where it is none that we open.
+    pub full_backing: Option<String>,
+    /// Its format as recorded.
+    pub backing_format: Option<String>,
+    /// What only qcow2 has.
+    pub qcow2: Option<Qcow2Info>,
+}
+
+/// What only qcow2 has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qcow2Info {
+    /// 2 or 3.
+    pub version: u32,
+    /// Compressed clusters are zstd's, not zlib's.
+    pub zstd: bool,
+    /// Width of a refcount in bits.
+    pub refcount_bits: u32,
+    /// Refcounts may be stale while it is open.
+    pub lazy_refcounts: bool,
+    /// Somebody found its metadata to be wrong.
+    pub corrupt: bool,
+    /// Internal snapshots.
+    pub snapshots: Vec<Snapshot>,
+    /// Persistent bitmaps.
+    pub bitmaps: Vec<Bitmap>,
+}
+
+/// Looks at an image's header. `share` looks at one that another process writes, too.
+///
+/// # Errors
+/// `Locked` where another process writes the image, and may change what it says; but raw images say
+/// nothing.
+pub async fn info(opener: &dyn Opener, name: &str, kind: Kind, share: bool) -> Result<Info> {
+    let storage: Rc<dyn Storage> = opener.open(name, false).await?;
+    storage.lock(if share || kind == Kind::Raw { Lock::Look } else { Lock::Backing })?;
+    let summary = Summary::read(&*storage, kind).await?;
+    let qcow2 = match &summary.qcow2 {
+        None => None,
+        Some(header) => {
+            let named = |e: Error| if e.kind() == ErrorKind::Io { e } else { e.context(name) };
+            Some(Qcow2Info {
+                version: header.version,
+                zstd: header.zstd,
+                refcount_bits: 1 << header.refcount_order,
+                lazy_refcounts: header.compatible & qcow2::header::compatible::LAZY_REFCOUNTS != 0,
+                corrupt: header.is_corrupt(),
+                snapshots: qcow2::info::snapshots(&*storage, header).await.map_err(named)?,
+                bitmaps: qcow2::info::bitmaps(&*storage, header).await.map_err(named)?,
+            })
+        }
+    };
+    let full_backing = summary.backing.as_ref().and_then(|backing| chain::resolve(name, &backing.name).ok());
+    let (backing, backing_format) = summary.backing.map(|b| (b.name, b.format)).unzip();
+    Ok(Info {
+        name: name.to_owned(),
+        format: kind,
+        virtual_size: summary.size,
+        file_len: storage.len(),
+        space: storage.space(),
+        is_device: storage.is_fixed(),
+        cluster_size: summary.cluster_size,
+        extended_l2: summary.extended_l2,
+        dirty: summary.dirty,
+        backing,
+        full_backing,
+        backing_format: backing_format.flatten(),
+        qcow2,
+    })
+}
