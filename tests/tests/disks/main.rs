@@ -3,6 +3,7 @@
 
 mod crash;
 mod errors;
+mod image;
 mod program;
 mod stream;
 mod switch;

@@ -37,7 +37,8 @@ fn file(info: &Info) -> Value {
     let mut file = json!({
         "filename": info.name,
         "format": if info.is_device { "host_device" } else { "file" },
-        "virtual-size": info.file_len,
+        // In sectors, as QEMU counts it.
+        "virtual-size": info.file_len.next_multiple_of(512),
         "dirty-flag": false,
         "children": [],
         "format-specific": { "type": "file", "data": {} },
