@@ -60,7 +60,10 @@ impl std::str::FromStr for Kind {
             "raw" => Ok(Kind::Raw),
             "qcow2" => Ok(Kind::Qcow2),
             "qed" => Ok(Kind::Qed),
-            _ => Err(Error::new(ErrorKind::Unsupported, format!("unknown image format '{name}': give raw, qcow2 or qed"))),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("unknown image format '{name}': give raw, qcow2 or qed"),
+            )),
         }
     }
 }

@@ -73,8 +73,7 @@ impl Create {
             }
             Kind::Qcow2 => {
                 let mut options = Options::new(size);
-                options.backing =
-                    self.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
+                options.backing = self.backing.clone().map(|(name, format)| (name, format.name().to_owned()));
                 options.cluster_size = self.cluster_size.unwrap_or(options.cluster_size);
                 options.version = self.version.unwrap_or(options.version);
                 options.lazy_refcounts = self.lazy_refcounts.unwrap_or(false);

@@ -5,11 +5,16 @@ use block::image::{self, Create};
 use block::{Buf, Kind};
 use serde_json::Value;
 
-use crate::support::{Folder, MODES, Random, compare, exercise, open, qemu_img, real, tool, try_tool, verify};
+use crate::support::{
+    Folder, MODES, Random, compare, exercise, open, qemu_img, real, tool, try_tool, verify,
+};
 
 fn ours(image: &str, repair: Option<Repair>) -> Report {
     let image = image.to_owned();
-    real(MODES[1], move |opener| async move { check(&*opener, &image, Kind::Qed, repair, false).await.unwrap() })
+    real(
+        MODES[1],
+        move |opener| async move { check(&*opener, &image, Kind::Qed, repair, false).await.unwrap() },
+    )
 }
 
 /// All numbers are the same, but for those that QEMU has none of.
@@ -131,7 +136,18 @@ fn disks_grow_over_backing_files_of_any_length() {
             let leaf = folder.file("leaf");
             let first = (1 << 20) + 512 * 5;
             qemu_img(&[
-                "create", "-q", "-f", "qed", "-o", layout, "-F", "raw", "-b", &base, &leaf, &first.to_string(),
+                "create",
+                "-q",
+                "-f",
+                "qed",
+                "-o",
+                layout,
+                "-F",
+                "raw",
+                "-b",
+                &base,
+                &leaf,
+                &first.to_string(),
             ]);
             model.truncate(first);
             let disk = open(&opener, &leaf, Kind::Qed).await;

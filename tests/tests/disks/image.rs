@@ -49,9 +49,8 @@ fn same_answer(stage: &Stage, question: &str, format: &str, image: &str) -> Resu
 
 /// Images of all kinds, by format and name: made by QEMU, the later ones over the earlier.
 fn gallery(stage: &Stage) -> Result<Vec<(&'static str, &'static str)>, Failure> {
-    let qemu = |arguments: &str| {
-        works(&tool(stage, "qemu-img", &arguments.split_whitespace().collect::<Vec<_>>())?)
-    };
+    let qemu =
+        |arguments: &str| works(&tool(stage, "qemu-img", &arguments.split_whitespace().collect::<Vec<_>>())?);
     let io = |format: &str, image: &str, commands: &[&str]| {
         let commands: Vec<_> = commands.iter().flat_map(|command| ["-c", command]).collect();
         works(&tool(stage, "qemu-io", &[&["-f", format], &commands[..], &[image]].concat())?)
@@ -97,7 +96,8 @@ fn info_map_and_check_say_what_qemu_img_says() -> Result<(), Failure> {
         }
     }
     // Not closed, marked corrupt, leaking.
-    for (image, format, at, byte) in [("qed2", "qed", 16, 3), ("v2", "qcow2", 3, 0xfb), ("packed", "qcow2", 79, 2)]
+    for (image, format, at, byte) in
+        [("qed2", "qed", 16, 3), ("v2", "qcow2", 3, 0xfb), ("packed", "qcow2", 79, 2)]
     {
         let mut bytes = std::fs::read(stage.path(image))?;
         bytes[at] |= byte;

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use block::image;
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
-use block::image;
 use executor::Executor;
 
 use super::Failure;

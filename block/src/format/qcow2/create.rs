@@ -82,8 +82,7 @@ pub(crate) fn plan(options: &Options) -> Result<Plan> {
     if !options.refcount_bits.is_power_of_two() || options.refcount_bits > 64 {
         return Err(invalid("refcount_bits is a power of two from 1 to 64"));
     }
-    let newer =
-        options.extended_l2 || options.lazy_refcounts || options.refcount_bits != 16 || options.zstd;
+    let newer = options.extended_l2 || options.lazy_refcounts || options.refcount_bits != 16 || options.zstd;
     if options.version == 2 && newer {
         let text = "compat=0.10 has no extended_l2, no lazy_refcounts, only compression_type=zlib and only \
                     refcount_bits=16";
@@ -165,8 +164,7 @@ impl Plan {
         let blocks_offset = header.refcount_table_offset + tables * cluster;
         // Everything but the header first: an image that is cut off here is no image.
         crate::format::blank(storage, used * cluster).await?;
-        let table: Vec<u8> =
-            (0..*blocks).flat_map(|n| (blocks_offset + n * cluster).to_be_bytes()).collect();
+        let table: Vec<u8> = (0..*blocks).flat_map(|n| (blocks_offset + n * cluster).to_be_bytes()).collect();
         storage.write(header.refcount_table_offset, Buf::from_bytes(&table)).await?;
         for block in 0..*blocks {
             let mut bytes = vec![0; cluster as usize];

@@ -7,10 +7,10 @@
 
 use executor::sync::Semaphore;
 
-use super::{Qed, not_sound};
 use super::header::{self, Header};
 use super::mapping::ZERO;
 use super::space::Space;
+use super::{Qed, not_sound};
 use crate::check::{Repair, Report};
 use crate::format::commit::patch_header;
 use crate::storage::Storage;
@@ -148,7 +148,11 @@ fn words(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// The next piece of a table, from `at` on: where it starts, and its entries. Holes are not read.
-pub(super) async fn next_piece(storage: &dyn Storage, mut at: u64, end: u64) -> Result<Option<(u64, Vec<u64>)>> {
+pub(super) async fn next_piece(
+    storage: &dyn Storage,
+    mut at: u64,
+    end: u64,
+) -> Result<Option<(u64, Vec<u64>)>> {
     while at < end {
         let len = PIECE.min(end - at);
         let extent = storage.map(at, end - at).await?;

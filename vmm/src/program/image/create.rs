@@ -38,7 +38,10 @@ pub(super) fn wish(
     for list in options {
         for (key, value) in options::pairs(list)? {
             if !keys(kind).contains(&key.as_str()) {
-                return Err(format!("-o {key}: not an option of {kind}, which has {}", keys(kind).join(", ")));
+                return Err(format!(
+                    "-o {key}: not an option of {kind}, which has {}",
+                    keys(kind).join(", ")
+                ));
             }
             match key.as_str() {
                 "cluster_size" => wish.cluster_size = Some(size_of(&key, &value)?),

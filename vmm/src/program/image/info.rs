@@ -60,9 +60,7 @@ fn qcow2_data(qcow2: &Qcow2Info, info: &Info) -> Value {
         data["corrupt"] = qcow2.corrupt.into();
         data["extended-l2"] = info.extended_l2.into();
     }
-    let bitmap = |bitmap: &block::image::Bitmap| {
-        json!({ "name": bitmap.name, "granularity": bitmap.granularity, "flags": bitmap.flags })
-    };
+    let bitmap = |bitmap: &block::image::Bitmap| json!({ "name": bitmap.name, "granularity": bitmap.granularity, "flags": bitmap.flags });
     if !qcow2.bitmaps.is_empty() {
         data["bitmaps"] = qcow2.bitmaps.iter().map(bitmap).collect();
     }
