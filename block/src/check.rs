@@ -58,32 +58,35 @@ impl Report {
     }
 }
 
-/// Checks an image, and repairs it where asked. The report is about the image as it is at the end. `share`
-/// looks at one that another process writes, too, which may be found half changed.
+/// Checks an image, and repairs it where asked. The report is about the image as it is at the end.
 ///
 /// # Errors
 /// `Unsupported` for formats without metadata to check; `Corrupt` where it cannot be checked at all;
-/// `Locked` where it is in use; `Invalid` where a repair is to be shared.
-pub async fn check(
+/// `Locked` where it is in use.
+pub async fn check(opener: &dyn Opener, name: &str, kind: Kind, repair: Option<Repair>) -> Result<Report> {
+    let lock = if repair.is_some() { Lock::Leaf } else { Lock::Backing };
+    check_under(opener, name, kind, repair, lock).await
+}
+
+/// Checks an image that another process may be writing: it may be found half changed.
+///
+/// # Errors
+/// As [`check`], but for `Locked`.
+pub async fn check_in_use(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Report> {
+    check_under(opener, name, kind, None, Lock::Look).await
+}
+
+async fn check_under(
     opener: &dyn Opener,
     name: &str,
     kind: Kind,
     repair: Option<Repair>,
-    share: bool,
+    lock: Lock,
 ) -> Result<Report> {
     if kind == Kind::Raw {
         let text = format!("{name}: the format {kind} does not support checks");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
-    let lock = match (repair, share) {
-        (Some(_), true) => {
-            let text = format!("{name}: an image is not repaired while others may use it");
-            return Err(Error::new(ErrorKind::Invalid, text));
-        }
-        (Some(_), false) => Lock::Leaf,
-        (None, true) => Lock::Look,
-        (None, false) => Lock::Backing,
-    };
     let storage = opener.open(name, repair.is_some()).await?;
     storage.lock(lock)?;
     let checked = match kind {

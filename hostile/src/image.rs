@@ -44,16 +44,16 @@ fn run(data: &[u8], kind: Kind) {
         }
         let _ = work(&files, kind).await;
         files.set_faults(Faults::default());
-        let _ = check::check(&*files, "image", kind, Some(Repair::Leaks), false).await;
-        let _ = check::check(&*files, "image", kind, Some(Repair::All), false).await;
+        let _ = check::check(&*files, "image", kind, Some(Repair::Leaks)).await;
+        let _ = check::check(&*files, "image", kind, Some(Repair::All)).await;
         look(&files, kind).await;
     });
 }
 
 /// What can be asked of an image that is not written.
 async fn look(files: &Rc<Folder>, kind: Kind) {
-    let _ = image::info(&**files, "image", kind, false).await;
-    let _ = check::check(&**files, "image", kind, None, false).await;
+    let _ = image::info(&**files, "image", kind).await;
+    let _ = check::check(&**files, "image", kind, None).await;
     let Ok(leaf) = chain::open(&**files, "image", kind, false).await else { return };
     if leaf.size() <= WALKED {
         let _ = map::map(&leaf, |piece| assert!(piece.length > 0)).await;

@@ -59,14 +59,23 @@ pub struct Qcow2Info {
     pub bitmaps: Vec<Bitmap>,
 }
 
-/// Looks at an image's header. `share` looks at one that another process writes, too.
+/// Looks at an image's header.
 ///
 /// # Errors
 /// `Locked` where another process writes the image, and may change what it says; but raw images say
 /// nothing.
-pub async fn info(opener: &dyn Opener, name: &str, kind: Kind, share: bool) -> Result<Info> {
+pub async fn info(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
+    info_under(opener, name, kind, if kind == Kind::Raw { Lock::Look } else { Lock::Backing }).await
+}
+
+/// Looks at the header of an image that another process may be writing.
+pub async fn info_in_use(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
+    info_under(opener, name, kind, Lock::Look).await
+}
+
+async fn info_under(opener: &dyn Opener, name: &str, kind: Kind, lock: Lock) -> Result<Info> {
     let storage: Rc<dyn Storage> = opener.open(name, false).await?;
-    storage.lock(if share || kind == Kind::Raw { Lock::Look } else { Lock::Backing })?;
+    storage.lock(lock)?;
     let summary = Summary::read(&*storage, kind).await?;
     let qcow2 = match &summary.qcow2 {
         None => None,

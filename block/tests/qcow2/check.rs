@@ -8,7 +8,7 @@ use crate::support::*;
 
 fn ours(image: &str, repair: Option<Repair>) -> block::Result<Report> {
     let image = image.to_owned();
-    real(move |opener| async move { our_check(&*opener, &image, Kind::Qcow2, repair, false).await })
+    real(move |opener| async move { our_check(&*opener, &image, Kind::Qcow2, repair).await })
 }
 
 fn theirs(image: &str) -> Value {
@@ -311,8 +311,8 @@ fn formats_without_checks_and_files_without_sense() {
     let folder = Folder::new();
     let raw = folder.write("raw", &[0; 4096]);
     let name = raw.clone();
-    let error = real(move |opener| async move { our_check(&*opener, &name, Kind::Raw, None, false).await })
-        .unwrap_err();
+    let error =
+        real(move |opener| async move { our_check(&*opener, &name, Kind::Raw, None).await }).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let error = ours(&raw, None).unwrap_err();
     assert!(error.to_string().contains(&raw), "{error}");

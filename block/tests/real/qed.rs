@@ -59,7 +59,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 }
                 image::create(&*opener, &leaf, Kind::Qed, &wish).await.unwrap();
                 check(&leaf);
-                let ours = image::info(&*opener, &leaf, Kind::Qed, false).await.unwrap();
+                let ours = image::info(&*opener, &leaf, Kind::Qed).await.unwrap();
                 let theirs = qemu_img(&["info", "--output=json", "-f", "qed", &leaf]);
                 let theirs: serde_json::Value = serde_json::from_str(&theirs).unwrap();
                 assert_eq!(theirs["virtual-size"], ours.virtual_size);

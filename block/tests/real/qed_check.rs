@@ -11,10 +11,7 @@ use crate::support::{
 
 fn ours(image: &str, repair: Option<Repair>) -> Report {
     let image = image.to_owned();
-    real(
-        MODES[1],
-        move |opener| async move { check(&*opener, &image, Kind::Qed, repair, false).await.unwrap() },
-    )
+    real(MODES[1], move |opener| async move { check(&*opener, &image, Kind::Qed, repair).await.unwrap() })
 }
 
 /// All numbers are the same, but for those that QEMU has none of.

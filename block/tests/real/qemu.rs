@@ -60,7 +60,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 assert_eq!(data["refcount-bits"], refcount_bits);
                 assert_eq!(data["extended-l2"], extended);
                 assert_eq!(said["backing-filename-format"].as_str(), backing.then_some("raw"));
-                let ours = image::info(&*opener, &leaf, Kind::Qcow2, false).await.unwrap();
+                let ours = image::info(&*opener, &leaf, Kind::Qcow2).await.unwrap();
                 assert_eq!(ours.virtual_size, SIZE as u64);
 
                 for _ in 0..2 {

@@ -35,7 +35,10 @@ pub(super) fn run(command: Image) -> Result<ExitCode, Failure> {
             executor.block_on(async move { image::create(&opener(), &file, format, &wish).await })
         }
         Image::Info { format, json, share, file } => executor.block_on(async move {
-            let info = image::info(&opener(), &file, format, share).await?;
+            let info = match share {
+                true => image::info_in_use(&opener(), &file, format).await?,
+                false => image::info(&opener(), &file, format).await?,
+            };
             if json {
                 println!("{:#}", info::to_json(&info))
             } else {

@@ -153,7 +153,7 @@ fn wishes_out_of_bounds_are_refused() {
             assert!(image::create(&*files, "image", kind, &wish(512)).await.is_err(), "table_size");
         }
         image::create(&*files, "image", Kind::Qed, &wish(1 << 30)).await.unwrap();
-        let info = image::info(&*files, "image", Kind::Qed, false).await.unwrap();
+        let info = image::info(&*files, "image", Kind::Qed).await.unwrap();
         assert_eq!((info.virtual_size, info.cluster_size), (1 << 30, Some(4096)));
     });
 }
@@ -259,9 +259,9 @@ fn data_that_points_at_metadata_is_refused_and_repaired() {
             after[L2 + 64..L2 + 72].copy_from_slice(&before[L2 + 64..L2 + 72]);
             assert!(after == before, "{place:#x}");
 
-            let found = check(&*files, "image", Kind::Qed, None, false).await.unwrap();
+            let found = check(&*files, "image", Kind::Qed, None).await.unwrap();
             assert_eq!((found.corruptions, found.leaks), (1, 0), "{found:?}");
-            let repaired = check(&*files, "image", Kind::Qed, Some(Repair::All), false).await.unwrap();
+            let repaired = check(&*files, "image", Kind::Qed, Some(Repair::All)).await.unwrap();
             assert_eq!((repaired.corruptions, repaired.corruptions_fixed), (0, 1), "{repaired:?}");
             let node = open(&files, true).await.unwrap();
             write(&node, 512, 512, 0xee).await.unwrap();
@@ -281,10 +281,10 @@ fn tables_that_cannot_be_are_refused_and_repaired() {
             let error = open(&files, true).await.err().unwrap();
             assert!(error.to_string().starts_with("image: ") && error.to_string().contains(REPAIR));
             assert_eq!(file.content(), before);
-            let found = check(&*files, "image", Kind::Qed, None, false).await.unwrap();
+            let found = check(&*files, "image", Kind::Qed, None).await.unwrap();
             assert_eq!((found.corruptions, found.problems.len()), (1, 1), "{found:?}");
             assert_eq!(file.content(), before);
-            let repaired = check(&*files, "image", Kind::Qed, Some(Repair::All), false).await.unwrap();
+            let repaired = check(&*files, "image", Kind::Qed, Some(Repair::All)).await.unwrap();
             assert_eq!((repaired.corruptions, repaired.corruptions_fixed), (0, 1), "{repaired:?}");
             let node = open(&files, true).await.unwrap();
             write(&node, 512 * CLUSTER - 512, 1024, 6).await.unwrap();
@@ -298,10 +298,10 @@ fn two_entries_for_one_cluster_get_one_each() {
     simulate(|files| async move {
         let clean = new_image(&files).await;
         let file = patched(&files, &clean, &[(L2 + 40, DATA as u64), (32, 7)]);
-        let leaks = check(&*files, "image", Kind::Qed, Some(Repair::Leaks), false).await.unwrap();
+        let leaks = check(&*files, "image", Kind::Qed, Some(Repair::Leaks)).await.unwrap();
         assert_eq!((leaks.corruptions, leaks.corruptions_fixed), (1, 0));
         assert_eq!(word(&file, 32), 0, "whoever follows the metadata has to look again");
-        let all = check(&*files, "image", Kind::Qed, Some(Repair::All), false).await.unwrap();
+        let all = check(&*files, "image", Kind::Qed, Some(Repair::All)).await.unwrap();
         assert_eq!((all.corruptions, all.corruptions_fixed, all.leaks), (0, 1, 0));
         let node = open(&files, true).await.unwrap();
         write(&node, 5 * CLUSTER, 512, 9).await.unwrap();
@@ -318,7 +318,7 @@ fn copies_of_a_repair_are_bounded() {
         let words: Vec<_> = (0..256).map(|n| (L2 + n * 8, DATA as u64)).collect();
         let file = patched(&files, &clean, &words);
         let before = file.len();
-        let report = check(&*files, "image", Kind::Qed, Some(Repair::All), false).await.unwrap();
+        let report = check(&*files, "image", Kind::Qed, Some(Repair::All)).await.unwrap();
         assert!(report.corruptions > 0 && report.corruptions_fixed > 0, "{report:?}");
         assert!(file.len() <= 2 * before);
     });
@@ -333,9 +333,9 @@ fn repairs_that_are_cut_off_can_be_repeated() {
             let words = [(L2, L2 as u64), (L2 + 40, DATA as u64), (L2 + 48, 1 << 40), (L1 + 16, L2 as u64)];
             patched(&files, &clean, &words);
             files.cut_after(1 + executor::random() % 12);
-            let _ = check(&*files, "image", Kind::Qed, Some(Repair::All), false).await;
+            let _ = check(&*files, "image", Kind::Qed, Some(Repair::All)).await;
             let after = files.after_power_cut();
-            let report = check(&*after, "image", Kind::Qed, Some(Repair::All), false).await.unwrap();
+            let report = check(&*after, "image", Kind::Qed, Some(Repair::All)).await.unwrap();
             assert_eq!(report.corruptions, 0, "{report:?}");
             let node = open(&after, true).await.unwrap();
             assert_eq!(read(&node, 2 * CLUSTER, CLUSTER).await.unwrap(), [7; CLUSTER]);
@@ -353,9 +353,9 @@ fn leaks_at_the_end_are_cut_off() {
         bytes[L2 + 40..L2 + 48].copy_from_slice(&((DATA + 2 * CLUSTER) as u64).to_le_bytes());
         bytes.resize(DATA + 6 * CLUSTER + 100, 5);
         let file = files.add("image", bytes);
-        let found = check(&*files, "image", Kind::Qed, None, false).await.unwrap();
+        let found = check(&*files, "image", Kind::Qed, None).await.unwrap();
         assert_eq!((found.leaks, found.corruptions), (4, 0));
-        let report = check(&*files, "image", Kind::Qed, Some(Repair::Leaks), false).await.unwrap();
+        let report = check(&*files, "image", Kind::Qed, Some(Repair::Leaks)).await.unwrap();
         assert_eq!((report.leaks, report.leaks_fixed), (1, 3));
         assert_eq!(file.len(), (DATA + 3 * CLUSTER) as u64);
     });
@@ -380,7 +380,7 @@ fn disks_grow_as_far_as_the_tables_reach() {
         write(&disk.leaf(), (1 << 30) - 512, 512, 5).await.unwrap();
         assert_eq!(read(&disk.leaf(), (4 << 20) - 1, 2).await.unwrap(), [3, 0]);
         disk.close().await.unwrap();
-        let info = image::info(&*files, "image", Kind::Qed, false).await.unwrap();
+        let info = image::info(&*files, "image", Kind::Qed).await.unwrap();
         assert_eq!(info.virtual_size, 1 << 30);
     });
 }
@@ -481,7 +481,7 @@ fn a_backing_file_is_raw_only_where_the_image_says_so() {
             assert_eq!(word(&files.get("image").unwrap(), 16), features);
             let node = open(&files, true).await.unwrap();
             assert_eq!(node.backing().unwrap().kind(), kind);
-            let info = image::info(&*files, "image", Kind::Qed, false).await.unwrap();
+            let info = image::info(&*files, "image", Kind::Qed).await.unwrap();
             assert_eq!(info.backing.as_deref(), Some(name));
             assert_eq!(info.backing_format.as_deref(), (kind == Kind::Raw).then_some("raw"));
         }
@@ -504,7 +504,7 @@ fn dropping_the_backing_file_changes_one_sector() {
         let after = file.content();
         assert_eq!((word(&file, 16), word(&file, 56)), (0, 0));
         assert_eq!((&before[64..], &before[24..56]), (&after[64..], &after[24..56]));
-        assert!(image::info(&*files, "image", Kind::Qed, false).await.unwrap().backing.is_none());
+        assert!(image::info(&*files, "image", Kind::Qed).await.unwrap().backing.is_none());
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use block::check::{Repair, Report, check};
+use block::check::{Repair, Report, check, check_in_use};
 use block::{ErrorKind, Kind};
 use serde_json::{Value, json};
 
@@ -18,7 +18,12 @@ pub(super) async fn run(
     share: bool,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    let report = match check(&super::opener(), file, format, repair, share).await {
+    let checked = match (share, repair) {
+        (false, _) => check(&super::opener(), file, format, repair).await,
+        (true, None) => check_in_use(&super::opener(), file, format).await,
+        (true, Some(_)) => return Err("an image that others may use is not repaired: -U or --repair".into()),
+    };
+    let report = match checked {
         Ok(report) => report,
         Err(e) if format == Kind::Raw && e.kind() == ErrorKind::Unsupported => {
             eprintln!("millrace: {e}");
