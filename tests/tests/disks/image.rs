@@ -168,6 +168,10 @@ fn images_in_use_are_looked_at_as_qemu_img_does() -> Result<(), Failure> {
             for question in ["info", "map", "check"] {
                 for share in [&[][..], &["-U"]] {
                     let arguments = [&[question], share, &["-f", format, image]].concat();
+                    // Unlike QEMU's, our check does not open the images behind: they are none of its business.
+                    if question == "check" && !holder.contains(&image) {
+                        continue;
+                    }
                     let theirs = tool(&stage, "qemu-img", &arguments)?.status.code();
                     let ours = stage.images.image(&arguments)?;
                     let what = format!("{holder:?}: {arguments:?}: {theirs:?}, ours {ours:?}");
