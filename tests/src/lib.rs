@@ -1,9 +1,11 @@
 //! The end-to-end harness and everything that runs on it: tests, the demo, benchmarks.
 //!
 //! [`programs`] finds or builds what a run needs, [`images`] makes disks, [`Vm`] is one `millrace` process with
-//! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image.
+//! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image, [`bench`] is what the benchmarks share.
 
+pub mod bench;
 pub mod images;
+pub mod nbd;
 pub mod programs;
 pub mod qemu_img;
 mod vm;

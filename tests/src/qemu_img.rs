@@ -12,6 +12,13 @@ pub fn is_installed() -> bool {
     Command::new("qemu-img").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
+/// QEMU's version, as `qemu-img` tells it.
+pub fn version() -> Result<String, Failure> {
+    let output = run(&["--version"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(said.lines().next().unwrap_or_default().trim_start_matches("qemu-img version ").to_owned())
+}
+
 fn run(arguments: &[&str]) -> Result<Output, Failure> {
     let output = Command::new("qemu-img").args(arguments).output();
     Ok(output.map_err(|e| format!("qemu-img: {e}; install the package qemu-utils"))?)

@@ -225,15 +225,20 @@ impl Vm {
     ///
     /// Returns when its images are free for others: the kernel lets go of them a little after its end.
     pub fn kill(&mut self) -> Result<(), Failure> {
-        let files = open_files(self.child.id())?;
-        self.child.kill()?;
-        self.child.wait()?;
-        crate::wait_for("the killed program's locks to go", STEP, || {
-            let locks = std::fs::read_to_string("/proc/locks")?;
-            let is_held = |file: &String| locks.lines().any(|line| line.contains(file));
-            Ok(!files.iter().any(is_held))
-        })
+        kill(&mut self.child)
     }
+}
+
+/// Kills a program and waits until the kernel has let go of its files.
+pub(crate) fn kill(child: &mut Child) -> Result<(), Failure> {
+    let files = open_files(child.id())?;
+    child.kill()?;
+    child.wait()?;
+    crate::wait_for("the killed program's locks to go", STEP, || {
+        let locks = std::fs::read_to_string("/proc/locks")?;
+        let is_held = |file: &String| locks.lines().any(|line| line.contains(file));
+        Ok(!files.iter().any(is_held))
+    })
 }
 
 /// Connects to the monitor of a program that is starting, and gives up where that has ended.

@@ -4,6 +4,8 @@
 mod crash;
 mod errors;
 mod image;
+mod kill;
+mod peer;
 mod program;
 mod stream;
 mod switch;
