@@ -9,7 +9,7 @@ use tests::bench::storage::{self, Loop};
 use tests::bench::{Daemon, Disk, Spread, Usage, Vmm, run_measured};
 use tests::{Failure, qemu_img};
 
-use crate::files::{self, Made};
+use crate::files::{self, Base, Made};
 use crate::rows::{Copier, Place, Row, Wanted};
 
 /// What holds for all rows.
@@ -58,13 +58,14 @@ impl Bench {
                 folder.path()
             }
             Place::Loop(kind) => {
-                device = Loop::make(kind, 3 * size + (1 << 30), &self.folder)?;
+                device = Loop::make(kind, 4 * size + (1 << 30), &self.folder)?;
                 println!("  (on a loop device over {})", storage::describe(&self.folder)?);
                 device.folder()
             }
         };
         let free = storage::free(place)?;
-        if free < 3 * size {
+        let needed = if let Base::Hole = row.base { 0 } else { 3 * size };
+        if free < needed {
             return Err(format!("{} MiB are free on {}", free >> 20, storage::describe(place)?).into());
         }
         if row.place != Place::Folder {

@@ -16,8 +16,8 @@ pub enum Base {
     Raw { piece: u64, percent: u64 },
     /// qcow2, full of data.
     Qcow2,
-    /// Raw, without data, of this size whatever is asked for.
-    Hole(u64),
+    /// Raw, without data.
+    Hole,
 }
 
 /// A base image that was made.
@@ -34,12 +34,11 @@ impl Base {
     /// Makes it in `folder`, of `size` bytes.
     pub fn make(self, folder: &Path, size: u64) -> Result<Made, Failure> {
         let path = folder.join("base.img");
-        let size = if let Base::Hole(size) = self { size } else { size };
         let file = File::create(&path)?;
         file.set_len(size)?;
         let mut data = 0;
         match self {
-            Base::Hole(_) => {}
+            Base::Hole => {}
             Base::Raw { piece: 0, .. } | Base::Qcow2 => {
                 fill(&file, 0, size, 1)?;
                 data = size;

@@ -15,7 +15,8 @@ const MIB: f64 = 1048576.0;
 const WORK: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Bench {
-    /// Streams a sparse image of 1 TiB, and works all over it, and prints the peak memory.
+    /// Streams a sparse image of 1 TiB, and works all over it, and prints the peak memory. QEMU only works:
+    /// it would stream for an hour.
     pub fn memory(&self) -> Result<(), Failure> {
         let path = self.folder.join("huge.img");
         let file = File::create(&path)?;
@@ -39,12 +40,14 @@ impl Bench {
                 };
                 Daemon::start(vmm, &self.millrace, &self.folder, &disk)
             };
-            let mut daemon = start()?;
-            daemon.stream()?;
-            let streamed = daemon.peak()? as f64 / MIB;
-            drop(daemon);
-            std::fs::remove_file(&leaf)?;
-
+            let mut streamed = 0.0;
+            if vmm == Vmm::Ours {
+                let mut daemon = start()?;
+                daemon.stream()?;
+                streamed = daemon.peak()? as f64 / MIB;
+                drop(daemon);
+                std::fs::remove_file(&leaf)?;
+            }
             let mut daemon = start()?;
             let guest = Guest::start(&mut daemon, 50, 16, 1)?;
             std::thread::sleep(WORK);
@@ -52,7 +55,8 @@ impl Bench {
             let worked = daemon.peak()? as f64 / MIB;
             drop(daemon);
             std::fs::remove_file(&leaf)?;
-            println!("  {:<10}{streamed:>20.1}{worked:>26.1}", format!("{vmm:?}"));
+            let shown = if streamed > 0.0 { format!("{streamed:.1}") } else { "-".to_owned() };
+            println!("  {:<10}{shown:>20}{worked:>26.1}", format!("{vmm:?}"));
             if vmm == Vmm::Ours {
                 let most = streamed.max(worked);
                 let mark = if most < 64.0 { "ok" } else { "MISSED" };

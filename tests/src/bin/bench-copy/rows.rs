@@ -126,8 +126,9 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "hole",
-        what: "16 GiB of nothing to qcow2",
-        base: Base::Hole(16 << 30),
+        what: "nothing but a hole, four times the size, to qcow2",
+        base: Base::Hole,
+        share: (4, 1),
         beside: &[Ours, Qemu],
         wanted: &[Seconds(0.1), NoLarger],
         ..CACHED
