@@ -32,6 +32,11 @@ pub trait Opener {
     async fn identity(&self, name: &str) -> Result<Option<Identity>> {
         Ok(self.open(name, false).await?.identity())
     }
+
+    /// A name for the same that does not depend on where the program runs, to be recorded in images.
+    fn absolute(&self, name: &str) -> Result<String> {
+        Ok(name.to_owned())
+    }
 }
 
 /// A backing file's name, seen from the image that records it: relative names are relative to it, and

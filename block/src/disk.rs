@@ -17,6 +17,8 @@ use crate::copy_on_read::BOUNCE;
 use crate::job::Job;
 use crate::node::Node;
 use crate::stats::{Op, Stats};
+use crate::switch::Held;
+use crate::tray::{self, Tray};
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// What a disk tells the outside world by itself.
@@ -32,6 +34,13 @@ pub enum DiskEvent {
         offset: u64,
         /// Why it did not come to its end.
         error: Option<String>,
+    },
+    /// The tray of a removable drive moved.
+    TrayMoved {
+        /// The disk's name.
+        device: String,
+        /// Whether it is open now.
+        open: bool,
     },
 }
 
@@ -118,6 +127,8 @@ pub struct Disk {
     closed: Cell<bool>,
     closing: Event,
     pub(crate) stats: Stats,
+    held: RefCell<Option<Held>>,
+    pub(crate) tray: Option<Tray>,
     listener: Listener,
     capacity: RefCell<Vec<CapacityListener>>,
 }
@@ -131,7 +142,33 @@ impl Disk {
         opener: Rc<dyn Opener>,
         listener: impl Fn(DiskEvent) + 'static,
     ) -> Rc<Self> {
-        Rc::new(Disk {
+        Rc::new(Self::with_tray(name, leaf, read_only, opener, listener, None))
+    }
+
+    /// A removable drive, whose media are only read; without one it is empty.
+    pub async fn removable(
+        name: &str,
+        medium: Option<Rc<Node>>,
+        opener: Rc<dyn Opener>,
+        listener: impl Fn(DiskEvent) + 'static,
+    ) -> Result<Rc<Self>> {
+        let leaf = match medium {
+            Some(leaf) => leaf,
+            None => tray::no_medium().await?,
+        };
+        let tray = Some(Tray::default());
+        Ok(Rc::new(Self::with_tray(name, leaf, true, opener, listener, tray)))
+    }
+
+    fn with_tray(
+        name: &str,
+        leaf: Rc<Node>,
+        read_only: bool,
+        opener: Rc<dyn Opener>,
+        listener: impl Fn(DiskEvent) + 'static,
+        tray: Option<Tray>,
+    ) -> Self {
+        Disk {
             name: name.to_owned(),
             read_only: read_only || !leaf.is_writable(),
             leaf: RefCell::new(leaf),
@@ -146,9 +183,11 @@ impl Disk {
             closed: Cell::new(false),
             closing: Event::new(),
             stats: Stats::default(),
+            held: RefCell::default(),
+            tray,
             listener: Box::new(listener),
             capacity: RefCell::default(),
-        })
+        }
     }
 
     /// The name by which the monitor knows the disk.
@@ -176,6 +215,17 @@ impl Disk {
         let stats = self.stats.clone();
         stats.waits.add(&self.leaf().waits);
         stats
+    }
+
+    /// Keeps a step of a switch of several disks, between one call from another thread and the next.
+    /// It has the disk's claim, so there is never another one.
+    pub fn hold(&self, step: Held) {
+        *self.held.borrow_mut() = Some(step);
+    }
+
+    /// Takes what [`Disk::hold`] keeps.
+    pub fn take_held(&self) -> Option<Held> {
+        self.held.take()
     }
 
     /// Calls `notify` with the new size in bytes whenever a change of it is to be made known.
@@ -279,6 +329,7 @@ impl Disk {
         let len = buf.len() as u64;
         self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
+        self.stats.writes_to(offset + len);
         self.counted(Op::Write, len, leaf.write(offset, buf)).await
     }
 
@@ -287,6 +338,7 @@ impl Disk {
     pub async fn write_zeroes(&self, _ticket: &Ticket, offset: u64, len: u64, _unmap: bool) -> Result<()> {
         self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
+        self.stats.writes_to(offset + len);
         self.counted(Op::Write, len, leaf.write_zeroes(offset, len)).await
     }
 

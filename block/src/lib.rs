@@ -19,6 +19,7 @@ pub mod stats;
 pub mod storage;
 pub mod stream;
 pub mod switch;
+pub mod tray;
 
 pub use ::buf::{self, Buf};
 pub use disk::{Disk, DiskEvent, DiskHandle, Ticket};

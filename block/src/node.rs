@@ -5,6 +5,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
 
@@ -46,6 +47,8 @@ pub(crate) struct Located {
 
 /// An image of a chain.
 pub struct Node {
+    /// See [`Node::node_name`].
+    node_name: RefCell<String>,
     format: Format,
     storage: Rc<dyn Storage>,
     backing: RefCell<Option<Rc<Node>>>,
@@ -64,7 +67,10 @@ impl Node {
         backing: Option<Rc<Node>>,
         writable: bool,
     ) -> Rc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Rc::new(Node {
+            node_name: RefCell::new(format!("#block{number:03}")),
             format,
             storage,
             backing: RefCell::new(backing),
@@ -78,6 +84,17 @@ impl Node {
     /// The name of the image: a path.
     pub fn name(&self) -> &str {
         self.storage.name()
+    }
+
+    /// The name by which the monitor knows the image: no two of a process have the same. One that
+    /// nobody chose begins with '#', which no chosen one may.
+    pub fn node_name(&self) -> String {
+        self.node_name.borrow().clone()
+    }
+
+    /// Gives the image another node name, which is not checked.
+    pub fn set_node_name(&self, name: &str) {
+        name.clone_into(&mut self.node_name.borrow_mut());
     }
 
     /// The image's format.

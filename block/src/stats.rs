@@ -132,6 +132,8 @@ pub struct Stats {
     pub copied: Copied,
     /// Guest requests that a job held up.
     pub waits: Waits,
+    /// The end of the highest byte that a guest wrote.
+    pub highest_write: Cell<u64>,
     /// When the last request ended, by the executor's clock.
     last: Cell<Option<Duration>>,
 }
@@ -150,6 +152,10 @@ impl Stats {
     /// For how long no request has ended; `None` before the first. On the disk's thread.
     pub fn idle(&self) -> Option<Duration> {
         self.last.get().map(|last| executor::now().saturating_sub(last))
+    }
+
+    pub(crate) fn writes_to(&self, end: u64) {
+        self.highest_write.set(self.highest_write.get().max(end));
     }
 
     /// A request of `len` bytes that began at `start` has ended.

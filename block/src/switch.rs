@@ -8,8 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::chain;
-use crate::disk::{Claim, Disk};
+use crate::disk::{Claim, Closed, Disk};
 use crate::format::{Kind, Summary};
+use crate::image::{self, Create};
 use crate::node::Node;
 use crate::{Error, ErrorKind, Result};
 
@@ -24,6 +25,21 @@ pub struct Target {
     /// Its format. Without one, only an image whose backing file is the running one is accepted.
     pub format: Option<Kind>,
     /// Whether the guest is told. If not, the sizes must be equal.
+    pub notify: bool,
+}
+
+/// An image over the running one.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    /// Its file name.
+    pub name: String,
+    /// Its format: one that has backing files.
+    pub format: Kind,
+    /// Whether it is there already, and is not to be created.
+    pub existing: bool,
+    /// Its node name; one of ours unless given.
+    pub node_name: Option<String>,
+    /// Whether the guest is told.
     pub notify: bool,
 }
 
@@ -50,6 +66,46 @@ impl Disk {
     /// where its size or format does not fit.
     pub async fn prepare_switch(self: &Rc<Self>, target: &Target) -> Result<Prepared> {
         let claim = self.claim("a switch")?;
+        self.prepare(target, claim).await
+    }
+
+    /// Creates an image over the running one, or takes one that exists, and makes everything ready to
+    /// switch to it. On any error the disk is as it was; an image that was created stays.
+    ///
+    /// # Errors
+    /// As [`Disk::prepare_switch`]; `Unsupported` for a format that has no backing file, and for a
+    /// read-only disk.
+    pub async fn prepare_overlay(self: &Rc<Self>, overlay: &Overlay) -> Result<Prepared> {
+        let claim = self.claim("a switch")?;
+        if self.read_only() {
+            let text = format!("Device '{}' is read-only", self.name());
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if overlay.format == Kind::Raw {
+            let text = "Driver 'raw' does not support backing files";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let leaf = self.leaf();
+        if !overlay.existing {
+            let backing = (self.opener.absolute(leaf.name())?, leaf.kind());
+            let wish = Create { size: Some(leaf.size()), backing: Some(backing), ..Create::default() };
+            image::create(&*self.opener, &overlay.name, overlay.format, &wish).await?;
+        }
+        let target =
+            Target { name: overlay.name.clone(), format: Some(overlay.format), notify: overlay.notify };
+        let prepared = self.prepare(&target, claim).await?;
+        let is_over = prepared.leaf.backing().is_some_and(|backing| Rc::ptr_eq(&backing, &leaf));
+        if !is_over {
+            let text = format!("{}: its backing file is not the running image", overlay.name);
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if let Some(name) = &overlay.node_name {
+            prepared.leaf.set_node_name(name);
+        }
+        Ok(prepared)
+    }
+
+    async fn prepare(self: &Rc<Self>, target: &Target, claim: Claim) -> Result<Prepared> {
         let old = self.leaf();
         let writable = !self.read_only();
         let leaf = match target.format {
@@ -120,18 +176,59 @@ impl Disk {
 }
 
 impl Prepared {
+    /// The image that the disk is to be switched to.
+    pub fn leaf(&self) -> &Node {
+        &self.leaf
+    }
+
+    /// Closes the disk's gate and waits for the requests inside: from here on the switch cannot fail.
+    ///
+    /// # Errors
+    /// `TimedOut` where the requests in flight do not end within `deadline`; the disk runs on as before.
+    pub async fn close(self, deadline: Duration) -> Result<Ready> {
+        let started = executor::now();
+        match self.disk.drain(deadline).await {
+            Some(closed) => Ok(Ready { prepared: self, closed, started }),
+            None => {
+                let name = self.disk.name();
+                let text =
+                    format!("{name}: requests in flight did not end within {deadline:?}; not switched");
+                Err(Error::new(ErrorKind::TimedOut, text))
+            }
+        }
+    }
+
     /// Does the switch. After an error the disk runs on as before.
     ///
     /// # Errors
     /// `TimedOut` where the requests in flight do not end within `deadline`.
     pub async fn commit(self, deadline: Duration) -> Result<Switched> {
-        let Prepared { disk, leaf, notify, claim } = self;
-        let started = executor::now();
-        let Some(closed) = disk.drain(deadline).await else {
-            let text =
-                format!("{}: requests in flight did not end within {deadline:?}; not switched", disk.name());
-            return Err(Error::new(ErrorKind::TimedOut, text));
-        };
+        self.close(deadline).await?.commit().await
+    }
+}
+
+/// A switch whose disk is drained, with its gate closed. Dropping it opens the gate, and nothing happened.
+pub struct Ready {
+    prepared: Prepared,
+    closed: Closed,
+    started: Duration,
+}
+
+/// A step of a switch of several disks, kept by its disk until all of them have come as far.
+pub enum Held {
+    /// Nothing was touched yet.
+    Prepared(Prepared),
+    /// The gate is closed.
+    Ready(Ready),
+}
+
+impl Ready {
+    /// Swaps the images, opens the gate, and then ends the old image's life as a leaf.
+    ///
+    /// # Errors
+    /// Where the old image cannot be locked as a backing file; the switch is done all the same.
+    pub async fn commit(self) -> Result<Switched> {
+        let Ready { prepared: Prepared { disk, leaf, notify, claim }, closed, started } = self;
         let resized = leaf.size() != disk.size();
         let adopted = leaf.backing();
         let old = disk.swap(leaf);

@@ -63,6 +63,14 @@ impl Opener for FileOpener {
         }
         Ok(self.open(name, false).await?.identity())
     }
+
+    fn absolute(&self, name: &str) -> Result<String> {
+        if nbd::is_uri(name) {
+            return Ok(name.to_owned());
+        }
+        let path = std::path::absolute(name).map_err(|e| Error::io(name, &e))?;
+        Ok(path.to_string_lossy().into_owned())
+    }
 }
 
 /// An open file.

@@ -1,0 +1,271 @@
+//! Removable media: a disk with a tray.
+//!
+//! | tray | medium | the guest sees | what changes it |
+//! |---|---|---|---|
+//! | closed | there | the medium | `open`; a switch |
+//! | closed | none | an empty drive | `open` |
+//! | open | there | an open tray | `close`; `remove` |
+//! | open | none | an open tray | `close`; `insert` |
+//!
+//! Without a medium the disk's leaf is an image of no bytes, so that nothing else has to know. A guest
+//! can lock the tray; then opening it by the monitor asks the guest, unless it is forced.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use async_trait::async_trait;
+
+use crate::disk::{Disk, DiskEvent};
+use crate::format::{Format, Kind};
+use crate::node::Node;
+use crate::storage::{Extent, Identity, Lock, Storage};
+use crate::switch::DEADLINE;
+use crate::{Buf, Error, ErrorKind, Result, chain};
+
+/// What a guest's device hears of its tray.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TrayEvent {
+    /// It opened.
+    Opened,
+    /// It closed; there may be another medium.
+    Closed,
+    /// Another medium is there, and the tray never moved.
+    Changed,
+    /// Somebody wants the medium out, and the tray is locked.
+    EjectRequested,
+}
+
+type Listener = Box<dyn Fn(TrayEvent)>;
+
+/// The tray of a removable drive.
+#[derive(Default)]
+pub struct Tray {
+    open: Cell<bool>,
+    locked: Cell<bool>,
+    listeners: RefCell<Vec<Listener>>,
+}
+
+impl Tray {
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// Whether the guest locked it.
+    pub fn is_locked(&self) -> bool {
+        self.locked.get()
+    }
+
+    /// Locks or unlocks it, as the guest says; a reset of its device unlocks.
+    pub fn set_locked(&self, locked: bool) {
+        self.locked.set(locked);
+    }
+
+    /// Calls `listener` for what the guest's device has to hear.
+    pub fn listen(&self, listener: impl Fn(TrayEvent) + 'static) {
+        self.listeners.borrow_mut().push(Box::new(listener));
+    }
+
+    fn tell(&self, event: TrayEvent) {
+        for listener in &*self.listeners.borrow() {
+            listener(event);
+        }
+    }
+}
+
+/// A medium to put into a drive.
+#[derive(Clone, Debug)]
+pub struct Medium {
+    /// The image's file name.
+    pub name: String,
+    /// Its format. Without one it is raw, unless it looks like something else.
+    pub format: Option<Kind>,
+}
+
+/// The leaf of a drive without a medium.
+pub(crate) async fn no_medium() -> Result<Rc<Node>> {
+    let storage: Rc<dyn Storage> = Rc::new(Nothing);
+    let format = Format::open(storage.clone(), Kind::Raw, false).await?;
+    Ok(Node::new(format, storage, None, false))
+}
+
+impl Disk {
+    /// The tray.
+    ///
+    /// # Errors
+    /// `Invalid` where the disk has none.
+    pub fn tray(&self) -> Result<&Tray> {
+        self.tray.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("Device '{}' is not removable", self.name()))
+        })
+    }
+
+    /// Whether there is a medium, be the tray open or closed. A disk without a tray always has one.
+    pub fn has_medium(&self) -> bool {
+        !self.leaf().storage().as_any().is::<Nothing>()
+    }
+
+    /// Opens the tray. Where the guest has locked it, asks the guest, and opens it all the same where
+    /// `force` says so.
+    ///
+    /// # Errors
+    /// `Locked` where the guest was asked; `Invalid` without a tray.
+    pub fn open_tray(&self, force: bool) -> Result<()> {
+        let tray = self.tray()?;
+        if tray.open.get() {
+            return Ok(());
+        }
+        if tray.locked.get() {
+            tray.tell(TrayEvent::EjectRequested);
+            if !force {
+                let text = format!(
+                    "Device '{}' is locked and force was not specified, wait for tray to open and try again",
+                    self.name()
+                );
+                return Err(Error::new(ErrorKind::Locked, text));
+            }
+        }
+        self.move_tray(tray, true);
+        Ok(())
+    }
+
+    /// Closes the tray, on a medium or on none.
+    ///
+    /// # Errors
+    /// `Invalid` without a tray.
+    pub fn close_tray(&self) -> Result<()> {
+        let tray = self.tray()?;
+        if tray.open.get() {
+            self.move_tray(tray, false);
+        }
+        Ok(())
+    }
+
+    fn move_tray(&self, tray: &Tray, open: bool) {
+        tray.open.set(open);
+        if open {
+            tray.locked.set(false);
+        }
+        tray.tell(if open { TrayEvent::Opened } else { TrayEvent::Closed });
+        self.emit(DiskEvent::TrayMoved { device: self.name().to_owned(), open });
+    }
+
+    /// Takes the medium out of the open tray.
+    ///
+    /// # Errors
+    /// `Invalid` where the tray is closed; `InUse` and `TimedOut` as for a switch.
+    pub async fn remove_medium(self: &Rc<Self>) -> Result<()> {
+        self.check_open()?;
+        if self.has_medium() {
+            self.put(no_medium().await?).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the medium: opens the new one, opens the tray, exchanges them and closes the tray. Without
+    /// `notify` the tray does not move, and the guest hears nothing. On any error before the exchange the
+    /// old medium is in the drive still.
+    ///
+    /// # Errors
+    /// What opening the image says; `Locked` as for [`Disk::open_tray`].
+    pub async fn change_medium(self: &Rc<Self>, medium: &Medium, force: bool, notify: bool) -> Result<()> {
+        let tray = self.tray()?;
+        let leaf = self.open_medium(medium).await?;
+        if notify {
+            self.open_tray(force)?;
+        }
+        self.put(leaf).await?;
+        if notify && tray.open.get() {
+            self.close_tray()?;
+        }
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.tray()?.is_open() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Invalid, format!("Tray of device '{}' is not open", self.name())))
+    }
+
+    /// Opens a medium for reading.
+    async fn open_medium(&self, medium: &Medium) -> Result<Rc<Node>> {
+        let format = match medium.format {
+            Some(format) => format,
+            None => {
+                let probe = self.opener.open(&medium.name, false).await?;
+                if let Some(kind) = Kind::probe(&*probe).await? {
+                    let text = format!("{}: give a format: it looks like {kind}", medium.name);
+                    return Err(Error::new(ErrorKind::Invalid, text));
+                }
+                Kind::Raw
+            }
+        };
+        chain::open(&*self.opener, &medium.name, format, false).await
+    }
+
+    /// Exchanges the medium while nothing is in flight.
+    async fn put(self: &Rc<Self>, leaf: Rc<Node>) -> Result<()> {
+        let _claim = self.claim("a change of its medium")?;
+        let Some(_closed) = self.drain(DEADLINE).await else {
+            let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.name());
+            return Err(Error::new(ErrorKind::TimedOut, text));
+        };
+        self.swap(leaf);
+        // Nobody wrote to the old one.
+        self.flush_old().await?;
+        self.announce_capacity();
+        Ok(())
+    }
+}
+
+/// What is in an empty drive.
+struct Nothing;
+
+fn nothing<T>() -> Result<T> {
+    Err(Error::new(ErrorKind::ReadOnly, "there is no medium"))
+}
+
+#[async_trait(?Send)]
+impl Storage for Nothing {
+    fn name(&self) -> &str {
+        ""
+    }
+    fn len(&self) -> u64 {
+        0
+    }
+    async fn read(&self, _: u64, buf: Buf) -> Result<()> {
+        buf.zero();
+        Ok(())
+    }
+    async fn write(&self, _: u64, _: Buf) -> Result<()> {
+        nothing()
+    }
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn truncate(&self, _: u64) -> Result<()> {
+        nothing()
+    }
+    async fn allocate(&self, _: u64, _: u64) -> Result<()> {
+        nothing()
+    }
+    async fn punch(&self, _: u64, _: u64) -> Result<()> {
+        nothing()
+    }
+    async fn map(&self, _: u64, len: u64) -> Result<Extent> {
+        Ok(Extent { len, data: false })
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+    fn lock(&self, _: Lock) -> Result<()> {
+        Ok(())
+    }
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+    async fn sync_name(&self) -> Result<()> {
+        Ok(())
+    }
+}
