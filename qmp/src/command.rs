@@ -144,6 +144,9 @@ commands! {
         /// Lists all commands.
         "query-commands" query_commands: QueryCommands {} -> Vec<CommandName>;
 
+        /// Describes all commands and events, and their types.
+        "query-qmp-schema" query_qmp_schema: QueryQmpSchema {} -> Vec<SchemaInfo>;
+
         /// Runs a command of the text monitor and answers what it printed.
         "human-monitor-command" human_monitor_command: HumanMonitorCommand {
             /// The command and its arguments.
@@ -180,6 +183,50 @@ commands! {
             notify: Option<bool>,
         } -> Empty;
 
+        /// Opens a removable drive's tray and takes its medium out.
+        "eject" eject: Eject {
+            /// The drive.
+            device: Option<String>,
+            /// The same, by the id of the guest's device.
+            id: Option<String>,
+            /// Whether to do it while the guest has the tray locked.
+            force: Option<bool>,
+        } -> Empty;
+
+        /// Opens a removable drive's tray; where the guest has it locked, asks the guest.
+        "blockdev-open-tray" blockdev_open_tray: BlockdevOpenTray {
+            /// The drive.
+            device: Option<String>,
+            /// The same, by the id of the guest's device.
+            id: Option<String>,
+            /// Whether to do it while the guest has the tray locked.
+            force: Option<bool>,
+        } -> Empty;
+
+        /// Closes a removable drive's tray.
+        "blockdev-close-tray" blockdev_close_tray: BlockdevCloseTray {
+            /// The drive.
+            device: Option<String>,
+            /// The same, by the id of the guest's device.
+            id: Option<String>,
+        } -> Empty;
+
+        /// Changes a removable drive's medium.
+        "blockdev-change-medium" blockdev_change_medium: BlockdevChangeMedium {
+            /// The drive.
+            device: Option<String>,
+            /// The same, by the id of the guest's device.
+            id: Option<String>,
+            /// The file of the new medium.
+            filename: String,
+            /// Its format; raw unless given.
+            format: Option<String>,
+            /// Whether to do it while the guest has the tray locked.
+            force: Option<bool>,
+            /// Whether the new medium is written; a CD-ROM's is not.
+            read_only_mode as "read-only-mode": Option<BlockdevChangeReadOnlyMode>,
+        } -> Empty;
+
         /// Sets a disk's size while the guest runs.
         "block_resize" block_resize: BlockResize {
             /// The disk.
@@ -192,6 +239,58 @@ commands! {
 
         /// Lists drives and their images.
         "query-block" query_block: QueryBlock {} -> Vec<BlockInfo>;
+
+        /// Lists the images of all drives' chains.
+        "query-named-block-nodes" query_named_block_nodes: QueryNamedBlockNodes {
+            /// Whether the images behind each one are left out of its description.
+            flat: Option<bool>,
+        } -> Vec<BlockDeviceInfo>;
+
+        /// Tells what drives have done.
+        "query-blockstats" query_blockstats: QueryBlockstats {
+            /// Whether all images are listed, instead of drives.
+            query_nodes as "query-nodes": Option<bool>,
+        } -> Vec<BlockStats>;
+
+        /// Creates an image over a disk's running one and switches to it.
+        "blockdev-snapshot-sync" blockdev_snapshot_sync: BlockdevSnapshotSync {
+            /// The disk.
+            device: Option<String>,
+            /// Its running image.
+            node_name as "node-name": Option<String>,
+            /// The file of the new image.
+            snapshot_file as "snapshot-file": String,
+            /// The node name of the new image.
+            snapshot_node_name as "snapshot-node-name": Option<String>,
+            /// The format of the new image; qcow2 unless given.
+            format: Option<String>,
+            /// Whether the new image is created; it is unless given.
+            mode: Option<NewImageMode>,
+        } -> Empty;
+
+        /// Does several things to several disks, all at one point in time, or none of them.
+        "transaction" transaction: Transaction {
+            /// The steps.
+            actions: Vec<TransactionAction>,
+            /// What holds for all of them.
+            properties: Option<TransactionProperties>,
+        } -> Empty;
+
+        /// Creates an image over a disk's running one, switches to it and streams everything into it.
+        "x-live-copy" x_live_copy: XLiveCopy {
+            /// The disk.
+            device: String,
+            /// The file of the new image.
+            target: String,
+            /// Its format.
+            format: String,
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The job's limit in bytes a second; 0: none.
+            speed: Option<i64>,
+            /// Whether the guest is told of the switch; it is unless this is false.
+            notify: Option<bool>,
+        } -> Empty;
 
         /// Starts the NBD server.
         "nbd-server-start" nbd_server_start: NbdServerStart {

@@ -17,10 +17,10 @@ use socket2::Socket;
 use crate::address::Listener;
 use crate::command::{self, COMMANDS, Command, Handler, Request, to_value};
 use crate::error::{Error, Result};
-use crate::hmp;
 use crate::output::{Events, Outbox, line};
 use crate::stream::Splitter;
 use crate::types::{CommandName, VersionInfo, VersionTriple};
+use crate::{hmp, introspect};
 
 /// Bytes read at once.
 const READ_SIZE: usize = 32 << 10;
@@ -151,6 +151,7 @@ impl Monitor {
                 let name = |command: &command::CommandInfo| CommandName { name: command.name.to_owned() };
                 Ok(to_value(&COMMANDS.iter().map(name).collect::<Vec<_>>()))
             }
+            Command::QueryQmpSchema(_) => Ok(to_value(&introspect::schema())),
             // Boxed, since HMP commands are again commands.
             Command::HumanMonitorCommand(arguments) => {
                 let text = Box::pin(hmp::execute(self, &arguments.command_line)).await;

@@ -37,6 +37,20 @@ pub enum Type {
         /// All members, in the order in which they are checked.
         members: fn() -> Vec<Member>,
     },
+    /// An object `{"type": T, "data": D}` where T chooses the type of D.
+    Union {
+        /// The type's QAPI name.
+        name: &'static str,
+        /// What T can be, and D then.
+        variants: fn() -> Vec<(&'static str, Type)>,
+    },
+    /// One of several types that their JSON tells apart.
+    Alternate {
+        /// The type's QAPI name.
+        name: &'static str,
+        /// The types.
+        of: fn() -> Vec<Type>,
+    },
 }
 
 /// A member of an object, or an argument of a command.
@@ -71,13 +85,17 @@ pub trait Qapi: Sized {
     /// # Errors
     /// Where the member is not optional.
     fn absent(path: &str) -> Result<Self> {
-        Err(Error::generic(format!("Parameter '{path}' is missing")))
+        Err(missing(path))
     }
 
     /// Whether the value stays out of the JSON.
     fn is_absent(&self) -> bool {
         false
     }
+}
+
+fn missing(path: &str) -> Error {
+    Error::generic(format!("Parameter '{path}' is missing"))
 }
 
 fn wrong_type(path: &str, expected: &str) -> Error {
@@ -125,6 +143,14 @@ pub fn choice(path: &str, value: Value, values: &[&str]) -> Result<usize> {
         let name = if path.ends_with(']') { "null" } else { path.rsplit('.').next().unwrap_or(path) };
         Error::generic(format!("Parameter '{name}' does not accept value '{text}'"))
     })
+}
+
+/// Takes the member that chooses a union's variant; answers one of `kinds`.
+#[doc(hidden)]
+pub fn kind(path: &str, object: &mut Map<String, Value>, kinds: &[&'static str]) -> Result<&'static str> {
+    let path = join(path, "type");
+    let value = object.remove("type").ok_or_else(|| missing(&path))?;
+    choice(&path, value, kinds).map(|index| kinds[index])
 }
 
 impl Qapi for String {
@@ -321,7 +347,42 @@ macro_rules! qapi_enum {
     )*};
 }
 
-pub(crate) use {qapi_enum, qapi_struct, wire_name};
+/// Unions of the wire, `{"type": "wire-name", "data": {...}}`: `union Name { /// doc \n Variant(Data) =
+/// "wire-name", }`.
+macro_rules! qapi_union {
+    ($($(#[doc = $doc:literal])* union $name:ident {
+        $($(#[doc = $vdoc:literal])* $variant:ident($of:ty) = $wire:literal),* $(,)?
+    })*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(tag = "type", content = "data")]
+        pub enum $name {
+            $($(#[doc = $vdoc])* #[serde(rename = $wire)] $variant($of)),*
+        }
+
+        impl crate::schema::Qapi for $name {
+            fn describe() -> crate::schema::Type {
+                fn variants() -> Vec<(&'static str, crate::schema::Type)> {
+                    vec![$(($wire, <$of as crate::schema::Qapi>::describe())),*]
+                }
+                crate::schema::Type::Union { name: stringify!($name), variants }
+            }
+
+            fn parse(path: &str, value: serde_json::Value) -> crate::Result<Self> {
+                let mut object = crate::schema::object(path, value)?;
+                let kind = crate::schema::kind(path, &mut object, &[$($wire),*])?;
+                let parsed = match kind {
+                    $($wire => $name::$variant(crate::schema::member(path, &mut object, "data")?),)*
+                    _ => unreachable!("a kind is one of those that were given"),
+                };
+                crate::schema::finish(path, &object)?;
+                Ok(parsed)
+            }
+        }
+    )*};
+}
+
+pub(crate) use {qapi_enum, qapi_struct, qapi_union, wire_name};
 
 #[cfg(test)]
 mod tests;

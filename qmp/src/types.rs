@@ -7,8 +7,19 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::schema::{Qapi, Type, qapi_enum, qapi_struct};
 
+mod introspect;
+mod snapshot;
 mod socket;
+mod stats;
+pub use introspect::{SchemaInfo, SchemaInfoObjectVariant, SchemaMetaType};
+pub use snapshot::{
+    Abort, ActionCompletionMode, BlockdevChangeReadOnlyMode, NewImageMode, TransactionAction,
+    TransactionProperties,
+};
 pub use socket::{InetSocketAddress, SocketAddressLegacy, UnixSocketAddress};
+pub use stats::{
+    BlockDeviceStats, BlockDeviceTimedStats, BlockLatencyHistogramInfo, BlockStats, CopiedInfo, LatencyInfo,
+};
 
 qapi_struct! {
     /// The answer `{}`.
@@ -373,7 +384,8 @@ pub enum BlockStreamReply {
 
 impl Qapi for BlockStreamReply {
     fn describe() -> Type {
-        Type::Any
+        let of = || vec![BlockStreamInfo::describe(), Empty::describe()];
+        Type::Alternate { name: "BlockStreamReply", of }
     }
     fn parse(path: &str, value: Value) -> Result<Self> {
         if value.as_object().is_some_and(serde_json::Map::is_empty) {

@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use block::ErrorKind;
 use block::stream::Progress;
-use block::switch::{DEADLINE, Target};
-use block::{ErrorKind, Kind};
+use block::switch::DEADLINE;
 use executor::sync::Event;
 use qmp::command::*;
 use qmp::types::*;
@@ -16,6 +16,9 @@ use super::exports::{Exports, Wish};
 use crate::{Machine, State};
 
 mod blocks;
+mod graph;
+mod snapshot;
+mod tray;
 
 /// Why the program ends.
 #[derive(Clone, Debug)]
@@ -94,12 +97,6 @@ impl Control {
         found.ok_or_else(|| Error::device_not_found(device))
     }
 
-    /// A drive that is to be exported, by either of QEMU's names for it.
-    fn exportable(&self, device: &str, node: &str) -> Result<&Rc<Drive>> {
-        let text = || format!("Cannot find device='{device}' nor node-name='{node}'");
-        self.drive(node).map_err(|_| Error::generic(text()))
-    }
-
     async fn streams(&self) -> Result<Vec<Progress>> {
         let mut streams = Vec::new();
         for drive in &self.drives {
@@ -155,15 +152,10 @@ impl Handler for Control {
             return Err(Error::generic("no VNC server"));
         }
         let drive = self.drive(&arguments.device)?;
-        let format = match (arguments.arg, arguments.format) {
-            (Some(arg), Some(format)) if arg != format => {
-                let text = format!("'arg' says '{arg}' and 'format' says '{format}': give one format");
-                return Err(Error::generic(text));
-            }
-            (arg, format) => format.or(arg),
-        };
-        let format = format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
-        let target = Target { name: arguments.target, format, notify: arguments.notify.unwrap_or(true) };
+        if drive.options.cdrom {
+            return self.change_removable(drive, arguments).await;
+        }
+        let target = snapshot::target(arguments)?;
         let name = target.name.clone();
         let switch = drive
             .handle
@@ -172,20 +164,49 @@ impl Handler for Control {
             ErrorKind::InUse => classed(e),
             _ => generic(e),
         })?;
-        self.events.emit(&event::BlockSwitched {
-            device: arguments.device,
-            file: name,
-            blackout: switched.blackout.as_micros() as u64,
-        });
+        self.tell_switched(drive, &name, switched);
         Ok(Empty {})
     }
 
+    async fn eject(&self, arguments: Eject) -> Result<Empty> {
+        self.eject_medium(arguments).await
+    }
+
+    async fn blockdev_open_tray(&self, arguments: BlockdevOpenTray) -> Result<Empty> {
+        self.open_tray(arguments).await
+    }
+
+    async fn blockdev_close_tray(&self, arguments: BlockdevCloseTray) -> Result<Empty> {
+        self.close_tray(arguments).await
+    }
+
+    async fn blockdev_change_medium(&self, arguments: BlockdevChangeMedium) -> Result<Empty> {
+        self.change_medium(arguments).await
+    }
+
+    async fn blockdev_snapshot_sync(&self, arguments: BlockdevSnapshotSync) -> Result<Empty> {
+        self.transact(vec![TransactionAction::BlockdevSnapshotSync(arguments)]).await
+    }
+
+    async fn transaction(&self, arguments: Transaction) -> Result<Empty> {
+        self.transact(arguments.actions).await
+    }
+
+    async fn x_live_copy(&self, arguments: XLiveCopy) -> Result<Empty> {
+        self.live_copy(arguments).await
+    }
+
+    async fn query_named_block_nodes(&self, arguments: QueryNamedBlockNodes) -> Result<Vec<BlockDeviceInfo>> {
+        self.nodes(arguments.flat.unwrap_or(false)).await
+    }
+
+    async fn query_blockstats(&self, arguments: QueryBlockstats) -> Result<Vec<BlockStats>> {
+        self.blockstats(arguments.query_nodes.unwrap_or(false)).await
+    }
+
     async fn block_resize(&self, arguments: BlockResize) -> Result<Empty> {
-        let device = arguments.device.unwrap_or_default();
-        let Some(drive) = self.drives.iter().find(|drive| drive.options.id == device) else {
-            let node = arguments.node_name.unwrap_or_default();
-            return Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{node}'")));
-        };
+        let drive = self.find(arguments.device.as_deref(), arguments.node_name.as_deref()).await?;
+        let device = &drive.options.id;
         let size = u64::try_from(arguments.size)
             .map_err(|_| Error::generic("Parameter 'size' expects a >0 size"))?;
         let resize = drive.handle.call(move |disk| async move { disk.resize(size).await });
@@ -226,7 +247,7 @@ impl Handler for Control {
     }
 
     async fn nbd_server_add(&self, arguments: NbdServerAdd) -> Result<Empty> {
-        let drive = self.exportable(&arguments.device, &arguments.device)?;
+        let drive = self.find(Some(&arguments.device), Some(&arguments.device)).await?;
         let name = arguments.name.unwrap_or(arguments.device);
         let wish = Wish {
             id: name.clone(),
@@ -247,7 +268,7 @@ impl Handler for Control {
     }
 
     async fn block_export_add(&self, arguments: BlockExportAdd) -> Result<Empty> {
-        let drive = self.exportable("", &arguments.node_name)?;
+        let drive = self.find(None, Some(&arguments.node_name)).await?;
         let wish = Wish {
             id: arguments.id,
             name: arguments.name.unwrap_or(arguments.node_name),

@@ -34,10 +34,15 @@ impl Drive {
         let opened = thread.remote().call(move || async move {
             let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
             let opener = Rc::new(FileOpener { engine: Engine::new(aio), direct: wish.direct });
-            let leaf = chain::open(&*opener, &wish.file, wish.format, !wish.read_only).await?;
-            let disk = Disk::new(&wish.id, leaf, wish.read_only, opener, move |event| {
-                main.spawn(move || async move { listener(event) });
-            });
+            let leaf = match wish.file.as_str() {
+                "" => None,
+                file => Some(chain::open(&*opener, file, wish.format, !wish.read_only).await?),
+            };
+            let tell = move |event| main.spawn(move || async move { listener(event) });
+            let disk = match leaf {
+                Some(leaf) if !wish.cdrom => Disk::new(&wish.id, leaf, wish.read_only, opener, tell),
+                medium => Disk::removable(&wish.id, medium, opener, tell).await?,
+            };
             disk.set_copy_on_read(wish.copy_on_read);
             // Keeps the disk alive: everybody else holds handles.
             let kept = disk.clone();

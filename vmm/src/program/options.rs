@@ -66,6 +66,9 @@ pub(super) struct Run {
     /// [,cache=writeback|none][,aio=io_uring|threads][,serial=TEXT][,queues=N]. The first is the guest's /dev/vda.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
+    /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = cdrom)]
+    pub cdrom: Vec<Drive>,
     /// A QMP socket: unix:PATH or tcp:HOST:PORT.
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Vec<qmp::Address>,
@@ -92,6 +95,8 @@ pub(super) struct Drive {
     pub threads: bool,
     pub serial: String,
     pub queues: u16,
+    /// A removable drive, empty where `file` is.
+    pub cdrom: bool,
 }
 
 #[derive(Subcommand)]
@@ -214,19 +219,41 @@ pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     text.split(',').map(pair).collect()
 }
 
+impl Drive {
+    fn new() -> Self {
+        Drive {
+            id: String::new(),
+            file: String::new(),
+            format: Kind::Raw,
+            read_only: false,
+            copy_on_read: false,
+            direct: false,
+            threads: false,
+            serial: String::new(),
+            queues: 1,
+            cdrom: false,
+        }
+    }
+}
+
+fn cdrom(text: &str) -> Result<Drive, String> {
+    let mut drive = Drive { read_only: true, cdrom: true, ..Drive::new() };
+    for (key, value) in pairs(text)? {
+        match key.as_str() {
+            "id" => drive.id = value,
+            "file" => drive.file = value,
+            _ => return Err(format!("'{key}' is no key of a removable drive")),
+        }
+    }
+    if drive.id.is_empty() {
+        return Err("id=ID is missing".into());
+    }
+    Ok(drive)
+}
+
 fn drive(text: &str) -> Result<Drive, String> {
     let (mut id, mut file, mut format) = (None, None, None);
-    let mut drive = Drive {
-        id: String::new(),
-        file: String::new(),
-        format: Kind::Raw,
-        read_only: false,
-        copy_on_read: false,
-        direct: false,
-        threads: false,
-        serial: String::new(),
-        queues: 1,
-    };
+    let mut drive = Drive::new();
     for (key, value) in pairs(text)? {
         let choice = |choices: [&str; 2]| {
             let at = choices.iter().position(|choice| *choice == value);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use block::DiskEvent;
 use executor::Executor;
 use futures_util::future::{Either, select};
-use qmp::event::{self, BlockStreamCompleted};
+use qmp::event::{self, BlockStreamCompleted, DeviceTrayMoved};
 use qmp::types::ShutdownCause;
 use qmp::{Events, Listener, Monitor};
 use virtio_blk::VirtioBlk;
@@ -38,6 +38,9 @@ fn on_disk_event(event: DiskEvent) {
     match event {
         DiskEvent::StreamCompleted { device, len, offset, error } => {
             events.emit(&BlockStreamCompleted { device, len, offset, error });
+        }
+        DiskEvent::TrayMoved { device, open } => {
+            events.emit(&DeviceTrayMoved { id: device.clone(), device, tray_open: open });
         }
     }
 }
@@ -76,7 +79,7 @@ async fn main(options: Run, listeners: Vec<Listener>, signals: Signals) -> Resul
     let events = Events::new();
     EVENTS.set(Some(events.clone()));
     let mut drives: Vec<Rc<Drive>> = Vec::new();
-    for drive in &options.drive {
+    for drive in options.drive.iter().chain(&options.cdrom) {
         if drives.iter().any(|other| other.options.id == drive.id) {
             return Err(format!("two drives have the id '{}'", drive.id));
         }
@@ -117,7 +120,7 @@ async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> 
     let kernel = options.kernel.clone();
     let kernel = kernel.ok_or("give --kernel FILE; 'guest-images kernel' fetches one")?;
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
-    for drive in drives {
+    for drive in drives.iter().filter(|drive| !drive.options.cdrom) {
         let device = VirtioBlk::new(
             drive.handle.clone(),
             virtio_blk::Options {

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::schema::Qapi;
 
 #[test]
 fn both_kinds_go_through_json() {

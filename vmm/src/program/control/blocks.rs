@@ -1,5 +1,7 @@
 //! Disks and their jobs in QMP's words.
 
+use std::rc::Rc;
+
 use block::node::Node;
 use block::stream::Progress;
 use block::{Disk, Kind};
@@ -10,6 +12,8 @@ use super::Drive;
 /// What `query-block` and image descriptions need of one image of a chain.
 struct Layer {
     name: String,
+    node_name: String,
+    read_only: bool,
     kind: Kind,
     size: u64,
     cluster_size: u64,
@@ -18,20 +22,21 @@ struct Layer {
 fn layer(node: &Node) -> Layer {
     Layer {
         name: node.name().to_owned(),
+        node_name: node.node_name(),
+        read_only: !node.is_writable(),
         kind: node.kind(),
         size: node.size(),
         cluster_size: node.cluster_size(),
     }
 }
 
+/// The images of a disk, from its leaf on.
+pub(super) fn chain(disk: &Disk) -> impl Iterator<Item = Rc<Node>> {
+    std::iter::successors(Some(disk.leaf()), |node| node.backing())
+}
+
 fn layers(disk: &Disk) -> Vec<Layer> {
-    let mut next = Some(disk.leaf());
-    let mut layers = Vec::new();
-    while let Some(node) = next {
-        layers.push(layer(&node));
-        next = node.backing();
-    }
-    layers
+    chain(disk).filter(|_| disk.has_medium()).map(|node| layer(&node)).collect()
 }
 
 /// The image at the head of `layers`, with all behind it.
@@ -57,15 +62,47 @@ fn image(layers: &[Layer]) -> Option<ImageInfo> {
 
 /// An entry of `query-block`.
 pub(super) async fn describe(drive: &Drive) -> block::Result<BlockInfo> {
-    let layers = drive.handle.call(|disk| async move { Ok(layers(&disk)) }).await?;
+    let (layers, tray) = drive
+        .handle
+        .call(|disk| async move {
+            Ok((layers(&disk), disk.tray().ok().map(|tray| (tray.is_open(), tray.is_locked()))))
+        })
+        .await?;
     let options = &drive.options;
-    let inserted = layers.first().zip(image(&layers)).map(|(leaf, image)| BlockDeviceInfo {
+    let inserted = inserted(drive, &layers, false);
+    Ok(BlockInfo {
+        device: options.id.clone(),
+        qdev: None,
+        kind: "unknown".into(),
+        removable: tray.is_some(),
+        locked: tray.is_some_and(|(_, locked)| locked),
+        inserted,
+        tray_open: tray.map(|(open, _)| open),
+        io_status: Some(IoStatus::Ok),
+    })
+}
+
+/// The images of a drive's chain; `flat`: each without those behind it.
+pub(super) async fn images(drive: &Drive, flat: bool) -> block::Result<Vec<BlockDeviceInfo>> {
+    let layers = drive.handle.call(|disk| async move { Ok(layers(&disk)) }).await?;
+    Ok((0..layers.len()).filter_map(|at| inserted(drive, &layers[at..], flat)).collect())
+}
+
+/// The image at the head of `layers`, as attached to the drive.
+fn inserted(drive: &Drive, layers: &[Layer], flat: bool) -> Option<BlockDeviceInfo> {
+    let (leaf, behind) = layers.split_first()?;
+    let mut image = image(layers)?;
+    if flat {
+        image.backing_image = None;
+    }
+    Some(BlockDeviceInfo {
         file: leaf.name.clone(),
-        node_name: None,
-        ro: options.read_only,
+        node_name: Some(leaf.node_name.clone()),
+        ro: leaf.read_only,
         drv: leaf.kind.name().into(),
-        backing_file: layers.get(1).map(|layer| layer.name.clone()),
-        backing_file_depth: layers.len() as u64 - 1,
+        backing_file: behind.first().map(|layer| layer.name.clone()),
+        // QEMU's flat answer counts none either.
+        backing_file_depth: if flat { 0 } else { behind.len() as u64 },
         encrypted: false,
         detect_zeroes: DetectZeroes::Off,
         bps: 0,
@@ -75,18 +112,8 @@ pub(super) async fn describe(drive: &Drive) -> block::Result<BlockInfo> {
         iops_rd: 0,
         iops_wr: 0,
         image,
-        cache: CacheInfo { writeback: true, direct: options.direct, no_flush: false },
+        cache: CacheInfo { writeback: true, direct: drive.options.direct, no_flush: false },
         write_threshold: 0,
-    });
-    Ok(BlockInfo {
-        device: options.id.clone(),
-        qdev: None,
-        kind: "unknown".into(),
-        removable: false,
-        locked: false,
-        inserted,
-        tray_open: None,
-        io_status: Some(IoStatus::Ok),
     })
 }
 

@@ -1,0 +1,181 @@
+//! Overlays, and switches of several disks at one point in time.
+
+use std::rc::Rc;
+
+use block::Kind;
+use block::switch::{DEADLINE, Held, Overlay, Switched, Target};
+use futures_util::future::join_all;
+use qmp::command::{BlockdevSnapshotSync, Change, XLiveCopy};
+use qmp::types::*;
+use qmp::{Error, Result, event};
+
+use super::{Control, classed, generic};
+use crate::program::drive::Drive;
+
+/// A switch that its disk's thread holds ready.
+struct Step {
+    drive: Rc<Drive>,
+    file: String,
+}
+
+fn format(name: &str) -> Result<Kind> {
+    name.parse().map_err(|_| Error::generic(format!("Unknown file format '{name}'")))
+}
+
+/// QEMU's rule for node names, whose own begin with '#'.
+fn is_well_formed(name: &str) -> bool {
+    name.len() < 32
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
+impl Control {
+    /// Prepares all switches, then closes all gates, then does all switches; or none.
+    pub(super) async fn transact(&self, actions: Vec<TransactionAction>) -> Result<Empty> {
+        let mut steps = Vec::new();
+        let prepared = self.prepare(actions, &mut steps).await;
+        let ready = match prepared {
+            Ok(()) => ready(&steps).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = ready {
+            join_all(steps.iter().map(|step| {
+                step.drive.handle.call(|disk| async move {
+                    drop(disk.take_held());
+                    Ok(())
+                })
+            }))
+            .await;
+            return Err(e);
+        }
+        let commits = steps.iter().map(|step| {
+            step.drive.handle.call(|disk| async move {
+                let Some(Held::Ready(ready)) = disk.take_held() else {
+                    unreachable!("it was made ready above")
+                };
+                ready.commit().await
+            })
+        });
+        let mut result = Ok(Empty {});
+        for (step, switched) in steps.iter().zip(join_all(commits).await) {
+            match switched {
+                Ok(switched) => self.tell_switched(&step.drive, &step.file, switched),
+                Err(e) => result = Err(generic(e)),
+            }
+        }
+        result
+    }
+
+    async fn prepare(&self, actions: Vec<TransactionAction>, steps: &mut Vec<Step>) -> Result<()> {
+        for action in actions {
+            let step = match action {
+                TransactionAction::Abort(_) => {
+                    return Err(Error::generic("Transaction aborted using Abort action"));
+                }
+                TransactionAction::BlockdevSnapshotSync(arguments) => self.hold_overlay(arguments).await?,
+                TransactionAction::Change(arguments) => self.hold_change(arguments).await?,
+            };
+            steps.push(step);
+        }
+        Ok(())
+    }
+
+    async fn hold_overlay(&self, arguments: BlockdevSnapshotSync) -> Result<Step> {
+        let drive = self.find(arguments.device.as_deref(), arguments.node_name.as_deref()).await?;
+        if let Some(name) = &arguments.snapshot_node_name {
+            if self.is_named(name).await? {
+                return Err(Error::generic("New overlay node-name already in use"));
+            }
+            if !is_well_formed(name) {
+                return Err(Error::generic(format!("Invalid node-name: '{name}'")));
+            }
+        }
+        let overlay = Overlay {
+            name: arguments.snapshot_file.clone(),
+            format: format(arguments.format.as_deref().unwrap_or("qcow2"))?,
+            existing: arguments.mode == Some(NewImageMode::Existing),
+            node_name: arguments.snapshot_node_name,
+            notify: true,
+        };
+        let held = drive.handle.call(move |disk| async move {
+            let prepared = disk.prepare_overlay(&overlay).await?;
+            disk.hold(Held::Prepared(prepared));
+            Ok(())
+        });
+        held.await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), file: arguments.snapshot_file })
+    }
+
+    async fn hold_change(&self, arguments: Change) -> Result<Step> {
+        let drive = self.drive(&arguments.device)?;
+        let target = target(arguments)?;
+        let file = target.name.clone();
+        let held = drive.handle.call(move |disk| async move {
+            let prepared = disk.prepare_switch(&target).await?;
+            disk.hold(Held::Prepared(prepared));
+            Ok(())
+        });
+        held.await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), file })
+    }
+
+    /// Creates an overlay, switches to it, and streams into it.
+    pub(super) async fn live_copy(&self, arguments: XLiveCopy) -> Result<Empty> {
+        let drive = self.drive(&arguments.device)?;
+        let speed = u64::try_from(arguments.speed.unwrap_or(0))
+            .map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))?;
+        let overlay = Overlay {
+            name: arguments.target.clone(),
+            format: format(&arguments.format)?,
+            existing: false,
+            node_name: None,
+            notify: arguments.notify.unwrap_or(true),
+        };
+        let copy = drive.handle.call(move |disk| async move {
+            let switched = disk.prepare_overlay(&overlay).await?.commit(DEADLINE).await?;
+            // Nobody can come in between: nothing is awaited since the switch let go of the disk.
+            disk.start_stream()?;
+            disk.set_stream_speed(speed)?;
+            Ok(switched)
+        });
+        let switched = copy.await.map_err(classed)?;
+        self.tell_switched(drive, &arguments.target, switched);
+        Ok(Empty {})
+    }
+
+    /// The event of a switch.
+    pub(super) fn tell_switched(&self, drive: &Drive, file: &str, switched: Switched) {
+        self.events.emit(&event::BlockSwitched {
+            device: drive.options.id.clone(),
+            file: file.to_owned(),
+            blackout: switched.blackout.as_micros() as u64,
+        });
+    }
+}
+
+/// Closes the gates of all disks at once: from then to the first switch no request is on the way anywhere.
+async fn ready(steps: &[Step]) -> Result<()> {
+    let closes = steps.iter().map(|step| {
+        step.drive.handle.call(|disk| async move {
+            let Some(Held::Prepared(prepared)) = disk.take_held() else {
+                unreachable!("it was prepared above, and the claim keeps others away")
+            };
+            disk.hold(Held::Ready(prepared.close(DEADLINE).await?));
+            Ok(())
+        })
+    });
+    join_all(closes).await.into_iter().collect::<block::Result<()>>().map_err(generic)
+}
+
+/// What `change` of a disk asks for.
+pub(super) fn target(arguments: Change) -> Result<Target> {
+    let format = match (arguments.arg, arguments.format) {
+        (Some(arg), Some(format)) if arg != format => {
+            let text = format!("'arg' says '{arg}' and 'format' says '{format}': give one format");
+            return Err(Error::generic(text));
+        }
+        (arg, format) => format.or(arg),
+    };
+    let format = format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
+    Ok(Target { name: arguments.target, format, notify: arguments.notify.unwrap_or(true) })
+}
