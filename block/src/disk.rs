@@ -35,13 +35,6 @@ pub enum DiskEvent {
         /// Why it did not come to its end.
         error: Option<String>,
     },
-    /// The tray of a removable drive moved.
-    TrayMoved {
-        /// The disk's name.
-        device: String,
-        /// Whether it is open now.
-        open: bool,
-    },
 }
 
 /// The gate that requests pass, and the count of those inside.

@@ -10,6 +10,7 @@ mod hostile;
 mod model;
 mod resize;
 mod stats;
+mod tray;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -15,22 +15,20 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 
-use crate::disk::{Disk, DiskEvent};
+use crate::disk::Disk;
 use crate::format::{Format, Kind};
 use crate::node::Node;
 use crate::storage::{Extent, Identity, Lock, Storage};
 use crate::switch::DEADLINE;
 use crate::{Buf, Error, ErrorKind, Result, chain};
 
-/// What a guest's device hears of its tray.
+/// What a guest's device, and the monitor, hear of a tray.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TrayEvent {
     /// It opened.
     Opened,
     /// It closed; there may be another medium.
     Closed,
-    /// Another medium is there, and the tray never moved.
-    Changed,
     /// Somebody wants the medium out, and the tray is locked.
     EjectRequested,
 }
@@ -61,7 +59,7 @@ impl Tray {
         self.locked.set(locked);
     }
 
-    /// Calls `listener` for what the guest's device has to hear.
+    /// Calls `listener` for each event.
     pub fn listen(&self, listener: impl Fn(TrayEvent) + 'static) {
         self.listeners.borrow_mut().push(Box::new(listener));
     }
@@ -147,7 +145,6 @@ impl Disk {
             tray.locked.set(false);
         }
         tray.tell(if open { TrayEvent::Opened } else { TrayEvent::Closed });
-        self.emit(DiskEvent::TrayMoved { device: self.name().to_owned(), open });
     }
 
     /// Takes the medium out of the open tray.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
+use block::tray::TrayEvent;
 use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
 use executor::{Remote, Thread};
 
@@ -22,11 +23,12 @@ pub(super) struct Drive {
 
 impl Drive {
     /// Starts the disk's thread and opens its chain there. `listener` runs on the main loop, `main`,
-    /// for each of its events.
+    /// for each of its events, and `tray_moved` where its tray has opened or closed.
     pub(super) async fn open(
         options: options::Drive,
         main: Remote,
         listener: fn(DiskEvent),
+        tray_moved: fn(String, bool),
     ) -> block::Result<Rc<Self>> {
         let no_thread = |e| Error::io("starting a disk's thread", &e);
         let thread = Thread::start(&options.id, std::future::pending).map_err(no_thread)?;
@@ -38,11 +40,23 @@ impl Drive {
                 "" => None,
                 file => Some(chain::open(&*opener, file, wish.format, !wish.read_only).await?),
             };
+            let (main_of_tray, id) = (main.clone(), wish.id.clone());
             let tell = move |event| main.spawn(move || async move { listener(event) });
             let disk = match leaf {
                 Some(leaf) if !wish.cdrom => Disk::new(&wish.id, leaf, wish.read_only, opener, tell),
                 medium => Disk::removable(&wish.id, medium, opener, tell).await?,
             };
+            if let Ok(tray) = disk.tray() {
+                tray.listen(move |event| {
+                    let open = match event {
+                        TrayEvent::Opened => true,
+                        TrayEvent::Closed => false,
+                        TrayEvent::EjectRequested => return,
+                    };
+                    let id = id.clone();
+                    main_of_tray.spawn(move || async move { tray_moved(id, open) });
+                });
+            }
             disk.set_copy_on_read(wish.copy_on_read);
             // Keeps the disk alive: everybody else holds handles.
             let kept = disk.clone();

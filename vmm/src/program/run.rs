@@ -39,9 +39,12 @@ fn on_disk_event(event: DiskEvent) {
         DiskEvent::StreamCompleted { device, len, offset, error } => {
             events.emit(&BlockStreamCompleted { device, len, offset, error });
         }
-        DiskEvent::TrayMoved { device, open } => {
-            events.emit(&DeviceTrayMoved { id: device.clone(), device, tray_open: open });
-        }
+    }
+}
+
+fn on_tray_moved(device: String, tray_open: bool) {
+    if let Some(events) = EVENTS.with_borrow(Option::clone) {
+        events.emit(&DeviceTrayMoved { id: device.clone(), device, tray_open });
     }
 }
 
@@ -83,7 +86,7 @@ async fn main(options: Run, listeners: Vec<Listener>, signals: Signals) -> Resul
         if drives.iter().any(|other| other.options.id == drive.id) {
             return Err(format!("two drives have the id '{}'", drive.id));
         }
-        let drive = Drive::open(drive.clone(), executor::remote(), on_disk_event).await;
+        let drive = Drive::open(drive.clone(), executor::remote(), on_disk_event, on_tray_moved).await;
         drives.push(drive.map_err(|e| e.to_string())?);
     }
     let machine = match options.machine {
