@@ -8,6 +8,10 @@ need() { command -v "$1" >/dev/null || [ -x "/sbin/$1" ] || missing+=("$2"); }
 need cc gcc
 need qemu-img qemu-utils
 need mke2fs e2fsprogs
+need nbdinfo libnbd-bin
+need nbdsh python3-libnbd
+need nbdkit nbdkit
+need fio fio
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "test.sh: install these packages first: ${missing[*]}" >&2

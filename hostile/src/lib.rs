@@ -10,9 +10,11 @@
 
 mod image;
 pub mod mutate;
+mod nbd;
 mod watched;
 
 pub use image::{qcow2, qed};
+pub use nbd::{nbd_client, nbd_server};
 
 /// A door.
 pub struct Target {
@@ -30,4 +32,6 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "qcow2", run: qcow2, corpus: image::qcow2_corpus, memory: image::memory },
     Target { name: "qed", run: qed, corpus: image::qed_corpus, memory: image::memory },
+    Target { name: "nbd_server", run: nbd_server, corpus: nbd::server_corpus, memory: nbd::memory },
+    Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
 ];

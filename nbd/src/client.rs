@@ -52,7 +52,7 @@ pub struct Status {
 struct Pending {
     request: Request,
     /// Where a read's data go; what a write sends lives as long.
-    buf: Buf,
+    buf: Option<Buf>,
     answer: Option<OneSender<Result<Vec<Status>, Error>>>,
     /// What of a read has arrived: from, to; both relative to the request.
     arrived: BTreeMap<u32, u32>,
@@ -88,7 +88,7 @@ impl Client {
     /// What the host says of the descriptor.
     pub fn new(connection: &Connection, offer: Offer, patience: Duration) -> std::io::Result<Self> {
         let shared = Rc::new(Shared {
-            link: Link::new(connection, offer.inbox)?,
+            link: Link::new(connection, offer.carried)?,
             terms: offer.terms,
             outbox: Outbox::default(),
             pending: RefCell::default(),
@@ -125,29 +125,29 @@ impl Client {
     /// [`Terms::max_payload`].
     pub async fn read(&self, offset: u64, buf: Buf) -> Result<(), RequestError> {
         let len = buf.len() as u32;
-        self.request(0, command::READ, offset, len, buf).await.map(drop)
+        self.request(0, command::READ, offset, len, Some(buf)).await.map(drop)
     }
 
     /// Writes the whole of `buf`.
     pub async fn write(&self, offset: u64, buf: Buf) -> Result<(), RequestError> {
         let len = buf.len() as u32;
-        self.request(0, command::WRITE, offset, len, buf).await.map(drop)
+        self.request(0, command::WRITE, offset, len, Some(buf)).await.map(drop)
     }
 
     /// Makes everything durable that was answered before this call.
     pub async fn flush(&self) -> Result<(), RequestError> {
-        self.request(0, command::FLUSH, 0, 0, Buf::new(0)).await.map(drop)
+        self.request(0, command::FLUSH, 0, 0, None).await.map(drop)
     }
 
     /// Makes a range read as zeros, and gives its space back where the server can.
     pub async fn write_zeroes(&self, offset: u64, len: u32) -> Result<(), RequestError> {
-        self.request(0, command::WRITE_ZEROES, offset, len, Buf::new(0)).await.map(drop)
+        self.request(0, command::WRITE_ZEROES, offset, len, None).await.map(drop)
     }
 
     /// The runs at `offset`: at least one, together no longer than `len`. Only where
     /// [`Terms::has_status`].
     pub async fn block_status(&self, offset: u64, len: u32) -> Result<Vec<Status>, RequestError> {
-        self.request(0, command::BLOCK_STATUS, offset, len, Buf::new(0)).await
+        self.request(0, command::BLOCK_STATUS, offset, len, None).await
     }
 
     /// Why it has ended, where it has.
@@ -179,7 +179,7 @@ impl Client {
         command: u16,
         offset: u64,
         len: u32,
-        buf: Buf,
+        buf: Option<Buf>,
     ) -> Result<Vec<Status>, RequestError> {
         let shared = &self.0;
         let slot = shared.slots.acquire(1).await;
@@ -189,7 +189,7 @@ impl Client {
         let cookie = shared.cookie.get();
         shared.cookie.set(cookie.wrapping_add(1));
         let request = Request { flags, command, cookie, offset, len };
-        let body = if command == command::WRITE { buf.clone() } else { Buf::new(0) };
+        let body = buf.clone().filter(|_| command == command::WRITE);
         let (sender, answer) = oneshot();
         let pending = Pending {
             request,

@@ -4,9 +4,10 @@
 use std::future::Future;
 
 use crate::connection::{Connection, Disconnect};
-use crate::link::{Inbox, Link};
+use crate::link::{Carried, Link};
 use crate::proto::{self, CONTEXTS, Fields, can, info, option, rep};
 use crate::serve::MAX_REQUEST;
+use crate::tls::Credentials;
 
 /// The longest data of an option in bytes.
 pub const MAX_OPTION: usize = 64 << 10;
@@ -40,8 +41,7 @@ pub trait Exports {
 /// A transmission that can begin, on whatever thread.
 pub struct Session {
     pub(crate) terms: Terms,
-    /// What the client sent already.
-    pub(crate) inbox: Inbox,
+    pub(crate) carried: Carried,
 }
 
 /// What was agreed: how the transmission goes.
@@ -54,7 +54,7 @@ pub(crate) struct Terms {
 }
 
 /// Greets a client and serves its options until it chooses an export; `None` where it does not want
-/// one. The connection goes on in [`crate::serve`].
+/// one. The connection goes on in [`crate::serve`]. With `tls`, nothing is told before TLS began.
 ///
 /// The caller bounds the time: a client may send nothing for ever.
 ///
@@ -63,8 +63,9 @@ pub(crate) struct Terms {
 pub async fn handshake<E: Exports>(
     connection: &Connection,
     exports: &E,
+    tls: Option<&Credentials>,
 ) -> Result<Option<(Session, E::Found)>, Disconnect> {
-    let link = Link::new(connection, Inbox::default())?;
+    let link = Link::new(connection, Carried::default())?;
     let mut greeting = [proto::MAGIC.to_be_bytes(), proto::OPTION_MAGIC.to_be_bytes()].concat();
     greeting.extend((proto::FIXED_NEWSTYLE | proto::NO_ZEROES).to_be_bytes());
     link.send(&greeting).await?;
@@ -79,20 +80,22 @@ pub async fn handshake<E: Exports>(
     }
     let mut client = Client {
         link,
+        tls,
         fixed: flags & u32::from(proto::FIXED_NEWSTYLE) != 0,
         no_zeroes: flags & u32::from(proto::NO_ZEROES) != 0,
         structured: false,
         contexts: None,
     };
     let chosen = client.options(exports).await?;
-    Ok(chosen.map(|(terms, found)| (Session { terms, inbox: client.link.leave() }, found)))
+    Ok(chosen.map(|(terms, found)| (Session { terms, carried: client.link.leave() }, found)))
 }
 
 /// The contexts of the last `SET_META_CONTEXT`, and the export that it named.
 type Chosen = Option<(String, [bool; 2])>;
 
-struct Client {
+struct Client<'a> {
     link: Link,
+    tls: Option<&'a Credentials>,
     fixed: bool,
     no_zeroes: bool,
     structured: bool,
@@ -106,7 +109,7 @@ fn error(kind: u32, text: &str) -> Answers {
     vec![(kind, text.as_bytes().to_vec())]
 }
 
-impl Client {
+impl Client<'_> {
     async fn options<E: Exports>(&mut self, exports: &E) -> Result<Option<(Terms, E::Found)>, Disconnect> {
         loop {
             let mut head = [0; 16];
@@ -125,7 +128,11 @@ impl Client {
             }
             let mut data = vec![0; len as usize];
             self.link.fill(&mut data).await?;
+            let in_the_clear = self.tls.is_some() && !self.link.is_secure();
             if kind == option::EXPORT_NAME {
+                if in_the_clear {
+                    return Err(Disconnect::Protocol("does not begin with TLS, which is required"));
+                }
                 return self.export_name(exports, &data).await.map(Some);
             }
             if !self.fixed {
@@ -137,6 +144,11 @@ impl Client {
                     let _ = self.answer(kind, vec![(rep::ACK, Vec::new())]).await;
                     return Ok(None);
                 }
+                option::STARTTLS => {
+                    self.start_tls(&data).await?;
+                    continue;
+                }
+                _ if in_the_clear => error(rep::ERR_TLS_REQD, "TLS is required: send STARTTLS first"),
                 option::LIST if data.is_empty() => list(exports),
                 option::LIST => error(rep::ERR_INVALID, "LIST takes no data"),
                 option::STRUCTURED_REPLY if data.is_empty() => {
@@ -160,6 +172,24 @@ impl Client {
             };
             self.answer(kind, answers).await?;
         }
+    }
+
+    async fn start_tls(&mut self, data: &[u8]) -> Result<(), Disconnect> {
+        let refused = match self.tls {
+            None => error(rep::ERR_POLICY, "TLS is not configured"),
+            Some(_) if self.link.is_secure() => error(rep::ERR_INVALID, "TLS began already"),
+            Some(_) if !data.is_empty() => error(rep::ERR_INVALID, "STARTTLS takes no data"),
+            Some(credentials) => {
+                self.answer(option::STARTTLS, vec![(rep::ACK, Vec::new())]).await?;
+                let tls = rustls::ServerConnection::new(credentials.0.clone());
+                let tls = tls.map_err(std::io::Error::other)?;
+                self.link.secure(tls.into()).await?;
+                // What was agreed on in the clear does not count ("NBD_OPT_STARTTLS").
+                (self.structured, self.contexts) = (false, None);
+                return Ok(());
+            }
+        };
+        self.answer(option::STARTTLS, refused).await
     }
 
     async fn answer(&self, option: u32, answers: Answers) -> Result<(), Disconnect> {

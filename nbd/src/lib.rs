@@ -7,7 +7,8 @@
 //! and that either may [hang up](Connection::hang_up).
 //!
 //! The protocol is `doc/proto.md` of the NetworkBlockDevice project; sections named in this crate are
-//! its. Only fixed newstyle negotiation is spoken, without TLS and without extended headers.
+//! its. Only fixed newstyle negotiation is spoken, on the server side with TLS where asked for, and without
+//! extended headers.
 //!
 //! Nothing that a client sends is trusted: an option has at most [`MAX_OPTION`] bytes, a request's data
 //! at most [`MAX_REQUEST`], and one connection has at most [`MAX_REQUESTS`] requests and
@@ -25,6 +26,7 @@ mod reply;
 mod serve;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 mod uri;
 
 pub use connection::{Connection, Disconnect};

@@ -2,13 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 
 use buf::Buf;
 use executor::AsyncFd;
+use smallvec::SmallVec;
 
 use crate::connection::Connection;
+use crate::tls::Socket;
 
 /// What is read ahead of the messages that were asked for, in bytes: many small requests come with one
 /// system call.
@@ -17,10 +19,19 @@ const INBOX: usize = 64 << 10;
 const MAX_PIECES: usize = 1024;
 /// Bytes gathered into one system call: past it nothing is won.
 const MAX_GATHERED: usize = 1 << 20;
+/// What is handed to TLS at a time, in bytes: its largest record.
+const RECORD: usize = 16 << 10;
 
-/// What was received and not asked for yet. It goes from the handshake to the transmission.
+/// What a transmission goes on with after the handshake, on whatever thread.
 #[derive(Default)]
-pub(crate) struct Inbox {
+pub(crate) struct Carried {
+    inbox: Inbox,
+    tls: Option<Box<rustls::Connection>>,
+}
+
+/// What was received and not asked for yet.
+#[derive(Default)]
+struct Inbox {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -58,6 +69,7 @@ impl Inbox {
 pub(crate) struct Link {
     fd: AsyncFd<Connection>,
     inbox: RefCell<Inbox>,
+    tls: Option<RefCell<Box<rustls::Connection>>>,
 }
 
 fn length(n: libc::ssize_t) -> io::Result<usize> {
@@ -70,13 +82,117 @@ fn cut_off<T>() -> io::Result<T> {
 
 impl Link {
     /// The connection from where another link [left off](Link::leave).
-    pub(crate) fn new(connection: &Connection, inbox: Inbox) -> io::Result<Self> {
-        Ok(Link { fd: AsyncFd::new(connection.clone())?, inbox: RefCell::new(inbox) })
+    pub(crate) fn new(connection: &Connection, carried: Carried) -> io::Result<Self> {
+        let Carried { inbox, tls } = carried;
+        Ok(Link {
+            fd: AsyncFd::new(connection.clone())?,
+            inbox: RefCell::new(inbox),
+            tls: tls.map(RefCell::new),
+        })
     }
 
-    /// What the next link to the same connection has to go on with, on whatever thread.
-    pub(crate) fn leave(self) -> Inbox {
-        self.inbox.take()
+    /// What the next link to the same connection has to go on with.
+    pub(crate) fn leave(self) -> Carried {
+        Carried { inbox: self.inbox.take(), tls: self.tls.map(RefCell::into_inner) }
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Goes over to TLS.
+    ///
+    /// # Errors
+    /// Where its handshake fails, or the peer went on in the clear.
+    pub(crate) async fn secure(&mut self, tls: rustls::Connection) -> io::Result<()> {
+        let inbox = self.inbox.take();
+        if inbox.start != inbox.end {
+            return Err(io::Error::other("the peer sent more before TLS began"));
+        }
+        let tls = RefCell::new(Box::new(tls));
+        while tls.borrow().is_handshaking() {
+            self.send_records(&tls).await?;
+            if tls.borrow().is_handshaking() && self.receive_records(&tls).await? == 0 {
+                return cut_off();
+            }
+        }
+        self.send_records(&tls).await?;
+        self.tls = Some(tls);
+        Ok(())
+    }
+
+    /// Receives some of what TLS needs; 0 at the end of the connection.
+    async fn receive_records(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<usize> {
+        let receive = |connection: &Connection| tls.borrow_mut().read_tls(&mut Socket(connection));
+        let n = self.fd.read_io(receive).await?;
+        let processed = tls.borrow_mut().process_new_packets();
+        if let Err(e) = processed {
+            // The peer is told why, where it still listens.
+            let _ = tls.borrow_mut().write_tls(&mut Socket(self.fd.get()));
+            return Err(io::Error::other(format!("TLS: {e}")));
+        }
+        Ok(n)
+    }
+
+    async fn send_records(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<()> {
+        while tls.borrow().wants_write() {
+            let send = |connection: &Connection| tls.borrow_mut().write_tls(&mut Socket(connection));
+            if self.fd.write_io(send).await? == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives into the inbox; 0 at the end of the connection.
+    async fn receive_secure(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<usize> {
+        loop {
+            let read = {
+                let mut inbox = self.inbox.borrow_mut();
+                inbox.room();
+                let read = tls.borrow_mut().reader().read(&mut inbox.bytes);
+                inbox.end = *read.as_ref().unwrap_or(&0);
+                read
+            };
+            match read {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                // Hung up without TLS's goodbye: NBD has its own.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                other => return other,
+            }
+            self.receive_records(tls).await?;
+            self.send_records(tls).await?;
+        }
+    }
+
+    /// Sends some of the pieces as records.
+    async fn write_secure(
+        &self,
+        tls: &RefCell<Box<rustls::Connection>>,
+        pieces: &[libc::iovec],
+    ) -> io::Result<usize> {
+        let mut sent = 0;
+        'all: for piece in pieces {
+            let mut at = 0;
+            while at < piece.iov_len {
+                // Copied out first: the memory may be a guest's, to which no slice may exist.
+                let mut record = [0u8; RECORD];
+                let n = RECORD.min(piece.iov_len - at);
+                // SAFETY: the piece is valid for reads, and `record` is memory of our own.
+                unsafe {
+                    let from = piece.iov_base.cast::<u8>().add(at);
+                    std::ptr::copy_nonoverlapping(from, record.as_mut_ptr(), n);
+                }
+                let taken = tls.borrow_mut().writer().write(&record[..n])?;
+                at += taken;
+                sent += taken;
+                if taken < n {
+                    break 'all;
+                }
+            }
+        }
+        self.send_records(tls).await?;
+        Ok(sent)
     }
 
     pub(crate) fn hang_up(&self) {
@@ -85,11 +201,18 @@ impl Link {
 
     /// Receives more, which there was none of: into `rest` first, then into the inbox. Answers how much
     /// went into `rest`; `None` at the end of the connection.
-    async fn receive(&self, rest: &Buf) -> io::Result<Option<usize>> {
+    async fn receive(&self, rest: Option<&Buf>) -> io::Result<Option<usize>> {
+        if let Some(tls) = &self.tls {
+            if self.receive_secure(tls).await? == 0 {
+                return Ok(None);
+            }
+            return Ok(Some(rest.map_or(0, |rest| self.inbox.borrow_mut().take_buf(rest, 0))));
+        }
         let room = self.inbox.borrow_mut().room();
-        let mut pieces: Vec<_> = rest.iovecs().iter().copied().take(MAX_PIECES - 1).collect();
+        let mut pieces: SmallVec<[libc::iovec; 4]> = SmallVec::new();
+        pieces.extend(rest.iter().flat_map(|rest| rest.iovecs()).copied().take(MAX_PIECES - 1));
         let direct: usize = pieces.iter().map(|piece| piece.iov_len).sum();
-        if direct == rest.len() {
+        if direct == rest.map_or(0, Buf::len) {
             pieces.push(room);
         }
         let receive = |connection: &Connection| {
@@ -114,7 +237,7 @@ impl Link {
             }
             // Whoever sends without a pause shares the thread with everybody else.
             executor::yield_now().await;
-            if self.receive(&Buf::new(0)).await?.is_none() {
+            if self.receive(None).await?.is_none() {
                 return if at == 0 { Ok(false) } else { cut_off() };
             }
         }
@@ -129,7 +252,7 @@ impl Link {
     pub(crate) async fn fill_buf(&self, buf: &Buf) -> io::Result<()> {
         let mut at = self.inbox.borrow_mut().take_buf(buf, 0);
         while at < buf.len() {
-            match self.receive(&buf.slice(at..buf.len())).await? {
+            match self.receive(Some(&buf.slice(at..buf.len()))).await? {
                 Some(n) => at += n,
                 None => return cut_off(),
             }
@@ -153,6 +276,13 @@ impl Link {
 
     /// Sends bytes if that is possible at once, and nobody else is sending.
     pub(crate) fn send_now(&self, bytes: &[u8]) {
+        if let Some(tls) = &self.tls {
+            let mut tls = tls.borrow_mut();
+            let _ = tls.writer().write(bytes);
+            tls.send_close_notify();
+            let _ = tls.write_tls(&mut Socket(self.fd.get()));
+            return;
+        }
         // SAFETY: `bytes` is valid for reads of its length. What was not taken is not worth a wait.
         unsafe {
             libc::send(self.fd.get().as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL);
@@ -161,6 +291,12 @@ impl Link {
 
     /// Sends some of the pieces; the caller keeps their memory alive and readable.
     async fn write(&self, pieces: &mut [libc::iovec]) -> io::Result<usize> {
+        if let Some(tls) = &self.tls {
+            return match self.write_secure(tls, pieces).await? {
+                0 => Err(io::ErrorKind::WriteZero.into()),
+                n => Ok(n),
+            };
+        }
         let send = |connection: &Connection| {
             // SAFETY: all-zero bytes are a valid message header without address and control data.
             let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -180,7 +316,7 @@ impl Link {
 /// A message, and what is kept until it was sent.
 pub(crate) struct Message<K> {
     pub(crate) head: Vec<u8>,
-    pub(crate) body: Buf,
+    pub(crate) body: Option<Buf>,
     pub(crate) keep: Option<K>,
 }
 
@@ -242,11 +378,11 @@ impl<K> Outbox<K> {
         let mut queue = self.queue.borrow_mut();
         let (mut pieces, mut bytes, mut batch) = (0, 0, Vec::new());
         while let Some(message) = queue.front() {
-            pieces += 1 + message.body.iovecs().len();
+            pieces += 1 + message.body.as_ref().map_or(0, |body| body.iovecs().len());
             if !batch.is_empty() && (pieces > MAX_PIECES || bytes > MAX_GATHERED) {
                 break;
             }
-            bytes += message.head.len() + message.body.len();
+            bytes += message.head.len() + message.body.as_ref().map_or(0, Buf::len);
             batch.extend(queue.pop_front());
         }
         batch
@@ -258,7 +394,7 @@ async fn send_all<K>(link: &Link, batch: &[Message<K>]) -> io::Result<()> {
     for message in batch {
         let start = message.head.as_ptr().cast_mut().cast();
         pieces.push(libc::iovec { iov_base: start, iov_len: message.head.len() });
-        pieces.extend_from_slice(message.body.iovecs());
+        pieces.extend(message.body.iter().flat_map(|body| body.iovecs()).copied());
     }
     let mut rest = &mut pieces[..];
     loop {

@@ -45,15 +45,15 @@ impl<K> Reply<K> {
         let mut reply = Reply { cookie, messages: Vec::with_capacity(1) };
         match result {
             Err(e) if structured => reply.error(&e),
-            Err(e) => reply.simple(e.errno as u32, Buf::new(0)),
+            Err(e) => reply.simple(e.errno as u32, None),
             // "MAY use either a simple reply or a structured reply" where nothing is to be sent but
             // success; `Done` answers a structured read of no bytes too, which may not be simple.
             Ok(Answer::Done) if structured => reply.chunk(chunk::DONE, chunk::NONE, &[]),
-            Ok(Answer::Done) => reply.simple(0, Buf::new(0)),
+            Ok(Answer::Done) => reply.simple(0, None),
             Ok(Answer::Data { offset, buf }) if structured => {
-                reply.chunk_with(chunk::DONE, chunk::OFFSET_DATA, &offset.to_be_bytes(), buf);
+                reply.chunk_with(chunk::DONE, chunk::OFFSET_DATA, &offset.to_be_bytes(), Some(buf));
             }
-            Ok(Answer::Data { buf, .. }) => reply.simple(0, buf),
+            Ok(Answer::Data { buf, .. }) => reply.simple(0, Some(buf)),
             Ok(Answer::Sparse { offset, buf, parts }) => reply.sparse(offset, &buf, &parts),
             Ok(Answer::Status { contexts, extents }) => reply.status(contexts, &extents),
         }
@@ -63,7 +63,7 @@ impl<K> Reply<K> {
         reply.messages
     }
 
-    fn simple(&mut self, errno: u32, body: Buf) {
+    fn simple(&mut self, errno: u32, body: Option<Buf>) {
         let mut head = Vec::with_capacity(16);
         head.extend(SIMPLE_MAGIC.to_be_bytes());
         head.extend(errno.to_be_bytes());
@@ -72,16 +72,16 @@ impl<K> Reply<K> {
     }
 
     fn chunk(&mut self, flags: u16, kind: u16, payload: &[u8]) {
-        self.chunk_with(flags, kind, payload, Buf::new(0));
+        self.chunk_with(flags, kind, payload, None);
     }
 
-    fn chunk_with(&mut self, flags: u16, kind: u16, payload: &[u8], body: Buf) {
+    fn chunk_with(&mut self, flags: u16, kind: u16, payload: &[u8], body: Option<Buf>) {
         let mut head = Vec::with_capacity(20 + payload.len());
         head.extend(STRUCTURED_MAGIC.to_be_bytes());
         head.extend(flags.to_be_bytes());
         head.extend(kind.to_be_bytes());
         head.extend(self.cookie.to_be_bytes());
-        head.extend(((payload.len() + body.len()) as u32).to_be_bytes());
+        head.extend(((payload.len() + body.as_ref().map_or(0, Buf::len)) as u32).to_be_bytes());
         head.extend(payload);
         self.messages.push(Message { head, body, keep: None });
     }
@@ -101,7 +101,8 @@ impl<K> Reply<K> {
             let place = (offset + at).to_be_bytes();
             let end = at + u64::from(part.len);
             if part.data {
-                self.chunk_with(flags, chunk::OFFSET_DATA, &place, buf.slice(at as usize..end as usize));
+                let data = buf.slice(at as usize..end as usize);
+                self.chunk_with(flags, chunk::OFFSET_DATA, &place, Some(data));
             } else {
                 let hole = [&place[..], &part.len.to_be_bytes()].concat();
                 self.chunk(flags, chunk::OFFSET_HOLE, &hole);

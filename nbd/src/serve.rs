@@ -56,7 +56,7 @@ pub async fn serve<E: Export>(
     export: E,
 ) -> std::result::Result<(), Disconnect> {
     let server = Rc::new(Server {
-        link: Link::new(connection, session.inbox)?,
+        link: Link::new(connection, session.carried)?,
         terms: session.terms,
         export,
         outbox: Outbox::default(),

@@ -221,7 +221,7 @@ impl Session {
                 let connection = Connection::new(socket)?;
                 let fake = Fake { state: shared, flushed: Rc::default() };
                 let exports = FakeExports { fake, read_only, asked: RefCell::default() };
-                match crate::handshake(&connection, &exports).await? {
+                match crate::handshake(&connection, &exports, None).await? {
                     None => Ok(false),
                     Some((session, fake)) => crate::serve(&connection, session, fake).await.map(|()| true),
                 }

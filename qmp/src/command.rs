@@ -298,6 +298,8 @@ commands! {
             addr: SocketAddressLegacy,
             /// How many clients it serves at once; 0: any number. 100 unless given.
             max_connections as "max-connections": Option<u64>,
+            /// The id of a `--tls-creds`: clients must begin with TLS.
+            tls_creds as "tls-creds": Option<String>,
         } -> Empty;
 
         /// Exports a disk by the NBD server.

@@ -2,7 +2,7 @@
 
 use super::printable;
 use crate::connection::{Connection, Disconnect};
-use crate::link::{Inbox, Link};
+use crate::link::{Carried, Link};
 use crate::proto::{self, Fields, MAX_STRING, can, info, option, rep};
 
 /// The longest answer to an option in bytes that we take.
@@ -75,7 +75,7 @@ impl Terms {
 pub struct Offer {
     /// What it will be like.
     pub terms: Terms,
-    pub(crate) inbox: Inbox,
+    pub(crate) carried: Carried,
 }
 
 /// Asks a server for an export. The caller bounds the time.
@@ -83,7 +83,7 @@ pub struct Offer {
 /// # Errors
 /// [`NegotiateError`]; the connection is of no use then.
 pub async fn negotiate(connection: &Connection, export: &str) -> Result<Offer, NegotiateError> {
-    let mut server = Server { link: Link::new(connection, Inbox::default())?, no_zeroes: false };
+    let mut server = Server { link: Link::new(connection, Carried::default())?, no_zeroes: false };
     server.greet().await?;
     let (kind, _) = server.ask(option::STRUCTURED_REPLY, &[], |_, _| Ok(())).await?;
     let structured = kind == rep::ACK;
@@ -113,7 +113,7 @@ pub async fn negotiate(connection: &Connection, export: &str) -> Result<Offer, N
     if terms.size > i64::MAX as u64 {
         return Err(Disconnect::Server("has an export larger than any file").into());
     }
-    Ok(Offer { terms, inbox: server.link.leave() })
+    Ok(Offer { terms, carried: server.link.leave() })
 }
 
 fn string(text: &str) -> Vec<u8> {

@@ -63,7 +63,11 @@ impl Shared {
         match pending.request.command {
             command::READ if self.terms.structured => return violation("sent a simple reply to a read"),
             command::BLOCK_STATUS => return violation("sent a simple reply to a block status"),
-            command::READ => self.link.fill_buf(&pending.buf).await?,
+            command::READ => {
+                if let Some(buf) = &pending.buf {
+                    self.link.fill_buf(buf).await?;
+                }
+            }
             _ => {}
         }
         self.answered(pending, Ok(Vec::new()));
@@ -198,6 +202,7 @@ impl Pending {
             whole.1 = end;
         }
         self.arrived.insert(whole.0, whole.1);
-        Ok(self.buf.slice(from as usize..to as usize))
+        let buf = self.buf.as_ref().ok_or(Disconnect::Server("sent data for no read"))?;
+        Ok(buf.slice(from as usize..to as usize))
     }
 }

@@ -76,8 +76,8 @@ fn what_is_wrong_is_refused_and_the_haggling_goes_on() {
         (option::STRUCTURED_REPLY, vec![1], rep::ERR_INVALID),
         (option::LIST_META_CONTEXT, queries("disk", &[]), rep::ERR_INVALID),
         (option::SET_META_CONTEXT, queries("disk", &[]), rep::ERR_INVALID),
-        // STARTTLS, PEEK_EXPORT, EXTENDED_HEADERS, and what nobody has defined.
-        (5, vec![], rep::ERR_UNSUP),
+        (option::STARTTLS, vec![], rep::ERR_POLICY),
+        // PEEK_EXPORT, EXTENDED_HEADERS, and what nobody has defined.
         (4, vec![], rep::ERR_UNSUP),
         (11, vec![], rep::ERR_UNSUP),
         (u32::MAX, vec![0; MAX_OPTION], rep::ERR_UNSUP),

@@ -15,17 +15,21 @@ use tests::{Failure, Options, STEP, Vm};
 pub const MIB: u64 = 1 << 20;
 
 /// What the tests call, and the Debian packages that have it.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 8] = [
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
+    ("nbdsh", "python3-libnbd"),
+    ("nbdkit", "nbdkit"),
+    ("qemu-nbd", "qemu-utils"),
     ("fio", "fio"),
 ];
 
 fn missing() -> Vec<&'static str> {
     let runs = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     let mut packages: Vec<_> = TOOLS.iter().filter(|(tool, _)| !runs(tool)).map(|(_, of)| *of).collect();
+    packages.sort();
     packages.dedup();
     packages
 }
@@ -50,7 +54,7 @@ fn tools() -> Result<(), String> {
 }
 
 /// The program, built once for all tests of this process.
-fn millrace() -> Result<&'static Path, Failure> {
+pub fn millrace() -> Result<&'static Path, Failure> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = PROGRAM.get_or_init(|| programs::millrace().map_err(|e| e.to_string()));
     Ok(built.as_ref().map_err(Clone::clone)?)
@@ -105,10 +109,15 @@ impl Rig {
     pub fn start(&self, disks: &[(&str, &str, &str)]) -> Result<Vm, Failure> {
         let drives: Vec<_> =
             disks.iter().map(|(id, file, format)| drive(id, &self.path(file), format)).collect();
-        let options = Options { guest: false, ..Options::new(&drives) };
-        let mut vm = Vm::start(&Programs::without_guest(millrace()?), self.folder.path(), &options)?;
+        let mut vm = self.start_with(&drives, &[])?;
         self.start_server(&mut vm, json!({}))?;
         Ok(vm)
+    }
+
+    /// Starts the program with these `--drive`s and further arguments, and no NBD server.
+    pub fn start_with(&self, drives: &[String], more: &[String]) -> Result<Vm, Failure> {
+        let options = Options { guest: false, more: more.to_vec(), ..Options::new(drives) };
+        Vm::start(&Programs::without_guest(millrace()?), self.folder.path(), &options)
     }
 
     /// `nbd-server-start` on our socket, with `more` arguments.

@@ -243,7 +243,7 @@ impl Handler for Control {
     }
 
     async fn nbd_server_start(&self, arguments: NbdServerStart) -> Result<Empty> {
-        self.exports.start(arguments.addr, arguments.max_connections).await.map(|()| Empty {})
+        self.exports.start(arguments).await.map(|()| Empty {})
     }
 
     async fn nbd_server_add(&self, arguments: NbdServerAdd) -> Result<Empty> {

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use executor::sync::{Event, Permit, Semaphore};
 use executor::{AsyncFd, JoinHandle};
+use nbd::tls::Credentials;
 use nbd::{Connection, Info, Session};
+use qmp::command::NbdServerStart;
 use qmp::event::BlockExportDeleted;
 use qmp::types::{BlockExportInfo, BlockExportRemoveMode, BlockExportType, SocketAddressLegacy};
 use qmp::{Address, Error, Events, Listener, Result};
@@ -36,6 +38,8 @@ const MAX_STRING: usize = 4096;
 pub(super) struct Exports {
     events: Events,
     server: RefCell<Option<Rc<Server>>>,
+    /// By the ids of `--tls-creds`.
+    credentials: RefCell<BTreeMap<String, Credentials>>,
 }
 
 /// A wish to export a disk.
@@ -68,6 +72,7 @@ struct Server {
     /// A client is gone.
     gone: Event,
     accepting: RefCell<Option<JoinHandle<()>>>,
+    tls: Option<Credentials>,
 }
 
 fn not_running() -> Error {
@@ -96,7 +101,12 @@ fn address(addr: SocketAddressLegacy) -> Address {
 
 impl Exports {
     pub(super) fn new(events: Events) -> Self {
-        Exports { events, server: RefCell::default() }
+        Exports { events, server: RefCell::default(), credentials: RefCell::default() }
+    }
+
+    /// Makes TLS credentials known to `nbd-server-start`.
+    pub(super) fn add_credentials(&self, credentials: BTreeMap<String, Credentials>) {
+        self.credentials.borrow_mut().extend(credentials);
     }
 
     fn server(&self) -> Result<Rc<Server>> {
@@ -104,12 +114,22 @@ impl Exports {
     }
 
     /// `nbd-server-start`.
-    pub(super) async fn start(&self, addr: SocketAddressLegacy, max_connections: Option<u64>) -> Result<()> {
+    pub(super) async fn start(&self, wish: NbdServerStart) -> Result<()> {
         let running = || Err(Error::generic("NBD server already running"));
         if self.server.borrow().is_some() {
             return running();
         }
-        let address = address(addr);
+        let tls = match wish.tls_creds {
+            None => None,
+            Some(id) => Some(
+                self.credentials
+                    .borrow()
+                    .get(&id)
+                    .cloned()
+                    .ok_or_else(|| Error::generic(format!("No TLS credentials with id '{id}'")))?,
+            ),
+        };
+        let address = address(wish.addr);
         // A host's name may take long to look up.
         let bound = executor::unblock(move || Listener::bind(&address)).await;
         let listener = bound.map_err(|e| Error::generic(e.to_string()))?;
@@ -123,8 +143,9 @@ impl Exports {
             clients: RefCell::default(),
             gone: Event::new(),
             accepting: RefCell::default(),
+            tls,
         });
-        let slots = match max_connections.unwrap_or(MAX_CONNECTIONS) {
+        let slots = match wish.max_connections.unwrap_or(MAX_CONNECTIONS) {
             0 => u64::MAX,
             some => some,
         };
@@ -262,7 +283,7 @@ impl Server {
     }
 
     async fn client(self: Rc<Self>, number: u64, connection: Connection, slot: Permit) {
-        match executor::timeout(HANDSHAKE, nbd::handshake(&connection, &*self)).await {
+        match executor::timeout(HANDSHAKE, nbd::handshake(&connection, &*self, self.tls.as_ref())).await {
             Some(Ok(Some((session, export)))) => self.transmit(number, connection, session, export).await,
             Some(Ok(None)) => {}
             Some(Err(e)) => tracing::info!("NBD handshake: {e}"),

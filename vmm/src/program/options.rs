@@ -69,6 +69,10 @@ pub(super) struct Run {
     /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = cdrom)]
     pub cdrom: Vec<Drive>,
+    /// TLS for the NBD server: id=ID,dir=PATH[,verify-peer=on|off]. The folder holds server-cert.pem and
+    /// server-key.pem, and ca-cert.pem, whose clients alone are let in unless verify-peer=off.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = tls_creds)]
+    pub tls_creds: Vec<TlsCreds>,
     /// A QMP socket: unix:PATH or tcp:HOST:PORT.
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Vec<qmp::Address>,
@@ -97,6 +101,14 @@ pub(super) struct Drive {
     pub queues: u16,
     /// A removable drive, empty where `file` is.
     pub cdrom: bool,
+}
+
+/// One `--tls-creds`.
+#[derive(Clone, Debug)]
+pub(super) struct TlsCreds {
+    pub id: String,
+    pub folder: PathBuf,
+    pub verify_peer: bool,
 }
 
 #[derive(Subcommand)]
@@ -249,6 +261,20 @@ fn cdrom(text: &str) -> Result<Drive, String> {
         return Err("id=ID is missing".into());
     }
     Ok(drive)
+}
+
+fn tls_creds(text: &str) -> Result<TlsCreds, String> {
+    let (mut id, mut folder, mut verify_peer) = (None, None, true);
+    for (key, value) in pairs(text)? {
+        match key.as_str() {
+            "id" => id = Some(value),
+            "dir" => folder = Some(value.into()),
+            "verify-peer" => verify_peer = switch(&key, &value)?,
+            _ => return Err(format!("'{key}' is no key of TLS credentials")),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or("id=ID is missing")?;
+    Ok(TlsCreds { id, folder: folder.ok_or("dir=PATH is missing")?, verify_peer })
 }
 
 fn drive(text: &str) -> Result<Drive, String> {

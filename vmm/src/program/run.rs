@@ -1,6 +1,7 @@
 //! `millrace run`: from options to a running machine, and to its end.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use block::DiskEvent;
 use executor::Executor;
 use futures_util::future::{Either, select};
+use nbd::tls::Credentials;
 use qmp::event::{self, BlockStreamCompleted, DeviceTrayMoved};
 use qmp::types::ShutdownCause;
 use qmp::{Events, Listener, Monitor};
@@ -18,7 +20,7 @@ use virtio_device::Device;
 use super::Failure;
 use super::control::{Control, End};
 use super::drive::Drive;
-use super::options::{MachineKind, OnReset, Run};
+use super::options::{MachineKind, OnReset, Run, TlsCreds};
 use super::signals::Signals;
 use crate::serial::Backend;
 use crate::{Config, Event, Machine};
@@ -72,13 +74,31 @@ pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
     // Sockets first: errors there are errors of the command line.
     let listeners = options.qmp.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
     let listeners = listeners.map_err(|e| e.to_string())?;
+    let credentials = credentials(&options.tls_creds)?;
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     let pid_path = options.pidfile.clone();
     let _pid_file = pid_path.as_deref().map(PidFile::write).transpose()?;
-    executor.block_on(async move { main(options, listeners, signals).await })
+    executor.block_on(async move { main(options, listeners, signals, credentials).await })
 }
 
-async fn main(options: Run, listeners: Vec<Listener>, signals: Signals) -> Result<ExitCode, Failure> {
+fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
+    let mut all = BTreeMap::new();
+    for wish in wishes {
+        let loaded = Credentials::load(&wish.folder, wish.verify_peer);
+        let loaded = loaded.map_err(|e| format!("TLS credentials '{}': {e}", wish.id))?;
+        if all.insert(wish.id.clone(), loaded).is_some() {
+            return Err(format!("two TLS credentials have the id '{}'", wish.id));
+        }
+    }
+    Ok(all)
+}
+
+async fn main(
+    options: Run,
+    listeners: Vec<Listener>,
+    signals: Signals,
+    credentials: BTreeMap<String, Credentials>,
+) -> Result<ExitCode, Failure> {
     let events = Events::new();
     EVENTS.set(Some(events.clone()));
     let mut drives: Vec<Rc<Drive>> = Vec::new();
@@ -94,6 +114,7 @@ async fn main(options: Run, listeners: Vec<Listener>, signals: Signals) -> Resul
         MachineKind::Kvm => Some(Rc::new(build(&options, &drives).await?)),
     };
     let control = Rc::new(Control::new(drives, machine.clone(), events.clone()));
+    control.exports.add_credentials(credentials);
     let monitor = Monitor::new(control.clone(), events.clone());
     for listener in listeners {
         monitor.listen(listener).map_err(|e| format!("QMP socket: {e}"))?;

@@ -124,7 +124,8 @@ impl Server {
                     Executor::new().unwrap().block_on(async move {
                         let connection = Connection::new(socket).unwrap();
                         memory.with(|shared| shared.connections.push(connection.clone()));
-                        if let Ok(Some((session, export))) = nbd::handshake(&connection, &memory).await {
+                        if let Ok(Some((session, export))) = nbd::handshake(&connection, &memory, None).await
+                        {
                             let _ = nbd::serve(&connection, session, export).await;
                         }
                     });
