@@ -136,7 +136,7 @@ fn a_disk_lies_on_nbdkit() -> Result<(), Failure> {
             "blocksize-minimum=4096",
             "blocksize-error-policy=error",
         ],
-        &["--filter=noextents", "--filter=fua", "memory", "32M", "fuamode=none"],
+        &["--filter=noextents", "--filter=fua", "memory", "32M", "fuamode=emulate"],
         // No structured replies, no GO.
         &["--no-sr", "memory", "32M"],
     ] {
