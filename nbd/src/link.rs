@@ -137,7 +137,8 @@ impl Link {
     async fn send_records(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<()> {
         while tls.borrow().wants_write() {
             let send = |connection: &Connection| tls.borrow_mut().write_tls(&mut Socket(connection));
-            if self.fd.write_io(send).await? == 0 {
+            // Nothing was left where another task sent it while this one waited.
+            if self.fd.write_io(send).await? == 0 && tls.borrow().wants_write() {
                 return Err(io::ErrorKind::WriteZero.into());
             }
         }
