@@ -27,6 +27,10 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
+/// From 512 bytes to 2 MiB.
+const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+/// The longest name of a format that QEMU reads.
+const MAX_FORMAT_NAME: usize = 15;
 /// The longest backing file name that the specification allows.
 const MAX_BACKING_NAME: u32 = 1023;
 /// QEMU's limits on tables, which keep a hostile header from costing memory.
@@ -90,6 +94,12 @@ impl Fields<'_> {
     }
 }
 
+/// The cluster size of an image that begins like this, in bytes.
+pub(super) fn cluster_size_in(bytes: &[u8]) -> Option<u64> {
+    let bits = Fields(bytes).u32(20).ok()?;
+    (Fields(bytes).u32(0).ok()? == MAGIC && CLUSTER_BITS.contains(&bits)).then(|| 1 << bits)
+}
+
 impl Header {
     /// Cluster size in bytes.
     pub(crate) fn cluster_size(&self) -> u64 {
@@ -133,7 +143,7 @@ impl Header {
         }
         let v3 = version == 3;
         let cluster_bits = field.u32(20)?;
-        if !(9..=21).contains(&cluster_bits) {
+        if !CLUSTER_BITS.contains(&cluster_bits) {
             return Err(corrupt(format!("cluster_bits {cluster_bits} is not between 9 and 21")));
         }
         if field.u32(32)? != 0 {
@@ -142,6 +152,9 @@ impl Header {
         let header_len = if v3 { field.u32(100)? } else { HEADER_V2_LEN };
         if header_len < if v3 { 104 } else { HEADER_V2_LEN } || u64::from(header_len) > 1 << cluster_bits {
             return Err(corrupt(format!("header length {header_len} is out of range")));
+        }
+        if !header_len.is_multiple_of(8) {
+            return Err(corrupt(format!("header length {header_len} is not a multiple of 8")));
         }
         let incompatible = if v3 { field.u64(72)? } else { 0 };
         let extensions = extensions(bytes, header_len as usize, field.u64(8)?, 1 << cluster_bits)?;
@@ -328,7 +341,7 @@ fn refuse_unknown(features: u64, extensions: &[(u32, &[u8])]) -> Result<()> {
     let table = extensions.iter().find(|(kind, _)| *kind == EXTENSION_FEATURE_NAMES).map_or(&[][..], |e| e.1);
     let name = |bit: u32| {
         let entry = table.chunks_exact(48).find(|entry| entry[0] == 0 && u32::from(entry[1]) == bit);
-        let name = entry.map(|e| String::from_utf8_lossy(&e[2..]).trim_end_matches('\0').to_owned());
+        let name = entry.map(|e| String::from_utf8_lossy(&e[2..]).replace(char::is_control, ""));
         name.unwrap_or_else(|| format!("incompatible feature bit {bit}"))
     };
     let names: Vec<_> = (0..64).filter(|bit| unknown >> bit & 1 == 1).map(name).collect();
@@ -360,9 +373,13 @@ fn backing(
     let name = bytes.get(offset as usize..offset as usize + len as usize);
     let name = name.ok_or_else(|| corrupt("the backing file name is cut off"))?;
     let text = |bytes: &[u8]| {
-        String::from_utf8(bytes.to_vec()).map_err(|_| corrupt("the backing file name is not UTF-8"))
+        let text = String::from_utf8(bytes.to_vec()).ok().filter(|text| !text.contains(char::is_control));
+        text.ok_or_else(|| corrupt("the backing file's name or format is not text"))
     };
     let format = extensions.iter().find(|(kind, _)| *kind == EXTENSION_BACKING_FORMAT);
+    if format.is_some_and(|(_, data)| data.len() > MAX_FORMAT_NAME) {
+        return Err(corrupt("the backing file's format is too long"));
+    }
     let format = format.map(|(_, data)| text(data)).transpose()?;
     Ok(Some(Backing { name: text(name)?, format }))
 }

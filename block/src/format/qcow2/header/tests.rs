@@ -75,6 +75,48 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
+fn headers_may_be_longer_than_what_we_know() {
+    let long = |len: u32| {
+        let mut bytes = Header { backing: None, incompatible: 0, l1_entries: 160, ..header() }.to_bytes();
+        bytes.resize(4096, 0);
+        let rest = bytes[112..].to_vec();
+        bytes[100..104].copy_from_slice(&len.to_be_bytes());
+        bytes.truncate(112);
+        bytes.resize((len as usize).max(112), 0);
+        bytes.extend_from_slice(&rest);
+        Header::parse(&bytes, FILE_LEN)
+    };
+    for len in [104, 112, 120, 1024] {
+        assert_eq!(long(len).unwrap().size, 10 << 30, "{len}");
+    }
+    for len in [72, 103, 105, 108, 113, (64 << 10) + 8] {
+        let error = long(len).unwrap_err();
+        assert!(error.to_string().contains("header length"), "{len}: {error}");
+    }
+}
+
+#[test]
+fn what_an_image_names_is_one_line_of_text() {
+    let parse = |name: &str, format: &str| {
+        let backing = Some(Backing { name: name.into(), format: Some(format.into()) });
+        Header::parse(&Header { backing, ..header() }.to_bytes(), FILE_LEN)
+    };
+    assert!(parse("base\u{e9}.img", "raw").is_ok());
+    for (name, format) in [("a\nb", "raw"), ("a\0b", "raw"), ("a", "r\naw"), ("a", "a format that is long")] {
+        let error = parse(name, format).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && !error.to_string().contains('\n'), "{error}");
+    }
+    // The name of an unknown feature, from the image's own table.
+    let mut bytes = header().to_bytes();
+    let at = bytes.windows(9).position(|window| window == b"dirty bit").unwrap();
+    bytes[at - 1] = 40;
+    bytes[at..at + 9].copy_from_slice(b"odd\nthing");
+    bytes[72 + 2] |= 1;
+    let error = Header::parse(&bytes, FILE_LEN).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().ends_with(": oddthing"), "{error}");
+}
+
+#[test]
 fn no_change_of_a_byte_and_no_cut_panics() {
     let whole = header().to_bytes();
     for len in 0..whole.len() {
