@@ -326,13 +326,13 @@ impl Disk {
         self.counted(Op::Write, len, leaf.write(offset, buf)).await
     }
 
-    /// Makes a range read as zeros. Without `unmap` too the space may be given back: nothing that a
-    /// guest can see depends on it.
-    pub async fn write_zeroes(&self, _ticket: &Ticket, offset: u64, len: u64, _unmap: bool) -> Result<()> {
+    /// Makes a range read as zeros. Without `unmap` the image keeps the range's space where it can, so
+    /// that later writes need none.
+    pub async fn write_zeroes(&self, _ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
         self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
         self.stats.writes_to(offset + len);
-        self.counted(Op::Write, len, leaf.write_zeroes(offset, len)).await
+        self.counted(Op::Write, len, leaf.write_zeroes(offset, len, unmap)).await
     }
 
     /// Says that a range's content is not needed any more.

@@ -265,8 +265,9 @@ impl Node {
         Ok(stop - offset)
     }
 
-    /// Makes a range read as zeros: by zero clusters where they can be, else by writing.
-    pub(crate) async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+    /// Makes a range read as zeros: by zero clusters where they can be, else by writing. Without `unmap`
+    /// formats that can keep its space.
+    pub(crate) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         let unit = self.format.zero_unit();
         let end = offset + len;
         let inner = offset.next_multiple_of(unit)..if end >= self.size() { end } else { end - end % unit };
@@ -278,7 +279,7 @@ impl Node {
         let len = inner.end - inner.start;
         let zeroed = {
             let _lock = self.lock(inner.clone()).await;
-            self.format.zero(inner.start, len).await
+            self.format.zero(inner.start, len, unmap).await
         };
         match zeroed {
             Err(e) if e.kind() == ErrorKind::Unsupported => self.write_zero_bytes(inner.start, len).await,
@@ -286,14 +287,22 @@ impl Node {
         }
     }
 
+    /// Writes zeros to where they are not yet.
     pub(crate) async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let zeros = Buf::new(len.min(PIECE) as usize);
         let mut at = 0;
         while at < len {
-            let n = (len - at).min(PIECE);
-            self.write(offset + at, zeros.slice(0..n as usize)).await?;
-            at += n;
+            let run = self.format.map(offset + at, (len - at).min(PIECE)).await?;
+            let is_zero = match run.what {
+                What::Zero => true,
+                What::Absent => self.backing().is_none(),
+                What::Data(_) | What::Packed(..) => false,
+            };
+            if !is_zero {
+                self.write(offset + at, zeros.slice(0..run.len as usize)).await?;
+            }
+            at += run.len;
         }
         Ok(())
     }
@@ -309,7 +318,7 @@ impl Node {
             return Ok(());
         }
         let _lock = self.lock(start..end).await;
-        match self.format.zero(start, end - start).await {
+        match self.format.zero(start, end - start, true).await {
             Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
             other => other,
         }

@@ -94,7 +94,7 @@ async fn offload(
 }
 
 async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Result<()> {
-    match leaf.format().zero(offset, len).await {
+    match leaf.format().zero(offset, len, true).await {
         // A format without zero clusters, or a part of a cluster that is shared.
         Err(e) if e.kind() == ErrorKind::Unsupported => {
             const PIECE: u64 = 1 << 20;

@@ -57,8 +57,8 @@ impl Node {
                 match run.what {
                     What::Zero => {}
                     What::Absent if at >= covered => {}
-                    What::Absent => self.write_zeroes(at, end.min(covered) - at).await?,
-                    _ => self.write_zeroes(at, run.len).await?,
+                    What::Absent => self.write_zeroes(at, end.min(covered) - at, true).await?,
+                    _ => self.write_zeroes(at, run.len, true).await?,
                 }
                 at = end;
             }

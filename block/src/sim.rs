@@ -275,6 +275,18 @@ impl Storage for SimFile {
         self.change(Change::Write { offset, data })
     }
 
+    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.begin(self.faults.get().write, "discarding").await?;
+        if self.chance(20) {
+            let text = format!("discarding {}: not supported here", self.name);
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        // Noise, so that whoever still looks at it sees what is nobody's data.
+        let len = (offset + len).min(self.len()).saturating_sub(offset);
+        let data = vec![executor::random() as u8; len as usize];
+        self.change(Change::Write { offset, data })
+    }
+
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
         self.begin(self.faults.get().read, "mapping").await?;
         let state = self.state.borrow();

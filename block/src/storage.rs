@@ -85,6 +85,10 @@ pub trait Storage {
     /// Makes a range read as zeros and gives its space back where possible. The length stays.
     async fn punch(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// Gives the space of a range back where that is possible; whatever the range holds afterwards. The
+    /// length stays. `Unsupported` where the storage cannot.
+    async fn discard(&self, offset: u64, len: u64) -> Result<()>;
+
     /// The run of one kind at `offset`, no longer than `len`. Past the end all is hole. Where the
     /// storage does not know, all is data.
     async fn map(&self, offset: u64, len: u64) -> Result<Extent>;

@@ -7,6 +7,8 @@ mod copy_on_read;
 mod faults;
 mod growth;
 mod hostile;
+mod kept;
+mod large;
 mod model;
 mod resize;
 mod stats;

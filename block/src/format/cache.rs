@@ -4,7 +4,7 @@
 //! and each slice knows which of its 512-byte sectors differ from the file.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use executor::sync::Event;
@@ -15,6 +15,8 @@ use crate::{Buf, Error, ErrorKind, Result};
 /// The unit that storage writes whole or not at all, and so the unit of table writes.
 pub(crate) const SECTOR: usize = 512;
 const MAX_SLICE: u64 = 4096;
+/// What a slice takes beside its bytes, about.
+const OVERHEAD: u64 = 128;
 
 /// How a format writes numbers.
 #[derive(Clone, Copy)]
@@ -65,8 +67,11 @@ pub(crate) struct Cache {
     order: ByteOrder,
     slice_len: u64,
     capacity: usize,
-    slices: RefCell<BTreeMap<u64, Rc<Slice>>>,
+    slices: RefCell<HashMap<u64, Rc<Slice>>>,
+    /// In the order of the file, so that neighbours are written in one piece.
     dirty: RefCell<BTreeMap<u64, Rc<Slice>>>,
+    /// How many slices are being written, and cannot leave before that ends.
+    writing: Rc<Cell<usize>>,
     loading: RefCell<BTreeMap<u64, Rc<Event>>>,
     clock: Cell<u64>,
 }
@@ -80,9 +85,10 @@ impl Cache {
             storage,
             order,
             slice_len,
-            capacity: (capacity / slice_len).max(16) as usize,
+            capacity: (capacity / (slice_len + OVERHEAD)).max(16) as usize,
             slices: RefCell::default(),
             dirty: RefCell::default(),
+            writing: Rc::default(),
             loading: RefCell::default(),
             clock: Cell::default(),
         }
@@ -165,11 +171,20 @@ impl Cache {
         }
         let idle = slices.values().filter(|slice| Rc::strong_count(slice) == 1);
         let mut idle: Vec<_> = idle.map(|slice| (slice.used.get(), slice.offset)).collect();
-        idle.sort_unstable();
-        idle.truncate((self.capacity / 8).max(1));
+        let most = (self.capacity / 8).max(1);
+        if idle.len() > most {
+            idle.select_nth_unstable(most);
+            idle.truncate(most);
+        }
         for (_, offset) in idle {
             slices.remove(&offset);
         }
+    }
+
+    /// Memory that it takes, in bytes, about.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> u64 {
+        self.slices.borrow().len() as u64 * (self.slice_len + OVERHEAD)
     }
 
     /// Whether dirty slices take so much of the capacity that a commit is due.
@@ -177,9 +192,10 @@ impl Cache {
         self.dirty.borrow().len() > self.capacity / 2
     }
 
-    /// Whether dirty slices take all of the capacity: whoever makes more has to wait for a commit.
+    /// Whether slices that are dirty or being written take all of the capacity: whoever makes more dirty
+    /// has to wait for a commit.
     pub(crate) fn is_full(&self) -> bool {
-        self.dirty.borrow().len() >= self.capacity
+        self.dirty.borrow().len() + self.writing.get() >= self.capacity
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -189,10 +205,11 @@ impl Cache {
     /// Changes bytes of a slice through `change`, which answers the range that it changed.
     pub(crate) fn modify(&self, slice: &Rc<Slice>, change: impl FnOnce(&mut [u8]) -> std::ops::Range<usize>) {
         let range = change(&mut slice.bytes.borrow_mut());
+        let before = slice.dirty.get();
         for sector in range.start / SECTOR..range.end.div_ceil(SECTOR) {
             slice.dirty.set(slice.dirty.get() | 1 << sector);
         }
-        if slice.dirty.get() != 0 {
+        if before == 0 && slice.dirty.get() != 0 {
             self.dirty.borrow_mut().insert(slice.offset, slice.clone());
         }
     }
@@ -212,11 +229,19 @@ impl Cache {
     /// Takes a copy of every dirty sector, marks it clean, and holds the slices so that they stay in
     /// memory until the copies are written.
     pub(crate) fn take_dirty(&self) -> Taken {
-        let slices: Vec<_> =
-            self.dirty.take().into_values().map(|slice| (slice.dirty.take(), slice)).collect();
-        let new = slices.iter().map(|(_, slice)| slice.new.get()).collect();
-        let copies = slices.iter().map(|(_, slice)| slice.bytes.borrow().clone()).collect();
-        Taken { slices, new, copies }
+        let writing = self.writing.clone();
+        let mut taken = Taken { slices: Vec::new(), new: Vec::new(), old: Vec::new(), writing };
+        for slice in self.dirty.take().into_values() {
+            let mask = slice.dirty.take();
+            let runs = if slice.new.get() { &mut taken.new } else { &mut taken.old };
+            slice.read(|bytes| {
+                let sectors = bytes.chunks(SECTOR).enumerate().filter(|(sector, _)| mask >> sector & 1 == 1);
+                sectors.for_each(|(sector, bytes)| add(runs, slice.offset + (sector * SECTOR) as u64, bytes));
+            });
+            taken.slices.push((mask, slice));
+        }
+        self.writing.set(self.writing.get() + taken.slices.len());
+        taken
     }
 
     /// Marks dirty again what could not be written.
@@ -228,39 +253,33 @@ impl Cache {
     }
 }
 
-/// Dirty sectors as they were at one moment.
+/// Dirty sectors as they were at one moment, neighbours joined.
 pub(crate) struct Taken {
     slices: Vec<(u8, Rc<Slice>)>,
-    new: Vec<bool>,
-    copies: Vec<Box<[u8]>>,
+    /// Those of new tables.
+    pub(crate) new: Vec<Run>,
+    pub(crate) old: Vec<Run>,
+    writing: Rc<Cell<usize>>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.writing.set(self.writing.get() - self.slices.len());
+    }
+}
+
+/// Adds a sector to runs of at most 1 MiB.
+fn add(runs: &mut Vec<Run>, offset: u64, bytes: &[u8]) {
+    const LARGEST: usize = 1 << 20;
+    match runs.last_mut() {
+        Some(run) if run.offset + run.bytes.len() as u64 == offset && run.bytes.len() < LARGEST => {
+            run.bytes.extend_from_slice(bytes);
+        }
+        _ => runs.push(Run { offset, bytes: bytes.to_vec() }),
+    }
 }
 
 impl Taken {
-    /// The sectors of slices that are or are not part of new tables, neighbours joined, in pieces of
-    /// at most 1 MiB.
-    pub(crate) fn runs(&self, new: bool) -> Vec<Run> {
-        const LARGEST: usize = 1 << 20;
-        let mut runs: Vec<Run> = Vec::new();
-        for ((&(mask, ref slice), copy), _) in
-            self.slices.iter().zip(&self.copies).zip(&self.new).filter(|(_, is_new)| **is_new == new)
-        {
-            for (sector, bytes) in
-                copy.chunks(SECTOR).enumerate().filter(|(sector, _)| mask >> sector & 1 == 1)
-            {
-                let offset = slice.offset + (sector * SECTOR) as u64;
-                match runs.last_mut() {
-                    Some(run)
-                        if run.offset + run.bytes.len() as u64 == offset && run.bytes.len() < LARGEST =>
-                    {
-                        run.bytes.extend_from_slice(bytes);
-                    }
-                    _ => runs.push(Run { offset, bytes: bytes.to_vec() }),
-                }
-            }
-        }
-        runs
-    }
-
     /// Says that durable metadata refers to the new tables now.
     pub(crate) fn settle(&self) {
         for (_, slice) in &self.slices {

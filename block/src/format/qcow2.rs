@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use executor::sync::Semaphore;
+use executor::sync::{Event, Semaphore};
 
 use super::cache::{ByteOrder, Cache};
 use super::commit::{Ahead, Commits, Quarantine, Reading};
@@ -39,6 +39,7 @@ mod overlap;
 mod refcounts;
 mod reserved;
 mod resize;
+mod retire;
 mod snapshots;
 
 use header::Header;
@@ -47,7 +48,7 @@ use refcounts::Refcounts;
 use snapshots::Snapshots;
 
 /// Memory for tables of one image, in bytes: L2 tables, and an eighth as much again for refcounts.
-const CACHE: u64 = 28 << 20;
+const CACHE: u64 = 27 << 20;
 
 /// In an L1 or standard L2 entry: the cluster's refcount is exactly 1.
 const COPIED: u64 = 1 << 63;
@@ -90,6 +91,11 @@ pub struct Qcow2 {
     commits: Commits,
     ahead: Rc<Ahead>,
     quarantine: Quarantine,
+    /// Freed clusters are on their way back.
+    retiring: Cell<bool>,
+    retired: Event,
+    /// The storage takes space back, as far as is known.
+    punches: Cell<bool>,
     /// The header is changed by one at a time.
     patching: Rc<Semaphore>,
     changed: Cell<bool>,
@@ -148,6 +154,9 @@ impl Qcow2 {
             commits: Commits::default(),
             ahead: Ahead::new(),
             quarantine: Quarantine::default(),
+            retiring: Cell::new(false),
+            retired: Event::new(),
+            punches: Cell::new(true),
             patching: Semaphore::new(1),
             changed: Cell::new(false),
             size: Cell::new(header.size),
@@ -158,11 +167,19 @@ impl Qcow2 {
 
     /// Reads only the header.
     pub(crate) async fn read_header(storage: &dyn Storage) -> Result<Header> {
-        // The header, its extensions and the backing name lie in the first cluster, which has at most
-        // 2 MiB; 64 KiB hold all of them in every image that a program writes.
-        let buf = Buf::new(storage.len().min(64 << 10) as usize);
-        storage.read(0, buf.clone()).await?;
-        Header::parse(&buf.to_vec(), storage.len())
+        let start = async |len: u64| {
+            let buf = Buf::new(storage.len().min(len) as usize);
+            storage.read(0, buf.clone()).await?;
+            Ok::<_, Error>(buf.to_vec())
+        };
+        // The header, its extensions and the backing name lie in the first cluster.
+        let bytes = start(64 << 10).await?;
+        match header::cluster_size_in(&bytes) {
+            Some(cluster) if cluster > bytes.len() as u64 => {
+                Header::parse(&start(cluster).await?, storage.len())
+            }
+            _ => Header::parse(&bytes, storage.len()),
+        }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -190,6 +207,12 @@ impl Qcow2 {
     /// See [`Quarantine::reading`].
     pub(crate) fn reading(&self) -> Reading {
         self.quarantine.reading()
+    }
+
+    /// Memory that tables take, in bytes, about.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> u64 {
+        self.l2.memory() + self.refcounts.cache.memory()
     }
 
     fn corrupt(&self, what: impl std::fmt::Display) -> Error {

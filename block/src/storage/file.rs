@@ -334,6 +334,18 @@ impl Storage for FileStorage {
         self.write_zeros(offset, len).await
     }
 
+    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        // Parts of blocks would be written, not given back.
+        let end = offset + len;
+        let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
+        if inner.start >= inner.end {
+            return Ok(());
+        }
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let done = self.engine.fallocate(&self.file, mode, inner.start, inner.end - inner.start).await;
+        done.map_err(|e| self.error("punching a hole into", offset, &e))
+    }
+
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
         let cached = *self.mapped.borrow();
         if let Some((start, end, data)) = cached

@@ -4,6 +4,7 @@
 mod check;
 mod compressed;
 mod create;
+mod discard;
 mod map;
 mod overlap;
 mod support;

@@ -8,11 +8,10 @@
 //! 2. where there are new refcount blocks, the refcount table that names them; then a barrier;
 //! 3. entries in existing L2 tables, and the L1 table; then a barrier;
 //!    where the L1 table moved, all of it and then the header that names it, with a barrier after each;
-//! 4. clusters that nothing refers to any more are given back, in memory, once the reads that began
-//!    before are done. Their lower counts go to the file with the next commit.
+//! 4. clusters that nothing refers to any more are given back (`retire`). Their lower counts go to the
+//!    file with the next commit.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use super::Qcow2;
 use crate::Result;
@@ -41,8 +40,8 @@ impl Commit for Qcow2 {
 
     async fn commit_once(&self) -> Result<()> {
         let freed = self.refcounts.take_freed();
-        let l2 = self.l2.take_dirty();
-        let counts = self.refcounts.cache.take_dirty();
+        let mut l2 = self.l2.take_dirty();
+        let mut counts = self.refcounts.cache.take_dirty();
         let (l1_dirty, l1, l1_moved) = {
             let mut l1 = self.l1.borrow_mut();
             let dirty = std::mem::take(&mut l1.dirty);
@@ -59,8 +58,9 @@ impl Commit for Qcow2 {
             (dirty, sectors(&table.entries, &wanted, table.offset), moved)
         };
 
-        let first = [counts.runs(true), counts.runs(false), l2.runs(true)].concat();
-        let last = [l2.runs(false), l1].concat();
+        let first = [&mut counts.new, &mut counts.old, &mut l2.new].map(std::mem::take);
+        let first = first.into_iter().flatten().collect();
+        let last = [std::mem::take(&mut l2.old), l1].into_iter().flatten().collect();
         // Once whole and durable, a new table is like any other: what fails afterwards may have
         // reached the L1 table, so that its next changes have to wait for their refcounts.
         let settle = || {
@@ -81,7 +81,7 @@ impl Commit for Qcow2 {
                     self.metadata.remove(old.clone());
                     self.refcounts.free_later(old);
                 }
-                self.retire(freed).await;
+                self.retire(freed);
             }
             Err(_) => {
                 self.l2.give_back(&l2);
@@ -167,19 +167,6 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Gives back what nothing durable refers to any more, once no read can still be looking at it.
-    async fn retire(&self, freed: Vec<Range<u64>>) {
-        self.quarantine.add(freed);
-        while let Some(ranges) = self.quarantine.take() {
-            for range in ranges {
-                // The commit itself is through; what cannot be given back is leaked.
-                if let Err(e) = self.refcounts.free_now(range).await {
-                    tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
-                }
-            }
-        }
-    }
-
     /// Changes the header's first 512 bytes in one write, durably.
     pub(super) async fn patch_header(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         patch_header(&*self.storage, &self.patching, change).await
@@ -219,7 +206,7 @@ impl Qcow2 {
         self.flush().await?;
         // Decreases follow one commit later, and a decrease may itself free a table.
         for _ in 0..4 {
-            self.retire(Vec::new()).await;
+            self.all_retired().await;
             if self.is_dirty() {
                 self.flush().await?;
             }

@@ -246,12 +246,15 @@ impl Qcow2 {
     }
 
     /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters.
-    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.or_refuse(self.try_zero(offset, len)).await
+    pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        self.or_refuse(self.try_zero(offset, len, unmap)).await
     }
 
-    async fn try_zero(&self, offset: u64, len: u64) -> Result<()> {
-        if self.header.version < 3 {
+    async fn try_zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        // Without a backing file, what is absent reads as zeros.
+        let alone = self.backing.borrow().is_none();
+        let has_flag = self.header.version >= 3;
+        if !has_flag && !alone {
             return Err(Error::new(ErrorKind::Unsupported, "qcow2 version 2 has no zero clusters"));
         }
         let cluster = self.cluster_size();
@@ -259,6 +262,10 @@ impl Qcow2 {
         let all = self.mask(0, cluster);
         let mut at = offset;
         while at < end {
+            if alone && self.slice(at).await?.is_none() {
+                at += self.header.l2_coverage() - at % self.header.l2_coverage();
+                continue;
+            }
             self.begin_change().await?;
             let (slice, first) = self.slice_mut(at).await?;
             for index in first..self.entries_per_slice() {
@@ -269,18 +276,25 @@ impl Qcow2 {
                 // The disk may end inside of a cluster; what lies behind its end is zero as well.
                 let stop = if end >= self.size() { start + cluster } else { end.min(start + cluster) };
                 let mask = self.mask(at - start, stop - start);
-                let mut entry = self.checked_entry(&slice, index)?;
-                if mask != all && (entry.packed.is_some() || entry.alloc & !mask != 0 && !entry.copied) {
+                at = start + cluster;
+                let old = self.checked_entry(&slice, index)?;
+                if alone && old == Entry::default() {
+                    continue;
+                }
+                if mask != all && (old.packed.is_some() || old.alloc & !mask != 0 && !old.copied) {
                     let text = "part of a cluster that is compressed or that a snapshot shares";
                     return Err(Error::new(ErrorKind::Unsupported, text));
                 }
-                entry.zero |= mask;
-                entry.alloc &= !mask;
-                if entry.zero == all {
+                let mut entry = Entry { zero: old.zero | mask, alloc: old.alloc & !mask, ..old };
+                if entry.zero == all && (unmap || !entry.copied || !has_flag) {
                     self.free_data(&mut entry);
                 }
-                self.set_entry(&slice, index, entry);
-                at = start + cluster;
+                if !has_flag {
+                    entry.zero = 0;
+                }
+                if entry != old {
+                    self.set_entry(&slice, index, entry);
+                }
             }
             self.commit_when_crowded();
             // A long range lets others have their turn, and a crowded cache its commit.

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use super::header::{Header, incompatible};
 use super::refcounts::TableState;
+use super::retire::joined;
 use super::snapshots::Snapshots;
 use super::{COPIED, L1, OFFSET_MASK, Qcow2};
 use crate::{Error, ErrorKind, Result};
@@ -33,20 +34,11 @@ impl Metadata {
     /// None but the header.
     pub(super) fn new(header: &Header, snapshots: &Snapshots) -> Self {
         let clusters = |bytes: &Range<u64>| clusters(header.cluster_bits, bytes);
-        let mut places: Vec<_> =
-            snapshots.places().map(|bytes| clusters(&bytes)).filter(|range| !range.is_empty()).collect();
-        places.sort_unstable_by_key(|range| range.start);
-        places.dedup_by(|next, last| {
-            let joins = next.start <= last.end;
-            if joins {
-                last.end = last.end.max(next.end);
-            }
-            joins
-        });
+        let places = snapshots.places().map(|bytes| clusters(&bytes)).filter(|range| !range.is_empty());
         let metadata = Metadata {
             cluster_bits: header.cluster_bits,
             clusters: RefCell::default(),
-            snapshots: places,
+            snapshots: joined(places.collect()),
             clash: Cell::new(None),
         };
         metadata.add(0..header.cluster_size());

@@ -246,11 +246,7 @@ impl Refcounts {
                 + index / self.per_slice() * self.cache.slice_len();
             // Just added, so it is in the cache.
             if let Some(slice) = self.cache.peek(offset) {
-                let index = index % self.per_slice();
-                self.cache.modify(&slice, |bytes| {
-                    set(bytes, self.order, index, 1);
-                    (index << self.order >> 3) as usize..((index + 1) << self.order).div_ceil(8) as usize
-                });
+                self.put(&slice, index % self.per_slice(), 1);
             }
         }
     }
@@ -271,26 +267,51 @@ impl Refcounts {
         Err(Error::new(ErrorKind::Corrupt, format!("{name}: refcounts past the file's end are not zero")))
     }
 
-    /// Gives clusters back that no metadata, in memory or in the file, has ever referred to.
+    /// Gives clusters back that no metadata, in memory or in the file, refers to any more.
     pub(crate) async fn free_now(&self, range: Range<u64>) -> Result<()> {
         for cluster in range.start >> self.cluster_bits..range.end >> self.cluster_bits {
-            let Some((slice, index)) = self.slice(cluster).await? else { continue };
-            let order = self.order;
-            let left = slice.read(|bytes| get(bytes, order, index)).saturating_sub(1);
-            if left == 0 && self.metadata.contains(cluster) {
-                // An entry shared it with a table, and its count did not say so.
-                tracing::warn!("{}: metadata at cluster {cluster} is not given back", self.storage.name());
-                continue;
-            }
-            self.cache.modify(&slice, |bytes| {
-                set(bytes, order, index, left);
-                (index << order >> 3) as usize..((index + 1) << order).div_ceil(8) as usize
-            });
-            if left == 0 {
+            if let Some((slice, index)) = self.slice(cluster).await? {
+                self.put(&slice, index, 0);
                 self.hint.set(self.hint.get().min(cluster));
             }
         }
         Ok(())
+    }
+
+    /// Drops one reference to each cluster. Those that lose their last one stay counted, so that nobody
+    /// takes them, and are added to `last`, for [`Refcounts::free_now`].
+    pub(super) async fn release(&self, range: Range<u64>, last: &mut Vec<Range<u64>>) -> Result<()> {
+        for cluster in range.start >> self.cluster_bits..range.end >> self.cluster_bits {
+            let Some((slice, index)) = self.slice(cluster).await? else { continue };
+            match slice.read(|bytes| get(bytes, self.order, index)) {
+                0 => {}
+                // An entry shared it with a table, and its count did not say so.
+                1 if self.metadata.contains(cluster) => {
+                    tracing::warn!(
+                        "{}: metadata in cluster {cluster} is not given back",
+                        self.storage.name()
+                    );
+                }
+                1 => {
+                    let start = cluster << self.cluster_bits;
+                    let end = start + self.cluster_size();
+                    match last.last_mut().filter(|last| last.end == start) {
+                        Some(last) => last.end = end,
+                        None => last.push(start..end),
+                    }
+                }
+                count => self.put(&slice, index, count - 1),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a count in a slice.
+    fn put(&self, slice: &Rc<Slice>, index: u64, count: u64) {
+        self.cache.modify(slice, |bytes| {
+            set(bytes, self.order, index, count);
+            (index << self.order >> 3) as usize..((index + 1) << self.order).div_ceil(8) as usize
+        });
     }
 
     /// Drops a reference to clusters once the next commit has made its disappearance durable.
@@ -298,7 +319,7 @@ impl Refcounts {
         self.freed.borrow_mut().push(range);
     }
 
-    /// Takes what was freed so far; the caller commits, then calls [`Refcounts::free_now`] for each
+    /// Takes what was freed so far; the caller commits, then calls [`Refcounts::release`] for each
     /// when no read can still be looking at it.
     pub(crate) fn take_freed(&self) -> Vec<Range<u64>> {
         self.freed.take()
@@ -310,7 +331,9 @@ impl Refcounts {
 
     /// The end of the last cluster in use, in bytes, looked for backwards from the file's end.
     pub(crate) async fn used_end(&self) -> Result<u64> {
-        let mut cluster = self.storage.len().div_ceil(self.cluster_size());
+        // A file may be of any length, but what no block can cover is not in use.
+        let counted = self.table.borrow().entries.len() as u64 * self.per_block();
+        let mut cluster = self.storage.len().div_ceil(self.cluster_size()).min(counted);
         while cluster > 0 {
             match self.slice(cluster - 1).await? {
                 // No block: none of its clusters is in use.

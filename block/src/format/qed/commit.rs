@@ -19,10 +19,10 @@ impl Commit for Qed {
 
     async fn commit_once(&self) -> Result<()> {
         let freed = self.space.take_freed();
-        let dirty = self.tables.take_dirty();
+        let mut dirty = self.tables.take_dirty();
         let result = async {
             self.storage.sync().await?;
-            let runs = dirty.runs(false);
+            let runs = std::mem::take(&mut dirty.old);
             if !runs.is_empty() {
                 write_all(&*self.storage, runs).await?;
                 self.storage.sync().await?;

@@ -35,7 +35,7 @@ async fn new_image(files: &SimDir) -> Rc<SimFile> {
     let node = open(files, true).await.unwrap();
     write(&node, 2 * CLUSTER, CLUSTER, 7).await.unwrap();
     write(&node, 3 * CLUSTER, CLUSTER, 8).await.unwrap();
-    node.write_zeroes(3 * CLUSTER as u64, CLUSTER as u64).await.unwrap();
+    node.write_zeroes(3 * CLUSTER as u64, CLUSTER as u64, true).await.unwrap();
     node.close().await.unwrap();
     let file = files.get("image").unwrap();
     assert_eq!((word(&file, L1), word(&file, L2 + 16)), (L2 as u64, DATA as u64));
@@ -412,7 +412,7 @@ fn without_a_backing_file_zeroing_what_is_absent_writes_nothing() {
         let file = new_image(&files).await;
         let node = open(&files, true).await.unwrap();
         let before = file.content();
-        node.write_zeroes(4 * CLUSTER as u64, (1 << 20) - 4 * CLUSTER as u64).await.unwrap();
+        node.write_zeroes(4 * CLUSTER as u64, (1 << 20) - 4 * CLUSTER as u64, true).await.unwrap();
         node.flush().await.unwrap();
         node.discard(0, CLUSTER as u64).await.unwrap();
         assert_eq!(file.content()[64..], before[64..], "NEED_CHECK is set at most");
