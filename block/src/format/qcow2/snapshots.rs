@@ -36,6 +36,8 @@ impl Snapshots {
         if header.snapshots > MAX_SNAPSHOTS || !start.is_multiple_of(header.cluster_size()) {
             return Err(cannot("the snapshot table's place or size is out of range".into()));
         }
+        // L1 tables lie apart, so that all of them are no longer than the file.
+        let mut room = storage.len();
         let mut at = start;
         for n in 0..header.snapshots {
             if at >= storage.len() || at - start > MAX_TABLE {
@@ -50,9 +52,10 @@ impl Snapshots {
             let len = 40 + u64::from(head.u32(36)?) + u64::from(names >> 16) + u64::from(names & 0xffff);
             at = (at + len).next_multiple_of(8);
             let aligned = offset.is_multiple_of(header.cluster_size());
-            if !aligned || offset >= storage.len() || entries * 8 > MAX_L1_BYTES {
+            if !aligned || offset >= storage.len() || entries * 8 > MAX_L1_BYTES.min(room) {
                 found.wrong.push(n);
             } else {
+                room -= entries * 8;
                 found.l1.push((offset, entries));
             }
         }

@@ -17,8 +17,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// One reference more.
-    pub(super) fn add(&mut self, cluster: u64) -> Result<()> {
+    /// So many references more.
+    pub(super) fn add(&mut self, cluster: u64, times: u64) -> Result<()> {
         let full = self.chunks.len() >= MOST_CHUNKS;
         let chunk = match self.chunks.entry(cluster / CHUNK) {
             std::collections::btree_map::Entry::Vacant(_) if full => {
@@ -28,7 +28,7 @@ impl Counts {
             entry => entry.or_insert_with(|| vec![0; CHUNK as usize].into()),
         };
         let count = &mut chunk[(cluster % CHUNK) as usize];
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(u16::try_from(times).unwrap_or(u16::MAX));
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl Pass {
         }
         let table_start = start + blocks.len() as u64;
         for cluster in start..table_start + table_clusters {
-            self.counts.add(cluster)?;
+            self.counts.add(cluster, 1)?;
         }
         let mut table = vec![0; (table_clusters * cluster / 8) as usize];
         for (at, block) in (start..).zip(&blocks) {
@@ -121,16 +121,24 @@ impl Pass {
     /// flags below the active L1 table fit them.
     async fn mend_tables(&self, counts: Option<&Counts>) -> Result<()> {
         let header = &self.header;
-        self.mend_l1(header.l1_offset, header.l1_entries.into(), counts).await?;
+        // Each once, however many L1 entries name it.
+        let mut mended = BTreeSet::new();
+        self.mend_l1(header.l1_offset, header.l1_entries.into(), counts, &mut mended).await?;
         for (offset, entries) in &self.snapshots {
             if counts.is_none() {
-                self.mend_l1(*offset, *entries, None).await?;
+                self.mend_l1(*offset, *entries, None, &mut mended).await?;
             }
         }
         self.storage.sync().await
     }
 
-    async fn mend_l1(&self, offset: u64, entries: u64, counts: Option<&Counts>) -> Result<()> {
+    async fn mend_l1(
+        &self,
+        offset: u64,
+        entries: u64,
+        counts: Option<&Counts>,
+        done: &mut BTreeSet<u64>,
+    ) -> Result<()> {
         let bytes = self.read(offset, entries * 8).await?;
         let mut l1: Vec<u64> = words(&bytes).collect();
         let mut changed = false;
@@ -142,6 +150,9 @@ impl Pass {
             let mended = self.copied(*entry, counts);
             changed |= mended != *entry;
             *entry = mended;
+            if !done.insert(table) {
+                continue;
+            }
             let bytes = self.read(table, self.header.cluster_size()).await?;
             let mut l2: Vec<u64> = words(&bytes).collect();
             self.mend_l2(&mut l2, counts);

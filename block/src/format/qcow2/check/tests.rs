@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use executor::Executor;
 
+use super::super::COPIED;
 use super::check;
 use crate::check::Repair;
 use crate::image::{self, Create};
@@ -110,4 +111,38 @@ fn noise_ends_in_a_report_or_an_error() {
             }
         });
     }
+}
+
+/// A million entries name one table, and as many snapshots as there can be name one L1 table: a check that
+/// followed each would not end.
+#[test]
+fn what_is_named_over_and_over_is_read_once() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        let entries = 1u64 << 20;
+        let cluster = 64u64 << 10;
+        let size = Some(entries * cluster / 8 * cluster);
+        let wish =
+            Create { size, cluster_size: Some(cluster), extended_l2: Some(false), ..Create::default() };
+        image::create(&*files, "image", Kind::Qcow2, &wish).await.unwrap();
+        let mut bytes = files.get("image").unwrap().content();
+        let l1 = u64::from_be_bytes(bytes[40..48].try_into().unwrap());
+        let end = bytes.len().next_multiple_of(cluster as usize) as u64;
+        // A table full of entries that name it, then the snapshots.
+        let snapshots = 65536u32;
+        bytes.resize((end + cluster) as usize + snapshots as usize * 40, 0);
+        for at in (l1..l1 + entries * 8).chain(end..end + cluster).step_by(8) {
+            bytes[at as usize..at as usize + 8].copy_from_slice(&(end | COPIED).to_be_bytes());
+        }
+        bytes[60..64].copy_from_slice(&snapshots.to_be_bytes());
+        bytes[64..72].copy_from_slice(&(end + cluster).to_be_bytes());
+        for snapshot in bytes[(end + cluster) as usize..].chunks_mut(40) {
+            snapshot[..8].copy_from_slice(&l1.to_be_bytes());
+            snapshot[8..12].copy_from_slice(&(entries as u32).to_be_bytes());
+        }
+        let storage: Rc<dyn Storage> = files.add("image", bytes);
+        let report = check(&storage, None).await.unwrap();
+        assert!(report.corruptions > entries, "{}", report.corruptions);
+        assert!(check(&storage, Some(Repair::Leaks)).await.is_ok());
+    });
 }

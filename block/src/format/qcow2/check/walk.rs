@@ -1,4 +1,9 @@
 //! Everything that refers to host clusters, but the refcounts themselves.
+//!
+//! Each L2 table is read once, however many entries of L1 tables name it: a small file can name one
+//! millions of times.
+
+use std::collections::BTreeMap;
 
 use super::super::compressed::Packed;
 use super::super::header::Fields;
@@ -14,15 +19,26 @@ pub(super) const ZERO: u64 = 1;
 /// Tables of any size are read in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
 
+/// How often L1 tables name an L2 table: in all, and the active one.
+#[derive(Clone, Copy, Default)]
+struct Named {
+    times: u64,
+    active: u64,
+}
+
 impl Pass {
     /// Counts all references, and tells what is wrong with any of them.
     pub(super) async fn walk(&mut self) -> Result<()> {
         let header = self.header.clone();
         self.refer(0, header.cluster_size())?;
-        self.l1(header.l1_offset, header.l1_entries.into(), true).await?;
+        let mut tables = BTreeMap::new();
+        self.l1(header.l1_offset, header.l1_entries.into(), true, &mut tables).await?;
         self.read_snapshots().await?;
         for (offset, entries) in self.snapshots.clone() {
-            self.l1(offset, entries, false).await?;
+            self.l1(offset, entries, false, &mut tables).await?;
+        }
+        for (table, named) in tables {
+            self.l2(table, named).await?;
         }
         self.bitmaps().await
     }
@@ -30,6 +46,10 @@ impl Pass {
     /// Counts a reference to each cluster of a range of the file. What lies outside of the file is
     /// told, and not counted.
     pub(super) fn refer(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.refer_often(offset, len, 1)
+    }
+
+    fn refer_often(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
         let cluster = self.header.cluster_size();
         let end = offset.saturating_add(len).div_ceil(cluster);
         if end > self.file_clusters {
@@ -38,13 +58,19 @@ impl Pass {
             });
         }
         for cluster in offset / cluster..end.min(self.file_clusters) {
-            self.counts.add(cluster)?;
+            self.counts.add(cluster, times)?;
         }
         Ok(())
     }
 
-    /// An L1 table with all below it (sections "L1 table entry", "L2 table entry").
-    async fn l1(&mut self, offset: u64, entries: u64, active: bool) -> Result<()> {
+    /// An L1 table (section "L1 table entry"): how often it names each L2 table.
+    async fn l1(
+        &mut self,
+        offset: u64,
+        entries: u64,
+        active: bool,
+        tables: &mut BTreeMap<u64, Named>,
+    ) -> Result<()> {
         self.refer(offset, entries * 8)?;
         let mut done = 0;
         while done < entries * 8 {
@@ -61,7 +87,9 @@ impl Pass {
                     self.report.corruption(|| format!("ERROR: the L2 table at {table:#x} is not aligned"));
                 }
                 if self.is_table(table) {
-                    self.l2(table, active).await?;
+                    let named = tables.entry(table).or_default();
+                    named.times += 1;
+                    named.active += u64::from(active);
                 }
             }
             done += n;
@@ -69,7 +97,15 @@ impl Pass {
         Ok(())
     }
 
-    async fn l2(&mut self, table: u64, active: bool) -> Result<()> {
+    /// An L2 table (section "L2 table entry"), counted as often as it is named.
+    async fn l2(&mut self, table: u64, named: Named) -> Result<()> {
+        let report = &self.report;
+        let before = (
+            report.corruptions,
+            report.allocated_clusters,
+            report.compressed_clusters,
+            report.fragmented_clusters,
+        );
         let bytes = self.read(table, self.header.cluster_size()).await?;
         let extended = self.header.extended_l2();
         let mut table = words(&bytes);
@@ -79,13 +115,27 @@ impl Pass {
             if entry | bitmap == 0 {
                 continue;
             }
-            self.l2_entry(entry, bitmap, if active { Some(&mut expected) } else { None })?;
+            let expected = if named.active > 0 { Some(&mut expected) } else { None };
+            self.l2_entry(entry, bitmap, expected, named.times)?;
         }
+        let again =
+            |now: &mut u64, before: u64, times: u64| *now += (*now - before) * times.saturating_sub(1);
+        let report = &mut self.report;
+        again(&mut report.corruptions, before.0, named.times);
+        again(&mut report.allocated_clusters, before.1, named.active);
+        again(&mut report.compressed_clusters, before.2, named.active);
+        again(&mut report.fragmented_clusters, before.3, named.active);
         Ok(())
     }
 
     /// One entry; `expected` is where the next cluster of a file without fragments would be.
-    fn l2_entry(&mut self, entry: u64, bitmap: u64, expected: Option<&mut Option<u64>>) -> Result<()> {
+    fn l2_entry(
+        &mut self,
+        entry: u64,
+        bitmap: u64,
+        expected: Option<&mut Option<u64>>,
+        times: u64,
+    ) -> Result<()> {
         let cluster = self.header.cluster_size();
         if entry & COMPRESSED != 0 {
             if entry & COPIED != 0 {
@@ -100,7 +150,7 @@ impl Pass {
                 self.report.fragmented_clusters += 1;
             }
             let packed = Packed::parse(entry & (COMPRESSED - 1), self.header.cluster_bits);
-            return self.refer(packed.offset, packed.len);
+            return self.refer_often(packed.offset, packed.len, times);
         }
         let host = entry & OFFSET_MASK;
         let has_data = if self.header.extended_l2() {
@@ -132,7 +182,7 @@ impl Pass {
             }
             *expected = Some(host + cluster);
         }
-        self.refer(host, cluster)
+        self.refer_often(host, cluster, times)
     }
 
     /// The snapshot table (section "Snapshots").
@@ -151,6 +201,8 @@ impl Pass {
         let end = bitmaps.directory.saturating_add(bitmaps.directory_len);
         self.refer(bitmaps.directory, bitmaps.directory_len)?;
         let mut at = bitmaps.directory;
+        // Tables lie apart, so that all of them are no longer than the file.
+        let mut room = self.storage.len();
         for n in 0..bitmaps.count {
             if at.saturating_add(24) > end.min(self.storage.len()) {
                 self.report.corruption(|| format!("ERROR: bitmap {n} lies outside of the directory"));
@@ -161,9 +213,14 @@ impl Pass {
             let (table, entries) = (head.u64(0)?, u64::from(head.u32(8)?));
             let len = 24 + u64::from(head.u32(16)? & 0xffff) + u64::from(head.u32(20)?);
             at = (at + len).next_multiple_of(8);
+            if entries * 8 > room {
+                self.report.corruption(|| format!("ERROR: bitmap {n} is longer than the file"));
+                return Ok(());
+            }
+            room -= entries * 8;
             self.refer(table, entries * 8)?;
             let mut done = 0;
-            while done < entries * 8 && table + done < self.storage.len() {
+            while done < entries * 8 && table.saturating_add(done) < self.storage.len() {
                 let size = PIECE.min(entries * 8 - done);
                 let piece = self.read(table + done, size).await?;
                 for data in words(&piece).map(|entry| entry & OFFSET_MASK).filter(|data| *data != 0) {
