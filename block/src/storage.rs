@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 
-use crate::{Buf, Result};
+use crate::{Buf, Error, ErrorKind, Result};
 
 pub mod file;
 pub mod nbd;
@@ -87,7 +87,10 @@ pub trait Storage {
 
     /// Gives the space of a range back where that is possible; whatever the range holds afterwards. The
     /// length stays. `Unsupported` where the storage cannot.
-    async fn discard(&self, offset: u64, len: u64) -> Result<()>;
+    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        Err(Error::new(ErrorKind::Unsupported, format!("{}: space cannot be given back", self.name())))
+    }
 
     /// The run of one kind at `offset`, no longer than `len`. Past the end all is hole. Where the
     /// storage does not know, all is data.
