@@ -1,0 +1,56 @@
+//! Everything that `qemu-img create` can be asked for, alone and over chains of other formats, judged by
+//! QEMU's tools: every pair of options, or with `--full` the whole product.
+//!
+//! ```text
+//! cargo test -p block --test matrix -- --full
+//! MILLRACE_SEED=7 cargo test -p block --test matrix -- 'qcow2 compat=1.1,cluster_size=64k'
+//! ```
+//!
+//! Each image is a process of its own: an image is locked, and a process that forks for another image
+//! would share its locks.
+
+mod pairs;
+mod rows;
+#[allow(dead_code)]
+#[path = "../real/support.rs"]
+mod support;
+mod trial;
+
+use std::process::Command;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Tells a process which image is its own.
+const ONE: &str = "MILLRACE_MATRIX_ROW";
+
+fn seed() -> u64 {
+    std::env::var("MILLRACE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn in_a_process(full: bool, name: &str) -> Result<(), Failed> {
+    let program = std::env::current_exe()?;
+    let flag = if full { &["--full"][..] } else { &[] };
+    let output = Command::new(program).args(flag).env(ONE, name).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let seed = seed();
+    Err(format!("MILLRACE_SEED={seed}: {}\n{}", output.status, String::from_utf8_lossy(&said)).into())
+}
+
+fn main() {
+    let full = std::env::args().any(|argument| argument == "--full");
+    let layouts = rows::all(full);
+    if let Ok(name) = std::env::var(ONE) {
+        let layout =
+            layouts.iter().find(|layout| layout.name() == name).expect("the parent has the same rows");
+        return trial::run(layout, seed());
+    }
+    let arguments = Arguments::from_iter(std::env::args().filter(|argument| argument != "--full"));
+    let trials = layouts.iter().map(|layout| {
+        let name = layout.name();
+        Trial::test(name.clone(), move || in_a_process(full, &name))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
