@@ -111,7 +111,7 @@ impl SimFile {
     }
 
     /// What a power cut now would leave: everything synced, and of the rest any sectors in any
-    /// combination, each old or new.
+    /// combination, each old or new, and any length that the file had or was growing to.
     pub fn after_power_cut(&self) -> Vec<u8> {
         let state = self.state.borrow();
         let mut content = state.durable.clone();
@@ -134,6 +134,11 @@ impl SimFile {
                 Change::Length(_) if executor::random() % 100 < odds => apply(&mut content, change),
                 Change::Length(_) => {}
             }
+        }
+        // A file may have become longer while what was written there was lost.
+        if executor::random().is_multiple_of(3) && content.len() < state.content.len() {
+            let more = executor::random() % (state.content.len() - content.len() + 1) as u64;
+            content.resize(content.len() + more as usize, 0);
         }
         content
     }

@@ -3,6 +3,7 @@
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
+mod chains;
 mod copy_on_read;
 mod faults;
 mod growth;

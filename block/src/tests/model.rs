@@ -16,6 +16,7 @@ pub fn random(n: u64) -> u64 {
 
 /// What a sector may hold: every content since the last flush that covered it; the last is the
 /// newest.
+#[derive(Clone)]
 struct Versions {
     /// How many were dropped, so that each has a number for good.
     dropped: usize,
@@ -76,6 +77,29 @@ impl Guest {
     pub fn new(disk: Rc<Disk>, content: Vec<u8>) -> Rc<Self> {
         let sectors = content.chunks(SECTOR).map(|s| Versions::new(s.try_into().unwrap())).collect();
         Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new() }) })
+    }
+
+    /// The same guest on another disk, which holds the same.
+    pub fn on(&self, disk: Rc<Disk>) -> Rc<Self> {
+        let sectors = self.state.borrow().sectors.clone();
+        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new() }) })
+    }
+
+    /// How many sectors it knows.
+    pub fn sectors(&self) -> u64 {
+        self.state.borrow().sectors.len() as u64
+    }
+
+    /// Learns that its disk has this many sectors; the new ones hold zeros.
+    pub fn grow(&self, sectors: u64) {
+        self.state.borrow_mut().sectors.resize(sectors as usize, Versions::new([0; SECTOR]));
+    }
+
+    /// Says that the newest certain content of every sector survives a power cut.
+    pub fn everything_is_durable(&self) {
+        for versions in &mut self.state.borrow_mut().sectors {
+            versions.forget_before(versions.sure);
+        }
     }
 
     fn take(&self, range: Range<u64>) -> Option<Busy<'_>> {
@@ -238,7 +262,7 @@ impl Guest {
     }
 }
 
-async fn read_all(disk: &Rc<Disk>) -> Vec<u8> {
+pub async fn read_all(disk: &Rc<Disk>) -> Vec<u8> {
     let ticket = disk.enter().await;
     let buf = Buf::new(disk.size() as usize);
     disk.read(&ticket, 0, buf.clone()).await.unwrap();

@@ -201,7 +201,8 @@ impl Qcow2 {
     /// Flushes, and trims what was allocated ahead. The caller sees to it that nothing is in flight.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
-            return Ok(());
+            // Data may have been written in place.
+            return self.storage.sync().await;
         }
         self.flush().await?;
         // Decreases follow one commit later, and a decrease may itself free a table.

@@ -103,7 +103,8 @@ impl Qed {
     /// caller sees to it that no change is in flight; what reads in flight hold on to is leaked.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
-            return Ok(());
+            // Data may have been written in place.
+            return self.storage.sync().await;
         }
         self.flush().await?;
         self.retire();
