@@ -223,6 +223,10 @@ async fn create(
             _ => Preallocation::Off,
         },
         table_size: number("table_size"),
+        zstd: layer
+            .get("compression_type")
+            .filter(|_| layer.get("compat") != Some("0.10"))
+            .map(|value| value == "zstd"),
     };
     let made = image::create(&**opener, name, kind(layer), &wish).await;
     made.unwrap_or_else(|e| panic!("{}: {e}", layer.name()));
