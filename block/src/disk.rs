@@ -17,6 +17,7 @@ use crate::copy_on_read::BOUNCE;
 use crate::job::Job;
 use crate::node::Node;
 use crate::stats::{Op, Stats};
+use crate::stream::watch::Watch;
 use crate::switch::Held;
 use crate::tray::{self, Tray};
 use crate::{Buf, Error, ErrorKind, Result};
@@ -117,6 +118,8 @@ pub struct Disk {
     pub(crate) copy_on_read: Cell<bool>,
     /// Room for the copies that reads leave.
     pub(crate) bounce: Rc<Semaphore>,
+    /// Sees what is read.
+    pub(crate) watch: RefCell<Option<Rc<Watch>>>,
     closed: Cell<bool>,
     closing: Event,
     pub(crate) stats: Stats,
@@ -173,6 +176,7 @@ impl Disk {
             cursor: Cell::new(0),
             copy_on_read: Cell::new(false),
             bounce: Semaphore::new(BOUNCE),
+            watch: RefCell::default(),
             closed: Cell::new(false),
             closing: Event::new(),
             stats: Stats::default(),
@@ -224,6 +228,11 @@ impl Disk {
     /// Calls `notify` with the new size in bytes whenever a change of it is to be made known.
     pub fn on_capacity(&self, notify: impl Fn(u64) + 'static) {
         self.capacity.borrow_mut().push(Box::new(notify));
+    }
+
+    /// Whether a request is in flight, or was so recently.
+    pub(crate) fn is_busy(&self, recent: Duration) -> bool {
+        self.gate.inside.get() > 0 || self.stats.idle().is_some_and(|idle| idle < recent)
     }
 
     pub(crate) fn announce_capacity(&self) {
@@ -310,6 +319,9 @@ impl Disk {
     pub async fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len() as u64;
         self.check_range(Op::Read, offset, len)?;
+        if let Some(watch) = &*self.watch.borrow() {
+            watch.saw(offset..offset + len);
+        }
         if self.copy_on_read.get() && !self.read_only {
             return self.counted(Op::Read, len, self.read_copying(ticket, offset, buf)).await;
         }

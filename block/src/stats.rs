@@ -134,8 +134,38 @@ pub struct Stats {
     pub waits: Waits,
     /// The end of the highest byte that a guest wrote.
     pub highest_write: Cell<u64>,
+    /// Reads and writes that take too long for somebody.
+    pub(crate) late: Late,
     /// When the last request ended, by the executor's clock.
     last: Cell<Option<Duration>>,
+}
+
+/// Counts reads and writes, and those of them that take longer than a limit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Late {
+    limit: Cell<Option<Duration>>,
+    over: Cell<u64>,
+    all: Cell<u64>,
+}
+
+impl Late {
+    /// Counts from 0, against `limit`; `None`: not at all.
+    pub(crate) fn watch(&self, limit: Option<Duration>) {
+        self.limit.set(limit);
+        self.over.take();
+        self.all.take();
+    }
+
+    /// How many took longer, and how many there were.
+    pub(crate) fn seen(&self) -> (u64, u64) {
+        (self.over.get(), self.all.get())
+    }
+
+    fn ended(&self, time: Duration) {
+        let Some(limit) = self.limit.get() else { return };
+        add(&self.all, 1);
+        add(&self.over, u64::from(time > limit));
+    }
 }
 
 impl Stats {
@@ -171,6 +201,9 @@ impl Stats {
         }
         requests.time.set(requests.time.get() + time);
         requests.latency.record(time);
+        if matches!(op, Op::Read | Op::Write) {
+            self.late.ended(time);
+        }
         self.last.set(Some(now));
     }
 

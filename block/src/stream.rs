@@ -1,6 +1,8 @@
 //! `block_stream`: populate a disk's leaf from its backing chain, then drop the backing file.
 
+use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::disk::{Disk, DiskEvent};
 use crate::job::Job;
@@ -8,7 +10,18 @@ use crate::node::Node;
 use crate::populate::populate;
 use crate::{Error, ErrorKind, Result};
 
+mod budget;
 mod copy;
+mod order;
+mod trace;
+pub(crate) mod watch;
+mod window;
+
+use budget::Budget;
+use copy::Copy;
+pub use order::Order;
+use order::Plan;
+use watch::Watch;
 
 /// How far a stream is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +32,24 @@ pub struct Progress {
     pub len: u64,
     /// Everything below is in the leaf. Never goes back.
     pub offset: u64,
+}
+
+/// How a stream goes about its work.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning {
+    /// What is copied first.
+    pub order: Order,
+    /// Of the disk's reads and writes, 99 of 100 shall take no longer: the stream slows down for that.
+    pub max_latency: Option<Duration>,
+    /// The file in which what is read while the stream goes on is recorded, for [`Order::Trace`].
+    pub record: Option<String>,
+}
+
+/// [`Tuning`], made ready.
+#[derive(Default)]
+struct Tuned {
+    wish: Tuning,
+    trace: Vec<Range<u64>>,
 }
 
 impl Disk {
@@ -76,14 +107,33 @@ impl Disk {
     /// # Errors
     /// As [`Disk::stream_one`].
     pub fn start_stream(self: &Rc<Self>) -> Result<()> {
+        self.start(Tuned::default())
+    }
+
+    /// As [`Disk::start_stream`], in the way that `wish` says.
+    ///
+    /// # Errors
+    /// Also what reading a trace says.
+    pub async fn start_tuned_stream(self: &Rc<Self>, wish: Tuning) -> Result<()> {
+        self.check_streamable()?;
+        let trace = match &wish.order {
+            Order::Trace(name) => trace::load(&*self.opener, name).await?,
+            _ => Vec::new(),
+        };
+        self.start(Tuned { wish, trace })
+    }
+
+    fn start(self: &Rc<Self>, tuned: Tuned) -> Result<()> {
         self.check_streamable()?;
         let claim = self.claim("a stream")?;
         let job = Rc::new(Job::new(self));
         *self.job.borrow_mut() = Some(job.clone());
+        let (hot, record) = (matches!(tuned.wish.order, Order::HotFirst), tuned.wish.record.is_some());
+        *self.watch.borrow_mut() = (hot || record).then(|| Rc::new(Watch::new(record)));
         let disk = self.clone();
         executor::spawn(async move {
             let leaf = disk.leaf();
-            let result = disk.run_stream(&leaf, &job).await;
+            let result = disk.run_watched(&leaf, &job, tuned).await;
             disk.job.take();
             disk.cursor.set(0);
             drop(claim);
@@ -141,14 +191,31 @@ impl Disk {
         Some(self.progress(job.offset()))
     }
 
-    async fn run_stream(self: &Rc<Self>, leaf: &Rc<Node>, job: &Rc<Job>) -> Result<()> {
+    /// Runs a stream with an eye on what is read meanwhile.
+    async fn run_watched(self: &Rc<Self>, leaf: &Rc<Node>, job: &Rc<Job>, tuned: Tuned) -> Result<()> {
+        let Tuned { wish, trace } = tuned;
+        let watch = self.watch.borrow().clone();
+        let hot = watch.clone().filter(|_| matches!(wish.order, Order::HotFirst));
+        let plan = Plan::new(leaf.size(), trace, hot);
+        let budget = wish.max_latency.map(|limit| Budget::new(self.clone(), limit));
+        let copy = Copy::new(self, leaf, job, plan, budget);
+        let result = self.run_stream(leaf, job, &copy).await;
+        self.watch.take();
+        if let Some((name, record)) = wish.record.zip(watch.and_then(|watch| watch.record())) {
+            let saved = trace::save(&*self.opener, &name, &record).await;
+            return result.and(saved);
+        }
+        result
+    }
+
+    async fn run_stream(self: &Rc<Self>, leaf: &Rc<Node>, job: &Rc<Job>, copy: &Rc<Copy>) -> Result<()> {
         if leaf.backing().is_none() {
             return Ok(());
         }
         // Once more from the start when something absent is found at the end: the last word has the
         // map of the whole leaf, not the frontier.
         loop {
-            copy::copy_all(leaf, job, 0).await.map_err(|failed| failed.error)?;
+            copy.run(0).await.map_err(|failed| failed.error)?;
             leaf.flush().await?;
             job.rest().await?;
             if leaf.next_absent(0..leaf.size(), 1).await?.is_none() {

@@ -14,6 +14,7 @@ mod model;
 mod resize;
 mod stats;
 mod tray;
+mod tuning;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use executor::{Executor, spawn};
 
 use crate::image::{self, Create};
 use crate::sim::{Faults, SimDir};
+use crate::stream::{Order, Tuning};
 use crate::switch::{DEADLINE, Target};
 use crate::{Disk, DiskEvent, ErrorKind, Kind, chain};
 use model::{Guest, random};
@@ -134,7 +136,9 @@ fn live_copy_under_a_busy_guest() {
         assert!(disk.leaf().backing().is_some());
 
         executor::sleep(Duration::from_micros(random(2000))).await;
-        disk.start_stream().unwrap();
+        let order = [Order::Sequential, Order::HotFirst][random(2) as usize].clone();
+        let max_latency = (random(2) == 0).then_some(Duration::from_micros(200));
+        disk.start_tuned_stream(Tuning { order, max_latency, record: None }).await.unwrap();
         if random(2) == 0 {
             // Stopped somewhere, then resumed.
             executor::sleep(Duration::from_micros(random(3000))).await;

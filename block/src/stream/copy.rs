@@ -1,46 +1,46 @@
 //! The copy loop: all that is absent, several chunks at once.
 //!
-//! The loop knows its image and its job, and nothing of commands, error policies and completion.
+//! The loop knows its images and its job, and nothing of commands, error policies and completion.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use executor::sync::Semaphore;
+use executor::sync::{Permit, Semaphore};
 
+use super::budget::Budget;
+use super::order::{Next, Plan};
+use super::window::{RECENT, SLOTS, Window};
+use crate::disk::Disk;
 use crate::job::Job;
 use crate::node::Node;
 use crate::populate::populate;
 use crate::{Error, Result};
 
-/// The largest populate of the background stream, in bytes.
-const CHUNK: u64 = 1 << 20;
-/// Populates in flight.
-const DEPTH: u64 = 4;
 /// Bytes between two commits of the leaf: bounds what a crash makes the stream do again.
 const COMMIT_EVERY: u64 = 64 << 20;
 /// The largest hole that is made zero in one step.
 const HOLE: u64 = 1 << 30;
 
 /// What is below the frontier, and what was finished ahead of it.
+#[derive(Default)]
 struct Frontier {
-    job: Rc<Job>,
-    at: RefCell<u64>,
+    at: Cell<u64>,
     ahead: RefCell<BTreeMap<u64, u64>>,
 }
 
 impl Frontier {
-    fn finish(&self, range: Range<u64>) {
-        let (mut at, mut ahead) = (self.at.borrow_mut(), self.ahead.borrow_mut());
+    fn finish(&self, range: Range<u64>) -> u64 {
+        let mut ahead = self.ahead.borrow_mut();
         ahead.insert(range.start, range.end);
         while let Some(entry) = ahead.first_entry() {
-            if *entry.key() > *at {
+            if *entry.key() > self.at.get() {
                 break;
             }
-            *at = (*at).max(entry.remove());
+            self.at.set(self.at.get().max(entry.remove()));
         }
-        self.job.advance(*at);
+        self.at.get()
     }
 }
 
@@ -51,81 +51,162 @@ pub(super) struct Failed {
     pub error: Error,
 }
 
-/// Populates all that is absent from `from` on. Nothing is in flight when this ends.
-///
-/// # Errors
-/// The first copy that failed, in the order of offsets; `Cancelled` where the job was.
-pub(super) async fn copy_all(leaf: &Rc<Node>, job: &Rc<Job>, from: u64) -> std::result::Result<(), Failed> {
-    let Some(backing) = leaf.backing() else { return Ok(()) };
-    let size = leaf.size();
-    let frontier = Rc::new(Frontier { job: job.clone(), at: RefCell::new(from), ahead: RefCell::default() });
-    let slots = Semaphore::new(DEPTH);
-    let failed: Rc<RefCell<Option<Failed>>> = Rc::default();
-    let mut at = from;
-    let mut since_commit = 0;
-    let result: Result<()> = async {
-        while at < size && failed.borrow().is_none() {
-            if job.must_rest() {
-                let _idle = slots.acquire(DEPTH).await;
-                job.rest().await?;
+/// What copies a leaf's absent data.
+pub(super) struct Copy {
+    disk: Rc<Disk>,
+    leaf: Rc<Node>,
+    job: Rc<Job>,
+    plan: Plan,
+    budget: Option<Budget>,
+    window: Window,
+    slots: Rc<Semaphore>,
+    /// One commit at a time, beside the copies.
+    committing: Rc<Semaphore>,
+    since_commit: Cell<u64>,
+    frontier: Frontier,
+    failed: RefCell<Option<Failed>>,
+}
+
+impl Copy {
+    pub(super) fn new(
+        disk: &Rc<Disk>,
+        leaf: &Rc<Node>,
+        job: &Rc<Job>,
+        plan: Plan,
+        budget: Option<Budget>,
+    ) -> Rc<Self> {
+        Rc::new(Copy {
+            disk: disk.clone(),
+            leaf: leaf.clone(),
+            job: job.clone(),
+            plan,
+            budget,
+            window: Window::new(),
+            slots: Semaphore::new(SLOTS),
+            committing: Semaphore::new(1),
+            since_commit: Cell::new(0),
+            frontier: Frontier::default(),
+            failed: RefCell::default(),
+        })
+    }
+
+    /// Populates all that is absent, along the disk from `from` on. Nothing is in flight when this ends.
+    ///
+    /// # Errors
+    /// The first copy that failed, in the order of offsets; `Cancelled` where the job was.
+    pub(super) async fn run(self: &Rc<Self>, from: u64) -> std::result::Result<(), Failed> {
+        self.plan.go_back(from);
+        self.frontier.at.set(from);
+        self.frontier.ahead.take();
+        let result = self.copy_all().await;
+        // Waited for after an error too: whoever goes on finds nothing half done.
+        let _idle = (self.slots.acquire(SLOTS).await, self.committing.acquire(1).await);
+        if let Err(error) = result {
+            let at = self.plan.at();
+            self.note(at..at, error);
+        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    async fn copy_all(self: &Rc<Self>) -> Result<()> {
+        while self.failed.borrow().is_none() {
+            if self.job.must_rest() {
+                let _idle = self.slots.acquire(SLOTS).await;
+                self.job.rest().await?;
                 continue;
             }
-            let Some(absent) = leaf.next_absent(at..size, HOLE).await? else {
-                frontier.finish(at..size);
+            let slot = self.turn().await;
+            let before = self.plan.at();
+            let Some(next) = self.plan.next(&self.leaf, HOLE).await? else {
+                self.advance(before..self.leaf.size());
                 break;
             };
-            if absent.start > at {
-                frontier.finish(at..absent.start);
-                at = absent.start;
+            if next.sequential {
+                self.advance(before..next.absent.start);
             }
-            // A hole costs no data, so it is taken in large steps.
-            let below = backing.map(absent.start, absent.end - absent.start).await?;
-            let unit = leaf.cluster_size();
-            let most = if below.data { job.step(CHUNK) } else { below.len.max(CHUNK) };
-            let end = (absent.start - absent.start % unit + most.next_multiple_of(unit)).min(absent.end);
-            let chunk = absent.start..end;
-            job.admit(if below.data { end - chunk.start } else { 0 }).await;
-            if job.must_rest() {
+            let (chunk, data) = self.cut(&next).await?;
+            self.job.admit(if data { chunk.end - chunk.start } else { 0 }).await;
+            if self.job.must_rest() {
                 continue;
             }
-            // A task of its own: it never waits for this loop, which may rest for long.
-            let slot = slots.acquire(1).await;
-            at = end;
-            since_commit += end - chunk.start;
-            executor::spawn({
-                let (leaf, frontier, failed) = (leaf.clone(), frontier.clone(), failed.clone());
-                async move {
-                    match populate(&leaf, chunk.clone()).await {
-                        Ok(done) => {
-                            frontier.job.count(done);
-                            frontier.finish(chunk);
-                        }
-                        Err(error) => note(&failed, Failed { range: chunk, error }),
-                    }
-                    drop(slot);
-                }
-            });
-            if since_commit >= COMMIT_EVERY {
-                since_commit = 0;
-                leaf.flush().await?;
-            }
+            self.plan.take(&next, chunk.end);
+            self.commit_now_and_then(chunk.end - chunk.start);
+            executor::spawn(self.clone().copy(chunk, next.sequential, data, slot));
         }
         Ok(())
     }
-    .await;
-    // Waited for after an error too: whoever goes on finds nothing half done.
-    let _idle = slots.acquire(DEPTH).await;
-    if let Err(error) = result {
-        note(&failed, Failed { range: at..at, error });
-    }
-    failed.take().map_or(Ok(()), Err)
-}
 
-/// Keeps the lowest.
-fn note(failed: &RefCell<Option<Failed>>, new: Failed) {
-    let mut failed = failed.borrow_mut();
-    match &*failed {
-        Some(old) if old.range.start <= new.range.start => {}
-        _ => *failed = Some(new),
+    /// Waits until one more copy may be in flight.
+    async fn turn(&self) -> Permit {
+        if let Some(pause) = self.budget.as_ref().map(Budget::pause).filter(|pause| !pause.is_zero()) {
+            executor::sleep(pause).await;
+        }
+        self.window.set_gentle(self.disk.is_busy(RECENT));
+        self.slots.acquire(self.window.slots()).await
+    }
+
+    /// The part of an absent range that is copied at once, and whether there is data for it.
+    async fn cut(&self, next: &Next) -> Result<(Range<u64>, bool)> {
+        let Range { start, end } = next.absent.clone();
+        let unit = self.leaf.cluster_size();
+        // A hole costs no data, so it is taken in large steps.
+        let (len, data) = match self.leaf.backing() {
+            Some(backing) => {
+                let below = backing.map(start, end - start).await?;
+                (below.len, below.data)
+            }
+            None => (end - start, false),
+        };
+        let most = if data { self.job.step(self.window.chunk()) } else { len.max(self.window.chunk()) };
+        Ok((start..(start - start % unit + most.next_multiple_of(unit)).min(end), data))
+    }
+
+    /// A copy in a task of its own: it never waits for the loop, which may rest for long.
+    async fn copy(self: Rc<Self>, chunk: Range<u64>, sequential: bool, data: bool, slot: Permit) {
+        match populate(&self.leaf, chunk.clone()).await {
+            Ok(done) => {
+                self.disk.stats.populated(done);
+                self.job.count(done);
+                if data {
+                    self.window.copied(executor::now(), chunk.end - chunk.start);
+                }
+                if sequential {
+                    self.advance(chunk);
+                }
+            }
+            Err(error) => self.note(chunk, error),
+        }
+        drop(slot);
+    }
+
+    fn advance(&self, range: Range<u64>) {
+        self.job.advance(self.frontier.finish(range));
+    }
+
+    /// Starts a commit of the leaf where one is due. Copies go on meanwhile.
+    fn commit_now_and_then(self: &Rc<Self>, bytes: u64) {
+        self.since_commit.set(self.since_commit.get() + bytes);
+        if self.since_commit.get() < COMMIT_EVERY {
+            return;
+        }
+        let Some(one) = self.committing.try_acquire(1) else { return };
+        self.since_commit.set(0);
+        let this = self.clone();
+        executor::spawn(async move {
+            if let Err(error) = this.leaf.flush().await {
+                let at = this.frontier.at.get();
+                this.note(at..at, error);
+            }
+            drop(one);
+        });
+    }
+
+    /// Keeps the lowest.
+    fn note(&self, range: Range<u64>, error: Error) {
+        let mut failed = self.failed.borrow_mut();
+        match &*failed {
+            Some(old) if old.range.start <= range.start => {}
+            _ => *failed = Some(Failed { range, error }),
+        }
     }
 }

@@ -1,0 +1,53 @@
+//! Traces: the ranges that a guest read, in its order, in a file that people and scripts can make too.
+//!
+//! A line is `OFFSET LENGTH`, in bytes and decimal; a line that begins with `#` says nothing.
+
+use std::ops::Range;
+
+use super::watch::LONGEST;
+use crate::chain::Opener;
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// The largest file, in bytes: more than [`LONGEST`] lines take.
+const LARGEST: u64 = 64 << 20;
+
+/// Reads the trace in file `name`.
+///
+/// # Errors
+/// What the file says, and `Invalid` with the number of a line that is none.
+pub(super) async fn load(opener: &dyn Opener, name: &str) -> Result<Vec<Range<u64>>> {
+    let file = opener.open(name, false).await?;
+    if file.len() > LARGEST {
+        let text = format!("{name}: a trace has {LARGEST} bytes at most");
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    let buf = Buf::new(file.len() as usize);
+    file.read(0, buf.clone()).await?;
+    let text = String::from_utf8_lossy(&buf.to_vec()).into_owned();
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let ranges = lines.take(LONGEST).map(|(n, line)| {
+        parse(line).ok_or_else(|| {
+            let text = format!("{name}: line {} is not 'OFFSET LENGTH'", n + 1);
+            Error::new(ErrorKind::Invalid, text)
+        })
+    });
+    ranges.collect()
+}
+
+fn parse(line: &str) -> Option<Range<u64>> {
+    let (offset, len) = line.split_once(' ')?;
+    let (offset, len): (u64, u64) = (offset.parse().ok()?, len.trim().parse().ok()?);
+    Some(offset..offset.checked_add(len)?)
+}
+
+/// Writes a trace to file `name`, in the place of what is there, durably.
+pub(super) async fn save(opener: &dyn Opener, name: &str, ranges: &[Range<u64>]) -> Result<()> {
+    let mut text = String::from("# What a guest read, in its order: OFFSET LENGTH in bytes.\n");
+    for range in ranges {
+        text += &format!("{} {}\n", range.start, range.end - range.start);
+    }
+    let file = opener.create(name).await?;
+    file.write(0, Buf::from_bytes(text.as_bytes())).await?;
+    file.sync().await?;
+    file.sync_name().await
+}

@@ -1,0 +1,56 @@
+//! What a guest reads while a stream goes on: near what to copy first, and a record for later boots.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// The unit in which reads are near each other, in bytes.
+const NEAR: u64 = 1 << 20;
+/// Recent places that are kept.
+const PLACES: usize = 64;
+/// The longest record, in ranges.
+pub(super) const LONGEST: usize = 1 << 20;
+
+/// Sees a guest's reads.
+pub(crate) struct Watch {
+    /// Recent places, in [`NEAR`], the newest last.
+    recent: RefCell<VecDeque<u64>>,
+    /// All reads in their order, neighbours joined.
+    record: Option<RefCell<Vec<Range<u64>>>>,
+}
+
+impl Watch {
+    pub(super) fn new(record: bool) -> Self {
+        Watch { recent: RefCell::default(), record: record.then(RefCell::default) }
+    }
+
+    /// A guest reads.
+    pub(crate) fn saw(&self, range: Range<u64>) {
+        let place = range.start / NEAR;
+        let mut recent = self.recent.borrow_mut();
+        if recent.back() != Some(&place) {
+            recent.retain(|other| *other != place);
+            if recent.len() == PLACES {
+                recent.pop_front();
+            }
+            recent.push_back(place);
+        }
+        let Some(mut record) = self.record.as_ref().map(RefCell::borrow_mut) else { return };
+        if let Some(last) = record.last_mut().filter(|last| last.end == range.start) {
+            last.end = range.end;
+        } else if record.len() < LONGEST {
+            record.push(range);
+        }
+    }
+
+    /// The place of the newest read that was not taken yet, and what follows it.
+    pub(super) fn take_hot(&self) -> Option<Range<u64>> {
+        let place = self.recent.borrow_mut().pop_back()?;
+        Some(place * NEAR..(place + 2) * NEAR)
+    }
+
+    /// What was recorded.
+    pub(super) fn record(&self) -> Option<Vec<Range<u64>>> {
+        self.record.as_ref().map(|record| record.borrow().clone())
+    }
+}

@@ -1,0 +1,117 @@
+//! How much a stream has in flight: found out by trial while it runs, and little while a guest is at work.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+/// The largest number of copies in flight.
+pub(super) const SLOTS: u64 = 8;
+/// The size of a copy in bytes: large, but for a guest at work, whose request would wait behind it.
+const CHUNK: u64 = 1 << 20;
+const GENTLE_CHUNK: u64 = 128 << 10;
+/// A guest that did something so recently is at work.
+pub(super) const RECENT: Duration = Duration::from_millis(20);
+/// Bytes over which a rate is measured.
+const SAMPLE: u64 = 48 << 20;
+/// What a trial has to gain to be kept: less may be chance.
+const GAIN: f64 = 1.05;
+/// Samples between two trials.
+const SETTLED: u32 = 12;
+
+/// Bytes copied since a moment.
+#[derive(Clone, Copy)]
+struct Sample {
+    since: Duration,
+    bytes: u64,
+}
+
+/// A depth on trial: what it was before, and the rate then.
+#[derive(Clone, Copy)]
+struct Trial {
+    before: u64,
+    rate: f64,
+}
+
+/// Depth and size of copies.
+pub(super) struct Window {
+    depth: Cell<u64>,
+    gentle: Cell<bool>,
+    sample: Cell<Option<Sample>>,
+    trial: Cell<Option<Trial>>,
+    /// Samples until the next trial, and whether it goes up.
+    rest: Cell<u32>,
+    up: Cell<bool>,
+}
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Window {
+            depth: Cell::new(2),
+            gentle: Cell::new(false),
+            sample: Cell::new(None),
+            trial: Cell::new(None),
+            rest: Cell::new(0),
+            up: Cell::new(true),
+        }
+    }
+
+    /// Says whether a guest is at work.
+    pub(super) fn set_gentle(&self, gentle: bool) {
+        if self.gentle.replace(gentle) != gentle {
+            // What is measured across the change tells nothing.
+            self.sample.set(None);
+        }
+    }
+
+    /// The size of the next copy in bytes.
+    pub(super) fn chunk(&self) -> u64 {
+        if self.gentle.get() { GENTLE_CHUNK } else { CHUNK }
+    }
+
+    /// How many of [`SLOTS`] the next copy takes.
+    pub(super) fn slots(&self) -> u64 {
+        if self.gentle.get() { SLOTS } else { SLOTS / self.depth.get() }
+    }
+
+    /// Counts a copy that ended.
+    pub(super) fn copied(&self, now: Duration, bytes: u64) {
+        if self.gentle.get() {
+            return;
+        }
+        let Some(mut sample) = self.sample.get() else {
+            return self.sample.set(Some(Sample { since: now, bytes: 0 }));
+        };
+        sample.bytes += bytes;
+        if sample.bytes < SAMPLE {
+            return self.sample.set(Some(sample));
+        }
+        self.sample.set(Some(Sample { since: now, bytes: 0 }));
+        self.measured(sample.bytes as f64 / (now - sample.since).as_secs_f64().max(1e-9));
+    }
+
+    fn measured(&self, rate: f64) {
+        match self.trial.take() {
+            Some(trial) if rate < trial.rate * GAIN => {
+                self.depth.set(trial.before);
+                self.up.set(!self.up.get());
+                self.rest.set(SETTLED);
+            }
+            // Kept; a gain this way may go on.
+            Some(_) => self.rest.set(0),
+            None => {}
+        }
+        if self.rest.get() > 0 {
+            return self.rest.set(self.rest.get() - 1);
+        }
+        let before = self.depth.get();
+        let next = if self.up.get() { (before * 2).min(SLOTS) } else { (before / 2).max(1) };
+        if next == before {
+            self.up.set(!self.up.get());
+            return self.rest.set(SETTLED);
+        }
+        self.depth.set(next);
+        self.trial.set(Some(Trial { before, rate }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! Storages of different kinds, and the depth that a window finds for them.
+
+use super::*;
+
+/// Runs a storage whose rate at each depth is known, and answers the depth used most.
+fn settles(rate: impl Fn(u64) -> f64) -> u64 {
+    let window = Window::new();
+    let mut now = 0.0;
+    let mut used = [0; SLOTS as usize + 1];
+    for _ in 0..20_000 {
+        let depth = SLOTS / window.slots();
+        now += window.chunk() as f64 / rate(depth);
+        used[depth as usize] += 1;
+        window.copied(Duration::from_secs_f64(now), window.chunk());
+    }
+    (1..used.len()).max_by_key(|depth| used[*depth]).unwrap_or(0) as u64
+}
+
+#[test]
+fn it_finds_the_depth_that_is_fastest() {
+    assert_eq!(settles(|depth| [0.0, 1e9, 8e8, 0.0, 7e8, 0.0, 0.0, 0.0, 6e8][depth as usize]), 1);
+    assert_eq!(settles(|depth| [0.0, 5e8, 1e9, 0.0, 1e9, 0.0, 0.0, 0.0, 7e8][depth as usize]), 2);
+    assert_eq!(settles(|depth| 1e8 * depth as f64), 8);
+    // Without a gain there is no reason for more.
+    assert_eq!(settles(|_| 1e9), 2);
+}
+
+#[test]
+fn a_guest_at_work_gets_small_copies_one_at_a_time() {
+    let window = Window::new();
+    let alone = window.chunk();
+    window.set_gentle(true);
+    assert!(window.chunk() < alone && window.slots() == SLOTS);
+    window.set_gentle(false);
+    assert!(window.chunk() == alone && window.slots() < SLOTS);
+}

@@ -1,0 +1,119 @@
+//! Streams that are told what to copy first, and how gentle to be.
+
+use super::*;
+use crate::Buf;
+
+const MIB: u64 = 1 << 20;
+
+/// A disk of `mib` MiB, all data, over a raw image.
+async fn start(mib: u64) -> (Rc<SimDir>, Rc<Disk>, Kind) {
+    let files = SimDir::new();
+    files.add("base", vec![7; (mib * MIB) as usize]);
+    let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
+    image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+    for name in ["base", "leaf"] {
+        files.get(name).unwrap().set_faults(Faults { delay: 1000, ..Faults::default() });
+    }
+    let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+    (files, disk, Kind::Qcow2)
+}
+
+async fn read(disk: &Rc<Disk>, offset: u64) {
+    let ticket = disk.enter().await;
+    disk.read(&ticket, offset, Buf::new(4096)).await.unwrap();
+}
+
+async fn is_present(disk: &Rc<Disk>, offset: u64) -> bool {
+    disk.leaf().map(offset, 512).await.unwrap().depth == 0
+}
+
+async fn wait(disk: &Rc<Disk>) {
+    while disk.query_stream().is_some() {
+        executor::sleep(Duration::from_micros(50)).await;
+    }
+}
+
+#[test]
+fn what_a_guest_reads_is_copied_first() {
+    Executor::simulated(1).block_on(async {
+        let (_, disk, _) = start(32).await;
+        let tuning = Tuning { order: Order::HotFirst, ..Tuning::default() };
+        disk.start_tuned_stream(tuning).await.unwrap();
+        disk.set_stream_speed(100 * MIB).unwrap();
+        read(&disk, 20 * MIB + 4096).await;
+        while !is_present(&disk, 20 * MIB + MIB / 2).await {
+            executor::sleep(Duration::from_micros(50)).await;
+        }
+        assert!(disk.query_stream().unwrap().offset < 10 * MIB);
+        wait(&disk).await;
+        assert!(disk.leaf().backing().is_none());
+    });
+}
+
+#[test]
+fn a_recorded_boot_leads_the_next() {
+    Executor::simulated(1).block_on(async {
+        let (files, disk, _) = start(32).await;
+        let record = Some("trace".to_owned());
+        disk.start_tuned_stream(Tuning { record, ..Tuning::default() }).await.unwrap();
+        for offset in [30 * MIB, 12 * MIB, 12 * MIB + 4096] {
+            read(&disk, offset).await;
+        }
+        wait(&disk).await;
+        let trace = String::from_utf8(files.get("trace").unwrap().content()).unwrap();
+        let lines: Vec<_> = trace.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines, [format!("{} 4096", 30 * MIB), format!("{} 8192", 12 * MIB)]);
+
+        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
+        image::create(&*files, "next", Kind::Qcow2, &wish).await.unwrap();
+        files.get("next").unwrap().set_faults(Faults { delay: 1000, ..Faults::default() });
+        let (disk, _) = open(&files, "next", Kind::Qcow2).await;
+        let order = Order::Trace("trace".into());
+        disk.start_tuned_stream(Tuning { order, ..Tuning::default() }).await.unwrap();
+        disk.set_stream_speed(100 * MIB).unwrap();
+        while !is_present(&disk, 30 * MIB).await || !is_present(&disk, 12 * MIB + 4096).await {
+            executor::sleep(Duration::from_micros(50)).await;
+        }
+        assert!(disk.query_stream().unwrap().offset < 10 * MIB);
+        wait(&disk).await;
+        assert!(disk.leaf().backing().is_none());
+    });
+}
+
+#[test]
+fn a_trace_that_is_none_is_refused_by_line() {
+    Executor::simulated(1).block_on(async {
+        let (files, disk, _) = start(1).await;
+        files.add("trace", b"# well\n0 512\n\nx 5\n".to_vec());
+        let wish = |name: &str| Tuning { order: Order::Trace(name.into()), ..Tuning::default() };
+        let error = disk.start_tuned_stream(wish("trace")).await.unwrap_err();
+        assert!(error.to_string().contains("trace: line 4"), "{error}");
+        let error = disk.start_tuned_stream(wish("gone")).await.unwrap_err();
+        assert!(error.to_string().contains("gone"), "{error}");
+        // Ranges outside of the disk, in any order and twice, are no reason not to come to the end.
+        files.add("trace", format!("{} 5000\n5 {}\n0 10\n0 10\n", u64::MAX - 5000, MIB * 9).into());
+        disk.start_tuned_stream(wish("trace")).await.unwrap();
+        wait(&disk).await;
+        assert!(disk.leaf().backing().is_none());
+    });
+}
+
+#[test]
+fn a_bound_on_latency_slows_the_stream_down_and_not_for_ever() {
+    /// How long a stream takes under a guest whose every request is later than the bound, or not.
+    fn taken(max_latency: Duration) -> Duration {
+        Executor::simulated(1).block_on(async move {
+            let (_, disk, _) = start(32).await;
+            let tuning = Tuning { max_latency: Some(max_latency), ..Tuning::default() };
+            let before = executor::now();
+            disk.start_tuned_stream(tuning).await.unwrap();
+            while disk.query_stream().is_some() {
+                read(&disk, random(32 * 256) * 4096).await;
+            }
+            assert!(disk.leaf().backing().is_none());
+            executor::now() - before
+        })
+    }
+    let (slow, fast) = (taken(Duration::from_micros(1)), taken(Duration::from_secs(1)));
+    assert!(slow > fast * 2, "{slow:?} {fast:?}");
+}
