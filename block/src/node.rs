@@ -20,6 +20,8 @@ use crate::{Buf, Error, ErrorKind, Result};
 const PARTS: usize = 16;
 /// The most that one allocating write takes at once, in bytes: bounds what others wait for.
 const LARGEST_WRITE: u64 = 4 << 20;
+/// The most that is read for nothing to spare a second read, in bytes.
+const LARGEST_GAP: u64 = 32 << 10;
 
 /// A future of this thread.
 pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -246,15 +248,8 @@ impl Node {
         let reservation = self.format.reserve(start, end.next_multiple_of(granule) - start).await?;
         let stop = end.min(reservation.offset + reservation.len);
         // The old content around the new makes one write of whole units.
-        let fill = async |from: u64, to: u64| {
-            let part = Buf::new((to - from) as usize);
-            if to > from {
-                self.read(from, part.clone()).await?;
-            }
-            Ok::<_, Error>(part)
-        };
-        let head = fill(start, offset).await?;
-        let tail = fill(stop, reservation.offset + reservation.len).await?;
+        let end = reservation.offset + reservation.len;
+        let (head, tail) = self.around(start..offset, stop..end).await?;
         let body = buf.slice(0..(stop - offset) as usize);
         let whole = match (head.is_empty(), tail.is_empty()) {
             (true, true) => body,
@@ -263,6 +258,27 @@ impl Node {
         self.storage.write(reservation.host, whole).await?;
         self.format.commit(reservation).await?;
         Ok(stop - offset)
+    }
+
+    /// What lies in two ranges around a write. Where that write is small, one read of all three takes
+    /// less than two.
+    async fn around(&self, head: Range<u64>, tail: Range<u64>) -> Result<(Buf, Buf)> {
+        let len = |range: &Range<u64>| (range.end - range.start) as usize;
+        let between = tail.start - head.end;
+        if !head.is_empty() && !tail.is_empty() && between <= LARGEST_GAP {
+            let all = Buf::new((tail.end - head.start) as usize);
+            self.read(head.start, all.clone()).await?;
+            return Ok((all.slice(0..len(&head)), all.slice(all.len() - len(&tail)..all.len())));
+        }
+        let fill = async |range: Range<u64>| {
+            let part = Buf::new(len(&range));
+            if !range.is_empty() {
+                self.read(range.start, part.clone()).await?;
+            }
+            Ok::<_, Error>(part)
+        };
+        let (head, tail) = futures_util::future::join(fill(head), fill(tail)).await;
+        Ok((head?, tail?))
     }
 
     /// Makes a range read as zeros: by zero clusters where they can be, else by writing. Without `unmap`

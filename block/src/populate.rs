@@ -9,6 +9,9 @@ use crate::format::What;
 use crate::node::Node;
 use crate::{Buf, ErrorKind, Result};
 
+/// The most that is copied through memory at once, in bytes.
+const LARGEST_COPY: u64 = 1 << 20;
+
 /// What a populate did, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Populated {
@@ -16,12 +19,18 @@ pub struct Populated {
     pub copied: u64,
     /// Made zero without data.
     pub zero: u64,
+    /// Shared between files by their file system.
+    pub offloaded: u64,
+    /// Present already.
+    pub skipped: u64,
 }
 
 impl std::ops::AddAssign for Populated {
     fn add_assign(&mut self, other: Self) {
         self.copied += other.copied;
         self.zero += other.zero;
+        self.offloaded += other.offloaded;
+        self.skipped += other.skipped;
     }
 }
 
@@ -39,6 +48,7 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
     while at < end {
         let run = leaf.format().map(at, end - at).await?;
         if run.what != What::Absent {
+            done.skipped += run.len;
             at += run.len;
             continue;
         }
@@ -56,6 +66,7 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
                 at += n;
                 continue;
             }
+            let stop = stop.min((at + LARGEST_COPY).next_multiple_of(unit));
             copy(leaf, &backing, at..stop, run.granule, &mut done).await?;
             at = stop;
         }
@@ -89,7 +100,7 @@ async fn offload(
         return Ok(None);
     }
     leaf.format().commit(reservation).await?;
-    done.copied += len;
+    done.offloaded += len;
     Ok(Some(len))
 }
 

@@ -217,6 +217,8 @@ impl Stats {
     pub(crate) fn populated(&self, done: Populated) {
         add(&self.copied.copied, done.copied);
         add(&self.copied.zero, done.zero);
+        add(&self.copied.offloaded, done.offloaded);
+        add(&self.copied.skipped, done.skipped);
     }
 }
 

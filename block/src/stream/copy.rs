@@ -168,7 +168,7 @@ impl Copy {
                 self.disk.stats.populated(done);
                 self.job.count(done);
                 if data {
-                    self.window.copied(executor::now(), chunk.end - chunk.start);
+                    self.window.copied(executor::now(), done);
                 }
                 if sequential {
                     self.advance(chunk);

@@ -3,11 +3,15 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::populate::Populated;
+
 /// The largest number of copies in flight.
 pub(super) const SLOTS: u64 = 8;
 /// The size of a copy in bytes: large, but for a guest at work, whose request would wait behind it.
 const CHUNK: u64 = 1 << 20;
 const GENTLE_CHUNK: u64 = 128 << 10;
+/// And where the file system shares what is copied, which takes no longer for more.
+const SHARED_CHUNK: u64 = 64 << 20;
 /// A guest that did something so recently is at work.
 pub(super) const RECENT: Duration = Duration::from_millis(20);
 /// Bytes over which a rate is measured.
@@ -35,6 +39,7 @@ struct Trial {
 pub(super) struct Window {
     depth: Cell<u64>,
     gentle: Cell<bool>,
+    shares: Cell<bool>,
     sample: Cell<Option<Sample>>,
     trial: Cell<Option<Trial>>,
     /// Samples until the next trial, and whether it goes up.
@@ -47,6 +52,7 @@ impl Window {
         Window {
             depth: Cell::new(2),
             gentle: Cell::new(false),
+            shares: Cell::new(false),
             sample: Cell::new(None),
             trial: Cell::new(None),
             rest: Cell::new(0),
@@ -64,7 +70,11 @@ impl Window {
 
     /// The size of the next copy in bytes.
     pub(super) fn chunk(&self) -> u64 {
-        if self.gentle.get() { GENTLE_CHUNK } else { CHUNK }
+        match (self.shares.get(), self.gentle.get()) {
+            (true, _) => SHARED_CHUNK,
+            (_, true) => GENTLE_CHUNK,
+            _ => CHUNK,
+        }
     }
 
     /// How many of [`SLOTS`] the next copy takes.
@@ -73,7 +83,9 @@ impl Window {
     }
 
     /// Counts a copy that ended.
-    pub(super) fn copied(&self, now: Duration, bytes: u64) {
+    pub(super) fn copied(&self, now: Duration, done: Populated) {
+        let bytes = done.copied + done.offloaded;
+        self.shares.set(done.offloaded > done.copied);
         if self.gentle.get() {
             return;
         }

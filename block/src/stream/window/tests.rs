@@ -11,7 +11,8 @@ fn settles(rate: impl Fn(u64) -> f64) -> u64 {
         let depth = SLOTS / window.slots();
         now += window.chunk() as f64 / rate(depth);
         used[depth as usize] += 1;
-        window.copied(Duration::from_secs_f64(now), window.chunk());
+        let copied = window.chunk();
+        window.copied(Duration::from_secs_f64(now), Populated { copied, ..Populated::default() });
     }
     (1..used.len()).max_by_key(|depth| used[*depth]).unwrap_or(0) as u64
 }
