@@ -171,6 +171,23 @@ pub(crate) struct Reservation {
     pub(crate) claim: Claim,
 }
 
+impl Reservation {
+    /// Takes the first `len` bytes off, whole clusters of a reservation that begins with one.
+    pub(crate) fn split_front(&mut self, len: u64) -> Reservation {
+        let fresh = self.claim.fresh.as_mut().map(|fresh| {
+            let front = fresh.start..fresh.start + len;
+            fresh.start += len;
+            front
+        });
+        let claim = Claim { image: self.claim.image.clone(), fresh };
+        let front = Reservation { offset: self.offset, len, host: self.host, claim };
+        self.offset += len;
+        self.host += len;
+        self.len -= len;
+        front
+    }
+}
+
 /// Host clusters that were allocated for a reservation; dropped with them, they are given back.
 pub(crate) struct Claim {
     pub(crate) image: Rc<dyn Owner>,
@@ -185,7 +202,7 @@ pub(crate) trait Owner {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(fresh) = self.fresh.take() {
+        if let Some(fresh) = self.fresh.take().filter(|fresh| !fresh.is_empty()) {
             self.image.free_later(fresh);
         }
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::format::What;
 use crate::node::Node;
+use crate::storage::Transfer;
 use crate::{Buf, ErrorKind, Result};
 
 /// The most that is copied through memory at once, in bytes.
@@ -62,7 +63,7 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
             at = aligned;
         } else {
             let stop = stop.next_multiple_of(unit).min(at + run.len).min(end);
-            if let Some(n) = offload(leaf, &backing, at..aligned.min(stop), unit, &mut done).await? {
+            if let Some(n) = offload(leaf, &backing, at..aligned.min(stop), &mut done).await? {
                 at += n;
                 continue;
             }
@@ -74,15 +75,16 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
     Ok(done)
 }
 
-/// Shares whole units between host files where their file system can. Answers how much of the start of
-/// `range` was shared; `None` where that is not possible here.
+/// Moves whole clusters between host files without a way through our memory: shared where their file
+/// system can, else copied by a worker. Answers how much of the start of `range` was moved; `None` where
+/// that is not possible here.
 async fn offload(
     leaf: &Node,
     backing: &Rc<Node>,
     range: Range<u64>,
-    unit: u64,
     done: &mut Populated,
 ) -> Result<Option<u64>> {
+    let unit = leaf.cluster_size();
     let Some(source) = backing.locate(range.start, range.end.saturating_sub(range.start)).await? else {
         return Ok(None);
     };
@@ -93,14 +95,33 @@ async fn offload(
     if len == 0 || !range.start.is_multiple_of(unit) || !storage.can_copy_from(&**source.node.storage()) {
         return Ok(None);
     }
-    let reservation = leaf.format().reserve(range.start, len).await?;
-    let (host, len) = (reservation.host, reservation.len);
-    if !storage.copy_from(&**source.node.storage(), source.host, host, len).await? {
-        // The space goes back; the usual way looks for zeros before it takes any.
-        return Ok(None);
+    let mut left = leaf.format().reserve(range.start, len).await?;
+    let (host, len) = (left.host, left.len);
+    let transfer = storage.copy_from(&**source.node.storage(), source.host, host, len, unit).await?;
+    let zeros = match transfer {
+        // The space goes back; the usual way takes its own.
+        None => return Ok(None),
+        Some(Transfer::Shared) => {
+            done.offloaded += len;
+            Vec::new()
+        }
+        Some(Transfer::Written { zero }) => {
+            done.copied += len - zero.iter().map(|zero| zero.end - zero.start).sum::<u64>();
+            zero
+        }
+    };
+    for hole in zeros {
+        let (start, end) = (range.start + hole.start, range.start + hole.end);
+        let data = left.split_front(start - left.offset);
+        if data.len > 0 {
+            leaf.format().commit(data).await?;
+        }
+        drop(left.split_front(end - start));
+        zero(leaf, start, end - start, done).await?;
     }
-    leaf.format().commit(reservation).await?;
-    done.offloaded += len;
+    if left.len > 0 {
+        leaf.format().commit(left).await?;
+    }
     Ok(Some(len))
 }
 

@@ -4,13 +4,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::chain::Opener;
-use crate::storage::{Extent, Identity, Lock, Storage};
+use crate::storage::{Extent, Identity, Lock, Storage, Transfer};
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// The unit that storage writes whole or not at all.
@@ -308,21 +309,39 @@ impl Storage for SimFile {
         Ok(Extent { len: run.min(len), data })
     }
 
-    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
+    async fn copy_from(
+        &self,
+        source: &dyn Storage,
+        from: u64,
+        to: u64,
+        len: u64,
+        unit: u64,
+    ) -> Result<Option<Transfer>> {
         self.begin(self.faults.get().write, "copying to").await?;
         if to + len > self.limit() {
             return Err(Error::new(ErrorKind::NoSpace, format!("copying to {}: no space", self.name)));
         }
         // Refused now and then, as a file system may at any time.
         let Some(source) = source.as_any().downcast_ref::<SimFile>().filter(|_| !self.chance(300)) else {
-            return Ok(false);
+            return Ok(None);
         };
         let data =
             source.state.borrow().content.get(from as usize..(from + len) as usize).map(<[u8]>::to_vec);
-        match data {
-            Some(data) => self.change(Change::Write { offset: to, data }).map(|()| true),
-            None => Ok(false),
+        let Some(data) = data else { return Ok(None) };
+        if self.chance(500) {
+            return self.change(Change::Write { offset: to, data }).map(|()| Some(Transfer::Shared));
         }
+        let mut zero: Vec<Range<u64>> = Vec::new();
+        for (start, piece) in (0..).step_by(unit as usize).zip(data.chunks(unit as usize)) {
+            if !crate::buf::is_zero(piece) {
+                self.change(Change::Write { offset: to + start, data: piece.to_vec() })?;
+            } else if let Some(last) = zero.last_mut().filter(|last| last.end == start) {
+                last.end = start + piece.len() as u64;
+            } else {
+                zero.push(start..start + piece.len() as u64);
+            }
+        }
+        Ok(Some(Transfer::Written { zero }))
     }
 
     fn can_copy_from(&self, source: &dyn Storage) -> bool {

@@ -3,6 +3,8 @@
 //! Nothing above this trait sees a file descriptor, and everything in it exists in the simulator
 //! ([`crate::sim`]) too.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
 
 use crate::{Buf, Error, ErrorKind, Result};
@@ -17,6 +19,18 @@ pub struct Extent {
     pub len: u64,
     /// `false`: a hole, which reads as zeros and holds no space.
     pub data: bool,
+}
+
+/// How a range came to hold what another storage has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Transfer {
+    /// Both share the blocks.
+    Shared,
+    /// The bytes were written, but for these ranges, relative to its start and in order, which are zero.
+    Written {
+        /// Multiples of the caller's unit.
+        zero: Vec<Range<u64>>,
+    },
 }
 
 /// Tells one storage object from another: the same file has the same identity by whatever name.
@@ -96,12 +110,20 @@ pub trait Storage {
     /// storage does not know, all is data.
     async fn map(&self, offset: u64, len: u64) -> Result<Extent>;
 
-    /// Makes a range hold what `source` has, by sharing its blocks. `false` where that is not possible:
-    /// the target range holds anything then, and the caller copies by itself. The range lies inside of
-    /// `source`.
-    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
-        let _ = (source, from, to, len);
-        Ok(false)
+    /// Makes a range hold what `source` has without a way through the caller's memory. `None` where that
+    /// is not possible: the target range holds anything then, and the caller copies by itself. The range
+    /// lies inside of `source`; whole multiples of `unit` bytes from its start on that are all zero may be
+    /// left out, and hold anything then.
+    async fn copy_from(
+        &self,
+        source: &dyn Storage,
+        from: u64,
+        to: u64,
+        len: u64,
+        unit: u64,
+    ) -> Result<Option<Transfer>> {
+        let _ = (source, from, to, len, unit);
+        Ok(None)
     }
 
     /// Whether [`Storage::copy_from`] is worth a trial.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 use block::chain::Opener;
 use block::sim::{Faults, SimFile};
-use block::storage::{Extent, Identity, Lock, Storage};
+use block::storage::{Extent, Identity, Lock, Storage, Transfer};
 use block::{Buf, Error, ErrorKind, Result};
 
 /// Operations on all files of one run. Sound images need a few thousand.
@@ -134,11 +134,18 @@ impl Storage for Watched {
         self.file.map(offset, len).await
     }
 
-    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
+    async fn copy_from(
+        &self,
+        source: &dyn Storage,
+        from: u64,
+        to: u64,
+        len: u64,
+        unit: u64,
+    ) -> Result<Option<Transfer>> {
         self.watch(from, len);
         self.watch(to, len);
         assert!(from + len <= source.len(), "{len} bytes at {from:#x} lie outside of the source");
-        self.file.copy_from(source, from, to, len).await
+        self.file.copy_from(source, from, to, len, unit).await
     }
 
     fn can_copy_from(&self, source: &dyn Storage) -> bool {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 
 use super::nbd::{self, NbdStorage};
-use super::{Extent, Identity, Lock, Storage};
+use super::{Extent, Identity, Lock, Storage, Transfer};
 use crate::chain::Opener;
 use crate::io::Engine;
 use crate::ranges::RangeLocks;
@@ -146,6 +146,11 @@ impl FileStorage {
 
     fn error(&self, doing: &str, at: u64, e: &io::Error) -> Error {
         Error::io(format_args!("{doing} {} at {at}", self.name), e)
+    }
+
+    /// Whether both go through the host's page cache.
+    fn is_cached_with(&self, source: &FileStorage) -> bool {
+        self.alignment == 1 && source.alignment == 1
     }
 
     fn is_aligned(&self, offset: u64, buf: &Buf) -> bool {
@@ -365,18 +370,35 @@ impl Storage for FileStorage {
         Ok(Extent { len: len.min(end - offset), data })
     }
 
-    async fn copy_from(&self, source: &dyn Storage, from: u64, to: u64, len: u64) -> Result<bool> {
-        let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(false) };
+    async fn copy_from(
+        &self,
+        source: &dyn Storage,
+        from: u64,
+        to: u64,
+        len: u64,
+        unit: u64,
+    ) -> Result<Option<Transfer>> {
+        let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(None) };
         let done = self.copying.share(&source.file, from, &self.file, to, len).await;
-        if done.map_err(|e| self.error("copying to", to, &e))? {
-            self.len.set(self.len.get().max(to + len));
-            return Ok(true);
-        }
-        Ok(false)
+        let transfer = if done.map_err(|e| self.error("copying to", to, &e))? {
+            Transfer::Shared
+        } else if self.is_cached_with(source) {
+            let done = copy::through_cache(&source.file, from, &self.file, to, len, unit).await;
+            let zero = done.map_err(|failed| match failed {
+                copy::Failed::Read(at, e) => source.error("reading", at, &e),
+                copy::Failed::Write(at, e) => self.error("writing", at, &e),
+            })?;
+            Transfer::Written { zero }
+        } else {
+            return Ok(None);
+        };
+        self.len.set(self.len.get().max(to + len));
+        Ok(Some(transfer))
     }
 
     fn can_copy_from(&self, source: &dyn Storage) -> bool {
-        source.as_any().is::<FileStorage>() && self.copying.may_work()
+        let source = source.as_any().downcast_ref::<FileStorage>();
+        source.is_some_and(|source| self.copying.may_work() || self.is_cached_with(source))
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

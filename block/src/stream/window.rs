@@ -10,8 +10,9 @@ pub(super) const SLOTS: u64 = 8;
 /// The size of a copy in bytes: large, but for a guest at work, whose request would wait behind it.
 const CHUNK: u64 = 1 << 20;
 const GENTLE_CHUNK: u64 = 128 << 10;
-/// And where the file system shares what is copied, which takes no longer for more.
+/// And where the file system shares what is copied, which takes hardly longer for more.
 const SHARED_CHUNK: u64 = 64 << 20;
+const GENTLE_SHARED_CHUNK: u64 = 4 << 20;
 /// A guest that did something so recently is at work.
 pub(super) const RECENT: Duration = Duration::from_millis(20);
 /// Bytes over which a rate is measured.
@@ -71,9 +72,10 @@ impl Window {
     /// The size of the next copy in bytes.
     pub(super) fn chunk(&self) -> u64 {
         match (self.shares.get(), self.gentle.get()) {
-            (true, _) => SHARED_CHUNK,
-            (_, true) => GENTLE_CHUNK,
-            _ => CHUNK,
+            (true, false) => SHARED_CHUNK,
+            (true, true) => GENTLE_SHARED_CHUNK,
+            (false, false) => CHUNK,
+            (false, true) => GENTLE_CHUNK,
         }
     }
 

@@ -103,12 +103,12 @@ fn a_bound_on_latency_slows_the_stream_down_and_not_for_ever() {
     /// How long a stream takes under a guest whose every request is later than the bound, or not.
     fn taken(max_latency: Duration) -> Duration {
         Executor::simulated(1).block_on(async move {
-            let (_, disk, _) = start(32).await;
+            let (_, disk, _) = start(100).await;
             let tuning = Tuning { max_latency: Some(max_latency), ..Tuning::default() };
             let before = executor::now();
             disk.start_tuned_stream(tuning).await.unwrap();
             while disk.query_stream().is_some() {
-                read(&disk, random(32 * 256) * 4096).await;
+                read(&disk, random(100 * 256) * 4096).await;
             }
             assert!(disk.leaf().backing().is_none());
             executor::now() - before
