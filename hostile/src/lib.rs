@@ -9,12 +9,14 @@
 //! `fuzz/fuzz_targets` and its name in `fuzz/Cargo.toml`.
 
 mod image;
+mod monitor;
 pub mod mutate;
 mod nbd;
 mod watched;
 
 pub use image::{qcow2, qed};
 pub use nbd::{nbd_client, nbd_server};
+pub use monitor::qmp;
 
 /// A door.
 pub struct Target {
@@ -34,4 +36,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "qed", run: qed, corpus: image::qed_corpus, memory: image::memory },
     Target { name: "nbd_server", run: nbd_server, corpus: nbd::server_corpus, memory: nbd::memory },
     Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
+    Target { name: "qmp", run: qmp, corpus: monitor::corpus, memory: monitor::memory },
 ];

@@ -106,6 +106,17 @@ impl Client {
         }
     }
 
+    /// As [`Client::connect`], to a server that is there: where none listens, that is told at once.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_now(address: &Address, time: Duration) -> Result<Self, ClientError> {
+        match address.connect() {
+            Ok(socket) => Self::negotiate(socket, Instant::now() + time),
+            Err(e) => Err(io_error(&format!("connecting to {address}"), e)),
+        }
+    }
+
     /// Negotiates on a connected stream socket, such as one end of a pair.
     ///
     /// # Errors
@@ -218,6 +229,20 @@ impl Client {
             event.data = json!({});
         }
         serde_json::from_value(event.data).map_err(|e| ClientError::Protocol(format!("{}: {e}", E::NAME)))
+    }
+
+    /// Waits for the next event, of any name.
+    ///
+    /// # Errors
+    /// As [`Client::wait_event`].
+    pub fn next_event(&mut self, deadline: Instant) -> Result<EventMessage, ClientError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            let message = self.read(deadline, "event")?;
+            self.keep_event(message)?;
+        }
     }
 
     /// Takes all events that have come, without waiting.

@@ -11,6 +11,7 @@ const HELP: &[(&str, &str)] = &[
     ("block_stream [-a|-s] device", "copy one cluster from the backing chain (-a: all, -s: stop)"),
     ("change [-n] device target [format]", "switch a disk's image (-n: do not notify the guest)"),
     ("cont", "let a stopped machine go on"),
+    ("eject [-f] device", "take a removable drive's medium out (-f: also while the guest has it locked)"),
     ("help [command]", "show the help"),
     ("info subcommand", "show the state: block, block-jobs, block-stream, status, version"),
     ("quit", "end the program"),
@@ -18,6 +19,11 @@ const HELP: &[(&str, &str)] = &[
     ("system_powerdown", "ask the guest to power off"),
     ("system_reset", "reset the machine"),
 ];
+
+/// The names of all commands, for completion.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    HELP.iter().filter_map(|(usage, _)| usage.split(' ').next())
+}
 
 /// Runs one line of the text monitor and tells what it prints: lines that end with `\n`.
 pub async fn execute(monitor: &Monitor, line: &str) -> String {
@@ -64,6 +70,13 @@ async fn run(monitor: &Monitor, line: &str) -> std::result::Result<String, Failu
             let (arg, format) = if device == "vnc" { (third, None) } else { (None, third) };
             let notify = arguments.has('n').then_some(false);
             monitor.request(Change { device, target, arg, format, notify }).await?;
+        }
+        "eject" => {
+            arguments.take_flags("f")?;
+            let device = Some(arguments.required("device")?);
+            arguments.end()?;
+            let force = arguments.has('f').then_some(true);
+            monitor.request(Eject { device, id: None, force }).await?;
         }
         "info" => {
             let what = arguments.optional();

@@ -48,6 +48,7 @@ mod monitor;
 mod output;
 pub mod schema;
 mod stream;
+mod text;
 pub mod types;
 
 pub use address::{Address, AddressError, Listener};
@@ -55,6 +56,7 @@ pub use client::{Client, ClientError};
 pub use command::{Command, Handler, Request};
 pub use error::{Error, ErrorClass, Result};
 pub use event::Event;
-pub use monitor::Monitor;
+pub use monitor::{Monitor, read_commands};
 pub use output::{EventMessage, Events, MAX_EVENT_BYTES, Timestamp};
 pub use stream::{MAX_MESSAGE, MAX_NESTING};
+pub use text::PROMPT;

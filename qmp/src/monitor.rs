@@ -98,8 +98,18 @@ impl Monitor {
                 }
             }
         });
-        self.inner.listeners.borrow_mut().push(task);
+        self.keep(task);
         Ok(())
+    }
+
+    /// Keeps a task that accepts clients until [`Monitor::shutdown`].
+    pub(crate) fn keep(&self, task: JoinHandle<()>) {
+        self.inner.listeners.borrow_mut().push(task);
+    }
+
+    /// Counts a command as running while the result lives.
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        Busy::new(&self.inner)
     }
 
     /// Serves one connected stream socket.
@@ -219,7 +229,7 @@ impl Monitor {
 }
 
 /// Counts a command as running while it lives.
-struct Busy<'a>(&'a Inner);
+pub(crate) struct Busy<'a>(&'a Inner);
 
 impl<'a> Busy<'a> {
     fn new(inner: &'a Inner) -> Self {
@@ -261,6 +271,20 @@ fn answer(result: Result<Value>, id: Option<Value>) -> Rc<str> {
         Err(error) => (None, Some(error)),
     };
     line(&Answer { value, error, id })
+}
+
+/// Reads what a client sent as the server would, as far as its commands are known, and tells `each`
+/// one, or why it is refused. For fuzzers.
+pub fn read_commands(bytes: &[u8], mut each: impl FnMut(Result<Command>)) {
+    let mut splitter = Splitter::default();
+    for part in bytes.chunks(READ_SIZE) {
+        splitter.feed(part);
+        while let Some(message) = splitter.next_value() {
+            let request = message.and_then(|message| request(message, &mut None));
+            each(request.and_then(|(name, arguments)| Command::parse(&name, arguments)));
+        }
+    }
+    splitter.finish();
 }
 
 /// Takes a request apart; `id` is told even where it is refused.

@@ -1,0 +1,89 @@
+//! HMP on a stream socket: lines in, what they print out, a prompt before each.
+
+use std::io::{self, Read, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
+use executor::AsyncFd;
+use socket2::Socket;
+
+use crate::address::Listener;
+use crate::hmp;
+use crate::monitor::Monitor;
+
+/// What is printed where a line is awaited.
+pub const PROMPT: &str = "(millrace) ";
+/// The longest line; a longer one ends the connection.
+const MAX_LINE: usize = 64 << 10;
+/// Bytes read at once.
+const READ_SIZE: usize = 4 << 10;
+/// The pause after a failed accept, which would be readable again at once.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+impl Monitor {
+    /// Accepts clients of the text monitor until [`Monitor::shutdown`].
+    ///
+    /// # Errors
+    /// Where the event loop does not take the listener.
+    pub fn listen_text(&self, listener: Listener) -> io::Result<()> {
+        let listener = AsyncFd::new(listener)?;
+        let monitor = self.clone();
+        self.keep(executor::spawn(async move {
+            loop {
+                let accepted = listener.read_io(Listener::accept).await;
+                if let Err(e) = accepted.and_then(|socket| monitor.serve_text(socket)) {
+                    tracing::warn!("accepting a text monitor client: {e}");
+                    executor::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }));
+        Ok(())
+    }
+
+    fn serve_text(&self, socket: Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let socket = Rc::new(AsyncFd::new(socket)?);
+        let monitor = self.clone();
+        executor::spawn(async move {
+            // Ends where the client does: there is nobody left to be told.
+            let _ = monitor.text_session(&socket).await;
+        });
+        Ok(())
+    }
+
+    async fn text_session(&self, socket: &AsyncFd<Socket>) -> io::Result<()> {
+        let mut line = Vec::new();
+        let mut buffer = vec![0; READ_SIZE];
+        write(socket, PROMPT).await?;
+        loop {
+            let length = socket.read_io(|socket| (&mut &*socket).read(&mut buffer)).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            for &byte in &buffer[..length] {
+                if byte != b'\n' {
+                    line.push(byte);
+                    if line.len() > MAX_LINE {
+                        return write(socket, "the line is too long\r\n").await;
+                    }
+                    continue;
+                }
+                let text = String::from_utf8_lossy(&line).into_owned();
+                line.clear();
+                let _busy = self.busy();
+                let said = hmp::execute(self, text.trim_end_matches('\r')).await.replace('\n', "\r\n");
+                write(socket, &format!("{said}{PROMPT}")).await?;
+            }
+        }
+    }
+}
+
+/// Sends everything. A client that does not read holds up its own next line only.
+async fn write(socket: &AsyncFd<Socket>, text: &str) -> io::Result<()> {
+    let mut left = text.as_bytes();
+    while !left.is_empty() {
+        let length = socket.write_io(|socket| (&mut &*socket).write(left)).await?;
+        left = &left[length.min(left.len())..];
+    }
+    Ok(())
+}
