@@ -12,6 +12,9 @@ need nbdinfo libnbd-bin
 need nbdsh python3-libnbd
 need nbdkit nbdkit
 need fio fio
+need python3 python3
+# Debian ships the module venv without what it needs.
+python3 -c "import ensurepip" 2>/dev/null || missing+=(python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "test.sh: install these packages first: ${missing[*]}" >&2

@@ -15,8 +15,8 @@ mod nbd;
 mod watched;
 
 pub use image::{qcow2, qed};
-pub use nbd::{nbd_client, nbd_server};
 pub use monitor::qmp;
+pub use nbd::{nbd_client, nbd_server};
 
 /// A door.
 pub struct Target {

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod client;
+mod console;
 mod control;
 mod drive;
 mod exports;
@@ -34,6 +36,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(options) => run::run(options),
         Command::Image(command) => image::run(command),
+        Command::Qmp { socket, command } => client::qmp(&socket, &command),
+        Command::Watch { socket, once } => client::watch(&socket, once),
     };
     match result {
         Ok(code) => code,

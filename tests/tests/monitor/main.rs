@@ -1,7 +1,10 @@
 //! The monitor of the real program, without a guest: the commands that its other tests do not need, and
 //! clients that other people wrote.
 
+mod clients;
 mod counters;
+mod errors;
+mod python;
 mod snapshot;
 mod transcript;
 mod tray;

@@ -22,6 +22,22 @@ pub(super) enum Command {
     /// Creates images and looks at them.
     #[command(subcommand)]
     Image(Image),
+    /// Sends a command to a monitor and prints its answer; without a command, a shell.
+    Qmp {
+        /// The monitor: unix:PATH, tcp:HOST:PORT or a path.
+        socket: String,
+        /// A command, and its arguments as KEY=VALUE; a dotted key names a member of an argument.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Shows the progress of all jobs, and what every disk does.
+    Watch {
+        /// The monitor: unix:PATH, tcp:HOST:PORT or a path.
+        socket: String,
+        /// Looks once and ends.
+        #[arg(long)]
+        once: bool,
+    },
 }
 
 /// What holds the guest.
@@ -76,7 +92,11 @@ pub(super) struct Run {
     /// A QMP socket: unix:PATH or tcp:HOST:PORT.
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Vec<qmp::Address>,
-    /// A serial port: stdio, null, file:PATH or unix:PATH. Twice: ttyS0 and ttyS1. Default: stdio.
+    /// The text monitor: stdio or unix:PATH.
+    #[arg(long, value_name = "WHERE")]
+    pub monitor: Option<TextMonitor>,
+    /// A serial port: stdio, null, file:PATH or unix:PATH. Twice: ttyS0 and ttyS1. Default: stdio,
+    /// or null where the monitor is there.
     #[arg(long, value_name = "WHERE")]
     pub serial: Vec<Backend>,
     /// What a guest's reset does.
@@ -85,6 +105,27 @@ pub(super) struct Run {
     /// Where to write this process's number.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,
+}
+
+/// Where the text monitor is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum TextMonitor {
+    /// On standard input and output.
+    Stdio,
+    /// On a socket, for any number of clients.
+    Socket(qmp::Address),
+}
+
+impl std::str::FromStr for TextMonitor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "stdio" => Ok(TextMonitor::Stdio),
+            Ok(address @ qmp::Address::Unix(_)) => Ok(TextMonitor::Socket(address)),
+            _ => Err(format!("'{text}' is no place for a monitor: give stdio or unix:PATH")),
+        }
+    }
 }
 
 /// One `--drive`.

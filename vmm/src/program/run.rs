@@ -18,9 +18,10 @@ use virtio_blk::VirtioBlk;
 use virtio_device::Device;
 
 use super::Failure;
+use super::console;
 use super::control::{Control, End};
 use super::drive::Drive;
-use super::options::{MachineKind, OnReset, Run, TlsCreds};
+use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::signals::Signals;
 use crate::serial::Backend;
 use crate::{Config, Event, Machine};
@@ -75,10 +76,17 @@ pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
     let listeners = options.qmp.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
     let listeners = listeners.map_err(|e| e.to_string())?;
     let credentials = credentials(&options.tls_creds)?;
+    if options.monitor == Some(TextMonitor::Stdio) && options.serial.contains(&Backend::Stdio) {
+        return Err("--monitor stdio and --serial stdio exclude each other".into());
+    }
+    let text = match &options.monitor {
+        Some(TextMonitor::Socket(address)) => Some(Listener::bind(address).map_err(|e| e.to_string())?),
+        _ => None,
+    };
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     let pid_path = options.pidfile.clone();
     let _pid_file = pid_path.as_deref().map(PidFile::write).transpose()?;
-    executor.block_on(async move { main(options, listeners, signals, credentials).await })
+    executor.block_on(async move { main(options, listeners, text, signals, credentials).await })
 }
 
 fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
@@ -96,6 +104,7 @@ fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Fai
 async fn main(
     options: Run,
     listeners: Vec<Listener>,
+    text: Option<Listener>,
     signals: Signals,
     credentials: BTreeMap<String, Credentials>,
 ) -> Result<ExitCode, Failure> {
@@ -118,6 +127,12 @@ async fn main(
     let monitor = Monitor::new(control.clone(), events.clone());
     for listener in listeners {
         monitor.listen(listener).map_err(|e| format!("QMP socket: {e}"))?;
+    }
+    if let Some(listener) = text {
+        monitor.listen_text(listener).map_err(|e| format!("monitor socket: {e}"))?;
+    }
+    if options.monitor == Some(TextMonitor::Stdio) {
+        console::start(&monitor)?;
     }
     if let Some(machine) = &machine {
         machine.start().await.map_err(|e| e.to_string())?;
@@ -164,7 +179,11 @@ async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> 
         cpus: options.cpus,
         memory: options.memory,
     };
-    let serial = if options.serial.is_empty() { &[Backend::Stdio][..] } else { &options.serial };
+    let default = match options.monitor {
+        Some(TextMonitor::Stdio) => &[Backend::Null],
+        _ => &[Backend::Stdio],
+    };
+    let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
     Machine::new(&config, devices, serial).map_err(|e| e.to_string())
 }
 

@@ -15,4 +15,4 @@ mod unix;
 pub use backend::Backend;
 pub(crate) use backend::Running;
 pub use port::Port;
-pub use stdio::restore_terminal;
+pub use stdio::{restore_terminal, save_terminal};

@@ -26,6 +26,23 @@ pub fn restore_terminal() {
     }
 }
 
+/// Remembers how the terminal is, for [`restore_terminal`].
+pub fn save_terminal() {
+    *lock(&SAVED) = settings();
+}
+
+/// The settings of the terminal on standard input; `None` where it is none.
+fn settings() -> Option<libc::termios> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    // SAFETY: termios holds numbers only, and zero is one of their values.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a whole termios.
+    let got = unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut settings) };
+    (got == 0).then_some(settings)
+}
+
 /// Raw mode of the terminal, while it lives.
 pub(super) struct RawMode;
 
@@ -38,15 +55,7 @@ impl Drop for RawMode {
 /// Puts the terminal on standard input into raw mode; output processing stays, since our own messages
 /// go there too. `None` where it is no terminal.
 pub(super) fn raw_mode() -> Option<RawMode> {
-    if !io::stdin().is_terminal() {
-        return None;
-    }
-    // SAFETY: termios holds numbers only, and zero is one of their values.
-    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a whole termios.
-    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut settings) } != 0 {
-        return None;
-    }
+    let mut settings = settings()?;
     *lock(&SAVED) = Some(settings);
     let output = settings.c_oflag;
     // SAFETY: the pointers are to a whole termios.
