@@ -45,14 +45,12 @@ fn a_medium_stays_while_it_is_read() {
         files.add("two", vec![2; 4096]);
         let leaf = chain::open(&*files, "one", Kind::Raw, false).await.unwrap();
         let disk = Disk::removable("cd0", Some(leaf), files.clone(), |_| {}).await.unwrap();
-        let reader = disk.clone();
+        let (reader, ticket) = (disk.clone(), disk.enter().await);
         let read = spawn(async move {
-            let ticket = reader.enter().await;
             let buf = Buf::new(512);
             reader.read(&ticket, 0, buf.clone()).await.unwrap();
             buf.to_vec()
         });
-        executor::yield_now().await;
         let two = Medium { name: "two".into(), format: Some(Kind::Raw) };
         disk.change_medium(&two, false, false).await.unwrap();
         assert_eq!(read.await.unwrap(), vec![1; 512]);
