@@ -36,6 +36,25 @@ impl Owned {
     }
 }
 
+/// The size of a huge page, in bytes, on every machine that has them by default.
+const HUGE: usize = 2 << 20;
+
+impl Owned {
+    /// Memory in huge pages where the kernel has some: what it hands to a device takes less to look up.
+    fn huge(len: usize) -> Self {
+        let layout = Layout::from_size_align(len.next_multiple_of(HUGE), HUGE);
+        let layout = layout.expect("buffer lengths are bounded");
+        // SAFETY: the layout's size is not 0, since `len` is not.
+        let start = unsafe { std::alloc::alloc(layout) };
+        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
+        // SAFETY: the range was just allocated. The advice may be refused, and changes no content.
+        unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        // SAFETY: as above; from here on the bytes are initialised.
+        unsafe { std::ptr::write_bytes(start.as_ptr(), 0, layout.size()) };
+        Owned { start, layout }
+    }
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, and freed once.
@@ -241,7 +260,7 @@ pub struct Pool {
 
 impl Pool {
     /// Buffers kept, and the largest one.
-    const KEPT: usize = 16;
+    const KEPT: usize = 8;
     const LARGEST: usize = 4 << 20;
 
     /// A buffer of `len` bytes with any content.
@@ -256,6 +275,12 @@ impl Pool {
                     segment.iov_len = len;
                 }
                 buf
+            }
+            None if len >= HUGE / 4 => {
+                let owned = Owned::huge(len);
+                let mut segments = SmallVec::new();
+                segments.push(Segment { iov_base: owned.start.as_ptr().cast(), iov_len: len });
+                Buf { segments, len, keep: Keep::Owned(Rc::new(owned)) }
             }
             None => Buf::new(len),
         }

@@ -117,7 +117,7 @@ impl Copy {
             }
             let slot = self.turn().await;
             let before = self.plan.at();
-            let Some(next) = self.plan.next(&self.leaf, HOLE).await? else {
+            let Some(next) = self.plan.next(&self.leaf, self.window.chunk() + self.leaf.cluster_size()).await? else {
                 self.advance(before..self.leaf.size());
                 break;
             };
@@ -125,12 +125,13 @@ impl Copy {
                 self.advance(before..next.absent.start);
             }
             let (chunk, data) = self.cut(&next).await?;
-            self.job.admit(if data { chunk.end - chunk.start } else { 0 }).await;
+            let cost = if data { chunk.end - chunk.start } else { 0 };
+            self.job.admit(cost).await;
             if self.job.must_rest() {
                 continue;
             }
             self.plan.take(&next, chunk.end);
-            self.commit_now_and_then(chunk.end - chunk.start);
+            self.commit_now_and_then(cost);
             executor::spawn(self.clone().copy(chunk, next.sequential, data, slot));
         }
         Ok(())
@@ -145,20 +146,23 @@ impl Copy {
         self.slots.acquire(self.window.slots()).await
     }
 
-    /// The part of an absent range that is copied at once, and whether there is data for it.
+    /// What of an absent range is copied at once, and whether there is data for it.
     async fn cut(&self, next: &Next) -> Result<(Range<u64>, bool)> {
         let Range { start, end } = next.absent.clone();
         let unit = self.leaf.cluster_size();
-        // A hole costs no data, so it is taken in large steps.
-        let (len, data) = match self.leaf.backing() {
-            Some(backing) => {
-                let below = backing.map(start, end - start).await?;
-                (below.len, below.data)
-            }
-            None => (end - start, false),
+        let below = async |len| match self.leaf.backing() {
+            Some(backing) => backing.map(start, len).await.map(|run| (run.len, run.data)),
+            None => Ok((len, false)),
         };
-        let most = if data { self.job.step(self.window.chunk()) } else { len.max(self.window.chunk()) };
-        Ok((start..(start - start % unit + most.next_multiple_of(unit)).min(end), data))
+        if below(end - start).await?.1 {
+            let most = self.job.step(self.window.chunk());
+            return Ok((start..(start - start % unit + most.next_multiple_of(unit)).min(end), true));
+        }
+        // A hole costs no data, so it is taken in large steps.
+        let hole = below(HOLE.min(self.leaf.size() - start)).await?.0;
+        let absent = self.leaf.next_absent(start..start + hole.max(end - start), HOLE).await?;
+        let end = absent.map_or(end, |absent| absent.end.max(end));
+        Ok((start..end, false))
     }
 
     /// A copy in a task of its own: it never waits for the loop, which may rest for long.

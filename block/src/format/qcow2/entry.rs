@@ -50,6 +50,11 @@ impl Entry {
         Entry { alloc: bitmap as u32, zero: (bitmap >> 32) as u32, ..entry }
     }
 
+    /// Whether its subclusters, of which there are as many as `all` has bits, are all of one kind.
+    pub(crate) fn is_uniform(&self, all: u32) -> bool {
+        self.packed.is_some() || self.alloc | self.zero == 0 || self.alloc == all || self.zero == all
+    }
+
     pub(crate) fn to_standard(self) -> u64 {
         let copied = if self.copied { COPIED } else { 0 };
         self.host.unwrap_or(0) | copied | if self.zero != 0 { ZERO } else { 0 }

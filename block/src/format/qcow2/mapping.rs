@@ -108,6 +108,7 @@ impl Qcow2 {
         let (mut index, mut sub) = (first, (offset % self.cluster_size() / unit) as u32);
         let mut entry = self.checked_entry(&slice, index)?;
         let (what, granule) = self.what(&entry, sub, offset % unit);
+        let all = self.mask(0, self.cluster_size());
         // To the end of this presence unit, then on while the units continue it.
         let mut run = unit - offset % unit;
         while run < len {
@@ -129,6 +130,11 @@ impl Qcow2 {
                 break;
             }
             run += unit;
+            // The units of most clusters are alike: one look does for all of them.
+            if sub == 0 && entry.is_uniform(all) {
+                sub = self.subclusters() - 1;
+                run += unit * u64::from(sub);
+            }
         }
         Ok(Mapping { len: run.min(len), what, granule })
     }
