@@ -18,7 +18,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 const SECTOR: u64 = 512;
 
 /// The largest file: all of it is in memory, holes included.
-const LARGEST: u64 = 128 << 20;
+const LARGEST: u64 = 192 << 20;
 
 /// What a simulated file does wrong, each drawn anew for every operation.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,6 +20,8 @@ use crate::{Error, Result};
 
 /// Bytes between two commits of the leaf: bounds what a crash makes the stream do again.
 const COMMIT_EVERY: u64 = 64 << 20;
+/// And while a guest is at work, whose reads wait where a device flushes its cache.
+const GENTLE_COMMIT_EVERY: u64 = 256 << 20;
 /// The largest hole that is made zero in one step.
 const HOLE: u64 = 1 << 30;
 
@@ -190,7 +192,8 @@ impl Copy {
     /// Starts a commit of the leaf where one is due. Copies go on meanwhile.
     fn commit_now_and_then(self: &Rc<Self>, bytes: u64) {
         self.since_commit.set(self.since_commit.get() + bytes);
-        if self.since_commit.get() < COMMIT_EVERY {
+        let due = if self.window.is_gentle() { GENTLE_COMMIT_EVERY } else { COMMIT_EVERY };
+        if self.since_commit.get() < due {
             return;
         }
         let Some(one) = self.committing.try_acquire(1) else { return };

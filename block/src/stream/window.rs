@@ -69,6 +69,11 @@ impl Window {
         }
     }
 
+    /// Whether a guest is at work.
+    pub(super) fn is_gentle(&self) -> bool {
+        self.gentle.get()
+    }
+
     /// The size of the next copy in bytes.
     pub(super) fn chunk(&self) -> u64 {
         match (self.shares.get(), self.gentle.get()) {
