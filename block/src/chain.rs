@@ -77,6 +77,21 @@ fn protocol(name: &str) -> Option<&str> {
     if protocol.contains('/') { None } else { Some(protocol) }
 }
 
+/// How `image` is to record `backing`, both names as they were opened, so that [`resolve`] finds it again.
+pub(crate) fn name_for(image: &str, backing: &str) -> Result<String> {
+    if backing.starts_with('/') || nbd::is_uri(backing) {
+        return Ok(backing.to_owned());
+    }
+    let folder = Path::new(image).parent().unwrap_or(Path::new(""));
+    let name = match Path::new(backing).strip_prefix(folder) {
+        Ok(name) => name.to_owned(),
+        Err(_) => std::path::absolute(backing).map_err(|e| Error::io(backing, &e))?,
+    };
+    let name = name.to_string_lossy().into_owned();
+    // A colon would make it a protocol's.
+    Ok(if protocol(&name).is_some() { format!("./{name}") } else { name })
+}
+
 /// Opens an image with its chain: the leaf for writing where asked, all others for reading.
 pub async fn open(opener: &dyn Opener, name: &str, kind: Kind, writable: bool) -> Result<Rc<Node>> {
     open_at(opener, name, kind, if writable { Access::Write } else { Access::Read }, Vec::new(), None).await

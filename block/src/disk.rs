@@ -14,7 +14,7 @@ use executor::sync::{Event, Semaphore};
 
 use crate::chain::Opener;
 use crate::copy_on_read::BOUNCE;
-use crate::job::Job;
+use crate::job::{self, Job, JobEvent};
 use crate::node::Node;
 use crate::stats::{Op, Stats};
 use crate::stream::watch::Watch;
@@ -35,6 +35,13 @@ pub enum DiskEvent {
         offset: u64,
         /// Why it did not come to its end.
         error: Option<String>,
+    },
+    /// A job tells something.
+    Job {
+        /// What it is like now.
+        job: job::Info,
+        /// What happened to it.
+        what: JobEvent,
     },
 }
 
@@ -112,7 +119,7 @@ pub struct Disk {
     /// Leaves of the past with writes that a guest flush has to reach.
     unflushed: RefCell<Vec<Rc<Node>>>,
     claimed: Cell<Option<&'static str>>,
-    pub(crate) job: RefCell<Option<Rc<Job>>>,
+    pub(crate) jobs: RefCell<Vec<Rc<Job>>>,
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
     pub(crate) copy_on_read: Cell<bool>,
@@ -172,7 +179,7 @@ impl Disk {
             gate: Gate::default(),
             unflushed: RefCell::default(),
             claimed: Cell::new(None),
-            job: RefCell::default(),
+            jobs: RefCell::default(),
             cursor: Cell::new(0),
             copy_on_read: Cell::new(false),
             bounce: Semaphore::new(BOUNCE),
@@ -388,7 +395,7 @@ impl Disk {
 
     /// Ends the disk's use: stops its stream, drains, and makes everything durable.
     pub async fn close(self: &Rc<Self>) -> Result<()> {
-        if self.job.borrow().is_some() {
+        if self.active_job().is_some() {
             // Its end may come first; there is nothing to stop then.
             let _ = self.stop_stream().await;
         }

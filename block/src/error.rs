@@ -41,6 +41,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     text: Arc<str>,
+    of_source: bool,
 }
 
 /// A result of the block layer.
@@ -49,7 +50,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error with its sentence.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Error { kind, text: text.into().into() }
+        Error { kind, text: text.into().into(), of_source: false }
     }
 
     /// An operating-system error, with what was being done to what: "reading disk.img at 512".
@@ -71,7 +72,17 @@ impl Error {
 
     /// The same error, with what was being tried in front of its sentence.
     pub fn context(self, doing: impl fmt::Display) -> Self {
-        Error::new(self.kind, format!("{doing}: {}", self.text))
+        Error { of_source: self.of_source, ..Error::new(self.kind, format!("{doing}: {}", self.text)) }
+    }
+
+    /// The same error, as one of what a copy reads from.
+    pub(crate) fn of_source(self) -> Self {
+        Error { of_source: true, ..self }
+    }
+
+    /// Whether a copy failed where it reads from, and not where it writes to.
+    pub(crate) fn is_of_source(&self) -> bool {
+        self.of_source
     }
 }
 

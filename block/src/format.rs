@@ -18,6 +18,9 @@ use qed::Qed;
 pub(crate) use qed::create as qed_create;
 use raw::Raw;
 
+/// The longest name of a backing file, in bytes, in all formats.
+const MAX_BACKING_NAME: usize = 1023;
+
 /// The formats, by the names that people give them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -364,6 +367,28 @@ impl Format {
             Format::Raw(_) => Ok(()),
             Format::Qcow2(qcow2) => qcow2.drop_backing().await,
             Format::Qed(qed) => qed.drop_backing().await,
+        }
+    }
+
+    /// Whether [`Format::set_backing`] can record this one.
+    pub(crate) fn check_backing(&self, backing: &Backing) -> Result<()> {
+        if matches!(self, Format::Raw(_)) {
+            return Err(Error::new(ErrorKind::Unsupported, "a raw image has no backing file"));
+        }
+        let longest = MAX_BACKING_NAME.min(self.cluster_size() as usize / 2);
+        if backing.name.is_empty() || backing.name.len() > longest || backing.name.contains('\0') {
+            let text = format!("'{}' cannot be recorded as a backing file", backing.name);
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        Ok(())
+    }
+
+    /// Records durably that there is another backing file, which says the same of every absent cluster.
+    pub(crate) async fn set_backing(&self, backing: Backing) -> Result<()> {
+        match self {
+            Format::Raw(raw) => Err(raw.never_allocates()),
+            Format::Qcow2(qcow2) => qcow2.set_backing(backing).await,
+            Format::Qed(qed) => qed.set_backing(backing).await,
         }
     }
 

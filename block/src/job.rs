@@ -1,52 +1,420 @@
 //! Jobs: what works on a disk in the background, and what is common to all of it.
 //!
-//! A strategy is a loop that asks its job between two steps whether it may go on: [`Job::must_rest`] and
-//! [`Job::rest`] for pause and cancel, [`Job::admit`] for the speed, [`Job::advance`] for the progress.
+//! A [`Strategy`] is only its own loop. It asks its job between two steps whether it may go on:
+//! [`Job::must_rest`] and [`Job::rest`] for pause and cancel, [`Job::admit`] for the speed,
+//! [`Job::decide`] after an error, [`Job::advance`] for the progress. States, events and commands are
+//! the runtime's, which is this module.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use executor::sync::Event;
-use futures_util::future::{Either, select};
+use futures_util::future::select;
 
-use crate::disk::Disk;
-use crate::populate::Populated;
+use crate::disk::{Claim, Disk, DiskEvent};
 use crate::{Error, ErrorKind, Result};
 
 mod pace;
+mod state;
 
 use pace::Pace;
+pub use state::{Status, Verb};
 
-/// A job that runs.
-pub(crate) struct Job {
-    /// How far it is, in bytes.
-    offset: Cell<u64>,
-    pace: Pace,
-    cancelled: Cell<bool>,
-    pub(crate) stop_asked: Cell<bool>,
-    ended: Cell<bool>,
-    /// Anything above changed.
-    changed: Event,
-    disk: Weak<Disk>,
+/// What a job does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobKind {
+    /// Populates an image from its chain.
+    Stream,
 }
 
-impl Job {
-    pub(crate) fn new(disk: &Rc<Disk>) -> Self {
-        Job {
+/// What becomes of a job that meets an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnError {
+    /// It fails.
+    #[default]
+    Report,
+    /// It pauses, and tries again when it is resumed.
+    Stop,
+    /// It leaves out what it cannot do, and fails at its end.
+    Ignore,
+    /// `Stop` where there is no space left, else `Report`.
+    Enospc,
+}
+
+/// What followed from an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// The job fails.
+    Report,
+    /// The job pauses.
+    Stop,
+    /// The job goes on.
+    Ignore,
+}
+
+/// What failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Reading from what is copied.
+    Read,
+    /// Writing to where it is copied.
+    Write,
+}
+
+/// Which commands and events the job has been started with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Manner {
+    /// QEMU's of today.
+    #[default]
+    Job,
+    /// Those of 2011: [`DiskEvent::StreamCompleted`] at the end, none where it was stopped.
+    BlockStream,
+}
+
+/// How a job is to be run.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The job's name. Whoever asks sees to it that no other job has it.
+    pub id: String,
+    /// Bytes a second; 0: no limit.
+    pub speed: u64,
+    /// What becomes of it on an error.
+    pub on_error: OnError,
+    /// Whether its result becomes final by itself; else it waits for [`Job::finalize`].
+    pub auto_finalize: bool,
+    /// Whether it is forgotten at its end; else it waits for [`Job::dismiss`].
+    pub auto_dismiss: bool,
+    /// Which events it sends.
+    pub manner: Manner,
+}
+
+impl Wish {
+    /// A job with this name, and all else as it is by default.
+    pub fn new(id: impl Into<String>) -> Self {
+        Wish {
+            id: id.into(),
+            speed: 0,
+            on_error: OnError::default(),
+            auto_finalize: true,
+            auto_dismiss: true,
+            manner: Manner::default(),
+        }
+    }
+}
+
+/// Whether an error paused a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoStatus {
+    /// None did.
+    Ok,
+    /// One did.
+    Failed,
+    /// It was a want of space.
+    NoSpace,
+}
+
+/// What a job is like at one moment.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Its name.
+    pub id: String,
+    /// What it does.
+    pub kind: JobKind,
+    /// Its state.
+    pub status: Status,
+    /// How far it is, in bytes.
+    pub offset: u64,
+    /// Where that ends, in bytes.
+    pub len: u64,
+    /// Its limit in bytes a second; 0: none.
+    pub speed: u64,
+    /// Whether it does something right now.
+    pub busy: bool,
+    /// Whether it was asked to pause.
+    pub paused: bool,
+    /// Whether an error paused it.
+    pub io_status: IoStatus,
+    /// See [`Wish::auto_finalize`].
+    pub auto_finalize: bool,
+    /// See [`Wish::auto_dismiss`].
+    pub auto_dismiss: bool,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// What a job tells by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobEvent {
+    /// Its state is another one.
+    Status,
+    /// It met an error.
+    Error(Operation, Action),
+    /// It can be completed.
+    Ready,
+    /// It waits for [`Job::finalize`].
+    Pending,
+    /// It came to its end; [`Info::error`] says whether to a good one.
+    Completed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// What a kind of job does.
+#[async_trait(?Send)]
+pub(crate) trait Strategy {
+    /// The work. Nothing of it is in flight when this ends.
+    async fn run(&self, job: &Rc<Job>) -> Result<()>;
+
+    /// Makes the result of a good [`Strategy::run`] final and durable. Not to be cancelled any more.
+    async fn finish(&self) -> Result<()>;
+
+    /// Gives back what was taken for the work, whatever its outcome.
+    async fn clean(&self);
+}
+
+/// A job of a disk.
+pub struct Job {
+    wish: Wish,
+    kind: JobKind,
+    disk: Weak<Disk>,
+    status: Cell<Status>,
+    offset: Cell<u64>,
+    len: Cell<u64>,
+    pace: Pace,
+    sleeps: Cell<bool>,
+    pause_asked: Cell<bool>,
+    cancelled: Cell<bool>,
+    finalize_asked: Cell<bool>,
+    /// From here on the job is not cancelled any more.
+    committing: Cell<bool>,
+    pub(crate) stop_asked: Cell<bool>,
+    io_status: Cell<IoStatus>,
+    error: RefCell<Option<Error>>,
+    /// Anything above changed.
+    changed: Event,
+}
+
+impl JobKind {
+    /// The kind's name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobKind::Stream => "stream",
+        }
+    }
+}
+
+impl Disk {
+    /// Starts a job that has the disk by `claim`.
+    pub(crate) fn start_job(
+        self: &Rc<Self>,
+        wish: Wish,
+        kind: JobKind,
+        claim: Claim,
+        strategy: impl Strategy + 'static,
+    ) -> Rc<Job> {
+        let pace = Pace::default();
+        pace.set_speed(executor::now(), wish.speed);
+        let job = Rc::new(Job {
+            wish,
+            kind,
+            disk: Rc::downgrade(self),
+            status: Cell::new(Status::Created),
             offset: Cell::new(0),
-            pace: Pace::default(),
+            len: Cell::new(0),
+            pace,
+            sleeps: Cell::new(false),
+            pause_asked: Cell::new(false),
             cancelled: Cell::new(false),
+            finalize_asked: Cell::new(false),
+            committing: Cell::new(false),
             stop_asked: Cell::new(false),
-            ended: Cell::new(false),
+            io_status: Cell::new(IoStatus::Ok),
+            error: RefCell::default(),
             changed: Event::new(),
-            disk: Rc::downgrade(disk),
+        });
+        self.jobs.borrow_mut().push(job.clone());
+        job.tell(JobEvent::Status);
+        job.enter(Status::Running);
+        executor::spawn(job.clone().live(claim, strategy));
+        job
+    }
+
+    /// The disk's jobs, those included that have ended and were not dismissed.
+    pub fn jobs(&self) -> Vec<Info> {
+        self.jobs.borrow().iter().map(|job| job.info()).collect()
+    }
+
+    /// A job by its name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn job(&self, id: &str) -> Result<Rc<Job>> {
+        let found = self.jobs.borrow().iter().find(|job| job.wish.id == id).cloned();
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, "Job not found"))
+    }
+
+    /// The job that has not ended yet. There is one at most, since it has the disk's claim.
+    pub(crate) fn active_job(&self) -> Option<Rc<Job>> {
+        self.jobs.borrow().iter().find(|job| !job.has_ended()).cloned()
+    }
+}
+
+// What others ask.
+impl Job {
+    /// What it is like now.
+    pub fn info(&self) -> Info {
+        let status = self.status.get();
+        let works = matches!(status, Status::Running | Status::Ready | Status::Waiting | Status::Aborting);
+        Info {
+            id: self.wish.id.clone(),
+            kind: self.kind,
+            status,
+            offset: self.offset.get(),
+            len: self.len.get(),
+            speed: self.pace.speed(),
+            busy: works && !self.sleeps.get(),
+            paused: self.pause_asked.get(),
+            io_status: self.io_status.get(),
+            auto_finalize: self.wish.auto_finalize,
+            auto_dismiss: self.wish.auto_dismiss,
+            error: self.error.borrow().as_ref().map(Error::to_string),
         }
     }
 
+    fn check(&self, verb: Verb) -> Result<()> {
+        let status = self.status.get();
+        if status.verbs().contains(&verb) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "Job '{}' in state '{}' cannot accept command verb '{}'",
+                self.wish.id,
+                status.name(),
+                verb.name()
+            ),
+        ))
+    }
+
+    /// Asks the job to rest: it does when nothing of it is in flight.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state, or where it is paused already.
+    pub fn pause(&self) -> Result<()> {
+        self.check(Verb::Pause)?;
+        if self.pause_asked.replace(true) {
+            return Err(Error::new(ErrorKind::Invalid, "Job is already paused"));
+        }
+        self.changed.notify();
+        Ok(())
+    }
+
+    /// Lets a paused job go on, also one that an error paused.
+    ///
+    /// # Errors
+    /// `Invalid` where it is not paused.
+    pub fn resume(&self) -> Result<()> {
+        if !self.pause_asked.get() {
+            return Err(Error::new(ErrorKind::Invalid, "Can't resume a job that was not paused"));
+        }
+        self.check(Verb::Resume)?;
+        self.io_status.set(IoStatus::Ok);
+        self.pause_asked.set(false);
+        self.go_on();
+        Ok(())
+    }
+
+    /// Asks the job to end without a result. Where that is being made final already, the end comes first.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state.
+    pub fn cancel(&self) -> Result<()> {
+        self.check(Verb::Cancel)?;
+        self.abort();
+        Ok(())
+    }
+
+    /// As [`Job::cancel`], in any state.
+    pub(crate) fn abort(&self) {
+        self.cancelled.set(true);
+        self.go_on();
+    }
+
+    /// Ends a rest.
+    fn go_on(&self) {
+        match self.status.get() {
+            Status::Paused => self.enter(Status::Running),
+            Status::Standby => self.enter(Status::Ready),
+            _ => self.changed.notify(),
+        }
+    }
+
+    /// Limits the speed, in bytes a second; 0: no limit.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state.
+    pub fn set_speed(&self, speed: u64) -> Result<()> {
+        self.check(Verb::SetSpeed)?;
+        self.pace.set_speed(executor::now(), speed);
+        self.changed.notify();
+        Ok(())
+    }
+
+    /// Asks a job that is ready to end with its result.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state.
+    pub fn complete(&self) -> Result<()> {
+        self.check(Verb::Complete)
+    }
+
+    /// Makes the result final. [`Job::ended`] tells when it is.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state.
+    pub fn finalize(&self) -> Result<()> {
+        self.check(Verb::Finalize)?;
+        self.finalize_asked.set(true);
+        self.changed.notify();
+        Ok(())
+    }
+
+    /// Whether [`Job::finalize`] was asked.
+    pub fn is_finalized(&self) -> bool {
+        self.finalize_asked.get()
+    }
+
+    /// Forgets the job.
+    ///
+    /// # Errors
+    /// `Invalid` where it has not ended.
+    pub fn dismiss(&self) -> Result<()> {
+        self.check(Verb::Dismiss)?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Whether it has come to its end, good or bad.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.status.get(), Status::Concluded | Status::Null)
+    }
+
+    /// Waits for the job's end.
+    pub async fn ended(&self) {
+        while !self.has_ended() {
+            self.changed.wait().await;
+        }
+    }
+}
+
+// What a strategy asks.
+impl Job {
     /// Whether the loop has to come to [`Job::rest`] soon, with nothing of its own in flight.
     pub(crate) fn must_rest(&self) -> bool {
-        self.cancelled.get()
+        self.cancelled.get() || self.pause_asked.get()
     }
 
     /// Where a loop stands still with nothing in flight, for as long as it has to.
@@ -54,10 +422,23 @@ impl Job {
     /// # Errors
     /// `Cancelled` where the loop is to end.
     pub(crate) async fn rest(&self) -> Result<()> {
+        // Asked to pause again before it went on, it rests again.
+        while self.pause_asked.get() && !self.cancelled.get() {
+            let was_ready = self.status.get() == Status::Ready;
+            self.enter(if was_ready { Status::Standby } else { Status::Paused });
+            while matches!(self.status.get(), Status::Paused | Status::Standby) {
+                self.changed.wait().await;
+            }
+        }
         if self.cancelled.get() {
-            return Err(Error::new(ErrorKind::Cancelled, "stopped"));
+            return Err(Error::new(ErrorKind::Cancelled, "the job was cancelled"));
         }
         Ok(())
+    }
+
+    /// Whether the job was asked to end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
     }
 
     /// Waits until `bytes` more fit into the speed limit; no longer than until [`Job::must_rest`].
@@ -67,7 +448,9 @@ impl Job {
         {
             self.sleep(wait).await;
         }
-        self.pace.take(executor::now(), bytes);
+        if !self.must_rest() {
+            self.pace.take(executor::now(), bytes);
+        }
     }
 
     /// The largest step in bytes that keeps to the speed limit smoothly, `most` at the most.
@@ -76,11 +459,10 @@ impl Job {
     }
 
     async fn sleep(&self, wait: Duration) {
+        self.sleeps.set(true);
         let changed = std::pin::pin!(self.changed.wait());
-        let slept = std::pin::pin!(executor::sleep(wait));
-        match select(changed, slept).await {
-            Either::Left(_) | Either::Right(_) => {}
-        }
+        select(changed, std::pin::pin!(executor::sleep(wait))).await;
+        self.sleeps.set(false);
     }
 
     /// Everything below `offset` is done. Never goes back.
@@ -93,35 +475,108 @@ impl Job {
         self.offset.get()
     }
 
-    /// Counts what was copied.
-    pub(crate) fn count(&self, done: Populated) {
+    /// Says where [`Job::advance`] ends.
+    pub(crate) fn set_len(&self, len: u64) {
+        self.len.set(len);
+    }
+
+    /// What follows from an error of the loop, by the job's policy. After `Stop` the loop comes to
+    /// [`Job::rest`] and tries again.
+    pub(crate) fn decide(&self, operation: Operation, error: &Error) -> Action {
+        let no_space = error.kind() == ErrorKind::NoSpace;
+        let action = match self.wish.on_error {
+            OnError::Report => Action::Report,
+            OnError::Ignore => Action::Ignore,
+            OnError::Stop => Action::Stop,
+            OnError::Enospc if no_space => Action::Stop,
+            OnError::Enospc => Action::Report,
+        };
+        self.tell(JobEvent::Error(operation, action));
+        if action == Action::Stop {
+            self.io_status.set(if no_space { IoStatus::NoSpace } else { IoStatus::Failed });
+            self.pause_asked.set(true);
+        }
+        action
+    }
+}
+
+// A job's life.
+impl Job {
+    fn tell(&self, what: JobEvent) {
+        // The events of 2011 know nothing of errors on the way.
+        let known = self.wish.manner == Manner::Job || what == JobEvent::Status;
+        if let Some(disk) = self.disk.upgrade().filter(|_| known) {
+            disk.emit(DiskEvent::Job { job: self.info(), what });
+        }
+    }
+
+    fn tell_stream_completed(&self) {
+        let Some(disk) = self.disk.upgrade() else { return };
+        disk.emit(DiskEvent::StreamCompleted {
+            device: disk.name().to_owned(),
+            len: disk.size(),
+            offset: if self.error.borrow().is_none() { disk.size() } else { self.offset.get() },
+            error: self.error.borrow().as_ref().map(Error::to_string),
+        });
+    }
+
+    fn enter(&self, status: Status) {
+        let old = self.status.replace(status);
+        debug_assert!(old.followers().contains(&status), "{old:?} to {status:?}");
+        self.tell(JobEvent::Status);
+        self.changed.notify();
+    }
+
+    async fn live(self: Rc<Self>, claim: Claim, strategy: impl Strategy) {
+        let result = self.work(&strategy).await;
+        let cancelled = self.cancelled.get() && !self.committing.get();
+        if let Err(error) = &result {
+            if !cancelled {
+                *self.error.borrow_mut() = Some(error.clone());
+            }
+            self.enter(Status::Aborting);
+        }
+        if result.is_ok() {
+            self.advance(self.len.get());
+        }
+        strategy.clean().await;
+        // Nothing waits from here on: whoever hears of the end finds the disk free.
+        drop(claim);
+        match (&result, self.wish.manner) {
+            (Err(_), _) if cancelled => self.tell(JobEvent::Cancelled),
+            (_, Manner::Job) => self.tell(JobEvent::Completed),
+            (_, Manner::BlockStream) => self.tell_stream_completed(),
+        }
+        self.enter(Status::Concluded);
+        if self.wish.auto_dismiss {
+            self.forget();
+        }
+    }
+
+    async fn work(self: &Rc<Self>, strategy: &impl Strategy) -> Result<()> {
+        self.rest().await?;
+        strategy.run(self).await?;
+        // A job that was asked to pause does so before its result becomes final.
+        self.rest().await?;
+        self.enter(Status::Waiting);
+        self.enter(Status::Pending);
+        if !self.wish.auto_finalize {
+            self.tell(JobEvent::Pending);
+            while !self.finalize_asked.get() {
+                if self.cancelled.get() {
+                    return Err(Error::new(ErrorKind::Cancelled, "the job was cancelled"));
+                }
+                self.changed.wait().await;
+            }
+        }
+        self.committing.set(true);
+        strategy.finish().await
+    }
+
+    fn forget(&self) {
         if let Some(disk) = self.disk.upgrade() {
-            disk.stats.populated(done);
+            disk.jobs.borrow_mut().retain(|job| !std::ptr::eq(&**job, self));
         }
-    }
-
-    /// Limits the speed, in bytes a second; 0: no limit.
-    pub(crate) fn set_speed(&self, speed: u64) {
-        self.pace.set_speed(executor::now(), speed);
-        self.changed.notify();
-    }
-
-    /// Asks the loop to end. It may have come to its end already.
-    pub(crate) fn cancel(&self) {
-        self.cancelled.set(true);
-        self.changed.notify();
-    }
-
-    /// Says that nothing of the job is going on any more.
-    pub(crate) fn end(&self) {
-        self.ended.set(true);
-        self.changed.notify();
-    }
-
-    /// Waits for the job's end.
-    pub(crate) async fn ended(&self) {
-        while !self.ended.get() {
-            self.changed.wait().await;
-        }
+        self.enter(Status::Null);
     }
 }

@@ -8,7 +8,7 @@ mod error;
 pub mod format;
 pub mod image;
 pub mod io;
-mod job;
+pub mod job;
 pub mod map;
 pub mod node;
 mod populate;
@@ -25,6 +25,7 @@ pub use ::buf::{self, Buf};
 pub use disk::{Disk, DiskEvent, DiskHandle, Ticket};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Kind;
+pub use job::Job;
 
 #[cfg(test)]
 mod tests;

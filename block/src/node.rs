@@ -184,9 +184,9 @@ impl Node {
                     (What::Packed(packed, within), _) => {
                         parts.push(Box::pin(self.format.read_packed(packed, within, part)))
                     }
-                    (What::Absent, Some(backing)) => {
-                        parts.push(Box::pin(async move { backing.read(offset + at, part).await }))
-                    }
+                    (What::Absent, Some(backing)) => parts.push(Box::pin(async move {
+                        backing.read(offset + at, part).await.map_err(Error::of_source)
+                    })),
                     (What::Zero | What::Absent, _) => part.zero(),
                 }
                 at += run.len;

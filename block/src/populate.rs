@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::format::What;
 use crate::node::Node;
 use crate::storage::Transfer;
-use crate::{Buf, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result};
 
 /// The most that is copied through memory at once, in bytes.
 const LARGEST_COPY: u64 = 1 << 20;
@@ -35,7 +35,8 @@ impl std::ops::AddAssign for Populated {
     }
 }
 
-/// Copies what is absent in `range` from the backing chain into `leaf`.
+/// Copies what is absent in the clusters of `range` from the backing chain into `leaf`. All of a cluster is
+/// looked at: none is zero for what a part of it is.
 ///
 /// The clusters are locked against everything that changes them; what was written by the guest before
 /// the lock stays, and what it writes later waits and then wins. Reads go on: what they need lies in
@@ -43,9 +44,10 @@ impl std::ops::AddAssign for Populated {
 pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated> {
     let mut done = Populated::default();
     let Some(backing) = leaf.backing() else { return Ok(done) };
-    let end = range.end.min(leaf.size());
-    let _lock = leaf.lock_for_job(range.start..end).await;
-    let mut at = range.start;
+    let cluster = leaf.cluster_size();
+    let mut at = range.start - range.start % cluster;
+    let end = range.end.next_multiple_of(cluster).min(leaf.size());
+    let _lock = leaf.lock_for_job(at..end).await;
     while at < end {
         let run = leaf.format().map(at, end - at).await?;
         if run.what != What::Absent {
@@ -54,7 +56,7 @@ pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated
             continue;
         }
         // What the chain behind says about the start of this run decides how far this step goes.
-        let below = backing.map(at, run.len).await?;
+        let below = backing.map(at, run.len).await.map_err(Error::of_source)?;
         let unit = run.granule.max(leaf.format().zero_unit());
         let stop = at + below.len.min(run.len);
         let aligned = if stop >= leaf.size() { stop } else { stop - stop % unit };
@@ -168,7 +170,7 @@ async fn copy(
     done: &mut Populated,
 ) -> Result<()> {
     let mut buf = leaf.pool.get((range.end - range.start) as usize);
-    backing.read(range.start, buf.clone()).await?;
+    backing.read(range.start, buf.clone()).await.map_err(Error::of_source)?;
     store(leaf, range.clone(), &mut buf, range.start, granule, done).await?;
     leaf.pool.put(buf);
     Ok(())

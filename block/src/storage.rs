@@ -146,6 +146,17 @@ pub trait Storage {
         None
     }
 
+    /// Takes the locks of `lock`, and lets `before`, the same object opened another time, hold none:
+    /// in between, others see one or the other.
+    ///
+    /// # Errors
+    /// `Locked` where another process denies it; what `before` held is then still held.
+    fn lock_after(&self, before: &dyn Storage, lock: Lock) -> Result<()> {
+        before.lock(lock)?;
+        self.lock(lock)?;
+        before.lock(Lock::None)
+    }
+
     /// Which object this is, where that can be known.
     fn identity(&self) -> Option<Identity>;
 

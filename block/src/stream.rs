@@ -1,18 +1,26 @@
-//! `block_stream`: populate a disk's leaf from its backing chain, then drop the backing file.
+//! Streams: populate an image from its backing chain, then drop the backing file, or all of the chain
+//! above a base.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::disk::{Disk, DiskEvent};
-use crate::job::Job;
+use async_trait::async_trait;
+
+use crate::chain;
+use crate::disk::{Claim, Disk};
+use crate::format::Backing;
+use crate::job::{Action, Job, JobKind, Manner, Operation, Strategy, Wish};
 use crate::node::Node;
 use crate::populate::populate;
 use crate::{Error, ErrorKind, Result};
 
 mod budget;
 mod copy;
+mod inner;
 mod order;
+mod scope;
 mod trace;
 pub(crate) mod watch;
 mod window;
@@ -21,6 +29,7 @@ use budget::Budget;
 use copy::Copy;
 pub use order::Order;
 use order::Plan;
+use scope::Scope;
 use watch::Watch;
 
 /// How far a stream is.
@@ -50,6 +59,30 @@ pub struct Tuning {
 struct Tuned {
     wish: Tuning,
     trace: Vec<Range<u64>>,
+}
+
+/// Where a stream ends, going down the chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Base {
+    /// Above the image with this file name, which becomes the backing file.
+    File(String),
+    /// Above the image with this node name, which becomes the backing file.
+    Node(String),
+    /// With the image with this node name, whose backing file becomes the backing file.
+    Bottom(String),
+}
+
+/// What is streamed.
+#[derive(Clone, Debug, Default)]
+pub struct Extent {
+    /// The node name of the image that is populated; the leaf unless given.
+    pub image: Option<String>,
+    /// Where the stream ends; with the whole chain unless given.
+    pub base: Option<Base>,
+    /// How the base is recorded as the backing file; by its own name unless given.
+    pub backing_file: Option<String>,
+    /// How.
+    pub tuning: Tuning,
 }
 
 impl Disk {
@@ -96,62 +129,174 @@ impl Disk {
         };
         self.cursor.set(end);
         if end == size && leaf.next_absent(0..size, 1).await?.is_none() {
-            self.complete(&leaf).await?;
+            self.complete(&leaf, None).await?;
         }
         Ok(self.progress(end))
     }
 
     /// Starts to stream everything in the background. At the end the backing file is dropped and
-    /// [`DiskEvent::StreamCompleted`] sent.
+    /// [`crate::DiskEvent::StreamCompleted`] sent. The job's name is the disk's.
     ///
     /// # Errors
     /// As [`Disk::stream_one`].
     pub fn start_stream(self: &Rc<Self>) -> Result<()> {
-        self.start(Tuned::default())
+        self.start_whole_stream(self.block_stream())
     }
 
-    /// As [`Disk::start_stream`], in the way that `wish` says.
+    /// As [`Disk::start_stream`], in the way that `tuning` says.
     ///
     /// # Errors
     /// Also what reading a trace says.
-    pub async fn start_tuned_stream(self: &Rc<Self>, wish: Tuning) -> Result<()> {
+    pub async fn start_tuned_stream(self: &Rc<Self>, tuning: Tuning) -> Result<()> {
         self.check_streamable()?;
+        let claim = self.claim("a stream")?;
+        let tuned = self.tune(tuning).await?;
+        self.start(claim, Stream::new(self, Scope::whole(self.leaf()), tuned), self.block_stream());
+        Ok(())
+    }
+
+    fn block_stream(&self) -> Wish {
+        Wish { manner: Manner::BlockStream, ..Wish::new(self.name()) }
+    }
+
+    /// Starts to stream everything into the leaf as a job, before this returns.
+    ///
+    /// # Errors
+    /// As [`Disk::stream_one`].
+    pub fn start_whole_stream(self: &Rc<Self>, wish: Wish) -> Result<()> {
+        self.check_streamable()?;
+        let claim = self.claim("a stream")?;
+        self.start(claim, Stream::new(self, Scope::whole(self.leaf()), Tuned::default()), wish);
+        Ok(())
+    }
+
+    fn start(self: &Rc<Self>, claim: Claim, stream: Stream, wish: Wish) {
+        let (hot, record) = {
+            let tuning = &stream.tuned.borrow().wish;
+            (matches!(tuning.order, Order::HotFirst), tuning.record.is_some())
+        };
+        *self.watch.borrow_mut() = (hot || record).then(|| Rc::new(Watch::new(record)));
+        self.start_job(wish, JobKind::Stream, claim, stream);
+    }
+
+    async fn tune(&self, wish: Tuning) -> Result<Tuned> {
         let trace = match &wish.order {
             Order::Trace(name) => trace::load(&*self.opener, name).await?,
             _ => Vec::new(),
         };
-        self.start(Tuned { wish, trace })
+        Ok(Tuned { wish, trace })
     }
 
-    fn start(self: &Rc<Self>, tuned: Tuned) -> Result<()> {
-        self.check_streamable()?;
-        let claim = self.claim("a stream")?;
-        let job = Rc::new(Job::new(self));
-        *self.job.borrow_mut() = Some(job.clone());
-        let (hot, record) = (matches!(tuned.wish.order, Order::HotFirst), tuned.wish.record.is_some());
-        *self.watch.borrow_mut() = (hot || record).then(|| Rc::new(Watch::new(record)));
-        let disk = self.clone();
-        executor::spawn(async move {
-            let leaf = disk.leaf();
-            let result = disk.run_watched(&leaf, &job, tuned).await;
-            disk.job.take();
-            disk.cursor.set(0);
-            drop(claim);
-            let (offset, error) = match result {
-                Ok(()) => (leaf.size(), None),
-                Err(e) => (job.offset(), Some(e)),
-            };
-            if !matches!(&error, Some(e) if e.kind() == ErrorKind::Cancelled) {
-                disk.emit(DiskEvent::StreamCompleted {
-                    device: disk.name().to_owned(),
-                    len: leaf.size(),
-                    offset,
-                    error: error.map(|e| e.to_string()),
-                });
+    /// Starts to stream `extent` as a job. At its end the chain above the base is dropped.
+    ///
+    /// # Errors
+    /// `InUse` where a job or another command has the disk; `Invalid` where the extent is none; what
+    /// opening an image for writing says where that is not the leaf.
+    pub async fn start_stream_job(self: &Rc<Self>, extent: Extent, wish: Wish) -> Result<()> {
+        let claim = self.claim_for_job()?;
+        let image = match &extent.image {
+            Some(name) => self.find_node(name).ok_or_else(|| no_node(name))?,
+            None => self.leaf(),
+        };
+        let base = match &extent.base {
+            Some(base) => self.find_base(&image, base)?,
+            None => None,
+        };
+        let record = match (&base, extent.backing_file) {
+            (None, Some(_)) => {
+                let text = "backing file specified, but streaming the entire chain";
+                return Err(Error::new(ErrorKind::Invalid, text));
             }
-            job.end();
-        });
+            (None, None) => None,
+            (Some(base), name) => {
+                let name = match name {
+                    Some(name) => name,
+                    None => chain::name_for(image.name(), base.name())?,
+                };
+                Some(Backing { name, format: Some(base.kind().name().to_owned()) })
+            }
+        };
+        if let Some(record) = &record {
+            image.format().check_backing(record)?;
+        }
+        let tuned = self.tune(extent.tuning).await?;
+        let is_inner = !Rc::ptr_eq(&image, &self.leaf());
+        let image = if is_inner {
+            self.open_inner(&image).await?
+        } else {
+            self.check_streamable()?;
+            image
+        };
+        let stream = Stream { record, is_inner, ..Stream::new(self, Scope::above(image, base), tuned) };
+        self.start(claim, stream, wish);
         Ok(())
+    }
+
+    /// Whether a job could have the disk as far as other jobs go.
+    ///
+    /// # Errors
+    /// `InUse`, with QEMU's text.
+    pub fn check_no_job(&self) -> Result<()> {
+        if let Some(job) = self.active_job() {
+            let kind = job.info().kind.name();
+            let text = format!("Node '{}' is busy: block device is in use by block job: {kind}", self.name());
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        Ok(())
+    }
+
+    fn claim_for_job(self: &Rc<Self>) -> Result<Claim> {
+        self.check_no_job()?;
+        self.claim("a stream")
+    }
+
+    /// An image of the chain by its node name.
+    pub fn find_node(&self, name: &str) -> Option<Rc<Node>> {
+        let mut next = Some(self.leaf());
+        while let Some(node) = next {
+            if node.node_name() == name {
+                return Some(node);
+            }
+            next = node.backing();
+        }
+        None
+    }
+
+    fn find_base(&self, image: &Rc<Node>, base: &Base) -> Result<Option<Rc<Node>>> {
+        let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
+        let found = match base {
+            Base::File(name) => {
+                let mut above = image.clone();
+                loop {
+                    let Some(node) = above.backing() else {
+                        return Err(invalid(format!("Can't find '{name}' in the backing chain")));
+                    };
+                    let recorded = above.format().backing().is_some_and(|backing| backing.name == *name);
+                    if recorded || node.name() == name {
+                        break Some(node);
+                    }
+                    above = node;
+                }
+            }
+            Base::Node(name) => {
+                let node = self.find_node(name).ok_or_else(|| no_node(name))?;
+                if Rc::ptr_eq(&node, image) || !is_below(&node, image) {
+                    let text = format!("Node '{name}' is not a backing image of '{}'", image.node_name());
+                    return Err(invalid(text));
+                }
+                Some(node)
+            }
+            Base::Bottom(name) => {
+                let node = self.find_node(name).ok_or_else(|| no_node(name))?;
+                if !is_below(&node, image) {
+                    let text =
+                        format!("Node '{name}' is not in a chain starting from '{}'", image.node_name());
+                    return Err(invalid(text));
+                }
+                node.backing()
+            }
+        };
+        Ok(found)
     }
 
     /// Stops the background stream; answers when the copies in flight are done. The image stays valid
@@ -160,12 +305,12 @@ impl Disk {
     /// # Errors
     /// `NotActive` where there is none, `InUse` where somebody else waits for its stop.
     pub async fn stop_stream(self: &Rc<Self>) -> Result<()> {
-        let job = self.active_job()?;
+        let job = self.stream_job()?;
         if job.stop_asked.replace(true) {
             let text = format!("The stream on device '{}' is being stopped already", self.name());
             return Err(Error::new(ErrorKind::InUse, text));
         }
-        job.cancel();
+        job.abort();
         job.ended().await;
         Ok(())
     }
@@ -175,63 +320,154 @@ impl Disk {
     /// # Errors
     /// `NotActive` where there is none.
     pub fn set_stream_speed(&self, speed: u64) -> Result<()> {
-        self.active_job()?.set_speed(speed);
-        Ok(())
+        self.stream_job()?.set_speed(speed)
     }
 
-    fn active_job(&self) -> Result<Rc<Job>> {
-        self.job.borrow().clone().ok_or_else(|| {
+    fn stream_job(&self) -> Result<Rc<Job>> {
+        self.active_job().ok_or_else(|| {
             Error::new(ErrorKind::NotActive, format!("No active stream on device '{}'", self.name()))
         })
     }
 
     /// The active background stream.
     pub fn query_stream(&self) -> Option<Progress> {
-        let job = self.job.borrow().clone()?;
-        Some(self.progress(job.offset()))
+        Some(self.progress(self.active_job()?.offset()))
     }
 
-    /// Runs a stream with an eye on what is read meanwhile.
-    async fn run_watched(self: &Rc<Self>, leaf: &Rc<Node>, job: &Rc<Job>, tuned: Tuned) -> Result<()> {
-        let Tuned { wish, trace } = tuned;
-        let watch = self.watch.borrow().clone();
-        let hot = watch.clone().filter(|_| matches!(wish.order, Order::HotFirst));
-        let plan = Plan::new(leaf.size(), trace, hot);
-        let budget = wish.max_latency.map(|limit| Budget::new(self.clone(), limit));
-        let copy = Copy::new(self, leaf, job, plan, budget);
-        let result = self.run_stream(leaf, job, &copy).await;
-        self.watch.take();
+    /// Drops the backing file, or puts the base in its place, durably: nothing above may be absent.
+    async fn complete(&self, image: &Rc<Node>, base: Option<(Rc<Node>, Backing)>) -> Result<()> {
+        // Data and tables first, then the header that does without the backing file.
+        self.flush_old().await?;
+        image.flush().await?;
+        match base {
+            Some((base, record)) => {
+                image.format().set_backing(record).await?;
+                image.set_backing(Some(base));
+            }
+            None => {
+                image.format().drop_backing().await?;
+                image.set_backing(None);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_node(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("Cannot find device='' nor node-name='{name}'"))
+}
+
+fn is_below(node: &Rc<Node>, image: &Rc<Node>) -> bool {
+    let mut next = Some(image.clone());
+    while let Some(at) = next {
+        if Rc::ptr_eq(&at, node) {
+            return true;
+        }
+        next = at.backing();
+    }
+    false
+}
+
+/// The strategy: copy, again after errors where the policy says so, then drop what was copied.
+struct Stream {
+    disk: Rc<Disk>,
+    scope: Rc<Scope>,
+    tuned: RefCell<Tuned>,
+    record: Option<Backing>,
+    /// The image is not the leaf: it was opened for writing for this.
+    is_inner: bool,
+}
+
+impl Stream {
+    fn new(disk: &Rc<Disk>, scope: Scope, tuned: Tuned) -> Self {
+        let (scope, tuned) = (Rc::new(scope), RefCell::new(tuned));
+        Stream { disk: disk.clone(), scope, tuned, record: None, is_inner: false }
+    }
+
+    /// Copies until nothing is left.
+    async fn copy_all(&self, job: &Rc<Job>, copy: &Rc<Copy>) -> Result<()> {
+        let image = &self.scope.image;
+        // Once more from the start when something absent is found at the end: the last word has the
+        // map of the whole image, not the frontier.
+        loop {
+            if let Some(error) = self.copy(job, copy).await? {
+                return Err(error);
+            }
+            job.rest().await?;
+            if self.scope.next_absent(0..image.size(), 1).await?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Copies until nothing is left but what was ignored; the error of that.
+    async fn copy(&self, job: &Rc<Job>, copy: &Rc<Copy>) -> Result<Option<Error>> {
+        let (mut ignored, mut from) = (None, 0);
+        loop {
+            let copy::Failed { range, error } = match copy.run(from).await {
+                Ok(()) => match self.scope.image.flush().await {
+                    Ok(()) => return Ok(ignored),
+                    Err(error) => copy::Failed { range: from..from, error },
+                },
+                Err(failed) => failed,
+            };
+            if error.kind() == ErrorKind::Cancelled || job.is_cancelled() {
+                return Err(error);
+            }
+            from = copy.frontier();
+            let operation = if error.is_of_source() { Operation::Read } else { Operation::Write };
+            match job.decide(operation, &error) {
+                Action::Stop => job.rest().await?,
+                // Nothing is left out that is not known.
+                Action::Ignore if !range.is_empty() => {
+                    if range.start <= from {
+                        from = from.max(range.end);
+                    }
+                    ignored.get_or_insert(error);
+                }
+                Action::Ignore | Action::Report => return Err(error),
+            }
+        }
+    }
+}
+
+#[async_trait(?Send)]
+impl Strategy for Stream {
+    async fn run(&self, job: &Rc<Job>) -> Result<()> {
+        let image = &self.scope.image;
+        let Tuned { wish, trace } = self.tuned.take();
+        let watch = self.disk.watch.borrow().clone();
+        let mut result = Ok(());
+        if image.backing().is_some() {
+            job.set_len(image.size());
+            let hot = watch.clone().filter(|_| matches!(wish.order, Order::HotFirst));
+            let plan = Plan::new(image.size(), trace, hot);
+            let budget = wish.max_latency.map(|limit| Budget::new(self.disk.clone(), limit));
+            let copy = Copy::new(&self.disk, &self.scope, job, plan, budget);
+            result = self.copy_all(job, &copy).await;
+        }
+        self.disk.watch.take();
         if let Some((name, record)) = wish.record.zip(watch.and_then(|watch| watch.record())) {
-            let saved = trace::save(&*self.opener, &name, &record).await;
-            return result.and(saved);
+            let saved = trace::save(&*self.disk.opener, &name, &record).await;
+            result = result.and(saved);
         }
         result
     }
 
-    async fn run_stream(self: &Rc<Self>, leaf: &Rc<Node>, job: &Rc<Job>, copy: &Rc<Copy>) -> Result<()> {
-        if leaf.backing().is_none() {
+    async fn finish(&self) -> Result<()> {
+        let image = &self.scope.image;
+        if image.backing().is_none() {
             return Ok(());
         }
-        // Once more from the start when something absent is found at the end: the last word has the
-        // map of the whole leaf, not the frontier.
-        loop {
-            copy.run(0).await.map_err(|failed| failed.error)?;
-            leaf.flush().await?;
-            job.rest().await?;
-            if leaf.next_absent(0..leaf.size(), 1).await?.is_none() {
-                break;
-            }
-        }
-        self.complete(leaf).await
+        let base = self.scope.base.clone().zip(self.record.clone());
+        self.disk.complete(image, base).await
     }
 
-    /// Drops the backing file, durably: nothing may be absent.
-    async fn complete(self: &Rc<Self>, leaf: &Rc<Node>) -> Result<()> {
-        // Data and tables first, then the header that does without the backing file.
-        self.flush_old().await?;
-        leaf.flush().await?;
-        leaf.format().drop_backing().await?;
-        leaf.set_backing(None);
-        Ok(())
+    async fn clean(&self) {
+        self.disk.cursor.set(0);
+        self.disk.watch.take();
+        if self.is_inner {
+            self.disk.close_inner(&self.scope.image).await;
+        }
     }
 }

@@ -14,10 +14,16 @@ use crate::task::{TaskKey, spawn};
 
 type Start = Box<dyn FnOnce() + Send>;
 
+/// What another thread wants.
+pub(crate) enum Item {
+    Wake(TaskKey),
+    Start(Start),
+}
+
+/// In the order of asking: who starts a task and then answers may rely on the task to run first.
 #[derive(Default)]
 struct Queue {
-    wakes: Vec<TaskKey>,
-    starts: VecDeque<Start>,
+    items: VecDeque<Item>,
     closed: bool,
 }
 
@@ -47,7 +53,7 @@ impl Shared {
             inner.ready.borrow_mut().push_back(key);
             return;
         }
-        lock(&self.queue).wakes.push(key);
+        lock(&self.queue).items.push_back(Item::Wake(key));
         self.signal();
     }
 
@@ -58,16 +64,15 @@ impl Shared {
         }
     }
 
-    pub(crate) fn take(&self) -> (Vec<TaskKey>, VecDeque<Start>) {
-        let mut queue = lock(&self.queue);
-        (std::mem::take(&mut queue.wakes), std::mem::take(&mut queue.starts))
+    pub(crate) fn take(&self) -> VecDeque<Item> {
+        std::mem::take(&mut lock(&self.queue).items)
     }
 
     pub(crate) fn close(&self) {
         let rest = {
             let mut queue = lock(&self.queue);
             queue.closed = true;
-            std::mem::take(&mut queue.starts)
+            std::mem::take(&mut queue.items)
         };
         drop(rest);
     }
@@ -104,20 +109,28 @@ impl Remote {
             drop(start);
             return;
         }
-        queue.starts.push_back(start);
+        queue.items.push_back(Item::Start(start));
         drop(queue);
         self.shared.signal();
     }
 
-    /// Runs a future on the executor and hands back its result.
+    /// Runs a future on the executor and hands back its result. What it started on the executor that
+    /// asks, before it ended, runs there before the result is seen.
     pub fn call<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         make: impl FnOnce() -> F + Send + 'static,
     ) -> Reply<T> {
         let (sender, reply) = Reply::pair();
+        let asker = try_current().map(|inner| Remote { shared: inner.shared.clone() });
         self.spawn(move || {
             let future = make();
-            async move { sender.send(future.await) }
+            async move {
+                let value = future.await;
+                match asker {
+                    Some(asker) => asker.spawn(move || async move { sender.send(value) }),
+                    None => sender.send(value),
+                }
+            }
         });
         reply
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::fd::{AsyncFd, Reactor};
-use crate::remote::{Remote, Shared};
+use crate::remote::{Item, Remote, Shared};
 use crate::sync::oneshot;
 use crate::task::{TaskKey, Tasks, spawn};
 use crate::timer::Timers;
@@ -115,10 +115,11 @@ impl Inner {
     }
 
     fn take_remote(&self) {
-        let (wakes, starts) = self.shared.take();
-        self.ready.borrow_mut().extend(wakes);
-        for start in starts {
-            start();
+        for item in self.shared.take() {
+            match item {
+                Item::Wake(key) => self.ready.borrow_mut().push_back(key),
+                Item::Start(start) => start(),
+            }
         }
     }
 

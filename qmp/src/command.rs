@@ -352,12 +352,110 @@ commands! {
         /// Lists exports, the newest first.
         "query-block-exports" query_block_exports: QueryBlockExports {} -> Vec<BlockExportInfo>;
 
+        /// Starts to copy what a disk's backing chain has into its image, as a job.
+        "block-stream" block_stream_job: BlockStreamJob {
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The disk, or the node name of an image of its chain.
+            device: String,
+            /// The file that becomes the backing file; none unless given, and the whole chain is copied.
+            base: Option<String>,
+            /// The same, by its node name.
+            base_node as "base-node": Option<String>,
+            /// What is recorded as the name of the backing file.
+            backing_file as "backing-file": Option<String>,
+            /// The last node that is copied.
+            bottom: Option<String>,
+            /// Bytes a second; 0: no limit.
+            speed: Option<i64>,
+            /// What becomes of the job on an error; `report` unless given.
+            on_error as "on-error": Option<BlockdevOnError>,
+            /// Whether it finalizes itself; it does unless this is false.
+            auto_finalize as "auto-finalize": Option<bool>,
+            /// Whether it leaves the table by itself; it does unless this is false.
+            auto_dismiss as "auto-dismiss": Option<bool>,
+        } -> Empty;
+
         /// Limits a job's speed.
         "block-job-set-speed" block_job_set_speed: BlockJobSetSpeed {
             /// The job: the disk's name for a background stream.
             device: String,
             /// Bytes a second; 0: no limit.
             speed: i64,
+        } -> Empty;
+
+        /// Cancels a job.
+        "block-job-cancel" block_job_cancel: BlockJobCancel {
+            /// The job.
+            device: String,
+            /// Whether a job that is paused or ready is cancelled too.
+            force: Option<bool>,
+        } -> Empty;
+
+        /// Pauses a job.
+        "block-job-pause" block_job_pause: BlockJobPause {
+            /// The job.
+            device: String,
+        } -> Empty;
+
+        /// Lets a paused job go on.
+        "block-job-resume" block_job_resume: BlockJobResume {
+            /// The job.
+            device: String,
+        } -> Empty;
+
+        /// Completes a job that is ready.
+        "block-job-complete" block_job_complete: BlockJobComplete {
+            /// The job.
+            device: String,
+        } -> Empty;
+
+        /// Makes the result of a job final.
+        "block-job-finalize" block_job_finalize: BlockJobFinalize {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Forgets a job that has ended.
+        "block-job-dismiss" block_job_dismiss: BlockJobDismiss {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Pauses a job.
+        "job-pause" job_pause: JobPause {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Lets a paused job go on.
+        "job-resume" job_resume: JobResume {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Cancels a job.
+        "job-cancel" job_cancel: JobCancel {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Completes a job that is ready.
+        "job-complete" job_complete: JobComplete {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Makes the result of a job final.
+        "job-finalize" job_finalize: JobFinalize {
+            /// The job.
+            id: String,
+        } -> Empty;
+
+        /// Forgets a job that has ended.
+        "job-dismiss" job_dismiss: JobDismiss {
+            /// The job.
+            id: String,
         } -> Empty;
 
         /// Lists block jobs.

@@ -339,6 +339,20 @@ qapi_enum! {
         Null = "null",
     }
 
+    /// What becomes of a job on an I/O error.
+    enum BlockdevOnError {
+        /// It fails.
+        Report = "report",
+        /// It goes on, and fails at its end.
+        Ignore = "ignore",
+        /// `stop` for want of space, else `report`.
+        Enospc = "enospc",
+        /// It pauses.
+        Stop = "stop",
+        /// As `report`.
+        Auto = "auto",
+    }
+
     /// How something is exported.
     enum BlockExportType {
         /// By the NBD server.

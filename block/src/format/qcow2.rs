@@ -37,6 +37,7 @@ pub(crate) mod info;
 mod mapping;
 mod overlap;
 mod refcounts;
+mod relink;
 mod reserved;
 mod resize;
 mod retire;

@@ -18,6 +18,10 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    pub(super) fn speed(&self) -> u64 {
+        self.speed.get()
+    }
+
     /// How long nothing may pass from `now` on.
     pub(super) fn wait(&self, now: Duration) -> Option<Duration> {
         let wait = self.next.get().checked_sub(now)?;

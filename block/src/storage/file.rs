@@ -415,6 +415,14 @@ impl Storage for FileStorage {
         self.file.metadata().ok().map(|metadata| metadata.blocks() * 512)
     }
 
+    fn lock_after(&self, before: &dyn Storage, lock: Lock) -> Result<()> {
+        // What the other one may hold, this one may.
+        before.lock(lock)?;
+        locks::hold(&self.file, &self.name, self.held.get(), lock)?;
+        self.held.set(lock);
+        before.lock(Lock::None)
+    }
+
     fn identity(&self) -> Option<Identity> {
         Some(self.identity)
     }

@@ -11,10 +11,10 @@ use executor::sync::{Permit, Semaphore};
 
 use super::budget::Budget;
 use super::order::{Next, Plan};
+use super::scope::Scope;
 use super::window::{RECENT, SLOTS, Window};
 use crate::disk::Disk;
 use crate::job::Job;
-use crate::node::Node;
 use crate::populate::populate;
 use crate::{Error, Result};
 
@@ -46,17 +46,17 @@ impl Frontier {
     }
 }
 
-/// A copy that failed. The first one counts whose range is lowest: below it all was tried.
+/// A copy that failed: of several, the one whose range is lowest.
 pub(super) struct Failed {
-    /// Where, as far as it is known: a loop that goes on behind it leaves nothing else out.
+    /// Where, as far as it is known; else empty.
     pub range: Range<u64>,
     pub error: Error,
 }
 
-/// What copies a leaf's absent data.
+/// What copies an image's absent data.
 pub(super) struct Copy {
     disk: Rc<Disk>,
-    leaf: Rc<Node>,
+    scope: Rc<Scope>,
     job: Rc<Job>,
     plan: Plan,
     budget: Option<Budget>,
@@ -72,14 +72,14 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) fn new(
         disk: &Rc<Disk>,
-        leaf: &Rc<Node>,
+        scope: &Rc<Scope>,
         job: &Rc<Job>,
         plan: Plan,
         budget: Option<Budget>,
     ) -> Rc<Self> {
         Rc::new(Copy {
             disk: disk.clone(),
-            leaf: leaf.clone(),
+            scope: scope.clone(),
             job: job.clone(),
             plan,
             budget,
@@ -119,8 +119,10 @@ impl Copy {
             }
             let slot = self.turn().await;
             let before = self.plan.at();
-            let Some(next) = self.plan.next(&self.leaf, self.window.chunk() + self.leaf.cluster_size()).await? else {
-                self.advance(before..self.leaf.size());
+            let Some(next) =
+                self.plan.next(&self.scope, self.window.chunk() + self.scope.image.cluster_size()).await?
+            else {
+                self.advance(before..self.scope.image.size());
                 break;
             };
             if next.sequential {
@@ -151,9 +153,12 @@ impl Copy {
     /// What of an absent range is copied at once, and whether there is data for it.
     async fn cut(&self, next: &Next) -> Result<(Range<u64>, bool)> {
         let Range { start, end } = next.absent.clone();
-        let unit = self.leaf.cluster_size();
-        let below = async |len| match self.leaf.backing() {
-            Some(backing) => backing.map(start, len).await.map(|run| (run.len, run.data)),
+        let unit = self.scope.image.cluster_size();
+        let below = async |len| match self.scope.image.backing() {
+            Some(backing) => {
+                let run = backing.map(start, len).await.map_err(Error::of_source)?;
+                Ok::<_, Error>((run.len, run.data))
+            }
             None => Ok((len, false)),
         };
         if below(end - start).await?.1 {
@@ -161,18 +166,17 @@ impl Copy {
             return Ok((start..(start - start % unit + most.next_multiple_of(unit)).min(end), true));
         }
         // A hole costs no data, so it is taken in large steps.
-        let hole = below(HOLE.min(self.leaf.size() - start)).await?.0;
-        let absent = self.leaf.next_absent(start..start + hole.max(end - start), HOLE).await?;
+        let hole = below(HOLE.min(self.scope.image.size() - start)).await?.0;
+        let absent = self.scope.next_absent(start..start + hole.max(end - start), HOLE).await?;
         let end = absent.map_or(end, |absent| absent.end.max(end));
         Ok((start..end, false))
     }
 
     /// A copy in a task of its own: it never waits for the loop, which may rest for long.
     async fn copy(self: Rc<Self>, chunk: Range<u64>, sequential: bool, data: bool, slot: Permit) {
-        match populate(&self.leaf, chunk.clone()).await {
+        match populate(&self.scope.image, chunk.clone()).await {
             Ok(done) => {
                 self.disk.stats.populated(done);
-                self.job.count(done);
                 if data {
                     self.window.copied(executor::now(), done);
                 }
@@ -189,7 +193,12 @@ impl Copy {
         self.job.advance(self.frontier.finish(range));
     }
 
-    /// Starts a commit of the leaf where one is due. Copies go on meanwhile.
+    /// Below here all is done, along the disk.
+    pub(super) fn frontier(&self) -> u64 {
+        self.frontier.at.get()
+    }
+
+    /// Starts a commit of the image where one is due. Copies go on meanwhile.
     fn commit_now_and_then(self: &Rc<Self>, bytes: u64) {
         self.since_commit.set(self.since_commit.get() + bytes);
         let due = if self.window.is_gentle() { GENTLE_COMMIT_EVERY } else { COMMIT_EVERY };
@@ -200,7 +209,7 @@ impl Copy {
         self.since_commit.set(0);
         let this = self.clone();
         executor::spawn(async move {
-            if let Err(error) = this.leaf.flush().await {
+            if let Err(error) = this.scope.image.flush().await {
                 let at = this.frontier.at.get();
                 this.note(at..at, error);
             }

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::scope::Scope;
 use super::watch::Watch;
 use crate::Result;
-use crate::node::Node;
 
 /// The order of a stream's copies. Whatever it is, everything is copied in the end.
 #[derive(Clone, Debug, Default)]
@@ -55,19 +55,19 @@ impl Plan {
     }
 
     /// The next absent range, no longer than `most`; `None` where there is none left.
-    pub(super) async fn next(&self, leaf: &Node, most: u64) -> Result<Option<Next>> {
+    pub(super) async fn next(&self, scope: &Scope, most: u64) -> Result<Option<Next>> {
         loop {
             if let Some(hot) = self.hot.as_ref().and_then(|watch| watch.take_hot()) {
                 self.first.borrow_mut().push_front(hot);
             }
             let Some(range) = self.first.borrow_mut().pop_front() else { break };
             let end = range.end.min(self.size);
-            if let Some(absent) = leaf.next_absent(range.start..end, most).await? {
+            if let Some(absent) = scope.next_absent(range.start..end, most).await? {
                 self.first.borrow_mut().push_front(absent.start..end);
                 return Ok(Some(Next { absent, sequential: false }));
             }
         }
-        let absent = leaf.next_absent(self.at.get()..self.size, most).await?;
+        let absent = scope.next_absent(self.at.get()..self.size, most).await?;
         Ok(absent.map(|absent| Next { absent, sequential: true }))
     }
 

@@ -114,8 +114,10 @@ fn chains_survive_power_cuts_again_and_again() {
                 guest.everything_is_durable();
             }
             files = files.after_power_cut();
-            let completed =
-                events.borrow().iter().any(|DiskEvent::StreamCompleted { error, .. }| error.is_none());
+            let completed = events
+                .borrow()
+                .iter()
+                .any(|event| matches!(event, DiskEvent::StreamCompleted { error: None, .. }));
             check(&files, &leaf, kind, model::Leaks::Any);
             let (disk, _) = open(&files, &leaf, kind).await;
             assert!(!completed || disk.leaf().backing().is_none());

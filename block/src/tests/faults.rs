@@ -7,7 +7,9 @@ async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
     events.borrow_mut().clear();
     disk.start_stream().unwrap();
     wait_for_stream(disk).await;
-    let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone();
+    let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone() else {
+        unreachable!("no other event is kept");
+    };
     assert_eq!(error, None);
     assert!(disk.leaf().backing().is_none());
 }
@@ -155,7 +157,9 @@ fn a_failed_sync_is_never_forgotten() {
         assert!(guest.flush_now().await.is_err(), "a later flush succeeds");
         disk.start_stream().unwrap();
         wait_for_stream(&disk).await;
-        let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone();
+        let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone() else {
+            unreachable!("no other event is kept");
+        };
         assert!(error.is_some() && disk.leaf().backing().is_some(), "a stream completed");
         guest.verify().await;
         assert!(disk.close().await.is_err());
@@ -198,7 +202,8 @@ fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
         let after = files.after_power_cut();
         check(&after, "old", old, model::Leaks::Any);
         check(&after, "new", new, model::Leaks::Allowed);
-        if events.borrow().iter().any(|DiskEvent::StreamCompleted { error, .. }| error.is_none()) {
+        if events.borrow().iter().any(|event| matches!(event, DiskEvent::StreamCompleted { error: None, .. }))
+        {
             after.add("base", Vec::new());
             if runs_on == "new" {
                 after.add("old", Vec::new());

@@ -80,7 +80,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 }
                 if backing.is_some() {
                     let (disk, event) = stream(&opener, &leaf, Kind::Qed).await;
-                    let DiskEvent::StreamCompleted { error, .. } = event;
+                    let DiskEvent::StreamCompleted { error, .. } = event else { unreachable!() };
                     assert_eq!(error, None);
                     disk.close().await.unwrap();
                     drop(disk);
@@ -131,7 +131,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
             model[1 << 20..(1 << 20) + (70 << 10)].fill(0x31);
             model[4 << 20..(4 << 20) + (64 << 10)].fill(0);
             let (disk, event) = stream(&opener, &leaf, Kind::Qed).await;
-            let DiskEvent::StreamCompleted { error, offset, .. } = event;
+            let DiskEvent::StreamCompleted { error, offset, .. } = event else { unreachable!() };
             assert_eq!((error, offset), (None, SIZE as u64));
             verify(&disk, &model).await;
             exercise(&disk, &mut model, &mut random, 5).await;

@@ -75,7 +75,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 }
                 if backing {
                     let (disk, event) = stream(&opener, &leaf, Kind::Qcow2).await;
-                    let DiskEvent::StreamCompleted { error, .. } = event;
+                    let DiskEvent::StreamCompleted { error, .. } = event else { unreachable!() };
                     assert_eq!(error, None);
                     disk.close().await.unwrap();
                     drop(disk);
@@ -150,7 +150,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
             qemu_img(&["convert", "-f", "qcow2", "-O", "raw", &leaf, &raw]);
             model = std::fs::read(&raw).unwrap();
             let (disk, event) = stream(&opener, &leaf, Kind::Qcow2).await;
-            let DiskEvent::StreamCompleted { error, offset, .. } = event;
+            let DiskEvent::StreamCompleted { error, offset, .. } = event else { unreachable!() };
             assert_eq!((error, offset), (None, SIZE as u64));
             verify(&disk, &model).await;
             exercise(&disk, &mut model, &mut random, 5).await;

@@ -129,8 +129,10 @@ pub async fn stream(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> (Rc<Disk
     let done = Rc::new(executor::sync::Event::new());
     let (sink, notify) = (events.clone(), done.clone());
     let disk = Disk::new("virtio0", leaf, false, opener.clone(), move |event| {
-        sink.borrow_mut().push(event);
-        notify.notify();
+        if matches!(event, DiskEvent::StreamCompleted { .. }) {
+            sink.borrow_mut().push(event);
+            notify.notify();
+        }
     });
     disk.start_stream().unwrap();
     while events.borrow().is_empty() {

@@ -4,6 +4,7 @@
 mod crash;
 mod errors;
 mod image;
+mod jobs;
 mod kill;
 mod peer;
 mod program;

@@ -17,6 +17,7 @@ use crate::{Machine, State};
 
 mod blocks;
 mod graph;
+pub(super) mod jobs;
 mod snapshot;
 mod tray;
 
@@ -37,6 +38,7 @@ pub(super) struct Control {
     pub machine: Option<Rc<Machine>>,
     pub events: Events,
     pub exports: Exports,
+    jobs: Rc<jobs::Ids>,
     /// Without a machine: whether `stop` was the last word.
     stopped: Cell<bool>,
     end: RefCell<Option<End>>,
@@ -64,8 +66,14 @@ fn info(progress: Progress) -> BlockStreamInfo {
 }
 
 impl Control {
-    pub(super) fn new(drives: Vec<Rc<Drive>>, machine: Option<Rc<Machine>>, events: Events) -> Self {
+    pub(super) fn new(
+        drives: Vec<Rc<Drive>>,
+        machine: Option<Rc<Machine>>,
+        events: Events,
+        jobs: Rc<jobs::Ids>,
+    ) -> Self {
         Control {
+            jobs,
             drives,
             machine,
             exports: Exports::new(events.clone()),
@@ -127,8 +135,7 @@ impl Handler for Control {
         match (arguments.all.unwrap_or(false), arguments.stop.unwrap_or(false)) {
             (true, true) => Err(Error::generic("'all' and 'stop' exclude each other")),
             (true, false) => {
-                let start = drive.handle.call(|disk| async move { disk.start_stream() });
-                start.await.map_err(classed)?;
+                self.start_block_stream(drive).await?;
                 background
             }
             (false, true) => {
@@ -225,21 +232,68 @@ impl Handler for Control {
         Ok(drives)
     }
 
+    async fn block_stream_job(&self, arguments: BlockStreamJob) -> Result<Empty> {
+        self.start_stream_job(arguments).await
+    }
+
     async fn block_job_set_speed(&self, arguments: BlockJobSetSpeed) -> Result<Empty> {
-        let drive = self.drive(&arguments.device)?;
-        let speed = u64::try_from(arguments.speed)
-            .map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))?;
-        let set = drive.handle.call(move |disk| async move { disk.set_stream_speed(speed) });
-        set.await.map_err(classed)?;
-        Ok(Empty {})
+        self.set_speed(arguments).await
+    }
+
+    async fn block_job_cancel(&self, arguments: BlockJobCancel) -> Result<Empty> {
+        self.cancel_block_job(arguments).await
+    }
+
+    async fn block_job_pause(&self, arguments: BlockJobPause) -> Result<Empty> {
+        self.block_job(arguments.device, |job| job.pause()).await
+    }
+
+    async fn block_job_resume(&self, arguments: BlockJobResume) -> Result<Empty> {
+        self.block_job(arguments.device, |job| job.resume()).await
+    }
+
+    async fn block_job_complete(&self, arguments: BlockJobComplete) -> Result<Empty> {
+        self.block_job(arguments.device, |job| job.complete()).await
+    }
+
+    async fn block_job_finalize(&self, arguments: BlockJobFinalize) -> Result<Empty> {
+        self.block_job(arguments.id, |job| job.finalize()).await
+    }
+
+    async fn block_job_dismiss(&self, arguments: BlockJobDismiss) -> Result<Empty> {
+        self.block_job(arguments.id, |job| job.dismiss()).await
+    }
+
+    async fn job_pause(&self, arguments: JobPause) -> Result<Empty> {
+        self.job(arguments.id, |job| job.pause()).await
+    }
+
+    async fn job_resume(&self, arguments: JobResume) -> Result<Empty> {
+        self.job(arguments.id, |job| job.resume()).await
+    }
+
+    async fn job_cancel(&self, arguments: JobCancel) -> Result<Empty> {
+        self.job(arguments.id, |job| job.cancel()).await
+    }
+
+    async fn job_complete(&self, arguments: JobComplete) -> Result<Empty> {
+        self.job(arguments.id, |job| job.complete()).await
+    }
+
+    async fn job_finalize(&self, arguments: JobFinalize) -> Result<Empty> {
+        self.job(arguments.id, |job| job.finalize()).await
+    }
+
+    async fn job_dismiss(&self, arguments: JobDismiss) -> Result<Empty> {
+        self.job(arguments.id, |job| job.dismiss()).await
     }
 
     async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
-        Ok(self.streams().await?.into_iter().map(blocks::block_job).collect())
+        Ok(self.all_jobs().await?.into_iter().map(jobs::block_job).collect())
     }
 
     async fn query_jobs(&self, _: QueryJobs) -> Result<Vec<JobInfo>> {
-        Ok(self.streams().await?.into_iter().map(blocks::job).collect())
+        Ok(self.all_jobs().await?.into_iter().map(jobs::job).collect())
     }
 
     async fn nbd_server_start(&self, arguments: NbdServerStart) -> Result<Empty> {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::DiskEvent;
+use block::job::{JobEvent, Status};
 use executor::Executor;
 use futures_util::future::{Either, select};
 use nbd::tls::Credentials;
@@ -19,7 +20,8 @@ use virtio_device::Device;
 
 use super::Failure;
 use super::console;
-use super::control::{Control, End};
+use super::control::jobs::Ids;
+use super::control::{self, Control, End};
 use super::drive::Drive;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::signals::Signals;
@@ -34,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 thread_local! {
     /// Where events of the disks go: they arrive as plain functions from other threads.
     static EVENTS: RefCell<Option<Events>> = const { RefCell::new(None) };
+    /// The names of the jobs of all disks.
+    static JOBS: Rc<Ids> = Rc::default();
 }
 
 fn on_disk_event(event: DiskEvent) {
@@ -41,6 +45,12 @@ fn on_disk_event(event: DiskEvent) {
     match event {
         DiskEvent::StreamCompleted { device, len, offset, error } => {
             events.emit(&BlockStreamCompleted { device, len, offset, error });
+        }
+        DiskEvent::Job { job, what } => {
+            if what == JobEvent::Status && job.status == Status::Null {
+                JOBS.with(|jobs| jobs.remove(&job.id));
+            }
+            control::jobs::tell(&events, &job, what);
         }
     }
 }
@@ -122,7 +132,7 @@ async fn main(
         MachineKind::None => None,
         MachineKind::Kvm => Some(Rc::new(build(&options, &drives).await?)),
     };
-    let control = Rc::new(Control::new(drives, machine.clone(), events.clone()));
+    let control = Rc::new(Control::new(drives, machine.clone(), events.clone(), JOBS.with(Rc::clone)));
     control.exports.add_credentials(credentials);
     let monitor = Monitor::new(control.clone(), events.clone());
     for listener in listeners {

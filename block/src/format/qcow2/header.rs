@@ -23,7 +23,7 @@ pub(crate) mod autoclear {
 }
 /// Extension types.
 const EXTENSION_END: u32 = 0;
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
@@ -309,7 +309,13 @@ fn feature_names() -> Vec<u8> {
     table
 }
 
-fn extensions(bytes: &[u8], start: usize, backing_offset: u64, cluster: u64) -> Result<Vec<(u32, &[u8])>> {
+/// The extensions of a header, types and data, that begin at `start`.
+pub(super) fn extensions(
+    bytes: &[u8],
+    start: usize,
+    backing_offset: u64,
+    cluster: u64,
+) -> Result<Vec<(u32, &[u8])>> {
     let end = if backing_offset == 0 { cluster } else { backing_offset.min(cluster) } as usize;
     let area = bytes.get(..end.min(bytes.len())).unwrap_or_default();
     let field = Fields(area);

@@ -8,9 +8,9 @@
 //! 3. clusters that nothing refers to any more may be used again once the reads that began before are
 //!    done.
 
-use super::{Qed, header};
-use crate::Result;
+use super::{Backing, Header, Qed, header};
 use crate::format::commit::{Commit, Commits, patch_header, write_all};
+use crate::{Buf, Error, ErrorKind, Result};
 
 impl Commit for Qed {
     fn commits(&self) -> &Commits {
@@ -96,6 +96,44 @@ impl Qed {
         };
         patch_header(&*self.storage, &self.patching, unlink).await?;
         self.backing.take();
+        Ok(())
+    }
+
+    /// See [`crate::format::Format::set_backing`]. A name that does not fit into the first sector is
+    /// durable, where nothing refers to yet, before that sector refers to it.
+    pub(crate) async fn set_backing(&self, backing: Backing) -> Result<()> {
+        const SECTOR: u64 = 512;
+        let buf = Buf::new(header::LEN);
+        self.storage.read(0, buf.clone()).await?;
+        let old = Header::parse(&buf.to_vec(), self.storage.len())?.backing_name()?.unwrap_or(0..0);
+        let (name, len) = (backing.name.as_bytes(), backing.name.len() as u64);
+        let room = self.header.header_len();
+        let place = if header::LEN as u64 + len <= SECTOR {
+            header::LEN as u64
+        } else {
+            let taken = old.start / SECTOR * SECTOR..old.end.next_multiple_of(SECTOR);
+            let is_free = |at: &u64| at + len <= room && (*at >= taken.end || at + len <= taken.start);
+            let found = [SECTOR, taken.end.max(SECTOR)].into_iter().find(is_free);
+            found.ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, "the header has no room for another backing file")
+            })?
+        };
+        if place >= SECTOR {
+            self.storage.write(place, Buf::from_bytes(name)).await?;
+            self.storage.sync().await?;
+        }
+        let raw = backing.format.as_deref() == Some("raw");
+        let link = |sector: &mut [u8]| {
+            header::change_features(sector, header::BACKING_FILE, header::NO_PROBE);
+            header::change_features(sector, if raw { header::NO_PROBE } else { 0 }, 0);
+            let fields = [place as u32, len as u32].map(u32::to_le_bytes).concat();
+            sector[header::BACKING_NAME].copy_from_slice(&fields);
+            if place < SECTOR {
+                sector[place as usize..(place + len) as usize].copy_from_slice(name);
+            }
+        };
+        patch_header(&*self.storage, &self.patching, link).await?;
+        self.backing.replace(Some(Backing { format: raw.then(|| "raw".to_owned()), ..backing }));
         Ok(())
     }
 

@@ -57,20 +57,16 @@ pub(super) fn change(file: &File, name: &str, from: Lock, to: Lock) -> Result<()
     result
 }
 
+/// Goes from the locks of `from` to those of `to`, which this process holds already by another descriptor.
+pub(super) fn hold(file: &File, name: &str, from: Lock, to: Lock) -> Result<()> {
+    let old = bytes(from);
+    let added: Vec<_> = bytes(to).into_iter().filter(|byte| !old.contains(byte)).collect();
+    place(file, name, &added).map(drop)
+}
+
 fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
-    for byte in bytes {
-        match control(file, libc::F_OFD_SETLK, &mut flock(libc::F_RDLCK, *byte)) {
-            Ok(()) => {}
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-                return Err(in_use(name));
-            }
-            // A file system without locks has no other user to be told of either.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::EINVAL)) => {
-                tracing::warn!("{name}: the file system has no locks: {e}");
-                return Ok(());
-            }
-            Err(e) => return Err(Error::io(format_args!("locking {name}"), &e)),
-        }
+    if !place(file, name, bytes)? {
+        return Ok(());
     }
     // What we hold must not be denied by others, and what we deny not be held by them. Asked as if for
     // a write lock, which any other process's lock refuses.
@@ -85,6 +81,25 @@ fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Locks bytes; `false` where the file system has no locks.
+fn place(file: &File, name: &str, bytes: &[i64]) -> Result<bool> {
+    for byte in bytes {
+        match control(file, libc::F_OFD_SETLK, &mut flock(libc::F_RDLCK, *byte)) {
+            Ok(()) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+                return Err(in_use(name));
+            }
+            // A file system without locks has no other user to be told of either.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::EINVAL)) => {
+                tracing::warn!("{name}: the file system has no locks: {e}");
+                return Ok(false);
+            }
+            Err(e) => return Err(Error::io(format_args!("locking {name}"), &e)),
+        }
+    }
+    Ok(true)
 }
 
 fn in_use(name: &str) -> Error {

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use block::node::Node;
-use block::stream::Progress;
 use block::{Disk, Kind};
 use qmp::types::*;
 
@@ -115,35 +114,4 @@ fn inserted(drive: &Drive, layers: &[Layer], flat: bool) -> Option<BlockDeviceIn
         cache: CacheInfo { writeback: true, direct: drive.options.direct, no_flush: false },
         write_threshold: 0,
     })
-}
-
-/// An entry of `query-block-jobs`.
-pub(super) fn block_job(progress: Progress) -> BlockJobInfo {
-    BlockJobInfo {
-        kind: JobType::Stream,
-        device: progress.device,
-        len: progress.len,
-        offset: progress.offset,
-        busy: true,
-        paused: false,
-        speed: 0,
-        io_status: IoStatus::Ok,
-        ready: false,
-        status: JobStatus::Running,
-        auto_finalize: true,
-        auto_dismiss: true,
-        error: None,
-    }
-}
-
-/// An entry of `query-jobs`.
-pub(super) fn job(progress: Progress) -> JobInfo {
-    JobInfo {
-        id: progress.device,
-        kind: JobType::Stream,
-        status: JobStatus::Running,
-        current_progress: progress.offset,
-        total_progress: progress.len,
-        error: None,
-    }
 }

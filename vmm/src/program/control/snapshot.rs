@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use block::Kind;
+use block::job::{Manner, Wish};
 use block::switch::{DEADLINE, Held, Overlay, Switched, Target};
 use futures_util::future::join_all;
 use qmp::command::{BlockdevSnapshotSync, Change, XLiveCopy};
@@ -131,14 +132,19 @@ impl Control {
             node_name: None,
             notify: arguments.notify.unwrap_or(true),
         };
+        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
+        let wish = Wish { speed, manner: Manner::BlockStream, ..Wish::new(id.clone()) };
+        self.jobs.take(&id, drive)?;
         let copy = drive.handle.call(move |disk| async move {
             let switched = disk.prepare_overlay(&overlay).await?.commit(DEADLINE).await?;
             // Nobody can come in between: nothing is awaited since the switch let go of the disk.
-            disk.start_stream()?;
-            disk.set_stream_speed(speed)?;
+            disk.start_whole_stream(wish)?;
             Ok(switched)
         });
-        let switched = copy.await.map_err(classed)?;
+        let switched = copy.await.map_err(|e| {
+            self.jobs.remove(&id);
+            classed(e)
+        })?;
         self.tell_switched(drive, &arguments.target, switched);
         Ok(Empty {})
     }

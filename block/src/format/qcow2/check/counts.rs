@@ -40,7 +40,7 @@ impl Counts {
     /// Whether a refcount fits the references.
     pub(super) fn agrees(&self, cluster: u64, refcount: u64) -> bool {
         let counted = self.get(cluster);
-        counted == refcount || counted == u16::MAX.into() && refcount > counted
+        counted == refcount || counted == u64::from(u16::MAX) && refcount > counted
     }
 
     /// The numbers of refcount blocks, of `per_block` counts each, that have something to count.

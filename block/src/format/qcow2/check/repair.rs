@@ -108,7 +108,7 @@ impl Pass {
         for index in 0..self.per_block() {
             let cluster = number * self.per_block() + index;
             let count = self.counts.get(cluster);
-            if count > most || count == u16::MAX.into() {
+            if count > most || count == u64::from(u16::MAX) {
                 let text = format!("cluster {cluster} is referred to too often for its refcount");
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }

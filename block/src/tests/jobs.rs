@@ -1,0 +1,518 @@
+//! Jobs: their states, commands in every state under load and with faults, and parts of a chain.
+
+use super::*;
+use crate::job::{Info, JobEvent, Manner, OnError, Status, Wish};
+use crate::stream::{Base, Extent};
+
+/// What jobs told, in order.
+type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
+
+async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Told) {
+    let leaf = chain::open(&**files, name, kind, true).await.unwrap();
+    let told: Told = Rc::default();
+    let sink = told.clone();
+    let disk = Disk::new("virtio0", leaf, false, files.clone(), move |event| {
+        if let DiskEvent::Job { job, what } = event {
+            sink.borrow_mut().push((job, what));
+        }
+    });
+    (disk, told)
+}
+
+/// States by their names, other events by theirs.
+fn story(told: &Told) -> Vec<String> {
+    let told = told.borrow();
+    let word = |(job, what): &(Info, JobEvent)| match what {
+        JobEvent::Status => job.status.name().to_owned(),
+        other => format!("{other:?}").to_uppercase(),
+    };
+    told.iter().map(word).collect()
+}
+
+fn wish() -> Wish {
+    Wish::new("job0")
+}
+
+fn everything() -> Extent {
+    Extent::default()
+}
+
+async fn wait_for_status(disk: &Rc<Disk>, status: Status) {
+    while !disk.jobs().iter().any(|job| job.status == status) {
+        executor::sleep(Duration::from_micros(50)).await;
+    }
+}
+
+async fn wait_for_end(disk: &Rc<Disk>) {
+    while disk.query_stream().is_some() {
+        executor::sleep(Duration::from_micros(50)).await;
+    }
+}
+
+/// A disk over a base, both slow enough for a job to be met at work.
+async fn stage() -> (Rc<SimDir>, Rc<Disk>, Told, Rc<Guest>, Kind) {
+    let files = SimDir::new();
+    let content = base_content(700);
+    files.add("base", content.clone());
+    let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+    for name in ["base", "leaf"] {
+        files.get(name).unwrap().set_faults(Faults { delay: 300, ..Faults::default() });
+    }
+    let (disk, told) = open_telling(&files, "leaf", kind).await;
+    let guest = Guest::new(disk.clone(), content);
+    (files, disk, told, guest, kind)
+}
+
+#[test]
+fn a_good_job_tells_its_life_and_is_gone() {
+    seeds(20, |_| async {
+        let (_, disk, told, guest, _) = stage().await;
+        disk.start_stream_job(everything(), wish()).await.unwrap();
+        wait_for_end(&disk).await;
+        let expected = ["created", "running", "waiting", "pending", "COMPLETED", "concluded", "null"];
+        assert_eq!(story(&told), expected);
+        let (done, _) = told.borrow()[4].clone();
+        assert_eq!((done.offset, done.error), (done.len, None));
+        assert!(disk.jobs().is_empty() && disk.leaf().backing().is_none());
+        guest.verify().await;
+    });
+}
+
+#[test]
+fn finalize_and_dismiss_wait_for_their_commands() {
+    seeds(20, |_| async {
+        let (files, disk, told, guest, _) = stage().await;
+        let manual = Wish { auto_finalize: false, auto_dismiss: false, ..wish() };
+        disk.start_stream_job(everything(), manual.clone()).await.unwrap();
+        let job = disk.job("job0").unwrap();
+        for refused in [job.dismiss(), job.finalize(), job.complete(), job.resume()] {
+            let error = refused.err().unwrap().to_string();
+            let state = "Job 'job0' in state 'running' cannot accept command verb";
+            assert!(error.starts_with(state) || error == "Can't resume a job that was not paused", "{error}");
+        }
+        wait_for_status(&disk, Status::Pending).await;
+        let error = job.pause().err().unwrap().to_string();
+        assert_eq!(error, "Job 'job0' in state 'pending' cannot accept command verb 'pause'");
+        // Nothing is final yet, and the disk is taken.
+        assert!(disk.leaf().backing().is_some());
+        let error = disk.start_stream_job(everything(), Wish::new("job1")).await.err().unwrap();
+        assert_eq!(error.to_string(), "Node 'virtio0' is busy: block device is in use by block job: stream");
+        assert_eq!(disk.resize(disk.size() + 512).await.err().unwrap().kind(), ErrorKind::InUse);
+        if random(2) == 0 {
+            job.cancel().unwrap();
+            wait_for_status(&disk, Status::Concluded).await;
+            assert!(disk.leaf().backing().is_some());
+            assert_eq!(story(&told)[4..], ["PENDING", "aborting", "CANCELLED", "concluded"]);
+        } else {
+            job.finalize().unwrap();
+            wait_for_status(&disk, Status::Concluded).await;
+            assert!(disk.leaf().backing().is_none());
+            files.add("base", Vec::new());
+            assert_eq!(story(&told)[4..], ["PENDING", "COMPLETED", "concluded"]);
+        }
+        // Its result stays to be seen, and is in nobody's way.
+        let error = job.cancel().err().unwrap().to_string();
+        assert_eq!(error, "Job 'job0' in state 'concluded' cannot accept command verb 'cancel'");
+        disk.start_stream_job(everything(), Wish::new("job1")).await.unwrap();
+        assert_eq!(disk.jobs().len(), 2);
+        job.dismiss().unwrap();
+        wait_for_end(&disk).await;
+        assert!(disk.jobs().is_empty());
+        guest.verify().await;
+    });
+}
+
+#[test]
+fn a_paused_job_rests_and_goes_on() {
+    seeds(40, |_| async {
+        let (files, disk, told, guest, _) = stage().await;
+        let worker = spawn(guest.clone().work(40));
+        disk.start_stream_job(everything(), wish()).await.unwrap();
+        executor::sleep(Duration::from_micros(random(1500))).await;
+        let Ok(job) = disk.job("job0") else { return };
+        job.pause().unwrap();
+        assert_eq!(job.pause().err().unwrap().to_string(), "Job is already paused");
+        wait_for_status(&disk, Status::Paused).await;
+        worker.await;
+        let offset = job.info().offset;
+        let reads = files.get("base").unwrap();
+        reads.set_faults(Faults { read: 1000, ..Faults::default() });
+        executor::sleep(Duration::from_secs(60)).await;
+        assert_eq!(job.info().offset, offset, "a paused job goes on");
+        reads.set_faults(Faults::default());
+        assert!(job.info().paused && !job.info().busy);
+        if random(2) == 0 {
+            job.cancel().unwrap();
+            wait_for_end(&disk).await;
+            let end = story(&told);
+            assert_eq!(end[end.len() - 5..], ["running", "aborting", "CANCELLED", "concluded", "null"]);
+            assert!(disk.leaf().backing().is_some());
+            disk.start_stream().unwrap();
+        } else {
+            job.resume().unwrap();
+        }
+        wait_for_end(&disk).await;
+        assert!(disk.leaf().backing().is_none());
+        guest.verify().await;
+    });
+}
+
+#[test]
+fn a_speed_is_kept() {
+    seeds(3, |seed| async move {
+        let files = SimDir::new();
+        let content = vec![7; 512 << 10];
+        files.add("base", content.clone());
+        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (disk, _) = open_telling(&files, "leaf", kind).await;
+        let speed = (32 << 10) << (seed % 3);
+        let start = executor::now();
+        disk.start_stream_job(everything(), Wish { speed, ..wish() }).await.unwrap();
+        wait_for_end(&disk).await;
+        let (took, expected) = ((executor::now() - start).as_secs_f64(), (512 << 10) as f64 / speed as f64);
+        assert!(took > expected * 0.8 && took < expected * 1.1 + 0.2, "{took} s, not {expected}");
+    });
+}
+
+#[test]
+fn an_error_does_what_the_policy_says() {
+    seeds(40, |seed| async move {
+        let (files, disk, told, guest, kind) = stage().await;
+        let on_error = [OnError::Report, OnError::Stop, OnError::Ignore, OnError::Enospc][seed as usize % 4];
+        let no_space = random(2) == 0;
+        let (base, leaf) = (files.get("base").unwrap(), files.get("leaf").unwrap());
+        if no_space {
+            let limit = Some(leaf.content().len() as u64);
+            leaf.set_faults(Faults { limit, delay: 100, ..Faults::default() });
+        } else {
+            base.set_faults(Faults { read: 1000, delay: 100, ..Faults::default() });
+        }
+        let manual = Wish { on_error, auto_dismiss: false, ..wish() };
+        disk.start_stream_job(everything(), manual).await.unwrap();
+        let job = disk.job("job0").unwrap();
+        let stops = on_error == OnError::Stop || (on_error == OnError::Enospc && no_space);
+        if stops {
+            wait_for_status(&disk, Status::Paused).await;
+            assert!(job.info().paused && job.info().io_status != crate::job::IoStatus::Ok);
+            // Resumed too early it stops again; the cause gone, it goes on.
+            job.resume().unwrap();
+            executor::sleep(Duration::from_millis(50)).await;
+            wait_for_status(&disk, Status::Paused).await;
+            for file in [&base, &leaf] {
+                file.set_faults(Faults { delay: 100, ..Faults::default() });
+            }
+            job.resume().unwrap();
+            wait_for_status(&disk, Status::Concluded).await;
+            assert_eq!(job.info().error, None);
+            assert!(disk.leaf().backing().is_none());
+            assert!(story(&told).iter().filter(|what| what.contains("STOP")).count() >= 2);
+        } else {
+            wait_for_status(&disk, Status::Concluded).await;
+            let action = if on_error == OnError::Ignore { "IGNORE" } else { "REPORT" };
+            let what = story(&told);
+            assert!(what[2].starts_with("ERROR") && what[2].contains(action), "{what:?}");
+            assert_eq!(what[2].contains("READ"), !no_space, "{what:?}: {:?}", job.info().error);
+            assert_eq!(what[what.len() - 3..], ["aborting", "COMPLETED", "concluded"]);
+            assert!(job.info().error.is_some() && disk.leaf().backing().is_some());
+            for file in [&base, &leaf] {
+                file.set_faults(Faults { delay: 100, ..Faults::default() });
+            }
+        }
+        job.dismiss().unwrap();
+        guest.clone().work(10).await;
+        guest.verify().await;
+        disk.start_stream_job(everything(), wish()).await.unwrap();
+        wait_for_end(&disk).await;
+        assert!(disk.leaf().backing().is_none());
+        disk.close().await.unwrap();
+        check(&files, "leaf", kind, model::Leaks::Allowed);
+    });
+}
+
+#[test]
+fn any_command_at_any_time_under_load_and_faults() {
+    seeds(40, |_| async {
+        let (files, disk, told, guest, kind) = stage().await;
+        let faults = Faults { read: 20, write: 20, delay: 200, ..Faults::default() };
+        for name in ["base", "leaf"] {
+            files.get(name).unwrap().set_faults(faults);
+        }
+        let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work_through_errors(60))).collect();
+        for round in 0..3 {
+            let policies = [OnError::Report, OnError::Stop, OnError::Ignore, OnError::Enospc];
+            let wish = Wish {
+                speed: [0, 100_000, 10_000_000][random(3) as usize],
+                on_error: policies[random(4) as usize],
+                auto_finalize: random(2) == 0,
+                auto_dismiss: random(2) == 0,
+                ..Wish::new(format!("job{round}"))
+            };
+            disk.start_stream_job(everything(), wish.clone()).await.unwrap();
+            for _ in 0..random(20) {
+                executor::sleep(Duration::from_micros(random(500))).await;
+                let Ok(job) = disk.job(&wish.id) else { break };
+                // Each is done or refused by the state; none hangs.
+                let _ = match random(6) {
+                    0 => job.pause(),
+                    1 => job.resume(),
+                    2 => job.set_speed(random(1 << 22)),
+                    3 => job.finalize(),
+                    4 => job.dismiss(),
+                    _ if random(4) == 0 => job.cancel(),
+                    _ => job.complete(),
+                };
+            }
+            if let Ok(job) = disk.job(&wish.id) {
+                let _ = job.cancel();
+                job.ended().await;
+                let _ = job.dismiss();
+            }
+            assert!(disk.jobs().is_empty());
+            let is_end = |(job, what): &&(Info, JobEvent)| {
+                job.id == wish.id && matches!(what, JobEvent::Completed | JobEvent::Cancelled)
+            };
+            let ends = told.borrow().iter().filter(is_end).count();
+            assert_eq!(ends, 1, "a job has one end: {:?}", story(&told));
+        }
+        for worker in workers {
+            worker.await;
+        }
+        for name in ["base", "leaf"] {
+            files.get(name).unwrap().set_faults(Faults::default());
+        }
+        let completed =
+            told.borrow().iter().any(|(job, what)| *what == JobEvent::Completed && job.error.is_none());
+        assert_eq!(completed, disk.leaf().backing().is_none());
+        guest.verify().await;
+        disk.close().await.unwrap();
+        check(&files, "leaf", kind, model::Leaks::Allowed);
+    });
+}
+
+/// A chain of a raw base and images over it with some data of their own; their formats, and what the
+/// leaf, which is the last one, reads as.
+async fn chain_of(files: &Rc<SimDir>, names: &[&str]) -> (Vec<Kind>, Vec<u8>) {
+    let mut content = base_content(300);
+    let content_len = content.len();
+    files.add("base", content.clone());
+    let mut below = ("base", Kind::Raw);
+    let mut kinds = Vec::new();
+    for name in names {
+        let kind = create_over(files, name, below.0, below.1).await;
+        let (disk, _) = open(files, name, kind).await;
+        let guest = Guest::new(disk.clone(), content);
+        guest.clone().work(8).await;
+        content = {
+            let (ticket, buf) = (disk.enter().await, crate::Buf::new(content_len));
+            disk.read(&ticket, 0, buf.clone()).await.unwrap();
+            buf.to_vec()
+        };
+        disk.close().await.unwrap();
+        kinds.push(kind);
+        below = (name, kind);
+    }
+    (kinds, content)
+}
+
+#[test]
+fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
+    seeds(60, |_| async {
+        let files = SimDir::new();
+        let (kinds, content) = chain_of(&files, &["low", "high", "leaf"]).await;
+        for name in ["base", "low", "high", "leaf"] {
+            files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
+        }
+        let (disk, told) = open_telling(&files, "leaf", kinds[2]).await;
+        let names: Vec<String> = std::iter::successors(Some(disk.leaf()), |node| node.backing())
+            .map(|node| node.node_name())
+            .collect();
+        // Down to `low` or `base`, said in any way.
+        let depth = 2 + random(2) as usize;
+        let stays = ["leaf", "high", "low", "base"][depth];
+        let base = match random(3) {
+            0 => Base::File(stays.into()),
+            1 => Base::Node(names[depth].clone()),
+            _ => Base::Bottom(names[depth - 1].clone()),
+        };
+        let cut = random(3) == 0;
+        if cut {
+            files.cut_after(1 + random(150));
+        }
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..2)
+            .map(|_| match cut {
+                true => spawn(guest.clone().work_until_error(40)),
+                false => spawn(guest.clone().work(40)),
+            })
+            .collect();
+        let extent = Extent { base: Some(base), ..Extent::default() };
+        disk.start_stream_job(extent, wish()).await.unwrap();
+        for worker in workers {
+            worker.await;
+        }
+        wait_for_end(&disk).await;
+        let completed =
+            told.borrow().iter().any(|(job, what)| *what == JobEvent::Completed && job.error.is_none());
+        assert!(completed || cut);
+        if completed {
+            assert_eq!(disk.leaf().backing().unwrap().name(), stays);
+        }
+        let files = if cut {
+            files.after_power_cut()
+        } else {
+            guest.verify().await;
+            disk.close().await.unwrap();
+            files
+        };
+        if completed {
+            // What is between is needed by nobody any more.
+            files.add("high", Vec::new());
+            if stays == "base" {
+                files.add("low", Vec::new());
+            }
+        }
+        check(&files, "leaf", kinds[2], model::Leaks::Allowed);
+        let (disk, _) = open(&files, "leaf", kinds[2]).await;
+        assert!(!completed || disk.leaf().backing().unwrap().name() == stays);
+        match cut {
+            true => guest.verify_after_power_cut(&disk).await,
+            false => guest.verify_on(&disk).await,
+        }
+    });
+}
+
+#[test]
+fn data_of_the_base_stay_there() {
+    seeds(20, |_| async {
+        let files = SimDir::new();
+        files.add("base", vec![1; 128 << 10]);
+        let low = create_over(&files, "low", "base", Kind::Raw).await;
+        let leaf = create_over(&files, "leaf", "low", low).await;
+        let (disk, _) = open_telling(&files, "leaf", leaf).await;
+        let before = files.get("leaf").unwrap().content().len();
+        let extent = Extent { base: Some(Base::File("base".into())), ..Extent::default() };
+        disk.start_stream_job(extent, wish()).await.unwrap();
+        wait_for_end(&disk).await;
+        assert_eq!(disk.leaf().backing().unwrap().name(), "base");
+        assert!(disk.leaf().map(0, 128 << 10).await.unwrap().depth == 1);
+        disk.close().await.unwrap();
+        assert!(files.get("leaf").unwrap().content().len() < before + (64 << 10));
+    });
+}
+
+#[test]
+fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
+    seeds(40, |_| async {
+        let files = SimDir::new();
+        let (kinds, content) = chain_of(&files, &["low", "high", "leaf"]).await;
+        for name in ["base", "low", "high", "leaf"] {
+            files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
+        }
+        let (disk, told) = open_telling(&files, "leaf", kinds[2]).await;
+        let cut = random(2) == 0;
+        if cut {
+            files.cut_after(1 + random(150));
+        }
+        let guest = Guest::new(disk.clone(), content);
+        let workers: Vec<_> = (0..2)
+            .map(|_| match cut {
+                true => spawn(guest.clone().work_until_error(40)),
+                false => spawn(guest.clone().work(40)),
+            })
+            .collect();
+        let high = disk.leaf().backing().unwrap().node_name();
+        let base = (random(2) == 0).then(|| Base::File("base".into()));
+        let extent = Extent { image: Some(high.clone()), base: base.clone(), ..Extent::default() };
+        let started = disk.start_stream_job(extent, wish()).await;
+        assert!(started.is_ok() || cut, "{:?}", started.err());
+        for worker in workers {
+            worker.await;
+        }
+        wait_for_end(&disk).await;
+        let node = disk.leaf().backing().unwrap();
+        assert_eq!((node.name(), node.node_name()), ("high", high));
+        let completed =
+            told.borrow().iter().any(|(job, what)| *what == JobEvent::Completed && job.error.is_none());
+        assert!(completed || cut);
+        let files = if cut {
+            files.after_power_cut()
+        } else {
+            assert!(!node.is_writable());
+            guest.verify().await;
+            disk.close().await.unwrap();
+            files
+        };
+        if completed {
+            files.add("low", Vec::new());
+            if base.is_none() {
+                files.add("base", Vec::new());
+            }
+        }
+        check(&files, "high", kinds[1], model::Leaks::Allowed);
+        check(&files, "leaf", kinds[2], model::Leaks::Allowed);
+        let (disk, _) = open(&files, "leaf", kinds[2]).await;
+        match cut {
+            true => guest.verify_after_power_cut(&disk).await,
+            false => guest.verify_on(&disk).await,
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_streamed_is_refused_in_words() {
+    seeds(1, |_| async {
+        let files = SimDir::new();
+        let (kinds, _) = chain_of(&files, &["low", "leaf"]).await;
+        let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
+        let leaf = disk.leaf().node_name();
+        let low = disk.leaf().backing().unwrap().node_name();
+        let to = |base| Extent { base: Some(base), ..Extent::default() };
+        let named = |backing_file: String, base| Extent {
+            backing_file: Some(backing_file),
+            base,
+            ..Extent::default()
+        };
+        for (extent, text) in [
+            (to(Base::File("gone".into())), "Can't find 'gone' in the backing chain".into()),
+            (to(Base::Node("gone".into())), "Cannot find device='' nor node-name='gone'".into()),
+            (to(Base::Node(leaf.clone())), format!("Node '{leaf}' is not a backing image of '{leaf}'")),
+            (named("x".into(), None), "backing file specified, but streaming the entire chain".into()),
+            (
+                named("x".repeat(2000), Some(Base::File("base".into()))),
+                format!("'{}' cannot be recorded as a backing file", "x".repeat(2000)),
+            ),
+            (
+                Extent {
+                    image: Some(low.clone()),
+                    base: Some(Base::Bottom(leaf.clone())),
+                    ..Extent::default()
+                },
+                format!("Node '{leaf}' is not in a chain starting from '{low}'"),
+            ),
+        ] {
+            let error = disk.start_stream_job(extent, wish()).await.err().unwrap();
+            assert_eq!(error.to_string(), text);
+        }
+        assert!(told.borrow().is_empty() && disk.jobs().is_empty(), "a refused job leaves a trace");
+        // A name that is given is recorded as it is.
+        let extent = named(
+            "./base".into(),
+            Some(Base::Node(disk.leaf().backing().unwrap().backing().unwrap().node_name())),
+        );
+        disk.start_stream_job(extent, wish()).await.unwrap();
+        wait_for_end(&disk).await;
+        let info = image::info(&*files, "leaf", kinds[1]).await.unwrap();
+        assert_eq!(info.backing.as_deref(), Some("./base"));
+    });
+}
+
+#[test]
+fn the_jobs_of_2011_tell_only_their_states() {
+    seeds(10, |_| async {
+        let (_, disk, told, _, _) = stage().await;
+        assert_eq!(Wish::new("x").manner, Manner::Job);
+        disk.start_stream().unwrap();
+        wait_for_end(&disk).await;
+        assert_eq!(story(&told), ["created", "running", "waiting", "pending", "concluded", "null"]);
+    });
+}
