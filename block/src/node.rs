@@ -18,6 +18,8 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 /// Parts of one request in flight at once.
 const PARTS: usize = 16;
+/// The largest block of a device in bytes: what a read without bounce buffers is a multiple of.
+const LARGEST_BLOCK: u64 = 4096;
 /// The most that one allocating write takes at once, in bytes: bounds what others wait for.
 const LARGEST_WRITE: u64 = 4 << 20;
 /// The most that is read for nothing to spare a second read, in bytes.
@@ -206,8 +208,18 @@ impl Node {
         })
     }
 
+    /// Reads from the image's own file. Tables may point out of it, where nothing is and zeros are read:
+    /// the file is not asked for more than the rest of the cluster, or block, that it ends in.
     fn storage_read(&self, host: u64, part: Buf) -> LocalFuture<'_, Result<()>> {
-        self.storage.read(host, part)
+        let unit = self.cluster_size().max(LARGEST_BLOCK);
+        let file = self.storage.len();
+        let inside = file.checked_next_multiple_of(unit).unwrap_or(file).saturating_sub(host);
+        if inside >= part.len() as u64 {
+            return self.storage.read(host, part);
+        }
+        let inside = inside as usize;
+        part.slice(inside..part.len()).zero();
+        if inside == 0 { Box::pin(async { Ok(()) }) } else { self.storage.read(host, part.slice(0..inside)) }
     }
 
     /// Writes the whole of `buf`, which lies inside of the disk.

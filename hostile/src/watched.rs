@@ -11,6 +11,8 @@ use block::{Buf, Error, ErrorKind, Result};
 
 /// Operations on all files of one run. Sound images need a few thousand.
 const OPERATIONS: u64 = 300_000;
+/// A device's block in bytes, the least that is read.
+const BLOCK: u64 = 4096;
 
 /// A folder with the image under test, `image`, and a small raw file that it may name, `base`.
 pub(crate) struct Folder {
@@ -26,8 +28,8 @@ impl Folder {
         let operations = Rc::<Cell<u64>>::default();
         let base = (0..70 * 512).map(|n| if n % 9000 < 3000 { 0 } else { 0xba }).collect();
         Rc::new(Folder {
-            image: RefCell::new(Watched::new("image", image, growth, &operations)),
-            base: Watched::new("base", base, 0, &operations),
+            image: RefCell::new(Watched::new("image", cluster_size(&image), image, growth, &operations)),
+            base: Watched::new("base", Some(BLOCK), base, 0, &operations),
             growth,
             operations,
         })
@@ -57,24 +59,43 @@ impl Opener for Folder {
     }
 
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
-        let file = Watched::new(name, Vec::new(), self.growth, &self.operations);
+        let file = Watched::new(name, None, Vec::new(), self.growth, &self.operations);
         self.image.replace(file.clone());
         Ok(file)
     }
 }
 
+/// The cluster size that an image's header tells, in bytes; what reads blocks of a device without one.
+fn cluster_size(image: &[u8]) -> Option<u64> {
+    let word = |at: usize| image.get(at..at + 4).and_then(|word| word.try_into().ok());
+    let size = match image.get(..4)? {
+        b"QFI\xfb" => 1u64.checked_shl(u32::from_be_bytes(word(20)?))?,
+        b"QED\0" => u32::from_le_bytes(word(4)?).into(),
+        _ => BLOCK,
+    };
+    Some(size.max(BLOCK))
+}
+
 struct Watched {
     file: Rc<SimFile>,
+    /// Nobody reads further than the end of the cluster in which the file ends; `None` where it is not known.
+    cluster: Option<u64>,
     limit: u64,
     operations: Rc<Cell<u64>>,
 }
 
 impl Watched {
-    fn new(name: &str, content: Vec<u8>, growth: u64, operations: &Rc<Cell<u64>>) -> Rc<Self> {
+    fn new(
+        name: &str,
+        cluster: Option<u64>,
+        content: Vec<u8>,
+        growth: u64,
+        operations: &Rc<Cell<u64>>,
+    ) -> Rc<Self> {
         let limit = content.len() as u64 + growth;
         let file = SimFile::new(name, content);
         file.set_faults(Faults { limit: Some(limit), ..Faults::default() });
-        Rc::new(Watched { file, limit, operations: operations.clone() })
+        Rc::new(Watched { file, cluster, limit, operations: operations.clone() })
     }
 
     /// Counts an operation, and holds its caller to what [`Storage`] asks of it.
@@ -83,6 +104,14 @@ impl Watched {
         assert!(self.operations.get() < OPERATIONS, "this does not come to an end");
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|end| i64::try_from(end).is_ok()), "{len} bytes at {offset:#x} are no range");
+    }
+
+    /// Holds a read that ends at `end` to the file: tables that point out of it have nothing there.
+    fn watch_read(&self, end: u64) {
+        let Some(cluster) = self.cluster else { return };
+        let file = self.len();
+        let last = file.checked_next_multiple_of(cluster).unwrap_or(u64::MAX);
+        assert!(end <= last, "a read up to {end:#x} of a file that ends at {file:#x}");
     }
 }
 
@@ -98,6 +127,7 @@ impl Storage for Watched {
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
         self.watch(offset, buf.len() as u64);
+        self.watch_read(offset + buf.len() as u64);
         self.file.read(offset, buf).await
     }
 
@@ -166,5 +196,46 @@ impl Storage for Watched {
 
     async fn sync_name(&self) -> Result<()> {
         self.file.sync_name().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use executor::Executor;
+
+    use super::*;
+
+    /// Reads from a file of 5000 bytes on which so many operations were done.
+    fn read(operations: u64, offset: u64, len: usize) {
+        Executor::simulated(0).block_on(async move {
+            let operations = Rc::new(Cell::new(operations));
+            let file = Watched::new("image", Some(BLOCK), vec![0; 5000], 0, &operations);
+            file.read(offset, Buf::new(len)).await.expect("storage without faults");
+        });
+    }
+
+    #[test]
+    fn the_block_that_the_file_ends_in_may_be_read() {
+        read(0, 4096, 4096);
+    }
+
+    #[test]
+    #[should_panic(expected = "a read up to 0x2200 of a file that ends at 0x1388")]
+    fn a_read_outside_of_the_file_is_noticed() {
+        read(0, 8192, 512);
+    }
+
+    #[test]
+    #[should_panic(expected = "this does not come to an end")]
+    fn work_without_end_is_noticed() {
+        read(OPERATIONS, 0, 512);
+    }
+
+    #[test]
+    fn a_header_tells_its_cluster_size() {
+        let qcow2 = [&b"QFI\xfb\0\0\0\x03"[..], &[0; 12], &16u32.to_be_bytes()].concat();
+        assert_eq!(cluster_size(&qcow2), Some(65_536));
+        assert_eq!(cluster_size(b"QED\0\0\x40\0\0"), Some(16_384));
+        assert_eq!(cluster_size(b"QED\0\0"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! A short run of every target: its corpus as it is, then seeded mutations of it.
+//! A short run of every target: its corpus as it is, then seeded mutations of it; and of targets that do
+//! what none may, to see that the judges notice.
 //!
 //! `MILLRACE_SEED=n` replays one mutation, `MILLRACE_SEEDS=n` runs that many.
 
@@ -18,8 +19,9 @@ const SEEDS: u64 = 400;
 const HANGS: Duration = Duration::from_secs(60);
 
 thread_local! {
-    static IN_USE: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
+    // Negative where a thread freed what others gave it.
+    static IN_USE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
 /// Counts what each thread has in use. Entry points start no threads.
@@ -58,7 +60,7 @@ unsafe impl GlobalAlloc for Counting {
 fn count(bytes: isize) {
     // Nothing is counted while a thread ends.
     let _ = IN_USE.try_with(|in_use| {
-        in_use.set(in_use.get().wrapping_add_signed(bytes));
+        in_use.set(in_use.get() + bytes);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(in_use.get())));
     });
 }
@@ -68,7 +70,7 @@ fn run(target: &Target, input: &[u8]) -> Result<(), String> {
     let before = IN_USE.get();
     PEAK.set(before);
     (target.run)(input);
-    let (peak, allowed) = (PEAK.get() - before, (target.memory)(input.len()));
+    let (peak, allowed) = ((PEAK.get() - before).unsigned_abs(), (target.memory)(input.len()));
     if peak > allowed {
         return Err(format!("{peak} bytes in use for an input of {}, {allowed} allowed", input.len()));
     }
@@ -77,6 +79,21 @@ fn run(target: &Target, input: &[u8]) -> Result<(), String> {
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// Gives one input to a target on a thread of its own; what is wrong.
+fn judge(target: &'static Target, input: &[u8], patience: Duration) -> Result<(), String> {
+    let (done, ended) = mpsc::channel();
+    let copy = input.to_vec();
+    let thread = std::thread::spawn(move || {
+        let outcome = run(target, &copy);
+        let _ = done.send(());
+        outcome
+    });
+    match ended.recv_timeout(patience) {
+        Err(RecvTimeoutError::Timeout) => Err("it hangs".to_owned()),
+        _ => thread.join().unwrap_or_else(|_| Err("it panicked".to_owned())),
+    }
 }
 
 fn trial(target: &'static Target) -> Result<(), Failed> {
@@ -93,20 +110,43 @@ fn trial(target: &'static Target) -> Result<(), Failed> {
     });
     let sound = corpus.iter().cloned().enumerate().map(|(n, input)| (format!("corpus {n}"), input));
     for (name, input) in sound.chain(mutations) {
-        let (done, ended) = mpsc::channel();
-        let copy = input.clone();
-        let thread = std::thread::spawn(move || {
-            let outcome = run(target, &copy);
-            let _ = done.send(());
-            outcome
-        });
-        let outcome = match ended.recv_timeout(HANGS) {
-            Err(RecvTimeoutError::Timeout) => Err("it hangs".to_owned()),
-            _ => thread.join().unwrap_or_else(|_| Err("it panicked".to_owned())),
-        };
+        let outcome = judge(target, &input, HANGS);
         outcome.map_err(|what| format!("{name}: {what}; the input is {}", keep(target, &input)))?;
     }
     Ok(())
+}
+
+/// A door behind which `run` is.
+const fn bad(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, run, corpus: Vec::new, memory: |len| len + 4096 }
+}
+
+static SOUND: Target = bad("a sound target passes", |input| drop(std::hint::black_box(input.to_vec())));
+
+/// Targets that do what none may, and what the judges are to say of them.
+static BAD: [(Target, &str); 3] = [
+    (bad("a panic is noticed", |input| panic!("{} bytes", input.len())), "it panicked"),
+    (
+        bad("a hang is noticed", |_| {
+            loop {
+                std::thread::park();
+            }
+        }),
+        "it hangs",
+    ),
+    (
+        bad("memory is noticed", |input| drop(std::hint::black_box(vec![1_u8; 3 * input.len()]))),
+        "bytes in use for an input of 8192",
+    ),
+];
+
+fn judged(target: &'static Target, says: &str) -> Result<(), Failed> {
+    // Only what never ends takes as long.
+    let patience = if says == "it hangs" { Duration::from_millis(200) } else { HANGS };
+    match judge(target, &[0; 8192], patience) {
+        Err(what) if what.contains(says) => Ok(()),
+        other => Err(format!("{other:?} instead of '{says}'").into()),
+    }
 }
 
 /// Writes an input to where `replay` and a fuzzer find it.
@@ -120,6 +160,8 @@ fn keep(target: &Target, input: &[u8]) -> String {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let trials = TARGETS.iter().map(|target| Trial::test(target.name, move || trial(target))).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let doors = TARGETS.iter().map(|target| Trial::test(target.name, move || trial(target)));
+    let bad = BAD.iter().map(|(target, says)| Trial::test(target.name, move || judged(target, says)));
+    let sound = Trial::test(SOUND.name, || Ok(judge(&SOUND, &[0; 8192], HANGS)?));
+    libtest_mimic::run(&arguments, doors.chain(bad).chain([sound]).collect()).exit();
 }

@@ -55,6 +55,10 @@ impl Qcow2 {
     async fn new_table(&self, l1_index: usize, old: u64) -> Result<()> {
         let mut bytes = vec![0; self.cluster_size() as usize];
         if old != 0 {
+            if old >= self.storage.len() {
+                let what = format_args!("an L2 table at {old:#x} lies past the file's end");
+                return Err(self.corrupt(what));
+            }
             let buf = Buf::new(bytes.len());
             // A table that a snapshot shares is never changed in memory, so the file has all of it.
             self.storage.read(old, buf.clone()).await?;
