@@ -88,12 +88,18 @@ async fn create_qcow2_over(files: &SimDir, name: &str, backing: &str, kind: Kind
 
 /// Judges an image by its specification alone.
 fn check(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks) {
+    check_since(files, name, kind, leaks, &[]);
+}
+
+/// As [`check`], for an image that several sessions wrote to; see [`model::check_qed`].
+fn check_since(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks, before: &[bool]) -> Vec<bool> {
     let content = files.get(name).unwrap().content();
     match kind {
-        Kind::Raw => {}
+        Kind::Raw => return Vec::new(),
         Kind::Qcow2 => model::check_refcounts(&content, leaks),
-        Kind::Qed => model::check_qed(&content, leaks),
+        Kind::Qed => return model::check_qed(&content, leaks, before),
     }
+    Vec::new()
 }
 
 /// Opens a disk; its events go into the list.
