@@ -48,6 +48,7 @@ fn main() {
         return trial::run(layout, seed());
     }
     let arguments = Arguments::from_iter(std::env::args().filter(|argument| argument != "--full"));
+    println!("{} images, MILLRACE_SEED={}", layouts.len(), seed());
     let trials = layouts.iter().map(|layout| {
         let name = layout.name();
         Trial::test(name.clone(), move || in_a_process(full, &name))
