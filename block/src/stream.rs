@@ -134,6 +134,31 @@ impl Disk {
         Ok(self.progress(end))
     }
 
+    /// Populates the first absent cluster at or after `offset`, and leaves the cursor where it is. Answers
+    /// as [`Disk::stream_one`], and how many bytes are absent then.
+    ///
+    /// # Errors
+    /// As [`Disk::stream_one`].
+    pub async fn stream_at(self: &Rc<Self>, offset: u64) -> Result<(Progress, u64)> {
+        let cursor = self.cursor.replace(offset.min(self.size()));
+        let progress = self.stream_one().await;
+        self.cursor.set(cursor);
+        let leaf = self.leaf();
+        let (mut at, mut absent) = (0, 0);
+        while leaf.backing().is_some()
+            && let Some(range) = leaf.next_absent(at..leaf.size(), u64::MAX).await?
+        {
+            absent += range.end - range.start;
+            at = range.end;
+        }
+        let progress = progress?;
+        if absent == 0 && leaf.backing().is_some() {
+            let _claim = self.claim("a stream")?;
+            self.complete(&leaf, None).await?;
+        }
+        Ok((progress, absent))
+    }
+
     /// Starts to stream everything in the background. At the end the backing file is dropped and
     /// [`crate::DiskEvent::StreamCompleted`] sent. The job's name is the disk's.
     ///

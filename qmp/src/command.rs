@@ -164,6 +164,8 @@ commands! {
             all: Option<bool>,
             /// Whether to stop the background stream.
             stop: Option<bool>,
+            /// Where to look for the cluster, instead of where the last one ended.
+            offset as "x-offset": Option<u64>,
         } -> BlockStreamReply;
 
         /// Lists active background streams.
@@ -374,6 +376,14 @@ commands! {
             auto_finalize as "auto-finalize": Option<bool>,
             /// Whether it leaves the table by itself; it does unless this is false.
             auto_dismiss as "auto-dismiss": Option<bool>,
+            /// What is copied first; `sequential` unless given.
+            order as "x-order": Option<StreamOrder>,
+            /// A file of ranges that are copied first, in its order.
+            trace as "x-trace": Option<String>,
+            /// A file for what is read meanwhile, as a trace for later streams.
+            record_trace as "x-record-trace": Option<String>,
+            /// Milliseconds within which 99 of 100 of the disk's reads and writes shall end.
+            max_latency as "x-max-latency": Option<u64>,
         } -> Empty;
 
         /// Limits a job's speed.

@@ -59,7 +59,7 @@ async fn run(monitor: &Monitor, line: &str) -> std::result::Result<String, Failu
             arguments.end()?;
             let all = arguments.has('a').then_some(true);
             let stop = arguments.has('s').then_some(true);
-            monitor.request(BlockStream { device, all, stop }).await?;
+            monitor.request(BlockStream { device, all, stop, offset: None }).await?;
         }
         "change" => {
             arguments.take_flags("n")?;

@@ -33,6 +33,8 @@ qapi_struct! {
         len: u64,
         /// Up to where it is streamed.
         offset: u64,
+        /// With `x-offset`: the bytes that are still absent.
+        absent: Option<u64>,
     }
 
     /// What `query-version` answers, and part of the greeting.
@@ -337,6 +339,14 @@ qapi_enum! {
         Concluded = "concluded",
         /// Gone.
         Null = "null",
+    }
+
+    /// What a stream copies first.
+    enum StreamOrder {
+        /// From the disk's start to its end.
+        Sequential = "sequential",
+        /// What lies near recent reads before the rest.
+        HotFirst = "hot-first",
     }
 
     /// What becomes of a job on an I/O error.

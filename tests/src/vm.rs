@@ -156,7 +156,7 @@ impl Vm {
         all: Option<bool>,
         stop: Option<bool>,
     ) -> Result<BlockStreamReply, Failure> {
-        Ok(self.qmp.execute(&BlockStream { device: device.into(), all, stop })?)
+        Ok(self.qmp.execute(&BlockStream { device: device.into(), all, stop, offset: None })?)
     }
 
     /// `query-block-stream`: the active background streams.

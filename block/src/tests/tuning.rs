@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Buf;
+use crate::stream::Progress;
 
 const MIB: u64 = 1 << 20;
 
@@ -116,4 +117,26 @@ fn a_bound_on_latency_slows_the_stream_down_and_not_for_ever() {
     }
     let (slow, fast) = (taken(Duration::from_micros(1)), taken(Duration::from_secs(1)));
     assert!(slow > fast * 2, "{slow:?} {fast:?}");
+}
+
+#[test]
+fn clusters_are_streamed_wherever_they_are_asked_for() {
+    Executor::simulated(1).block_on(async {
+        let (_, disk, _) = start(1).await;
+        let cluster = 64 << 10;
+        let (progress, absent) = disk.stream_at(5 * cluster + 1).await.unwrap();
+        assert_eq!((progress.offset, absent), (6 * cluster, MIB - cluster));
+        // The next one from the start on, as if nothing had been asked.
+        assert_eq!(disk.stream_one().await.unwrap().offset, cluster);
+        assert_eq!(
+            disk.stream_at(5 * cluster).await.unwrap(),
+            (Progress { offset: 7 * cluster, ..progress.clone() }, MIB - 3 * cluster)
+        );
+        for n in (1..16).rev() {
+            assert!(disk.leaf().backing().is_some());
+            disk.stream_at(n * cluster).await.unwrap();
+        }
+        assert!(disk.leaf().backing().is_none());
+        assert_eq!(disk.stream_at(0).await.unwrap(), (Progress { offset: MIB, ..progress }, 0));
+    });
 }

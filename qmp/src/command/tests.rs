@@ -17,7 +17,7 @@ fn refused(name: &str, arguments: Value) -> String {
 
 #[test]
 fn arguments_become_fields() {
-    let expected = BlockStream { device: "virtio0".into(), all: Some(true), stop: None };
+    let expected = BlockStream { device: "virtio0".into(), all: Some(true), stop: None, offset: None };
     let command = parse("block_stream", json!({"device": "virtio0", "all": true})).unwrap();
     assert_eq!(command, Command::BlockStream(expected.clone()));
     assert_eq!(to_value(&expected), json!({"device": "virtio0", "all": true}));

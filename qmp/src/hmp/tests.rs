@@ -125,7 +125,7 @@ fn command(line: &'static str) -> Command {
 
 #[test]
 fn lines_become_commands() {
-    let stream = |all, stop| Command::from(BlockStream { device: "virtio0".into(), all, stop });
+    let stream = |all, stop| Command::from(BlockStream { device: "virtio0".into(), all, stop, offset: None });
     assert_eq!(command("block_stream virtio0"), stream(None, None));
     assert_eq!(command(" block_stream\t-a virtio0 "), stream(Some(true), None));
     assert_eq!(command("block_stream -s \"virtio0\""), stream(None, Some(true)));

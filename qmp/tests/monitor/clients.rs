@@ -97,7 +97,8 @@ fn the_client_knows_types_and_errors() {
     let server = Server::start();
     let mut client = server.client();
     assert!(client.version().package.starts_with("millrace"));
-    let stream = |device: &str, all| command::BlockStream { device: device.into(), all, stop: None };
+    let stream =
+        |device: &str, all| command::BlockStream { device: device.into(), all, stop: None, offset: None };
     let reply = client.execute(&stream("virtio0", None)).unwrap();
     assert!(matches!(reply, BlockStreamReply::Cluster(info) if info.offset == 65536));
     let reply = client.execute(&stream("virtio0", Some(true))).unwrap();

@@ -33,14 +33,17 @@ impl Handler for Fake {
                 Err(Error::new(ErrorClass::DeviceNotActive, "no stream is active on 'virtio0'"))
             }
             command::BlockStream { all: Some(true), .. } => Ok(BlockStreamReply::Background(Empty {})),
-            command::BlockStream { device, .. } => {
-                Ok(BlockStreamReply::Cluster(BlockStreamInfo { device, len: 1 << 30, offset: 65536 }))
-            }
+            command::BlockStream { device, .. } => Ok(BlockStreamReply::Cluster(BlockStreamInfo {
+                device,
+                len: 1 << 30,
+                offset: 65536,
+                absent: None,
+            })),
         }
     }
 
     async fn query_block_stream(&self, _: command::QueryBlockStream) -> qmp::Result<Vec<BlockStreamInfo>> {
-        Ok(vec![BlockStreamInfo { device: "virtio0".into(), len: 1 << 30, offset: 65536 }])
+        Ok(vec![BlockStreamInfo { device: "virtio0".into(), len: 1 << 30, offset: 65536, absent: None }])
     }
 
     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {

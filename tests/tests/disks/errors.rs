@@ -234,7 +234,7 @@ fn without_a_backing_file_there_is_nothing_to_do() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let base = stage.images.raw("base.img", MIB, &[])?;
     let mut vm = stage.run(&disk(&base, "raw"))?;
-    let whole = BlockStreamInfo { device: "virtio0".into(), len: MIB, offset: MIB };
+    let whole = BlockStreamInfo { device: "virtio0".into(), len: MIB, offset: MIB, absent: None };
     assert_eq!(vm.stream_one("virtio0")?, whole);
     vm.stream("virtio0")?;
     vm.stream_completed(tests::STEP)?;

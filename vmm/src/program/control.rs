@@ -62,7 +62,7 @@ fn classed(e: block::Error) -> Error {
 }
 
 fn info(progress: Progress) -> BlockStreamInfo {
-    BlockStreamInfo { device: progress.device, len: progress.len, offset: progress.offset }
+    BlockStreamInfo { device: progress.device, len: progress.len, offset: progress.offset, absent: None }
 }
 
 impl Control {
@@ -134,6 +134,9 @@ impl Handler for Control {
         let background = Ok(BlockStreamReply::Background(Empty {}));
         match (arguments.all.unwrap_or(false), arguments.stop.unwrap_or(false)) {
             (true, true) => Err(Error::generic("'all' and 'stop' exclude each other")),
+            (true, _) | (_, true) if arguments.offset.is_some() => {
+                Err(Error::generic("'x-offset' is for a single cluster"))
+            }
             (true, false) => {
                 self.start_block_stream(drive).await?;
                 background
@@ -144,6 +147,12 @@ impl Handler for Control {
                 background
             }
             (false, false) => {
+                if let Some(offset) = arguments.offset {
+                    let one = drive.handle.call(move |disk| async move { disk.stream_at(offset).await });
+                    let (progress, absent) = one.await.map_err(classed)?;
+                    let cluster = BlockStreamInfo { absent: Some(absent), ..info(progress) };
+                    return Ok(BlockStreamReply::Cluster(cluster));
+                }
                 let one = drive.handle.call(|disk| async move { disk.stream_one().await });
                 Ok(BlockStreamReply::Cluster(info(one.await.map_err(classed)?)))
             }

@@ -5,11 +5,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::job::{
     Action, Info, IoStatus as JobIoStatus, Job, JobEvent, JobKind, OnError, Operation, Status, Wish,
 };
-use block::stream::{Base, Extent};
+use block::stream::{Base, Extent, Order, Tuning};
 use block::{Disk, ErrorKind};
 use qmp::command::*;
 use qmp::types::*;
@@ -65,6 +66,20 @@ fn base(arguments: &BlockStreamJob) -> Result<Option<Base>> {
     }
 }
 
+fn tuning(arguments: &BlockStreamJob) -> Result<Tuning> {
+    let order = match (&arguments.trace, arguments.order) {
+        (Some(_), Some(_)) => {
+            let text = "'x-order' and 'x-trace' cannot be specified at the same time";
+            return Err(Error::generic(text));
+        }
+        (Some(trace), None) => Order::Trace(trace.clone()),
+        (None, Some(StreamOrder::HotFirst)) => Order::HotFirst,
+        (None, Some(StreamOrder::Sequential) | None) => Order::Sequential,
+    };
+    let max_latency = arguments.max_latency.map(Duration::from_millis);
+    Ok(Tuning { order, max_latency, record: arguments.record_trace.clone() })
+}
+
 impl Control {
     pub(super) async fn start_block_stream(&self, drive: &Rc<Drive>) -> Result<()> {
         let id = &drive.options.id;
@@ -83,6 +98,7 @@ impl Control {
 
     pub(super) async fn start_stream_job(&self, arguments: BlockStreamJob) -> Result<Empty> {
         let base = base(&arguments)?;
+        let tuning = tuning(&arguments)?;
         let (drive, image) = self.streamed(&arguments.device).await?;
         drive.handle.call(|disk| async move { disk.check_no_job() }).await.map_err(generic)?;
         let speed = speed(arguments.speed.unwrap_or(0))?;
@@ -104,7 +120,7 @@ impl Control {
             auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
             ..Wish::new(id.clone())
         };
-        let extent = Extent { image, base, backing_file: arguments.backing_file, ..Extent::default() };
+        let extent = Extent { image, base, backing_file: arguments.backing_file, tuning };
         self.jobs.take(&id, &drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_stream_job(extent, wish).await };
         drive.handle.call(start).await.map_err(|e| {
