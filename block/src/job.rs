@@ -1,8 +1,8 @@
 //! Jobs: what works on a disk in the background, and what is common to all of it.
 //!
-//! A [`Strategy`] is only its own loop. It asks its job between two steps whether it may go on:
-//! [`Job::must_rest`] and [`Job::rest`] for pause and cancel, [`Job::admit`] for the speed,
-//! [`Job::decide`] after an error, [`Job::advance`] for the progress. States, events and commands are
+//! A `Strategy` is only its own loop. It asks its job between two steps whether it may go on:
+//! `Job::must_rest` and `Job::rest` for pause and cancel, `Job::admit` for the speed,
+//! `Job::decide` after an error, `Job::advance` for the progress. States, events and commands are
 //! the runtime's, which is this module.
 
 use std::cell::{Cell, RefCell};

@@ -1,7 +1,7 @@
 //! The end-to-end harness and everything that runs on it: tests, the demo, benchmarks.
 //!
 //! [`programs`] finds or builds what a run needs, [`images`] makes disks, [`Vm`] is one `millrace` process with
-//! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image, [`bench`] is what the benchmarks share.
+//! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image, [`mod@bench`] is what the benchmarks share.
 
 pub mod bench;
 pub mod images;

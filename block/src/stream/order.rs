@@ -17,7 +17,7 @@ pub enum Order {
     Sequential,
     /// What lies near the guest's recent reads before the rest.
     HotFirst,
-    /// The ranges of a trace before the rest: the file's name. See [`super::trace`].
+    /// The ranges of a trace before the rest: the file's name. A line is `OFFSET LENGTH`, in bytes.
     Trace(String),
 }
 
