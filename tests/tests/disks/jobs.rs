@@ -61,6 +61,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether what a command starts or its answer is faster is left to chance, in QEMU too.
+    fn settle(&mut self) {
+        self.said[self.asked + 1..].sort_by_key(|message| message.get("return").is_some());
+    }
+
     fn ask(&mut self, command: &Value) -> Result<(), Failure> {
         self.asked = self.said.len();
         self.said.push(command.clone());
@@ -137,6 +142,7 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     }
     session.ask(&job("job-pause", "j"))?;
     session.until(becomes("paused"))?;
+    session.settle();
     session.ask(&block_job("block-job-pause", "j"))?;
     session.ask(&block_job("block-job-cancel", "j"))?;
     session.ask(&query("query-jobs"))?;
@@ -144,6 +150,7 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     session.ask(&job("job-resume", "j"))?;
     session.ask(&speed("j", 0))?;
     session.until(|message| message["event"] == "BLOCK_JOB_PENDING")?;
+    session.settle();
     session.ask(&query("query-block-jobs"))?;
     session.ask(&job("job-pause", "j"))?;
     session.ask(&job("job-finalize", "j"))?;
@@ -154,9 +161,7 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     // With nothing to do.
     session.ask(&stream(json!({"job-id": "k", "auto-dismiss": false, "auto-finalize": false})))?;
     session.until(|message| message["event"] == "BLOCK_JOB_PENDING")?;
-    // Whether such a job or its answer is faster is left to chance.
-    let asked = session.asked;
-    session.said[asked..].sort_by_key(|message| message.get("return").is_some());
+    session.settle();
     session.said.iter_mut().for_each(without_progress);
     Ok(session.said)
 }

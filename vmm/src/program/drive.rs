@@ -41,7 +41,13 @@ impl Drive {
                 file => Some(chain::open(&*opener, file, wish.format, !wish.read_only).await?),
             };
             let (main_of_tray, id) = (main.clone(), wish.id.clone());
-            let tell = move |event| main.spawn(move || async move { listener(event) });
+            let tell = move |event| {
+                main.spawn(move || async move {
+                    // An answer that was on its way before the event is given before it.
+                    executor::yield_now().await;
+                    listener(event);
+                });
+            };
             let disk = match leaf {
                 Some(leaf) if !wish.cdrom => Disk::new(&wish.id, leaf, wish.read_only, opener, tell),
                 medium => Disk::removable(&wish.id, medium, opener, tell).await?,
