@@ -112,7 +112,8 @@ pub fn enter_if_needed_with(adjust: impl FnOnce(&mut LabCommand)) -> Result<()> 
     eprintln!("{}", probe::kvm());
     let status = match run(&command) {
         // Emulated SVM sometimes ends the machine; nothing that runs inside of it can.
-        Err(Error::Lab { text, .. }) if text == session::STOPPED => {
+        Err(Error::Lab { text, console }) if text == session::STOPPED => {
+            eprintln!("{console}");
             eprintln!("the lab's machine ended by itself, which is no result of the command: once more");
             run(&command)?
         }

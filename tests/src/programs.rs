@@ -27,6 +27,14 @@ impl Programs {
         Ok(Programs { millrace: millrace()?, kernel: kernel.vmlinuz, initrd })
     }
 
+    /// A command in the lab that needs these, with room for images.
+    pub fn in_lab(&self, mut command: LabCommand) -> LabCommand {
+        command.memory_mib = 3072;
+        command.scratch_mib = 8192;
+        command.files.extend([self.millrace.clone(), self.kernel.clone(), self.initrd.clone()]);
+        command
+    }
+
     /// Only what machines without a guest need.
     pub fn without_guest(millrace: &Path) -> Self {
         Programs { millrace: millrace.to_owned(), kernel: PathBuf::new(), initrd: PathBuf::new() }
@@ -65,9 +73,7 @@ pub fn millrace() -> Result<PathBuf, Failure> {
 pub fn enter_lab(adjust: impl FnOnce(&mut LabCommand)) -> Result<(), Failure> {
     let programs = Programs::ready()?;
     lab::enter_if_needed_with(|command| {
-        command.memory_mib = 3072;
-        command.scratch_mib = 8192;
-        command.files.extend([programs.millrace, programs.kernel, programs.initrd]);
+        *command = programs.in_lab(command.clone());
         adjust(command);
     })?;
     Ok(())
