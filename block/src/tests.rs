@@ -30,6 +30,13 @@ use crate::switch::{DEADLINE, Target};
 use crate::{Disk, DiskEvent, ErrorKind, Kind, chain};
 use model::{Guest, random};
 
+/// Until no stream of the disk runs. The time is simulated.
+async fn wait_for_stream(disk: &Disk) {
+    while disk.query_stream().is_some() {
+        executor::sleep(Duration::from_micros(50)).await;
+    }
+}
+
 /// Runs a scenario for many seeds.
 fn seeds<F: Future<Output = ()> + 'static>(count: u64, scenario: impl Fn(u64) -> F) {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -234,9 +241,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         for worker in workers {
             worker.await;
         }
-        while disk.query_stream().is_some() {
-            executor::sleep(Duration::from_micros(50)).await;
-        }
+        wait_for_stream(&disk).await;
 
         let after = files.after_power_cut();
         let completed = events
@@ -254,9 +259,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
 
         // And the stream goes on from what is there.
         disk.start_stream().unwrap();
-        while disk.query_stream().is_some() {
-            executor::sleep(Duration::from_micros(50)).await;
-        }
+        wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
         disk.close().await.unwrap();

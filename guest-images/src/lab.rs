@@ -110,16 +110,22 @@ pub fn enter_if_needed_with(adjust: impl FnOnce(&mut LabCommand)) -> Result<()> 
     let mut command = LabCommand::this_process()?;
     adjust(&mut command);
     eprintln!("{}", probe::kvm());
-    let status = match run(&command) {
-        // Emulated SVM sometimes ends the machine; nothing that runs inside of it can.
-        Err(Error::Lab { text, console }) if text == session::STOPPED => {
-            eprintln!("{console}");
-            eprintln!("the lab's machine ended by itself, which is no result of the command: once more");
-            run(&command)?
-        }
-        other => other?,
-    };
+    let status = run_again_if_lost(&command)?;
     std::process::exit(status)
+}
+
+/// [`run`], and once more where the first machine gave no exit status, which is said on standard error.
+///
+/// The emulation sometimes ends or hangs the machine. A command that hangs looks the same, so every such line is
+/// worth a look.
+pub fn run_again_if_lost(command: &LabCommand) -> Result<i32> {
+    match run(command) {
+        Err(error @ Error::Lab { .. }) => {
+            eprintln!("{error}\nthat is no result of the command: once more");
+            run(command)
+        }
+        other => other,
+    }
 }
 
 /// Runs a command in the lab; its output goes to this process's standard output and error as it comes.

@@ -27,12 +27,11 @@ impl Programs {
         Ok(Programs { millrace: millrace()?, kernel: kernel.vmlinuz, initrd })
     }
 
-    /// A command in the lab that needs these, with room for images.
-    pub fn in_lab(&self, mut command: LabCommand) -> LabCommand {
+    /// Gives a command in the lab these programs, and room for images.
+    pub fn equip(&self, command: &mut LabCommand) {
         command.memory_mib = 3072;
         command.scratch_mib = 8192;
         command.files.extend([self.millrace.clone(), self.kernel.clone(), self.initrd.clone()]);
-        command
     }
 
     /// Only what machines without a guest need.
@@ -73,7 +72,7 @@ pub fn millrace() -> Result<PathBuf, Failure> {
 pub fn enter_lab(adjust: impl FnOnce(&mut LabCommand)) -> Result<(), Failure> {
     let programs = Programs::ready()?;
     lab::enter_if_needed_with(|command| {
-        *command = programs.in_lab(command.clone());
+        programs.equip(command);
         adjust(command);
     })?;
     Ok(())

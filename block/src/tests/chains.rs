@@ -107,9 +107,7 @@ fn chains_survive_power_cuts_again_and_again() {
             for worker in workers {
                 worker.await;
             }
-            while disk.query_stream().is_some() {
-                executor::sleep(Duration::from_micros(50)).await;
-            }
+            wait_for_stream(&disk).await;
             let closed = random(3) == 0 && disk.close().await.is_ok();
             if closed {
                 guest.everything_is_durable();

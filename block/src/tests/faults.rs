@@ -14,12 +14,6 @@ async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
     assert!(disk.leaf().backing().is_none());
 }
 
-async fn wait_for_stream(disk: &Rc<Disk>) {
-    while disk.query_stream().is_some() {
-        executor::sleep(Duration::from_micros(50)).await;
-    }
-}
-
 /// Starts and stops streams, whatever they end with.
 async fn stream_on_and_off(disk: Rc<Disk>, rounds: u64) {
     for _ in 0..rounds {

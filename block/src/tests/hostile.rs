@@ -88,9 +88,7 @@ async fn use_it(files: &Rc<SimDir>) -> crate::Result<()> {
     outcome = outcome.and(disk.stream_one().await.map(drop));
     // A disk of exabytes has too many holes to be streamed in a test.
     if disk.size() < 1 << 30 && disk.start_stream().is_ok() {
-        while disk.query_stream().is_some() {
-            executor::sleep(Duration::from_micros(50)).await;
-        }
+        wait_for_stream(&disk).await;
     }
     outcome.and(disk.close().await)
 }

@@ -43,12 +43,6 @@ async fn wait_for_status(disk: &Rc<Disk>, status: Status) {
     }
 }
 
-async fn wait_for_end(disk: &Rc<Disk>) {
-    while disk.query_stream().is_some() {
-        executor::sleep(Duration::from_micros(50)).await;
-    }
-}
-
 /// A disk over a base, both slow enough for a job to be met at work.
 async fn stage() -> (Rc<SimDir>, Rc<Disk>, Told, Rc<Guest>, Kind) {
     let files = SimDir::new();
@@ -68,7 +62,7 @@ fn a_good_job_tells_its_life_and_is_gone() {
     seeds(20, |_| async {
         let (_, disk, told, guest, _) = stage().await;
         disk.start_stream_job(everything(), wish()).await.unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         let expected = ["created", "running", "waiting", "pending", "COMPLETED", "concluded", "null"];
         assert_eq!(story(&told), expected);
         let (done, _) = told.borrow()[4].clone();
@@ -116,7 +110,7 @@ fn finalize_and_dismiss_wait_for_their_commands() {
         disk.start_stream_job(everything(), Wish::new("job1")).await.unwrap();
         assert_eq!(disk.jobs().len(), 2);
         job.dismiss().unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         assert!(disk.jobs().is_empty());
         guest.verify().await;
     });
@@ -143,7 +137,7 @@ fn a_paused_job_rests_and_goes_on() {
         assert!(job.info().paused && !job.info().busy);
         if random(2) == 0 {
             job.cancel().unwrap();
-            wait_for_end(&disk).await;
+            wait_for_stream(&disk).await;
             let end = story(&told);
             assert_eq!(end[end.len() - 5..], ["running", "aborting", "CANCELLED", "concluded", "null"]);
             assert!(disk.leaf().backing().is_some());
@@ -151,7 +145,7 @@ fn a_paused_job_rests_and_goes_on() {
         } else {
             job.resume().unwrap();
         }
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         guest.verify().await;
     });
@@ -168,7 +162,7 @@ fn a_speed_is_kept() {
         let speed = (32 << 10) << (seed % 3);
         let start = executor::now();
         disk.start_stream_job(everything(), Wish { speed, ..wish() }).await.unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         let (took, expected) = ((executor::now() - start).as_secs_f64(), (512 << 10) as f64 / speed as f64);
         assert!(took > expected * 0.8 && took < expected * 1.1 + 0.2, "{took} s, not {expected}");
     });
@@ -222,7 +216,7 @@ fn an_error_does_what_the_policy_says() {
         guest.clone().work(10).await;
         guest.verify().await;
         disk.start_stream_job(everything(), wish()).await.unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         disk.close().await.unwrap();
         check(&files, "leaf", kind, model::Leaks::Allowed);
@@ -350,7 +344,7 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
         for worker in workers {
             worker.await;
         }
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         let completed =
             told.borrow().iter().any(|(job, what)| *what == JobEvent::Completed && job.error.is_none());
         assert!(completed || cut);
@@ -392,7 +386,7 @@ fn data_of_the_base_stay_there() {
         let before = files.get("leaf").unwrap().content().len();
         let extent = Extent { base: Some(Base::File("base".into())), ..Extent::default() };
         disk.start_stream_job(extent, wish()).await.unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         assert_eq!(disk.leaf().backing().unwrap().name(), "base");
         assert!(disk.leaf().map(0, 128 << 10).await.unwrap().depth == 1);
         disk.close().await.unwrap();
@@ -428,7 +422,7 @@ fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
         for worker in workers {
             worker.await;
         }
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         let node = disk.leaf().backing().unwrap();
         assert_eq!((node.name(), node.node_name()), ("high", high));
         let completed =
@@ -500,7 +494,7 @@ fn what_cannot_be_streamed_is_refused_in_words() {
             Some(Base::Node(disk.leaf().backing().unwrap().backing().unwrap().node_name())),
         );
         disk.start_stream_job(extent, wish()).await.unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         let info = image::info(&*files, "leaf", kinds[1]).await.unwrap();
         assert_eq!(info.backing.as_deref(), Some("./base"));
     });
@@ -512,7 +506,7 @@ fn the_jobs_of_2011_tell_only_their_states() {
         let (_, disk, told, _, _) = stage().await;
         assert_eq!(Wish::new("x").manner, Manner::Job);
         disk.start_stream().unwrap();
-        wait_for_end(&disk).await;
+        wait_for_stream(&disk).await;
         assert_eq!(story(&told), ["created", "running", "waiting", "pending", "concluded", "null"]);
     });
 }

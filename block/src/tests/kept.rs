@@ -54,9 +54,7 @@ fn unknown_extensions_and_features_outlive_us() {
             "cleared before anything is flushed"
         );
         disk.start_stream().unwrap();
-        while disk.query_stream().is_some() {
-            executor::sleep(Duration::from_micros(50)).await;
-        }
+        wait_for_stream(&disk).await;
         disk.close().await.unwrap();
         let image = files.get("leaf").unwrap().content();
         assert_eq!((half(&image, 8), half(&image, 12), half(&image, 16)), (0, 0, 0), "no backing file");

@@ -28,12 +28,6 @@ async fn is_present(disk: &Rc<Disk>, offset: u64) -> bool {
     disk.leaf().map(offset, 512).await.unwrap().depth == 0
 }
 
-async fn wait(disk: &Rc<Disk>) {
-    while disk.query_stream().is_some() {
-        executor::sleep(Duration::from_micros(50)).await;
-    }
-}
-
 #[test]
 fn what_a_guest_reads_is_copied_first() {
     Executor::simulated(1).block_on(async {
@@ -46,7 +40,7 @@ fn what_a_guest_reads_is_copied_first() {
             executor::sleep(Duration::from_micros(50)).await;
         }
         assert!(disk.query_stream().unwrap().offset < 10 * MIB);
-        wait(&disk).await;
+        wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });
 }
@@ -60,7 +54,7 @@ fn a_recorded_boot_leads_the_next() {
         for offset in [30 * MIB, 12 * MIB, 12 * MIB + 4096] {
             read(&disk, offset).await;
         }
-        wait(&disk).await;
+        wait_for_stream(&disk).await;
         let trace = String::from_utf8(files.get("trace").unwrap().content()).unwrap();
         let lines: Vec<_> = trace.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(lines, [format!("{} 4096", 30 * MIB), format!("{} 8192", 12 * MIB)]);
@@ -76,7 +70,7 @@ fn a_recorded_boot_leads_the_next() {
             executor::sleep(Duration::from_micros(50)).await;
         }
         assert!(disk.query_stream().unwrap().offset < 10 * MIB);
-        wait(&disk).await;
+        wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });
 }
@@ -94,7 +88,7 @@ fn a_trace_that_is_none_is_refused_by_line() {
         // Ranges outside of the disk, in any order and twice, are no reason not to come to the end.
         files.add("trace", format!("{} 5000\n5 {}\n0 10\n0 10\n", u64::MAX - 5000, MIB * 9).into());
         disk.start_tuned_stream(wish("trace")).await.unwrap();
-        wait(&disk).await;
+        wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });
 }

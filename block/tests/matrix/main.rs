@@ -11,7 +11,7 @@
 
 mod pairs;
 mod rows;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the tests of real files, which use more of it")]
 #[path = "../real/support.rs"]
 mod support;
 mod trial;

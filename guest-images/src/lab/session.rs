@@ -17,10 +17,8 @@ use crate::kernel::Kernel;
 use crate::{Error, Result, initramfs};
 
 const CONSOLE_TAIL: usize = 4096;
-/// SVM, and nothing that makes its emulation walk or load more than our guests need.
-///
-/// With nested paging and 5-level tables QEMU 7.2 lost page faults, interrupts or the whole machine in about one
-/// run of four, more often with two vCPUs; with shadow page tables and these features away it is also faster.
+/// SVM without what QEMU 7.2 was seen to emulate wrongly with it: nested paging, 5-level page tables, virtual GIF
+/// and virtual VMSAVE; and without some features of the page tables that no guest here needs.
 const CPU: &str = "max,+svm,-npt,-la57,-vgif,-v-vmsave-vmload,-pks,-pku,-umip";
 
 pub(super) fn run(
@@ -74,9 +72,6 @@ pub(super) fn run(
     status.map_err(|text| Error::Lab { text, console })
 }
 
-/// What is said of a machine that ended by itself.
-pub(super) const STOPPED: &str = "stopped before its command ended";
-
 /// Sends the command and passes its output on until its end: the exit status, or why there is none.
 fn talk(
     control: &mut UnixStream,
@@ -90,7 +85,7 @@ fn talk(
             format!("did not end within {} s", command.timeout.as_secs())
         }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-            STOPPED.to_owned()
+            "stopped before its command ended".to_owned()
         }
         _ => format!("lost its control channel ({error})"),
     };

@@ -1,7 +1,7 @@
 //! Real guests on our machine: a stock Debian kernel, its disks on `block`, driven over QMP.
 //!
-//! Where this host's KVM cannot run one, the program starts again in the lab, once for each group. Every trial stands alone;
-//! those that leave their guest well hand it on to the next (`stage`), since a boot takes the longest.
+//! Where this host's KVM cannot run one, the program starts again in the lab, once for each group. Every trial
+//! stands alone; those that leave their guest well hand it on to the next (`stage`), since a boot takes the longest.
 
 mod crash;
 mod live;
@@ -47,8 +47,7 @@ fn main() -> ExitCode {
 
 /// Runs each group of trials in a lab of its own, where this host cannot run a guest itself.
 ///
-/// An emulated machine that ends or hangs takes only one group with it, which is then run once more: what went
-/// wrong is said, since a hang of ours would look the same.
+/// An emulated machine that ends or hangs takes only one group with it, which is then run once more.
 fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
     let programs = Programs::ready()?;
     if probe::kvm().is_usable() {
@@ -65,17 +64,16 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
         if !trials.iter().any(is_wanted) {
             continue;
         }
-        let mut command = programs.in_lab(LabCommand::this_process()?);
+        let mut command = LabCommand::this_process()?;
+        programs.equip(&mut command);
         command.env.push((GROUP_VARIABLE.into(), index.to_string().into()));
         // Each trial takes some 20 s on a quiet host.
         command.timeout = Duration::from_secs(120 + 45 * trials.len() as u64);
-        let status = match lab::run(&command) {
-            Err(error @ guest_images::Error::Lab { .. }) => {
-                eprintln!("{error}\nno result: these trials run once more");
-                lab::run(&command)?
-            }
-            other => other?,
-        };
+        let status = lab::run_again_if_lost(&command).unwrap_or_else(|error| {
+            // The other groups have results all the same.
+            eprintln!("{error}");
+            1
+        });
         if status != 0 {
             code = ExitCode::FAILURE;
         }

@@ -277,10 +277,11 @@ fn a_running_disk_moves_to_a_leaf_over_its_own_export() -> Result<(), Failure> {
     rig.holds("raw", &uri, &model)?;
     // Another protocol is still none.
     let program = millrace()?.display().to_string();
-    for name in ["http://host/x", "nbds://host/x", "nbd:host:1", "json:{}"] {
+    for (protocol, rest) in [("http", "//host/x"), ("nbds", "//host/x"), ("nbd", "host:1"), ("json", "{}")] {
+        let name = &format!("{protocol}:{rest}");
         let arguments = ["image", "create", "-f", "qcow2", "-b", name, "-F", "raw", &rig.text("x"), "1M"];
         let said = fails(&program, &arguments)?;
-        check(said.contains("is not supported"), said)?;
+        check(said.contains(&format!("the protocol '{protocol}' is not supported")), said)?;
     }
     vm.quit()
 }

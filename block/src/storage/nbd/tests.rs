@@ -245,6 +245,7 @@ fn requests_wait_for_a_server_then_fail_then_work_again() {
         while storage.read(0, Buf::new(512)).await.is_err() {
             tries += 1;
             assert!(tries < 600, "it works again");
+            // Nothing but a request tells that the server is back.
             executor::sleep(Duration::from_millis(100)).await;
         }
         // A wait that is long enough is no error.
