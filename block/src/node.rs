@@ -296,23 +296,30 @@ impl Node {
     /// Makes a range read as zeros: by zero clusters where they can be, else by writing. Without `unmap`
     /// formats that can keep its space.
     pub(crate) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        let unit = self.format.zero_unit();
-        let end = offset + len;
-        let inner = offset.next_multiple_of(unit)..if end >= self.size() { end } else { end - end % unit };
-        if inner.start >= inner.end {
+        let Some((lock, inner)) = self.lock_whole(offset..offset + len, self.format.zero_unit()).await else {
             return self.write_zero_bytes(offset, len).await;
+        };
+        let zeroed = self.format.zero(inner.start, inner.end - inner.start, unmap).await;
+        drop(lock);
+        match zeroed {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return self.write_zero_bytes(offset, len).await,
+            other => other?,
         }
         self.write_zero_bytes(offset, inner.start - offset).await?;
-        self.write_zero_bytes(inner.end, end - inner.end).await?;
-        let len = inner.end - inner.start;
-        let zeroed = {
-            let _lock = self.lock(inner.clone()).await;
-            self.format.zero(inner.start, len, unmap).await
+        self.write_zero_bytes(inner.end, offset + len - inner.end).await
+    }
+
+    /// Locks the whole units of a range; `None` where there are none. One in which the disk ends is whole
+    /// where the range goes to that end, which may have moved by the time that the lock is there.
+    async fn lock_whole(&self, range: Range<u64>, unit: u64) -> Option<(RangeGuard, Range<u64>)> {
+        let start = range.start.next_multiple_of(unit);
+        let end = |size| if range.end >= size { range.end } else { range.end - range.end % unit };
+        let lock = match start..end(self.size()) {
+            none if none.is_empty() => return None,
+            whole => self.lock(whole).await,
         };
-        match zeroed {
-            Err(e) if e.kind() == ErrorKind::Unsupported => self.write_zero_bytes(inner.start, len).await,
-            other => other,
-        }
+        let whole = start..end(self.size());
+        (!whole.is_empty()).then_some((lock, whole))
     }
 
     /// Writes zeros to where they are not yet.
@@ -338,15 +345,9 @@ impl Node {
     /// Says that a range's content is not needed any more. Afterwards it reads as zeros, or as before
     /// where the image cannot hold zeros without data; never as the backing file again.
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        let unit = self.cluster_size();
-        let end = offset + len;
-        let start = offset.next_multiple_of(unit);
-        let end = if end >= self.size() { end } else { end - end % unit };
-        if start >= end {
-            return Ok(());
-        }
-        let _lock = self.lock(start..end).await;
-        match self.format.zero(start, end - start, true).await {
+        let whole = self.lock_whole(offset..offset + len, self.cluster_size()).await;
+        let Some((_lock, whole)) = whole else { return Ok(()) };
+        match self.format.zero(whole.start, whole.end - whole.start, true).await {
             Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
             other => other,
         }

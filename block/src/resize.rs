@@ -63,6 +63,10 @@ impl Node {
                 at = end;
             }
         }
+        // Whoever zeroes the last cluster zeroes all of it, while the disk ends inside of it: what the guest
+        // writes behind the old end must come after that.
+        let last = old - old % self.cluster_size()..old;
+        let _lock = if last.is_empty() { None } else { Some(self.lock(last).await) };
         self.format().set_size(size).await
     }
 }

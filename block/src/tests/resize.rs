@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use executor::{Executor, spawn};
 
@@ -68,6 +69,38 @@ fn growing_under_a_guest_survives_power_cuts() {
         assert_zero_from(&disk, sectors * 512).await;
         guest.verify_after_power_cut(&disk).await;
         disk.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_written_behind_an_old_end_outlives_zeros_up_to_it() {
+    seeds(200, |_| async {
+        let (files, _, kind) = start(1001).await;
+        files.get("leaf").unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
+        let (disk, _) = open(&files, "leaf", kind).await;
+        for round in 0..4 {
+            let old = disk.size();
+            let zeroing = spawn({
+                let disk = disk.clone();
+                async move {
+                    executor::sleep(Duration::from_micros(random(200))).await;
+                    let ticket = disk.enter().await;
+                    let (start, len) = (old - 900 * 512, 900 * 512);
+                    match random(2) {
+                        0 => disk.write_zeroes(&ticket, start, len, true).await.unwrap(),
+                        _ => disk.discard(&ticket, start, len).await.unwrap(),
+                    }
+                }
+            });
+            disk.resize(old + 512 * (1 + random(9))).await.unwrap();
+            let new = vec![round + 1; (disk.size() - old) as usize];
+            let ticket = disk.enter().await;
+            disk.write(&ticket, old, Buf::from_bytes(&new)).await.unwrap();
+            zeroing.await;
+            let found = Buf::new(new.len());
+            disk.read(&ticket, old, found.clone()).await.unwrap();
+            assert!(found.to_vec() == new, "what the guest wrote behind {old} is gone");
+        }
     });
 }
 
