@@ -276,7 +276,10 @@ impl Client {
         self.socket
             .set_write_timeout(Some(left))
             .and_then(|()| self.socket.write_all(text.as_bytes()))
-            .map_err(|e| io_error("sending a command", e))
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
+                _ => io_error("sending a command", e),
+            })
     }
 
     /// The next message: one that is there already even after the deadline.

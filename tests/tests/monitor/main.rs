@@ -6,6 +6,7 @@ mod counters;
 mod errors;
 mod python;
 mod snapshot;
+mod terminal;
 mod transcript;
 mod tray;
 

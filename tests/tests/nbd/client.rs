@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use qmp::event::BlockStreamCompleted;
+use qmp::event::{BlockJobCompleted, BlockJobError, BlockStreamCompleted};
+use qmp::types::BlockErrorAction;
 use serde_json::json;
 use tests::{Failure, STEP, Vm, check, qemu_img, wait_for};
 
@@ -258,6 +259,40 @@ fn a_second_program_takes_the_firsts_disk_over() -> Result<(), Failure> {
     two.holds("raw", &uri, &model)?;
     second.quit()?;
     two.holds("qcow2", &leaf, &model)?;
+    qemu_img::check("qcow2", &two.path("leaf.qcow2"), false)
+}
+
+#[test]
+fn a_stream_waits_for_a_base_that_is_gone() -> Result<(), Failure> {
+    let (one, two) = (Rig::new()?, Rig::new()?);
+    let mut model = base(&one)?;
+    let disks = [("base", "base.img", "raw")];
+    let mut first = one.start(&disks)?;
+    let export = one.export(&mut first, "base", false)? + "&reconnect-delay=0";
+    leaf(&two, &export, "raw")?;
+    let mut second = two.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
+    let uri = two.export(&mut second, "virtio0", true)?;
+    first.kill()?;
+    let arguments = json!({"device": "virtio0", "job-id": "copy", "on-error": "stop"});
+    second.qmp.execute_json("block-stream", arguments)?;
+    let error = second.qmp.wait::<BlockJobError>(Instant::now() + STEP)?;
+    assert_eq!((error.device.as_str(), error.action), ("copy", BlockErrorAction::Stop));
+    let jobs = second.qmp.execute_json("query-block-jobs", json!(null))?;
+    check(jobs[0]["paused"] == true && jobs[0]["io-status"] == "failed", &jobs)?;
+    // The guest's writes do not need the base.
+    qemu_io("raw", &uri, &[model.write(9 * MIB, 65_536, 6), model.read(9 * MIB, 65_536)])?;
+
+    let mut first = one.start(&disks)?;
+    one.export(&mut first, "base", false)?;
+    wait_for("the base to be read again", STEP, || {
+        Ok(qemu_io("raw", &uri, &[model.read(3 * MIB, 4096)]).is_ok())
+    })?;
+    second.qmp.execute_json("block-job-resume", json!({"device": "copy"}))?;
+    let done = second.qmp.wait::<BlockJobCompleted>(Instant::now() + STEP)?;
+    check(done.error.is_none() && done.offset == done.len, format!("{done:?}"))?;
+    first.quit()?;
+    two.holds("raw", &uri, &model)?;
+    second.quit()?;
     qemu_img::check("qcow2", &two.path("leaf.qcow2"), false)
 }
 

@@ -11,7 +11,7 @@ use qmp::{Monitor, hmp};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
-use rustyline::{Context, Editor, Helper, Highlighter, Hinter, Validator};
+use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
 
 use super::Failure;
 use crate::serial;
@@ -70,8 +70,14 @@ impl Completer for Names {
     }
 }
 
+/// How lines are edited: as a shell does it. A completion is done when it is shown, and what happens
+/// meanwhile can be printed then.
+pub(super) fn editing() -> Config {
+    Config::builder().completion_type(CompletionType::List).build()
+}
+
 fn edited(main: &Remote) {
-    let mut editor = match Editor::<Names, DefaultHistory>::new() {
+    let mut editor = match Editor::<Names, DefaultHistory>::with_config(editing()) {
         Ok(editor) => editor,
         // A terminal that cannot be edited on.
         Err(_) => return plain(main),

@@ -13,6 +13,7 @@ use rustyline::{Context, Editor, ExternalPrinter, Helper, Highlighter, Hinter, V
 
 use super::Schema;
 use crate::program::Failure;
+use crate::program::console::editing;
 
 const PROMPT: &str = "(QMP) ";
 /// How long the thread that prints events waits for one before it waits again.
@@ -30,7 +31,7 @@ pub(super) fn run(mut client: Client, events: Client, schema: Schema) -> Result<
         return Ok(());
     }
     let unusable = |e: ReadlineError| format!("the terminal: {e}");
-    let mut editor = Editor::<Words, DefaultHistory>::new().map_err(unusable)?;
+    let mut editor = Editor::<Words, DefaultHistory>::with_config(editing()).map_err(unusable)?;
     editor.set_helper(Some(Words { schema: schema.clone() }));
     let mut printer = editor.create_external_printer().map_err(unusable)?;
     print_events(events, move |text| {
