@@ -6,6 +6,7 @@ mod copy_on_read;
 pub mod disk;
 mod error;
 pub mod format;
+pub mod host;
 pub mod image;
 pub mod io;
 pub mod job;

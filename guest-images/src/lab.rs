@@ -16,7 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{Error, Result, frames, initramfs, kernel, probe};
+use crate::{Error, Result, frames, initramfs, kernel};
 
 pub use qemu::{Qemu, find as qemu};
 
@@ -89,6 +89,13 @@ impl LabCommand {
     }
 }
 
+/// What this host's KVM is, and where guests run therefore: one line.
+pub fn where_guests_run() -> String {
+    let kvm = kvm_probe::kvm();
+    let place = if kvm.is_usable() { "on it directly" } else { "in the lab, a software-emulated machine" };
+    format!("{kvm}: guests run {place}")
+}
+
 /// Whether this process runs inside the lab.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE_VARIABLE).is_some()
@@ -104,12 +111,12 @@ pub fn enter_if_needed() -> Result<()> {
 
 /// [`enter_if_needed`], for commands that need other than the usual limits or files.
 pub fn enter_if_needed_with(adjust: impl FnOnce(&mut LabCommand)) -> Result<()> {
-    if is_inside() || probe::kvm().is_usable() {
+    if is_inside() || kvm_probe::kvm().is_usable() {
         return Ok(());
     }
     let mut command = LabCommand::this_process()?;
     adjust(&mut command);
-    eprintln!("{}", probe::kvm());
+    eprintln!("{}", where_guests_run());
     let status = run_again_if_lost(&command)?;
     std::process::exit(status)
 }

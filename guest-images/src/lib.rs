@@ -31,8 +31,6 @@ pub mod libraries;
 pub mod modules;
 #[cfg(feature = "host")]
 pub mod packages;
-#[cfg(feature = "host")]
-pub mod probe;
 
 #[cfg(feature = "host")]
 pub use error::{Error, Result};

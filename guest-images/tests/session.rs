@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use guest_images::agent::{self, Agent, AgentError, Load, Region};
-use guest_images::{initramfs, kernel, lab, probe};
+use guest_images::{initramfs, kernel, lab};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A guest boots in a few seconds, several times that on a busy host under emulation.
@@ -42,7 +42,7 @@ fn trials() -> Vec<Trial> {
 }
 
 fn kvm_is_usable_here() -> Result<(), Box<dyn Error>> {
-    check(probe::kvm().is_usable(), probe::kvm())
+    check(kvm_probe::kvm().is_usable(), kvm_probe::kvm())
 }
 
 /// Fill, load, verify, reboot, verify again, and a file system: everything the agent can do to a disk.

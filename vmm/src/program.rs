@@ -9,6 +9,7 @@ mod console;
 mod control;
 mod drive;
 mod exports;
+mod host;
 mod image;
 mod options;
 mod run;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(options) => run::run(options),
         Command::Image(command) => image::run(command),
+        Command::Host { folder } => host::run(&folder),
         Command::Qmp { socket, command } => client::qmp(&socket, &command),
         Command::Watch { socket, once } => client::watch(&socket, once),
     };

@@ -1,5 +1,6 @@
 //! Regular files and block devices.
 
+pub(crate) use copy::clone_range;
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io;

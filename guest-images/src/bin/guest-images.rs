@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use guest_images::{Error, Result, initramfs, kernel, lab, probe};
+use guest_images::{Error, Result, initramfs, kernel, lab};
 
 #[derive(Parser)]
 #[command(about)]
@@ -55,8 +55,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Kernel => println!("{}", kernel::find()?.vmlinuz.display()),
         Command::Initrd => println!("{}", initramfs::guest(&kernel::find()?)?.display()),
         Command::Probe => {
-            println!("{}", probe::kvm());
-            return Ok(if probe::kvm().is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            println!("{}", lab::where_guests_run());
+            return Ok(if kvm_probe::kvm().is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Lab { memory, scratch, timeout, file, argv } => {
             let mut command = lab::LabCommand::new(argv)?;

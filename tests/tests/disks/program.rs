@@ -122,6 +122,20 @@ fn help_and_version_are_no_errors() -> Result<(), Failure> {
 }
 
 #[test]
+fn host_says_what_there_is_and_leaves_nothing() -> Result<(), Failure> {
+    let stage = Stage::new()?;
+    let output = run(&stage, &["host"])?;
+    let said = String::from_utf8(output.stdout)?;
+    check(output.status.success(), &said)?;
+    for what in ["KVM", "io_uring", "reflink", "O_DIRECT", "holes"] {
+        let line = said.lines().find(|line| line.starts_with(what));
+        check(line.is_some_and(|line| line.contains(": ")), format!("a line on {what}: {said}"))?;
+    }
+    check(std::fs::read_dir(stage.path("."))?.next().is_none(), "nothing is left behind")?;
+    fails(&stage, &["host", "missing"], "missing")
+}
+
+#[test]
 fn a_stale_socket_is_replaced_and_nothing_else() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let base = stage.images.raw("base.img", MIB, &[])?;

@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use guest_images::lab::{self, LabCommand};
-use guest_images::probe;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tests::Failure;
 use tests::programs::Programs;
@@ -50,10 +49,10 @@ fn main() -> ExitCode {
 /// An emulated machine that ends or hangs takes only one group with it, which is then run once more.
 fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
     let programs = Programs::ready()?;
-    if probe::kvm().is_usable() {
+    if kvm_probe::kvm().is_usable() {
         return Ok(None);
     }
-    eprintln!("{}", probe::kvm());
+    eprintln!("{}", lab::where_guests_run());
     let mut code = ExitCode::SUCCESS;
     for (index, trials) in groups().into_iter().enumerate() {
         let is_wanted = |trial: &Trial| match &arguments.filter {

@@ -22,6 +22,12 @@ pub(super) enum Command {
     /// Creates images and looks at them.
     #[command(subcommand)]
     Image(Image),
+    /// Says what this host offers guests and images, and what follows.
+    Host {
+        /// The folder whose file system is tried.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+    },
     /// Sends a command to a monitor and prints its answer; without a command, a shell.
     Qmp {
         /// The monitor: unix:PATH, tcp:HOST:PORT or a path.

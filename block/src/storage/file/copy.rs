@@ -59,7 +59,7 @@ impl Known {
     }
 }
 
-fn clone_range(source: &File, from: u64, target: &File, to: u64, len: u64) -> io::Result<()> {
+pub(crate) fn clone_range(source: &File, from: u64, target: &File, to: u64, len: u64) -> io::Result<()> {
     let range = libc::file_clone_range {
         src_fd: source.as_raw_fd().into(),
         src_offset: from,

@@ -33,18 +33,18 @@ impl Kvm {
 }
 
 impl fmt::Display for Kvm {
-    /// One line: what there is, and what follows.
+    /// One line: what there is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kvm::Usable => f.write_str("KVM runs stock kernels: guests run on it directly"),
-            Kvm::Absent => f.write_str("there is no /dev/kvm: guests run in the lab, a software-emulated machine"),
-            Kvm::NoPermission => f.write_str(
-                "/dev/kvm may not be opened by this user (join the group kvm to use it): guests run in the lab, a software-emulated machine",
-            ),
-            Kvm::CannotRunStockCode(what) => {
-                write!(f, "/dev/kvm opens but cannot run a stock kernel ({what}): guests run in the lab, a software-emulated machine")
+            Kvm::Usable => f.write_str("KVM runs stock kernels"),
+            Kvm::Absent => f.write_str("there is no /dev/kvm"),
+            Kvm::NoPermission => {
+                f.write_str("/dev/kvm may not be opened by this user (join the group kvm to use it)")
             }
-            Kvm::Broken(what) => write!(f, "/dev/kvm is broken ({what}): guests run in the lab, a software-emulated machine"),
+            Kvm::CannotRunStockCode(what) => {
+                write!(f, "/dev/kvm opens but cannot run a stock kernel ({what})")
+            }
+            Kvm::Broken(what) => write!(f, "/dev/kvm is broken ({what})"),
         }
     }
 }
