@@ -11,6 +11,8 @@
 //! its seed.
 
 mod fd;
+mod outside;
+mod pool;
 mod remote;
 mod run;
 pub mod sync;
@@ -21,6 +23,7 @@ mod thread;
 mod timer;
 
 pub use fd::AsyncFd;
+pub use outside::{outside, start_outside};
 pub use remote::{Gone, Remote, Reply};
 pub use run::{Executor, before_wait, is_simulated, now, random, remote};
 pub use task::{JoinHandle, spawn, yield_now};
@@ -35,10 +38,17 @@ pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     if is_simulated() {
         return work();
     }
-    // A dropped `blocking` task is cancelled only if it has not started; ours always runs, because
-    // callers hand it work whose half-done state nobody would clean up.
+    let pool = run::current().pool.clone();
+    worked(work, |work| pool.run(work)).await
+}
+
+/// Hands `work` to a worker by `run` and awaits its result.
+async fn worked<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    run: impl FnOnce(Box<dyn FnOnce() + Send>),
+) -> T {
     let (reply, receiver) = remote::Reply::pair();
-    blocking::unblock(move || reply.send(work())).detach();
+    run(Box::new(move || reply.send(work())));
     match receiver.await {
         Ok(value) => value,
         // The sender is dropped unanswered only when `work` panicked.

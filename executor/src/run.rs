@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::fd::{AsyncFd, Reactor};
+use crate::pool::Pool;
 use crate::remote::{Item, Remote, Shared};
 use crate::sync::oneshot;
 use crate::task::{TaskKey, Tasks, spawn};
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) ready: RefCell<VecDeque<TaskKey>>,
     pub(crate) timers: RefCell<Timers>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Pool,
     before_wait: RefCell<Vec<Rc<dyn Fn()>>>,
     world: World,
 }
@@ -231,6 +233,7 @@ impl Executor {
             ready: RefCell::default(),
             timers: RefCell::default(),
             shared: Shared::new(event),
+            pool: Pool::default(),
             before_wait: RefCell::default(),
             world,
         };
@@ -270,6 +273,7 @@ impl Drop for Executor {
     fn drop(&mut self) {
         let _enter = Enter::new(&self.inner);
         self.inner.shared.close();
+        self.inner.pool.close();
         self.inner.tasks.clear();
         self.inner.before_wait.borrow_mut().clear();
     }

@@ -177,6 +177,34 @@ fn events_and_oneshots_wake() {
 }
 
 #[test]
+fn work_that_waits_for_other_work_has_threads_enough() {
+    let executor = Executor::new().unwrap();
+    let met = std::sync::Arc::new(std::sync::Barrier::new(5));
+    executor.block_on(async move {
+        let all: Vec<_> = (0..5)
+            .map(|_| {
+                let met = met.clone();
+                spawn(unblock(move || met.wait().is_leader()))
+            })
+            .collect();
+        let mut leaders = 0;
+        for one in all {
+            leaders += usize::from(one.await == Some(true));
+        }
+        assert_eq!(leaders, 1);
+    });
+}
+
+#[test]
+fn work_outside_runs_beside_the_pool() {
+    let name = || std::thread::current().name().map(str::to_owned);
+    assert_eq!(crate::start_outside(|| 5).unwrap(), 5);
+    let executor = Executor::new().unwrap();
+    let names = executor.block_on(async move { (crate::outside(name).await, unblock(name).await) });
+    assert_eq!(names, (Some("opener".into()), Some("worker".into())));
+}
+
+#[test]
 fn work_that_blocks_runs_elsewhere() {
     let executor = Executor::new().unwrap();
     let here = std::thread::current().id();

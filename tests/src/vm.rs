@@ -56,7 +56,8 @@ impl Vm {
     pub fn start(programs: &Programs, folder: &Path, options: &Options) -> Result<Self, Failure> {
         let path = |name: &str| folder.join(name);
         let mut command = Command::new(&programs.millrace);
-        command.args(["run", "--qmp", &format!("unix:{}", path("qmp").display())]);
+        // A call that the sandbox forgot ends the program, and the test.
+        command.args(["run", "--sandbox", "strict", "--qmp", &format!("unix:{}", path("qmp").display())]);
         for drive in &options.drives {
             command.args(["--drive", drive]);
         }

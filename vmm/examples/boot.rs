@@ -119,6 +119,7 @@ async fn run(arguments: Vec<String>) -> Result<i32, Box<dyn std::error::Error>> 
         cmdline: std::env::var("WHOLE_CMDLINE").unwrap_or(format!("{DEFAULT_CMDLINE} {extra}")),
         cpus: cpus.parse()?,
         memory: mib.parse::<u64>()? << 20,
+        sandbox: sandbox::Mode::Strict,
     };
     let serial: Vec<Backend> = std::env::var("SERIAL")
         .unwrap_or("stdio".into())

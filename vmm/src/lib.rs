@@ -37,3 +37,12 @@ pub use error::Error;
 pub use hypervisor::check_host;
 pub use machine::{Config, DEFAULT_CMDLINE, Machine, State};
 pub use notice::Event;
+
+/// Confines the calling thread; where the kernel cannot, says so once.
+fn confine(role: sandbox::Role, mode: sandbox::Mode) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    let lacks = sandbox::confine(role, mode);
+    if !lacks.is_nothing() {
+        SAID.call_once(|| tracing::warn!("the sandbox is incomplete: this kernel has {lacks}"));
+    }
+}

@@ -45,6 +45,8 @@ pub struct Config {
     pub cpus: u32,
     /// Bytes of RAM, a multiple of 4 KiB and at least 32 MiB.
     pub memory: u64,
+    /// Whether vCPU threads may only do what a vCPU needs.
+    pub sandbox: sandbox::Mode,
 }
 
 /// Where a machine is in its life.
@@ -75,6 +77,7 @@ struct Parts {
     kernel: Mutex<Kernel>,
     memory: Arc<GuestMemoryMmap>,
     cpus: u32,
+    sandbox: sandbox::Mode,
     transports: Vec<Arc<Transport>>,
     serial: Vec<Arc<Port>>,
     button: EventFd,
@@ -145,6 +148,7 @@ impl Machine {
             kernel: Mutex::new(kernel),
             memory,
             cpus: config.cpus,
+            sandbox: config.sandbox,
             transports,
             serial: ports,
             button: EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?,
@@ -400,6 +404,6 @@ impl Parts {
         for (index, transport) in self.transports.iter().enumerate() {
             mmio.add(device_window(index), MMIO_SIZE, transport.clone());
         }
-        World { ports, mmio, gate, notices }
+        World { ports, mmio, gate, notices, sandbox: self.sandbox }
     }
 }

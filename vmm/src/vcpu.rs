@@ -52,6 +52,7 @@ pub(crate) struct World {
     pub(crate) mmio: Bus,
     pub(crate) gate: Arc<Gate>,
     pub(crate) notices: Arc<Notices>,
+    pub(crate) sandbox: sandbox::Mode,
 }
 
 /// The running vCPUs. Dropping it ends and joins their threads.
@@ -162,6 +163,7 @@ impl World {
 
 fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
     let _alarm = Alarm(index, world);
+    crate::confine(sandbox::Role::Vcpu, world.sandbox);
     loop {
         // Cleared before the gate is asked: a kick after that sets it again.
         vcpu.0.set_kvm_immediate_exit(0);

@@ -81,7 +81,14 @@ impl Rig {
 fn machine(directory: &Path, cpus: u32, serial: &[Backend]) -> Result<Machine, Error> {
     let path = directory.join("kernel");
     std::fs::write(&path, kernel()).unwrap();
-    let config = Config { kernel: path, initrd: None, cmdline: String::new(), cpus, memory: 64 << 20 };
+    let config = Config {
+        kernel: path,
+        initrd: None,
+        cmdline: String::new(),
+        cpus,
+        memory: 64 << 20,
+        sandbox: sandbox::Mode::Strict,
+    };
     Machine::new(&config, Vec::new(), serial)
 }
 

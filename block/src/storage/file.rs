@@ -101,7 +101,7 @@ impl FileStorage {
         let direct = if opener.direct { libc::O_DIRECT } else { 0 };
         options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | direct);
         let path = name.to_owned();
-        let opened = executor::unblock(move || {
+        let opened = executor::outside(move || {
             let file = options.open(&path)?;
             let metadata = file.metadata()?;
             Ok((file, metadata))
@@ -432,7 +432,7 @@ impl Storage for FileStorage {
         let folder = Path::new(&self.name).parent().filter(|p| !p.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).to_owned();
         let shown = folder.display().to_string();
-        let done = executor::unblock(move || File::open(&folder)?.sync_all()).await;
+        let done = executor::outside(move || File::open(&folder)?.sync_all()).await;
         done.map_err(|e| Error::io(format_args!("syncing the folder {shown}"), &e))
     }
 }

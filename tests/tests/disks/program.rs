@@ -4,8 +4,10 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
-use serde_json::Value;
-use tests::{Failure, Options, Vm, check, qemu_img};
+use serde_json::{Value, json};
+use tests::images::drive;
+use tests::programs::Programs;
+use tests::{Failure, Options, STEP, Vm, check, qemu_img};
 
 use crate::{MIB, Stage, disk, millrace};
 
@@ -133,6 +135,43 @@ fn host_says_what_there_is_and_leaves_nothing() -> Result<(), Failure> {
     }
     check(std::fs::read_dir(stage.path("."))?.next().is_none(), "nothing is left behind")?;
     fails(&stage, &["host", "missing"], "missing")
+}
+
+#[test]
+fn a_disks_thread_is_confined_and_images_lie_where_they_may() -> Result<(), Failure> {
+    let stage = Stage::new()?;
+    let (here, elsewhere) = (Stage::new()?, Stage::new()?);
+    let base = here.images.raw("base.img", MIB, &[(0, MIB)])?;
+    let other = elsewhere.images.raw("other.img", MIB, &[])?;
+    let drive = drive("virtio0", &base, "raw");
+    let options = |more: &[&str]| Options {
+        guest: false,
+        more: more.iter().map(|&more| more.to_owned()).collect(),
+        ..Options::new(&[drive.clone()])
+    };
+    let folder = here.path(".").display().to_string();
+    let programs = Programs::without_guest(millrace()?);
+    let mut vm = Vm::start(&programs, stage.path(".").as_path(), &options(&["--allow-dir", &folder]))?;
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.id()))?;
+    let mut confined = Vec::new();
+    for task in tasks {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        let of = |key: &str| status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()));
+        if of("Seccomp:").as_deref() == Some("2") {
+            confined.extend(of("Name:"));
+        }
+    }
+    check(confined.contains(&"virtio0".to_owned()), format!("confined are {confined:?}"))?;
+    let change = json!({"device": "virtio0", "target": other, "format": "raw", "notify": false});
+    let refused = vm.qmp.execute_json("change", change);
+    let error = refused.err().ok_or("an image elsewhere was opened")?.to_string();
+    check(error.contains("other.img") && error.contains("ermission"), &error)?;
+    let target = here.path("leaf.qcow2");
+    let copy = json!({"device": "virtio0", "target": target, "format": "qcow2"});
+    vm.qmp.execute_json("x-live-copy", copy)?;
+    vm.stream_completed(STEP)?;
+    vm.quit()?;
+    fails(&stage, &["run", "--machine", "none", "--allow-dir", "missing"], "--allow-dir")
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tests::{Failure, STEP, check};
+use tests::{Failure, STEP, check, wait_for};
 
 use crate::{MIB, Stage, ask, text};
 
@@ -181,6 +181,10 @@ fn bad_clients_hold_up_nobody() -> Result<(), Failure> {
         b"{'execute': 'qmp_capabilities'} {'execute': 'block_stream', 'arguments': {'device': 'virtio0'}}",
     )?;
     drop(dying);
+    // Its command has the disk until it ends.
+    wait_for("the dying client's command to end", STEP, || {
+        Ok(vm.qmp.execute_json("block_stream", json!({"device": "virtio0"})).is_ok())
+    })?;
     for n in 0..4 {
         let target = text(&stage.path(&format!("copy{n}.qcow2")));
         ask(&mut vm, "x-live-copy", json!({"device": "virtio0", "target": target, "format": "qcow2"}));

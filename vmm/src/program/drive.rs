@@ -22,10 +22,11 @@ pub(super) struct Drive {
 }
 
 impl Drive {
-    /// Starts the disk's thread and opens its chain there. `listener` runs on the main loop, `main`,
+    /// Starts the disk's thread, confined as `mode` says, and opens its chain there. `listener` runs on the main loop, `main`,
     /// for each of its events, and `tray_moved` where its tray has opened or closed.
     pub(super) async fn open(
         options: options::Drive,
+        mode: sandbox::Mode,
         main: Remote,
         listener: fn(DiskEvent),
         tray_moved: fn(String, bool),
@@ -36,6 +37,7 @@ impl Drive {
         let opened = thread.remote().call(move || async move {
             let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
             let opener = Rc::new(FileOpener { engine: Engine::new(aio), direct: wish.direct });
+            crate::confine(sandbox::Role::Disk, mode);
             let leaf = match wish.file.as_str() {
                 "" => None,
                 file => Some(chain::open(&*opener, file, wish.format, !wish.read_only).await?),

@@ -64,6 +64,27 @@ pub(super) enum OnReset {
     Exit,
 }
 
+/// How threads are confined.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sandbox {
+    /// As far as the kernel can.
+    On,
+    /// As on, and a call that is not allowed ends the program.
+    Strict,
+    /// Not at all.
+    Off,
+}
+
+impl From<Sandbox> for sandbox::Mode {
+    fn from(sandbox: Sandbox) -> Self {
+        match sandbox {
+            Sandbox::On => sandbox::Mode::On,
+            Sandbox::Strict => sandbox::Mode::Strict,
+            Sandbox::Off => sandbox::Mode::Off,
+        }
+    }
+}
+
 #[derive(Args)]
 pub(super) struct Run {
     /// What holds the guest.
@@ -108,6 +129,13 @@ pub(super) struct Run {
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
+    /// Whether vCPU and disk threads may only do what their work takes: a call that is not allowed fails (on)
+    /// or ends the program (strict).
+    #[arg(long, value_enum, default_value = "on")]
+    pub sandbox: Sandbox,
+    /// A folder that images may lie below, once and again; without one, anywhere.
+    #[arg(long, value_name = "PATH")]
+    pub allow_dir: Vec<PathBuf>,
     /// Where to write this process's number.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,

@@ -93,6 +93,10 @@ pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
         Some(TextMonitor::Socket(address)) => Some(Listener::bind(address).map_err(|e| e.to_string())?),
         _ => None,
     };
+    let folders = options.allow_dir.clone();
+    let confine = move || if folders.is_empty() { Ok(()) } else { sandbox::allow_only(&folders) };
+    let confined = executor::start_outside(confine).map_err(|e| format!("a thread that opens files: {e}"))?;
+    confined.map_err(|e| format!("--allow-dir: {e}"))?;
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     let pid_path = options.pidfile.clone();
     let _pid_file = pid_path.as_deref().map(PidFile::write).transpose()?;
@@ -125,7 +129,8 @@ async fn main(
         if drives.iter().any(|other| other.options.id == drive.id) {
             return Err(format!("two drives have the id '{}'", drive.id));
         }
-        let drive = Drive::open(drive.clone(), executor::remote(), on_disk_event, on_tray_moved).await;
+        let mode = options.sandbox.into();
+        let drive = Drive::open(drive.clone(), mode, executor::remote(), on_disk_event, on_tray_moved).await;
         drives.push(drive.map_err(|e| e.to_string())?);
     }
     let machine = match options.machine {
@@ -188,6 +193,7 @@ async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> 
         cmdline: options.cmdline.clone(),
         cpus: options.cpus,
         memory: options.memory,
+        sandbox: options.sandbox.into(),
     };
     let default = match options.monitor {
         Some(TextMonitor::Stdio) => &[Backend::Null],

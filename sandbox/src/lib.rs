@@ -1,0 +1,74 @@
+//! What a thread may still ask of the kernel: system calls by seccomp, files by landlock.
+//!
+//! A guest that breaks out of a device's code owns the thread that the code runs on. So the threads that see
+//! what a guest writes keep only what their work takes: no file is opened by name, no socket made, no program
+//! started. What they need of that kind is done by a thread that is not confined, and that sees no guest.
+//! Confinement is for good, and a thread passes it on to the threads that it makes.
+
+mod files;
+mod syscalls;
+
+use std::fmt;
+
+pub use files::{allow_only, landlock_version};
+
+/// Whether threads are confined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// A call that is not allowed fails with EPERM.
+    #[default]
+    On,
+    /// A call that is not allowed ends the process: finds what a list of calls forgot.
+    Strict,
+    /// Not at all.
+    Off,
+}
+
+/// What a thread is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A vCPU.
+    Vcpu,
+    /// A disk's I/O.
+    Disk,
+}
+
+/// What the kernel does not have, of what confinement is made of.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lacks {
+    /// Why system calls are not filtered.
+    pub seccomp: Option<String>,
+    /// Why files can be opened by name.
+    pub landlock: Option<String>,
+}
+
+impl Lacks {
+    /// Whether nothing is lacking.
+    pub fn is_nothing(&self) -> bool {
+        *self == Lacks::default()
+    }
+}
+
+impl fmt::Display for Lacks {
+    /// One line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lacks = [("seccomp", &self.seccomp), ("landlock", &self.landlock)];
+        let mut sep = "";
+        for (what, why) in lacks.into_iter().filter_map(|(what, why)| Some((what, why.as_ref()?))) {
+            write!(f, "{sep}no {what} ({why})")?;
+            sep = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// Confines the calling thread, for good, as far as the kernel can. What it cannot is the answer.
+pub fn confine(role: Role, mode: Mode) -> Lacks {
+    if mode == Mode::Off {
+        return Lacks::default();
+    }
+    Lacks { landlock: files::allow_none().err(), seccomp: syscalls::filter(role, mode).err() }
+}
+
+#[cfg(test)]
+mod tests;

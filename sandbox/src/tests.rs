@@ -1,0 +1,72 @@
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
+
+use super::*;
+
+/// Runs `work` on a thread that is confined first.
+fn confined<T: Send + 'static>(role: Role, mode: Mode, work: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(move || {
+        let lacks = confine(role, mode);
+        assert!(lacks.is_nothing(), "this kernel has {lacks}");
+        work()
+    })
+    .join()
+    .unwrap()
+}
+
+#[test]
+fn a_confined_thread_works_on_what_is_open_and_opens_nothing() {
+    for role in [Role::Disk, Role::Vcpu] {
+        let mut file = tempfile::tempfile().unwrap();
+        let (opened, connected) = confined(role, Mode::On, move || {
+            file.write_all(b"abc").unwrap();
+            (File::open("/etc/passwd").map(drop), TcpListener::bind("127.0.0.1:0").map(drop))
+        });
+        assert_eq!(opened.unwrap_err().kind(), ErrorKind::PermissionDenied, "{role:?}");
+        assert_eq!(connected.unwrap_err().kind(), ErrorKind::PermissionDenied, "{role:?}");
+    }
+}
+
+#[test]
+fn a_disks_workers_are_confined_alike() {
+    let opened = confined(Role::Disk, Mode::On, || {
+        std::thread::spawn(|| File::open("/etc/passwd").map(drop)).join().unwrap()
+    });
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn a_vcpu_makes_no_threads() {
+    let made = confined(Role::Vcpu, Mode::On, || std::thread::Builder::new().spawn(|| ()).map(drop));
+    assert_eq!(made.unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn without_a_sandbox_everything_goes_on() {
+    let read = confined(Role::Vcpu, Mode::Off, || File::open("/etc/passwd")?.read(&mut [0; 1]));
+    assert_eq!(read.unwrap(), 1);
+}
+
+#[test]
+fn files_outside_of_the_allowed_folders_stay_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("image");
+    let allowed = folder.path().to_owned();
+    let (made, outside) = std::thread::spawn(move || {
+        allow_only(&[allowed]).unwrap();
+        (File::create(inside).map(drop), File::open("/etc/passwd").map(drop))
+    })
+    .join()
+    .unwrap();
+    made.unwrap();
+    assert_eq!(outside.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert!(allow_only(&["/nowhere".into()]).is_err());
+}
+
+#[test]
+fn what_is_lacking_is_one_line() {
+    let lacks = Lacks { seccomp: Some("a".into()), landlock: Some("b".into()) };
+    assert_eq!(lacks.to_string(), "no seccomp (a), no landlock (b)");
+    assert_eq!(Lacks { seccomp: None, ..lacks }.to_string(), "no landlock (b)");
+}
