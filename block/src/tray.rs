@@ -11,7 +11,7 @@
 //! can lock the tray; then opening it by the monitor asks the guest, unless it is forced.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use async_trait::async_trait;
 
@@ -33,14 +33,17 @@ pub enum TrayEvent {
     EjectRequested,
 }
 
-type Listener = Box<dyn Fn(TrayEvent)>;
+type Hears = dyn Fn(TrayEvent);
+
+/// Hears of a tray, while somebody keeps it.
+pub type Listener = Rc<Hears>;
 
 /// The tray of a removable drive.
 #[derive(Default)]
 pub struct Tray {
     open: Cell<bool>,
     locked: Cell<bool>,
-    listeners: RefCell<Vec<Listener>>,
+    listeners: RefCell<Vec<Weak<Hears>>>,
 }
 
 impl Tray {
@@ -59,13 +62,16 @@ impl Tray {
         self.locked.set(locked);
     }
 
-    /// Calls `listener` for each event.
-    pub fn listen(&self, listener: impl Fn(TrayEvent) + 'static) {
-        self.listeners.borrow_mut().push(Box::new(listener));
+    /// Calls `listener` for each event, until it is dropped.
+    pub fn listen(&self, listener: &Listener) {
+        let mut listeners = self.listeners.borrow_mut();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(Rc::downgrade(listener));
     }
 
     fn tell(&self, event: TrayEvent) {
-        for listener in &*self.listeners.borrow() {
+        let listeners: Vec<_> = self.listeners.borrow().iter().filter_map(Weak::upgrade).collect();
+        for listener in listeners {
             listener(event);
         }
     }

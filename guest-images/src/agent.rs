@@ -283,6 +283,28 @@ impl<L: Link> Agent<L> {
         hash.map_err(|text| AgentError::Protocol { verb: "read-hash".to_owned(), text })
     }
 
+    /// Mounts the ISO 9660 medium of a removable drive, which locks its tray.
+    pub fn disc_mount(&mut self, device: &str) -> Result<()> {
+        self.ask("disc-mount", device_field(device)).map(drop)
+    }
+
+    /// Unmounts it, which unlocks the tray.
+    pub fn disc_unmount(&mut self, device: &str) -> Result<()> {
+        self.ask("disc-unmount", device_field(device)).map(drop)
+    }
+
+    /// The SHA-256 of a file of the mounted medium, as hexadecimal digits.
+    pub fn disc_hash(&mut self, device: &str, file: &str) -> Result<String> {
+        let answer = self.ask("disc-hash", device_field(device).with("file", file))?;
+        let hash = answer.fields.text("sha256").map(str::to_owned);
+        hash.map_err(|text| AgentError::Protocol { verb: "disc-hash".to_owned(), text })
+    }
+
+    /// Has the guest open the drive's tray.
+    pub fn disc_eject(&mut self, device: &str) -> Result<()> {
+        self.ask("disc-eject", device_field(device)).map(drop)
+    }
+
     /// The guest kernel's messages so far that tell of failed or hung I/O.
     pub fn errors(&mut self) -> Result<Vec<String>> {
         Ok(self.ask("errors", Fields::new())?.progress)

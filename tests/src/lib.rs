@@ -1,10 +1,11 @@
 //! The end-to-end harness and everything that runs on it: tests, the demo, benchmarks.
 //!
-//! [`programs`] finds or builds what a run needs, [`images`] makes disks, [`Vm`] is one `millrace` process with
+//! [`programs`] finds or builds what a run needs, [`images`] and [`iso`] make disks, [`Vm`] is one `millrace` process with
 //! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image, [`mod@bench`] is what the benchmarks share.
 
 pub mod bench;
 pub mod images;
+pub mod iso;
 pub mod nbd;
 pub mod programs;
 pub mod qemu_img;

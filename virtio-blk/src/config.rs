@@ -25,11 +25,6 @@ pub(crate) const MAX_ZEROES_SEGMENTS: u32 = 16;
 /// Discards are best aligned to so many sectors (4 KiB).
 const DISCARD_ALIGNMENT: u32 = 8;
 
-/// Whether `features` has the bit of a VIRTIO_*_F constant.
-pub(crate) fn has(features: u64, bit: u32) -> bool {
-    features & (1 << bit) != 0
-}
-
 /// What is fixed when a device is made.
 #[derive(Clone, Debug)]
 pub struct Options {

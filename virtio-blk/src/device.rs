@@ -2,17 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use executor::Reply;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_device::{Activation, Device};
-use virtio_queue::QueueT;
+use virtqueue::{Runner, has};
 
-use crate::active;
 use crate::backend::Handle;
-use crate::config::{Config, Options, QUEUE_SIZE, WRITEBACK, has};
+use crate::config::{Config, Options, QUEUE_SIZE, WRITEBACK};
+use crate::serve;
 
 /// A virtio block device (virtio 1.2, 5.2) in front of a disk that lives on a thread of its own.
 ///
@@ -20,27 +19,23 @@ use crate::config::{Config, Options, QUEUE_SIZE, WRITEBACK, has};
 /// without waiting.
 pub struct VirtioBlk<H: Handle> {
     handle: H,
-    /// Names this device in the disk's thread.
-    id: u64,
+    runner: Runner,
     config: Arc<Config>,
     /// The features negotiated, while active.
     active: Option<u64>,
     /// The driver's wish, where it wrote `writeback`.
     writeback: Option<bool>,
-    paused: bool,
 }
 
 impl<H: Handle> VirtioBlk<H> {
     /// A device in front of the disk behind `handle`.
     pub fn new(handle: H, options: Options) -> Self {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         VirtioBlk {
+            runner: Runner::new(handle.remote().clone()),
             handle,
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             config: Arc::new(Config::new(options)),
             active: None,
             writeback: None,
-            paused: false,
         }
     }
 
@@ -58,11 +53,11 @@ impl<H: Handle> VirtioBlk<H> {
     }
 
     /// Back to power-on, as far as this side is concerned.
-    fn deactivate(&mut self) -> bool {
+    fn deactivate(&mut self) {
+        self.active = None;
         self.writeback = None;
         self.config.set_writeback(true);
         *self.config.interrupt() = None;
-        self.active.take().is_some()
     }
 }
 
@@ -97,52 +92,34 @@ impl<H: Handle> Device for VirtioBlk<H> {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let unfit = |queue: &virtio_device::ReadyQueue| {
-            queue.queue.size() > QUEUE_SIZE || !queue.queue.is_valid(&*activation.memory)
-        };
-        if self.active.is_some() || activation.queues.iter().any(unfit) {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        if self.runner.is_active() {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         self.active = Some(activation.features);
         self.apply_cache_mode(activation.features);
         *self.config.interrupt() = Some(activation.interrupt.clone());
-        let (id, handle, config, paused) = (self.id, self.handle.clone(), self.config.clone(), self.paused);
-        self.handle.remote().spawn(move || {
-            active::start(id, &handle, config, activation, paused);
-            std::future::ready(())
-        });
-        Ok(())
+        let (handle, config) = (self.handle.clone(), self.config.clone());
+        let started = self.runner.start(activation, move |queues| serve::tasks(&handle, &config, queues));
+        started.inspect_err(|_| self.deactivate())
     }
 
     fn reset(&mut self) {
-        if self.deactivate() {
-            let id = self.id;
-            // An error says that the disk's thread has ended, and all that was in flight with it.
-            let _ = self.handle.remote().call(move || active::reset::<H::Backend>(id)).wait();
-        }
+        self.deactivate();
+        self.runner.reset();
     }
 
     fn pause(&mut self) -> Reply<()> {
-        self.paused = true;
-        let id = self.id;
-        self.handle.remote().call(move || active::pause::<H::Backend>(id))
+        self.runner.pause()
     }
 
     fn resume(&mut self) {
-        self.paused = false;
-        let id = self.id;
-        self.handle.remote().spawn(move || {
-            active::resume::<H::Backend>(id);
-            std::future::ready(())
-        });
+        self.runner.resume();
     }
 }
 
 impl<H: Handle> Drop for VirtioBlk<H> {
     fn drop(&mut self) {
-        if self.deactivate() {
-            let id = self.id;
-            self.handle.remote().spawn(move || active::reset::<H::Backend>(id));
-        }
+        // Whoever tells of the disk's size may outlive the device.
+        self.deactivate();
     }
 }

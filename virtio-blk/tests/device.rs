@@ -4,7 +4,6 @@
 mod device {
     mod commands;
     mod disk;
-    mod driver;
     mod events;
     mod framing;
     mod lifecycle;

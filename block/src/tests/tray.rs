@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Buf;
-use crate::tray::{Medium, TrayEvent};
+use crate::tray::{Listener, Medium, TrayEvent};
 
 #[test]
 fn a_locked_tray_opens_by_the_guest_or_by_force() {
@@ -14,7 +14,8 @@ fn a_locked_tray_opens_by_the_guest_or_by_force() {
         let heard: Rc<RefCell<Vec<TrayEvent>>> = Rc::default();
         let sink = heard.clone();
         let tray = disk.tray().unwrap();
-        tray.listen(move |event| sink.borrow_mut().push(event));
+        let listener: Listener = Rc::new(move |event| sink.borrow_mut().push(event));
+        tray.listen(&listener);
         assert!(!disk.has_medium() && disk.size() == 0 && disk.read_only());
         let medium = |name: &str| Medium { name: name.into(), format: None };
         disk.change_medium(&medium("one"), false, true).await.unwrap();
@@ -34,6 +35,10 @@ fn a_locked_tray_opens_by_the_guest_or_by_force() {
         disk.open_tray(false).unwrap();
         disk.remove_medium().await.unwrap();
         assert!(!disk.has_medium() && tray.is_open());
+        drop(listener);
+        heard.borrow_mut().clear();
+        disk.close_tray().unwrap();
+        assert!(heard.borrow().is_empty(), "nobody listens any more");
     });
 }
 

@@ -147,7 +147,7 @@ fn a_disks_thread_is_confined_and_images_lie_where_they_may() -> Result<(), Fail
     let options = |more: &[&str]| Options {
         guest: false,
         more: more.iter().map(|&more| more.to_owned()).collect(),
-        ..Options::new(&[drive.clone()])
+        ..Options::new(std::slice::from_ref(&drive))
     };
     let folder = here.path(".").display().to_string();
     let programs = Programs::without_guest(millrace()?);

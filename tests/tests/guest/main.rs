@@ -3,6 +3,7 @@
 //! Where this host's KVM cannot run one, the program starts again in the lab, once for each group. Every trial
 //! stands alone; those that leave their guest well hand it on to the next (`stage`), since a boot takes the longest.
 
+mod cdrom;
 mod crash;
 mod live;
 mod reset;
@@ -106,6 +107,8 @@ fn groups() -> Vec<Vec<Trial>> {
     ]];
     // These end theirs.
     let last = [
+        trial("removable_media_are_mounted_and_changed", cdrom::media),
+        trial("a_tray_is_locked_opened_and_reset", cdrom::tray),
         trial("two_disks_and_two_cpus_at_once", live::two_disks),
         trial("power_off_in_the_middle_of_a_stream", reset::power_off),
         trial("sigterm_in_the_middle_of_a_stream", crash::sigterm),

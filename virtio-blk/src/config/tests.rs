@@ -1,5 +1,7 @@
 //! Config space as a driver reads it (virtio 1.2, 5.2.4); offsets by hand, from the standard.
 
+use virtqueue::has;
+
 use super::*;
 
 fn config(read_only: bool, queues: u16) -> Config {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_MQ, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_blk::{Options, VirtioBlk};
 use virtio_device::Device;
+use virtqueue::driver::Driver;
 
 use super::disk::{FakeHandle, Op};
 use super::rig::{Data, Posted, Rig, Setup};
@@ -184,7 +185,7 @@ fn what_cannot_be_activated() {
     let mut rig = Rig::new(Setup::default());
     assert!(rig.start().is_err(), "a second time");
     let mut rig = Rig::inactive(Setup::default());
-    rig.drivers.push(super::driver::Driver::new(rig.memory.clone(), super::rig::END, 0, 16, true));
+    rig.drivers.push(Driver::new(rig.memory.clone(), super::rig::END, 0, 16, true));
     assert!(rig.start().is_err(), "rings outside of guest memory");
     rig.device.reset();
 }

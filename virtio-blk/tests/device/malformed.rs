@@ -5,8 +5,8 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use virtio_device::Device;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::driver::{Driver, INDIRECT, NEXT, WRITE};
 use super::rig::{Data, END, Rig, Setup, header};
+use virtqueue::driver::{Driver, INDIRECT, NEXT, WRITE};
 
 const HEADER: u64 = 0x20_0000;
 const DATA: u64 = 0x20_1000;

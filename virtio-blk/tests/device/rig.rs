@@ -1,62 +1,15 @@
 //! Disk, device and driver put together.
 
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use executor::Thread;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_blk::{Options, QUEUE_SIZE, VirtioBlk};
-use virtio_device::{Activation, Device, Interrupt, ReadyQueue};
+use virtio_device::{Activation, Device, ReadyQueue};
+use virtqueue::driver::{Driver, Interrupts, Piece};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::disk::{self, FakeHandle};
-use super::driver::{Driver, Piece};
-
-/// Longer than any healthy step takes; a request that is stuck ends the test here.
-const STUCK: Duration = Duration::from_secs(20);
-
-#[derive(Default, Clone, Debug, PartialEq, Eq)]
-pub struct Counts {
-    pub used: Vec<u64>,
-    pub config: u64,
-    pub needs_reset: u64,
-}
-
-#[derive(Default)]
-pub struct Interrupts {
-    counts: Mutex<Counts>,
-    changed: Condvar,
-}
-
-impl Interrupts {
-    pub fn counts(&self) -> Counts {
-        self.counts.lock().unwrap().clone()
-    }
-
-    fn change(&self, f: impl FnOnce(&mut Counts)) {
-        f(&mut self.counts.lock().unwrap());
-        self.changed.notify_all();
-    }
-
-    pub fn wait(&self, enough: impl Fn(&Counts) -> bool) -> Counts {
-        let counts = self.counts.lock().unwrap();
-        let (counts, late) = self.changed.wait_timeout_while(counts, STUCK, |c| !enough(c)).unwrap();
-        assert!(!late.timed_out(), "stuck: {counts:?}");
-        counts.clone()
-    }
-}
-
-impl Interrupt for Interrupts {
-    fn used(&self, index: u16) {
-        self.change(|counts| counts.used[usize::from(index)] += 1);
-    }
-    fn config_changed(&self) {
-        self.change(|counts| counts.config += 1);
-    }
-    fn needs_reset(&self) {
-        self.change(|counts| counts.needs_reset += 1);
-    }
-}
 
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -145,7 +98,7 @@ impl Rig {
             let zeros = vec![0u8; 0x10000];
             vm_memory::Bytes::write_slice(&*self.memory, &zeros, GuestAddress(driver.table())).unwrap();
         }
-        self.interrupts.change(|counts| counts.used = vec![0; count.into()]);
+        self.interrupts.clear_used(count.into());
         self.start().unwrap();
     }
 

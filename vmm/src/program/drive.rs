@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
-use block::tray::TrayEvent;
+use block::tray::{Listener, TrayEvent};
 use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
 use executor::{Remote, Thread};
 
@@ -54,21 +54,25 @@ impl Drive {
                 Some(leaf) if !wish.cdrom => Disk::new(&wish.id, leaf, wish.read_only, opener, tell),
                 medium => Disk::removable(&wish.id, medium, opener, tell).await?,
             };
+            let hears: Listener = Rc::new(move |event| {
+                let open = match event {
+                    TrayEvent::Opened => true,
+                    TrayEvent::Closed => false,
+                    TrayEvent::EjectRequested => return,
+                };
+                let id = id.clone();
+                main_of_tray.spawn(move || async move { tray_moved(id, open) });
+            });
             if let Ok(tray) = disk.tray() {
-                tray.listen(move |event| {
-                    let open = match event {
-                        TrayEvent::Opened => true,
-                        TrayEvent::Closed => false,
-                        TrayEvent::EjectRequested => return,
-                    };
-                    let id = id.clone();
-                    main_of_tray.spawn(move || async move { tray_moved(id, open) });
-                });
+                tray.listen(&hears);
             }
             disk.set_copy_on_read(wish.copy_on_read);
             // Keeps the disk alive: everybody else holds handles.
             let kept = disk.clone();
-            executor::spawn(async move { kept.closed().await });
+            executor::spawn(async move {
+                kept.closed().await;
+                drop(hears);
+            });
             Ok((disk.handle(), disk.size()))
         });
         let gone = |_| Error::new(ErrorKind::NotFound, "the disk's thread has ended");

@@ -17,6 +17,7 @@ use qmp::types::ShutdownCause;
 use qmp::{Events, Listener, Monitor};
 use virtio_blk::VirtioBlk;
 use virtio_device::Device;
+use virtio_scsi::VirtioScsi;
 
 use super::Failure;
 use super::console;
@@ -174,7 +175,11 @@ async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> 
     let kernel = options.kernel.clone();
     let kernel = kernel.ok_or("give --kernel FILE; 'guest-images kernel' fetches one")?;
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
-    for drive in drives.iter().filter(|drive| !drive.options.cdrom) {
+    for drive in drives {
+        if drive.options.cdrom {
+            devices.push(Box::new(VirtioScsi::new(drive.handle.clone(), &drive.options.id)));
+            continue;
+        }
         let device = VirtioBlk::new(
             drive.handle.clone(),
             virtio_blk::Options {

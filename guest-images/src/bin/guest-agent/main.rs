@@ -5,6 +5,7 @@
 //! kernel panic: whatever fails is reported, and nothing here ends the process.
 
 mod device;
+mod disc;
 mod files;
 mod init;
 mod jobs;

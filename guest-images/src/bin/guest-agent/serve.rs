@@ -13,6 +13,7 @@ use rustix::system::RebootCommand;
 use sha2::{Digest, Sha256};
 
 use crate::device::Device;
+use crate::disc;
 use crate::files::FileSystem;
 use crate::jobs::{Jobs, lock};
 use crate::load::{self, Settings};
@@ -134,6 +135,13 @@ impl Agent {
             "read-hash" => read_hash(fields),
             "fs-load" => self.fs_load(fields),
             "fs-verify" => self.fs_verify(fields),
+            "disc-mount" => disc::mount(fields.text("dev")?).map(|()| Answer::default()),
+            "disc-unmount" => disc::unmount(fields.text("dev")?).map(|()| Answer::default()),
+            "disc-hash" => {
+                let hash = disc::hash(fields.text("dev")?, fields.text("file")?)?;
+                Ok(Fields::new().with("sha256", hash).into())
+            }
+            "disc-eject" => disc::eject(fields.text("dev")?).map(|()| Answer::default()),
             "errors" => Ok(listing(text(system::trouble())?)),
             "dmesg" => {
                 let mut messages = text(system::messages())?;

@@ -1,37 +1,113 @@
-//! The driver's side of a split virtqueue (virtio 1.2, 2.7), and as many ways to be wrong about it.
+//! For tests of devices and for fuzzers: the driver's side of a split virtqueue (virtio 1.2, 2.7), with as
+//! many ways to be wrong about it, and a transport's interrupts. Everything here panics where it is misused.
 
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use virtio_device::Interrupt;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+/// VIRTQ_DESC_F_NEXT (virtio 1.2, 2.7.5).
 pub const NEXT: u16 = 1;
+/// VIRTQ_DESC_F_WRITE.
 pub const WRITE: u16 = 2;
+/// VIRTQ_DESC_F_INDIRECT.
 pub const INDIRECT: u16 = 4;
+
+/// Longer than any healthy step takes; a request that is stuck ends the test here.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// How often a device has interrupted.
+#[derive(Default, Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// For used buffers, by queue.
+    pub used: Vec<u64>,
+    /// For a change of the config space.
+    pub config: u64,
+    /// To say that it needs a reset.
+    pub needs_reset: u64,
+}
+
+/// Interrupts that are counted.
+#[derive(Default)]
+pub struct Interrupts {
+    counts: Mutex<Counts>,
+    changed: Condvar,
+}
+
+impl Interrupts {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those so far.
+    pub fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    /// Counts those for used buffers of `queues` queues from 0 on.
+    pub fn clear_used(&self, queues: usize) {
+        self.lock().used = vec![0; queues];
+    }
+
+    fn change(&self, f: impl FnOnce(&mut Counts)) {
+        f(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until there are enough.
+    pub fn wait(&self, enough: impl Fn(&Counts) -> bool) -> Counts {
+        let (counts, late) = self.changed.wait_timeout_while(self.lock(), STUCK, |c| !enough(c)).unwrap();
+        assert!(!late.timed_out(), "stuck: {counts:?}");
+        counts.clone()
+    }
+}
+
+impl Interrupt for Interrupts {
+    fn used(&self, index: u16) {
+        self.change(|counts| counts.used[usize::from(index)] += 1);
+    }
+    fn config_changed(&self) {
+        self.change(|counts| counts.config += 1);
+    }
+    fn needs_reset(&self) {
+        self.change(|counts| counts.needs_reset += 1);
+    }
+}
 
 /// One descriptor's worth of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece {
+    /// Where it lies in guest memory.
     pub address: u64,
+    /// Its length in bytes.
     pub len: u32,
+    /// Whether the device writes it.
     pub write: bool,
 }
 
+/// The driver of one queue.
 pub struct Driver {
+    /// The guest's memory.
     pub memory: Arc<GuestMemoryMmap>,
+    /// Written to notify the device.
     pub kick: EventFd,
+    /// Entries of the rings.
     pub size: u16,
     base: u64,
     event_idx: bool,
     free: Vec<u16>,
     /// The descriptors of the chain of each head.
     chains: Vec<Vec<u16>>,
+    /// The available index, as it will be published next.
     pub next_avail: u16,
     /// Where `next_avail` stood at the last look whether to kick.
     kicked: u16,
+    /// The used index up to which entries were popped.
     pub last_used: u16,
     /// Where the next buffer goes.
     pub heap: u64,
@@ -55,12 +131,15 @@ impl Driver {
         }
     }
 
+    /// Address of the descriptor table.
     pub fn table(&self) -> u64 {
         self.base
     }
+    /// Address of the available ring.
     pub fn avail(&self) -> u64 {
         self.base + 0x4000
     }
+    /// Address of the used ring.
     pub fn used(&self) -> u64 {
         self.base + 0x8000
     }
@@ -76,14 +155,17 @@ impl Driver {
         queue
     }
 
+    /// Writes a value to guest memory.
     pub fn put<T: vm_memory::ByteValued>(&self, value: T, address: u64) {
         self.memory.write_obj(value, GuestAddress(address)).unwrap();
     }
 
+    /// Reads a value from guest memory.
     pub fn get<T: vm_memory::ByteValued>(&self, address: u64) -> T {
         self.memory.read_obj(GuestAddress(address)).unwrap()
     }
 
+    /// Reads bytes from guest memory.
     pub fn bytes(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
@@ -98,10 +180,12 @@ impl Driver {
         address
     }
 
+    /// Writes descriptor `index` of `table`.
     pub fn describe(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
         self.put(Descriptor::new(address, len, flags, next), table + 16 * u64::from(index));
     }
 
+    /// How many descriptors are in no chain.
     pub fn free_descriptors(&self) -> usize {
         self.free.len()
     }
@@ -132,11 +216,13 @@ impl Driver {
         head
     }
 
+    /// Puts a head into the available ring.
     pub fn add_head(&mut self, head: u16) {
         self.put(head, self.avail() + 4 + 2 * u64::from(self.next_avail % self.size));
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
+    /// Publishes an available index, be it right or not.
     pub fn set_avail_index(&self, index: u16) {
         self.memory.store(index, GuestAddress(self.avail() + 2), Ordering::Release).unwrap();
     }

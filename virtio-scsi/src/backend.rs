@@ -1,0 +1,45 @@
+//! What this device needs of a removable drive.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use block::tray::Listener;
+use block::{Buf, Result};
+use executor::Remote;
+
+/// A drive whose media are read, on its own thread. Offsets and lengths are in bytes.
+pub trait Backend: 'static {
+    /// A request's leave to be in flight. The medium is exchanged when no ticket exists, so a read keeps its
+    /// own until its completion is delivered to the driver.
+    type Ticket: 'static;
+
+    /// Size of the medium in bytes, 0 without one.
+    fn size(&self) -> u64;
+    /// Whether there is a medium, be the tray open or closed.
+    fn has_medium(&self) -> bool;
+    /// Whether the tray is open.
+    fn is_open(&self) -> bool;
+    /// Whether the guest has locked the tray.
+    fn is_locked(&self) -> bool;
+    /// Locks or unlocks the tray.
+    fn set_locked(&self, locked: bool);
+    /// Opens or closes the tray, which is not locked; listeners hear of it.
+    fn move_tray(&self, open: bool);
+    /// Calls `listener` for each event of the tray, until it is dropped.
+    fn listen(&self, listener: &Listener);
+    /// A ticket, once the gate is open. The future may be dropped at any time.
+    fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
+    /// Reads the bytes at `offset` into the whole of `buf`. Bounds are the drive's to check too.
+    fn read(&self, ticket: &Self::Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
+}
+
+/// The way to a drive from other threads.
+pub trait Handle: Clone + Send + 'static {
+    /// The drive.
+    type Backend: Backend;
+
+    /// The executor of the drive's thread.
+    fn remote(&self) -> &Remote;
+    /// The drive itself; called on its thread. `None` where it is gone.
+    fn get(&self) -> Option<Rc<Self::Backend>>;
+}

@@ -1,0 +1,270 @@
+//! The CD-ROM: its commands, its tray, and what the guest must hear of both.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use block::tray::{Listener, TrayEvent};
+use executor::sync::Event;
+
+use crate::backend::Backend;
+use crate::pages::{self, BLOCK, Drive, u16_at, u32_at};
+use crate::request::CDB;
+use crate::sense::Sense;
+
+/// Operation codes (SPC-3, SBC-2, MMC-5).
+mod opcode {
+    pub const TEST_UNIT_READY: u8 = 0x00;
+    pub const REQUEST_SENSE: u8 = 0x03;
+    pub const READ_6: u8 = 0x08;
+    pub const INQUIRY: u8 = 0x12;
+    pub const MODE_SENSE_6: u8 = 0x1a;
+    pub const START_STOP_UNIT: u8 = 0x1b;
+    pub const PREVENT_ALLOW_MEDIUM_REMOVAL: u8 = 0x1e;
+    pub const READ_CAPACITY_10: u8 = 0x25;
+    pub const READ_10: u8 = 0x28;
+    pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
+    pub const READ_TOC: u8 = 0x43;
+    pub const GET_CONFIGURATION: u8 = 0x46;
+    pub const GET_EVENT_STATUS_NOTIFICATION: u8 = 0x4a;
+    pub const READ_DISC_INFORMATION: u8 = 0x51;
+    pub const MODE_SENSE_10: u8 = 0x5a;
+    pub const READ_16: u8 = 0x88;
+    pub const REPORT_LUNS: u8 = 0xa0;
+    pub const READ_12: u8 = 0xa8;
+    pub const MECHANISM_STATUS: u8 = 0xbd;
+}
+use opcode::*;
+
+/// Media events of GET EVENT STATUS NOTIFICATION (MMC-5, table of media status events).
+const NO_CHANGE: u8 = 0;
+const EJECT_REQUEST: u8 = 1;
+const NEW_MEDIUM: u8 = 2;
+const MEDIUM_REMOVAL: u8 = 3;
+
+/// What a command comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It is done, and answers with these data, no more than the driver has asked for.
+    Done(Vec<u8>),
+    /// So many bytes at this offset are to be read. Whether they are on the medium is not checked yet.
+    Read { offset: u64, len: u64 },
+}
+
+/// What the guest has not heard of yet.
+#[derive(Default)]
+struct News {
+    /// Unit attentions (SPC-3, 4.5.6), in the order of telling.
+    reset: Cell<bool>,
+    removed: Cell<bool>,
+    changed: Cell<bool>,
+    /// For GET EVENT STATUS NOTIFICATION.
+    event: Cell<u8>,
+    /// For the event queue.
+    announce: Cell<bool>,
+    arrived: Event,
+    /// The guest moves the tray itself now.
+    by_guest: Cell<bool>,
+}
+
+impl News {
+    fn closed_on_medium(&self) {
+        self.changed.set(true);
+        self.event.set(NEW_MEDIUM);
+    }
+
+    fn on_tray(&self, event: TrayEvent, has_medium: bool) {
+        if self.by_guest.get() {
+            return;
+        }
+        match event {
+            TrayEvent::Opened => {
+                self.removed.set(true);
+                self.changed.set(false);
+                self.event.set(MEDIUM_REMOVAL);
+            }
+            TrayEvent::Closed if has_medium => self.closed_on_medium(),
+            TrayEvent::Closed => {}
+            TrayEvent::EjectRequested => self.event.set(EJECT_REQUEST),
+        }
+        self.announce.set(true);
+        self.arrived.notify();
+    }
+
+    fn attention(&self) -> Option<Sense> {
+        let first = [
+            (&self.reset, Sense::POWER_ON),
+            (&self.removed, Sense::MEDIUM_REMOVED),
+            (&self.changed, Sense::MEDIUM_CHANGED),
+        ];
+        first.into_iter().find_map(|(flag, sense)| flag.take().then_some(sense))
+    }
+}
+
+/// The drive as the guest sees it, from DRIVER_OK to reset.
+pub(crate) struct Cdrom<B> {
+    pub(crate) disk: Rc<B>,
+    serial: String,
+    news: Rc<News>,
+    /// Kept, or the tray would not tell.
+    _hears: Listener,
+}
+
+impl<B: Backend> Cdrom<B> {
+    pub(crate) fn new(disk: Rc<B>, serial: &str) -> Self {
+        let news = Rc::<News>::default();
+        news.reset.set(true);
+        let (told, drive) = (news.clone(), disk.clone());
+        let hears: Listener = Rc::new(move |event| told.on_tray(event, drive.has_medium()));
+        disk.listen(&hears);
+        Cdrom { disk, serial: serial.to_owned(), news, _hears: hears }
+    }
+
+    /// Ends when something has happened to the tray that the guest did not do, since [`Cdrom::announced`].
+    pub(crate) async fn moved(&self) {
+        while !self.news.announce.get() {
+            self.news.arrived.wait().await;
+        }
+    }
+
+    /// What has happened to the tray so far is told.
+    pub(crate) fn announced(&self) {
+        self.news.announce.set(false);
+    }
+
+    /// Back to power-on: unlocked, and about to say so.
+    pub(crate) fn reset(&self) {
+        self.disk.set_locked(false);
+        self.news.reset.set(true);
+        self.news.removed.set(false);
+        self.news.changed.set(false);
+    }
+
+    /// Whole blocks of the medium.
+    ///
+    /// # Errors
+    /// Not ready, where there is none that can be read.
+    pub(crate) fn blocks(&self) -> Result<u64, Sense> {
+        match (self.disk.is_open(), self.disk.has_medium()) {
+            (true, _) => Err(Sense::TRAY_OPEN),
+            (false, false) => Err(Sense::NO_MEDIUM),
+            (false, true) => Ok(self.disk.size() / BLOCK),
+        }
+    }
+
+    /// Does a command, or its first part.
+    ///
+    /// # Errors
+    /// What the command answers with CHECK CONDITION.
+    pub(crate) fn execute(&self, cdb: &[u8; CDB]) -> Result<Step, Sense> {
+        // These answer whatever has happened (SPC-3, 4.5.6; MMC-5, 4.1.6.1), and leave it to be told.
+        let quiet = [INQUIRY, REPORT_LUNS, REQUEST_SENSE, GET_CONFIGURATION, GET_EVENT_STATUS_NOTIFICATION];
+        if !quiet.contains(&cdb[0])
+            && let Some(attention) = self.news.attention()
+        {
+            return Err(attention);
+        }
+        let drive = Drive {
+            blocks: self.blocks().ok(),
+            open: self.disk.is_open(),
+            locked: self.disk.is_locked(),
+            serial: &self.serial,
+        };
+        // Each with its allocation length.
+        let (data, most) = match cdb[0] {
+            TEST_UNIT_READY => {
+                self.blocks()?;
+                return Ok(Step::Done(Vec::new()));
+            }
+            // There is no write cache.
+            SYNCHRONIZE_CACHE_10 => return Ok(Step::Done(Vec::new())),
+            PREVENT_ALLOW_MEDIUM_REMOVAL => {
+                self.prevent_removal(cdb[4])?;
+                return Ok(Step::Done(Vec::new()));
+            }
+            START_STOP_UNIT => {
+                self.start_stop(cdb[4])?;
+                return Ok(Step::Done(Vec::new()));
+            }
+            READ_6 => {
+                let count = if cdb[4] == 0 { 256 } else { u64::from(cdb[4]) };
+                return Ok(read(u64::from(u32_at(cdb, 0) & 0x1f_ffff), count));
+            }
+            READ_10 => return Ok(read(u32_at(cdb, 2).into(), u16_at(cdb, 7).into())),
+            READ_12 => return Ok(read(u32_at(cdb, 2).into(), u32_at(cdb, 6).into())),
+            READ_16 => {
+                let block = u64::from(u32_at(cdb, 2)) << 32 | u64::from(u32_at(cdb, 6));
+                return Ok(read(block, u32_at(cdb, 10).into()));
+            }
+            REQUEST_SENSE => {
+                let sense = self.news.attention().unwrap_or(Sense::NONE);
+                (sense.bytes().to_vec(), cdb[4].into())
+            }
+            INQUIRY => (pages::inquiry(cdb, &drive)?, u16_at(cdb, 3).into()),
+            MODE_SENSE_6 => (pages::mode_sense(cdb, false, &drive)?, cdb[4].into()),
+            MODE_SENSE_10 => (pages::mode_sense(cdb, true, &drive)?, u16_at(cdb, 7).into()),
+            READ_CAPACITY_10 => (pages::capacity(self.blocks()?), u32::MAX),
+            READ_TOC => (pages::toc(cdb, self.blocks()?)?, u16_at(cdb, 7).into()),
+            GET_CONFIGURATION => (pages::configuration(cdb, &drive)?, u16_at(cdb, 7).into()),
+            GET_EVENT_STATUS_NOTIFICATION => {
+                // An event that does not fit is not told.
+                let most = u16_at(cdb, 7);
+                let event = || if most > 4 { self.news.event.replace(NO_CHANGE) } else { NO_CHANGE };
+                (pages::event_status(cdb, &drive, event)?, most.into())
+            }
+            READ_DISC_INFORMATION => {
+                self.blocks()?;
+                (pages::disc_information(cdb)?, u16_at(cdb, 7).into())
+            }
+            REPORT_LUNS => (pages::report_luns(cdb)?, u32_at(cdb, 6)),
+            MECHANISM_STATUS => (pages::mechanism_status(&drive), u16_at(cdb, 8).into()),
+            _ => return Err(Sense::INVALID_COMMAND),
+        };
+        let mut data = data;
+        data.truncate(most as usize);
+        Ok(Step::Done(data))
+    }
+
+    /// PREVENT ALLOW MEDIUM REMOVAL (MMC-5, 6.13).
+    fn prevent_removal(&self, what: u8) -> Result<(), Sense> {
+        const PREVENT: u8 = 1;
+        const PERSISTENT: u8 = 2;
+        if what & PERSISTENT != 0 {
+            return Err(Sense::INVALID_FIELD);
+        }
+        // An open tray has nothing to hold.
+        self.disk.set_locked(what & PREVENT != 0 && !self.disk.is_open());
+        Ok(())
+    }
+
+    /// START STOP UNIT (MMC-5, 6.42).
+    fn start_stop(&self, what: u8) -> Result<(), Sense> {
+        const START: u8 = 1;
+        const LOAD_OR_EJECT: u8 = 2;
+        const POWER_CONDITION: u8 = 0xf0;
+        // There is no spindle to start or stop.
+        if what & POWER_CONDITION != 0 || what & LOAD_OR_EJECT == 0 {
+            return Ok(());
+        }
+        let open = what & START == 0;
+        if open == self.disk.is_open() {
+            return Ok(());
+        }
+        if open && self.disk.is_locked() {
+            return Err(Sense::LOCKED);
+        }
+        self.news.by_guest.set(true);
+        self.disk.move_tray(open);
+        self.news.by_guest.set(false);
+        if !open && self.disk.has_medium() {
+            // Whatever was put in while it was open.
+            self.news.closed_on_medium();
+        }
+        Ok(())
+    }
+}
+
+/// READ of whatever length: the byte range, where it is one.
+fn read(block: u64, count: u64) -> Step {
+    // What wraps lies on no medium.
+    Step::Read { offset: block.saturating_mul(BLOCK), len: count * BLOCK }
+}

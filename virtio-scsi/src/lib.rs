@@ -1,0 +1,35 @@
+//! The virtio SCSI host with one target, a CD-ROM: from requests to a removable disk and its tray.
+//!
+//! In the order in which a request meets it: [`VirtioScsi`] (the device as its transport sees it, on any
+//! thread) → `serve` (on the disk's thread: chains out of the three kinds of queues) → `request` (a chain to
+//! a command and its answer back) → `cdrom` (commands, the tray and what the guest must hear of it) → `pages`
+//! (what the answers look like) → [`Backend`] (the drive; `disk` makes `block::Disk` one).
+//!
+//! | what happens to the drive | commands | GET EVENT STATUS NOTIFICATION | event queue, where subscribed |
+//! |---|---|---|---|
+//! | power-on or reset | unit attention 29h | - | - |
+//! | opened by the monitor | unit attention 3Ah, then not ready 3Ah | media removal | media change |
+//! | closed by the monitor on a medium | unit attention 28h | new medium | media change |
+//! | closed by the guest on a medium | unit attention 28h | new medium | - |
+//! | locked, and the monitor wants it open | - | eject request | media change |
+//! | changed without notice | - | - | - |
+//!
+//! Standards: virtio 1.2 (5.6) for the host; SPC-3, SBC-2 and MMC-5 for commands, by name.
+//!
+//! The driver is hostile: whatever stands in its memory, and whenever it changes, this device neither
+//! panics nor spins nor touches anything outside of guest memory. Everything in guest memory that decides
+//! something is read once.
+
+mod backend;
+mod cdrom;
+mod config;
+mod device;
+mod disk;
+mod pages;
+mod request;
+mod sense;
+mod serve;
+
+pub use backend::{Backend, Handle};
+pub use config::QUEUE_SIZE;
+pub use device::VirtioScsi;
