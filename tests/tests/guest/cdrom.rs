@@ -123,8 +123,10 @@ pub fn tray() -> Result<(), Failure> {
         check(guest.drive("locked")? == true, "a mounted medium is locked")?;
         refused(guest.vm.qmp.execute_json("eject", json!({"device": "cd0"})), "is locked")?;
         refused(guest.vm.change("cd0", &two, None, true), "is locked")?;
-        refused(guest.vm.agent()?.disc_eject(DRIVE), "busy")?;
+        // The drive refuses; Linux tells its program so, or not, by version.
+        let _ = guest.vm.agent()?.disc_eject(DRIVE);
         guest.tray_is_still()?;
+        check(guest.drive("locked")? == true, "a mounted medium is locked still")?;
         let found = guest.vm.agent()?.disc_hash(DRIVE, FILE)?;
         check(found == first, "the medium is there after all that")?;
         guest.vm.agent()?.disc_unmount(DRIVE)?;
