@@ -30,8 +30,13 @@ impl Disk {
     }
 
     /// As [`Node::read`] of the leaf, leaving copies of what was absent.
-    pub(crate) async fn read_copying(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
-        let leaf = self.leaf();
+    pub(crate) async fn read_copying(
+        &self,
+        ticket: &Ticket,
+        leaf: Rc<Node>,
+        offset: u64,
+        buf: Buf,
+    ) -> Result<()> {
         let Some(backing) = leaf.backing() else { return leaf.read(offset, buf).await };
         let end = offset + buf.len() as u64;
         let mut parts: Vec<LocalFuture<'_, Result<()>>> = Vec::new();

@@ -107,9 +107,9 @@ type CapacityListener = Box<dyn Fn(u64)>;
 
 /// A named device over a chain of images.
 ///
-/// A request's future is to be awaited to its end: dropped half way, it lets go of its locks on clusters
-/// while the kernel may still be writing there. Whoever serves a client that may vanish runs the request
-/// in a task of its own.
+/// A request whose future is dropped half way still comes to its end, by itself: its buffer, its locks and
+/// its place among the requests in flight stay taken until then, so that a drain awaits it. As with any
+/// other request in flight, one that overlaps it has no order with it.
 pub struct Disk {
     name: String,
     leaf: RefCell<Rc<Node>>,
@@ -314,12 +314,21 @@ impl Disk {
         self.check_range(op, offset, len)
     }
 
-    /// Awaits a request's work and counts it.
-    async fn counted<T>(&self, op: Op, len: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let start = executor::now();
-        let result = work.await;
-        self.stats.ended(op, len, start, &result);
-        result
+    /// Awaits a request's work and counts it. The work has a ticket of its own, since it may outlive the
+    /// caller's.
+    async fn request<W>(&self, ticket: &Ticket, op: Op, len: u64, work: W) -> Result<()>
+    where
+        W: AsyncFnOnce(&Ticket) -> Result<()> + 'static,
+    {
+        debug_assert!(std::ptr::eq(self, &*ticket.disk), "a ticket of another disk");
+        let inside = ticket.again();
+        let counted = async move {
+            let start = executor::now();
+            let result = work(&inside).await;
+            inside.disk.stats.ended(op, len, start, &result);
+            result
+        };
+        executor::to_the_end(counted).await
     }
 
     /// Reads the whole of `buf`.
@@ -329,49 +338,53 @@ impl Disk {
         if let Some(watch) = &*self.watch.borrow() {
             watch.saw(offset..offset + len);
         }
-        if self.copy_on_read.get() && !self.read_only {
-            return self.counted(Op::Read, len, self.read_copying(ticket, offset, buf)).await;
-        }
         let leaf = self.leaf();
-        self.counted(Op::Read, len, leaf.read(offset, buf)).await
+        if self.copy_on_read.get() && !self.read_only {
+            let work = async move |ticket: &Ticket| ticket.disk.read_copying(ticket, leaf, offset, buf).await;
+            return self.request(ticket, Op::Read, len, work).await;
+        }
+        self.request(ticket, Op::Read, len, async move |_: &Ticket| leaf.read(offset, buf).await).await
     }
 
     /// Writes the whole of `buf`.
-    pub async fn write(&self, _ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
+    pub async fn write(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len() as u64;
         self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
         self.stats.writes_to(offset + len);
-        self.counted(Op::Write, len, leaf.write(offset, buf)).await
+        self.request(ticket, Op::Write, len, async move |_: &Ticket| leaf.write(offset, buf).await).await
     }
 
     /// Makes a range read as zeros. Without `unmap` the image keeps the range's space where it can, so
     /// that later writes need none.
-    pub async fn write_zeroes(&self, _ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
+    pub async fn write_zeroes(&self, ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
         self.check_write(Op::Write, offset, len)?;
         let leaf = self.leaf();
         self.stats.writes_to(offset + len);
-        self.counted(Op::Write, len, leaf.write_zeroes(offset, len, unmap)).await
+        let work = async move |_: &Ticket| leaf.write_zeroes(offset, len, unmap).await;
+        self.request(ticket, Op::Write, len, work).await
     }
 
     /// Says that a range's content is not needed any more.
-    pub async fn discard(&self, _ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
+    pub async fn discard(&self, ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
         self.check_write(Op::Discard, offset, len)?;
         let leaf = self.leaf();
-        self.counted(Op::Discard, len, leaf.discard(offset, len)).await
+        let work = async move |_: &Ticket| leaf.discard(offset, len).await;
+        self.request(ticket, Op::Discard, len, work).await
     }
 
     /// Makes everything that was answered before this call durable.
-    pub async fn flush(&self, _ticket: &Ticket) -> Result<()> {
-        let work = async {
-            if self.read_only {
+    pub async fn flush(&self, ticket: &Ticket) -> Result<()> {
+        let work = async |ticket: &Ticket| {
+            let disk = &ticket.disk;
+            if disk.read_only {
                 return Ok(());
             }
-            self.flush_old().await?;
-            let leaf = self.leaf();
+            disk.flush_old().await?;
+            let leaf = disk.leaf();
             leaf.flush().await
         };
-        self.counted(Op::Flush, 0, work).await
+        self.request(ticket, Op::Flush, 0, work).await
     }
 
     /// Flushes leaves of the past. Nobody writes to them any more, so once is enough.

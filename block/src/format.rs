@@ -315,10 +315,10 @@ impl Format {
 
     /// Makes a range read as zeros without the backing file. `Unsupported` where the format has no
     /// such clusters. The range is aligned to the presence unit, but for its end at the disk's end.
-    /// Without `unmap`, qcow2 keeps the space that it has, for later writes.
+    /// Without `unmap`, qcow2 keeps the space that it has, for later writes, and raw keeps or takes it.
     pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         match self {
-            Format::Raw(raw) => raw.zero(offset, len).await,
+            Format::Raw(raw) => raw.zero(offset, len, unmap).await,
             Format::Qcow2(qcow2) => qcow2.zero(offset, len, unmap).await,
             Format::Qed(qed) => qed.zero(offset, len).await,
         }

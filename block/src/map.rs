@@ -87,7 +87,15 @@ async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
                 (piece.length, piece.data, piece.zero) = (extent.len, extent.data, !extent.data);
                 piece.offset = Some(host);
             }
-            (What::Data(host), _) => (piece.data, piece.offset) = (true, Some(host)),
+            (What::Data(host), format) => {
+                (piece.data, piece.offset) = (true, Some(host));
+                if let Format::Qcow2(qcow2) = format
+                    && qcow2.has_unwritten().await?
+                {
+                    let extent = node.storage().map(host, run.len).await?;
+                    (piece.length, piece.zero) = (extent.len, !extent.data);
+                }
+            }
             (What::Packed(..), _) => (piece.data, piece.compressed) = (true, true),
             (What::Zero | What::Absent, format) => {
                 if run.what == What::Absent {

@@ -17,6 +17,12 @@ impl Disk {
     /// `InUse` where a job or a switch has the disk; `Unsupported` for a smaller size; `ReadOnly`;
     /// `Invalid` where the format cannot have that size.
     pub async fn resize(self: &Rc<Self>, size: u64) -> Result<()> {
+        let this = self.clone();
+        // To its end, whoever asked: the claim and the locks are held until nothing is in flight.
+        executor::to_the_end(async move { this.resize_now(size).await }).await
+    }
+
+    async fn resize_now(self: &Rc<Self>, size: u64) -> Result<()> {
         if self.read_only() {
             return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
         }

@@ -99,6 +99,11 @@ pub trait Storage {
     /// Makes a range read as zeros and gives its space back where possible. The length stays.
     async fn punch(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// Makes a range read as zeros and keeps its space, or takes it, where the storage can. The length stays.
+    async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.punch(offset, len).await
+    }
+
     /// Gives the space of a range back where that is possible; whatever the range holds afterwards. The
     /// length stays. `Unsupported` where the storage cannot.
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {

@@ -105,6 +105,12 @@ impl Disk {
     /// `InUse` where a stream or a switch is active, `Unsupported` for a read-only disk, and what
     /// copying says.
     pub async fn stream_one(self: &Rc<Self>) -> Result<Progress> {
+        let this = self.clone();
+        // To its end, whoever asked: the claim is held while anything is in flight.
+        executor::to_the_end(async move { this.stream_one_now().await }).await
+    }
+
+    async fn stream_one_now(self: &Rc<Self>) -> Result<Progress> {
         self.check_streamable()?;
         let _claim = self.claim("a stream")?;
         let leaf = self.leaf();
@@ -119,11 +125,7 @@ impl Disk {
             Some(absent) => {
                 let start = absent.start - absent.start % unit;
                 let end = (start + unit).min(size);
-                // A task of its own: dropped by whoever asked, the copy still comes to its end.
-                let copied = leaf.clone();
-                let copy = executor::spawn(async move { populate(&copied, start..end).await });
-                let done = copy.await.unwrap_or_else(|| Err(Error::new(ErrorKind::Cancelled, "stopped")))?;
-                self.stats.populated(done);
+                self.stats.populated(populate(&leaf, start..end).await?);
                 end
             }
         };

@@ -3,6 +3,7 @@
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
+mod abandoned;
 mod chains;
 mod copy_on_read;
 mod faults;
@@ -27,7 +28,7 @@ use crate::image::{self, Create};
 use crate::sim::{Faults, SimDir};
 use crate::stream::{Order, Tuning};
 use crate::switch::{DEADLINE, Target};
-use crate::{Disk, DiskEvent, ErrorKind, Kind, chain};
+use crate::{Buf, Disk, DiskEvent, ErrorKind, Kind, chain};
 use model::{Guest, random};
 
 /// Until no stream of the disk runs. The time is simulated.

@@ -26,7 +26,7 @@ pub use fd::AsyncFd;
 pub use outside::{outside, start_outside};
 pub use remote::{Gone, Remote, Reply};
 pub use run::{Executor, before_wait, is_simulated, now, random, remote};
-pub use task::{JoinHandle, spawn, yield_now};
+pub use task::{JoinHandle, spawn, to_the_end, yield_now};
 pub use thread::Thread;
 pub use timer::{sleep, sleep_until, timeout};
 

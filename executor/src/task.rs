@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::remote::Shared;
-use crate::run::current;
+use crate::run::{current, try_current};
 
 /// Names a task for as long as the executor lives: a slot is used again, an id is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,6 +197,46 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandl
     );
     inner.ready.borrow_mut().push_back(key);
     JoinHandle { key, state }
+}
+
+/// Runs `future` in the caller's task, to its end whatever becomes of the caller: dropped after its first
+/// poll, the rest runs in a task of its own, and what it holds stays held until then. That task is made
+/// only there, so that who awaits the end pays for one allocation.
+///
+/// Dropped together with its executor, it ends where it stands.
+pub fn to_the_end<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> {
+    ToTheEnd { future: Some(Box::pin(future)), started: false }
+}
+
+struct ToTheEnd<T: 'static, F: Future<Output = T> + 'static> {
+    /// `None` once it has ended.
+    future: Option<Pin<Box<F>>>,
+    started: bool,
+}
+
+impl<T: 'static, F: Future<Output = T> + 'static> Future for ToTheEnd<T, F> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.started = true;
+        let future = self.future.as_mut().expect("not polled after its end");
+        let result = future.as_mut().poll(cx);
+        if result.is_ready() {
+            self.future = None;
+        }
+        result
+    }
+}
+
+impl<T: 'static, F: Future<Output = T> + 'static> Drop for ToTheEnd<T, F> {
+    fn drop(&mut self) {
+        // A panic may have come from the future itself, which must not be polled again then.
+        let goes_on = self.started && !std::thread::panicking() && try_current().is_some();
+        if let Some(future) = self.future.take().filter(|_| goes_on) {
+            // Everything that waits takes the waker of its latest poll, which is the new task's.
+            spawn(future);
+        }
+    }
 }
 
 /// Lets every other ready task, and the I/O loop, have a turn.

@@ -47,6 +47,42 @@ fn cancelled_tasks_join_as_none_and_drop_what_they_hold() {
 }
 
 #[test]
+fn what_runs_to_the_end_does_so_without_its_caller() {
+    let left = Rc::new(());
+    let kept = left.clone();
+    let executor = Executor::simulated(1);
+    executor.block_on(async move {
+        let done = Rc::new(RefCell::new(Vec::new()));
+        let work = |name: &'static str| {
+            let done = done.clone();
+            to_the_end(async move {
+                sleep(Duration::from_millis(10)).await;
+                done.borrow_mut().push(name);
+                name
+            })
+        };
+        assert_eq!(work("awaited").await, "awaited");
+        drop(work("never begun"));
+        assert_eq!(timeout(Duration::from_millis(1), work("left alone")).await, None);
+        let asker = spawn(work("of a cancelled task"));
+        sleep(Duration::from_millis(1)).await;
+        asker.cancel();
+        sleep(Duration::from_millis(20)).await;
+        assert_eq!(*done.borrow(), ["awaited", "left alone", "of a cancelled task"]);
+
+        // And what is left when the executor ends, ends with it.
+        let endless = to_the_end(async move {
+            let _kept = kept;
+            std::future::pending::<()>().await
+        });
+        spawn(endless);
+        sleep(Duration::from_millis(1)).await;
+    });
+    drop(executor);
+    assert_eq!(Rc::strong_count(&left), 1);
+}
+
+#[test]
 fn other_threads_call_in_and_get_gone_at_the_end() {
     let thread = Thread::start("test", std::future::pending).unwrap();
     let answer = thread.remote().call(|| async { 6 * 7 }).wait();

@@ -41,7 +41,7 @@ pub fn nbd_client(data: &[u8]) {
             let told: u64 = runs.iter().map(|run| u64::from(run.len)).sum();
             assert!(!runs.is_empty() && told <= 1 << 20);
         }
-        let _ = client.write_zeroes(0, 4096).await;
+        let _ = client.write_zeroes(0, 4096, true).await;
         let _ = client.flush().await;
     });
 }

@@ -16,7 +16,7 @@ use executor::sync::{Event, OneSender, Permit, Semaphore, oneshot};
 use crate::connection::Connection;
 use crate::export::{Errno, Error};
 use crate::link::{Link, Message, Outbox};
-use crate::proto::{REQUEST_MAGIC, Request, command};
+use crate::proto::{REQUEST_MAGIC, Request, command, flag};
 
 mod negotiate;
 mod receive;
@@ -139,9 +139,11 @@ impl Client {
         self.request(0, command::FLUSH, 0, 0, None).await.map(drop)
     }
 
-    /// Makes a range read as zeros, and gives its space back where the server can.
-    pub async fn write_zeroes(&self, offset: u64, len: u32) -> Result<(), RequestError> {
-        self.request(0, command::WRITE_ZEROES, offset, len, None).await.map(drop)
+    /// Makes a range read as zeros. With `may_unmap` the server may give its space back; without, it is to
+    /// keep or to take it (NBD_CMD_FLAG_NO_HOLE).
+    pub async fn write_zeroes(&self, offset: u64, len: u32, may_unmap: bool) -> Result<(), RequestError> {
+        let flags = if may_unmap { 0 } else { flag::NO_HOLE };
+        self.request(flags, command::WRITE_ZEROES, offset, len, None).await.map(drop)
     }
 
     /// The runs at `offset`: at least one, together no longer than `len`. Only where

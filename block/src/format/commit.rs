@@ -147,6 +147,25 @@ impl Quarantine {
     }
 }
 
+/// Pieces of a range, of `most` bytes each at the most.
+pub(super) fn steps(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range.step_by(most as usize).map(move |at| at..end.min(at + most))
+}
+
+/// These ranges in order, neighbours as one.
+pub(super) fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, last| {
+        let joins = next.start <= last.end;
+        if joins {
+            last.end = last.end.max(next.end);
+        }
+        joins
+    });
+    ranges
+}
+
 /// Allocates file space in large steps ahead of its use, in the background: many small file extensions
 /// cost more than the data.
 pub(crate) struct Ahead {

@@ -100,6 +100,8 @@ pub struct Qcow2 {
     /// The header is changed by one at a time.
     patching: Rc<Semaphore>,
     changed: Cell<bool>,
+    /// See [`Qcow2::has_unwritten`]; only `image map` asks.
+    unwritten: Cell<Option<bool>>,
 }
 
 impl Owner for Qcow2 {
@@ -160,6 +162,7 @@ impl Qcow2 {
             punches: Cell::new(true),
             patching: Semaphore::new(1),
             changed: Cell::new(false),
+            unwritten: Cell::new(None),
             size: Cell::new(header.size),
             header,
             storage,

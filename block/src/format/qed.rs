@@ -11,14 +11,15 @@
 //! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
 //! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
 //! is checked first and trimmed to what its tables refer to. Of every image that is opened for writing the
-//! L2 tables' places are known, so that an entry that points into one is refused, not written to. Clusters that are freed are used again in
-//! the same session; those still free at a clean close leak, but for those at the file's end.
+//! L2 tables' places are known, so that an entry that points into one is refused, not written to. Clusters that are freed lose
+//! their space in the host's file, and are used again in the same session; those still free at a clean close
+//! leak without space, but for those at the file's end, which is cut off.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use executor::sync::Semaphore;
+use executor::sync::{Event, Semaphore};
 
 use super::cache::{ByteOrder, Cache};
 use super::commit::{Ahead, Commits, Quarantine, Reading, patch_header};
@@ -32,6 +33,7 @@ pub(crate) mod create;
 pub(crate) mod header;
 mod mapping;
 mod resize;
+mod retire;
 mod space;
 mod tables;
 
@@ -65,6 +67,11 @@ pub struct Qed {
     commits: Commits,
     ahead: Rc<Ahead>,
     quarantine: Quarantine,
+    /// Freed clusters are on their way back.
+    retiring: Cell<bool>,
+    retired: Event,
+    /// The storage takes space back, as far as is known.
+    punches: Cell<bool>,
     /// The header is changed by one at a time.
     patching: Rc<Semaphore>,
     /// NEED_CHECK is in the file.
@@ -122,6 +129,9 @@ impl Qed {
             commits: Commits::default(),
             ahead: Ahead::new(),
             quarantine: Quarantine::default(),
+            retiring: Cell::new(false),
+            retired: Event::new(),
+            punches: Cell::new(true),
             patching,
             changed: Cell::new(false),
             size: Cell::new(header.size),

@@ -38,8 +38,8 @@ impl Raw {
         Ok(Mapping { len, what: What::Data(offset), granule: 1 })
     }
 
-    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.storage.punch(offset, len).await
+    pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        if unmap { self.storage.punch(offset, len).await } else { self.storage.zero(offset, len).await }
     }
 
     pub(crate) fn never_allocates(&self) -> Error {

@@ -210,6 +210,47 @@ impl FileStorage {
         Ok(())
     }
 
+    /// Makes a range read as zeros. `unmap`: its space is given back; else it is kept, or taken.
+    async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        // A device takes its own sectors only, and 4096 bytes are a multiple of any of them.
+        let end = offset + len;
+        let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
+        if !self.is_device || inner == (offset..end) {
+            return self.zero_sectors(offset, len, unmap).await;
+        }
+        if inner.start >= inner.end {
+            return self.write_zeros(offset, len).await;
+        }
+        self.write_zeros(offset, inner.start - offset).await?;
+        self.write_zeros(inner.end, end - inner.end).await?;
+        self.zero_sectors(inner.start, inner.end - inner.start, unmap).await
+    }
+
+    async fn zero_sectors(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        let punch = libc::FALLOC_FL_PUNCH_HOLE;
+        if !unmap && self.fallocated("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, len).await? {
+            return Ok(());
+        }
+        if !self.fallocated("punching a hole into", punch, offset, len).await? {
+            return self.write_zeros(offset, len).await;
+        }
+        // Zero by now; where there is no way to take space ahead, that is all that can be had.
+        if !unmap {
+            self.fallocated("allocating space in", 0, offset, len).await?;
+        }
+        Ok(())
+    }
+
+    /// fallocate(2) that leaves the length as it is; `false` where the file has no such mode.
+    async fn fallocated(&self, doing: &str, mode: libc::c_int, offset: u64, len: u64) -> Result<bool> {
+        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+        match self.engine.fallocate(&self.file, mode, offset, len).await {
+            Ok(()) => Ok(true),
+            Err(e) if Error::io("", &e).kind() == ErrorKind::Unsupported => Ok(false),
+            Err(e) => Err(self.error(doing, offset, &e)),
+        }
+    }
+
     /// A range and buffer that O_DIRECT takes, around the wished-for one.
     fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
         let start = offset - offset % self.alignment;
@@ -318,26 +359,11 @@ impl Storage for FileStorage {
     }
 
     async fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        // A device takes its own sectors only, and 4096 bytes are a multiple of any of them.
-        let end = offset + len;
-        let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
-        if self.is_device && inner != (offset..end) {
-            if inner.start >= inner.end {
-                return self.write_zeros(offset, len).await;
-            }
-            self.write_zeros(offset, inner.start - offset).await?;
-            self.write_zeros(inner.end, end - inner.end).await?;
-            return self.punch(inner.start, inner.end - inner.start).await;
-        }
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match self.engine.fallocate(&self.file, mode, offset, len).await {
-            Ok(()) => return Ok(()),
-            Err(e) => match Error::io("", &e).kind() {
-                ErrorKind::Unsupported => {}
-                _ => return Err(self.error("punching a hole into", offset, &e)),
-            },
-        }
-        self.write_zeros(offset, len).await
+        self.zero_range(offset, len, true).await
+    }
+
+    async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.zero_range(offset, len, false).await
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {

@@ -258,6 +258,41 @@ impl NbdStorage {
     fn refused(&self, what: &str) -> Error {
         Error::new(ErrorKind::Unsupported, format!("{}: an NBD export {what}", self.name()))
     }
+
+    /// Makes a range read as zeros; `unmap`: its space may be given back.
+    async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        let end = (offset + len).min(self.len());
+        let unit = self.unit();
+        let inner = offset.next_multiple_of(unit)..end - end % unit;
+        let zeros = async |from: u64, to: u64| {
+            for at in (from..to).step_by(PIECE as usize) {
+                self.write(at, Buf::new(PIECE.min(to - at) as usize)).await?;
+            }
+            Ok(())
+        };
+        // TRIM is of no use: what it leaves need not read as zeros.
+        if !self.link.can_write_zeroes() || inner.start >= inner.end {
+            return zeros(offset, end).await;
+        }
+        zeros(offset, inner.start).await?;
+        zeros(inner.end, end).await?;
+        let _lock = if unit > 1 { Some(self.around.lock(inner.clone()).await) } else { None };
+        for at in inner.clone().step_by(RANGE as usize) {
+            let len = RANGE.min(inner.end - at) as u32;
+            let zeroed = self.change("zeroing", at, async |client| client.write_zeroes(at, len, unmap).await);
+            let done = zeroed.await;
+            match done {
+                Err(e) if e.kind() == ErrorKind::Unsupported => {
+                    for at in (at..at + u64::from(len)).step_by(PIECE as usize) {
+                        let zeros = Buf::new(PIECE.min(inner.end - at) as usize);
+                        self.write_blocks(at, &zeros).await?;
+                    }
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
 }
 
 #[async_trait(?Send)]
@@ -336,36 +371,11 @@ impl Storage for NbdStorage {
     }
 
     async fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        let end = (offset + len).min(self.len());
-        let unit = self.unit();
-        let inner = offset.next_multiple_of(unit)..end - end % unit;
-        let zeros = async |from: u64, to: u64| {
-            for at in (from..to).step_by(PIECE as usize) {
-                self.write(at, Buf::new(PIECE.min(to - at) as usize)).await?;
-            }
-            Ok(())
-        };
-        // TRIM is of no use: what it leaves need not read as zeros.
-        if !self.link.can_write_zeroes() || inner.start >= inner.end {
-            return zeros(offset, end).await;
-        }
-        zeros(offset, inner.start).await?;
-        zeros(inner.end, end).await?;
-        let _lock = if unit > 1 { Some(self.around.lock(inner.clone()).await) } else { None };
-        for at in inner.clone().step_by(RANGE as usize) {
-            let len = RANGE.min(inner.end - at) as u32;
-            let done = self.change("zeroing", at, async |client| client.write_zeroes(at, len).await).await;
-            match done {
-                Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    for at in (at..at + u64::from(len)).step_by(PIECE as usize) {
-                        let zeros = Buf::new(PIECE.min(inner.end - at) as usize);
-                        self.write_blocks(at, &zeros).await?;
-                    }
-                }
-                done => done?,
-            }
-        }
-        Ok(())
+        self.zero_range(offset, len, true).await
+    }
+
+    async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.zero_range(offset, len, false).await
     }
 
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::{Buf, Disk};
 
@@ -56,6 +57,19 @@ struct State {
     sectors: Vec<Versions>,
     /// Ranges with an operation in flight, which the guest keeps apart as an operating system does.
     busy: Vec<Range<u64>>,
+    /// Ranges and buffers of operations that were dropped: in flight until the disk was drained.
+    left: Vec<(Range<u64>, Buf)>,
+}
+
+impl State {
+    fn new(sectors: Vec<Versions>) -> RefCell<Self> {
+        RefCell::new(State { sectors, busy: Vec::new(), left: Vec::new() })
+    }
+
+    /// Ranges that an operation may have in flight.
+    fn taken(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.busy.iter().chain(self.left.iter().map(|(range, _)| range))
+    }
 }
 
 /// A guest at work on a disk.
@@ -65,24 +79,33 @@ pub struct Guest {
 }
 
 /// Takes a range of sectors for one operation.
-struct Busy<'a>(&'a Guest, Range<u64>);
+struct Busy<'a> {
+    guest: &'a Guest,
+    range: Range<u64>,
+    buf: Buf,
+    ended: bool,
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.state.borrow_mut().busy.retain(|range| *range != self.1);
+        let mut state = self.guest.state.borrow_mut();
+        state.busy.retain(|range| *range != self.range);
+        if !self.ended {
+            state.left.push((self.range.clone(), self.buf.clone()));
+        }
     }
 }
 
 impl Guest {
     pub fn new(disk: Rc<Disk>, content: Vec<u8>) -> Rc<Self> {
         let sectors = content.chunks(SECTOR).map(|s| Versions::new(s.try_into().unwrap())).collect();
-        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new() }) })
+        Rc::new(Guest { disk, state: State::new(sectors) })
     }
 
     /// The same guest on another disk, which holds the same.
     pub fn on(&self, disk: Rc<Disk>) -> Rc<Self> {
         let sectors = self.state.borrow().sectors.clone();
-        Rc::new(Guest { disk, state: RefCell::new(State { sectors, busy: Vec::new() }) })
+        Rc::new(Guest { disk, state: State::new(sectors) })
     }
 
     /// How many sectors it knows.
@@ -104,11 +127,12 @@ impl Guest {
 
     fn take(&self, range: Range<u64>) -> Option<Busy<'_>> {
         let mut state = self.state.borrow_mut();
-        if state.busy.iter().any(|busy| busy.start < range.end && range.start < busy.end) {
+        if state.taken().any(|taken| taken.start < range.end && range.start < taken.end) {
             return None;
         }
         state.busy.push(range.clone());
-        Some(Busy(self, range))
+        let buf = Buf::new((range.end - range.start) as usize * SECTOR);
+        Some(Busy { guest: self, range, buf, ended: false })
     }
 
     /// `count` random operations.
@@ -142,18 +166,49 @@ impl Guest {
         self.flush(&ticket).await
     }
 
+    /// `count` random operations, of which most are dropped at a random time.
+    pub async fn work_and_drop(self: Rc<Self>, count: u64) {
+        for _ in 0..count {
+            let patience = Duration::from_micros(random(400));
+            executor::timeout(patience, self.step()).await.unwrap_or(Ok(())).unwrap();
+        }
+    }
+
+    /// Says that no operation is in flight, those that were dropped included: nobody has their buffers.
+    pub fn is_drained(&self) {
+        for (_, mut buf) in self.state.borrow_mut().left.drain(..) {
+            assert!(buf.bytes_mut().is_some(), "the buffer of a dropped request is in use after a drain");
+        }
+    }
+
     async fn step(&self) -> crate::Result<()> {
         let sectors = self.state.borrow().sectors.len() as u64;
         let start = random(sectors);
         let most = if random(8) == 0 { 200 } else { 16 };
         let range = start..(start + 1 + random(most)).min(sectors);
-        let Some(busy) = self.take(range.clone()) else {
+        let operation = random(10);
+        if operation == 9 {
+            return self.flush_now().await;
+        }
+        let Some(mut busy) = self.take(range.clone()) else {
             executor::yield_now().await;
             return Ok(());
         };
-        let (offset, len) = (start * 512, (range.end - start) as usize * SECTOR);
         let ticket = self.disk.enter().await;
-        match random(10) {
+        let result = self.operate(&ticket, operation, &range, &busy.buf).await;
+        busy.ended = true;
+        result
+    }
+
+    async fn operate(
+        &self,
+        ticket: &crate::Ticket,
+        operation: u64,
+        range: &Range<u64>,
+        buf: &Buf,
+    ) -> crate::Result<()> {
+        let (offset, len) = (range.start * 512, buf.len());
+        match operation {
             0..=3 => {
                 let bytes: Vec<u8> = match random(4) {
                     0 => vec![0; len],
@@ -163,31 +218,26 @@ impl Guest {
                         .collect(),
                 };
                 // Possible from now on, certain once it was answered.
-                self.add_versions(&range, &bytes);
-                self.disk.write(&ticket, offset, Buf::from_bytes(&bytes)).await?;
-                self.settle(&range);
+                self.add_versions(range, &bytes);
+                buf.copy_from(&bytes);
+                self.disk.write(ticket, offset, buf.clone()).await?;
+                self.settle(range);
             }
             4..=6 => {
-                let buf = Buf::new(len);
-                self.disk.read(&ticket, offset, buf.clone()).await?;
-                self.compare(&range, &buf.to_vec());
+                self.disk.read(ticket, offset, buf.clone()).await?;
+                self.compare(range, &buf.to_vec());
             }
             7 => {
-                self.add_versions(&range, &vec![0; len]);
-                self.disk.write_zeroes(&ticket, offset, len as u64, random(2) == 0).await?;
-                self.settle(&range);
-            }
-            8 => {
-                // A discard may leave the old content or zeros: find out which.
-                self.add_versions(&range, &vec![0; len]);
-                self.disk.discard(&ticket, offset, len as u64).await?;
-                let buf = Buf::new(len);
-                self.disk.read(&ticket, offset, buf.clone()).await?;
-                self.settle_discard(&range, &buf.to_vec());
+                self.add_versions(range, &vec![0; len]);
+                self.disk.write_zeroes(ticket, offset, len as u64, random(2) == 0).await?;
+                self.settle(range);
             }
             _ => {
-                drop(busy);
-                self.flush(&ticket).await?;
+                // A discard may leave the old content or zeros: find out which.
+                self.add_versions(range, &vec![0; len]);
+                self.disk.discard(ticket, offset, len as u64).await?;
+                self.disk.read(ticket, offset, buf.clone()).await?;
+                self.settle_discard(range, &buf.to_vec());
             }
         }
         Ok(())
@@ -197,7 +247,7 @@ impl Guest {
         // What was answered before the flush began is durable when it ends; what is in flight may be.
         let covered: BTreeMap<usize, usize> = {
             let state = self.state.borrow();
-            let idle = |n: &usize| !state.busy.iter().any(|busy| busy.contains(&(*n as u64)));
+            let idle = |n: &usize| !state.taken().any(|taken| taken.contains(&(*n as u64)));
             (0..state.sectors.len()).filter(idle).map(|n| (n, state.sectors[n].sure)).collect()
         };
         self.disk.flush(ticket).await?;

@@ -68,7 +68,7 @@ fn chains_of_every_kind() {
 }
 
 #[test]
-fn compressed_and_preallocated_images() {
+fn compressed_and_empty_images() {
     let folder = Folder::new();
     let raw = folder.write("raw", &Random(3).content(3 << 20));
     for (n, options) in ["cluster_size=64k", "cluster_size=512", "extended_l2=on"].iter().enumerate() {
@@ -79,7 +79,30 @@ fn compressed_and_preallocated_images() {
     let image = folder.file("empty");
     qemu_img(&["create", "-q", "-f", "qcow2", &image, "5G"]);
     agree(&image, Kind::Qcow2);
-    let image = folder.file("preallocated");
-    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata,extended_l2=on", &image, "5M"]);
-    agree(&image, Kind::Qcow2);
+}
+
+#[test]
+fn preallocated_images_before_and_after_writes() {
+    for (n, options) in [
+        "preallocation=metadata",
+        "preallocation=metadata,cluster_size=4k",
+        "preallocation=metadata,cluster_size=512,refcount_bits=1",
+        "preallocation=metadata,extended_l2=on",
+        "preallocation=falloc",
+        "preallocation=full",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let folder = Folder::new();
+        let image = folder.file(&format!("preallocated{n}"));
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, &image, "5M"]);
+        agree(&image, Kind::Qcow2);
+        // The image's last cluster included, behind which the file ends.
+        tool("qemu-io", &["-c", "write -P 1 100k 200k", "-c", "write -P 2 5100k 20k", &image]);
+        agree(&image, Kind::Qcow2);
+        // With most of it written, holes are not looked for any more.
+        tool("qemu-io", &["-c", "write -P 3 500k 4300k", &image]);
+        agree(&image, Kind::Qcow2);
+    }
 }

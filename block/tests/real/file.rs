@@ -1,5 +1,6 @@
 //! Files and block devices: every misalignment under O_DIRECT, file ends, and file systems that are full.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -95,6 +96,41 @@ fn neighbours_do_not_overwrite_each_other() {
             assert!(found.chunks(100).enumerate().all(|(n, part)| part.iter().all(|b| *b == n as u8)));
             assert_eq!(found.len(), 40_000);
         });
+    }
+}
+
+/// Zeros that a client wants to keep space for, and those that it does not.
+#[test]
+fn zeros_keep_or_give_back_a_raw_files_space() {
+    const MIB: u64 = 1 << 20;
+    // tmpfs has no FALLOC_FL_ZERO_RANGE.
+    for folder in ["/dev/shm", env!("CARGO_TARGET_TMPDIR")] {
+        for mode in MODES.into_iter().filter(|mode| !mode.direct) {
+            let folder = tempfile::tempdir_in(folder).unwrap();
+            let path = folder.path().join("raw").to_str().unwrap().to_owned();
+            let mut model = Random(7).bytes(4 << 20);
+            std::fs::write(&path, &model).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(8 << 20).unwrap();
+            model.resize(8 << 20, 0);
+            let used = |path: &str| std::fs::metadata(path).unwrap().blocks() * 512 / MIB;
+            real(mode, move |opener| async move {
+                let disk = open(&opener, &path, Kind::Raw).await;
+                let ticket = disk.enter().await;
+                let before = used(&path);
+                assert!((4..6).contains(&before), "{before} MiB");
+                disk.write_zeroes(&ticket, MIB, MIB, false).await.unwrap();
+                assert_eq!(used(&path), before, "kept");
+                disk.write_zeroes(&ticket, 6 * MIB, MIB, false).await.unwrap();
+                assert_eq!(used(&path), before + 1, "taken");
+                disk.write_zeroes(&ticket, 2 * MIB, MIB, true).await.unwrap();
+                assert_eq!(used(&path), before, "given back");
+                drop(ticket);
+                model[1 << 20..3 << 20].fill(0);
+                verify(&disk, &model).await;
+                disk.close().await.unwrap();
+                assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 * MIB);
+            });
+        }
     }
 }
 

@@ -185,6 +185,46 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
     }
 }
 
+/// QED has no way to say that a cluster is free; the host's file has.
+#[test]
+fn discarded_clusters_leave_the_hosts_file() {
+    use std::os::unix::fs::MetadataExt;
+    const MIB: u64 = 1 << 20;
+    real(MODES[0], |opener| async move {
+        let folder = Folder::new();
+        let leaf = folder.file("leaf");
+        let wish = Create { size: Some(64 * MIB), ..Create::default() };
+        image::create(&*opener, &leaf, Kind::Qed, &wish).await.unwrap();
+        let mut model = Random(1).bytes(32 << 20);
+        let disk = open(&opener, &leaf, Kind::Qed).await;
+        let ticket = disk.enter().await;
+        disk.write(&ticket, 0, block::Buf::from_bytes(&model)).await.unwrap();
+        for at in (8..16).map(|at| at * MIB) {
+            disk.discard(&ticket, at, MIB).await.unwrap();
+            disk.write_zeroes(&ticket, at + 8 * MIB, MIB, true).await.unwrap();
+        }
+        drop(ticket);
+        disk.close().await.unwrap();
+        drop(disk);
+        model[8 << 20..24 << 20].fill(0);
+        model.resize(64 << 20, 0);
+        let metadata = std::fs::metadata(&leaf).unwrap();
+        assert!(metadata.len() > 32 * MIB, "data stays behind what was discarded");
+        assert!(metadata.blocks() * 512 < 18 * MIB, "{} bytes are left", metadata.blocks() * 512);
+        check(&leaf);
+        compare(&folder, &leaf, "qed", &model);
+        // What is nobody's is told as leaked, by QEMU as by us.
+        let leaks = image_leaks(&leaf);
+        assert_eq!(leaks, 16 * MIB / (64 << 10));
+    });
+}
+
+fn image_leaks(image: &str) -> u64 {
+    let report = try_tool("qemu-img", &["check", "--output=json", "-f", "qed", image]).stdout;
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    report["leaks"].as_u64().unwrap()
+}
+
 /// A file whose tables alone are 1 GiB each, and a disk of 8 EiB, in little memory and time.
 #[test]
 fn the_largest_geometry() {

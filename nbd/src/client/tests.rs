@@ -33,7 +33,7 @@ fn what_one_writes_the_other_has() {
         assert_eq!(client.terms().size, MIB as u64);
         assert!(client.terms().can_flush() && client.terms().has_status() && !client.terms().is_read_only());
         client.write(1000, Buf::from_bytes(&[7; 70_000])).await.unwrap();
-        client.write_zeroes(PAGE * 4, PAGE as u32 * 2).await.unwrap();
+        client.write_zeroes(PAGE * 4, PAGE as u32 * 2, true).await.unwrap();
         client.flush().await.unwrap();
         let buf = Buf::from_bytes(&[1; 600_000]);
         client.read(500, buf.clone()).await.unwrap();

@@ -14,9 +14,9 @@ use std::ops::Range;
 
 use super::header::{Header, incompatible};
 use super::refcounts::TableState;
-use super::retire::joined;
 use super::snapshots::Snapshots;
 use super::{COPIED, L1, OFFSET_MASK, Qcow2};
+use crate::format::commit::joined;
 use crate::{Error, ErrorKind, Result};
 
 /// The host clusters that hold metadata.

@@ -329,6 +329,32 @@ impl Refcounts {
         !self.freed.borrow().is_empty()
     }
 
+    /// How many clusters of the file are in use; no more than `enough` of them, and no more than `blocks`
+    /// refcount blocks, are looked for.
+    pub(super) async fn count_used(&self, enough: u64, mut blocks: u64) -> Result<u64> {
+        let counted = self.table.borrow().entries.len() as u64 * self.per_block();
+        let end = self.storage.len().div_ceil(self.cluster_size()).min(counted);
+        let (mut cluster, mut used) = (0, 0);
+        while cluster < end && used < enough {
+            let Some((slice, first)) = self.slice(cluster).await? else {
+                cluster += self.per_block();
+                continue;
+            };
+            if cluster.is_multiple_of(self.per_block()) {
+                if blocks == 0 {
+                    break;
+                }
+                blocks -= 1;
+            }
+            let last = self.per_slice().min(first + (end - cluster));
+            used += slice.read(|bytes| {
+                (first..last).filter(|index| get(bytes, self.order, *index) != 0).count() as u64
+            });
+            cluster += last - first;
+        }
+        Ok(used.min(enough))
+    }
+
     /// The end of the last cluster in use, in bytes, looked for backwards from the file's end.
     pub(crate) async fn used_end(&self) -> Result<u64> {
         // A file may be of any length, but what no block can cover is not in use.

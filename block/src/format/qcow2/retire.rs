@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::Qcow2;
 use crate::ErrorKind;
+use crate::format::commit::{joined, steps};
 
 /// The most clusters that are given back in one step, between which others have their turn.
 const STEP: u64 = 4096;
@@ -66,22 +67,4 @@ impl Qcow2 {
             executor::yield_now().await;
         }
     }
-}
-
-fn steps(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
-    let end = range.end;
-    range.step_by(most as usize).map(move |at| at..end.min(at + most))
-}
-
-/// The same, in order, neighbours as one.
-pub(super) fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    ranges.dedup_by(|next, last| {
-        let joins = next.start <= last.end;
-        if joins {
-            last.end = last.end.max(next.end);
-        }
-        joins
-    });
-    ranges
 }

@@ -5,8 +5,7 @@
 //! 1. guest data, and the zeros of new L2 tables, were written before the change entered memory; a
 //!    barrier (fdatasync);
 //! 2. entries of L2 and L1 tables; a barrier;
-//! 3. clusters that nothing refers to any more may be used again once the reads that began before are
-//!    done.
+//! 3. clusters that nothing refers to any more are given back (`retire`).
 
 use super::{Backing, Header, Qed, header};
 use crate::format::commit::{Commit, Commits, patch_header, write_all};
@@ -32,8 +31,7 @@ impl Commit for Qed {
         let result = result.await;
         match &result {
             Ok(()) => {
-                self.quarantine.add(freed);
-                self.retire();
+                self.retire(freed);
             }
             Err(_) => {
                 self.tables.give_back(&dirty);
@@ -64,13 +62,6 @@ impl Qed {
             && let Some(this) = self.this.upgrade()
         {
             Commits::request(this);
-        }
-    }
-
-    /// Gives back what nothing durable refers to any more.
-    fn retire(&self) {
-        while let Some(ranges) = self.quarantine.take() {
-            ranges.into_iter().for_each(|range| self.space.free_now(range));
         }
     }
 
@@ -145,7 +136,7 @@ impl Qed {
             return self.storage.sync().await;
         }
         self.flush().await?;
-        self.retire();
+        self.all_retired().await;
         self.ahead.stop().await;
         let end = self.space.trim();
         if end < self.storage.len() {

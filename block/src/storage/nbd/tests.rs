@@ -19,6 +19,8 @@ struct Shared {
     content: Vec<u8>,
     connections: Vec<Connection>,
     flushes: u64,
+    /// Whether each range of zeros might be unmapped.
+    unmapped: Vec<bool>,
     /// The next write is done, and its connection cut before the answer.
     cut_write: bool,
 }
@@ -64,8 +66,11 @@ impl Export for Memory {
         Ok(())
     }
 
-    async fn write_zeroes(&self, offset: u64, len: u64, _: bool) -> nbd::Result<()> {
-        self.with(|shared| shared.content[offset as usize..][..len as usize].fill(0));
+    async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> nbd::Result<()> {
+        self.with(|shared| {
+            shared.content[offset as usize..][..len as usize].fill(0);
+            shared.unmapped.push(may_unmap);
+        });
         Ok(())
     }
 
@@ -172,7 +177,9 @@ fn reading_and_writing_goes_on_after_a_cut() {
         assert_eq!(buf.to_vec(), [[3; 10], [0; 10]].concat());
         let outside = storage.write(SIZE as u64 - 10, buf.clone()).await.unwrap_err();
         assert_eq!(outside.kind(), ErrorKind::NoSpace);
-        storage.punch(4096, 8192).await.unwrap();
+        storage.punch(4096, 4096).await.unwrap();
+        storage.zero(8192, 4096).await.unwrap();
+        assert_eq!(memory.with(|shared| shared.unmapped.clone()), [true, false]);
         assert_eq!(storage.map(0, 1 << 19).await.unwrap(), Extent { len: 4096, data: true });
         assert_eq!(storage.map(4096, 1 << 19).await.unwrap(), Extent { len: 8192, data: false });
         for round in 0..3u8 {
