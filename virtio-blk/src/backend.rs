@@ -19,6 +19,10 @@ pub trait Backend: 'static {
     fn size(&self) -> u64;
     /// Whether writes are refused.
     fn read_only(&self) -> bool;
+    /// The name of the image that requests go to now, where it has one.
+    fn node_name(&self) -> Option<String> {
+        None
+    }
     /// A ticket, or `None` while the gate is closed.
     fn try_enter(self: &Rc<Self>) -> Option<Self::Ticket>;
     /// A ticket, once the gate is open. The future may be dropped at any time.

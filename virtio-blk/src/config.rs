@@ -9,6 +9,8 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_device::Interrupt;
 
+use crate::policy::ErrorPolicy;
+
 /// Largest size of each queue, in descriptors; also the most descriptors of one request.
 pub const QUEUE_SIZE: u16 = 256;
 
@@ -36,6 +38,8 @@ pub struct Options {
     pub serial: String,
     /// Number of queues; 0 counts as 1. VIRTIO_BLK_F_MQ is offered for more than one.
     pub queues: u16,
+    /// What the disk's errors do.
+    pub errors: ErrorPolicy,
 }
 
 /// The device's config space and what else its threads share. The transport reads it without asking the
@@ -78,6 +82,10 @@ impl Config {
 
     pub(crate) fn read_only(&self) -> bool {
         self.options.read_only
+    }
+
+    pub(crate) fn errors(&self) -> &ErrorPolicy {
+        &self.options.errors
     }
 
     pub(crate) fn queues(&self) -> u16 {

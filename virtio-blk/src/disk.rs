@@ -17,6 +17,9 @@ impl Backend for Disk {
     fn read_only(&self) -> bool {
         self.read_only()
     }
+    fn node_name(&self) -> Option<String> {
+        Some(self.leaf().node_name())
+    }
     fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
         Disk::try_enter(self)
     }

@@ -2,7 +2,7 @@
 //!
 //! In the order in which a request meets it: [`VirtioBlk`] (the device as its transport sees it, on any
 //! thread) → `serve` (on the disk's thread: chains out of the queues, while the disk's gate is open) →
-//! `request` (a chain to a command, a result to a status) → [`Backend`] (the disk; `disk` makes `block::Disk` one).
+//! `request` (a chain to a command, a result to a status, or by `policy` to a request kept for later) → [`Backend`] (the disk; `disk` makes `block::Disk` one).
 //! Its queues, and what becomes of them when the machine is stopped or the driver is wrong, are `virtqueue`'s.
 //!
 //! The driver is hostile: whatever stands in its memory, and whenever it changes, this device neither
@@ -13,9 +13,11 @@ mod backend;
 mod config;
 mod device;
 mod disk;
+mod policy;
 mod request;
 mod serve;
 
 pub use backend::{Backend, Handle};
 pub use config::{Config, Options, QUEUE_SIZE};
 pub use device::VirtioBlk;
+pub use policy::{Action, ErrorPolicy, IoError, OnError};

@@ -2,10 +2,11 @@
 
 use block::{Buf, Error, ErrorKind, Result};
 use virtio_bindings::virtio_blk::*;
-use virtqueue::{Chain, Malformed, Token};
+use virtqueue::{Aside, Chain, Malformed, Token};
 
 use crate::backend::Backend;
 use crate::config::{Config, MAX_ZEROES_SECTORS, MAX_ZEROES_SEGMENTS, SECTOR};
+use crate::policy::{Action, IoError};
 
 /// Length of a request's header in bytes (virtio 1.2, 5.2.6).
 const HEADER: usize = 16;
@@ -23,7 +24,7 @@ pub(crate) struct Outcome {
     pub(crate) written: u32,
 }
 
-/// A request taken apart.
+/// A request taken apart. It may be done again: what decides something is checked each time.
 pub(crate) struct Request {
     /// The first bytes that the device may read, copied.
     header: [u8; HEADER],
@@ -61,6 +62,33 @@ impl Request {
     }
 }
 
+/// A request that waits for the machine to go on, out of flight.
+pub(crate) struct Kept<K: 'static> {
+    request: Request,
+    status: Buf,
+    aside: Aside<K>,
+}
+
+impl<K> Kept<K> {
+    pub(crate) fn new(request: Request, answer: Answer<K>) -> Self {
+        Kept { request, status: answer.status, aside: answer.token.set_aside() }
+    }
+
+    /// [`Aside::resumed`].
+    pub(crate) async fn resumed(&self) {
+        self.aside.resumed().await;
+    }
+
+    /// [`Aside::take_back`].
+    pub(crate) fn take_back(self: Box<Self>) -> std::result::Result<(Request, Answer<K>), Box<Self>> {
+        let Kept { request, status, aside } = *self;
+        match aside.take_back() {
+            Ok(token) => Ok((request, Answer { status, token })),
+            Err(aside) => Err(Box::new(Kept { request, status, aside })),
+        }
+    }
+}
+
 impl<K> Answer<K> {
     /// Tells the driver; `keep` is dropped when that is done.
     pub(crate) fn give(self, outcome: Outcome, keep: K) {
@@ -84,51 +112,117 @@ fn refuse<T>(kind: ErrorKind, why: &str) -> Result<T> {
     Err(Error::new(kind, why))
 }
 
-/// Does what `request` asks for.
+/// Why a request failed.
+enum Failure {
+    /// It is one that no driver should send: policy has no say.
+    Refused(Error),
+    /// The disk failed it.
+    Disk(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Refused(error)
+    }
+}
+
+/// The error of a disk that was asked for what looked right.
+fn failed(error: Error) -> Failure {
+    match error.kind() {
+        // It has shrunk since it was asked for its size, or cannot do such a thing at all.
+        ErrorKind::OutOfRange | ErrorKind::Unsupported => Failure::Refused(error),
+        _ => Failure::Disk(error),
+    }
+}
+
+/// Does what `request` asks for. `None` where the request is to be kept and done again.
 pub(crate) async fn serve<B: Backend>(
     disk: &B,
     ticket: &B::Ticket,
     config: &Config,
-    request: Request,
-) -> Outcome {
+    request: &Request,
+    answer: &Answer<B::Ticket>,
+) -> Option<Outcome> {
     let room = request.writable.len() as u64;
-    match execute(disk, ticket, config, request).await {
-        Ok(data) => {
-            let all = data == room;
-            // A chain of 2^32 bytes does not fit the field; less than the truth is allowed.
-            let written = u32::try_from(data + u64::from(all)).unwrap_or(u32::MAX);
-            Outcome { status: VIRTIO_BLK_S_OK as u8, written }
+    let done = |data: u64| {
+        let all = data == room;
+        // A chain of 2^32 bytes does not fit the field; less than the truth is allowed.
+        let written = u32::try_from(data + u64::from(all)).unwrap_or(u32::MAX);
+        Some(Outcome { status: VIRTIO_BLK_S_OK as u8, written })
+    };
+    let error = match execute(disk, ticket, config, request).await {
+        Ok(data) => return done(data),
+        // After the driver's reset nobody waits for it any more.
+        Err(Failure::Disk(error)) if answer.token.is_wanted() => {
+            match settle(disk, config, request, &error) {
+                Action::Report => error,
+                Action::Stop => return None,
+                Action::Ignore if request.is_read() => {
+                    request.writable.zero();
+                    return done(room);
+                }
+                Action::Ignore => return done(0),
+            }
         }
-        Err(error) => {
-            tracing::debug!("a request failed: {error}");
-            Outcome { status: status(&error), written: u32::from(room == 0) }
-        }
+        Err(Failure::Refused(error) | Failure::Disk(error)) => error,
+    };
+    tracing::debug!("a request failed: {error}");
+    Some(Outcome { status: status(&error), written: u32::from(room == 0) })
+}
+
+/// The one place that decides what an error of the disk leads to, and tells of it.
+fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Error) -> Action {
+    let (policy, write) = (config.errors(), !request.is_read());
+    let action = policy.action(write, error);
+    (policy.tell)(IoError {
+        node_name: disk.node_name(),
+        write,
+        action,
+        no_space: error.kind() == ErrorKind::NoSpace,
+        reason: error.to_string(),
+    });
+    action
+}
+
+impl Request {
+    fn kind(&self) -> u32 {
+        let [k0, k1, k2, k3, ..] = self.header;
+        u32::from_le_bytes([k0, k1, k2, k3])
+    }
+
+    fn is_read(&self) -> bool {
+        self.kind() == VIRTIO_BLK_T_IN
     }
 }
 
 /// The answer counts the data bytes written to guest memory.
-async fn execute<B: Backend>(disk: &B, ticket: &B::Ticket, config: &Config, request: Request) -> Result<u64> {
+async fn execute<B: Backend>(
+    disk: &B,
+    ticket: &B::Ticket,
+    config: &Config,
+    request: &Request,
+) -> std::result::Result<u64, Failure> {
     let Request { header, readable, writable } = request;
-    let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    let kind = request.kind();
     // A write is stable at its end only if the cache was write-through from submission on (5.2.6.2).
     let write_through = !config.writeback();
     match kind {
         VIRTIO_BLK_T_IN => {
             let len = writable.len() as u64;
-            let offset = data_range(&header, len, disk.size())?;
-            disk.read(ticket, offset, writable).await?;
+            let offset = data_range(header, len, disk.size())?;
+            disk.read(ticket, offset, writable.clone()).await.map_err(failed)?;
             Ok(len)
         }
         VIRTIO_BLK_T_OUT => {
             check_writable(disk, config)?;
-            let offset = data_range(&header, readable.len() as u64, disk.size())?;
-            disk.write(ticket, offset, readable).await?;
+            let offset = data_range(header, readable.len() as u64, disk.size())?;
+            disk.write(ticket, offset, readable.clone()).await.map_err(failed)?;
             if write_through {
-                disk.flush(ticket).await?;
+                disk.flush(ticket).await.map_err(failed)?;
             }
             Ok(0)
         }
-        VIRTIO_BLK_T_FLUSH => disk.flush(ticket).await.map(|()| 0),
+        VIRTIO_BLK_T_FLUSH => disk.flush(ticket).await.map(|()| 0).map_err(failed),
         VIRTIO_BLK_T_GET_ID => {
             let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
             id[..config.serial().len()].copy_from_slice(config.serial());
@@ -139,19 +233,22 @@ async fn execute<B: Backend>(disk: &B, ticket: &B::Ticket, config: &Config, requ
         VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
             check_writable(disk, config)?;
             let discard = kind == VIRTIO_BLK_T_DISCARD;
-            for range in zeroes_ranges(&readable, discard, disk.size())? {
-                if discard {
-                    disk.discard(ticket, range.offset, range.len).await?;
+            let mut result = Ok(());
+            // The first error counts, but each range has its attempt: the error may be ignored.
+            for range in zeroes_ranges(readable, discard, disk.size())? {
+                result = result.and(if discard {
+                    disk.discard(ticket, range.offset, range.len).await
                 } else {
-                    disk.write_zeroes(ticket, range.offset, range.len, range.unmap).await?;
-                }
+                    disk.write_zeroes(ticket, range.offset, range.len, range.unmap).await
+                });
             }
+            result.map_err(failed)?;
             if write_through && !discard {
-                disk.flush(ticket).await?;
+                disk.flush(ticket).await.map_err(failed)?;
             }
             Ok(0)
         }
-        _ => refuse(ErrorKind::Unsupported, "an unknown request type"),
+        _ => Ok(refuse(ErrorKind::Unsupported, "an unknown request type")?),
     }
 }
 

@@ -1,14 +1,30 @@
 //! On the disk's thread: requests out of the queues, each in a task of its own.
+//!
+//! A request that its disk has failed may be kept (`policy`). It holds no ticket then, and no pause or reset
+//! waits for it; once the machine goes on, a second task of its queue takes it up as a new one is, through the
+//! gate and to whatever image is behind that. A reset ends that task, and what it keeps with it.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use executor::spawn;
+use executor::sync::Event;
 use virtqueue::{Queue, Task};
 
 use crate::backend::{Backend, Handle};
 use crate::config::Config;
-use crate::request::{self, Request};
+use crate::request::{self, Answer, Kept, Request};
+
+/// What the tasks of a queue share.
+struct Served<B: Backend> {
+    disk: Rc<B>,
+    config: Arc<Config>,
+    /// Requests to be done again, in the order of their failures. Bounded by the ring: each is one of its chains.
+    kept: RefCell<VecDeque<Box<Kept<B::Ticket>>>>,
+    more: Event,
+}
 
 /// The tasks of the disk behind `handle` for its queues; `None` where it is gone.
 pub(crate) fn tasks<H: Handle>(
@@ -20,26 +36,68 @@ pub(crate) fn tasks<H: Handle>(
         tracing::warn!("the disk of a virtio block device is gone");
         return None;
     };
-    let serve = |queue| -> Task { Box::pin(serve(disk.clone(), config.clone(), queue)) };
-    Some(queues.into_iter().map(serve).collect())
+    let serve = |queue| -> [Task; 2] {
+        let served = Rc::new(Served {
+            disk: disk.clone(),
+            config: config.clone(),
+            kept: RefCell::default(),
+            more: Event::new(),
+        });
+        [Box::pin(serve(served.clone(), queue)), Box::pin(retry(served))]
+    };
+    Some(queues.into_iter().flat_map(serve).collect())
 }
 
-async fn serve<B: Backend>(disk: Rc<B>, config: Arc<Config>, queue: Queue<B::Ticket>) {
+async fn serve<B: Backend>(served: Rc<Served<B>>, queue: Queue<B::Ticket>) {
     loop {
         queue.available().await;
-        let ticket = match disk.try_enter() {
-            Some(ticket) => ticket,
-            // The request stays in the ring meanwhile, so that a pause or reset finds it there.
-            None => disk.enter().await,
-        };
+        // The request stays in the ring meanwhile, so that a pause or reset finds it there.
+        let ticket = served.enter().await;
         if let Some(chain) = queue.take()
             && let Some((request, answer)) = Request::of(chain)
         {
-            let (disk, config) = (disk.clone(), config.clone());
-            spawn(async move {
-                let outcome = request::serve(&*disk, &ticket, &config, request).await;
-                answer.give(outcome, ticket);
-            });
+            served.clone().start(ticket, request, answer);
         }
+    }
+}
+
+/// Takes up what was kept, when the machine goes on.
+async fn retry<B: Backend>(served: Rc<Served<B>>) {
+    loop {
+        let first = served.kept.borrow_mut().pop_front();
+        let Some(kept) = first else {
+            served.more.wait().await;
+            continue;
+        };
+        kept.resumed().await;
+        let ticket = served.enter().await;
+        match kept.take_back() {
+            Ok((request, answer)) => served.clone().start(ticket, request, answer),
+            // Stopped again before the gate was open.
+            Err(kept) => served.kept.borrow_mut().push_front(kept),
+        }
+    }
+}
+
+impl<B: Backend> Served<B> {
+    async fn enter(&self) -> B::Ticket {
+        match self.disk.try_enter() {
+            Some(ticket) => ticket,
+            None => self.disk.enter().await,
+        }
+    }
+
+    fn start(self: Rc<Self>, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>) {
+        spawn(async move {
+            match request::serve(&*self.disk, &ticket, &self.config, &request, &answer).await {
+                Some(outcome) => answer.give(outcome, ticket),
+                None => {
+                    // The ticket first: a pause that sees nothing in flight finds the disk drained too.
+                    drop(ticket);
+                    self.kept.borrow_mut().push_back(Box::new(Kept::new(request, answer)));
+                    self.more.notify();
+                }
+            }
+        });
     }
 }

@@ -4,6 +4,7 @@
 mod device {
     mod commands;
     mod disk;
+    mod errors;
     mod events;
     mod framing;
     mod lifecycle;

@@ -38,15 +38,15 @@ pub struct Chain<K: 'static = ()> {
 /// A chain's place in its ring. Dropped instead of completed, it takes the device for broken, since
 /// the driver would wait for ever.
 pub struct Token<K: 'static = ()> {
-    /// `None` once it is completed.
-    ring: Option<Rc<Ring<K>>>,
-    head: u16,
-    bytes: u64,
+    /// `None` once it is completed or set aside.
+    pub(crate) ring: Option<Rc<Ring<K>>>,
+    pub(crate) head: u16,
+    pub(crate) bytes: u64,
 }
 
-struct Ring<K> {
-    index: u16,
-    shared: Rc<Shared>,
+pub(crate) struct Ring<K> {
+    pub(crate) index: u16,
+    pub(crate) shared: Rc<Shared>,
     queue: RefCell<virtio_queue::Queue>,
     kick: AsyncFd<EventFd>,
     /// The driver was told to kick.
@@ -214,7 +214,12 @@ impl<K: 'static> Ring<K> {
         Ok(!came)
     }
 
-    fn release(&self, bytes: u64) {
+    /// A chain will never be given back, for which the driver would wait for ever.
+    pub(crate) fn lost(&self) {
+        self.shared.break_down(self.index, Malformed("a chain was not given back"));
+    }
+
+    pub(crate) fn release(&self, bytes: u64) {
         self.bytes.set(self.bytes.get() - bytes);
         self.freed.notify();
         self.in_flight.set(self.in_flight.get() - 1);
@@ -291,7 +296,7 @@ impl<K: 'static> Token<K> {
 impl<K: 'static> Drop for Token<K> {
     fn drop(&mut self) {
         let Some(ring) = self.ring.take() else { return };
-        ring.shared.break_down(ring.index, Malformed("a chain was not given back"));
+        ring.lost();
         ring.release(self.bytes);
         ring.shared.delivered(1);
     }

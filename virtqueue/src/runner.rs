@@ -26,7 +26,8 @@ thread_local! {
     static ACTIVE: RefCell<HashMap<u64, Weak<Active>>> = RefCell::default();
 }
 
-/// What a device does between DRIVER_OK and reset. It is cancelled when no chain is in flight.
+/// What a device does between DRIVER_OK and reset. It is cancelled when no chain is in flight; chains that
+/// were set aside ([`crate::Aside`]) should be its own, so that they end with it.
 pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Whether `features` has the bit of a VIRTIO_*_F constant.
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     /// Nothing is taken from any ring until it is resumed.
     pub(crate) paused: Cell<bool>,
     pub(crate) resumed: Event,
+    /// How often a pause has ended.
+    pub(crate) resumes: Cell<u64>,
     /// Chains taken from a ring whose completion is not delivered yet.
     undelivered: Cell<usize>,
     idle: Event,
@@ -108,6 +111,7 @@ fn start<K: 'static>(
         silent: Cell::new(false),
         paused: Cell::new(paused),
         resumed: Event::new(),
+        resumes: Cell::new(0),
         undelivered: Cell::new(0),
         idle: Event::new(),
     });
@@ -144,8 +148,11 @@ fn pause(id: u64) -> impl Future<Output = ()> {
 
 fn resume(id: u64) {
     if let Some(active) = find(id) {
-        active.shared.paused.set(false);
-        active.shared.resumed.notify();
+        let shared = &active.shared;
+        if shared.paused.replace(false) {
+            shared.resumes.set(shared.resumes.get() + 1);
+        }
+        shared.resumed.notify();
     }
 }
 

@@ -234,21 +234,22 @@ impl Machine {
     }
 
     /// Stops the guest: ends when no vCPU runs and no request of any device is in flight. Without effect on
-    /// a machine that is not running.
-    pub async fn stop(&self) {
+    /// a machine that is not running. Answers whether it was this call that stopped it.
+    pub async fn stop(&self) -> bool {
         let _changing = self.changing.acquire(1).await;
         if self.state.get() != State::Running {
-            return;
+            return false;
         }
         if let Some(running) = self.current() {
             running.vcpus.park().await;
             if running.vcpus.closed() {
                 self.state.set(State::Ended);
-                return;
+                return false;
             }
         }
         self.pause_devices().await;
         self.state.set(State::Paused);
+        true
     }
 
     async fn pause_devices(&self) {

@@ -11,6 +11,7 @@ mod drive;
 mod exports;
 mod host;
 mod image;
+mod io_errors;
 mod options;
 mod run;
 mod signals;

@@ -170,7 +170,7 @@ fn changes_asked_for_at_once_wait_for_each_other() {
                 let machine = rig.machine.clone();
                 spawn(async move {
                     match n % 3 {
-                        0 => machine.stop().await,
+                        0 => drop(machine.stop().await),
                         1 => machine.reset().await.unwrap(),
                         _ => machine.resume().await.unwrap(),
                     }

@@ -5,7 +5,13 @@ use virtqueue::has;
 use super::*;
 
 fn config(read_only: bool, queues: u16) -> Config {
-    Config::new(Options { size: (5 << 40) + 700, read_only, serial: "s".into(), queues })
+    Config::new(Options {
+        size: (5 << 40) + 700,
+        read_only,
+        serial: "s".into(),
+        queues,
+        errors: ErrorPolicy::report(),
+    })
 }
 
 fn field<const N: usize>(config: &Config, offset: u64) -> [u8; N] {

@@ -119,6 +119,10 @@ impl Backend for FakeDisk {
         self.read_only.get()
     }
 
+    fn node_name(&self) -> Option<String> {
+        Some("a leaf".into())
+    }
+
     fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
         if self.closed.get() {
             return None;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_MQ, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
-use virtio_blk::{Options, VirtioBlk};
+use virtio_blk::{ErrorPolicy, Options, VirtioBlk};
 use virtio_device::Device;
 use virtqueue::driver::Driver;
 
@@ -109,8 +109,9 @@ fn devices_activated_while_paused_wait() {
 }
 
 /// Takes the device out of the rig; what stays is never active.
-fn take_device(rig: &mut Rig) -> VirtioBlk<FakeHandle> {
-    let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0 };
+pub fn take_device(rig: &mut Rig) -> VirtioBlk<FakeHandle> {
+    let errors = ErrorPolicy::report();
+    let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0, errors };
     std::mem::replace(&mut rig.device, VirtioBlk::new(rig.disk.clone(), options))
 }
 

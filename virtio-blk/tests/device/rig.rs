@@ -1,10 +1,10 @@
 //! Disk, device and driver put together.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use executor::Thread;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_blk::{Options, QUEUE_SIZE, VirtioBlk};
+use virtio_blk::{ErrorPolicy, IoError, OnError, Options, QUEUE_SIZE, VirtioBlk};
 use virtio_device::{Activation, Device, ReadyQueue};
 use virtqueue::driver::{Driver, Interrupts, Piece};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -20,11 +20,22 @@ pub struct Setup {
     pub event_idx: bool,
     /// Features that the driver does not accept.
     pub without: u64,
+    pub on_read: OnError,
+    pub on_write: OnError,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { size: 1 << 20, queues: 1, ring: 16, read_only: false, event_idx: true, without: 0 }
+        Setup {
+            size: 1 << 20,
+            queues: 1,
+            ring: 16,
+            read_only: false,
+            event_idx: true,
+            without: 0,
+            on_read: OnError::Report,
+            on_write: OnError::Report,
+        }
     }
 }
 
@@ -34,6 +45,8 @@ pub struct Rig {
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
     pub memory: Arc<GuestMemoryMmap>,
+    /// What the device told of errors.
+    pub errors: Arc<Mutex<Vec<IoError>>>,
     setup: Setup,
     thread: Option<Thread>,
 }
@@ -59,11 +72,18 @@ impl Rig {
         let (thread, disk) = disk::start(setup.size);
         let read_only = setup.read_only;
         disk.with(move |disk| disk.read_only.set(read_only));
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let told = errors.clone();
         let options = Options {
             size: setup.size as u64,
             read_only,
             serial: "a serial of more than twenty bytes".into(),
             queues: setup.queues,
+            errors: ErrorPolicy {
+                read: setup.on_read,
+                write: setup.on_write,
+                tell: Arc::new(move |error| told.lock().unwrap().push(error)),
+            },
         };
         Rig {
             device: VirtioBlk::new(disk.clone(), options),
@@ -71,6 +91,7 @@ impl Rig {
             interrupts: Arc::default(),
             drivers: Vec::new(),
             memory: memory(),
+            errors,
             setup,
             thread: Some(thread),
         }

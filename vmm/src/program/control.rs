@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use block::ErrorKind;
 use block::stream::Progress;
@@ -13,9 +14,11 @@ use qmp::{Error, ErrorClass, Events, Handler, Result, event};
 
 use super::drive::Drive;
 use super::exports::{Exports, Wish};
+use super::io_errors::IoErrors;
 use crate::{Machine, State};
 
 mod blocks;
+mod failures;
 mod graph;
 pub(super) mod jobs;
 mod snapshot;
@@ -41,6 +44,10 @@ pub(super) struct Control {
     jobs: Rc<jobs::Ids>,
     /// Without a machine: whether `stop` was the last word.
     stopped: Cell<bool>,
+    /// What the guest's disks have failed at.
+    io_errors: Arc<IoErrors>,
+    /// Whether such an error is what stopped the machine.
+    io_stopped: Cell<bool>,
     end: RefCell<Option<End>>,
     ended: Event,
 }
@@ -71,6 +78,7 @@ impl Control {
         machine: Option<Rc<Machine>>,
         events: Events,
         jobs: Rc<jobs::Ids>,
+        io_errors: Arc<IoErrors>,
     ) -> Self {
         Control {
             jobs,
@@ -79,6 +87,8 @@ impl Control {
             exports: Exports::new(events.clone()),
             events,
             stopped: Cell::new(false),
+            io_errors,
+            io_stopped: Cell::new(false),
             end: RefCell::default(),
             ended: Event::new(),
         }
@@ -121,6 +131,7 @@ impl Control {
             Some(machine) => match machine.state() {
                 State::Created => RunState::Prelaunch,
                 State::Running => RunState::Running,
+                State::Paused if self.io_stopped.get() => RunState::IoError,
                 State::Paused => RunState::Paused,
                 State::Ended | State::Gone => RunState::Shutdown,
             },
@@ -359,12 +370,13 @@ impl Handler for Control {
     }
 
     async fn stop(&self, _: Stop) -> Result<Empty> {
-        let running = self.run_state() == RunState::Running;
-        match &self.machine {
+        let stopped = match &self.machine {
             Some(machine) => machine.stop().await,
-            None => self.stopped.set(true),
-        }
-        if running {
+            None => !self.stopped.replace(true),
+        };
+        // What was in flight may have failed; that comes before the end of all I/O.
+        self.tell_io_errors();
+        if stopped {
             self.events.emit(&event::Stopped {});
         }
         Ok(Empty {})
@@ -376,6 +388,7 @@ impl Handler for Control {
             Some(machine) => machine.resume().await.map_err(|e| Error::generic(e.to_string()))?,
             None => self.stopped.set(false),
         }
+        self.forget_io_errors();
         if !running {
             self.events.emit(&event::Resumed {});
         }
@@ -393,6 +406,8 @@ impl Handler for Control {
     async fn system_reset(&self, _: SystemReset) -> Result<Empty> {
         if let Some(machine) = &self.machine {
             machine.reset().await.map_err(|e| Error::generic(e.to_string()))?;
+            // Nothing waits for 'cont' to be tried again.
+            self.io_stopped.set(false);
         }
         self.events.emit(&event::Reset { guest: false, reason: ShutdownCause::HostQmpSystemReset });
         Ok(Empty {})

@@ -9,6 +9,7 @@ use block::storage::file::FileOpener;
 use block::tray::{Listener, TrayEvent};
 use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
 use executor::{Remote, Thread};
+use qmp::types::IoStatus;
 
 use super::options;
 
@@ -19,6 +20,8 @@ pub(super) struct Drive {
     /// Size in bytes when it was opened.
     pub size: u64,
     thread: Cell<Option<Thread>>,
+    /// What of its errors has stopped the machine since it last went on.
+    pub io_status: Cell<IoStatus>,
 }
 
 impl Drive {
@@ -77,7 +80,8 @@ impl Drive {
         });
         let gone = |_| Error::new(ErrorKind::NotFound, "the disk's thread has ended");
         let (handle, size) = opened.await.unwrap_or_else(|e| Err(gone(e)))?;
-        Ok(Rc::new(Drive { options, handle, size, thread: Cell::new(Some(thread)) }))
+        let (thread, io_status) = (Cell::new(Some(thread)), Cell::new(IoStatus::Ok));
+        Ok(Rc::new(Drive { options, handle, size, thread, io_status }))
     }
 
     /// Makes the guest's device hear of a new size.

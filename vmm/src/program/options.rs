@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::Kind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use virtio_blk::OnError;
 
 use crate::serial::Backend;
 
@@ -106,7 +107,11 @@ pub(super) struct Run {
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
     /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,copy-on-read=on|off]
-    /// [,cache=writeback|none][,aio=io_uring|threads][,serial=TEXT][,queues=N]. The first is the guest's /dev/vda.
+    /// [,cache=writeback|none][,aio=io_uring|threads][,serial=TEXT][,queues=N]
+    /// [,werror=report|stop|ignore|enospc][,rerror=report|stop|ignore]. The first is the guest's /dev/vda.
+    /// werror and rerror say what an error of its image does to a guest's write or flush, and to its read: the
+    /// guest is told (report), the machine stops and 'cont' tries again (stop), the guest is told of success
+    /// (ignore); enospc: stop where space is wanting, else report. Defaults: enospc and report.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
     /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
@@ -174,6 +179,10 @@ pub(super) struct Drive {
     pub threads: bool,
     pub serial: String,
     pub queues: u16,
+    /// What an error of the image does to a guest's request that is no read.
+    pub on_write_error: OnError,
+    /// The same of a read; never [`OnError::Enospc`].
+    pub on_read_error: OnError,
     /// A removable drive, empty where `file` is.
     pub cdrom: bool,
 }
@@ -318,8 +327,28 @@ impl Drive {
             threads: false,
             serial: String::new(),
             queues: 1,
+            on_write_error: OnError::Enospc,
+            on_read_error: OnError::Report,
             cdrom: false,
         }
+    }
+
+    /// Whether an error may stop the machine; then `query-block` tells of it, as QEMU's does.
+    pub(super) fn has_io_status(&self) -> bool {
+        let stops = |policy| matches!(policy, OnError::Stop | OnError::Enospc);
+        stops(self.on_write_error) || stops(self.on_read_error)
+    }
+}
+
+/// `werror` and `rerror`: a read has no want of space to stop for.
+fn on_error(key: &str, value: &str) -> Result<OnError, String> {
+    match value {
+        "report" => Ok(OnError::Report),
+        "ignore" => Ok(OnError::Ignore),
+        "stop" => Ok(OnError::Stop),
+        "enospc" if key == "werror" => Ok(OnError::Enospc),
+        _ if key == "werror" => Err(format!("{key}={value}: give report, stop, ignore or enospc")),
+        _ => Err(format!("{key}={value}: give report, stop or ignore")),
     }
 }
 
@@ -369,6 +398,8 @@ fn drive(text: &str) -> Result<Drive, String> {
             "cache" => drive.direct = choice(["writeback", "none"])? == 1,
             "aio" => drive.threads = choice(["io_uring", "threads"])? == 1,
             "serial" => drive.serial = value,
+            "werror" => drive.on_write_error = on_error(&key, &value)?,
+            "rerror" => drive.on_read_error = on_error(&key, &value)?,
             "queues" => {
                 let queues = value.parse().ok().filter(|n| (1..=16).contains(n));
                 drive.queues = queues.ok_or_else(|| format!("queues={value}: give 1 to 16"))?;

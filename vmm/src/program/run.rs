@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use block::DiskEvent;
@@ -15,7 +16,7 @@ use nbd::tls::Credentials;
 use qmp::event::{self, BlockStreamCompleted, DeviceTrayMoved};
 use qmp::types::ShutdownCause;
 use qmp::{Events, Listener, Monitor};
-use virtio_blk::VirtioBlk;
+use virtio_blk::{ErrorPolicy, VirtioBlk};
 use virtio_device::Device;
 use virtio_scsi::VirtioScsi;
 
@@ -24,6 +25,7 @@ use super::console;
 use super::control::jobs::Ids;
 use super::control::{self, Control, End};
 use super::drive::Drive;
+use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::signals::Signals;
 use crate::serial::Backend;
@@ -134,11 +136,14 @@ async fn main(
         let drive = Drive::open(drive.clone(), mode, executor::remote(), on_disk_event, on_tray_moved).await;
         drives.push(drive.map_err(|e| e.to_string())?);
     }
+    let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
     let machine = match options.machine {
         MachineKind::None => None,
-        MachineKind::Kvm => Some(Rc::new(build(&options, &drives).await?)),
+        MachineKind::Kvm => Some(Rc::new(build(&options, &drives, &io_errors).await?)),
     };
-    let control = Rc::new(Control::new(drives, machine.clone(), events.clone(), JOBS.with(Rc::clone)));
+    let failed = io_errors.waiter().map_err(|e| format!("eventfd: {e}"))?;
+    let jobs = JOBS.with(Rc::clone);
+    let control = Rc::new(Control::new(drives, machine.clone(), events.clone(), jobs, io_errors));
     control.exports.add_credentials(credentials);
     let monitor = Monitor::new(control.clone(), events.clone());
     for listener in listeners {
@@ -159,6 +164,13 @@ async fn main(
             signalled.end(End::Quit(ShutdownCause::HostSignal));
         }
     });
+    let told = control.clone();
+    executor::spawn(async move {
+        loop {
+            failed.wait().await;
+            told.io_failed().await;
+        }
+    });
     let guest = async {
         match &machine {
             Some(machine) => guest_life(machine, &control, &options).await,
@@ -171,7 +183,7 @@ async fn main(
     close(end, machine, &control, &monitor).await
 }
 
-async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> {
+async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -> Result<Machine, Failure> {
     let kernel = options.kernel.clone();
     let kernel = kernel.ok_or("give --kernel FILE; 'guest-images kernel' fetches one")?;
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
@@ -180,6 +192,7 @@ async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> 
             devices.push(Box::new(VirtioScsi::new(drive.handle.clone(), &drive.options.id)));
             continue;
         }
+        let (io_errors, id) = (io_errors.clone(), drive.options.id.clone());
         let device = VirtioBlk::new(
             drive.handle.clone(),
             virtio_blk::Options {
@@ -187,6 +200,11 @@ async fn build(options: &Run, drives: &[Rc<Drive>]) -> Result<Machine, Failure> 
                 read_only: drive.options.read_only,
                 serial: drive.options.serial.clone(),
                 queues: drive.options.queues,
+                errors: ErrorPolicy {
+                    read: drive.options.on_read_error,
+                    write: drive.options.on_write_error,
+                    tell: Arc::new(move |error| io_errors.push(&id, error)),
+                },
             },
         );
         drive.connect(device.config()).await.map_err(|e| e.to_string())?;

@@ -18,7 +18,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_blk::{Options, QUEUE_SIZE, VirtioBlk};
+use virtio_blk::{ErrorPolicy, Options, QUEUE_SIZE, VirtioBlk};
 use virtio_device::{Activation, Device, Interrupt, ReadyQueue};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -80,7 +80,8 @@ fn ours(disk: &bench::Disk, driver: &Driver) -> Result<Ours, Failure> {
         Ok::<_, block::Error>((disk.handle(), disk.size()))
     });
     let (handle, size) = opened.wait().map_err(|_| "the disk's thread has ended")??;
-    let options = Options { size, read_only: false, serial: "bench".to_owned(), queues: 1 };
+    let errors = ErrorPolicy::report();
+    let options = Options { size, read_only: false, serial: "bench".to_owned(), queues: 1, errors };
     let mut device = VirtioBlk::new(handle.clone(), options);
     let mut queue = Queue::new(QUEUE_SIZE)?;
     queue.set_size(SIZE);

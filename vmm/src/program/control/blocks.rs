@@ -77,7 +77,7 @@ pub(super) async fn describe(drive: &Drive) -> block::Result<BlockInfo> {
         locked: tray.is_some_and(|(_, locked)| locked),
         inserted,
         tray_open: tray.map(|(open, _)| open),
-        io_status: Some(IoStatus::Ok),
+        io_status: options.has_io_status().then(|| drive.io_status.get()),
     })
 }
 

@@ -22,7 +22,10 @@ fn drives() {
     assert_eq!((drive.serial.as_str(), drive.queues), ("x", 4));
     assert!(!drive.copy_on_read);
     assert!(super::drive("id=a,file=b,format=qed,copy-on-read=on").unwrap().copy_on_read);
+    assert_eq!((drive.on_write_error, drive.on_read_error), (OnError::Enospc, OnError::Report));
     for (wrong, tells) in [
+        ("id=a,file=b,format=raw,werror=never", "report, stop, ignore or enospc"),
+        ("id=a,file=b,format=raw,rerror=enospc", "report, stop or ignore"),
         ("id=a,file=b,format=qed,copy-on-read=on,readonly=on", "read-only"),
         ("id=a,file=b", "format"),
         ("file=b,format=raw", "id=ID"),
@@ -35,6 +38,21 @@ fn drives() {
     ] {
         let error = super::drive(wrong).unwrap_err();
         assert!(error.contains(tells), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn what_errors_do() {
+    for (keys, write, read, stops) in [
+        ("", OnError::Enospc, OnError::Report, true),
+        (",werror=report", OnError::Report, OnError::Report, false),
+        (",werror=stop,rerror=ignore", OnError::Stop, OnError::Ignore, true),
+        (",werror=ignore,rerror=stop", OnError::Ignore, OnError::Stop, true),
+        (",werror=enospc,rerror=report", OnError::Enospc, OnError::Report, true),
+    ] {
+        let drive = super::drive(&format!("id=a,file=b,format=raw{keys}")).unwrap();
+        assert_eq!((drive.on_write_error, drive.on_read_error), (write, read), "{keys}");
+        assert_eq!(drive.has_io_status(), stops, "{keys}");
     }
 }
 
