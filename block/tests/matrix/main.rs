@@ -1,5 +1,6 @@
 //! Everything that `qemu-img create` can be asked for, alone and over chains of other formats, judged by
-//! QEMU's tools: every pair of options, or with `--full` the whole product.
+//! QEMU's tools, and where it knows all of a chain's features by the crate imago: every pair of options, or
+//! with `--full` the whole product.
 //!
 //! ```text
 //! cargo test -p block --test matrix -- --full
@@ -9,6 +10,7 @@
 //! Each image is a process of its own: an image is locked, and a process that forks for another image
 //! would share its locks.
 
+mod oracle;
 mod pairs;
 mod rows;
 #[allow(dead_code, reason = "shared with the tests of real files, which use more of it")]
