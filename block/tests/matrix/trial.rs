@@ -14,10 +14,14 @@ use crate::support::{Folder, MODES, Random, exercise, open, qemu_img, real, tool
 const SIZE: usize = (2 << 20) + (300 << 10) + 512 * 37;
 
 pub fn run(layout: &Layout, seed: u64) {
-    let name = layout.name();
-    let number = name.bytes().fold(seed, |seed, byte| Random(seed ^ u64::from(byte)).next());
+    let number = number(&layout.name(), seed);
     theirs(layout, Random(number));
     ours(layout, Random(number + 1));
+}
+
+/// The number that an image's random choices come from.
+pub fn number(name: &str, seed: u64) -> u64 {
+    name.bytes().fold(seed, |seed, byte| Random(seed ^ u64::from(byte)).next())
 }
 
 /// The layers from the bottom to the leaf, with their sizes in bytes.
