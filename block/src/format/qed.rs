@@ -11,7 +11,8 @@
 //! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
 //! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
 //! is checked first and trimmed to what its tables refer to. Of every image that is opened for writing the
-//! L2 tables' places are known, so that an entry that points into one is refused, not written to. Clusters that are freed lose
+//! L2 tables' places are known, so that an entry that points into one is refused, not written to; and where they are not many, that no two
+//! entries refer to one cluster. Clusters that are freed lose
 //! their space in the host's file, and are used again in the same session; those still free at a clean close
 //! leak without space, but for those at the file's end, which is cut off.
 
@@ -111,6 +112,9 @@ impl Qed {
             true => Tables::read(&*storage, &header).await?,
             false => Tables::unknown(&header),
         };
+        if writable && !dirty {
+            l2_tables.refuse_shared(&*storage, &header).await?;
+        }
         if writable && (dirty || header.autoclear != 0) {
             // What a process that died had written may be in memory only.
             storage.sync().await?;

@@ -1,14 +1,17 @@
 //! Everything that `qemu-img create` can be asked for, alone and over chains of other formats, judged by
-//! QEMU's tools: every pair of options, or with `--full` the whole product.
+//! QEMU's tools, and where it knows all of a chain's features by the crate imago: every pair of options, or
+//! with `--full` the whole product, or with `--sample=N` about one of N of that, chosen by the seed.
 //!
 //! ```text
 //! cargo test -p block --test matrix -- --full
+//! MILLRACE_SEED=3 cargo test -p block --test matrix -- --sample=20
 //! MILLRACE_SEED=7 cargo test -p block --test matrix -- 'qcow2 compat=1.1,cluster_size=64k'
 //! ```
 //!
 //! Each image is a process of its own: an image is locked, and a process that forks for another image
 //! would share its locks.
 
+mod oracle;
 mod pairs;
 mod rows;
 #[allow(dead_code, reason = "shared with the tests of real files, which use more of it")]
@@ -40,14 +43,20 @@ fn in_a_process(full: bool, name: &str) -> Result<(), Failed> {
 }
 
 fn main() {
-    let full = std::env::args().any(|argument| argument == "--full");
-    let layouts = rows::all(full);
+    let ours = |argument: &String| argument == "--full" || argument.starts_with("--sample=");
+    let (mine, others): (Vec<_>, Vec<_>) = std::env::args().partition(ours);
+    let full = !mine.is_empty();
+    let mut layouts = rows::all(full);
     if let Ok(name) = std::env::var(ONE) {
         let layout =
             layouts.iter().find(|layout| layout.name() == name).expect("the parent has the same rows");
         return trial::run(layout, seed());
     }
-    let arguments = Arguments::from_iter(std::env::args().filter(|argument| argument != "--full"));
+    if let Some(n) = mine.iter().find_map(|argument| argument.strip_prefix("--sample=")) {
+        let n: u64 = n.parse().expect("--sample=N takes a number above 0");
+        layouts.retain(|layout| trial::number(&layout.name(), seed()).is_multiple_of(n));
+    }
+    let arguments = Arguments::from_iter(others);
     println!("{} images, MILLRACE_SEED={}", layouts.len(), seed());
     let trials = layouts.iter().map(|layout| {
         let name = layout.name();

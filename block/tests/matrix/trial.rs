@@ -6,6 +6,7 @@ use block::image::{self, Create, Preallocation};
 use block::storage::file::FileOpener;
 use block::{ErrorKind, Kind};
 
+use crate::oracle;
 use crate::rows::{self, Layout};
 use crate::support::{Folder, MODES, Random, exercise, open, qemu_img, real, tool, try_tool, verify};
 
@@ -13,10 +14,14 @@ use crate::support::{Folder, MODES, Random, exercise, open, qemu_img, real, tool
 const SIZE: usize = (2 << 20) + (300 << 10) + 512 * 37;
 
 pub fn run(layout: &Layout, seed: u64) {
-    let name = layout.name();
-    let number = name.bytes().fold(seed, |seed, byte| Random(seed ^ u64::from(byte)).next());
+    let number = number(&layout.name(), seed);
     theirs(layout, Random(number));
     ours(layout, Random(number + 1));
+}
+
+/// The number that an image's random choices come from.
+pub fn number(name: &str, seed: u64) -> u64 {
+    name.bytes().fold(seed, |seed, byte| Random(seed ^ u64::from(byte)).next())
 }
 
 /// The layers from the bottom to the leaf, with their sizes in bytes.
@@ -54,10 +59,21 @@ fn to_raw(folder: &Folder, image: &str, format: &str) -> Vec<u8> {
 }
 
 fn compare(folder: &Folder, image: &str, format: &str, model: &[u8]) {
-    let found = to_raw(folder, image, format);
-    assert_eq!(found.len(), model.len(), "size of {image} as QEMU reads it");
+    same(&to_raw(folder, image, format), model, "QEMU", image);
+}
+
+fn same(found: &[u8], model: &[u8], reader: &str, image: &str) {
+    assert_eq!(found.len(), model.len(), "size of {image} as {reader} reads it");
     let wrong = found.chunks(512).zip(model.chunks(512)).position(|(a, b)| a != b);
-    assert_eq!(wrong, None, "first wrong sector of {image} as QEMU reads it");
+    assert_eq!(wrong, None, "first wrong sector of {image} as {reader} reads it");
+}
+
+/// As `compare`, for a chain that imago knows.
+fn compare_with_imago(layers: &[(Layout, usize)], leaf: &str, model: &[u8]) {
+    match oracle::read(layers.iter().map(|(layout, _)| layout), leaf) {
+        Some(found) => same(&found, model, "imago", leaf),
+        None => println!("imago does not know this chain"),
+    }
 }
 
 /// Content with holes, noise, and what compresses.
@@ -96,7 +112,8 @@ fn scribble(image: &str, format: &str, size: usize, random: &mut Random) {
 fn theirs(layout: &Layout, mut random: Random) {
     let folder = Folder::new();
     let mut below: Option<(String, &str)> = None;
-    for (n, (layer, size)) in layers(layout, &mut random).iter().enumerate() {
+    let layers = layers(layout, &mut random);
+    for (n, (layer, size)) in layers.iter().enumerate() {
         let image = folder.file(&format!("layer{n}"));
         // Raw files are of any length.
         let odd = if layer.format == "raw" { random.below(2) as usize * 100 } else { 0 };
@@ -113,8 +130,10 @@ fn theirs(layout: &Layout, mut random: Random) {
     let (leaf, format) = below.expect("a leaf at least");
     check(&leaf, format);
     let model = to_raw(&folder, &leaf, format);
+    compare_with_imago(&layers, &leaf, &model);
     let untouched = files_below(&folder, layout);
-    use_it(layout, &leaf, model, &folder, random);
+    let model = use_it(layout, &leaf, model, &folder, random);
+    compare_with_imago(&layers, &leaf, &model);
     assert!(files_below(&folder, layout) == untouched, "a backing file was changed");
 }
 
@@ -138,8 +157,9 @@ fn make(folder: &Folder, layer: &Layout, image: &str, below: Option<(&str, &str)
     qemu_img(&[&convert[..], &over, &[&raw, image]].concat());
 }
 
-/// Random requests through us, with reopening and growing, against the model and QEMU's tools.
-fn use_it(layout: &Layout, leaf: &str, model: Vec<u8>, folder: &Folder, mut random: Random) {
+/// Random requests through us, with reopening and growing, against the model and QEMU's tools; what the disk
+/// holds then.
+fn use_it(layout: &Layout, leaf: &str, model: Vec<u8>, folder: &Folder, mut random: Random) -> Vec<u8> {
     let (name, kind) = (leaf.to_owned(), kind(layout));
     let mode = MODES[random.below(4) as usize];
     println!("{mode:?}");
@@ -164,6 +184,7 @@ fn use_it(layout: &Layout, leaf: &str, model: Vec<u8>, folder: &Folder, mut rand
     });
     check(leaf, layout.format);
     compare(folder, leaf, layout.format, &model);
+    model
 }
 
 /// Made by us with the same options, and filled through us.
@@ -196,6 +217,7 @@ fn ours(layout: &Layout, mut random: Random) {
         check(&names[n], layers[n].0.format);
         compare(&folder, &names[n], layers[n].0.format, &models[n]);
     }
+    compare_with_imago(&layers, &names[leaf], &models[leaf]);
 }
 
 async fn create(

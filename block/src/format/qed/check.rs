@@ -18,7 +18,7 @@ use crate::{Buf, Result};
 
 mod used;
 
-use used::Used;
+pub(in crate::format::qed) use used::Used;
 
 /// Tables are read, and clusters copied, in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;

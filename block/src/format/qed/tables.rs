@@ -3,11 +3,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use super::check::next_piece;
+use super::check::{Used, next_piece};
 use super::header::Header;
+use super::mapping::ZERO;
 use super::not_sound;
 use crate::Result;
 use crate::storage::Storage;
+
+/// The most bytes of L2 tables that an opening looks through: 128 GiB in clusters of 64 KiB.
+const SCANNED: u64 = 16 << 20;
 
 /// The L2 tables of an image that is open for writing.
 pub(super) struct Tables {
@@ -42,6 +46,37 @@ impl Tables {
             }
         }
         Ok(known)
+    }
+
+    /// Looks for clusters that two entries refer to: a write to one would change the other, and a discard
+    /// take it away. In larger tables they are left to a check, since reading those would hold up every
+    /// opening; QEMU looks in none. An entry that cannot be is refused when it is asked for.
+    ///
+    /// # Errors
+    /// `Corrupt` where there is one.
+    pub(super) async fn refuse_shared(&self, storage: &dyn Storage, header: &Header) -> Result<()> {
+        let tables: Vec<u64> = self.offsets.borrow().iter().copied().collect();
+        if tables.len() as u64 > SCANNED / self.len {
+            return Ok(());
+        }
+        let cluster = header.cluster_size;
+        let file_end = storage.len().next_multiple_of(cluster);
+        let is_data = |host: u64| {
+            header.is_place(host, cluster) && host + cluster <= file_end && !self.overlap(host, cluster)
+        };
+        let mut used = Used::default();
+        for table in tables {
+            let mut at = table;
+            while let Some((start, entries)) = next_piece(storage, at, table + self.len).await? {
+                at = start + entries.len() as u64 * 8;
+                for host in entries.into_iter().filter(|entry| *entry > ZERO && is_data(*entry)) {
+                    if !used.take(host / cluster)? {
+                        return Err(not_sound(format!("two entries refer to the cluster at {host:#x}")));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn add(&self, table: u64) {

@@ -272,6 +272,27 @@ fn data_that_points_at_metadata_is_refused_and_repaired() {
 }
 
 #[test]
+fn a_cluster_of_two_owners_is_refused_and_repaired() {
+    simulate(|files| async move {
+        let clean = new_image(&files).await;
+        let file = patched(&files, &clean, &[(L2, DATA as u64)]);
+        let before = file.content();
+        let error = open(&files, true).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let text = format!("image: two entries refer to the cluster at {DATA:#x}");
+        assert!(error.to_string().starts_with(&text) && error.to_string().contains(REPAIR), "{error}");
+        assert_eq!(file.content(), before);
+        let node = open(&files, false).await.unwrap();
+        assert_eq!(read(&node, 0, CLUSTER).await.unwrap(), [7; CLUSTER]);
+        drop(node);
+        check(&*files, "image", Kind::Qed, Some(Repair::All)).await.unwrap();
+        let node = open(&files, true).await.unwrap();
+        write(&node, 0, CLUSTER, 1).await.unwrap();
+        assert_eq!(read(&node, 2 * CLUSTER, CLUSTER).await.unwrap(), [7; CLUSTER]);
+    });
+}
+
+#[test]
 fn tables_that_cannot_be_are_refused_and_repaired() {
     simulate(|files| async move {
         let clean = new_image(&files).await;
