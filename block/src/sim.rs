@@ -276,9 +276,12 @@ impl Storage for SimFile {
 
     async fn punch(&self, offset: u64, len: u64) -> Result<()> {
         self.begin(self.faults.get().write, "punching").await?;
-        let end = (offset + len).min(self.len());
-        let data = vec![0; end.saturating_sub(offset) as usize];
-        self.change(Change::Write { offset, data })
+        let len = (offset + len).min(self.len()).saturating_sub(offset);
+        // The length stays, also where the range lies behind it.
+        if len == 0 {
+            return Ok(());
+        }
+        self.change(Change::Write { offset, data: vec![0; len as usize] })
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {
@@ -289,6 +292,9 @@ impl Storage for SimFile {
         }
         // Noise, so that whoever still looks at it sees what is nobody's data.
         let len = (offset + len).min(self.len()).saturating_sub(offset);
+        if len == 0 {
+            return Ok(());
+        }
         let data = vec![executor::random() as u8; len as usize];
         self.change(Change::Write { offset, data })
     }
@@ -354,6 +360,13 @@ impl Storage for SimFile {
 
     fn lock(&self, _lock: Lock) -> Result<()> {
         Ok(())
+    }
+
+    /// That of its sectors that are not all zeros, which its map calls data.
+    fn space(&self) -> Option<u64> {
+        let state = self.state.borrow();
+        let sectors = state.content.chunks(SECTOR as usize);
+        Some(sectors.filter(|sector| !crate::buf::is_zero(sector)).count() as u64 * SECTOR)
     }
 
     fn identity(&self) -> Option<Identity> {

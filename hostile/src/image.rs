@@ -108,7 +108,7 @@ async fn requests(disk: Rc<Disk>, count: usize) {
         let _ = match executor::random() % 8 {
             0 | 1 => disk.read(&ticket, offset, Buf::new(len as usize)).await,
             2..=4 => disk.write(&ticket, offset, Buf::from_bytes(&vec![0xda; len as usize])).await,
-            5 => disk.write_zeroes(&ticket, offset, len, true).await,
+            5 => disk.write_zeroes(&ticket, offset, len, executor::random().is_multiple_of(2)).await,
             6 => disk.discard(&ticket, offset, len).await,
             _ => disk.flush(&ticket).await,
         };

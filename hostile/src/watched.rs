@@ -159,6 +159,11 @@ impl Storage for Watched {
         self.file.punch(offset, len).await
     }
 
+    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.watch(offset, len);
+        self.file.discard(offset, len).await
+    }
+
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
         self.watch(offset, len);
         self.file.map(offset, len).await
@@ -188,6 +193,10 @@ impl Storage for Watched {
 
     fn lock(&self, lock: Lock) -> Result<()> {
         self.file.lock(lock)
+    }
+
+    fn space(&self) -> Option<u64> {
+        self.file.space()
     }
 
     fn identity(&self) -> Option<Identity> {

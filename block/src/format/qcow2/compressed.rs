@@ -98,7 +98,9 @@ impl Qcow2 {
             return Err(self.corrupt(format_args!("a compressed cluster at {packed:#x?} lies past the end")));
         }
         let buf = Buf::new(packed.len as usize);
-        self.storage.read(packed.offset, buf.clone()).await?;
+        // A table may claim more than the file has; what is missing reads as zeros.
+        let inside = packed.len.min(self.storage.len() - packed.offset) as usize;
+        self.storage.read(packed.offset, buf.slice(0..inside)).await?;
         let (from, len, zstd) = (buf.to_vec(), self.cluster_size(), self.header.zstd);
         let work = move || if zstd { unzstd(&from, len as usize) } else { inflate(&from, len as usize) };
         let bytes = if len > INLINE { executor::unblock(work).await } else { work() };
