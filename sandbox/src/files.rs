@@ -10,21 +10,6 @@ use landlock::{
 /// The newest version whose rights are asked for; what an older kernel lacks of them stays allowed.
 const VERSION: ABI = ABI::V5;
 
-/// The version of the kernel's landlock; `None` without.
-pub fn landlock_version() -> Option<i64> {
-    const CREATE_RULESET_VERSION: libc::c_uint = 1;
-    // SAFETY: with this flag the call takes no memory.
-    let version = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<u8>(),
-            0_usize,
-            CREATE_RULESET_VERSION,
-        )
-    };
-    (version > 0).then_some(version)
-}
-
 /// No file by name for this thread.
 pub(crate) fn allow_none() -> Result<(), String> {
     restrict(&[])

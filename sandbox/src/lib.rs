@@ -10,7 +10,7 @@ mod syscalls;
 
 use std::fmt;
 
-pub use files::{allow_only, landlock_version};
+pub use files::allow_only;
 
 /// Whether threads are confined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

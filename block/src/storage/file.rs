@@ -1,6 +1,5 @@
 //! Regular files and block devices.
 
-pub(crate) use copy::clone_range;
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,6 +19,8 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 mod copy;
 mod locks;
+
+pub(crate) use copy::clone_range;
 
 /// What the sectors of every block device divide, in bytes.
 const DEVICE_SECTOR: u64 = 4096;
