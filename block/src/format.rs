@@ -11,12 +11,13 @@ mod commit;
 pub mod qcow2;
 pub(crate) mod qed;
 pub(crate) mod raw;
+mod retire;
 
-pub(crate) use commit::Reading;
 use qcow2::Qcow2;
 use qed::Qed;
 pub(crate) use qed::create as qed_create;
 use raw::Raw;
+pub(crate) use retire::Reading;
 
 /// The longest name of a backing file, in bytes, in all formats.
 const MAX_BACKING_NAME: usize = 1023;

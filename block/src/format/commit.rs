@@ -1,8 +1,6 @@
-//! What the ordered commits of all formats share: batches, table writes, the quarantine of freed
-//! clusters, and allocation ahead.
+//! What the ordered commits of all formats share: batches, table writes, and allocation ahead.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -104,66 +102,6 @@ pub(crate) async fn patch_header(
     change(&mut sector);
     storage.write(0, Buf::from_bytes(&sector)).await?;
     storage.sync().await
-}
-
-/// Ranges that wait for the readers of their time, oldest first.
-type Waiting = VecDeque<(Rc<()>, Vec<Range<u64>>)>;
-
-/// Clusters that nothing durable refers to any more, kept until no read can still be looking at them.
-#[derive(Default)]
-pub(crate) struct Quarantine {
-    /// Counts operations on host clusters.
-    readers: RefCell<Rc<()>>,
-    waiting: RefCell<Waiting>,
-}
-
-/// Holds off the reuse of clusters that are freed while it lives.
-pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<()>);
-
-impl Quarantine {
-    /// Until the answer is dropped, host clusters seen in a map stay what they are.
-    pub(crate) fn reading(&self) -> Reading {
-        Reading(self.readers.borrow().clone())
-    }
-
-    /// Adds ranges, to which no new read finds a way.
-    pub(crate) fn add(&self, freed: Vec<Range<u64>>) {
-        if !freed.is_empty() {
-            let readers = self.readers.take();
-            self.waiting.borrow_mut().push_back((readers, freed));
-        }
-    }
-
-    /// Takes ranges that may be used again.
-    pub(crate) fn take(&self) -> Option<Vec<Range<u64>>> {
-        let mut waiting = self.waiting.borrow_mut();
-        // Readers of an earlier time may know these ranges too: in order, not any.
-        match waiting.front() {
-            Some((readers, _)) if Rc::strong_count(readers) == 1 => {
-                waiting.pop_front().map(|(_, ranges)| ranges)
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Pieces of a range, of `most` bytes each at the most.
-pub(super) fn steps(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
-    let end = range.end;
-    range.step_by(most as usize).map(move |at| at..end.min(at + most))
-}
-
-/// These ranges in order, neighbours as one.
-pub(super) fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    ranges.dedup_by(|next, last| {
-        let joins = next.start <= last.end;
-        if joins {
-            last.end = last.end.max(next.end);
-        }
-        joins
-    });
-    ranges
 }
 
 /// Allocates file space in large steps ahead of its use, in the background: many small file extensions

@@ -18,10 +18,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use executor::sync::{Event, Semaphore};
+use executor::sync::Semaphore;
 
 use super::cache::{ByteOrder, Cache};
-use super::commit::{Ahead, Commits, Quarantine, Reading};
+use super::commit::{Ahead, Commits};
+use super::retire::{Reading, Retired};
 use super::{Backing, Owner};
 use crate::check::Repair;
 use crate::storage::Storage;
@@ -91,12 +92,7 @@ pub struct Qcow2 {
     unpacked: compressed::Unpacked,
     commits: Commits,
     ahead: Rc<Ahead>,
-    quarantine: Quarantine,
-    /// Freed clusters are on their way back.
-    retiring: Cell<bool>,
-    retired: Event,
-    /// The storage takes space back, as far as is known.
-    punches: Cell<bool>,
+    retired: Retired,
     /// The header is changed by one at a time.
     patching: Rc<Semaphore>,
     changed: Cell<bool>,
@@ -156,10 +152,7 @@ impl Qcow2 {
             unpacked: compressed::Unpacked::default(),
             commits: Commits::default(),
             ahead: Ahead::new(),
-            quarantine: Quarantine::default(),
-            retiring: Cell::new(false),
-            retired: Event::new(),
-            punches: Cell::new(true),
+            retired: Retired::new(),
             patching: Semaphore::new(1),
             changed: Cell::new(false),
             unwritten: Cell::new(None),
@@ -208,9 +201,9 @@ impl Qcow2 {
         self.backing.borrow().clone()
     }
 
-    /// See [`Quarantine::reading`].
+    /// See [`Retired::reading`].
     pub(crate) fn reading(&self) -> Reading {
-        self.quarantine.reading()
+        self.retired.reading()
     }
 
     /// Memory that tables take, in bytes, about.

@@ -20,10 +20,11 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use executor::sync::{Event, Semaphore};
+use executor::sync::Semaphore;
 
 use super::cache::{ByteOrder, Cache};
-use super::commit::{Ahead, Commits, Quarantine, Reading, patch_header};
+use super::commit::{Ahead, Commits, patch_header};
+use super::retire::{Reading, Retired};
 use super::{Backing, Owner};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
@@ -67,12 +68,7 @@ pub struct Qed {
     space: Space,
     commits: Commits,
     ahead: Rc<Ahead>,
-    quarantine: Quarantine,
-    /// Freed clusters are on their way back.
-    retiring: Cell<bool>,
-    retired: Event,
-    /// The storage takes space back, as far as is known.
-    punches: Cell<bool>,
+    retired: Retired,
     /// The header is changed by one at a time.
     patching: Rc<Semaphore>,
     /// NEED_CHECK is in the file.
@@ -132,10 +128,7 @@ impl Qed {
             space,
             commits: Commits::default(),
             ahead: Ahead::new(),
-            quarantine: Quarantine::default(),
-            retiring: Cell::new(false),
-            retired: Event::new(),
-            punches: Cell::new(true),
+            retired: Retired::new(),
             patching,
             changed: Cell::new(false),
             size: Cell::new(header.size),
@@ -172,9 +165,9 @@ impl Qed {
         self.backing.borrow().clone()
     }
 
-    /// See [`Quarantine::reading`].
+    /// See [`Retired::reading`].
     pub(crate) fn reading(&self) -> Reading {
-        self.quarantine.reading()
+        self.retired.reading()
     }
 
     fn corrupt(&self, what: impl std::fmt::Display) -> Error {

@@ -17,6 +17,7 @@ use super::Qcow2;
 use crate::Result;
 use crate::format::cache::{Run, SECTOR};
 use crate::format::commit::{Commit, Commits, patch_header, write_all};
+use crate::format::retire::Retired;
 
 /// A table held whole in memory: its changed sectors as they are now.
 fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
@@ -81,7 +82,7 @@ impl Commit for Qcow2 {
                     self.metadata.remove(old.clone());
                     self.refcounts.free_later(old);
                 }
-                self.retire(freed);
+                Retired::add(&self.this, freed);
             }
             Err(_) => {
                 self.l2.give_back(&l2);
@@ -207,7 +208,7 @@ impl Qcow2 {
         self.flush().await?;
         // Decreases follow one commit later, and a decrease may itself free a table.
         for _ in 0..4 {
-            self.all_retired().await;
+            Retired::all(&self.this).await;
             if self.is_dirty() {
                 self.flush().await?;
             }

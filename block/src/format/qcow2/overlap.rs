@@ -16,7 +16,7 @@ use super::header::{Header, incompatible};
 use super::refcounts::TableState;
 use super::snapshots::Snapshots;
 use super::{COPIED, L1, OFFSET_MASK, Qcow2};
-use crate::format::commit::joined;
+use crate::format::retire::joined;
 use crate::{Error, ErrorKind, Result};
 
 /// The host clusters that hold metadata.

@@ -1,44 +1,16 @@
-//! Clusters that nothing refers to any more, on their way back to the allocator.
-//!
-//! A cluster is freed in memory; the next commit makes that durable; reads that began before it end; then
-//! its space in the host's file is given back, and last its count becomes zero, so that it is never taken
-//! anew before it was punched. All of this is behind the guest's back: no request waits for it.
+//! Clusters on their way back to the allocator: their count becomes zero last.
 
 use std::ops::Range;
 
 use super::Qcow2;
-use crate::ErrorKind;
-use crate::format::commit::{joined, steps};
+use crate::format::retire::{Retire, Retired, joined, steps};
 
 /// The most clusters that are given back in one step, between which others have their turn.
 const STEP: u64 = 4096;
 
-impl Qcow2 {
-    /// Takes what a commit made durable to be free, and gives back what no read can still be looking at.
-    pub(super) fn retire(&self, freed: Vec<Range<u64>>) {
-        self.quarantine.add(freed);
-        if self.retiring.get() {
-            return;
-        }
-        let (Some(this), Some(first)) = (self.this.upgrade(), self.quarantine.take()) else { return };
-        self.retiring.set(true);
-        executor::spawn(async move {
-            let mut next = Some(first);
-            while let Some(ranges) = next {
-                this.give_back(ranges).await;
-                next = this.quarantine.take();
-            }
-            this.retiring.set(false);
-            this.retired.notify();
-        });
-    }
-
-    /// Waits until everything is given back that can be.
-    pub(super) async fn all_retired(&self) {
-        self.retire(Vec::new());
-        while self.retiring.get() {
-            self.retired.wait().await;
-        }
+impl Retire for Qcow2 {
+    fn retired(&self) -> &Retired {
+        &self.retired
     }
 
     async fn give_back(&self, ranges: Vec<Range<u64>>) {
@@ -54,13 +26,7 @@ impl Qcow2 {
             }
         }
         for hole in joined(last).into_iter().flat_map(|hole| steps(hole, STEP * self.cluster_size())) {
-            let len = hole.end - hole.start;
-            if self.punches.get()
-                && let Err(e) = self.storage.discard(hole.start, len).await
-                && e.kind() == ErrorKind::Unsupported
-            {
-                self.punches.set(false);
-            }
+            self.retired.punch(&*self.storage, &hole).await;
             if let Err(e) = self.refcounts.free_now(hole).await {
                 leak(e);
             }

@@ -317,3 +317,6 @@ impl<'a> Pass<'a> {
         self.storage.write(at, Buf::from_bytes(&bytes)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 
 use super::{Backing, Header, Qed, header};
 use crate::format::commit::{Commit, Commits, patch_header, write_all};
+use crate::format::retire::Retired;
 use crate::{Buf, Error, ErrorKind, Result};
 
 impl Commit for Qed {
@@ -31,7 +32,7 @@ impl Commit for Qed {
         let result = result.await;
         match &result {
             Ok(()) => {
-                self.retire(freed);
+                Retired::add(&self.this, freed);
             }
             Err(_) => {
                 self.tables.give_back(&dirty);
@@ -136,7 +137,7 @@ impl Qed {
             return self.storage.sync().await;
         }
         self.flush().await?;
-        self.all_retired().await;
+        Retired::all(&self.this).await;
         self.ahead.stop().await;
         let end = self.space.trim();
         if end < self.storage.len() {
