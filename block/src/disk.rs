@@ -9,8 +9,8 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use executor::Remote;
 use executor::sync::{Event, Semaphore};
+use executor::{Handle, Remote};
 
 use crate::chain::Opener;
 use crate::copy_on_read::BOUNCE;
@@ -454,17 +454,19 @@ impl Disk {
     }
 }
 
-impl DiskHandle {
-    /// The executor of the disk's thread.
-    pub fn remote(&self) -> &Remote {
+impl Handle for DiskHandle {
+    type Target = Disk;
+
+    fn remote(&self) -> &Remote {
         &self.remote
     }
 
-    /// The disk; `None` where it is gone, and on other threads than its own.
-    pub fn get(&self) -> Option<Rc<Disk>> {
+    fn get(&self) -> Option<Rc<Disk>> {
         DISKS.with_borrow(|disks| disks.get(&self.id).and_then(Weak::upgrade))
     }
+}
 
+impl DiskHandle {
     /// Does something with the disk on its thread.
     ///
     /// # Errors

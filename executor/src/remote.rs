@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -89,6 +90,17 @@ impl fmt::Display for Gone {
 }
 
 impl std::error::Error for Gone {}
+
+/// The way from any thread to a value that lives on an executor's.
+pub trait Handle: Clone + Send + 'static {
+    /// The value.
+    type Target: 'static;
+
+    /// The executor of its thread.
+    fn remote(&self) -> &Remote;
+    /// The value; called on its thread. `None` where it is gone.
+    fn get(&self) -> Option<Rc<Self::Target>>;
+}
 
 /// Starts tasks on an executor from any thread.
 #[derive(Clone)]

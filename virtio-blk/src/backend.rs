@@ -4,7 +4,6 @@ use std::future::Future;
 use std::rc::Rc;
 
 use block::{Buf, Result};
-use executor::Remote;
 
 /// A disk, on its own thread. Offsets and lengths are in bytes.
 ///
@@ -43,15 +42,4 @@ pub trait Backend: 'static {
         len: u64,
         unmap: bool,
     ) -> impl Future<Output = Result<()>>;
-}
-
-/// The way to a disk from other threads.
-pub trait Handle: Clone + Send + 'static {
-    /// The disk.
-    type Backend: Backend;
-
-    /// The executor of the disk's thread.
-    fn remote(&self) -> &Remote;
-    /// The disk itself; called on its thread. `None` where it is gone.
-    fn get(&self) -> Option<Rc<Self::Backend>>;
 }

@@ -3,13 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use executor::Reply;
+use executor::{Handle, Reply};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_device::{Activation, Device};
 use virtqueue::{Runner, has};
 
-use crate::backend::Handle;
+use crate::backend::Backend;
 use crate::config::{Config, Options, QUEUE_SIZE, WRITEBACK};
 use crate::serve;
 
@@ -17,7 +17,7 @@ use crate::serve;
 ///
 /// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
 /// without waiting.
-pub struct VirtioBlk<H: Handle> {
+pub struct VirtioBlk<H: Handle<Target: Backend>> {
     handle: H,
     runner: Runner,
     config: Arc<Config>,
@@ -27,7 +27,7 @@ pub struct VirtioBlk<H: Handle> {
     writeback: Option<bool>,
 }
 
-impl<H: Handle> VirtioBlk<H> {
+impl<H: Handle<Target: Backend>> VirtioBlk<H> {
     /// A device in front of the disk behind `handle`.
     pub fn new(handle: H, options: Options) -> Self {
         VirtioBlk {
@@ -61,7 +61,7 @@ impl<H: Handle> VirtioBlk<H> {
     }
 }
 
-impl<H: Handle> Device for VirtioBlk<H> {
+impl<H: Handle<Target: Backend>> Device for VirtioBlk<H> {
     fn id(&self) -> u32 {
         VIRTIO_ID_BLOCK
     }
@@ -117,7 +117,7 @@ impl<H: Handle> Device for VirtioBlk<H> {
     }
 }
 
-impl<H: Handle> Drop for VirtioBlk<H> {
+impl<H: Handle<Target: Backend>> Drop for VirtioBlk<H> {
     fn drop(&mut self) {
         // Whoever tells of the disk's size may outlive the device.
         self.deactivate();

@@ -17,7 +17,7 @@ mod policy;
 mod request;
 mod serve;
 
-pub use backend::{Backend, Handle};
+pub use backend::Backend;
 pub use config::{Config, Options, QUEUE_SIZE};
 pub use device::VirtioBlk;
 pub use policy::{Action, ErrorPolicy, IoError, OnError};

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use executor::spawn;
 use executor::sync::Event;
+use executor::{Handle, spawn};
 use virtqueue::{Queue, Task};
 
-use crate::backend::{Backend, Handle};
+use crate::backend::Backend;
 use crate::config::Config;
 use crate::request::{self, Answer, Kept, Request};
 
@@ -27,10 +27,10 @@ struct Served<B: Backend> {
 }
 
 /// The tasks of the disk behind `handle` for its queues; `None` where it is gone.
-pub(crate) fn tasks<H: Handle>(
+pub(crate) fn tasks<H: Handle<Target: Backend>>(
     handle: &H,
     config: &Arc<Config>,
-    queues: Vec<Queue<<H::Backend as Backend>::Ticket>>,
+    queues: Vec<Queue<<H::Target as Backend>::Ticket>>,
 ) -> Option<Vec<Task>> {
     let Some(disk) = handle.get() else {
         tracing::warn!("the disk of a virtio block device is gone");

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use block::tray::Listener;
 use block::{Buf, Result};
-use executor::Remote;
 
 /// A drive whose media are read, on its own thread. Offsets and lengths are in bytes.
 pub trait Backend: 'static {
@@ -31,15 +30,4 @@ pub trait Backend: 'static {
     fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
     /// Reads the bytes at `offset` into the whole of `buf`. Bounds are the drive's to check too.
     fn read(&self, ticket: &Self::Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
-}
-
-/// The way to a drive from other threads.
-pub trait Handle: Clone + Send + 'static {
-    /// The drive.
-    type Backend: Backend;
-
-    /// The executor of the drive's thread.
-    fn remote(&self) -> &Remote;
-    /// The drive itself; called on its thread. `None` where it is gone.
-    fn get(&self) -> Option<Rc<Self::Backend>>;
 }

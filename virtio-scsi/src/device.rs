@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use executor::Reply;
+use executor::{Handle, Reply};
 use virtio_bindings::virtio_ids::VIRTIO_ID_SCSI;
 use virtio_device::{Activation, Device};
 use virtqueue::Runner;
 
-use crate::backend::{Backend, Handle};
+use crate::backend::Backend;
 use crate::config::{Config, FEATURES, QUEUE_SIZE, QUEUES};
 use crate::serve;
 
@@ -17,14 +17,14 @@ use crate::serve;
 ///
 /// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
 /// without waiting. A reset unlocks the tray.
-pub struct VirtioScsi<H: Handle> {
+pub struct VirtioScsi<H: Handle<Target: Backend>> {
     handle: H,
     runner: Runner,
     config: Arc<Config>,
     serial: String,
 }
 
-impl<H: Handle> VirtioScsi<H> {
+impl<H: Handle<Target: Backend>> VirtioScsi<H> {
     /// A host with the drive behind `handle`, whose serial number is `serial`, cut to 32 characters of ASCII.
     pub fn new(handle: H, serial: &str) -> Self {
         let serial = serial.chars().filter(char::is_ascii_graphic).take(32).collect();
@@ -37,7 +37,7 @@ impl<H: Handle> VirtioScsi<H> {
     }
 }
 
-impl<H: Handle> Device for VirtioScsi<H> {
+impl<H: Handle<Target: Backend>> Device for VirtioScsi<H> {
     fn id(&self) -> u32 {
         VIRTIO_ID_SCSI
     }

@@ -4,10 +4,9 @@ use std::future::Future;
 use std::rc::Rc;
 
 use block::tray::Listener;
-use block::{Buf, Disk, DiskHandle, Result, Ticket};
-use executor::Remote;
+use block::{Buf, Disk, Result, Ticket};
 
-use crate::backend::{Backend, Handle};
+use crate::backend::Backend;
 
 impl Backend for Disk {
     type Ticket = Ticket;
@@ -46,16 +45,5 @@ impl Backend for Disk {
     }
     fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>> {
         Disk::read(self, ticket, offset, buf)
-    }
-}
-
-impl Handle for DiskHandle {
-    type Backend = Disk;
-
-    fn remote(&self) -> &Remote {
-        DiskHandle::remote(self)
-    }
-    fn get(&self) -> Option<Rc<Disk>> {
-        DiskHandle::get(self)
     }
 }

@@ -30,6 +30,6 @@ mod request;
 mod sense;
 mod serve;
 
-pub use backend::{Backend, Handle};
+pub use backend::Backend;
 pub use config::QUEUE_SIZE;
 pub use device::VirtioScsi;

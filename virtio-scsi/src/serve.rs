@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{Buf, ErrorKind};
-use executor::spawn;
 use executor::sync::Event;
+use executor::{Handle, spawn};
 use virtio_bindings::virtio_scsi::*;
 use virtqueue::{Chain, Malformed, Queue, Task};
 
-use crate::backend::{Backend, Handle};
+use crate::backend::Backend;
 use crate::cdrom::{Cdrom, Step};
 use crate::config::{Config, QUEUE_SIZE};
 use crate::request::{Answer, Command, Lun, OURS, is_ours};
@@ -41,11 +41,11 @@ struct Host<B: Backend> {
 }
 
 /// The tasks of a host with the drive behind `handle`; `None` where it is gone.
-pub(crate) fn tasks<H: Handle>(
+pub(crate) fn tasks<H: Handle<Target: Backend>>(
     handle: &H,
     config: Arc<Config>,
     serial: &str,
-    queues: Vec<Queue<Keep<H::Backend>>>,
+    queues: Vec<Queue<Keep<H::Target>>>,
 ) -> Option<Vec<Task>> {
     let Some(disk) = handle.get() else {
         tracing::warn!("the drive of a virtio SCSI host is gone");

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use block::{Buf, Error, ErrorKind, Result};
 use executor::sync::{Event, OneSender, oneshot};
-use executor::{Remote, Thread, yield_now};
-use virtio_blk::{Backend, Handle};
+use executor::{Handle, Remote, Thread, yield_now};
+use virtio_blk::Backend;
 
 /// What the device asked of the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl Backend for FakeDisk {
 pub struct FakeHandle(Remote);
 
 impl Handle for FakeHandle {
-    type Backend = FakeDisk;
+    type Target = FakeDisk;
 
     fn remote(&self) -> &Remote {
         &self.0

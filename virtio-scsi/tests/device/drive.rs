@@ -7,8 +7,8 @@ use std::rc::{Rc, Weak};
 use block::tray::{Listener, TrayEvent};
 use block::{Buf, Error, ErrorKind, Result};
 use executor::sync::Event;
-use executor::{Remote, Thread, yield_now};
-use virtio_scsi::{Backend, Handle};
+use executor::{Handle, Remote, Thread, yield_now};
+use virtio_scsi::Backend;
 
 type WeakListener = Weak<dyn Fn(TrayEvent)>;
 
@@ -131,7 +131,7 @@ impl Backend for FakeDrive {
 pub struct FakeHandle(Remote);
 
 impl Handle for FakeHandle {
-    type Backend = FakeDrive;
+    type Target = FakeDrive;
 
     fn remote(&self) -> &Remote {
         &self.0
