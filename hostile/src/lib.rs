@@ -9,6 +9,7 @@
 //! `fuzz/fuzz_targets` and its name in `fuzz/Cargo.toml`.
 
 mod image;
+mod machine;
 mod monitor;
 pub mod mutate;
 mod nbd;
@@ -16,6 +17,7 @@ mod scsi;
 mod watched;
 
 pub use image::{qcow2, qed};
+pub use machine::machine;
 pub use monitor::qmp;
 pub use nbd::{nbd_client, nbd_server};
 pub use scsi::scsi;
@@ -39,5 +41,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_server", run: nbd_server, corpus: nbd::server_corpus, memory: nbd::memory },
     Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
     Target { name: "qmp", run: qmp, corpus: monitor::corpus, memory: monitor::memory },
+    Target { name: "machine", run: machine, corpus: machine::corpus, memory: machine::memory },
     Target { name: "scsi", run: scsi, corpus: scsi::corpus, memory: scsi::memory },
 ];

@@ -28,7 +28,7 @@ mod machine;
 pub mod memory;
 pub mod mmio;
 mod notice;
-mod ports;
+pub mod ports;
 pub mod program;
 pub mod serial;
 mod vcpu;

@@ -18,15 +18,13 @@ use crate::error::Error;
 use crate::gate::{Gate, Wanted};
 use crate::hypervisor::{self, Doorbell, Line, Vm};
 use crate::layout::{
-    BUTTON_GSI, KEYBOARD, MAX_CPUS, MAX_DEVICES, MMIO_SIZE, POWER, PVPANIC, SERIAL_GSIS, SERIAL_PORTS,
-    device_gsi, device_window,
+    BUTTON_GSI, MAX_CPUS, MAX_DEVICES, MMIO_SIZE, SERIAL_GSIS, SERIAL_PORTS, device_gsi, device_window,
 };
 use crate::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
 use crate::notice::{Event, Notices, Waiter, lock};
-use crate::ports::{Ender, Keyboard, Power, PvPanic};
 use crate::serial::{Backend, Port, Running as SerialTask};
 use crate::vcpu::{Vcpus, World};
-use crate::{acpi, memory};
+use crate::{acpi, memory, ports};
 
 /// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
 /// one at once after a panic, and no look for a PCI bus, which there is not.
@@ -393,15 +391,8 @@ impl Parts {
     }
 
     fn world(&self, gate: Arc<Gate>, notices: Arc<Notices>) -> World {
-        let serial = self.serial.clone();
-        let ender = Arc::new(Ender { gate: gate.clone(), notices: notices.clone(), serial });
-        let (mut ports, mut mmio) = (Bus::new(), Bus::new());
-        for (port, base) in self.serial.iter().zip(SERIAL_PORTS) {
-            ports.add(base.into(), 8, port.clone());
-        }
-        ports.add(KEYBOARD.into(), 1, Arc::new(Keyboard(ender.clone())));
-        ports.add(PVPANIC.into(), 1, Arc::new(PvPanic(notices.clone())));
-        ports.add(POWER.into(), 3, Arc::new(Power(ender)));
+        let ports = ports::bus(&gate, &notices, &self.serial);
+        let mut mmio = Bus::new();
         for (index, transport) in self.transports.iter().enumerate() {
             mmio.add(device_window(index), MMIO_SIZE, transport.clone());
         }

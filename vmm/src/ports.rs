@@ -1,12 +1,52 @@
-//! The small devices behind I/O ports: sleep, reset, pvpanic, and the keyboard controller's reset line.
+//! What is behind I/O ports: the serial ports, and the small devices for sleep, reset and pvpanic, with the
+//! keyboard controller's reset line.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::acpi::{RESET_VALUE, S5};
-use crate::bus::Target;
-use crate::gate::Gate;
+use crate::bus::{Bus, Target};
+use crate::gate::{Gate, Wanted};
+use crate::layout::{KEYBOARD, POWER, PVPANIC, SERIAL_PORTS};
 use crate::notice::{Event, Notices};
 use crate::serial::Port;
+
+/// The bus of a machine with these serial ports.
+pub(crate) fn bus(gate: &Arc<Gate>, notices: &Arc<Notices>, serial: &[Arc<Port>]) -> Bus {
+    let ender = Arc::new(Ender { gate: gate.clone(), notices: notices.clone(), serial: serial.to_vec() });
+    let mut bus = Bus::new();
+    for (port, base) in serial.iter().zip(SERIAL_PORTS) {
+        bus.add(base.into(), 8, port.clone());
+    }
+    bus.add(KEYBOARD.into(), 1, Arc::new(Keyboard(ender.clone())));
+    bus.add(PVPANIC.into(), 1, Arc::new(PvPanic(notices.clone())));
+    bus.add(POWER.into(), 3, Arc::new(Power(ender)));
+    bus
+}
+
+/// The ports without a machine, for whoever plays a guest.
+pub struct Ports {
+    /// Where they are.
+    pub bus: Bus,
+    notices: Arc<Notices>,
+}
+
+impl Ports {
+    /// Ports of a machine with two serial lines that keep what is written to them.
+    ///
+    /// # Errors
+    /// A process out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let (gate, notices) = (Gate::new(1, Wanted::Run)?, Arc::new(Notices::new()?));
+        let serial = [Arc::new(Port::new(true)?), Arc::new(Port::new(true)?)];
+        Ok(Ports { bus: bus(&gate, &notices, &serial), notices })
+    }
+
+    /// The next event that a device has told.
+    pub fn event(&self) -> Option<Event> {
+        self.notices.pop()
+    }
+}
 
 /// How a device ends what the guest is doing.
 pub(crate) struct Ender {
