@@ -10,6 +10,7 @@ mod peer;
 mod program;
 mod stream;
 mod switch;
+mod user;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -98,6 +98,7 @@ fn bad_command_lines_answer_one_line() -> Result<(), Failure> {
         (&["run", "--machine", "none", "--qmp", "carrier-pigeon"], "carrier-pigeon"),
         (&["run", "--machine", "none", "--qmp", "unix:missing/folder/qmp"], "missing/folder/qmp"),
         (&["run", "--machine", "none", "--pidfile", "missing/pid"], "missing/pid"),
+        (&["run", "--machine", "none", "--user", "no-such-user"], "no such user"),
         (&["run"], "--kernel"),
         (&["image", "info", "-f", "qcow2", "missing.qcow2"], "missing.qcow2"),
         (&["image", "info", "-f", "qcow2", "base.img"], "base.img"),

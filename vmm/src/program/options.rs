@@ -19,7 +19,7 @@ pub(super) struct Cli {
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Runs a machine, or just its disks.
-    Run(Run),
+    Run(Box<Run>),
     /// Creates images and looks at them.
     #[command(subcommand)]
     Image(Image),
@@ -141,6 +141,10 @@ pub(super) struct Run {
     /// A folder that images may lie below, once and again; without one, anywhere.
     #[arg(long, value_name = "PATH")]
     pub allow_dir: Vec<PathBuf>,
+    /// Becomes this user before the guest starts, with root's files still open; for a program that root has
+    /// started. A later 'change' opens what this user may.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// Where to write this process's number.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,

@@ -28,6 +28,7 @@ use super::drive::Drive;
 use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::signals::Signals;
+use super::user::NewUser;
 use crate::serial::Backend;
 use crate::{Config, Event, Machine};
 
@@ -125,6 +126,7 @@ async fn main(
     signals: Signals,
     credentials: BTreeMap<String, Credentials>,
 ) -> Result<ExitCode, Failure> {
+    let user = options.user.as_deref().map(NewUser::find).transpose()?;
     let events = Events::new();
     EVENTS.set(Some(events.clone()));
     let mut drives: Vec<Rc<Drive>> = Vec::new();
@@ -141,6 +143,10 @@ async fn main(
         MachineKind::None => None,
         MachineKind::Kvm => Some(Rc::new(build(&options, &drives, &io_errors).await?)),
     };
+    // Everything that the command line names is open by now, and no guest has run.
+    if let Some(user) = user {
+        user.enter()?;
+    }
     let failed = io_errors.waiter().map_err(|e| format!("eventfd: {e}"))?;
     let jobs = JOBS.with(Rc::clone);
     let control = Rc::new(Control::new(drives, machine.clone(), events.clone(), jobs, io_errors));
