@@ -113,6 +113,10 @@ impl Bench {
             storage::evict(&base.path)?;
         }
         storage::settle(place)?;
+        if !row.direct {
+            // For the page cache: what is read and what is written.
+            storage::fault_in(2 * base.data)?;
+        }
         let mut round = match vmm {
             Some(vmm) => self.stream(row, base, &target, vmm)?,
             None => plain(copier, &base.path, &target)?,

@@ -5,6 +5,7 @@
 //! QEMU's is waited for until the daemon has ended and its leaf is synced, the others' until the copy is synced.
 //! Besides, what a guest feels of a stream and of a switch, and the memory that a huge disk takes.
 
+mod budget;
 mod copy;
 mod files;
 mod guest;
@@ -67,6 +68,7 @@ fn rows() -> Vec<Row> {
     for row in guest::ROWS {
         rows.push((row.name, row.what, Box::new(|bench| bench.guest(row))));
     }
+    rows.push(("budget", "guest latency with x-max-latency", Box::new(copy::Bench::budget)));
     rows.push(("switch", "blackout of `change` under load", Box::new(copy::Bench::switch)));
     rows.push(("memory", "peak memory of a sparse disk of 1 TiB", Box::new(copy::Bench::memory)));
     rows
