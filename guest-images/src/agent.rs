@@ -338,6 +338,23 @@ impl<L: Link> Agent<L> {
         self.wait_reboot(timeout)
     }
 
+    /// Has the guest's kernel restart as it stands, without flushing anything; the answer comes before it does.
+    pub fn restart_at_once(&mut self) -> Result<()> {
+        self.ask("restart-at-once", Fields::new()).map(drop)
+    }
+
+    /// Takes a disk from its driver, whoever uses it: the name to [`Agent::bind`] it by.
+    pub fn unbind(&mut self, device: &str) -> Result<String> {
+        let answer = self.ask("unbind", device_field(device))?;
+        let name = answer.fields.text("name").map(str::to_owned);
+        name.map_err(|text| AgentError::Protocol { verb: "unbind".to_owned(), text })
+    }
+
+    /// Gives a disk back to its driver. It has its old name where nobody has it open any more.
+    pub fn bind(&mut self, name: &str) -> Result<()> {
+        self.ask("bind", Fields::new().with("name", name)).map(drop)
+    }
+
     /// Has the guest's kernel panic, without flushing anything.
     pub fn panic(&mut self) -> Result<()> {
         self.ask("panic", Fields::new()).map(drop)

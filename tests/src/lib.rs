@@ -9,6 +9,7 @@ pub mod iso;
 pub mod nbd;
 pub mod programs;
 pub mod qemu_img;
+pub mod servers;
 mod vm;
 
 pub use vm::{BOOT, Options, STEP, Vm};

@@ -4,7 +4,9 @@
 //! stands alone; those that leave their guest well hand it on to the next (`stage`), since a boot takes the longest.
 
 mod cdrom;
+mod chaos;
 mod crash;
+mod errors;
 mod live;
 mod reset;
 mod stage;
@@ -68,7 +70,8 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
         programs.equip(&mut command);
         command.env.push((GROUP_VARIABLE.into(), index.to_string().into()));
         // Each trial takes some 20 s on a quiet host.
-        command.timeout = Duration::from_secs(120 + 45 * trials.len() as u64);
+        let trials = Duration::from_secs(120 + 45 * trials.len() as u64);
+        command.timeout = trials + chaos::time();
         let status = lab::run_again_if_lost(&command).unwrap_or_else(|error| {
             // The other groups have results all the same.
             eprintln!("{error}");
@@ -104,13 +107,18 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("the_guest_is_told_if_notify_says_so", switch::notify),
         trial("reboot_in_the_middle_of_a_stream", reset::reboot),
         trial("system_reset_in_the_middle_of_a_stream", reset::system_reset),
+        trial("sysrq_b_in_the_middle_of_a_stream", reset::restarted_at_once),
+        trial("the_driver_lets_go_in_the_middle_of_a_stream", reset::driver_unbound),
     ]];
     // These end theirs.
     let last = [
         trial("removable_media_are_mounted_and_changed", cdrom::media),
         trial("a_tray_is_locked_opened_and_reset", cdrom::tray),
+        trial("chaos", chaos::run),
+        trial("a_full_server_stops_the_machine_until_cont", errors::full),
         trial("two_disks_and_two_cpus_at_once", live::two_disks),
         trial("power_off_in_the_middle_of_a_stream", reset::power_off),
+        trial("the_power_button_in_the_middle_of_a_stream", reset::power_button),
         trial("sigterm_in_the_middle_of_a_stream", crash::sigterm),
         trial("sigkill_in_the_middle_of_a_stream", crash::sigkill),
         trial("sigkill_after_the_base_was_deleted", crash::sigkill_after_the_end),

@@ -39,20 +39,60 @@ pub fn reboot() -> Result<(), Failure> {
     })
 }
 
-/// The reset button, under load: what was flushed is there.
+/// The reset button, under load.
 pub fn system_reset() -> Result<(), Failure> {
     shared(|guest| {
+        restarts(guest, false, |guest| {
+            guest.vm.qmp.execute_json("system_reset", Value::Null)?;
+            Ok(())
+        })
+    })
+}
+
+/// The guest's kernel restarts in the middle of everything (sysrq-b).
+pub fn restarted_at_once() -> Result<(), Failure> {
+    shared(|guest| restarts(guest, true, |guest| Ok(guest.agent()?.restart_at_once()?)))
+}
+
+/// A restart under load, with nothing flushed before it: what was flushed earlier is there.
+fn restarts(
+    guest: &mut Guest,
+    by_guest: bool,
+    restart: impl FnOnce(&mut Guest) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let old = guest.switch(0)?;
+    let seq = guest.fill()?;
+    guest.load()?;
+    guest.vm.stream("virtio0")?;
+    // So slow that it outlasts the reset, on any host.
+    guest.vm.set_speed("virtio0", 1 << 20)?;
+    restart(guest)?;
+    was_reset(guest, by_guest)?;
+    guest.vm.set_speed("virtio0", 0)?;
+    guest.has_all_since(seq)?;
+    guest.vm.stream_completed(STREAM)?;
+    remove_file(old)?;
+    Ok(())
+}
+
+/// The driver lets go of the disk under load, and takes it again.
+pub fn driver_unbound() -> Result<(), Failure> {
+    shared(|guest| {
         let old = guest.switch(0)?;
-        let seq = guest.fill()?;
-        guest.load()?;
+        let job = guest.load()?;
         guest.vm.stream("virtio0")?;
-        // So slow that it outlasts the reset, on any host.
         guest.vm.set_speed("virtio0", 1 << 20)?;
-        guest.vm.qmp.execute_json("system_reset", Value::Null)?;
-        was_reset(guest, false)?;
+        let name = guest.agent()?.unbind("/dev/vda")?;
+        // Its requests find no disk any more.
+        let load = guest.agent()?.stop(job);
+        check(load.is_err(), "a load without a disk fails")?;
+        check(guest.vm.streams()?.len() == 1, "the stream goes on without a driver")?;
+        guest.agent()?.bind(&name)?;
+        guest.agent()?.verify("/dev/vda")?;
+        let job = guest.load()?;
         guest.vm.set_speed("virtio0", 0)?;
-        guest.has_all_since(seq)?;
         guest.vm.stream_completed(STREAM)?;
+        guest.agent()?.stop(job)?;
         remove_file(old)?;
         Ok(())
     })
@@ -69,6 +109,18 @@ pub fn power_off() -> Result<(), Failure> {
         guest.power_off()?;
         is_resumable(guest, seq)?;
         check(same_bytes(&base, &copy)?, "the base is byte for byte what it was")
+    })
+}
+
+/// The power button is pressed in the middle of a stream: a guest that listens powers off.
+pub fn power_button() -> Result<(), Failure> {
+    alone(Setup::LONG, |guest| {
+        guest.switch(0)?;
+        let seq = guest.fill()?;
+        guest.stream(0)?;
+        guest.vm.qmp.execute_json("system_powerdown", Value::Null)?;
+        guest.ends_well()?;
+        is_resumable(guest, seq).map(drop)
     })
 }
 

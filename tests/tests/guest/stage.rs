@@ -29,13 +29,17 @@ pub struct Setup {
     pub size: u64,
     /// vCPUs.
     pub cpus: u32,
+    /// Queues of each disk.
+    pub queues: u32,
+    /// Further arguments of the program.
+    pub more: &'static [&'static str],
 }
 
 impl Setup {
     /// What most trials do with.
-    pub const USUAL: Setup = Setup { size: 64 * MIB, cpus: 1 };
+    pub const USUAL: Setup = Setup { size: 64 * MIB, cpus: 1, queues: 1, more: &[] };
     /// A stream that still runs when a guest has ended, or has flushed a few times.
-    pub const LONG: Setup = Setup { size: 192 * MIB, cpus: 1 };
+    pub const LONG: Setup = Setup { size: 192 * MIB, ..Self::USUAL };
 }
 
 /// A disk of the guest.
@@ -228,16 +232,24 @@ impl Guest {
 }
 
 fn start(programs: &Programs, folder: &TempDir, disks: &[Disk], setup: Setup) -> Result<Vm, Failure> {
-    let drives: Vec<_> =
-        disks.iter().map(|disk| images::drive(disk.id, &disk.image.0, disk.image.1)).collect();
-    Vm::start(programs, folder.path(), &Options { cpus: setup.cpus, ..Options::new(&drives) })
+    let drive = |disk: &Disk| {
+        format!("{},queues={}", images::drive(disk.id, &disk.image.0, disk.image.1), setup.queues)
+    };
+    let drives: Vec<_> = disks.iter().map(drive).collect();
+    let more = setup.more.iter().map(|&argument| argument.to_owned()).collect();
+    Vm::start(programs, folder.path(), &Options { cpus: setup.cpus, more, ..Options::new(&drives) })
 }
 
 fn host_hash(file: &std::path::Path, offset: u64, length: u64) -> Result<String, Failure> {
     use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; usize::try_from(length)?];
     std::fs::File::open(file)?.read_exact_at(&mut bytes, offset)?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash(&bytes))
+}
+
+/// SHA-256, in hexadecimal digits.
+pub fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Longer than any stream of these disks takes.

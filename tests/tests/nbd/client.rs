@@ -1,63 +1,20 @@
 //! Images on NBD servers of other people, and on a second `millrace`.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use qmp::event::{BlockJobCompleted, BlockJobError, BlockStreamCompleted};
 use qmp::types::BlockErrorAction;
 use serde_json::json;
+use tests::servers::Server;
 use tests::{Failure, STEP, Vm, check, qemu_img, wait_for};
 
 use crate::rig::{MIB, Model, Rig, fails, millrace, qemu_io, run};
 
 const SIZE: u64 = 32 * MIB;
 
-/// A server of other people, killed when dropped.
-struct Server {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Server {
-    fn start(socket: PathBuf, command: &mut Command) -> Result<Self, Failure> {
-        let name = format!("{command:?}");
-        let child = command.stdin(Stdio::null()).spawn().map_err(|e| format!("{name}: {e}"))?;
-        let mut server = Server { child, socket };
-        wait_for(&name, STEP, || {
-            check(server.child.try_wait()?.is_none(), "it runs; its output says why not")?;
-            Ok(server.socket.exists())
-        })?;
-        Ok(server)
-    }
-
-    fn nbdkit(rig: &Rig, arguments: &[&str]) -> Result<Self, Failure> {
-        let socket = rig.path("server");
-        // It does not take the place of one that was killed.
-        let _ = std::fs::remove_file(&socket);
-        let mut command = Command::new("nbdkit");
-        command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(&socket).args(arguments);
-        Self::start(socket, &mut command)
-    }
-
-    fn qemu_nbd(rig: &Rig, format: &str, file: &str) -> Result<Self, Failure> {
-        let socket = rig.path("server");
-        let mut command = Command::new("qemu-nbd");
-        command.args(["--persistent", "--export-name=disk", "--format", format, "--socket"]);
-        Self::start(socket.clone(), command.arg(&socket).arg(file))
-    }
-
-    fn uri(&self, name: &str) -> String {
-        format!("nbd+unix:///{name}?socket={}", self.socket.display())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Ended already is fine too.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// nbdkit with these arguments.
+fn nbdkit(rig: &Rig, arguments: &[&str]) -> Result<Server, Failure> {
+    Server::nbdkit(&rig.path("server"), arguments)
 }
 
 /// A raw image with data and holes.
@@ -97,7 +54,7 @@ fn a_base_on_nbdkit_is_streamed_without_its_holes() -> Result<(), Failure> {
     let mut model = base(&rig)?;
     let (log, base) = (rig.text("requests"), rig.text("base.img"));
     let (log_file, file) = (format!("logfile={log}"), format!("file={base}"));
-    let server = Server::nbdkit(&rig, &["--readonly", "--filter=log", "file", &file, &log_file])?;
+    let server = nbdkit(&rig, &["--readonly", "--filter=log", "file", &file, &log_file])?;
     let leaf = leaf(&rig, &server.uri(""), "raw")?;
     let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
     let uri = rig.export(&mut vm, "virtio0", true)?;
@@ -143,7 +100,7 @@ fn a_disk_lies_on_nbdkit() -> Result<(), Failure> {
     ] {
         let rig = Rig::new()?;
         let mut model = Model::new(SIZE);
-        let server = Server::nbdkit(&rig, arguments)?;
+        let server = nbdkit(&rig, arguments)?;
         let mut vm = with_drive(&rig, &format!("id=r0,file={},format=raw", server.uri("")))?;
         let uri = rig.export(&mut vm, "r0", true)?;
         let mut commands = Vec::new();
@@ -169,7 +126,7 @@ fn images_lie_on_qemu_nbd() -> Result<(), Failure> {
     // A qcow2 image as bytes: its format is ours to read. One client at a time.
     let inner = rig.text("inner.qcow2");
     run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &rig.text("base.img"), &inner])?;
-    let server = Server::qemu_nbd(&rig, "raw", &inner)?;
+    let server = Server::qemu_nbd(&rig.path("server"), "raw", &inner)?;
     let said = fails("nbdinfo", &["--size", &server.uri("other")])?;
     check(!said.is_empty(), "qemu-nbd exports one name only")?;
     let info =
@@ -190,7 +147,7 @@ fn images_lie_on_qemu_nbd() -> Result<(), Failure> {
     let space = rig.text("space.img");
     run("qemu-img", &["create", "-f", "raw", &space, "64M"])?;
     run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &leaf, &space])?;
-    let server = Server::nbdkit(&rig, &["file", &format!("file={space}")])?;
+    let server = nbdkit(&rig, &["file", &format!("file={space}")])?;
     let drive = format!("id=r1,file={},format=qcow2", server.uri(""));
     let mut vm = with_drive(&rig, &drive)?;
     let uri = rig.export(&mut vm, "r1", true)?;
@@ -207,7 +164,7 @@ fn a_servers_errors_are_the_requests_alone() -> Result<(), Failure> {
     let trigger = rig.path("fail");
     let (base, when) = (rig.text("base.img"), format!("error-file={}", trigger.display()));
     let failing = ["--filter=error", "file", &base, "error=EIO", "error-rate=100%", &when];
-    let server = Server::nbdkit(&rig, &failing)?;
+    let server = nbdkit(&rig, &failing)?;
     leaf(&rig, &server.uri(""), "raw")?;
     let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
     let uri = rig.export(&mut vm, "virtio0", true)?;
@@ -300,7 +257,7 @@ fn a_stream_waits_for_a_base_that_is_gone() -> Result<(), Failure> {
 fn a_running_disk_moves_to_a_leaf_over_its_own_export() -> Result<(), Failure> {
     let rig = Rig::new()?;
     let model = base(&rig)?;
-    let server = Server::nbdkit(&rig, &["file", &rig.text("base.img")])?;
+    let server = nbdkit(&rig, &["file", &rig.text("base.img")])?;
     leaf(&rig, &server.uri(""), "raw")?;
     let mut vm = with_drive(&rig, &format!("id=virtio0,file={},format=raw", server.uri("")))?;
     let uri = rig.export(&mut vm, "virtio0", true)?;

@@ -4,6 +4,7 @@
 //! machine it runs one command. Which of the two, the file `/etc/role` tells. It is process 1, whose end is a
 //! kernel panic: whatever fails is reported, and nothing here ends the process.
 
+mod button;
 mod device;
 mod disc;
 mod files;
@@ -41,6 +42,10 @@ fn main() {
 
 fn guest() -> ! {
     let agent = serve::Agent::new();
+    let owner = agent.clone();
+    if let Err(error) = button::listen(move || owner.power_off()) {
+        eprintln!("guest-agent: no power button: {error}");
+    }
     loop {
         let served = open_line(LINE).and_then(|line| agent.serve(line.try_clone()?, line));
         // Unplugged or absent; it may come back, and nothing else tells.

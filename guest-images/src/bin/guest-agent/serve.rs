@@ -56,6 +56,12 @@ impl Agent {
         Self::default()
     }
 
+    /// Flushes everything and powers off.
+    pub fn power_off(&self) {
+        self.ending(|| Ok(()));
+        system::halt(RebootCommand::PowerOff);
+    }
+
     /// Serves until the line ends or breaks.
     pub fn serve(&self, input: impl Read, output: impl Line) -> io::Result<()> {
         let output = Arc::new(Mutex::new(output));
@@ -152,6 +158,11 @@ impl Agent {
             "uptime" => Ok(Fields::new().with("ms", text(system::uptime())?).into()),
             "reboot" => Ok(self.ending(|| system::halt(RebootCommand::Restart))),
             "poweroff" => Ok(self.ending(|| system::halt(RebootCommand::PowerOff))),
+            "unbind" => Ok(Fields::new().with("name", text(system::unbind(fields.text("dev")?))?).into()),
+            "bind" => text(system::bind(fields.text("name")?)).map(|()| Answer::default()),
+            "restart-at-once" => {
+                Ok(Answer { then: Some(|| text(system::restart_at_once())), ..Answer::default() })
+            }
             "panic" => Ok(Answer { then: Some(|| text(system::panic())), ..Answer::default() }),
             verb => Err(format!("unknown request {verb}")),
         }

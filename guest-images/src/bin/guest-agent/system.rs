@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::system::RebootCommand;
@@ -16,6 +17,7 @@ const TROUBLE: [&str; 6] = [
     "blocked for more than",
     "lost async page write",
 ];
+const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 const NEW_CAPACITY: &str = "new size:";
 
 /// Every message that the kernel still has, oldest first.
@@ -71,6 +73,25 @@ pub fn uptime() -> io::Result<u64> {
 /// Panics the kernel.
 pub fn panic() -> io::Result<()> {
     fs::write("/proc/sysrq-trigger", "c")
+}
+
+/// Restarts the machine as it stands: nothing is flushed, nobody is told.
+pub fn restart_at_once() -> io::Result<()> {
+    fs::write("/proc/sysrq-trigger", "b")
+}
+
+/// Takes the disk behind a device file from its driver, whoever uses it: the name of its virtio device.
+pub fn unbind(device: &str) -> io::Result<String> {
+    let disk = Path::new(device).file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let link = fs::read_link(Path::new("/sys/block").join(disk).join("device"))?;
+    let name = link.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidData)?;
+    fs::write(Path::new(DRIVER).join("unbind"), name)?;
+    Ok(name.to_owned())
+}
+
+/// Gives it back.
+pub fn bind(name: &str) -> io::Result<()> {
+    fs::write(Path::new(DRIVER).join("bind"), name)
 }
 
 /// Ends the machine. Does not return even where the kernel refuses: process 1 has nowhere to return to.

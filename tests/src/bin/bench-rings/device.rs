@@ -8,7 +8,7 @@ use std::sync::Arc;
 use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
 use block::{Disk, DiskHandle, Kind, chain};
-use executor::Thread;
+use executor::{Handle, Thread};
 use serde_json::json;
 use tests::Failure;
 use tests::bench::{self, Daemon, Vmm};
