@@ -93,6 +93,9 @@ const DISK: &[c_long] = &[
     SYS_set_robust_list,
 ];
 
+/// A device's: its event loop, and what the allocator asks once.
+const DEVICE: &[c_long] = &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_sched_getaffinity];
+
 /// What an image's file, or a connection, is asked by ioctl(2).
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 
@@ -109,6 +112,7 @@ fn program(role: Role, mode: Mode) -> Result<BpfProgram, seccompiler::BackendErr
     let (calls, ioctls) = match role {
         Role::Vcpu => (&[][..], VCPU_IOCTLS),
         Role::Disk => (DISK, DISK_IOCTLS),
+        Role::Device => (DEVICE, &[][..]),
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         COMMON.iter().chain(calls).map(|call| (*call, Vec::new())).collect();

@@ -5,6 +5,7 @@
 
 mod cdrom;
 mod crash;
+mod devices;
 mod live;
 mod reset;
 mod stage;
@@ -104,6 +105,8 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("the_guest_is_told_if_notify_says_so", switch::notify),
         trial("reboot_in_the_middle_of_a_stream", reset::reboot),
         trial("system_reset_in_the_middle_of_a_stream", reset::system_reset),
+        // After the resets, which the device has to survive too.
+        trial("random_numbers_come_from_the_host", devices::random_numbers),
     ]];
     // These end theirs.
     let last = [

@@ -134,7 +134,7 @@ pub(super) struct Run {
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
-    /// Whether vCPU and disk threads may only do what their work takes: a call that is not allowed fails (on)
+    /// Whether vCPU, disk and device threads may only do what their work takes: a call that is not allowed fails (on)
     /// or ends the program (strict).
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: Sandbox,

@@ -24,6 +24,7 @@ use super::Failure;
 use super::console;
 use super::control::jobs::Ids;
 use super::control::{self, Control, End};
+use super::devices;
 use super::drive::Drive;
 use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
@@ -210,6 +211,8 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
         drive.connect(device.config()).await.map_err(|e| e.to_string())?;
         devices.push(Box::new(device));
     }
+    // Behind the drives, whose names in the guest follow their order.
+    devices.extend(devices::start(options)?);
     let config = Config {
         kernel,
         initrd: options.initrd.clone(),

@@ -6,6 +6,7 @@
 
 mod device;
 mod disc;
+mod entropy;
 mod files;
 mod init;
 mod jobs;

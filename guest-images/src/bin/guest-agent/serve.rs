@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::device::Device;
 use crate::disc;
+use crate::entropy;
 use crate::files::FileSystem;
 use crate::jobs::{Jobs, lock};
 use crate::load::{self, Settings};
@@ -142,6 +143,10 @@ impl Agent {
                 Ok(Fields::new().with("sha256", hash).into())
             }
             "disc-eject" => disc::eject(fields.text("dev")?).map(|()| Answer::default()),
+            "random" => {
+                let (bytes, source) = entropy::read(fields.number("length")?)?;
+                Ok(Fields::new().with("bytes", bytes).with("source", source).into())
+            }
             "errors" => Ok(listing(text(system::trouble())?)),
             "dmesg" => {
                 let mut messages = text(system::messages())?;
