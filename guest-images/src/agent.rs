@@ -21,6 +21,7 @@ mod report;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -307,6 +308,25 @@ impl<L: Link> Agent<L> {
     pub fn random(&mut self, length: usize) -> Result<(String, String)> {
         let answer = self.ask("random", Fields::new().with("length", length))?;
         Ok((text("random", &answer.fields, "bytes")?, text("random", &answer.fields, "source")?))
+    }
+
+    /// Gives the guest's interface `name` an address in a network of `prefix` common bits, and sets it up.
+    pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        let fields = Fields::new().with("name", name).with("address", address).with("prefix", prefix);
+        self.ask("net-up", fields).map(drop)
+    }
+
+    /// Has the guest connect to `address`, receive all that comes, at most 64 MiB, and send it back: how many bytes
+    /// that were, and their SHA-256 as hexadecimal digits.
+    pub fn net_echo(&mut self, address: SocketAddr) -> Result<(usize, String)> {
+        let answer = self.ask("net-echo", Fields::new().with("address", address))?;
+        Ok((number("net-echo", &answer.fields, "bytes")?, text("net-echo", &answer.fields, "sha256")?))
+    }
+
+    /// Whether the guest's interface `name`, which is up, has a cable.
+    pub fn net_carrier(&mut self, name: &str) -> Result<bool> {
+        let answer = self.ask("net-carrier", Fields::new().with("name", name))?;
+        Ok(number::<u8>("net-carrier", &answer.fields, "carrier")? == 1)
     }
 
     /// The guest kernel's messages so far that tell of failed or hung I/O.

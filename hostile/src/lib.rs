@@ -12,12 +12,14 @@ mod image;
 mod monitor;
 pub mod mutate;
 mod nbd;
+mod net;
 mod scsi;
 mod watched;
 
 pub use image::{qcow2, qed};
 pub use monitor::qmp;
 pub use nbd::{nbd_client, nbd_server};
+pub use net::net;
 pub use scsi::scsi;
 
 /// A door.
@@ -39,5 +41,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_server", run: nbd_server, corpus: nbd::server_corpus, memory: nbd::memory },
     Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
     Target { name: "qmp", run: qmp, corpus: monitor::corpus, memory: monitor::memory },
+    Target { name: "net", run: net, corpus: net::corpus, memory: net::memory },
     Target { name: "scsi", run: scsi, corpus: scsi::corpus, memory: scsi::memory },
 ];

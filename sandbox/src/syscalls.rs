@@ -93,8 +93,9 @@ const DISK: &[c_long] = &[
     SYS_set_robust_list,
 ];
 
-/// A device's: its event loop, and what the allocator asks once.
-const DEVICE: &[c_long] = &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_sched_getaffinity];
+/// A device's: its event loop, connections that were made elsewhere, and what the allocator asks once.
+const DEVICE: &[c_long] =
+    &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_recvfrom, SYS_sched_getaffinity, SYS_sendto];
 
 /// What an image's file, or a connection, is asked by ioctl(2).
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];

@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     let result = match cli.command {
-        Command::Run(options) => run::run(options),
+        Command::Run(options) => run::run(*options),
         Command::Image(command) => image::run(command),
         Command::Host { folder } => host::run(&folder),
         Command::Qmp { socket, command } => client::qmp(&socket, &command),

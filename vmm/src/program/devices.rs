@@ -4,6 +4,7 @@ use std::future::{pending, ready};
 
 use executor::Thread;
 use virtio_device::Device;
+use virtio_net::VirtioNet;
 use virtio_rng::VirtioRng;
 
 use super::Failure;
@@ -19,5 +20,9 @@ pub(super) fn start(options: &Run) -> Result<Vec<Box<dyn Device>>, Failure> {
         crate::confine(sandbox::Role::Device, mode);
         ready(())
     });
-    Ok(vec![Box::new(VirtioRng::new(remote.clone()))])
+    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(VirtioRng::new(remote.clone()))];
+    for net in &options.net {
+        devices.push(Box::new(VirtioNet::new(remote.clone(), net.connect()?, net.mac)));
+    }
+    Ok(devices)
 }

@@ -8,6 +8,10 @@ use virtio_blk::OnError;
 
 use crate::serial::Backend;
 
+mod net;
+
+pub(super) use net::Net;
+
 /// Boots a guest whose disks move to other images while it runs.
 #[derive(Parser)]
 #[command(name = "millrace", version, arg_required_else_help = true)]
@@ -19,7 +23,7 @@ pub(super) struct Cli {
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Runs a machine, or just its disks.
-    Run(Run),
+    Run(Box<Run>),
     /// Creates images and looks at them.
     #[command(subcommand)]
     Image(Image),
@@ -117,6 +121,11 @@ pub(super) struct Run {
     /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = cdrom)]
     pub cdrom: Vec<Drive>,
+    /// A network interface: tap=NAME[,mac=ADDRESS], on the host's tap interface NAME, or
+    /// passt=SOCKET[,mac=ADDRESS], on the network stack in user space that listens at SOCKET and needs no rights
+    /// (passt --socket SOCKET). The first is the guest's eth0.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = net::parse)]
+    pub net: Vec<Net>,
     /// TLS for the NBD server: id=ID,dir=PATH[,verify-peer=on|off]. The folder holds server-cert.pem and
     /// server-key.pem, and ca-cert.pem, whose clients alone are let in unless verify-peer=off.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = tls_creds)]

@@ -12,6 +12,7 @@ mod init;
 mod jobs;
 mod lab;
 mod load;
+mod net;
 mod regions;
 mod serve;
 mod system;
