@@ -329,6 +329,11 @@ impl<L: Link> Agent<L> {
         Ok(number::<u8>("net-carrier", &answer.fields, "carrier")? == 1)
     }
 
+    /// Has the guest send back whatever comes from a terminal, from now on.
+    pub fn echo(&mut self, device: &str) -> Result<()> {
+        self.ask("echo", device_field(device)).map(drop)
+    }
+
     /// The guest kernel's messages so far that tell of failed or hung I/O.
     pub fn errors(&mut self) -> Result<Vec<String>> {
         Ok(self.ask("errors", Fields::new())?.progress)

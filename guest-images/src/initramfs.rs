@@ -23,6 +23,7 @@ const GUEST_MODULES: &[&str] = &[
     "isofs",
     "virtio_rng",
     "virtio_net",
+    "virtio_console",
 ];
 const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
 const LAB_MODULES: &[&str] =

@@ -117,6 +117,7 @@ fn groups() -> Vec<Vec<Trial>> {
     let last = [
         trial("removable_media_are_mounted_and_changed", cdrom::media),
         trial("a_tray_is_locked_opened_and_reset", cdrom::tray),
+        trial("a_console_carries_bytes_both_ways", devices::console),
         trial("a_network_carries_a_conversation", devices::network).with_ignored_flag(!may_make_interfaces()),
         trial("two_disks_and_two_cpus_at_once", live::two_disks),
         trial("power_off_in_the_middle_of_a_stream", reset::power_off),

@@ -140,6 +140,9 @@ pub(super) struct Run {
     /// or null where the monitor is there.
     #[arg(long, value_name = "WHERE")]
     pub serial: Vec<Backend>,
+    /// A virtio console, which is faster than a serial port: unix:PATH. The first is the guest's /dev/hvc0.
+    #[arg(long, value_name = "WHERE", value_parser = console)]
+    pub console: Vec<PathBuf>,
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
@@ -358,6 +361,13 @@ fn on_error(key: &str, value: &str) -> Result<OnError, String> {
         "enospc" if key == "werror" => Ok(OnError::Enospc),
         _ if key == "werror" => Err(format!("{key}={value}: give report, stop, ignore or enospc")),
         _ => Err(format!("{key}={value}: give report, stop or ignore")),
+    }
+}
+
+fn console(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err(format!("'{text}' is no place for a console: give unix:PATH")),
     }
 }
 

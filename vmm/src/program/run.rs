@@ -212,7 +212,8 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
         devices.push(Box::new(device));
     }
     // Behind the drives, whose names in the guest follow their order.
-    devices.extend(devices::start(options)?);
+    let others = devices::start(options)?;
+    devices.extend(others.devices);
     let config = Config {
         kernel,
         initrd: options.initrd.clone(),
@@ -226,7 +227,9 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
         _ => &[Backend::Stdio],
     };
     let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
-    Machine::new(&config, devices, serial).map_err(|e| e.to_string())
+    let machine = Machine::new(&config, devices, serial).map_err(|e| e.to_string())?;
+    others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
+    Ok(machine)
 }
 
 /// Serves the machine's events until one of them ends the program.

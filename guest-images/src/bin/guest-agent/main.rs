@@ -54,6 +54,15 @@ fn guest() -> ! {
     }
 }
 
+/// Sends back on a terminal what comes from it, for as long as it is there.
+fn echo(path: &str) -> Result<(), String> {
+    let told = |error: io::Error| format!("{path}: {error}");
+    let line = open_line(path).map_err(told)?;
+    let (mut from, mut to) = (line.try_clone().map_err(told)?, line);
+    let thread = std::thread::Builder::new().spawn(move || io::copy(&mut from, &mut to));
+    thread.map(drop).map_err(told)
+}
+
 /// Opens a serial port for bytes as they are: no echo, no line editing, no translation, no modem control.
 fn open_line(path: &str) -> io::Result<fs::File> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -160,6 +160,7 @@ impl Agent {
                 let carrier = u8::from(net::has_carrier(fields.text("name")?)?);
                 Ok(Fields::new().with("carrier", carrier).into())
             }
+            "echo" => crate::echo(fields.text("dev")?).map(|()| Answer::default()),
             "errors" => Ok(listing(text(system::trouble())?)),
             "dmesg" => {
                 let mut messages = text(system::messages())?;
