@@ -5,5 +5,6 @@ mod device {
     mod frames;
     mod link;
     mod malformed;
+    mod passt;
     mod rig;
 }

@@ -43,11 +43,15 @@ impl Rig {
 
     /// A driver that does not know some of the features.
     pub fn without(features: u64) -> Self {
-        let thread = Thread::start("devices", std::future::pending).unwrap();
         let (ours, peer) = UnixStream::pair().unwrap();
         peer.set_read_timeout(Some(STUCK)).unwrap();
         peer.set_write_timeout(Some(STUCK)).unwrap();
-        let link = Link::stream(ours, "peer").unwrap();
+        Self::on(Link::stream(ours, "peer").unwrap(), peer, features)
+    }
+
+    /// A device on this link, at whose other end `peer` should be.
+    pub fn on(link: Link, peer: UnixStream, without: u64) -> Self {
+        let thread = Thread::start("devices", std::future::pending).unwrap();
         let mac = "52:54:00:01:02:03".parse().unwrap();
         let mut rig = Rig {
             device: VirtioNet::new(thread.remote().clone(), link, mac),
@@ -56,7 +60,7 @@ impl Rig {
             thread,
             peer,
             memory: Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap()),
-            without: features,
+            without,
         };
         rig.activate();
         rig
