@@ -12,6 +12,7 @@ need nbdinfo libnbd-bin
 need nbdsh python3-libnbd
 need nbdkit nbdkit
 need fio fio
+need passt passt
 need python3 python3
 # Debian ships the module venv without what it needs.
 python3 -c "import ensurepip" 2>/dev/null || missing+=(python3-venv)
@@ -24,11 +25,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 fi
-# A few tests of block devices and full file systems make loop devices and mounts.
+# A few tests make loop devices, mounts, or network interfaces in a namespace of their own.
 as_root=()
 if [ "$(id -u)" = 0 ]; then
     as_root=(--include-ignored)
 else
-    echo "test.sh: not root, so tests with loop devices and full file systems are not run"
+    echo "test.sh: not root, so tests with loop devices, full file systems and network interfaces are not run"
 fi
 exec cargo test --workspace "$@" -- "${as_root[@]}"

@@ -21,6 +21,7 @@ mod report;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -279,8 +280,7 @@ impl<L: Link> Agent<L> {
     pub fn read_hash(&mut self, device: &str, offset: u64, length: u64) -> Result<String> {
         let answer =
             self.ask("read-hash", device_field(device).with("offset", offset).with("length", length))?;
-        let hash = answer.fields.text("sha256").map(str::to_owned);
-        hash.map_err(|text| AgentError::Protocol { verb: "read-hash".to_owned(), text })
+        text("read-hash", &answer.fields, "sha256")
     }
 
     /// Mounts the ISO 9660 medium of a removable drive, which locks its tray.
@@ -296,13 +296,42 @@ impl<L: Link> Agent<L> {
     /// The SHA-256 of a file of the mounted medium, as hexadecimal digits.
     pub fn disc_hash(&mut self, device: &str, file: &str) -> Result<String> {
         let answer = self.ask("disc-hash", device_field(device).with("file", file))?;
-        let hash = answer.fields.text("sha256").map(str::to_owned);
-        hash.map_err(|text| AgentError::Protocol { verb: "disc-hash".to_owned(), text })
+        text("disc-hash", &answer.fields, "sha256")
     }
 
     /// Has the guest open the drive's tray.
     pub fn disc_eject(&mut self, device: &str) -> Result<()> {
         self.ask("disc-eject", device_field(device)).map(drop)
+    }
+
+    /// `length` bytes of the guest's hardware random number generator as hexadecimal digits, and its name.
+    pub fn random(&mut self, length: usize) -> Result<(String, String)> {
+        let answer = self.ask("random", Fields::new().with("length", length))?;
+        Ok((text("random", &answer.fields, "bytes")?, text("random", &answer.fields, "source")?))
+    }
+
+    /// Gives the guest's interface `name` an address in a network of `prefix` common bits, and sets it up.
+    pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        let fields = Fields::new().with("name", name).with("address", address).with("prefix", prefix);
+        self.ask("net-up", fields).map(drop)
+    }
+
+    /// Has the guest connect to `address`, receive all that comes, at most 64 MiB, and send it back: how many bytes
+    /// that were, and their SHA-256 as hexadecimal digits.
+    pub fn net_echo(&mut self, address: SocketAddr) -> Result<(usize, String)> {
+        let answer = self.ask("net-echo", Fields::new().with("address", address))?;
+        Ok((number("net-echo", &answer.fields, "bytes")?, text("net-echo", &answer.fields, "sha256")?))
+    }
+
+    /// Whether the guest's interface `name`, which is up, has a cable.
+    pub fn net_carrier(&mut self, name: &str) -> Result<bool> {
+        let answer = self.ask("net-carrier", Fields::new().with("name", name))?;
+        Ok(number::<u8>("net-carrier", &answer.fields, "carrier")? == 1)
+    }
+
+    /// Has the guest send back whatever comes from a terminal, from now on.
+    pub fn echo(&mut self, device: &str) -> Result<()> {
+        self.ask("echo", device_field(device)).map(drop)
     }
 
     /// The guest kernel's messages so far that tell of failed or hung I/O.
@@ -379,6 +408,11 @@ fn device_field(device: &str) -> Fields {
 
 fn number<T: std::str::FromStr>(verb: &str, fields: &Fields, key: &str) -> Result<T> {
     fields.number(key).map_err(|text| AgentError::Protocol { verb: verb.to_owned(), text })
+}
+
+fn text(verb: &str, fields: &Fields, key: &str) -> Result<String> {
+    let text = fields.text(key).map(str::to_owned);
+    text.map_err(|text| AgentError::Protocol { verb: verb.to_owned(), text })
 }
 
 fn tail(path: &Path) -> io::Result<String> {

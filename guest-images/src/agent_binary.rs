@@ -21,8 +21,8 @@ pub fn find() -> Result<PathBuf> {
         package.join("src/agent_binary.rs"),
     ];
     // What the agent is built from; the host's side may change without building the agent again.
-    sources
-        .extend(["lib.rs", "frames.rs", "pattern.rs", "wire.rs"].map(|name| package.join("src").join(name)));
+    let shared = ["lib.rs", "frames.rs", "interface.rs", "pattern.rs", "wire.rs"];
+    sources.extend(shared.map(|name| package.join("src").join(name)));
     sources.extend(
         packages::files(&package.join("src/bin/guest-agent"))?.into_iter().filter(|path| path.is_file()),
     );

@@ -14,11 +14,22 @@ use crate::{Error, Result, agent_binary, cache, libraries, modules, packages};
 pub const PATH_VARIABLE: &str = "MILLRACE_GUEST_INITRD";
 
 /// Found over ACPI or PCI, whichever the machine has.
-const GUEST_MODULES: &[&str] =
-    &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_scsi", "sr_mod", "isofs", "button", "evdev"];
+const GUEST_MODULES: &[&str] = &[
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "sr_mod",
+    "isofs",
+    "button",
+    "evdev",
+    "virtio_rng",
+    "virtio_net",
+    "virtio_console",
+];
 const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
 const LAB_MODULES: &[&str] =
-    &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "overlay"];
+    &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "overlay", "tun"];
 
 /// A guest's initramfs: its agent serves [`crate::wire`] on the second serial port.
 /// The variable [`PATH_VARIABLE`] names another one to use instead.

@@ -13,6 +13,7 @@ mod machine;
 mod monitor;
 pub mod mutate;
 mod nbd;
+mod net;
 mod scsi;
 mod watched;
 
@@ -20,6 +21,7 @@ pub use image::{qcow2, qed};
 pub use machine::machine;
 pub use monitor::qmp;
 pub use nbd::{nbd_client, nbd_server};
+pub use net::net;
 pub use scsi::scsi;
 
 /// A door.
@@ -42,5 +44,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
     Target { name: "qmp", run: qmp, corpus: monitor::corpus, memory: monitor::memory },
     Target { name: "machine", run: machine, corpus: machine::corpus, memory: machine::memory },
+    Target { name: "net", run: net, corpus: net::corpus, memory: net::memory },
     Target { name: "scsi", run: scsi, corpus: scsi::corpus, memory: scsi::memory },
 ];

@@ -31,6 +31,8 @@ pub enum Role {
     Vcpu,
     /// A disk's I/O.
     Disk,
+    /// The virtio devices that are no disks.
+    Device,
 }
 
 /// What the kernel does not have, of what confinement is made of.

@@ -98,6 +98,10 @@ const DISK: &[c_long] = &[
     SYS_set_robust_list,
 ];
 
+/// A device's: its event loop, connections that were made elsewhere, and what the allocator asks once.
+const DEVICE: &[c_long] =
+    &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_recvfrom, SYS_sched_getaffinity, SYS_sendto];
+
 /// What an image's file, or a connection, is asked by ioctl(2).
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 
@@ -114,6 +118,7 @@ fn program(role: Role, mode: Mode) -> Result<BpfProgram, seccompiler::BackendErr
     let (calls, ioctls) = match role {
         Role::Vcpu => (&[][..], VCPU_IOCTLS),
         Role::Disk => (DISK, DISK_IOCTLS),
+        Role::Device => (DEVICE, &[][..]),
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         COMMON.iter().chain(calls).map(|call| (*call, Vec::new())).collect();

@@ -17,7 +17,7 @@ fn confined<T: Send + 'static>(role: Role, mode: Mode, work: impl FnOnce() -> T 
 
 #[test]
 fn a_confined_thread_works_on_what_is_open_and_opens_nothing() {
-    for role in [Role::Disk, Role::Vcpu] {
+    for role in [Role::Disk, Role::Vcpu, Role::Device] {
         let mut file = tempfile::tempfile().unwrap();
         let (opened, connected) = confined(role, Mode::On, move || {
             file.write_all(b"abc").unwrap();
@@ -37,9 +37,11 @@ fn a_disks_workers_are_confined_alike() {
 }
 
 #[test]
-fn a_vcpu_makes_no_threads() {
-    let made = confined(Role::Vcpu, Mode::On, || std::thread::Builder::new().spawn(|| ()).map(drop));
-    assert_eq!(made.unwrap_err().kind(), ErrorKind::PermissionDenied);
+fn a_vcpu_and_a_device_make_no_threads() {
+    for role in [Role::Vcpu, Role::Device] {
+        let made = confined(role, Mode::On, || std::thread::Builder::new().spawn(|| ()).map(drop));
+        assert_eq!(made.unwrap_err().kind(), ErrorKind::PermissionDenied, "{role:?}");
+    }
 }
 
 #[test]

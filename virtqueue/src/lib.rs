@@ -18,7 +18,8 @@
 //! ```
 //!
 //! A device that has something to tell only now and then (a console's input) has it first, and takes a chain
-//! for it then: [`Queue::available`] waits and takes none, so that a pause has nothing to wait for.
+//! for it then: [`Queue::available`] waits and takes none, so that a pause has nothing to wait for. What may
+//! need several chains (a network frame) takes them all or none, by [`Queue::room`].
 //!
 //! | state | chains out of the ring | completions |
 //! |---|---|---|
@@ -36,9 +37,11 @@ mod aside;
 mod chain;
 pub mod driver;
 mod queue;
+mod room;
 mod runner;
 
 pub use aside::Aside;
 pub use chain::Malformed;
 pub use queue::{Chain, Queue, Token};
+pub use room::{NoRoom, Room};
 pub use runner::{Runner, Task, has};

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use buf::Buf;
 use executor::sync::Event;
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// A virtqueue between DRIVER_OK and reset, to be used by one task at a time. With each completion goes a `K`
 /// that is dropped when the driver has been told: until then what it stands for is not done.
-pub struct Queue<K: 'static = ()>(Rc<Ring<K>>);
+pub struct Queue<K: 'static = ()>(pub(crate) Rc<Ring<K>>);
 
 /// What the driver has made available. Its parts are guest memory: they may change at any time.
 pub struct Chain<K: 'static = ()> {
@@ -47,7 +47,7 @@ pub struct Token<K: 'static = ()> {
 pub(crate) struct Ring<K> {
     pub(crate) index: u16,
     pub(crate) shared: Rc<Shared>,
-    queue: RefCell<virtio_queue::Queue>,
+    pub(crate) queue: RefCell<virtio_queue::Queue>,
     kick: AsyncFd<EventFd>,
     /// The driver was told to kick.
     listening: Cell<bool>,
@@ -64,6 +64,8 @@ pub(crate) struct Ring<K> {
     done: RefCell<Vec<K>>,
     /// A task is on its way to tell.
     telling: Cell<bool>,
+    /// The used index at the last look whether the driver wants to be told.
+    told: Cell<u16>,
 }
 
 const TOO_MANY: Malformed = Malformed("more chains in flight than the ring has entries");
@@ -83,6 +85,7 @@ impl<K: 'static> Queue<K> {
         Ok(Queue(Rc::new(Ring {
             index: ready.index,
             shared,
+            told: Cell::new(queue.next_used()),
             queue: RefCell::new(queue),
             kick: AsyncFd::new(ready.kick)?,
             listening: Cell::new(true),
@@ -100,6 +103,11 @@ impl<K: 'static> Queue<K> {
         self.0.index
     }
 
+    /// How many descriptors, and so chains, its ring has at most.
+    pub fn size(&self) -> u16 {
+        self.0.queue.borrow().size()
+    }
+
     /// The next chain. Waits for ever while the device is paused or broken. The future may be dropped.
     pub async fn next(&self) -> Chain<K> {
         loop {
@@ -113,6 +121,11 @@ impl<K: 'static> Queue<K> {
     /// Waits until there is a chain to [`Queue::take`], and leaves it in the ring. Looks there before it
     /// waits for a kick: what is there may have been kicked long ago. The future may be dropped.
     pub async fn available(&self) {
+        self.available_beyond(0).await
+    }
+
+    /// As [`Queue::available`], until there are more than `count` chains.
+    pub async fn available_beyond(&self, count: u16) {
         let ring = &*self.0;
         loop {
             if ring.shared.broken.get() {
@@ -129,14 +142,14 @@ impl<K: 'static> Queue<K> {
                 yield_now().await;
                 continue;
             }
-            match ring.look() {
+            match ring.look(count) {
                 Ok(true) if ring.bytes.get() < MAX_BYTES => return,
                 Ok(true) => ring.freed.wait().await,
                 Ok(false) => {
                     ring.in_turn.set(0);
                     // Before the look that enabling takes, so that a kick during it is not lost.
                     ring.kick.clear_readable();
-                    match ring.listen() {
+                    match ring.listen(count) {
                         Ok(true) => ring.kick.readable().await,
                         Ok(false) => yield_now().await,
                         Err(why) => ring.shared.break_down(ring.index, why),
@@ -180,12 +193,12 @@ impl<K: 'static> Queue<K> {
 }
 
 impl<K: 'static> Ring<K> {
-    fn memory(&self) -> &GuestMemoryMmap {
+    pub(crate) fn memory(&self) -> &GuestMemoryMmap {
         &self.shared.memory
     }
 
-    /// Whether the ring holds a chain that was not taken.
-    fn is_waiting(&self) -> Result<bool, Malformed> {
+    /// Whether the ring holds more than `count` chains that were not taken.
+    fn is_waiting(&self, count: u16) -> Result<bool, Malformed> {
         let queue = self.queue.borrow();
         let available = queue.avail_idx(self.memory(), Ordering::Acquire).map_err(malformed)?;
         let waiting = available.0.wrapping_sub(queue.next_avail());
@@ -195,23 +208,32 @@ impl<K: 'static> Ring<K> {
         if waiting > 0 && self.in_flight.get() >= queue.size() {
             return Err(TOO_MANY);
         }
-        Ok(waiting > 0)
+        Ok(waiting > count)
     }
 
     /// [`Ring::is_waiting`]; asks for no kicks while it is so.
-    fn look(&self) -> Result<bool, Malformed> {
-        let waiting = self.is_waiting()?;
+    fn look(&self, count: u16) -> Result<bool, Malformed> {
+        let waiting = self.is_waiting(count)?;
         if waiting && self.listening.replace(false) {
             self.queue.borrow_mut().disable_notification(self.memory()).map_err(malformed)?;
         }
         Ok(waiting)
     }
 
-    /// Asks for a kick. `false` where a chain came before the driver could know.
-    fn listen(&self) -> Result<bool, Malformed> {
+    /// Asks for a kick when there are more than `count` chains. `false` where they came before the driver could
+    /// know.
+    fn listen(&self, count: u16) -> Result<bool, Malformed> {
         self.listening.set(true);
-        let came = self.queue.borrow_mut().enable_notification(self.memory()).map_err(malformed)?;
-        Ok(!came)
+        {
+            let mut queue = self.queue.borrow_mut();
+            let next = queue.next_avail();
+            // A driver with EVENT_IDX kicks for the chain at this index, not for one behind it (2.7.7.1).
+            queue.set_next_avail(next.wrapping_add(count));
+            let asked = queue.enable_notification(self.memory());
+            queue.set_next_avail(next);
+            asked.map_err(malformed)?;
+        }
+        Ok(!self.is_waiting(count)?)
     }
 
     /// A chain will never be given back, for which the driver would wait for ever.
@@ -241,17 +263,25 @@ impl<K: 'static> Ring<K> {
         self.shared.delivered(count);
     }
 
-    /// What the driver says in the available ring (virtio 1.2, 2.7.7); `virtio-queue` leaves out the
-    /// flag of drivers without EVENT_IDX.
+    /// What the driver says in the available ring (virtio 1.2, 2.7.7). `virtio-queue` leaves out the flag of
+    /// drivers without EVENT_IDX, and does not know of used entries that it did not write.
     fn wants_interrupt(&self) -> bool {
-        let mut queue = self.queue.borrow_mut();
+        let queue = self.queue.borrow();
+        let next = queue.next_used();
+        let told = self.told.replace(next);
+        // The used index is in memory before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let load = |offset| {
+            let address = GuestAddress(queue.avail_ring() + offset);
+            self.memory().load::<u16>(address, Ordering::Acquire).ok().map(u16::from_le)
+        };
         // An unreadable ring cannot be; if it is, an interrupt too many does no harm.
-        let wanted = queue.needs_notification(self.memory()).unwrap_or(true);
         if self.shared.event_idx {
-            return wanted;
+            let event = load(4 + 2 * u64::from(queue.size()));
+            return event
+                .is_none_or(|event| next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(told));
         }
-        let flags = self.memory().load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Acquire);
-        !flags.is_ok_and(|flags| u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT as u16 != 0)
+        load(0).is_none_or(|flags| flags & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
     }
 }
 
@@ -264,16 +294,25 @@ impl<K: 'static> Token<K> {
 
     /// Gives the chain back: `written` bytes were written from the start of its writable part on (virtio 1.2,
     /// 2.7.8.2; less than the truth is allowed). Chains that end together are told with one interrupt.
-    pub fn complete(mut self, written: u32, keep: K) {
-        let Some(ring) = self.ring.take() else { return };
-        if !ring.shared.silent.get()
+    pub fn complete(self, written: u32, keep: K) {
+        if let Some(ring) = self.ring.as_ref().filter(|_| self.is_wanted())
             && ring.queue.borrow_mut().add_used(ring.memory(), self.head, written).is_err()
         {
             ring.shared.break_down(ring.index, Malformed("a used entry does not fit guest memory"));
         }
-        // Together with the used entry: from here on the driver may use the descriptors again.
+        self.finish(keep);
+    }
+
+    /// What comes after the used entry: from there on the driver may use the descriptors again.
+    pub(crate) fn hand_over(&mut self, keep: K) -> Option<Rc<Ring<K>>> {
+        let ring = self.ring.take()?;
         ring.release(self.bytes);
         ring.done.borrow_mut().push(keep);
+        Some(ring)
+    }
+
+    fn finish(mut self, keep: K) {
+        let Some(ring) = self.hand_over(keep) else { return };
         if ring.in_flight.get() == 0 {
             ring.tell();
         } else if !ring.telling.replace(true) {
@@ -283,6 +322,13 @@ impl<K: 'static> Token<K> {
                 ring.tell();
             });
         }
+    }
+
+    /// Leaves the chain in the ring as if it had not been taken; the index is the caller's to set back.
+    pub(crate) fn put_back(mut self) {
+        let Some(ring) = self.ring.take() else { return };
+        ring.release(self.bytes);
+        ring.shared.delivered(1);
     }
 
     /// Does not give the chain back, because no driver may build such a one: the device needs a reset.
@@ -303,4 +349,4 @@ impl<K: 'static> Drop for Token<K> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

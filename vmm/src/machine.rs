@@ -335,6 +335,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Has [`Machine::shutdown`] await the output of another terminal too.
+    pub(crate) fn attach(&self, terminal: SerialTask) {
+        self.serial_tasks.borrow_mut().push(terminal);
+    }
+
     /// Ends the machine: vCPUs, then devices, then the serial ports when their output is written (within a
     /// second). Devices are dropped with the machine.
     pub async fn shutdown(&self) {

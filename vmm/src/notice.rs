@@ -43,9 +43,14 @@ impl Signal {
         let _ = self.0.write(1);
     }
 
+    /// What is written to raise it.
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.0
+    }
+
     /// The waiting side, for one task at a time of the current executor.
     pub(crate) fn waiter(&self) -> io::Result<Waiter> {
-        Ok(Waiter(AsyncFd::new(self.0.try_clone()?)?))
+        Waiter::new(&self.0)
     }
 }
 
@@ -53,6 +58,11 @@ impl Signal {
 pub(crate) struct Waiter(AsyncFd<EventFd>);
 
 impl Waiter {
+    /// Waits for writes to a copy of `event`.
+    pub(crate) fn new(event: &EventFd) -> io::Result<Self> {
+        Ok(Waiter(AsyncFd::new(event.try_clone()?)?))
+    }
+
     /// Ends when the signal was raised since this ended last: test the condition, then wait, in a loop.
     pub(crate) async fn wait(&self) {
         self.0.readable().await;

@@ -7,6 +7,7 @@ use clap::Parser;
 mod client;
 mod console;
 mod control;
+mod devices;
 mod drive;
 mod exports;
 mod host;

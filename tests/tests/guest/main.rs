@@ -6,6 +6,7 @@
 mod cdrom;
 mod chaos;
 mod crash;
+mod devices;
 mod errors;
 mod live;
 mod reset;
@@ -84,6 +85,11 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
     Ok(Some(code))
 }
 
+/// A tap interface takes root, which everybody is in the lab.
+fn may_make_interfaces() -> bool {
+    rustix::process::geteuid().is_root() || !kvm_probe::kvm().is_usable()
+}
+
 /// Trials that run one after the other in one machine.
 fn groups() -> Vec<Vec<Trial>> {
     let trial = |name: &str, test: fn() -> Result<(), Failure>| {
@@ -109,6 +115,8 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("system_reset_in_the_middle_of_a_stream", reset::system_reset),
         trial("sysrq_b_in_the_middle_of_a_stream", reset::restarted_at_once),
         trial("the_driver_lets_go_in_the_middle_of_a_stream", reset::driver_unbound),
+        // After the resets, which the device has to survive too.
+        trial("random_numbers_come_from_the_host", devices::random_numbers),
     ]];
     // These end theirs.
     let last = [
@@ -116,6 +124,8 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("a_tray_is_locked_opened_and_reset", cdrom::tray),
         trial("chaos", chaos::run),
         trial("a_full_server_stops_the_machine_until_cont", errors::full),
+        trial("a_console_carries_bytes_both_ways", devices::console),
+        trial("a_network_carries_a_conversation", devices::network).with_ignored_flag(!may_make_interfaces()),
         trial("two_disks_and_two_cpus_at_once", live::two_disks),
         trial("power_off_in_the_middle_of_a_stream", reset::power_off),
         trial("the_power_button_in_the_middle_of_a_stream", reset::power_button),

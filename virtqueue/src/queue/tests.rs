@@ -19,16 +19,16 @@ thread_local! {
     static STOP: Rc<Event> = Rc::default();
 }
 
-struct Rig {
-    driver: Driver,
-    interrupts: Arc<Interrupts>,
-    runner: Runner,
+pub(crate) struct Rig {
+    pub(crate) driver: Driver,
+    pub(crate) interrupts: Arc<Interrupts>,
+    pub(crate) runner: Runner,
     thread: Option<Thread>,
 }
 
 impl Rig {
     /// An active device that runs `serve`.
-    fn new<F: Future<Output = ()> + 'static>(
+    pub(crate) fn new<F: Future<Output = ()> + 'static>(
         event_idx: bool,
         serve: impl FnOnce(Queue) -> F + Send + 'static,
     ) -> Self {
@@ -57,7 +57,7 @@ impl Rig {
     }
 
     /// Offers a chain of `out` bytes to read and `into` to write; where they lie.
-    fn offer(&mut self, out: &[u8], into: usize) -> u64 {
+    pub(crate) fn offer(&mut self, out: &[u8], into: usize) -> u64 {
         let from = self.driver.alloc(out);
         let to = self.driver.alloc(&vec![0xee; into]);
         let pieces = [(from, out.len(), false), (to, into, true)].map(|(address, len, write)| Piece {
@@ -71,7 +71,7 @@ impl Rig {
         to
     }
 
-    fn wait_used(&mut self) -> (u16, u32) {
+    pub(crate) fn wait_used(&mut self) -> (u16, u32) {
         loop {
             let before = self.interrupts.counts().used[0];
             self.driver.set_used_event(1);
@@ -83,7 +83,7 @@ impl Rig {
     }
 
     /// Lets the device's thread do all that it can do by now.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let turns = || async {
             for _ in 0..20 {
                 yield_now().await;

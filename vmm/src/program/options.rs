@@ -8,6 +8,10 @@ use virtio_blk::OnError;
 
 use crate::serial::Backend;
 
+mod net;
+
+pub(super) use net::Net;
+
 /// Boots a guest whose disks move to other images while it runs.
 #[derive(Parser)]
 #[command(name = "millrace", version, arg_required_else_help = true)]
@@ -117,6 +121,11 @@ pub(super) struct Run {
     /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = cdrom)]
     pub cdrom: Vec<Drive>,
+    /// A network interface: tap=NAME[,mac=ADDRESS], on the host's tap interface NAME, or
+    /// passt=SOCKET[,mac=ADDRESS], on the network stack in user space that listens at SOCKET and needs no rights
+    /// (passt --socket SOCKET). The first is the guest's eth0.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = net::parse)]
+    pub net: Vec<Net>,
     /// TLS for the NBD server: id=ID,dir=PATH[,verify-peer=on|off]. The folder holds server-cert.pem and
     /// server-key.pem, and ca-cert.pem, whose clients alone are let in unless verify-peer=off.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = tls_creds)]
@@ -131,10 +140,13 @@ pub(super) struct Run {
     /// or null where the monitor is there.
     #[arg(long, value_name = "WHERE")]
     pub serial: Vec<Backend>,
+    /// A virtio console, which is faster than a serial port: unix:PATH. The first is the guest's /dev/hvc0.
+    #[arg(long, value_name = "WHERE", value_parser = console)]
+    pub console: Vec<PathBuf>,
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
-    /// Whether vCPU and disk threads may only do what their work takes: a call that is not allowed fails (on)
+    /// Whether vCPU, disk and device threads may only do what their work takes: a call that is not allowed fails (on)
     /// or ends the program (strict).
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: Sandbox,
@@ -353,6 +365,13 @@ fn on_error(key: &str, value: &str) -> Result<OnError, String> {
         "enospc" if key == "werror" => Ok(OnError::Enospc),
         _ if key == "werror" => Err(format!("{key}={value}: give report, stop, ignore or enospc")),
         _ => Err(format!("{key}={value}: give report, stop or ignore")),
+    }
+}
+
+fn console(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err(format!("'{text}' is no place for a console: give unix:PATH")),
     }
 }
 

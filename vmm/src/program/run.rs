@@ -24,6 +24,7 @@ use super::Failure;
 use super::console;
 use super::control::jobs::Ids;
 use super::control::{self, Control, End};
+use super::devices;
 use super::drive::Drive;
 use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
@@ -216,6 +217,9 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
         drive.connect(device.config()).await.map_err(|e| e.to_string())?;
         devices.push(Box::new(device));
     }
+    // Behind the drives, whose names in the guest follow their order.
+    let others = devices::start(options)?;
+    devices.extend(others.devices);
     let config = Config {
         kernel,
         initrd: options.initrd.clone(),
@@ -229,7 +233,9 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
         _ => &[Backend::Stdio],
     };
     let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
-    Machine::new(&config, devices, serial).map_err(|e| e.to_string())
+    let machine = Machine::new(&config, devices, serial).map_err(|e| e.to_string())?;
+    others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
+    Ok(machine)
 }
 
 /// Serves the machine's events until one of them ends the program.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -15,7 +15,8 @@ use std::time::Duration;
 use executor::sync::{OneSender, oneshot};
 use executor::{JoinHandle, spawn, timeout, unblock};
 
-use super::{Port, stdio, unix};
+use super::terminal::Terminal;
+use super::{stdio, unix};
 use crate::notice::{Notices, Waiter};
 
 /// The bytes that are moved at once.
@@ -51,16 +52,13 @@ impl FromStr for Backend {
 
 impl Backend {
     /// Opens the back end and starts its tasks on the current executor.
-    pub(crate) fn start(&self, port: Arc<Port>, notices: Arc<Notices>) -> Result<Running, String> {
-        let finishing = Rc::new(Cell::new(false));
-        let mut running =
-            Running { port: port.clone(), finishing: finishing.clone(), work: None, _cleanup: None };
-        let explain = |what: &str, e: io::Error| format!("{what}: {e}");
-        let output =
-            Output { waiter: port.output.waiter().map_err(|e| explain("eventfd", e))?, finishing, port };
-        let room = output.port.room.waiter().map_err(|e| explain("eventfd", e))?;
+    pub(crate) fn start(&self, port: Arc<dyn Terminal>, notices: Arc<Notices>) -> Result<Running, String> {
+        if let Backend::Unix(path) = self {
+            return listen(path, port);
+        }
+        let (mut running, output, room) = ends(port)?;
         match self {
-            Backend::Null => {}
+            Backend::Null | Backend::Unix(_) => {}
             Backend::File(path) => {
                 let file = File::create(path).map_err(|e| explain(&path.display().to_string(), e))?;
                 running.run(output.write_to(file));
@@ -78,19 +76,36 @@ impl Backend {
                     .await
                 });
             }
-            Backend::Unix(path) => {
-                let listener =
-                    unix::Listener::bind(path).map_err(|e| explain(&path.display().to_string(), e))?;
-                running.run(listener.serve(output, room));
-            }
         }
         Ok(running)
     }
 }
 
+/// Opens a socket at `path` as the other end of `terminal`, and starts to serve its clients on the current
+/// executor.
+pub(crate) fn listen(path: &Path, terminal: Arc<dyn Terminal>) -> Result<Running, String> {
+    let (mut running, output, room) = ends(terminal)?;
+    let listener = unix::Listener::bind(path).map_err(|e| explain(&path.display().to_string(), e))?;
+    running.run(listener.serve(output, room));
+    Ok(running)
+}
+
+/// A terminal's output, and what waits for room for its input; nothing runs yet.
+fn ends(port: Arc<dyn Terminal>) -> Result<(Running, Output, Waiter), String> {
+    let waiter = |event| Waiter::new(event).map_err(|e| explain("eventfd", e));
+    let (waiter, room) = (waiter(port.output_event())?, waiter(port.room_event())?);
+    let finishing = Rc::new(Cell::new(false));
+    let running = Running { port: port.clone(), finishing: finishing.clone(), work: None, _cleanup: None };
+    Ok((running, Output { port, waiter, finishing }, room))
+}
+
+fn explain(what: &str, e: io::Error) -> String {
+    format!("{what}: {e}")
+}
+
 /// The task of one back end. Dropping it ends the task and restores the terminal.
 pub(crate) struct Running {
-    port: Arc<Port>,
+    port: Arc<dyn Terminal>,
     finishing: Rc<Cell<bool>>,
     work: Option<(JoinHandle<()>, OneSender<()>)>,
     _cleanup: Option<Box<dyn std::any::Any>>,
@@ -108,7 +123,8 @@ impl Running {
     /// Ends when the output that is left has been written, within a second.
     pub(crate) async fn finish(mut self) {
         self.finishing.set(true);
-        self.port.output.raise();
+        // Fails only when the counter is full, and then it is readable already.
+        let _ = self.port.output_event().write(1);
         if let Some((task, _alive)) = self.work.take() {
             timeout(Duration::from_secs(1), task).await;
         }
@@ -117,7 +133,7 @@ impl Running {
 
 /// A port's output as a back end takes it.
 pub(super) struct Output {
-    pub(super) port: Arc<Port>,
+    pub(super) port: Arc<dyn Terminal>,
     waiter: Waiter,
     finishing: Rc<Cell<bool>>,
 }

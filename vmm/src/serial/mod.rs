@@ -1,4 +1,5 @@
-//! Serial ports: the UART that the guest drives, and the back ends that carry its bytes.
+//! Serial ports: the UART that the guest drives, and the back ends that carry its bytes, or those of a virtio
+//! console.
 //!
 //! A [`Port`] is the meeting point. The vCPU side appends output to a bounded buffer and takes input
 //! from another; the main loop's tasks move bytes between these buffers and the world. Neither side
@@ -8,11 +9,12 @@
 mod backend;
 mod port;
 mod stdio;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod unix;
 
 pub use backend::Backend;
-pub(crate) use backend::Running;
+pub(crate) use backend::{Running, listen};
 pub use port::Port;
 pub use stdio::{restore_terminal, save_terminal};

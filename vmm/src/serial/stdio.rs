@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use executor::{AsyncFd, unblock};
 
-use super::Port;
 use super::backend::CHUNK;
+use super::terminal::Terminal;
 use crate::notice::{Event, Notices, Waiter, lock};
 
 /// The terminal's settings before raw mode.
@@ -100,7 +100,7 @@ impl Escape {
 }
 
 /// Offers `bytes` to the guest until it has taken them all.
-pub(super) async fn offer(port: &Port, room: &Waiter, mut bytes: &[u8]) {
+pub(super) async fn offer(port: &dyn Terminal, room: &Waiter, mut bytes: &[u8]) {
     loop {
         bytes = &bytes[port.offer_input(bytes)..];
         if bytes.is_empty() {
@@ -136,7 +136,7 @@ fn read_some(mut file: &File) -> io::Result<Vec<u8>> {
 }
 
 /// Carries standard input to the guest until it ends.
-pub(super) async fn read(file: File, port: Arc<Port>, room: Waiter, notices: Arc<Notices>) {
+pub(super) async fn read(file: File, port: Arc<dyn Terminal>, room: Waiter, notices: Arc<Notices>) {
     let file = Arc::new(file);
     // What epoll refuses, a regular file, does not keep its reader waiting.
     let awaited = AsyncFd::new(file.clone()).ok();
@@ -156,7 +156,7 @@ pub(super) async fn read(file: File, port: Arc<Port>, room: Waiter, notices: Arc
                 if quit {
                     notices.push(Event::Quit);
                 }
-                offer(&port, &room, &bytes).await;
+                offer(&*port, &room, &bytes).await;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {

@@ -1,4 +1,4 @@
-//! A listening socket as a serial port's back end.
+//! A listening socket as a terminal's other end.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use executor::AsyncFd;
 
-use super::Port;
 use super::backend::{CHUNK, Output, first};
 use super::stdio::offer;
+use super::terminal::Terminal;
 use crate::notice::Waiter;
 
 /// Removes a socket from the file system when dropped.
@@ -51,7 +51,7 @@ impl Listener {
         let Listener { listener, unlink: _unlink } = self;
         let listener = match AsyncFd::new(listener) {
             Ok(listener) => listener,
-            Err(e) => return tracing::warn!("serial socket: {e}"),
+            Err(e) => return tracing::warn!("terminal socket: {e}"),
         };
         let next = RefCell::new(None);
         while !output.finishing() {
@@ -59,7 +59,7 @@ impl Listener {
                 match listener.read_io(|listener| listener.accept()).await {
                     Ok((client, _)) => *next.borrow_mut() = Some(client),
                     Err(e) => {
-                        tracing::warn!("serial socket: {e}");
+                        tracing::warn!("terminal socket: {e}");
                         // Out of descriptors, most likely: the client waits as it is.
                         executor::sleep(Duration::from_secs(1)).await;
                     }
@@ -70,7 +70,7 @@ impl Listener {
             if let Some(client) = client
                 && let Err(e) = serve_client(client, &output, &room).await
             {
-                tracing::warn!("serial client: {e}");
+                tracing::warn!("terminal client: {e}");
             }
         }
     }
@@ -81,7 +81,7 @@ async fn serve_client(client: UnixStream, output: &Output, room: &Waiter) -> io:
     let client = AsyncFd::new(client)?;
     // What was taken from the port and not yet given to the client; a next client gets it.
     let unsent = RefCell::new(Vec::new());
-    first(send(&client, output, &unsent), receive(&client, &output.port, room)).await;
+    first(send(&client, output, &unsent), receive(&client, &*output.port, room)).await;
     output.port.return_output(&unsent.borrow());
     Ok(())
 }
@@ -100,7 +100,7 @@ async fn send(client: &AsyncFd<UnixStream>, output: &Output, unsent: &RefCell<Ve
 
 /// Carries the client's bytes to the guest, and ends when the client has gone. One that has only shut
 /// down its sending side still listens.
-async fn receive(client: &AsyncFd<UnixStream>, port: &Port, room: &Waiter) {
+async fn receive(client: &AsyncFd<UnixStream>, port: &dyn Terminal, room: &Waiter) {
     let mut bytes = [0; CHUNK];
     loop {
         match client.read_io(|mut client| client.read(&mut bytes)).await {

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_images::frames::{self, Kind};
+use guest_images::interface;
 use rustix::mount::MountFlags;
 use rustix::process::Signal;
 use rustix::system::RebootCommand;
@@ -130,7 +131,8 @@ fn enter_root() -> Result<(), String> {
     if let Some(device) = disk("scratch") {
         mount(&device.to_string_lossy(), &root.join(SCRATCH), "ext4", none, c"")?;
     }
-    loopback_up().map_err(|error| format!("loopback: {error}"))?;
+    // Its own address comes with that.
+    interface::up("lo").map_err(|error| format!("loopback: {error}"))?;
     // Where devtmpfs is all there is, nobody has made these.
     for (link, target) in [
         ("fd", "/proc/self/fd"),
@@ -179,25 +181,4 @@ fn named(class: &str, attribute: &str, value: &str) -> io::Result<Option<OsStrin
         }
     }
     Ok(None)
-}
-
-/// Asks the kernel to set `lo` up (`rtnetlink(7)`): its own loopback address comes with that.
-fn loopback_up() -> io::Result<()> {
-    use rustix::net::{AddressFamily, SendFlags, SocketType, netlink};
-    const RTM_NEWLINK: u16 = 16;
-    const NLM_F_REQUEST: u16 = 1;
-    const IFF_UP: u32 = 1;
-    // Protocol 0 is NETLINK_ROUTE.
-    let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
-    let mut message = Vec::new();
-    message.extend(32_u32.to_ne_bytes()); // the whole length
-    message.extend(RTM_NEWLINK.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend([0; 8]); // sequence number and sender
-    message.extend([0; 4]); // any family, any type
-    message.extend(1_i32.to_ne_bytes()); // lo is always the first interface
-    message.extend(IFF_UP.to_ne_bytes());
-    message.extend(IFF_UP.to_ne_bytes()); // which flags to change
-    rustix::net::sendto(&socket, &message, SendFlags::empty(), &netlink::SocketAddrNetlink::new(0, 0))?;
-    Ok(())
 }

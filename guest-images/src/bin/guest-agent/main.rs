@@ -7,11 +7,13 @@
 mod button;
 mod device;
 mod disc;
+mod entropy;
 mod files;
 mod init;
 mod jobs;
 mod lab;
 mod load;
+mod net;
 mod regions;
 mod serve;
 mod system;
@@ -55,6 +57,15 @@ fn guest() -> ! {
         );
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// Sends back on a terminal what comes from it, for as long as it is there.
+fn echo(path: &str) -> Result<(), String> {
+    let told = |error: io::Error| format!("{path}: {error}");
+    let line = open_line(path).map_err(told)?;
+    let (mut from, mut to) = (line.try_clone().map_err(told)?, line);
+    let thread = std::thread::Builder::new().spawn(move || io::copy(&mut from, &mut to));
+    thread.map(drop).map_err(told)
 }
 
 /// Opens a serial port for bytes as they are: no echo, no line editing, no translation, no modem control.

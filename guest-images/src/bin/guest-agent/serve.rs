@@ -14,9 +14,11 @@ use sha2::{Digest, Sha256};
 
 use crate::device::Device;
 use crate::disc;
+use crate::entropy;
 use crate::files::FileSystem;
 use crate::jobs::{Jobs, lock};
 use crate::load::{self, Settings};
+use crate::net;
 use crate::regions::{self, MAX_SEQ, Region};
 use crate::system;
 
@@ -148,6 +150,23 @@ impl Agent {
                 Ok(Fields::new().with("sha256", hash).into())
             }
             "disc-eject" => disc::eject(fields.text("dev")?).map(|()| Answer::default()),
+            "random" => {
+                let (bytes, source) = entropy::read(fields.number("length")?)?;
+                Ok(Fields::new().with("bytes", bytes).with("source", source).into())
+            }
+            "net-up" => {
+                let (address, prefix) = (fields.number("address")?, fields.number("prefix")?);
+                net::up(fields.text("name")?, address, prefix).map(|()| Answer::default())
+            }
+            "net-echo" => {
+                let (bytes, hash) = net::echo(fields.number("address")?)?;
+                Ok(Fields::new().with("bytes", bytes).with("sha256", hash).into())
+            }
+            "net-carrier" => {
+                let carrier = u8::from(net::has_carrier(fields.text("name")?)?);
+                Ok(Fields::new().with("carrier", carrier).into())
+            }
+            "echo" => crate::echo(fields.text("dev")?).map(|()| Answer::default()),
             "errors" => Ok(listing(text(system::trouble())?)),
             "dmesg" => {
                 let mut messages = text(system::messages())?;

@@ -57,6 +57,14 @@ fn what_errors_do() {
 }
 
 #[test]
+fn consoles() {
+    assert_eq!(console("unix:/tmp/a"), Ok("/tmp/a".into()));
+    for wrong in ["", "unix:", "stdio", "/tmp/a"] {
+        assert!(console(wrong).unwrap_err().contains("unix:PATH"), "{wrong}");
+    }
+}
+
+#[test]
 fn the_whole_line_parses() {
     let line = "millrace run --machine none --drive id=a,file=b,format=raw --qmp unix:/tmp/s --serial null \
                 --serial unix:/tmp/t --memory 1G --cpus 2 --on-reset exit";

@@ -1,0 +1,43 @@
+//! The guest's virtio devices that are no drives, and the thread on which they work.
+
+use std::future::{pending, ready};
+use std::sync::Arc;
+
+use executor::Thread;
+use virtio_console::{Line, VirtioConsole};
+use virtio_device::Device;
+use virtio_net::VirtioNet;
+use virtio_rng::VirtioRng;
+
+use super::Failure;
+use super::options::Run;
+use crate::serial::{self, Running};
+
+/// Devices, and what the main loop does for them.
+pub(super) struct Others {
+    pub devices: Vec<Box<dyn Device>>,
+    pub terminals: Vec<Running>,
+}
+
+/// Starts the thread, which is confined before it sees anything of a guest, and makes the devices of `options`.
+/// The thread ends with the process.
+pub(super) fn start(options: &Run) -> Result<Others, Failure> {
+    let mode = options.sandbox.into();
+    let thread = Thread::start("devices", pending).map_err(|e| format!("a thread for devices: {e}"))?;
+    let remote = thread.remote();
+    remote.spawn(move || {
+        crate::confine(sandbox::Role::Device, mode);
+        ready(())
+    });
+    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(VirtioRng::new(remote.clone()))];
+    for net in &options.net {
+        devices.push(Box::new(VirtioNet::new(remote.clone(), net.connect()?, net.mac)));
+    }
+    let mut terminals = Vec::new();
+    for path in &options.console {
+        let line = Arc::new(Line::new().map_err(|e| format!("--console: {e}"))?);
+        terminals.push(serial::listen(path, line.clone()).map_err(|e| format!("--console: {e}"))?);
+        devices.push(Box::new(VirtioConsole::new(remote.clone(), line)));
+    }
+    Ok(Others { devices, terminals })
+}
