@@ -310,10 +310,11 @@ impl<L: Link> Agent<L> {
         Ok((text("random", &answer.fields, "bytes")?, text("random", &answer.fields, "source")?))
     }
 
-    /// Gives the guest's interface `name` an address in a network of `prefix` common bits, and sets it up.
-    pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    /// Gives the guest's interface `name` an address in a network of `prefix` common bits and packets of up to `mtu`
+    /// bytes, and sets it up.
+    pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<()> {
         let fields = Fields::new().with("name", name).with("address", address).with("prefix", prefix);
-        self.ask("net-up", fields).map(drop)
+        self.ask("net-up", fields.with("mtu", mtu)).map(drop)
     }
 
     /// Has the guest connect to `address`, receive all that comes, at most 64 MiB, and send it back: how many bytes

@@ -20,6 +20,7 @@ const RTM_NEWADDR: u16 = 20;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFF_UP: u32 = 1;
+const IFLA_MTU: u16 = 4;
 /// `linux/socket.h`.
 const AF_INET: u8 = 2;
 
@@ -31,7 +32,15 @@ const HEADER: usize = 16;
 /// # Errors
 /// `NotFound` where there is none, and what the kernel answers.
 pub fn up(name: &str) -> io::Result<()> {
-    link(RTM_NEWLINK, name, IFF_UP)
+    link(RTM_NEWLINK, name, IFF_UP, &[])
+}
+
+/// Lets the interface `name` have packets of up to `bytes` bytes.
+///
+/// # Errors
+/// As [`up`].
+pub fn set_mtu(name: &str, bytes: u32) -> io::Result<()> {
+    link(RTM_NEWLINK, name, 0, &attribute(IFLA_MTU, bytes.to_ne_bytes()))
 }
 
 /// Deletes the interface `name`.
@@ -39,7 +48,7 @@ pub fn up(name: &str) -> io::Result<()> {
 /// # Errors
 /// As [`up`].
 pub fn delete(name: &str) -> io::Result<()> {
-    link(RTM_DELLINK, name, 0)
+    link(RTM_DELLINK, name, 0, &[])
 }
 
 /// Gives the interface `name` an address, in a network whose addresses have the first `prefix` bits in common.
@@ -49,22 +58,26 @@ pub fn delete(name: &str) -> io::Result<()> {
 pub fn add_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mut body = vec![AF_INET, prefix, 0, 0];
     body.extend(index(name)?.to_ne_bytes());
-    for attribute in [IFA_LOCAL, IFA_ADDRESS] {
-        body.extend(8_u16.to_ne_bytes());
-        body.extend(attribute.to_ne_bytes());
-        body.extend(address.octets());
+    for kind in [IFA_LOCAL, IFA_ADDRESS] {
+        body.extend(attribute(kind, address.octets()));
     }
     ask(RTM_NEWADDR, NLM_F_CREATE, &body)
 }
 
-/// A change of an interface itself: what becomes of the flags that are set in `flags`, all of which are set.
-fn link(kind: u16, name: &str, flags: u32) -> io::Result<()> {
+/// A change of an interface itself: the flags that are to be set, and attributes.
+fn link(kind: u16, name: &str, flags: u32, attributes: &[u8]) -> io::Result<()> {
     // Any family, any type.
     let mut body = vec![0; 4];
     body.extend(index(name)?.to_ne_bytes());
     body.extend(flags.to_ne_bytes());
     body.extend(flags.to_ne_bytes());
+    body.extend(attributes);
     ask(kind, 0, &body)
+}
+
+/// An attribute of four bytes.
+fn attribute(kind: u16, value: [u8; 4]) -> Vec<u8> {
+    [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat()
 }
 
 fn index(name: &str) -> io::Result<u32> {

@@ -44,14 +44,16 @@ pub fn network() -> Result<(), Failure> {
 fn converse(vm: &mut Vm) -> Result<(), Failure> {
     interface::add_address(TAP, HOST, PREFIX)?;
     interface::up(TAP)?;
-    for _ in 0..2 {
-        vm.agent()?.net_up("eth0", GUEST, PREFIX)?;
+    // Long packets take many of the guest's buffers each.
+    for mtu in [1500, 65_000] {
+        interface::set_mtu(TAP, mtu)?;
+        vm.agent()?.net_up("eth0", GUEST, PREFIX, mtu)?;
         wait_for("the guest's cable", STEP, || Ok(vm.agent()?.net_carrier("eth0")?))?;
         echoes(vm, 4 << 20)?;
         vm.qmp.execute_json("system_reset", Value::Null)?;
         vm.agent()?.wait_reboot(2 * STEP)?;
     }
-    vm.agent()?.net_up("eth0", GUEST, PREFIX)?;
+    vm.agent()?.net_up("eth0", GUEST, PREFIX, 1500)?;
     interface::delete(TAP)?;
     wait_for("the guest to see that its cable was cut", STEP, || Ok(!vm.agent()?.net_carrier("eth0")?))?;
     let log = vm.log();

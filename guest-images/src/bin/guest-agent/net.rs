@@ -13,9 +13,11 @@ const MOST: u64 = 64 << 20;
 /// How long the other side may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Gives an interface an address and sets it up.
-pub fn up(name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), String> {
-    let done = interface::add_address(name, address, prefix).and_then(|()| interface::up(name));
+/// Gives an interface an address and a longest packet, and sets it up.
+pub fn up(name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<(), String> {
+    let done = interface::add_address(name, address, prefix)
+        .and_then(|()| interface::set_mtu(name, mtu))
+        .and_then(|()| interface::up(name));
     done.map_err(|error| format!("{name}: {error}"))
 }
 

@@ -156,7 +156,8 @@ impl Agent {
             }
             "net-up" => {
                 let (address, prefix) = (fields.number("address")?, fields.number("prefix")?);
-                net::up(fields.text("name")?, address, prefix).map(|()| Answer::default())
+                let mtu = fields.number_or("mtu", 1500)?;
+                net::up(fields.text("name")?, address, prefix, mtu).map(|()| Answer::default())
             }
             "net-echo" => {
                 let (bytes, hash) = net::echo(fields.number("address")?)?;
