@@ -17,6 +17,8 @@ pub mod agent_binary;
 #[cfg(feature = "host")]
 pub mod cache;
 #[cfg(feature = "host")]
+pub mod compression;
+#[cfg(feature = "host")]
 pub mod cpio;
 #[cfg(feature = "host")]
 mod error;
@@ -32,6 +34,8 @@ pub mod libraries;
 pub mod modules;
 #[cfg(feature = "host")]
 pub mod packages;
+#[cfg(feature = "host")]
+pub mod vmlinux;
 
 #[cfg(feature = "host")]
 pub use error::{Error, Result};
