@@ -15,6 +15,7 @@ mod jobs;
 mod lab;
 mod load;
 mod net;
+mod rate;
 mod regions;
 mod root;
 mod serve;
@@ -34,6 +35,11 @@ fn main() {
     if !rustix::process::getpid().is_init() {
         eprintln!("guest-agent is the init of a guest, and runs nowhere else");
         return;
+    }
+    // The kernel hands on what it does not know of its command line: whoever wants to know when init starts says
+    // there what it is to print first.
+    if let Ok(greeting) = std::env::var("MILLRACE_GREETING") {
+        println!("{greeting}");
     }
     if let Err(error) = init::prepare() {
         eprintln!("guest-agent: {error}");
