@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use guest_images::agent::{self, Agent};
 use guest_images::lab;
-use tests::bench::Vmm;
+use tests::bench::{Vmm, storage};
 use tests::programs::Programs;
 use tests::{BOOT, CMDLINE, Failure, STEP, images};
 
@@ -27,6 +27,7 @@ pub struct Stage {
     folder: PathBuf,
     image: PathBuf,
     direct: bool,
+    aio: String,
     qemu_machine: String,
     qemu_aio: String,
     qemu_iothread: bool,
@@ -51,10 +52,16 @@ impl Stage {
             folder: folder.to_owned(),
             image,
             direct: arguments.direct,
+            aio: arguments.aio.clone(),
             qemu_machine: arguments.qemu_machine.clone(),
             qemu_aio: arguments.qemu_aio.clone(),
             qemu_iothread: arguments.qemu_iothread,
         })
+    }
+
+    /// Waits until nothing of an earlier row is on its way to the storage.
+    pub fn settle(&self) -> Result<(), Failure> {
+        storage::settle(&self.folder)
     }
 
     /// Boots a guest and waits for its agent.
@@ -100,7 +107,11 @@ impl Stage {
         command.args(["--cmdline", cmdline, "--memory", &format!("{MEMORY}M"), "--serial", "stdio"]);
         command.args(["--serial", &format!("unix:{}", socket.display()), "--drive"]);
         let cache = if self.direct { "none" } else { "writeback" };
-        command.arg(format!("id=disk,file={},format=raw,cache={cache}", self.image.display()));
+        command.arg(format!(
+            "id=disk,file={},format=raw,cache={cache},aio={}",
+            self.image.display(),
+            self.aio
+        ));
         command
     }
 

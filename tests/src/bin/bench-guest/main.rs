@@ -43,6 +43,9 @@ struct Arguments {
     /// QEMU's way to do I/O: io_uring, native or threads.
     #[arg(long, value_name = "AIO", default_value = "io_uring")]
     qemu_aio: String,
+    /// Our way to do I/O: io_uring or threads.
+    #[arg(long, value_name = "AIO", default_value = "io_uring")]
+    aio: String,
     /// Gives QEMU's disk an I/O thread of its own, as ours has.
     #[arg(long)]
     qemu_iothread: bool,

@@ -88,7 +88,7 @@ impl Bench {
             };
             good &= met;
             let mark = if met { "ok" } else { "MISSED" };
-            println!("{name:<16}{a:>24}{b:>24}{ratio:>24}  {unit:<8}{mark:<8}{text}");
+            println!("{name:<16}{a:>24}{b:>24}{ratio:>24}  {unit:<10}{mark:<8}{text}");
         };
         row(BOOT, "s", &Wanted::AtMost(0.7));
         row(BEYOND, "MiB", &Wanted::AtMost(1.0));
@@ -110,6 +110,7 @@ impl Bench {
         let mut add = |name, value| figures.entry(name).or_default().push(value);
         add(BOOT, machine.boot.as_secs_f64());
         for row in io {
+            self.stage.settle()?;
             let job = machine.agent.rate(&Rate {
                 device: "/dev/vda".to_owned(),
                 offset: 0,
