@@ -97,7 +97,7 @@ impl Reactor {
         }
     }
 
-    fn add(&mut self, fd: RawFd, interest: Rc<Interest>) -> io::Result<u32> {
+    fn add(&mut self, fd: RawFd, set: EventSet, interest: Rc<Interest>) -> io::Result<u32> {
         let interests = &mut self.manager.subscriber_mut(self.id).map_err(error)?.interests;
         let slot = interests.iter().position(Option::is_none).unwrap_or_else(|| {
             interests.push(None);
@@ -105,7 +105,7 @@ impl Reactor {
         });
         interests[slot] = Some(interest);
         let token = slot as u32;
-        let set = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        let set = set | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         let added = self
             .manager
             .event_ops(self.id)
@@ -155,8 +155,25 @@ impl<T: AsRawFd> AsyncFd<T> {
     /// # Panics
     /// Outside a task of a real executor: a simulation has no descriptors.
     pub fn new(inner: T) -> io::Result<Self> {
+        Self::with(inner, EventSet::IN | EventSet::OUT)
+    }
+
+    /// The same for one that is only read from: that it takes more wakes nobody. An eventfd, or a ring whose
+    /// completions were taken already, does so after each use, which would end a wait for nothing.
+    ///
+    /// # Errors
+    /// As [`AsyncFd::new`].
+    ///
+    /// # Panics
+    /// As [`AsyncFd::new`].
+    pub fn for_reading(inner: T) -> io::Result<Self> {
+        Self::with(inner, EventSet::IN)
+    }
+
+    fn with(inner: T, set: EventSet) -> io::Result<Self> {
         let interest = Rc::new(Interest::default());
-        let token = current().with_reactor(|reactor| reactor.add(inner.as_raw_fd(), interest.clone()))?;
+        let token =
+            current().with_reactor(|reactor| reactor.add(inner.as_raw_fd(), set, interest.clone()))?;
         Ok(AsyncFd { inner: Some(inner), interest, token })
     }
 

@@ -29,7 +29,7 @@ use crate::wire::{Fields, Reply};
 
 use link::Lines;
 pub use link::Link;
-pub use report::{Job, Latency, Load, Region, Stat, VerifyReport};
+pub use report::{Job, Latency, Load, Rate, Region, Stat, VerifyReport};
 
 /// How long a request may take unless [`Agent::set_patience`] says otherwise. Guests run under emulation.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -229,6 +229,13 @@ impl<L: Link> Agent<L> {
     pub fn random_write(&mut self, load: &Load) -> Result<Job> {
         let answer = self.ask("random-write", load.fields())?;
         Ok(Job(number("random-write", &answer.fields, "job")?))
+    }
+
+    /// Starts requests without a meaning in the background, which end by themselves. What the range held is lost if
+    /// they write.
+    pub fn rate(&mut self, rate: &Rate) -> Result<Job> {
+        let answer = self.ask("rate", rate.fields())?;
+        Ok(Job(number("rate", &answer.fields, "job")?))
     }
 
     /// Makes an ext4 on the device and keeps writing, renaming and deleting checked files in it, in the background.

@@ -28,6 +28,8 @@ const GUEST_MODULES: &[&str] = &[
     "virtio_console",
 ];
 const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
+/// What it takes to get at a root file system; what a guest finds besides, its own udev sees to.
+const ROOT_MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4"];
 const LAB_MODULES: &[&str] =
     &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "overlay", "tun"];
 
@@ -38,6 +40,11 @@ pub fn guest(kernel: &Kernel) -> Result<PathBuf> {
         return Ok(path.into());
     }
     build("guest", kernel, GUEST_MODULES, GUEST_TOOLS)
+}
+
+/// The initramfs of a guest that goes on with the root file system of one of its disks.
+pub fn root(kernel: &Kernel) -> Result<PathBuf> {
+    build("root", kernel, ROOT_MODULES, &[])
 }
 
 /// The initramfs of the lab's machine: its agent runs one command.

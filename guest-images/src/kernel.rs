@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result, cache, packages};
+use crate::packages::{self, Apt};
+use crate::{Error, Result, cache};
 
 /// The metapackage whose dependency is the current kernel.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
@@ -44,16 +45,33 @@ pub fn find() -> Result<Kernel> {
     }
 }
 
+/// The kernel that `metapackage` of `suite` stands for, as `linux-image-amd64` of `trixie`, which is cached apart
+/// from the usual one. A cached one is used as long as it is there.
+pub fn of_suite(suite: &str, metapackage: &str) -> Result<Kernel> {
+    let entry = cache::entry(&format!("suite-{suite}-{metapackage}"), |root| {
+        let folder = tempfile::tempdir().map_err(Error::system("make a temporary directory"))?;
+        let apt = Apt::of_suite(suite, folder.path())?;
+        let package = current(&apt, metapackage)?;
+        apt.unpack(&[package], root)
+    });
+    open(&entry.map_err(|error| cannot_fetch(metapackage, error))?)
+}
+
 fn fetch() -> Result<PathBuf> {
-    let explain = |error: Error| {
-        Error::Missing(format!("no guest kernel: Debian's package {METAPACKAGE} cannot be fetched ({error})"))
-    };
-    let dependencies = packages::depends(METAPACKAGE).map_err(explain)?;
-    let package = dependencies.into_iter().find(|name| name.starts_with("linux-image-"));
-    let package =
-        package.ok_or_else(|| Error::Missing(format!("no guest kernel: {METAPACKAGE} names none")))?;
-    cache::entry(&format!("{ENTRY}{package}"), |root| packages::unpack(std::slice::from_ref(&package), root))
-        .map_err(explain)
+    let apt = Apt::host();
+    let package = current(&apt, METAPACKAGE).map_err(|error| cannot_fetch(METAPACKAGE, error))?;
+    cache::entry(&format!("{ENTRY}{package}"), |root| apt.unpack(std::slice::from_ref(&package), root))
+        .map_err(|error| cannot_fetch(METAPACKAGE, error))
+}
+
+/// The kernel package that a metapackage depends on.
+fn current(apt: &Apt, metapackage: &str) -> Result<String> {
+    let package = apt.depends(metapackage)?.into_iter().find(|name| name.starts_with("linux-image-"));
+    package.ok_or_else(|| Error::Missing(format!("{metapackage} names no kernel")))
+}
+
+fn cannot_fetch(metapackage: &str, error: Error) -> Error {
+    Error::Missing(format!("no guest kernel: Debian's package {metapackage} cannot be fetched ({error})"))
 }
 
 /// The kernel in the unpacked package at `root`.

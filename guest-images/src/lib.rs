@@ -15,9 +15,15 @@ pub mod agent;
 #[cfg(feature = "host")]
 pub mod agent_binary;
 #[cfg(feature = "host")]
+pub mod boot;
+#[cfg(feature = "host")]
 pub mod cache;
 #[cfg(feature = "host")]
+pub mod compression;
+#[cfg(feature = "host")]
 pub mod cpio;
+#[cfg(feature = "host")]
+pub mod debian;
 #[cfg(feature = "host")]
 mod error;
 #[cfg(feature = "host")]
@@ -32,6 +38,8 @@ pub mod libraries;
 pub mod modules;
 #[cfg(feature = "host")]
 pub mod packages;
+#[cfg(feature = "host")]
+pub mod vmlinux;
 
 #[cfg(feature = "host")]
 pub use error::{Error, Result};

@@ -5,10 +5,10 @@
 //! `key=value` strings (`include/linux/moduleinfo.h` and `scripts/mod/modpost.c` of Linux).
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::compression::Compression;
 use crate::{Error, Result, packages};
 
 /// A module, ready to insert.
@@ -22,8 +22,7 @@ pub struct Module {
 
 /// `names` and all that they depend on, each after its dependencies; what is built into the kernel is left out.
 ///
-/// `directory` is a kernel's modules directory. Compressed modules are refused by name: inserting them needs
-/// either the kernel's help or a decompressor, and Debian's are not.
+/// `directory` is a kernel's modules directory. Compressed modules come out as they were before.
 pub fn in_order(directory: &Path, names: &[&str]) -> Result<Vec<Module>> {
     let mut objects = BTreeMap::new();
     index(&directory.join("kernel"), &mut objects)?;
@@ -57,10 +56,10 @@ impl Order<'_> {
             path: self.directory.to_owned(),
             text: format!("has no kernel module {name}"),
         })?;
-        if path.extension() != Some(OsStr::new("ko")) {
-            return Err(Error::Invalid { path, text: "is compressed, which is not supported".to_owned() });
+        let mut object = fs::read(&path).map_err(Error::file("read", &path))?;
+        if let Some(compression) = Compression::of(&object) {
+            object = compression.decompress(&object)?;
         }
-        let object = fs::read(&path).map_err(Error::file("read", &path))?;
         for dependency in depends(&object) {
             self.add(&dependency.replace('-', "_"))?;
         }

@@ -1,7 +1,8 @@
 //! The end-to-end harness and everything that runs on it: tests, the demo, benchmarks.
 //!
 //! [`programs`] finds or builds what a run needs, [`images`] and [`iso`] make disks, [`Vm`] is one `millrace` process with
-//! its guest and its monitor, [`qemu_img`] asks QEMU's opinion of an image, [`mod@bench`] is what the benchmarks share.
+//! its guest and its monitor, [`terminal`] is what a person sees of a program, [`qemu_img`] asks QEMU's opinion of an
+//! image, [`mod@bench`] is what the benchmarks share.
 
 pub mod bench;
 pub mod images;
@@ -10,9 +11,10 @@ pub mod nbd;
 pub mod programs;
 pub mod qemu_img;
 pub mod servers;
+pub mod terminal;
 mod vm;
 
-pub use vm::{BOOT, Options, STEP, Vm};
+pub use vm::{BOOT, CMDLINE, Options, STEP, Vm};
 
 /// An error of the harness: one line that says what went wrong.
 pub type Failure = Box<dyn std::error::Error>;

@@ -31,14 +31,20 @@ pub struct Options {
     pub cpus: u32,
     /// Without one, only the disks and the monitor run.
     pub guest: bool,
+    /// The guest kernel's command line.
+    pub cmdline: String,
     /// Further arguments of `millrace run`.
     pub more: Vec<String>,
 }
 
+/// A quiet kernel, which says only what is wrong.
+pub const CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off quiet";
+
 impl Options {
     /// A guest with one vCPU and these drives.
     pub fn new(drives: &[String]) -> Self {
-        Options { drives: drives.to_vec(), cpus: 1, guest: true, more: Vec::new() }
+        let cmdline = CMDLINE.to_owned();
+        Options { drives: drives.to_vec(), cpus: 1, guest: true, cmdline, more: Vec::new() }
     }
 }
 
@@ -64,7 +70,7 @@ impl Vm {
         command.args(&options.more);
         if options.guest {
             command.arg("--kernel").arg(&programs.kernel).arg("--initrd").arg(&programs.initrd);
-            command.args(["--cmdline", "console=ttyS0 reboot=acpi panic=-1 pci=off quiet"]);
+            command.args(["--cmdline", &options.cmdline]);
             command.args(["--memory", "256M", "--cpus", &options.cpus.to_string()]);
             command.args(["--serial", &format!("file:{}", path("console").display())]);
             command.args(["--serial", &format!("unix:{}", path("agent").display())]);
@@ -195,6 +201,12 @@ impl Vm {
     pub fn ended(mut self) -> Result<(), Failure> {
         let status = self.wait(STEP)?;
         if status.success() { Ok(()) } else { Err(format!("{status}: {}", self.log()).into()) }
+    }
+
+    /// What the guest's kernel has written to its console.
+    pub fn console(&self) -> String {
+        let console = std::fs::read(self.folder.join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&console).into_owned()
     }
 
     /// Waits for the program's end.

@@ -87,7 +87,7 @@ impl<K: 'static> Queue<K> {
             shared,
             told: Cell::new(queue.next_used()),
             queue: RefCell::new(queue),
-            kick: AsyncFd::new(ready.kick)?,
+            kick: AsyncFd::for_reading(ready.kick)?,
             listening: Cell::new(true),
             in_turn: Cell::new(0),
             bytes: Cell::new(0),

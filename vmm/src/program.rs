@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod boot;
 mod client;
 mod console;
 mod control;

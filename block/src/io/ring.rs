@@ -66,7 +66,7 @@ impl Ring {
             .or_else(|_| IoUring::builder().build(ENTRIES))?;
         // SAFETY: the ring is open while this borrows its descriptor.
         let fd = unsafe { BorrowedFd::borrow_raw(uring.as_raw_fd()) }.try_clone_to_owned()?;
-        let fd = AsyncFd::new(fd)?;
+        let fd = AsyncFd::for_reading(fd)?;
         let ring = Rc::new(Ring {
             uring: RefCell::new(uring),
             ops: RefCell::default(),

@@ -74,6 +74,40 @@ impl Load {
     }
 }
 
+/// As many requests of one kind as the device takes in a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rate {
+    /// The guest's device.
+    pub device: String,
+    /// Where the range begins that is read or written, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Bytes of one request: a multiple of 4096, at most 8 MiB.
+    pub block: u64,
+    /// How many requests are in flight at a time, 1 to 64.
+    pub depth: u32,
+    /// Writes instead of reads.
+    pub write: bool,
+    /// One after the other instead of in random order.
+    pub sequential: bool,
+    /// How long.
+    pub time: Duration,
+}
+
+impl Rate {
+    pub(super) fn fields(&self) -> Fields {
+        device_field(&self.device)
+            .with("offset", self.offset)
+            .with("length", self.length)
+            .with("block", self.block)
+            .with("depth", self.depth)
+            .with("write", u8::from(self.write))
+            .with("sequential", u8::from(self.sequential))
+            .with("ms", self.time.as_millis())
+    }
+}
+
 /// A background workload in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job(pub(super) u64);

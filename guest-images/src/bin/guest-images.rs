@@ -1,4 +1,4 @@
-//! For people: prepares a guest's kernel and initramfs, tells what KVM is good for, and runs commands in the lab.
+//! For people: prepares a guest's kernel, initramfs and disk, tells what KVM is good for, and runs commands in the lab.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use guest_images::{Error, Result, initramfs, kernel, lab};
+use guest_images::debian::Debian;
+use guest_images::{Error, Result, boot, initramfs, kernel, lab, vmlinux};
 
 #[derive(Parser)]
 #[command(about)]
@@ -17,10 +18,30 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch the guest's kernel and print its path
+    /// Fetch the guest's kernel, make it what `millrace run` boots by itself, and print its path
     Kernel,
-    /// Build the guest's initramfs and print its path
+    /// Build the initramfs of the tests' guest and print its path
     Initrd,
+    /// Make a disk image with a Debian system that `millrace run` boots to a login; root has no password
+    Debian {
+        /// The new raw image
+        image: PathBuf,
+        /// The release's code name
+        #[arg(long, default_value = "bookworm")]
+        suite: String,
+        /// The disk's size in MiB; it takes space only as it is filled
+        #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(512..1 << 24))]
+        size: u64,
+    },
+    /// Unpack the ELF kernel out of the guest's kernel, or another release's, and print its path
+    Vmlinux {
+        /// The release's code name; the guest's kernel otherwise
+        #[arg(long)]
+        suite: Option<String>,
+        /// The package that stands for the release's current kernel
+        #[arg(long, default_value = "linux-image-cloud-amd64")]
+        package: String,
+    },
     /// Tell whether this host's KVM runs a stock kernel; exit 1 if it does not
     Probe,
     /// Run a command on a software-emulated machine that has KVM
@@ -52,8 +73,27 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Kernel => println!("{}", kernel::find()?.vmlinuz.display()),
+        Command::Kernel => {
+            let kernel = kernel::find()?;
+            boot::publish(&kernel)?;
+            println!("{}", kernel.vmlinuz.display());
+        }
         Command::Initrd => println!("{}", initramfs::guest(&kernel::find()?)?.display()),
+        Command::Debian { image, suite, size } => {
+            let kernel = kernel::find()?;
+            boot::publish(&kernel)?;
+            Debian { suite, size: size << 20 }.make(&kernel, &image)?;
+            let (program, image) = ("cargo run --release -- run", image.display());
+            println!("made {image}; boot it by: {program} --drive id=virtio0,file={image},format=raw");
+            println!("log in as root, without a password; `poweroff` or Ctrl-A x ends it");
+        }
+        Command::Vmlinux { suite, package } => {
+            let kernel = match suite {
+                Some(suite) => kernel::of_suite(&suite, &package)?,
+                None => kernel::find()?,
+            };
+            println!("{}", vmlinux::find(&kernel)?.display());
+        }
         Command::Probe => {
             println!("{}", lab::where_guests_run());
             return Ok(if kvm_probe::kvm().is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE });

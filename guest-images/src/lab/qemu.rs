@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Error, Result, cache, packages};
+use crate::packages::{self, Apt};
+use crate::{Error, Result, cache};
 
 const ENTRY: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -72,9 +73,10 @@ pub fn find() -> Result<Qemu> {
         return Ok(Qemu { program, root: None });
     }
     let root = cache::entry(ENTRY, |root| {
+        let apt = Apt::host();
         let mut wanted = vec!["qemu-system-x86"];
-        wanted.extend(["virtiofsd"].into_iter().filter(|package| packages::known(package)));
-        packages::unpack(&packages::with_missing_dependencies(&wanted)?, root)
+        wanted.extend(["virtiofsd"].into_iter().filter(|package| apt.knows(package)));
+        apt.unpack(&apt.with_missing_dependencies(&wanted)?, root)
     });
     let explain =
         |error| Error::Missing(format!("no {PROGRAM}: install the package qemu-system-x86 ({error})"));

@@ -6,7 +6,9 @@
 mod cdrom;
 mod chaos;
 mod crash;
+mod debian;
 mod devices;
+mod ends;
 mod errors;
 mod live;
 mod reset;
@@ -25,6 +27,9 @@ const MIB: u64 = 1 << 20;
 
 /// In the environment of a program in the lab: the trials that it is to run, by the number of their group.
 const GROUP_VARIABLE: &str = "MILLRACE_TRIALS";
+
+/// The trial that needs a Debian system.
+const LOGIN: &str = "a_debian_system_boots_to_a_login_on_a_terminal";
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -71,8 +76,11 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
         programs.equip(&mut command);
         command.env.push((GROUP_VARIABLE.into(), index.to_string().into()));
         // Each trial takes some 20 s on a quiet host.
-        let trials = Duration::from_secs(120 + 45 * trials.len() as u64);
-        command.timeout = trials + chaos::time();
+        let time = Duration::from_secs(120 + 45 * trials.len() as u64);
+        command.timeout = time + chaos::time();
+        if trials.iter().any(|trial| trial.name() == LOGIN) {
+            debian::equip(&mut command)?;
+        }
         let status = lab::run_again_if_lost(&command).unwrap_or_else(|error| {
             // The other groups have results all the same.
             eprintln!("{error}");
@@ -134,5 +142,11 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("sigkill_after_the_base_was_deleted", crash::sigkill_after_the_end),
     ];
     groups.extend(last.map(|trial| vec![trial]));
+    groups.push(vec![
+        trial("a_kernel_panic_is_shown_and_exits_1", ends::panic),
+        trial("a_kernel_panic_without_an_init_is_shown_and_exits_1", ends::panic_without_init),
+        trial("a_triple_fault_is_told_and_exits_1", ends::triple_fault),
+    ]);
+    groups.push(vec![trial(LOGIN, debian::login_and_power_off)]);
     groups
 }

@@ -1,18 +1,10 @@
 //! What a person sees on a terminal: line editing, completion, history, and bars.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
-use std::sync::mpsc::{self, Receiver};
-use std::time::Instant;
+use std::process::Command;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::json;
-use tests::{Failure, STEP, check};
+use tests::Failure;
+use tests::terminal::Terminal;
 
 use crate::{MIB, Stage, ask, text};
 
@@ -20,74 +12,6 @@ const TAB: &str = "\t";
 const ENTER: &str = "\r";
 const UP: &str = "\x1b[A";
 const END_OF_INPUT: &str = "\x04";
-
-/// A program on a terminal of its own.
-struct Terminal {
-    child: Child,
-    keys: File,
-    screen: Receiver<Vec<u8>>,
-    /// What was shown and not yet looked at.
-    shown: String,
-}
-
-impl Terminal {
-    fn run(command: &mut Command) -> Result<Self, Failure> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let slave =
-            rustix::fs::open(ptsname(&master, Vec::new())?, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
-        tcsetwinsize(&slave, Winsize { ws_row: 40, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 })?;
-        let other = || -> Result<OwnedFd, Failure> { Ok(slave.try_clone()?) };
-        command.env("TERM", "xterm").stdin(other()?).stdout(other()?).stderr(other()?);
-        let child = command.process_group(0).spawn()?;
-        let keys = File::from(master);
-        let mut output = keys.try_clone()?;
-        let (shows, screen) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            // Fails when nobody holds the other end any more.
-            while let Ok(n) = output.read(&mut bytes) {
-                if n == 0 || shows.send(bytes[..n].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Terminal { child, keys, screen, shown: String::new() })
-    }
-
-    fn press(&mut self, keys: &[&str]) -> Result<(), Failure> {
-        Ok(self.keys.write_all(keys.concat().as_bytes())?)
-    }
-
-    /// Waits until the screen has shown this, and takes that away with all before it.
-    fn shows(&mut self, text: &str) -> Result<(), Failure> {
-        let deadline = Instant::now() + STEP;
-        loop {
-            if let Some(at) = self.shown.find(text) {
-                self.shown.drain(..at + text.len());
-                return Ok(());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let more = self.screen.recv_timeout(left);
-            let more = more.map_err(|e| format!("no '{text}' ({e}) in: {:?}", self.shown))?;
-            self.shown += &String::from_utf8_lossy(&more);
-        }
-    }
-
-    fn ended(mut self) -> Result<(), Failure> {
-        let status = self.child.wait()?;
-        check(status.success(), format!("{status}: {:?}", self.shown))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Ended already, in a test that passes.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn the_text_monitor_completes_and_remembers() -> Result<(), Failure> {

@@ -95,7 +95,8 @@ pub(super) struct Run {
     /// What holds the guest.
     #[arg(long, value_enum, default_value = "kvm")]
     pub machine: MachineKind,
-    /// A Linux kernel: bzImage or ELF.
+    /// A Linux kernel: bzImage or ELF. Without one, that which 'cargo run -p guest-images -- kernel' has made
+    /// ready, with an initial RAM disk that mounts the first disk with a root file system.
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Its initial RAM disk.

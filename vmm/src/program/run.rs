@@ -21,6 +21,7 @@ use virtio_device::Device;
 use virtio_scsi::VirtioScsi;
 
 use super::Failure;
+use super::boot;
 use super::console;
 use super::control::jobs::Ids;
 use super::control::{self, Control, End};
@@ -191,8 +192,7 @@ async fn main(
 }
 
 async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -> Result<Machine, Failure> {
-    let kernel = options.kernel.clone();
-    let kernel = kernel.ok_or("give --kernel FILE; 'guest-images kernel' fetches one")?;
+    let boot = boot::choose(options)?;
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for drive in drives {
         if drive.options.cdrom {
@@ -221,8 +221,8 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
     let others = devices::start(options)?;
     devices.extend(others.devices);
     let config = Config {
-        kernel,
-        initrd: options.initrd.clone(),
+        kernel: boot.kernel,
+        initrd: boot.initrd,
         cmdline: options.cmdline.clone(),
         cpus: options.cpus,
         memory: options.memory,

@@ -1,8 +1,9 @@
 //! The static program that is `/init` in every initramfs of ours.
 //!
 //! In a guest it serves the line protocol of `guest_images::wire` on the second serial port; in the lab's
-//! machine it runs one command. Which of the two, the file `/etc/role` tells. It is process 1, whose end is a
-//! kernel panic: whatever fails is reported, and nothing here ends the process.
+//! machine it runs one command; in front of a disk it mounts its root file system and goes on there. Which of
+//! these, the file `/etc/role` tells. It is process 1, whose end is a kernel panic: whatever fails is reported,
+//! and only a guest that has no root file system ends so.
 
 mod button;
 mod device;
@@ -14,7 +15,9 @@ mod jobs;
 mod lab;
 mod load;
 mod net;
+mod rate;
 mod regions;
+mod root;
 mod serve;
 mod system;
 
@@ -33,11 +36,17 @@ fn main() {
         eprintln!("guest-agent is the init of a guest, and runs nowhere else");
         return;
     }
+    // The kernel hands on what it does not know of its command line: whoever wants to know when init starts says
+    // there what it is to print first.
+    if let Ok(greeting) = std::env::var("MILLRACE_GREETING") {
+        println!("{greeting}");
+    }
     if let Err(error) = init::prepare() {
         eprintln!("guest-agent: {error}");
     }
     match fs::read_to_string("/etc/role").as_deref().map(str::trim) {
         Ok("lab") => lab::run(),
+        Ok("root") => eprintln!("guest-agent: {}", root::run()),
         _ => guest(),
     }
 }

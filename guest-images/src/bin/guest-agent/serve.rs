@@ -19,6 +19,7 @@ use crate::files::FileSystem;
 use crate::jobs::{Jobs, lock};
 use crate::load::{self, Settings};
 use crate::net;
+use crate::rate;
 use crate::regions::{self, MAX_SEQ, Region};
 use crate::system;
 
@@ -131,6 +132,12 @@ impl Agent {
             "verify-full" => self.verify_full(fields),
             "digest" => Ok(Fields::new().with("digest", self.region(fields)?.digest()).into()),
             "random-write" => self.random_write(fields),
+            "rate" => {
+                let device = device(fields)?;
+                let settings = rate::Settings::parse(fields, &device)?;
+                let job = self.0.jobs.start(move |job| rate::run(job, &device, &settings))?;
+                Ok(Fields::new().with("job", job).into())
+            }
             "job-stat" => Ok(self.0.jobs.get(fields.number("job")?)?.report().into()),
             "job-wait" => Ok(self.0.jobs.get(fields.number("job")?)?.wait()?.into()),
             "job-stop" => {

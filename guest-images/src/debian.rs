@@ -1,0 +1,170 @@
+//! A disk with a Debian system on it: built by mmdebstrap, without root where the host lets users do that.
+//!
+//! It boots the usual kernel ([`crate::kernel::find`]) from outside, whose modules are in it, to a login on every
+//! console that the kernel has; root has no password. The system is cached as an archive, so that only the first image of
+//! a suite takes a minute and needs the network.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::output;
+use crate::kernel::Kernel;
+use crate::packages::{self, Apt};
+use crate::{Error, Result, cache};
+
+const PROGRAM: &str = "mmdebstrap";
+
+/// The most bytes that a system takes while it is made, several times over.
+const ROOM: u64 = 2 << 30;
+
+/// What is in it besides the essential packages: an init, what finds devices, a network's tools.
+const INCLUDE: &str = "systemd-sysv,udev,kmod,iproute2,dbus";
+
+/// What is done in the new system at the end, by `sh -e` with its folder as `$1`.
+///
+/// A login needs neither the network nor mail, and a guest that is asked to power off should not wait for anybody.
+const FINISH: &str = r#"
+echo millrace >"$1/etc/hostname"
+printf '127.0.0.1 localhost millrace\n' >"$1/etc/hosts"
+chroot "$1" passwd --quiet --delete root
+rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin
+for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer; do
+    ln -sf /dev/null "$1/etc/systemd/system/$unit"
+done
+"#;
+
+/// What is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Debian {
+    /// The release's code name, as `bookworm`.
+    pub suite: String,
+    /// The disk's size in bytes.
+    pub size: u64,
+}
+
+impl Debian {
+    /// Makes the new file `image`: an ext4 without a partition table, as a raw image.
+    ///
+    /// # Errors
+    /// Programs that are missing, with the package that has them; a mirror that cannot be reached; a size that is
+    /// too small.
+    pub fn make(&self, kernel: &Kernel, image: &Path) -> Result<()> {
+        let archive = archive(&self.suite, kernel)?;
+        let file = File::create_new(image).map_err(Error::file("create", image))?;
+        let made = file.set_len(self.size).map_err(Error::file("size", image));
+        let made = made.and_then(|()| fill(&archive, image));
+        if made.is_err() {
+            // What is half made is of no use; the first error is the one that tells.
+            let _ = fs::remove_file(image);
+        }
+        made
+    }
+
+    /// The same as a file of the cache, made if it is not there. It is not to be written to.
+    pub fn cached(&self, kernel: &Kernel) -> Result<PathBuf> {
+        let name = format!("debian-{}-{}.img", recipe(&self.suite, kernel), self.size);
+        cache::entry(&name, |image| self.make(kernel, image))
+    }
+}
+
+fn recipe(suite: &str, kernel: &Kernel) -> String {
+    format!("{suite}-{}", cache::hash([INCLUDE, FINISH, &kernel.version].map(str::as_bytes)))
+}
+
+/// The system as a tar archive.
+fn archive(suite: &str, kernel: &Kernel) -> Result<PathBuf> {
+    cache::entry(&format!("debian-{}.tar", recipe(suite, kernel)), |path| {
+        eprintln!("guest-images: making a Debian system ({suite}), which takes a minute");
+        let program = program()?;
+        let folder = program.parent().unwrap_or(Path::new("/"));
+        // It calls another program of its package.
+        let path_variable = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path_variable).chain([folder.to_owned()]);
+        let path_variable = std::env::join_paths(folders).unwrap_or(path_variable);
+        let mut command = Command::new(&program);
+        command.env("PATH", path_variable).env("LC_ALL", "C").env("TMPDIR", workplace());
+        command.args(["--quiet", "--format=tar", "--variant=minbase", "--components=main"]);
+        command.arg(format!("--include={INCLUDE}")).arg("--dpkgopt=force-unsafe-io");
+        for left_out in ["man", "doc", "info", "locale"] {
+            command.arg(format!("--dpkgopt=path-exclude=/usr/share/{left_out}/*"));
+        }
+        // Else a package with a large Perl does what a new system does not need.
+        let merged = folder.join("../share/mmdebstrap/hooks/maybe-merged-usr");
+        if merged.is_dir() {
+            command.arg(format!("--hook-dir={}", merged.display()));
+        }
+        let modules = format!("/usr/lib/modules/{}", kernel.version);
+        // The hook's words are those of a shell.
+        let source = kernel.modules.to_string_lossy().replace('\'', r"'\''");
+        command.arg(format!("--customize-hook=mkdir -p \"$1{modules}\""));
+        command.arg(format!("--customize-hook=sync-in '{source}' {modules}"));
+        command.arg(format!("--customize-hook=chroot \"$1\" depmod {}", kernel.version));
+        command.arg(format!("--customize-hook={FINISH}"));
+        command.arg(suite).arg(path).args(packages::mirror()?).stdin(Stdio::null());
+        bootstrap(suite, &mut command)
+    })
+}
+
+/// Runs mmdebstrap; an error says what it calls one.
+fn bootstrap(suite: &str, command: &mut Command) -> Result<()> {
+    let output = command.output().map_err(|source| Error::Start { program: PROGRAM.to_owned(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().find(|line| line.starts_with("E: ")).or(said.lines().last());
+    let user = "; without root it takes the package uidmap and subordinate ids of the user, or the packages \
+                fakechroot and fakeroot";
+    let hint = if rustix::process::geteuid().is_root() { "" } else { user };
+    let text = first.unwrap_or("no message").trim_start_matches("E: ");
+    Err(Error::Missing(format!("no Debian system ({suite}): {PROGRAM} failed: {text}{hint}")))
+}
+
+/// Where a system is unpacked: in memory where there is room and files may be what a system needs, since dpkg waits
+/// for the disk after each of its steps; otherwise where temporary files are.
+fn workplace() -> PathBuf {
+    use rustix::fs::StatVfsMountFlags as Flags;
+    let memory = Path::new("/dev/shm");
+    if std::env::var_os("TMPDIR").is_none()
+        && let Ok(status) = rustix::fs::statvfs(memory)
+        && !status.f_flag.intersects(Flags::NODEV | Flags::NOEXEC | Flags::NOSUID | Flags::RDONLY)
+        && status.f_bavail.saturating_mul(status.f_frsize) >= ROOM
+    {
+        return memory.to_owned();
+    }
+    std::env::temp_dir()
+}
+
+/// mmdebstrap: the host's own, or unpacked into the cache. It is a script, and needs little of its package.
+fn program() -> Result<PathBuf> {
+    if let Some(program) = packages::find_program(PROGRAM) {
+        return Ok(program);
+    }
+    let root = cache::entry(PROGRAM, |root| Apt::host().unpack(&[PROGRAM.to_owned()], root));
+    let explain = |error| Error::Missing(format!("no {PROGRAM}: install the package {PROGRAM} ({error})"));
+    Ok(root.map_err(explain)?.join("usr/bin").join(PROGRAM))
+}
+
+/// Makes an ext4 of all that is in `archive` in the file `image`.
+fn fill(archive: &Path, image: &Path) -> Result<()> {
+    let staging = tempfile::tempdir_in(workplace()).map_err(Error::system("make a temporary directory"))?;
+    // Owners and device nodes are root's business; fakeroot remembers them for those who are not.
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("sh")
+    } else {
+        let mut command = Command::new(tool("fakeroot", "fakeroot")?);
+        command.arg("sh");
+        command
+    };
+    let script = r#"tar --extract --numeric-owner --preserve-permissions --file="$1" --directory="$2"
+                    exec "$3" -q -F -t ext4 -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard -d "$2" "$4""#;
+    command.args(["-e", "-c", script, "sh"]).arg(archive).arg(staging.path());
+    command.arg(tool("mke2fs", "e2fsprogs")?).arg(image);
+    output(&mut command).map(drop)
+}
+
+fn tool(name: &str, package: &str) -> Result<PathBuf> {
+    packages::find_program(name)
+        .ok_or_else(|| Error::Missing(format!("{name} is not on this host: install the package {package}")))
+}
