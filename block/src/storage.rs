@@ -89,6 +89,11 @@ pub trait Storage {
         false
     }
 
+    /// Whether asking for space ahead of its use is worth it.
+    fn gains_from_space_ahead(&self) -> bool {
+        true
+    }
+
     /// Sets the length. What is fixed takes any that it has room for, and stays as it is.
     async fn truncate(&self, len: u64) -> Result<()>;
 

@@ -131,7 +131,11 @@ impl Ahead {
     pub(crate) fn reach(self: &Rc<Self>, storage: &Rc<dyn Storage>, end: u64) {
         let until = self.until.get().max(storage.len());
         let step = self.step.get();
-        if self.busy.get() || self.refused.get() || end + step / 2 <= until {
+        if self.busy.get()
+            || self.refused.get()
+            || end + step / 2 <= until
+            || !storage.gains_from_space_ahead()
+        {
             return;
         }
         self.busy.set(true);

@@ -18,6 +18,7 @@ use crate::ranges::RangeLocks;
 use crate::{Buf, Error, ErrorKind, Result};
 
 mod copy;
+mod kernel;
 mod locks;
 
 pub(crate) use copy::clone_range;
@@ -82,6 +83,8 @@ struct FileStorage {
     engine: Engine,
     len: Cell<u64>,
     is_device: bool,
+    /// It lies on tmpfs.
+    is_in_memory: bool,
     writable: bool,
     identity: Identity,
     /// What offsets, lengths and memory must be multiples of; 1 with the page cache.
@@ -105,9 +108,10 @@ impl FileStorage {
         let opened = executor::outside(move || {
             let file = options.open(&path)?;
             let metadata = file.metadata()?;
-            Ok((file, metadata))
+            let is_in_memory = kernel::is_in_memory(&file)?;
+            Ok((file, metadata, is_in_memory))
         });
-        let (file, metadata) = opened.await.map_err(|e: io::Error| match e.raw_os_error() {
+        let (file, metadata, is_in_memory) = opened.await.map_err(|e: io::Error| match e.raw_os_error() {
             Some(libc::EINVAL) if opener.direct => Error::new(
                 ErrorKind::Unsupported,
                 format!("{name}: the file system has no O_DIRECT; use cache=writeback"),
@@ -132,11 +136,12 @@ impl FileStorage {
         Ok(FileStorage {
             name: name.to_owned(),
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
-            alignment: if opener.direct { direct_alignment(&file) } else { 1 },
+            alignment: if opener.direct { kernel::direct_alignment(&file) } else { 1 },
             file: Rc::new(file),
             engine: opener.engine.clone(),
             len: Cell::new(len),
             is_device,
+            is_in_memory,
             identity,
             around: RangeLocks::new(),
             sync_failed: Cell::new(false),
@@ -336,6 +341,11 @@ impl Storage for FileStorage {
         self.is_device
     }
 
+    fn gains_from_space_ahead(&self) -> bool {
+        // It would zero memory that is then written.
+        !self.is_in_memory
+    }
+
     async fn truncate(&self, len: u64) -> Result<()> {
         if self.is_device {
             let has = self.len.get();
@@ -390,7 +400,7 @@ impl Storage for FileStorage {
             return Ok(Extent { len, data: true });
         }
         let file = self.file.try_clone().map_err(|e| self.error("mapping", offset, &e))?;
-        let (end, data) = executor::unblock(move || seek(&file, offset)).await;
+        let (end, data) = executor::unblock(move || kernel::extent(&file, offset)).await;
         let end = end.unwrap_or(u64::MAX);
         if !self.writable {
             *self.mapped.borrow_mut() = Some((offset, end, data));
@@ -461,42 +471,5 @@ impl Storage for FileStorage {
         let shown = folder.display().to_string();
         let done = executor::outside(move || File::open(&folder)?.sync_all()).await;
         done.map_err(|e| Error::io(format_args!("syncing the folder {shown}"), &e))
-    }
-}
-
-/// The end of the extent at `offset`, and whether it is data. `None`: to the end of time. A file
-/// system that does not know says that all is data.
-fn seek(file: &File, offset: u64) -> (Option<u64>, bool) {
-    let seek = |whence| {
-        // SAFETY: a system call on an open descriptor, with no memory involved. It moves a file
-        // position that nobody uses.
-        let at = unsafe { libc::lseek(file.as_raw_fd(), offset as i64, whence) };
-        if at < 0 { Err(io::Error::last_os_error()) } else { Ok(at as u64) }
-    };
-    match seek(libc::SEEK_DATA) {
-        Ok(data) if data > offset => (Some(data), false),
-        Ok(_) => match seek(libc::SEEK_HOLE) {
-            Ok(hole) if hole > offset => (Some(hole), true),
-            _ => (None, true),
-        },
-        // No data at or after the offset.
-        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => (None, false),
-        Err(_) => (None, true),
-    }
-}
-
-/// What O_DIRECT on this file asks for, as statx says; 4096 where it does not.
-fn direct_alignment(file: &File) -> u64 {
-    // SAFETY: all-zero bytes are a valid `statx`.
-    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is an empty C string, and `stat` is valid for writes.
-    let done = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
-    };
-    let align = u64::from(stat.stx_dio_offset_align.max(stat.stx_dio_mem_align));
-    if done == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0 && align.is_power_of_two() {
-        align.max(512)
-    } else {
-        4096
     }
 }
