@@ -84,14 +84,18 @@ fn archive(suite: &str, kernel: &Kernel) -> Result<PathBuf> {
         let path_variable = std::env::join_paths(folders).unwrap_or(path_variable);
         let mut command = Command::new(&program);
         command.env("PATH", path_variable).env("LC_ALL", "C").env("TMPDIR", workplace());
+        // In namespaces where this is not root; its other ways do not make every system.
+        let mode = if rustix::process::geteuid().is_root() { "root" } else { "unshare" };
+        command.arg(format!("--mode={mode}"));
         command.args(["--quiet", "--format=tar", "--variant=minbase", "--components=main"]);
         command.arg(format!("--include={INCLUDE}")).arg("--dpkgopt=force-unsafe-io");
         for left_out in ["man", "doc", "info", "locale"] {
             command.arg(format!("--dpkgopt=path-exclude=/usr/share/{left_out}/*"));
         }
-        // Else a package with a large Perl does what a new system does not need.
+        // Else a package with a large Perl does what a new system does not need. In a namespace nobody may get at what
+        // lies in a user's folders.
         let merged = folder.join("../share/mmdebstrap/hooks/maybe-merged-usr");
-        if merged.is_dir() {
+        if merged.is_dir() && (mode == "root" || folder.starts_with("/usr")) {
             command.arg(format!("--hook-dir={}", merged.display()));
         }
         let modules = format!("/usr/lib/modules/{}", kernel.version);
@@ -114,10 +118,11 @@ fn bootstrap(suite: &str, command: &mut Command) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let first = said.lines().find(|line| line.starts_with("E: ")).or(said.lines().last());
-    let user = "; without root it takes the package uidmap and subordinate ids of the user, or the packages \
-                fakechroot and fakeroot";
+    let user = "; without root it takes the package uidmap and subordinate ids of the user in /etc/subuid";
     let hint = if rustix::process::geteuid().is_root() { "" } else { user };
     let text = first.unwrap_or("no message").trim_start_matches("E: ");
+    // Some lines name every package.
+    let text: String = text.chars().take(300).collect();
     Err(Error::Missing(format!("no Debian system ({suite}): {PROGRAM} failed: {text}{hint}")))
 }
 

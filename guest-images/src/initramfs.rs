@@ -39,6 +39,11 @@ pub fn guest(kernel: &Kernel) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(PATH_VARIABLE) {
         return Ok(path.into());
     }
+    guest_of(kernel)
+}
+
+/// The same for exactly this kernel, whatever the variable says.
+pub fn guest_of(kernel: &Kernel) -> Result<PathBuf> {
     build("guest", kernel, GUEST_MODULES, GUEST_TOOLS)
 }
 

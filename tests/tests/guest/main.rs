@@ -10,6 +10,7 @@ mod debian;
 mod devices;
 mod ends;
 mod errors;
+mod kernels;
 mod live;
 mod reset;
 mod stage;
@@ -81,6 +82,9 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
         if trials.iter().any(|trial| trial.name() == LOGIN) {
             debian::equip(&mut command)?;
         }
+        if trials.iter().any(|trial| trial.name().starts_with(KERNELS)) {
+            kernels::equip(&mut command)?;
+        }
         let status = lab::run_again_if_lost(&command).unwrap_or_else(|error| {
             // The other groups have results all the same.
             eprintln!("{error}");
@@ -97,6 +101,9 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
 fn may_make_interfaces() -> bool {
     rustix::process::geteuid().is_root() || !kvm_probe::kvm().is_usable()
 }
+
+/// How the names of trials begin that boot other kernels.
+const KERNELS: &str = "a_kernel_of_";
 
 /// Trials that run one after the other in one machine.
 fn groups() -> Vec<Vec<Trial>> {
@@ -146,6 +153,12 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("a_kernel_panic_is_shown_and_exits_1", ends::panic),
         trial("a_kernel_panic_without_an_init_is_shown_and_exits_1", ends::panic_without_init),
         trial("a_triple_fault_is_told_and_exits_1", ends::triple_fault),
+    ]);
+    groups.push(vec![
+        trial("a_kernel_of_debian_12_compressed_by_xz", kernels::bookworm_xz),
+        trial("a_kernel_of_debian_12_as_elf", kernels::bookworm_elf),
+        trial("a_kernel_of_debian_13_compressed_by_zstd", kernels::trixie_zstd),
+        trial("a_kernel_of_debian_13_as_elf", kernels::trixie_elf),
     ]);
     groups.push(vec![trial(LOGIN, debian::login_and_power_off)]);
     groups

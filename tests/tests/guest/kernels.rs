@@ -1,0 +1,107 @@
+//! Kernels other than the one that all other trials boot: of another release, compressed in another way, or not at all.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use guest_images::agent::Region;
+use guest_images::compression::Compression;
+use guest_images::kernel::Kernel;
+use guest_images::lab::{self, LabCommand};
+use guest_images::{initramfs, kernel, vmlinux};
+use tests::images::{Images, drive};
+use tests::programs::{Programs, scratch};
+use tests::{Failure, Options, STEP, Vm, check};
+
+use crate::MIB;
+
+/// A kernel of Debian's.
+struct Tried {
+    suite: &'static str,
+    metapackage: &'static str,
+    /// How it is compressed; `None`: the ELF kernel out of it is booted.
+    compression: Option<Compression>,
+}
+
+const CLOUD: &str = "linux-image-cloud-amd64";
+const GENERIC: &str = "linux-image-amd64";
+
+const BOOKWORM_XZ: Tried =
+    Tried { suite: "bookworm", metapackage: GENERIC, compression: Some(Compression::Xz) };
+const BOOKWORM_ELF: Tried = Tried { suite: "bookworm", metapackage: CLOUD, compression: None };
+const TRIXIE_ZSTD: Tried =
+    Tried { suite: "trixie", metapackage: CLOUD, compression: Some(Compression::Zstd) };
+const TRIXIE_ELF: Tried = Tried { suite: "trixie", metapackage: CLOUD, compression: None };
+
+pub fn bookworm_xz() -> Result<(), Failure> {
+    BOOKWORM_XZ.boots()
+}
+
+pub fn bookworm_elf() -> Result<(), Failure> {
+    BOOKWORM_ELF.boots()
+}
+
+pub fn trixie_zstd() -> Result<(), Failure> {
+    TRIXIE_ZSTD.boots()
+}
+
+pub fn trixie_elf() -> Result<(), Failure> {
+    TRIXIE_ELF.boots()
+}
+
+/// Fetches all kernels while there is a network, and gives them to a command in the lab.
+pub fn equip(command: &mut LabCommand) -> Result<(), Failure> {
+    for tried in [BOOKWORM_XZ, BOOKWORM_ELF, TRIXIE_ZSTD, TRIXIE_ELF] {
+        let files = tried.fetch()?;
+        command.env.push((tried.variable(), std::env::join_paths(&files)?));
+        command.files.extend(files);
+    }
+    Ok(())
+}
+
+impl Tried {
+    /// In the environment of a program in the lab: this kernel's files.
+    fn variable(&self) -> OsString {
+        format!("MILLRACE_TRIED_{}_{}_{:?}", self.suite, self.metapackage, self.compression).into()
+    }
+
+    /// The kernel's file and its initramfs.
+    fn fetch(&self) -> Result<[PathBuf; 2], Failure> {
+        let kernel: Kernel = kernel::of_suite(self.suite, self.metapackage)?;
+        let initrd = initramfs::guest_of(&kernel)?;
+        let Some(compression) = self.compression else {
+            return Ok([vmlinux::find(&kernel)?, initrd]);
+        };
+        let bzimage = std::fs::read(&kernel.vmlinuz)?;
+        let found = vmlinux::payload(&bzimage).map(|(compression, _)| compression);
+        check(found == Some(compression), format!("{} is {compression}: {found:?}", kernel.version))?;
+        Ok([kernel.vmlinuz, initrd])
+    }
+
+    fn files(&self) -> Result<[PathBuf; 2], Failure> {
+        if !lab::is_inside() {
+            return self.fetch();
+        }
+        let paths = std::env::var_os(self.variable()).unwrap_or_default();
+        let paths: Vec<_> = std::env::split_paths(&paths).collect();
+        Ok(paths.try_into().map_err(|_| "the host has not told of the kernel")?)
+    }
+
+    /// Boots to the agent, writes to its disk and reads it back, and powers off.
+    fn boots(&self) -> Result<(), Failure> {
+        let [kernel, initrd] = self.files()?;
+        let programs = Programs { kernel, initrd, ..Programs::ready()? };
+        let folder = scratch()?;
+        let images = Images::new(&programs.millrace, folder.path());
+        let disk = drive("virtio0", &images.raw("disk.img", 8 * MIB, &[])?, "raw");
+        let options = Options { cpus: 2, ..Options::new(&[disk]) };
+        let mut vm = Vm::start(&programs, folder.path(), &options)?;
+        let agent = vm.agent()?;
+        agent.fill(&Region::new("/dev/vda", 0, 2 * MIB, 1), 1)?;
+        agent.verify("/dev/vda")?;
+        let errors = agent.errors()?;
+        check(errors.is_empty(), format!("the kernel sees no error: {errors:?}"))?;
+        agent.poweroff()?;
+        let status = vm.wait(STEP)?;
+        check(status.success(), format!("millrace ends with status 0: {status}"))
+    }
+}
