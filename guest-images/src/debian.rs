@@ -32,6 +32,8 @@ rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer; do
     ln -sf /dev/null "$1/etc/systemd/system/$unit"
 done
+# Else the first boot would do again what the packages have done.
+touch -r "$1/usr" "$1/etc/.updated" "$1/var/.updated"
 "#;
 
 /// What is made.

@@ -53,5 +53,11 @@ pub fn login_and_power_off() -> Result<(), Failure> {
     terminal.shows("user-root disk-/dev/vda")?;
     terminal.press(&["poweroff\r"])?;
     terminal.ended_within(START)?;
-    check(terminal.is_as_before()?, "the terminal is what it was")
+    check(terminal.is_as_before()?, "the terminal is what it was")?;
+    // The other way to end it, at any time.
+    let mut terminal = Terminal::run(&mut command)?;
+    terminal.shows_within(START, "Linux version")?;
+    terminal.press(&["\x01", "x"])?;
+    terminal.ended()?;
+    check(terminal.is_as_before()?, "the terminal is what it was after Ctrl-A x")
 }
