@@ -20,17 +20,20 @@ struct Tried {
     metapackage: &'static str,
     /// How it is compressed; `None`: the ELF kernel out of it is booted.
     compression: Option<Compression>,
+    /// vCPUs.
+    cpus: u32,
 }
 
 const CLOUD: &str = "linux-image-cloud-amd64";
 const GENERIC: &str = "linux-image-amd64";
 
 const BOOKWORM_XZ: Tried =
-    Tried { suite: "bookworm", metapackage: GENERIC, compression: Some(Compression::Xz) };
-const BOOKWORM_ELF: Tried = Tried { suite: "bookworm", metapackage: CLOUD, compression: None };
+    Tried { suite: "bookworm", metapackage: GENERIC, compression: Some(Compression::Xz), cpus: 2 };
+/// With as many as a machine may have.
+const BOOKWORM_ELF: Tried = Tried { suite: "bookworm", metapackage: CLOUD, compression: None, cpus: 16 };
 const TRIXIE_ZSTD: Tried =
-    Tried { suite: "trixie", metapackage: CLOUD, compression: Some(Compression::Zstd) };
-const TRIXIE_ELF: Tried = Tried { suite: "trixie", metapackage: CLOUD, compression: None };
+    Tried { suite: "trixie", metapackage: CLOUD, compression: Some(Compression::Zstd), cpus: 2 };
+const TRIXIE_ELF: Tried = Tried { suite: "trixie", metapackage: CLOUD, compression: None, cpus: 2 };
 
 pub fn bookworm_xz() -> Result<(), Failure> {
     BOOKWORM_XZ.boots()
@@ -93,11 +96,14 @@ impl Tried {
         let folder = scratch()?;
         let images = Images::new(&programs.millrace, folder.path());
         let disk = drive("virtio0", &images.raw("disk.img", 8 * MIB, &[])?, "raw");
-        let options = Options { cpus: 2, ..Options::new(&[disk]) };
+        let options = Options { cpus: self.cpus, ..Options::new(&[disk]) };
         let mut vm = Vm::start(&programs, folder.path(), &options)?;
         let agent = vm.agent()?;
         agent.fill(&Region::new("/dev/vda", 0, 2 * MIB, 1), 1)?;
         agent.verify("/dev/vda")?;
+        let up = format!("Brought up 1 node, {} CPUs", self.cpus);
+        let messages = agent.dmesg(1000)?;
+        check(messages.iter().any(|message| message.contains(&up)), format!("'{up}' in {messages:?}"))?;
         let errors = agent.errors()?;
         check(errors.is_empty(), format!("the kernel sees no error: {errors:?}"))?;
         agent.poweroff()?;
