@@ -25,7 +25,8 @@ const GREETING: &str = "init-has-started";
 pub struct Stage {
     programs: Programs,
     folder: PathBuf,
-    image: PathBuf,
+    /// One for each machine: each locks its own.
+    images: [PathBuf; 2],
     direct: bool,
     aio: String,
     qemu_machine: String,
@@ -42,15 +43,17 @@ pub struct Machine {
 }
 
 impl Stage {
-    /// Makes a full raw image.
+    /// Makes full raw images.
     pub fn new(folder: &Path, arguments: &Arguments) -> Result<Self, Failure> {
         let size = arguments.size << 20;
         let programs = Programs::ready()?;
-        let image = images::Images::new(&programs.millrace, folder).raw("disk.img", size, &[(0, size)])?;
+        let images = images::Images::new(&programs.millrace, folder);
+        let images =
+            [images.raw("ours.img", size, &[(0, size)])?, images.raw("theirs.img", size, &[(0, size)])?];
         Ok(Stage {
             programs,
             folder: folder.to_owned(),
-            image,
+            images,
             direct: arguments.direct,
             aio: arguments.aio.clone(),
             qemu_machine: arguments.qemu_machine.clone(),
@@ -66,7 +69,8 @@ impl Stage {
 
     /// Boots a guest and waits for its agent.
     pub fn boot(&self, vmm: Vmm) -> Result<Machine, Failure> {
-        let (socket, log) = (self.folder.join("agent"), self.folder.join("log"));
+        let name = |what: &str| self.folder.join(format!("{what}-{vmm:?}"));
+        let (socket, log) = (name("agent"), name("log"));
         if socket.exists() {
             std::fs::remove_file(&socket)?;
         }
@@ -109,7 +113,7 @@ impl Stage {
         let cache = if self.direct { "none" } else { "writeback" };
         command.arg(format!(
             "id=disk,file={},format=raw,cache={cache},aio={}",
-            self.image.display(),
+            self.images[0].display(),
             self.aio
         ));
         command
@@ -126,8 +130,10 @@ impl Stage {
         command.args(["-device", "isa-serial,chardev=agent,index=1,iobase=0x2f8,irq=3", "-drive"]);
         let cache = if self.direct { "none" } else { "writeback" };
         let aio = &self.qemu_aio;
-        command
-            .arg(format!("if=none,id=disk,format=raw,file={},cache={cache},aio={aio}", self.image.display()));
+        command.arg(format!(
+            "if=none,id=disk,format=raw,file={},cache={cache},aio={aio}",
+            self.images[1].display()
+        ));
         if self.qemu_iothread {
             command.args([
                 "-object",

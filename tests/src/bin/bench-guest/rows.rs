@@ -40,6 +40,21 @@ pub const IO: &[Io] = &[
     sequential("write-1m", "1 MiB writes in order", true),
 ];
 
+impl Io {
+    fn rate(&self, size: u64, time: Duration) -> Rate {
+        Rate {
+            device: "/dev/vda".to_owned(),
+            offset: 0,
+            length: size,
+            block: self.block,
+            depth: self.depth,
+            write: self.write,
+            sequential: self.sequential,
+            time,
+        }
+    }
+}
+
 /// What the ratio of a row has to be.
 enum Wanted {
     AtMost(f64),
@@ -50,7 +65,7 @@ enum Wanted {
 pub struct Bench {
     pub stage: Stage,
     pub runs: u32,
-    /// Of each row of I/O.
+    /// Of each row of I/O in each round.
     pub time: Duration,
     /// Of the image, in bytes.
     pub size: u64,
@@ -58,6 +73,9 @@ pub struct Bench {
 
 /// The figures of one machine, by row.
 type Figures = BTreeMap<&'static str, Vec<f64>>;
+
+/// Parts of a row's time, which alternate between the machines.
+const SLICES: u32 = 4;
 
 const BOOT: &str = "boot";
 const BEYOND: &str = "memory";
@@ -70,8 +88,12 @@ impl Bench {
         let (mut ours, mut theirs) = (Figures::new(), Figures::new());
         for round in 1..=self.runs {
             eprintln!("round {round} of {}", self.runs);
-            self.round(Vmm::Ours, io, &mut ours)?;
-            self.round(Vmm::Qemu, io, &mut theirs)?;
+            // Who comes second boots beside a guest that idles: each does in turn.
+            let mut all = [(Vmm::Ours, &mut ours), (Vmm::Qemu, &mut theirs)];
+            if round % 2 == 0 {
+                all.reverse();
+            }
+            self.round(io, all)?;
         }
         println!("{:<16}{:>24}{:>24}{:>24}", "", "Millrace", "QEMU microvm", "ratio");
         let mut good = true;
@@ -105,28 +127,36 @@ impl Bench {
         Ok(good)
     }
 
-    fn round(&self, vmm: Vmm, io: &[&Io], figures: &mut Figures) -> Result<(), Failure> {
-        let mut machine = self.stage.boot(vmm)?;
-        let mut add = |name, value| figures.entry(name).or_default().push(value);
-        add(BOOT, machine.boot.as_secs_f64());
-        for row in io {
-            self.stage.settle()?;
-            let job = machine.agent.rate(&Rate {
-                device: "/dev/vda".to_owned(),
-                offset: 0,
-                length: self.size,
-                block: row.block,
-                depth: row.depth,
-                write: row.write,
-                sequential: row.sequential,
-                time: self.time,
-            })?;
-            let stat = machine.agent.wait(job, self.time + STEP)?;
-            let per_second = 1.0 / stat.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
-            let count = if row.sequential { stat.bytes as f64 / MIB as f64 } else { stat.total.count as f64 };
-            add(row.name, count * per_second);
+    /// Boots a guest on each machine; each row is measured on one right after the other, in slices, so that what a
+    /// busy host does, it does to both.
+    fn round(&self, io: &[&Io], all: [(Vmm, &mut Figures); 2]) -> Result<(), Failure> {
+        let mut machines = Vec::new();
+        for (vmm, figures) in all {
+            let machine = self.stage.boot(vmm)?;
+            figures.entry(BOOT).or_default().push(machine.boot.as_secs_f64());
+            machines.push((machine, figures));
         }
-        add(BEYOND, usage::beyond(machine.id(), MEMORY * MIB)? as f64 / MIB as f64);
-        machine.end()
+        for row in io {
+            let mut done = [(0.0, 0.0); 2];
+            for _ in 0..SLICES {
+                for ((machine, _), (count, seconds)) in machines.iter_mut().zip(&mut done) {
+                    self.stage.settle()?;
+                    let job = machine.agent.rate(&row.rate(self.size, self.time / SLICES))?;
+                    let stat = machine.agent.wait(job, self.time + STEP)?;
+                    *seconds += stat.elapsed.as_secs_f64();
+                    *count +=
+                        if row.sequential { stat.bytes as f64 / MIB as f64 } else { stat.total.count as f64 };
+                }
+            }
+            for ((_, figures), (count, seconds)) in machines.iter_mut().zip(done) {
+                figures.entry(row.name).or_default().push(count / f64::max(seconds, f64::MIN_POSITIVE));
+            }
+        }
+        for (machine, figures) in machines {
+            let beyond = usage::beyond(machine.id(), MEMORY * MIB)? as f64 / MIB as f64;
+            figures.entry(BEYOND).or_default().push(beyond);
+            machine.end()?;
+        }
+        Ok(())
     }
 }
