@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use executor::{Executor, yield_now};
-use virtio_device::{Activation, Device, ReadyQueue};
+use virtio_device::Device;
 use virtio_net::{Link, MOST_FRAME, Mac, QUEUE_SIZE, VirtioNet};
-use virtqueue::driver::{Driver, Interrupts, Piece};
+use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Bytes of a step: what it is, two lengths of two bytes, and three more.
@@ -42,19 +42,9 @@ async fn run(input: &[u8]) {
     interrupts.clear_used(2);
     let mut drivers = [1, 2]
         .map(|n| Driver::new(memory.clone(), n * 0x1_0000, HEAP + (n - 1) * (MEMORY as u64 / 4), RING, true));
-    let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
-        index: index as u16,
-        queue: driver.queue(QUEUE_SIZE),
-        kick: driver.kick.try_clone().expect("an eventfd"),
-    };
     // The first byte says which features the driver takes.
     let without = u64::from(input.first().copied().unwrap_or_default() & 1) << 15;
-    let activation = Activation {
-        memory,
-        features: device.features() & !without,
-        queues: drivers.iter().enumerate().map(ready).collect(),
-        interrupt: interrupts.clone(),
-    };
+    let activation = activation(&drivers, QUEUE_SIZE, device.features() & !without, &interrupts);
     device.activate(activation).expect("good rings");
     let mut sent = Frames::default();
     for step in input.get(1..).unwrap_or_default().chunks_exact(STEP) {

@@ -7,9 +7,9 @@ use block::sim::SimDir;
 use block::tray::Medium;
 use block::{Disk, Kind, chain};
 use executor::{Executor, yield_now};
-use virtio_device::{Activation, Device, ReadyQueue};
+use virtio_device::Device;
 use virtio_scsi::{QUEUE_SIZE, VirtioScsi};
-use virtqueue::driver::{Driver, Interrupts, Piece};
+use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Bytes of a step: what it is, room for an answer (two bytes), a byte of the target, a tag, and a CDB.
@@ -51,17 +51,7 @@ async fn run(input: &[u8]) {
     interrupts.clear_used(QUEUES);
     let mut drivers: Vec<_> =
         (1..=QUEUES as u64).map(|n| Driver::new(memory.clone(), n * 0x1_0000, HEAP, RING, true)).collect();
-    let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
-        index: index as u16,
-        queue: driver.queue(QUEUE_SIZE),
-        kick: driver.kick.try_clone().expect("an eventfd"),
-    };
-    let activation = Activation {
-        memory,
-        features: device.features(),
-        queues: drivers.iter().enumerate().map(ready).collect(),
-        interrupt: interrupts.clone(),
-    };
+    let activation = activation(&drivers, QUEUE_SIZE, device.features(), &interrupts);
     device.activate(activation).expect("good rings");
     for step in input.chunks_exact(STEP) {
         do_step(step, &mut device, &disk, &mut drivers).await;

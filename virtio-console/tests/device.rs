@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use executor::{Thread, yield_now};
 use virtio_console::{INPUT_MAX, KEPT_MAX, Line, OUTPUT_MAX, PATIENCE, QUEUE_SIZE, VirtioConsole};
-use virtio_device::{Activation, Device, ReadyQueue};
-use virtqueue::driver::{Driver, Interrupts, Piece};
+use virtio_device::Device;
+use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const RECEIVE: usize = 0;
@@ -49,17 +49,7 @@ impl Rig {
         };
         self.drivers = (0..2).map(driver).collect();
         self.interrupts.clear_used(2);
-        let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
-            index: index as u16,
-            queue: driver.queue(QUEUE_SIZE),
-            kick: driver.kick.try_clone().unwrap(),
-        };
-        let activation = Activation {
-            memory: self.memory.clone(),
-            features: self.device.features(),
-            queues: self.drivers.iter().enumerate().map(ready).collect(),
-            interrupt: self.interrupts.clone(),
-        };
+        let activation = activation(&self.drivers, QUEUE_SIZE, self.device.features(), &self.interrupts);
         self.device.activate(activation).unwrap();
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use virtio_device::Interrupt;
+use virtio_device::{Activation, Interrupt, ReadyQueue};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -76,6 +76,21 @@ impl Interrupt for Interrupts {
     }
     fn needs_reset(&self) {
         self.change(|counts| counts.needs_reset += 1);
+    }
+}
+
+/// What a transport hands to a device at DRIVER_OK: these queues in order, each of at most `max` descriptors.
+pub fn activation(drivers: &[Driver], max: u16, features: u64, interrupts: &Arc<Interrupts>) -> Activation {
+    let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
+        index: index as u16,
+        queue: driver.queue(max),
+        kick: driver.kick.try_clone().expect("an eventfd"),
+    };
+    Activation {
+        memory: drivers[0].memory.clone(),
+        features,
+        queues: drivers.iter().enumerate().map(ready).collect(),
+        interrupt: interrupts.clone(),
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use executor::{Thread, yield_now};
-use virtio_device::{Activation, Device, ReadyQueue};
+use virtio_device::Device;
 use virtio_net::{Link, QUEUE_SIZE, VirtioNet};
-use virtqueue::driver::{Driver, Interrupts, Piece};
+use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub const RECEIVE: usize = 0;
@@ -75,17 +75,8 @@ impl Rig {
         };
         self.drivers = (0..2).map(driver).collect();
         self.interrupts.clear_used(2);
-        let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
-            index: index as u16,
-            queue: driver.queue(QUEUE_SIZE),
-            kick: driver.kick.try_clone().unwrap(),
-        };
-        let activation = Activation {
-            memory: self.memory.clone(),
-            features: self.device.features() & !self.without,
-            queues: self.drivers.iter().enumerate().map(ready).collect(),
-            interrupt: self.interrupts.clone(),
-        };
+        let activation =
+            activation(&self.drivers, QUEUE_SIZE, self.device.features() & !self.without, &self.interrupts);
         self.device.activate(activation).unwrap();
     }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use executor::Thread;
-use virtio_device::{Activation, Device, ReadyQueue};
+use virtio_device::Device;
 use virtio_scsi::{QUEUE_SIZE, VirtioScsi};
-use virtqueue::driver::{Driver, Interrupts, Piece};
+use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::drive::{self, FakeHandle};
@@ -89,17 +89,7 @@ impl Rig {
             })
             .collect();
         self.interrupts.clear_used(3);
-        let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
-            index: index as u16,
-            queue: driver.queue(QUEUE_SIZE),
-            kick: driver.kick.try_clone().unwrap(),
-        };
-        let activation = Activation {
-            memory: self.memory.clone(),
-            features: self.device.features(),
-            queues: self.drivers.iter().enumerate().map(ready).collect(),
-            interrupt: self.interrupts.clone(),
-        };
+        let activation = activation(&self.drivers, QUEUE_SIZE, self.device.features(), &self.interrupts);
         self.device.activate(activation).unwrap();
     }
 
