@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn the_folder_is_found_from_the_program_unless_it_is_named() {
-        let program = Path::new("/work/target/release/millrace");
-        assert_eq!(folder(None, Some(program)), Some("/work/target/guest-images/boot".into()));
+        let program = Path::new("/src/target/release/millrace");
+        assert_eq!(folder(None, Some(program)), Some("/src/target/guest-images/boot".into()));
         assert_eq!(folder(Some("/boot".into()), Some(program)), Some("/boot".into()));
         assert_eq!(folder(None, Some(Path::new("/millrace"))), None);
     }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::Failure;
-use tests::bench::{Daemon, Disk, Spread, Vmm, storage};
+use tests::bench::{Spread, Vmm};
 
 use crate::copy::Bench;
-use crate::files::{self, Base};
+use crate::files::Base;
 use crate::guest::{Guest, between};
 
 /// `x-max-latency`, in milliseconds.
@@ -33,17 +33,7 @@ impl Bench {
         for limit in [None, Some(BUDGET)] {
             let (mut p99, mut rate) = (Vec::new(), Vec::new());
             for seed in 0..u64::from(self.runs) {
-                let leaf = self.folder.join("target");
-                files::leaf(&leaf, "qcow2", &base, self.leaf_options.as_deref())?;
-                storage::evict(&base.path)?;
-                storage::settle(&self.folder)?;
-                let disk = Disk {
-                    leaf: (leaf.clone(), "qcow2".to_owned()),
-                    backing: Some((base.path.clone(), base.format.to_owned())),
-                    direct: true,
-                    qemu_aio: self.qemu_aio.clone(),
-                };
-                let mut daemon = Daemon::start(Vmm::Ours, &self.millrace, &self.folder, &disk)?;
+                let (mut daemon, leaf) = self.on_new_leaf(Vmm::Ours, &base)?;
                 let guest = Guest::start(&mut daemon, WRITES, DEPTH, seed + 1)?;
                 let mut arguments = json!({"job-id": "stream", "device": "disk"});
                 if let Some(limit) = limit {

@@ -2,6 +2,7 @@
 //! else happens, then while the disk streams.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tests::nbd::{Command, Nbd};
 use tests::{Failure, STEP};
 
 use crate::copy::Bench;
-use crate::files::{self, Base};
+use crate::files::{self, Base, Made};
 
 const BLOCK: u64 = 4096;
 /// How long the disk is watched without a stream.
@@ -120,6 +121,21 @@ struct Round {
 }
 
 impl Bench {
+    /// Starts a program on a new qcow2 leaf over `base`, past the page cache, which holds nothing of either.
+    pub fn on_new_leaf(&self, vmm: Vmm, base: &Made) -> Result<(Daemon, PathBuf), Failure> {
+        let leaf = self.folder.join("target");
+        files::leaf(&leaf, "qcow2", base, self.leaf_options.as_deref())?;
+        storage::evict(&base.path)?;
+        storage::settle(&self.folder)?;
+        let disk = Disk {
+            leaf: (leaf.clone(), "qcow2".to_owned()),
+            backing: Some((base.path.clone(), base.format.to_owned())),
+            direct: true,
+            qemu_aio: self.qemu_aio.clone(),
+        };
+        Ok((Daemon::start(vmm, &self.millrace, &self.folder, &disk)?, leaf))
+    }
+
     /// Measures a row and prints it.
     pub fn guest(&self, row: &Row) -> Result<(), Failure> {
         let size = self.size;
@@ -128,17 +144,7 @@ impl Bench {
         let mut all = [(Vmm::Ours, Vec::new()), (Vmm::Qemu, Vec::new())];
         for seed in 0..u64::from(self.runs) {
             for (vmm, rounds) in &mut all {
-                let leaf = self.folder.join("target");
-                files::leaf(&leaf, "qcow2", &base, self.leaf_options.as_deref())?;
-                storage::evict(&base.path)?;
-                storage::settle(&self.folder)?;
-                let disk = Disk {
-                    leaf: (leaf.clone(), "qcow2".to_owned()),
-                    backing: Some((base.path.clone(), base.format.to_owned())),
-                    direct: true,
-                    qemu_aio: self.qemu_aio.clone(),
-                };
-                let mut daemon = Daemon::start(*vmm, &self.millrace, &self.folder, &disk)?;
+                let (mut daemon, leaf) = self.on_new_leaf(*vmm, &base)?;
                 let began = Instant::now();
                 let guest = Guest::start(&mut daemon, row.writes, row.depth, seed + 1)?;
                 std::thread::sleep(IDLE);
