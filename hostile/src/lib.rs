@@ -8,6 +8,8 @@
 //! To add a door: a module with the entry point and its corpus, a line in [`TARGETS`], a file in
 //! `fuzz/fuzz_targets` and its name in `fuzz/Cargo.toml`.
 
+mod chains;
+mod console;
 mod image;
 mod machine;
 mod monitor;
@@ -17,6 +19,7 @@ mod net;
 mod scsi;
 mod watched;
 
+pub use console::{console, rng};
 pub use image::{qcow2, qed};
 pub use machine::machine;
 pub use monitor::qmp;
@@ -46,4 +49,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "machine", run: machine, corpus: machine::corpus, memory: machine::memory },
     Target { name: "net", run: net, corpus: net::corpus, memory: net::memory },
     Target { name: "scsi", run: scsi, corpus: scsi::corpus, memory: scsi::memory },
+    Target { name: "console", run: console, corpus: console::corpus, memory: console::memory },
+    Target { name: "rng", run: rng, corpus: console::corpus, memory: console::memory },
 ];

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use executor::{Executor, yield_now};
 use virtio_device::Device;
 use virtio_net::{Link, MOST_FRAME, Mac, QUEUE_SIZE, VirtioNet};
-use virtqueue::driver::{Driver, Interrupts, Piece, activation};
+use virtqueue::driver::{Driver, Interrupts, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::chains::{offer, pause};
 
 /// Bytes of a step: what it is, two lengths of two bytes, and three more.
 const STEP: usize = 8;
@@ -60,7 +62,7 @@ async fn run(input: &[u8]) {
         }
     }
     // Ends only when nothing is in flight, however little the peer reads.
-    assert!(device.pause().await.is_ok(), "the device's task ended by itself");
+    pause(&mut device).await;
     sent.take_from(&peer);
     assert!(interrupts.counts().config <= 1, "the link goes down once");
 }
@@ -88,7 +90,7 @@ async fn do_step(
         4 => write(peer, &step[1..]),
         5 => sent.take_from(peer),
         6 if g & 1 == 0 => {
-            assert!(device.pause().await.is_ok(), "the device's task ended by itself");
+            pause(device).await;
             if g & 2 == 0 {
                 device.resume();
             }
@@ -102,28 +104,6 @@ async fn do_step(
 /// Writes what the socket takes.
 fn write(mut peer: &UnixStream, bytes: &[u8]) {
     let _ = peer.write(bytes);
-}
-
-/// Offers a chain of pieces of these lengths, where there are descriptors for it.
-fn offer(driver: &mut Driver, pieces: &[(usize, bool)]) {
-    if driver.free_descriptors() < pieces.len() {
-        return;
-    }
-    // Each chain may use the same memory, of a quarter for each queue.
-    let mut address = driver.heap;
-    let pieces: Vec<_> = pieces
-        .iter()
-        .filter(|(len, _)| *len > 0)
-        .map(|(len, write)| {
-            let piece = Piece { address, len: *len as u32, write: *write };
-            address += *len as u64;
-            piece
-        })
-        .collect();
-    if !pieces.is_empty() {
-        driver.add(&pieces, false);
-        driver.publish();
-    }
 }
 
 /// What came out at the other side, which must be frames.
