@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::mem;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use guest_images::frames::{self, Kind};
 use guest_images::interface;
+use kvm_ioctls::Kvm;
 use rustix::mount::MountFlags;
 use rustix::process::Signal;
 use rustix::system::RebootCommand;
@@ -54,6 +56,7 @@ fn command(port: &Mutex<File>) -> Result<ExitStatus, String> {
         _ => None,
     };
     let command = command.ok_or("got a malformed command")?;
+    keep_kvm_in_use().map_err(|error| format!("cannot make a virtual machine: {error}"))?;
     enter_root()?;
     let [program, arguments @ ..] = command.argv.as_slice() else {
         return Err("got an empty command".to_owned());
@@ -70,6 +73,19 @@ fn command(port: &Mutex<File>) -> Result<ExitStatus, String> {
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = process.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
     pump(child, port).map_err(|error| format!("lost its command: {error}"))
+}
+
+/// Makes a virtual machine with a vCPU, which never runs and stays as long as this process.
+///
+/// Linux patches its own code when KVM's first machine comes and when its last one goes: the scheduler's, for
+/// preemption notifiers, and the local APIC's. On another processor QEMU 7.2 was seen to go on executing a
+/// breakpoint that such a patch had already taken away, for ever.
+fn keep_kvm_in_use() -> Result<(), kvm_ioctls::Error> {
+    let machine = Kvm::new()?.create_vm()?;
+    machine.create_irq_chip()?;
+    let vcpu = machine.create_vcpu(0)?;
+    mem::forget((machine, vcpu));
+    Ok(())
 }
 
 /// Passes on all output, and waits for the command and whatever it has left behind.
