@@ -364,6 +364,13 @@ impl<L: Link> Agent<L> {
         number("uptime", &answer.fields, "ms").map(Duration::from_millis)
     }
 
+    /// What loader the kernel believes that it was started by: an identifier of the Linux/x86 boot protocol, which a
+    /// kernel that was entered by PVH sets to 0xb0 itself.
+    pub fn boot_loader(&mut self) -> Result<u8> {
+        let answer = self.ask("boot-loader", Fields::new())?;
+        number("boot-loader", &answer.fields, "type")
+    }
+
     /// Has the guest flush everything and power off; the answer comes before it does.
     pub fn poweroff(&mut self) -> Result<()> {
         self.ask("poweroff", Fields::new()).map(drop)

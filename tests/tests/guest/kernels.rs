@@ -104,6 +104,10 @@ impl Tried {
         let up = format!("Brought up 1 node, {} CPUs", self.cpus);
         let messages = agent.dmesg(1000)?;
         check(messages.iter().any(|message| message.contains(&up)), format!("'{up}' in {messages:?}"))?;
+        // PVH's, and that of a loader without a number of its own.
+        let loader = if self.compression.is_none() { 0xb0 } else { 0xff };
+        let told = agent.boot_loader()?;
+        check(told == loader, format!("the kernel was entered as loader {loader:#x}: {told:#x}"))?;
         let errors = agent.errors()?;
         check(errors.is_empty(), format!("the kernel sees no error: {errors:?}"))?;
         agent.poweroff()?;

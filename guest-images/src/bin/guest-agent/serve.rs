@@ -183,6 +183,7 @@ impl Agent {
             }
             "capacity-changes" => Ok(Fields::new().with("count", text(system::capacity_changes())?).into()),
             "uptime" => Ok(Fields::new().with("ms", text(system::uptime())?).into()),
+            "boot-loader" => Ok(Fields::new().with("type", text(system::boot_loader())?).into()),
             "reboot" => Ok(self.ending(|| system::halt(RebootCommand::Restart))),
             "poweroff" => Ok(self.ending(|| system::halt(RebootCommand::PowerOff))),
             "unbind" => Ok(Fields::new().with("name", text(system::unbind(fields.text("dev")?))?).into()),

@@ -70,6 +70,12 @@ pub fn uptime() -> io::Result<u64> {
     Ok((seconds * 1000.0) as u64)
 }
 
+/// The kernel's `bootloader_type`.
+pub fn boot_loader() -> io::Result<u8> {
+    let text = fs::read_to_string("/proc/sys/kernel/bootloader_type")?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// Panics the kernel.
 pub fn panic() -> io::Result<()> {
     fs::write("/proc/sysrq-trigger", "c")
