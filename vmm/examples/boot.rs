@@ -127,7 +127,7 @@ async fn run(arguments: Vec<String>) -> Result<i32, Box<dyn std::error::Error>> 
         .map(str::parse)
         .collect::<Result<_, _>>()?;
     let devices: Vec<Box<dyn Device>> = vec![Box::new(Counter::new()?), Box::new(Counter::new()?)];
-    let machine = Rc::new(Machine::new(&config, devices, &serial)?);
+    let machine = Rc::new(Machine::new(Machine::prepare(&config)?, devices, &serial)?);
     let start = Instant::now();
     machine.start().await?;
     eprintln!("[{:?} started]", start.elapsed());

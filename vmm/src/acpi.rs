@@ -58,20 +58,19 @@ pub fn tables(start: u64, cpus: u32, serials: usize, devices: usize) -> Vec<u8> 
     bytes
 }
 
-/// Writes the tables into guest memory and returns the RSDP's address.
+/// Writes the tables into guest memory, the RSDP at [`ACPI`].
 pub(crate) fn write(
     memory: &GuestMemoryMmap,
     cpus: u32,
     serials: usize,
     devices: usize,
-) -> Result<u64, String> {
+) -> Result<(), String> {
     let bytes = tables(ACPI, cpus, serials, devices);
     if ACPI + bytes.len() as u64 > RESET_VECTOR {
         return Err(format!("ACPI tables of {} bytes", bytes.len()));
     }
     memory.write_slice(&bytes, GuestAddress(ACPI)).map_err(|e| e.to_string())?;
-    memory.write_slice(&reset_vector(), GuestAddress(RESET_VECTOR)).map_err(|e| e.to_string())?;
-    Ok(ACPI)
+    memory.write_slice(&reset_vector(), GuestAddress(RESET_VECTOR)).map_err(|e| e.to_string())
 }
 
 /// Real-mode code: write the reset register, then wait for what it does.

@@ -15,7 +15,6 @@ use vm_memory::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::Entry;
 use crate::cpuid;
 use crate::error::Error;
 use crate::layout::{GSIS, IDENTITY_MAP, TSS};
@@ -82,7 +81,7 @@ pub(crate) struct Doorbell {
     pub(crate) value: u32,
 }
 
-/// A virtual machine whose vCPUs are ready to start.
+/// A virtual machine. Its vCPUs are ready to start once the first has its registers.
 pub(crate) struct Vm {
     pub(crate) vcpus: Vec<VcpuFd>,
     /// Keeps lines and doorbells connected.
@@ -90,14 +89,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    pub(crate) fn new(
-        kvm: &Kvm,
-        memory: &GuestMemoryMmap,
-        cpus: u32,
-        entry: &Entry,
-        lines: &[Line],
-        doorbells: &[Doorbell],
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(kvm: &Kvm, memory: &GuestMemoryMmap, cpus: u32) -> Result<Self, Error> {
         let fd = kvm.create_vm().map_err(Error::kvm("making a virtual machine"))?;
         fd.set_identity_map_address(IDENTITY_MAP).map_err(Error::kvm("identity map"))?;
         fd.set_tss_address(TSS as usize).map_err(Error::kvm("TSS"))?;
@@ -108,6 +100,13 @@ impl Vm {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::kvm("interval timer"))?;
         route_interrupts(&fd)?;
+        let vcpus = (0..cpus).map(|index| new_vcpu(kvm, &fd, index, cpus)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Vm { vcpus, fd })
+    }
+
+    /// Connects the devices, before any vCPU runs.
+    pub(crate) fn connect(&self, lines: &[Line], doorbells: &[Doorbell]) -> Result<(), Error> {
+        let fd = &self.fd;
         for line in lines {
             fd.register_irqfd(&line.event, line.gsi).map_err(Error::kvm("interrupt line"))?;
         }
@@ -115,10 +114,7 @@ impl Vm {
             fd.register_ioevent(&doorbell.event, &IoEventAddress::Mmio(doorbell.address), doorbell.value)
                 .map_err(Error::kvm("queue notification"))?;
         }
-        let vcpus = (0..cpus).map(|index| new_vcpu(kvm, &fd, index, cpus)).collect::<Result<Vec<_>, _>>()?;
-        // The others wait for the boot CPU's INIT and SIPI in the kernel's local APIC.
-        entry.set_registers(&vcpus[0])?;
-        Ok(Vm { vcpus, fd })
+        Ok(())
     }
 }
 

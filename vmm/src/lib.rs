@@ -21,6 +21,7 @@ pub mod boot;
 pub mod bus;
 pub mod cpuid;
 mod error;
+mod foundation;
 mod gate;
 mod hypervisor;
 pub mod layout;
@@ -35,7 +36,7 @@ mod vcpu;
 
 pub use error::Error;
 pub use hypervisor::check_host;
-pub use machine::{Config, DEFAULT_CMDLINE, Machine, State};
+pub use machine::{Config, DEFAULT_CMDLINE, Machine, Prepared, State};
 pub use notice::Event;
 
 /// Confines the calling thread; where the kernel cannot, says so once.

@@ -3,32 +3,34 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use executor::sync::Semaphore;
 use executor::unblock;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::VmFd;
 use virtio_device::Device;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::boot::{Entry, Kernel};
+use crate::boot::Entry;
 use crate::bus::Bus;
 use crate::error::Error;
+use crate::foundation::{Foundation, Rising};
 use crate::gate::{Gate, Wanted};
-use crate::hypervisor::{self, Doorbell, Line, Vm};
+use crate::hypervisor::{Doorbell, Line, Vm};
 use crate::layout::{
-    BUTTON_GSI, MAX_CPUS, MAX_DEVICES, MMIO_SIZE, SERIAL_GSIS, SERIAL_PORTS, device_gsi, device_window,
+    BUTTON_GSI, MAX_DEVICES, MMIO_SIZE, SERIAL_GSIS, SERIAL_PORTS, device_gsi, device_window,
 };
 use crate::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
-use crate::notice::{Event, Notices, Waiter, lock};
+use crate::notice::{Event, Notices, Waiter};
 use crate::serial::{Backend, Port, Running as SerialTask};
 use crate::vcpu::{Vcpus, World};
 use crate::{acpi, memory, ports};
 
 /// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
-/// one at once after a panic, and no look for a PCI bus, which there is not.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off";
+/// one at once after a panic, and no look for a PCI bus, which there is not. A kernel that finds one CPU would
+/// spend a good part of its start on taking the thousands of lock prefixes out of its own code: `noreplace-smp`.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp";
 
 /// What a machine is made of, devices and serial ports aside.
 #[derive(Clone, Debug)]
@@ -69,12 +71,16 @@ struct Running {
     vm: VmFd,
 }
 
-/// The parts that building a VM needs, on a worker thread.
+/// A machine whose first start has begun, before it has devices and serial ports.
+pub struct Prepared {
+    foundation: Arc<Foundation>,
+    rising: Rising,
+    sandbox: sandbox::Mode,
+}
+
+/// The parts that are worked on by worker threads.
 struct Parts {
-    kvm: Kvm,
-    kernel: Mutex<Kernel>,
-    memory: Arc<GuestMemoryMmap>,
-    cpus: u32,
+    foundation: Arc<Foundation>,
     sandbox: sandbox::Mode,
     transports: Vec<Arc<Transport>>,
     serial: Vec<Arc<Port>>,
@@ -90,6 +96,8 @@ pub struct Machine {
     parts: Arc<Parts>,
     notices: Arc<Notices>,
     heard: Waiter,
+    /// Until the first start.
+    rising: RefCell<Option<Rising>>,
     running: RefCell<Option<Rc<Running>>>,
     state: Cell<State>,
     /// One change of state at a time.
@@ -98,16 +106,24 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes a machine that does not run yet. Opens and checks everything, so that [`Machine::start`] fails
-    /// only for want of memory. Virtio device N is the guest's N-th in order; `serial` gives ttyS0 and ttyS1.
-    /// Called in a task of the executor that is to be the machine's main loop.
+    /// Opens and checks what `config` names, and begins to load the kernel and to make a VM, on workers. Called in
+    /// a task of the executor that is to be the machine's main loop.
     ///
     /// # Errors
     /// A host without KVM, files that cannot be opened, a config that cannot be: each in one line.
-    pub fn new(config: &Config, devices: Vec<Box<dyn Device>>, serial: &[Backend]) -> Result<Self, Error> {
-        if !(1..=MAX_CPUS).contains(&config.cpus) {
-            return Err(Error::Cpus(config.cpus));
-        }
+    pub fn prepare(config: &Config) -> Result<Prepared, Error> {
+        let foundation = Foundation::new(config)?;
+        let rising = foundation.rise();
+        Ok(Prepared { foundation, rising, sandbox: config.sandbox })
+    }
+
+    /// Makes a machine that does not run yet. Virtio device N is the guest's N-th in order; `serial` gives ttyS0
+    /// and ttyS1. Called in the task, or a sister, of [`Machine::prepare`].
+    ///
+    /// # Errors
+    /// Devices or serial ports that cannot be: each in one line.
+    pub fn new(prepared: Prepared, devices: Vec<Box<dyn Device>>, serial: &[Backend]) -> Result<Self, Error> {
+        let Prepared { foundation, rising, sandbox } = prepared;
         if devices.len() > MAX_DEVICES {
             return Err(Error::Devices(devices.len()));
         }
@@ -117,14 +133,11 @@ impl Machine {
         if serial.iter().filter(|backend| **backend == Backend::Stdio).count() > 1 {
             return Err(Error::Serial { port: 1, reason: "stdio is taken by port 0".into() });
         }
-        let kvm = hypervisor::open()?;
-        let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &config.cmdline)?;
-        let memory = memory::map(config.memory)?;
         let transports = devices
             .into_iter()
             .enumerate()
             .map(|(index, device)| {
-                Transport::new(device, memory.clone())
+                Transport::new(device, foundation.memory.clone())
                     .map(Arc::new)
                     .map_err(|e| Error::Device { index, reason: e.to_string() })
             })
@@ -142,11 +155,8 @@ impl Machine {
             tasks.push(task);
         }
         let parts = Parts {
-            kvm,
-            kernel: Mutex::new(kernel),
-            memory,
-            cpus: config.cpus,
-            sandbox: config.sandbox,
+            foundation,
+            sandbox,
             transports,
             serial: ports,
             button: EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?,
@@ -155,6 +165,7 @@ impl Machine {
             parts: Arc::new(parts),
             heard: notices.signal.waiter().map_err(Error::system("eventfd"))?,
             notices,
+            rising: RefCell::new(Some(rising)),
             running: RefCell::new(None),
             state: Cell::new(State::Created),
             changing: Semaphore::new(1),
@@ -164,7 +175,7 @@ impl Machine {
 
     /// Guest memory, which lives as long as anyone holds it.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
-        &self.parts.memory
+        &self.parts.foundation.memory
     }
 
     /// Where the machine is in its life.
@@ -207,10 +218,10 @@ impl Machine {
         self.running.borrow().clone()
     }
 
-    /// Boots. Loads kernel and tables on a worker, then lets the vCPUs go.
+    /// Boots: awaits what [`Machine::prepare`] has begun, then lets the vCPUs go.
     ///
     /// # Errors
-    /// What [`Error::Boot`] and [`Error::Kvm`] say; the machine stays as it was.
+    /// What [`Error::Boot`] and [`Error::Kvm`] say: a kernel that does not fit, for one. The machine stays as it was.
     pub async fn start(&self) -> Result<(), Error> {
         let _changing = self.changing.acquire(1).await;
         if self.state.get() != State::Created {
@@ -222,9 +233,12 @@ impl Machine {
     }
 
     async fn boot(&self, wanted: Wanted) -> Result<(), Error> {
-        let gate = Gate::new(self.parts.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
+        let foundation = &self.parts.foundation;
+        let gate = Gate::new(foundation.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
+        let rising = self.rising.take().unwrap_or_else(|| foundation.rise());
+        let (vm, entry) = rising.risen().await?;
         let parts = self.parts.clone();
-        let vm = unblock(move || parts.build()).await?;
+        let vm = unblock(move || parts.join(vm, &entry)).await?;
         let world = self.parts.world(gate, self.notices.clone());
         let vcpus = Vcpus::start(vm.vcpus, world)?;
         self.running.replace(Some(Rc::new(Running { vcpus, vm: vm.fd })));
@@ -356,16 +370,18 @@ impl Machine {
 impl Parts {
     /// Memory and serial ports as at power-on. Devices were reset before.
     fn clear(&self) -> Result<(), Error> {
-        memory::clear(&self.memory)?;
+        memory::clear(&self.foundation.memory)?;
         for port in &self.serial {
             port.reset().map_err(Error::system("serial port"))?;
         }
         Ok(())
     }
 
-    /// Fills memory and makes a VM around it.
-    fn build(&self) -> Result<Vm, Error> {
-        let entry = self.load()?;
+    /// Connects devices and serial ports to a VM, and tells its guest of them.
+    fn join(&self, vm: Vm, entry: &Entry) -> Result<Vm, Error> {
+        let Foundation { memory, cpus, .. } = &*self.foundation;
+        acpi::write(memory, *cpus, self.serial.len(), self.transports.len())
+            .map_err(|e| Error::System { what: "low memory", source: std::io::Error::other(e) })?;
         let (mut lines, mut doorbells) = (Vec::new(), Vec::new());
         let event = Error::system("eventfd");
         lines.push(Line { event: self.button.try_clone().map_err(&event)?, gsi: BUTTON_GSI });
@@ -382,17 +398,10 @@ impl Parts {
                 value: queue as u32,
             }));
         }
-        Vm::new(&self.kvm, &self.memory, self.cpus, &entry, &lines, &doorbells)
-    }
-
-    fn load(&self) -> Result<Entry, Error> {
-        let low = |e: String| Error::System { what: "low memory", source: std::io::Error::other(e) };
-        let entry = {
-            let rsdp = acpi::write(&self.memory, self.cpus, self.serial.len(), self.transports.len());
-            lock(&self.kernel).load(&self.memory, rsdp.map_err(low)?)?
-        };
-        entry.write_tables(&self.memory).map_err(|e| low(e.to_string()))?;
-        Ok(entry)
+        vm.connect(&lines, &doorbells)?;
+        // The others wait for the boot CPU's INIT and SIPI in the kernel's local APIC.
+        entry.set_registers(&vm.vcpus[0])?;
+        Ok(vm)
     }
 
     fn world(&self, gate: Arc<Gate>, notices: Arc<Notices>) -> World {

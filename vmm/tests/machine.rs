@@ -89,7 +89,7 @@ fn machine(directory: &Path, cpus: u32, serial: &[Backend]) -> Result<Machine, E
         memory: 64 << 20,
         sandbox: sandbox::Mode::Strict,
     };
-    Machine::new(&config, Vec::new(), serial)
+    Machine::new(Machine::prepare(&config)?, Vec::new(), serial)
 }
 
 fn with_kvm<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + 'static) {

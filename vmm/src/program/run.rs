@@ -32,7 +32,7 @@ use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::signals::Signals;
 use super::user::NewUser;
 use crate::serial::Backend;
-use crate::{Config, Event, Machine};
+use crate::{Config, Event, Machine, Prepared};
 
 /// How long the disks may take to end: beyond it the program ends with an error.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -131,6 +131,11 @@ async fn main(
     let user = options.user.as_deref().map(NewUser::find).transpose()?;
     let events = Events::new();
     EVENTS.set(Some(events.clone()));
+    // Goes on while the disks are opened. Should a disk fail too, that is what is told.
+    let prepared = match options.machine {
+        MachineKind::None => None,
+        MachineKind::Kvm => Some(prepare(&options)),
+    };
     let mut drives: Vec<Rc<Drive>> = Vec::new();
     for drive in options.drive.iter().chain(&options.cdrom) {
         if drives.iter().any(|other| other.options.id == drive.id) {
@@ -141,9 +146,9 @@ async fn main(
         drives.push(drive.map_err(|e| e.to_string())?);
     }
     let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
-    let machine = match options.machine {
-        MachineKind::None => None,
-        MachineKind::Kvm => Some(Rc::new(build(&options, &drives, &io_errors).await?)),
+    let machine = match prepared {
+        None => None,
+        Some(prepared) => Some(Rc::new(build(&options, prepared?, &drives, &io_errors).await?)),
     };
     // Everything that the command line names is open by now, and no guest has run.
     if let Some(user) = user {
@@ -191,8 +196,25 @@ async fn main(
     close(end, machine, &control, &monitor).await
 }
 
-async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -> Result<Machine, Failure> {
+fn prepare(options: &Run) -> Result<Prepared, Failure> {
     let boot = boot::choose(options)?;
+    let config = Config {
+        kernel: boot.kernel,
+        initrd: boot.initrd,
+        cmdline: options.cmdline.clone(),
+        cpus: options.cpus,
+        memory: options.memory,
+        sandbox: options.sandbox.into(),
+    };
+    Machine::prepare(&config).map_err(|e| e.to_string())
+}
+
+async fn build(
+    options: &Run,
+    prepared: Prepared,
+    drives: &[Rc<Drive>],
+    io_errors: &Arc<IoErrors>,
+) -> Result<Machine, Failure> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for drive in drives {
         if drive.options.cdrom {
@@ -220,20 +242,12 @@ async fn build(options: &Run, drives: &[Rc<Drive>], io_errors: &Arc<IoErrors>) -
     // Behind the drives, whose names in the guest follow their order.
     let others = devices::start(options)?;
     devices.extend(others.devices);
-    let config = Config {
-        kernel: boot.kernel,
-        initrd: boot.initrd,
-        cmdline: options.cmdline.clone(),
-        cpus: options.cpus,
-        memory: options.memory,
-        sandbox: options.sandbox.into(),
-    };
     let default = match options.monitor {
         Some(TextMonitor::Stdio) => &[Backend::Null],
         _ => &[Backend::Stdio],
     };
     let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
-    let machine = Machine::new(&config, devices, serial).map_err(|e| e.to_string())?;
+    let machine = Machine::new(prepared, devices, serial).map_err(|e| e.to_string())?;
     others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
     Ok(machine)
 }
