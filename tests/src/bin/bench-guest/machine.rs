@@ -83,6 +83,7 @@ impl Stage {
         let (mut console, other) = UnixStream::pair()?;
         command.stdin(Stdio::from(OwnedFd::from(other.try_clone()?))).stdout(OwnedFd::from(other));
         command.stderr(File::create(&log)?);
+        storage::fault_in_free()?;
         let started = Instant::now();
         let child = command.spawn().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
         // Else a machine that ends would leave its console open.
