@@ -42,6 +42,20 @@ pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     worked(work, |work| pool.run(work)).await
 }
 
+/// Runs a closure that may block on a thread of its own, begun at once; its result is awaited on any executor, or
+/// waited for. A closure that panics answers [`Gone`].
+///
+/// # Errors
+/// Where the kernel gives no thread.
+pub fn aside<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<Reply<T>> {
+    let (reply, receiver) = remote::Reply::pair();
+    std::thread::Builder::new().name(name.into()).spawn(move || reply.send(work()))?;
+    Ok(receiver)
+}
+
 /// Hands `work` to a worker by `run` and awaits its result.
 async fn worked<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,

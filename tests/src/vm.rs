@@ -38,7 +38,7 @@ pub struct Options {
 }
 
 /// A quiet kernel, which says only what is wrong.
-pub const CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp quiet";
+pub const CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp cryptomgr.notests quiet";
 
 impl Options {
     /// A guest with one vCPU and these drives.

@@ -1,9 +1,10 @@
 //! What a machine stands on before it has a device: memory with a kernel in it, and a VM around that. Both are made
-//! at once, each on a worker, so that a start takes as long as the longer one, and disks are opened meanwhile.
+//! at once, each on a thread of its own, so that a start takes as long as the longer one, and disks are opened
+//! meanwhile.
 
 use std::sync::{Arc, Mutex};
 
-use executor::{JoinHandle, spawn, unblock};
+use executor::{Gone, Reply, aside};
 use kvm_ioctls::Kvm;
 use vm_memory::GuestMemoryMmap;
 
@@ -25,8 +26,8 @@ pub(crate) struct Foundation {
 
 /// One start, in the making.
 pub(crate) struct Rising {
-    vm: JoinHandle<Result<Vm, Error>>,
-    entry: JoinHandle<Result<Entry, Error>>,
+    vm: Reply<Result<Vm, Error>>,
+    entry: Reply<Result<Entry, Error>>,
 }
 
 impl Foundation {
@@ -41,13 +42,13 @@ impl Foundation {
         Ok(Arc::new(Foundation { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus }))
     }
 
-    /// Begins to load into zeroed memory, and to make a VM. Called in a task of the main loop.
-    pub(crate) fn rise(self: &Arc<Self>) -> Rising {
-        let (around, within) = (self.clone(), self.clone());
-        Rising {
-            vm: spawn(unblock(move || Vm::new(&around.kvm, &around.memory, around.cpus))),
-            entry: spawn(unblock(move || within.load())),
-        }
+    /// Begins to load into zeroed memory, and to make a VM.
+    pub(crate) fn rise(self: &Arc<Self>) -> Result<Rising, Error> {
+        let (within, around) = (self.clone(), self.clone());
+        let thread = Error::system("a thread");
+        let entry = aside("loader", move || within.load()).map_err(&thread)?;
+        let make = move || Vm::new(&around.kvm, &around.memory, around.cpus);
+        Ok(Rising { vm: aside("maker", make).map_err(&thread)?, entry })
     }
 
     fn load(&self) -> Result<Entry, Error> {
@@ -62,8 +63,8 @@ impl Foundation {
 impl Rising {
     /// The VM, in whose memory the kernel lies, and how it is entered.
     pub(crate) async fn risen(self) -> Result<(Vm, Entry), Error> {
-        const UNCANCELLED: &str = "nobody cancels these tasks";
-        let vm = self.vm.await.expect(UNCANCELLED)?;
-        Ok((vm, self.entry.await.expect(UNCANCELLED)?))
+        let panicked = |Gone| Error::system("a machine's start")(std::io::Error::other("a thread panicked"));
+        let vm = self.vm.await.map_err(panicked)??;
+        Ok((vm, self.entry.await.map_err(panicked)??))
     }
 }

@@ -30,7 +30,9 @@ use crate::{acpi, memory, ports};
 /// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
 /// one at once after a panic, and no look for a PCI bus, which there is not. A kernel that finds one CPU would
 /// spend a good part of its start on taking the thousands of lock prefixes out of its own code: `noreplace-smp`.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp";
+/// Another part goes into self-tests of ciphers: `cryptomgr.notests`.
+pub const DEFAULT_CMDLINE: &str =
+    "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp cryptomgr.notests";
 
 /// What a machine is made of, devices and serial ports aside.
 #[derive(Clone, Debug)]
@@ -106,19 +108,18 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Opens and checks what `config` names, and begins to load the kernel and to make a VM, on workers. Called in
-    /// a task of the executor that is to be the machine's main loop.
+    /// Opens and checks what `config` names, and begins to load the kernel and to make a VM, on threads of their own.
     ///
     /// # Errors
     /// A host without KVM, files that cannot be opened, a config that cannot be: each in one line.
     pub fn prepare(config: &Config) -> Result<Prepared, Error> {
         let foundation = Foundation::new(config)?;
-        let rising = foundation.rise();
+        let rising = foundation.rise()?;
         Ok(Prepared { foundation, rising, sandbox: config.sandbox })
     }
 
     /// Makes a machine that does not run yet. Virtio device N is the guest's N-th in order; `serial` gives ttyS0
-    /// and ttyS1. Called in the task, or a sister, of [`Machine::prepare`].
+    /// and ttyS1. Called in a task of the executor that is to be the machine's main loop.
     ///
     /// # Errors
     /// Devices or serial ports that cannot be: each in one line.
@@ -235,7 +236,7 @@ impl Machine {
     async fn boot(&self, wanted: Wanted) -> Result<(), Error> {
         let foundation = &self.parts.foundation;
         let gate = Gate::new(foundation.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
-        let rising = self.rising.take().unwrap_or_else(|| foundation.rise());
+        let rising = self.rising.take().map_or_else(|| foundation.rise(), Ok)?;
         let (vm, entry) = rising.risen().await?;
         let parts = self.parts.clone();
         let vm = unblock(move || parts.join(vm, &entry)).await?;

@@ -88,6 +88,11 @@ impl Drop for PidFile<'_> {
 /// Runs until the guest, a client, a person or a signal ends it.
 pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
     let signals = Signals::block().map_err(|e| format!("signals: {e}"))?;
+    // Goes on while everything else is opened. Should that fail too, it is what is told.
+    let prepared = match options.machine {
+        MachineKind::None => None,
+        MachineKind::Kvm => Some(prepare(&options)),
+    };
     // Sockets first: errors there are errors of the command line.
     let listeners = options.qmp.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
     let listeners = listeners.map_err(|e| e.to_string())?;
@@ -106,7 +111,8 @@ pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     let pid_path = options.pidfile.clone();
     let _pid_file = pid_path.as_deref().map(PidFile::write).transpose()?;
-    executor.block_on(async move { main(options, listeners, text, signals, credentials).await })
+    let waiting = Waiting { listeners, text, signals, credentials };
+    executor.block_on(async move { main(options, prepared, waiting).await })
 }
 
 fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
@@ -121,21 +127,23 @@ fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Fai
     Ok(all)
 }
 
-async fn main(
-    options: Run,
+/// What is there before the executor, and waits for it.
+struct Waiting {
     listeners: Vec<Listener>,
     text: Option<Listener>,
     signals: Signals,
     credentials: BTreeMap<String, Credentials>,
+}
+
+async fn main(
+    options: Run,
+    prepared: Option<Result<Prepared, Failure>>,
+    waiting: Waiting,
 ) -> Result<ExitCode, Failure> {
+    let Waiting { listeners, text, signals, credentials } = waiting;
     let user = options.user.as_deref().map(NewUser::find).transpose()?;
     let events = Events::new();
     EVENTS.set(Some(events.clone()));
-    // Goes on while the disks are opened. Should a disk fail too, that is what is told.
-    let prepared = match options.machine {
-        MachineKind::None => None,
-        MachineKind::Kvm => Some(prepare(&options)),
-    };
     let mut drives: Vec<Rc<Drive>> = Vec::new();
     for drive in options.drive.iter().chain(&options.cdrom) {
         if drives.iter().any(|other| other.options.id == drive.id) {
