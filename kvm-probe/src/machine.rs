@@ -5,7 +5,9 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm as KvmHandle, VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -30,7 +32,8 @@ const BREAKPOINT_VECTOR: u64 = 3;
 /// A real KVM needs a millisecond; an emulated one some hundred.
 const WATCHDOG: Duration = Duration::from_secs(10);
 
-// Position independent. The handler counts breakpoints in rbx, which the code then sends as its proof.
+// Position independent. The handler counts breakpoints in rbx, which the code then sends as its proof. rsi says whether
+// there is xsave.
 std::arch::global_asm!(
     ".pushsection .rodata",
     "probe_code:",
@@ -41,10 +44,13 @@ std::arch::global_asm!(
     "xor ecx, ecx",
     "lock cmpxchg16b [rdi]",
     "int3",
+    "test esi, esi",
+    "jz 2f",
     "mov eax, 3",
     "xor edx, edx",
     "xsave [rdi + 64]",
     "xrstor [rdi + 64]",
+    "2:",
     "mov eax, ebx",
     "out 0xf4, al",
     "hlt",
@@ -102,7 +108,7 @@ fn run() -> Result<Kvm, Failure> {
     let mut vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(at("get CPUID"))?;
     vcpu.set_cpuid2(&cpuid).map_err(at("set CPUID"))?;
-    enter_long_mode(&vcpu).map_err(at("set registers"))?;
+    enter_long_mode(&vcpu, has_xsave(cpuid.as_slice())).map_err(at("set registers"))?;
     let answer = match vcpu.run() {
         Ok(VcpuExit::IoOut(PORT, [ARRIVED])) => Kvm::Usable,
         Ok(VcpuExit::InternalError) => {
@@ -113,6 +119,11 @@ fn run() -> Result<Kvm, Failure> {
     };
     drop((vcpu, vm));
     Ok(answer)
+}
+
+/// Whether these CPUID entries tell of xsave, without which stock kernels do too (Intel SDM volume 2A, CPUID leaf 1).
+fn has_xsave(cpuid: &[kvm_cpuid_entry2]) -> bool {
+    cpuid.iter().any(|entry| entry.function == 1 && entry.ecx & 1 << 26 != 0)
 }
 
 /// Where in the code the vCPU stands, in words.
@@ -144,7 +155,7 @@ fn fill(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemoryError>
     memory.write_obj(gate, GuestAddress(IDT + BREAKPOINT_VECTOR * 16))
 }
 
-fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+fn enter_long_mode(vcpu: &VcpuFd, xsave: bool) -> Result<(), kvm_ioctls::Error> {
     let code = kvm_segment {
         limit: 0xffff_ffff,
         selector: CODE_SELECTOR,
@@ -164,9 +175,10 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     sregs.idt.base = IDT;
     sregs.idt.limit = 0xff;
     sregs.cr3 = PML4;
-    sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 18; // PAE, OSFXSR, OSXSAVE
+    sregs.cr4 = 1 << 5 | 1 << 9 | u64::from(xsave) << 18; // PAE, OSFXSR, OSXSAVE
     sregs.cr0 = 1 << 31 | 1 << 5 | 1 << 1 | 1; // PG, NE, MP, PE
     sregs.efer = 1 << 10 | 1 << 8; // LMA, LME
     vcpu.set_sregs(&sregs)?;
-    vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK_TOP, rdi: SCRATCH, rflags: 2, ..Default::default() })
+    let (rdi, rsi) = (SCRATCH, xsave.into());
+    vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK_TOP, rdi, rsi, rflags: 2, ..Default::default() })
 }
