@@ -42,6 +42,16 @@ fn answers_are_told_from_noise_and_from_late_answers() {
 }
 
 #[test]
+fn who_is_not_understood_asks_again() {
+    let heard = std::sync::atomic::AtomicU32::new(0);
+    let link = scripted(move |_| match heard.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        0 => "ID err unknown request llo\n".to_owned(),
+        _ => "ID ok version=1 boot=a\n".to_owned(),
+    });
+    assert!(Agent::connect(link, Duration::from_secs(5), console()).is_ok());
+}
+
+#[test]
 fn a_refusal_is_quoted() {
     let mut agent = connect(|_| "ID err no such device\n".to_owned());
     let error = agent.fsync("/dev/vdz").expect_err("refused");
