@@ -158,7 +158,10 @@ fn enter_root() -> Result<(), String> {
     ] {
         let _ = std::os::unix::fs::symlink(target, root.join("dev").join(link));
     }
-    std::os::unix::fs::chroot(root)
+    // Moved onto the old root, for the kernel makes no user namespace for a process in another root directory.
+    std::env::set_current_dir(root)
+        .and_then(|()| Ok(rustix::mount::mount_move(".", "/")?))
+        .and_then(|()| std::os::unix::fs::chroot("."))
         .and_then(|()| std::env::set_current_dir("/"))
         .map_err(|error| format!("{ROOT}: {error}"))
 }
