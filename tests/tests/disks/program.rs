@@ -13,6 +13,8 @@ use crate::{MIB, Stage, disk, millrace};
 
 fn run(stage: &Stage, arguments: &[&str]) -> Result<Output, Failure> {
     let mut command = Command::new(millrace()?);
+    // Whatever kernel this machine has made ready.
+    command.env("MILLRACE_BOOT", stage.folder.path());
     Ok(command.args(arguments).current_dir(stage.folder.path()).output()?)
 }
 
