@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 mod boot;
 mod client;
@@ -30,14 +34,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_a_command(&e),
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| "warn".into()),
-        )
-        .without_time()
-        .with_target(false)
-        .init();
+    log();
     let result = match cli.command {
         Command::Run(options) => run::run(*options),
         Command::Image(command) => image::run(command),
@@ -52,6 +49,15 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has the libraries' messages written to standard error: warnings, or what `MILLRACE_LOG` says, as `debug` or
+/// `warn,block=trace`.
+fn log() {
+    let wish = std::env::var("MILLRACE_LOG").ok().and_then(|wish| wish.parse().ok());
+    let targets: Targets = wish.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+    let lines = fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
+    tracing_subscriber::registry().with(lines).with(targets).init();
 }
 
 /// Help and version are answers; everything else is an error like any other: one line, status 1.
