@@ -325,10 +325,10 @@ impl<L: Link> Agent<L> {
         self.ask("net-up", fields.with("mtu", mtu)).map(drop)
     }
 
-    /// Has the guest connect to `address`, receive all that comes, at most 64 MiB, and send it back: how many bytes
-    /// that were, and their SHA-256 as hexadecimal digits.
-    pub fn net_echo(&mut self, address: SocketAddr) -> Result<(usize, String)> {
-        let answer = self.ask("net-echo", Fields::new().with("address", address))?;
+    /// Has the guest connect to `address`, receive `length` bytes, at most 64 MiB, and send them back: how many there
+    /// were, and their SHA-256 as hexadecimal digits.
+    pub fn net_echo(&mut self, address: SocketAddr, length: usize) -> Result<(usize, String)> {
+        let answer = self.ask("net-echo", Fields::new().with("address", address).with("length", length))?;
         Ok((number("net-echo", &answer.fields, "bytes")?, text("net-echo", &answer.fields, "sha256")?))
     }
 

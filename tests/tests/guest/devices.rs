@@ -2,10 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
 use std::thread;
 
 use guest_images::interface;
@@ -51,7 +50,7 @@ fn converse(vm: &mut Vm) -> Result<(), Failure> {
         interface::set_mtu(TAP, mtu)?;
         vm.agent()?.net_up("eth0", GUEST, PREFIX, mtu)?;
         wait_for("the guest's cable", STEP, || Ok(vm.agent()?.net_carrier("eth0")?))?;
-        echoes(vm, HOST, GUEST, 4 << 20)?;
+        echoes(vm, 4 << 20)?;
         vm.qmp.execute_json("system_reset", Value::Null)?;
         vm.agent()?.wait_reboot(2 * STEP)?;
     }
@@ -64,64 +63,11 @@ fn converse(vm: &mut Vm) -> Result<(), Failure> {
     check(errors.is_empty(), format!("the guest's kernel sees no error: {errors:?}"))
 }
 
-/// The same through a network stack in user space, for which `HOST` is this host's loopback; before and after a reset.
-pub fn user_network() -> Result<(), Failure> {
-    let folder = scratch()?;
-    let socket = folder.path().join("passt");
-    let _stack = Passt::start(&socket)?;
-    with_options(folder.path(), ["--net".to_owned(), format!("passt={}", socket.display())], |vm, _| {
-        for resets in [true, false] {
-            vm.agent()?.net_up("eth0", GUEST, PREFIX, 1500)?;
-            wait_for("the guest's cable", STEP, || Ok(vm.agent()?.net_carrier("eth0")?))?;
-            echoes(vm, Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, 4 << 20)?;
-            if resets {
-                vm.qmp.execute_json("system_reset", Value::Null)?;
-                vm.agent()?.wait_reboot(2 * STEP)?;
-            }
-        }
-        let errors = vm.agent()?.errors()?;
-        check(errors.is_empty(), format!("the guest's kernel sees no error: {errors:?}"))
-    })
-}
-
-/// A network stack in user space, ended when dropped.
-struct Passt(Child);
-
-impl Passt {
-    /// Starts one whose guest's address is `GUEST`, and which is `HOST` itself.
-    fn start(socket: &Path) -> Result<Self, Failure> {
-        let mut command = Command::new("passt");
-        // It asks for an interface that has an address, and a link address, which the loopback has not.
-        command.args(["--foreground", "--ipv4-only", "--interface", "lo", "--mac-addr", "52:54:00:0d:0e:0f"]);
-        if rustix::process::geteuid().is_root() {
-            // Else it would be nobody, who may make no socket here.
-            command.args(["--runas", "0"]);
-        }
-        command.args(["--address", &GUEST.to_string(), "--netmask", &PREFIX.to_string()]);
-        command.args(["--gateway", &HOST.to_string(), "--socket"]).arg(socket);
-        let log = socket.with_extension("log");
-        command.stderr(File::create(&log)?);
-        let stack = Passt(command.spawn().map_err(|e| format!("passt: {e}: ./test.sh installs it"))?);
-        wait_for("passt's socket", STEP, || Ok(socket.exists()))
-            .map_err(|e| format!("{e}; passt said: {}", std::fs::read_to_string(&log).unwrap_or_default()))?;
-        Ok(stack)
-    }
-}
-
-impl Drop for Passt {
-    fn drop(&mut self) {
-        // Both fail only where it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Sends so many random bytes to the guest, which sends them back.
-/// This host listens on `host`, and the guest seems to be `guest`.
-fn echoes(vm: &mut Vm, host: Ipv4Addr, guest: Ipv4Addr, length: usize) -> Result<(), Failure> {
+fn echoes(vm: &mut Vm, length: usize) -> Result<(), Failure> {
     let bytes = random(length)?;
     let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let listener = TcpListener::bind((host, 0))?;
+    let listener = TcpListener::bind((HOST, 0))?;
     let address = SocketAddr::from((HOST, listener.local_addr()?.port()));
     // Where the guest does not come, this thread ends with the program.
     let server = thread::spawn(move || -> std::io::Result<(Vec<u8>, Vec<u8>, SocketAddr)> {
@@ -129,15 +75,15 @@ fn echoes(vm: &mut Vm, host: Ipv4Addr, guest: Ipv4Addr, length: usize) -> Result
         stream.set_read_timeout(Some(STEP))?;
         stream.set_write_timeout(Some(STEP))?;
         stream.write_all(&bytes)?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut echo = Vec::new();
-        stream.read_to_end(&mut echo)?;
+        // Both directions stay open until all has arrived: stacks in user space drop half-closed connections.
+        let mut echo = vec![0; bytes.len()];
+        stream.read_exact(&mut echo)?;
         Ok((bytes, echo, from))
     });
-    let received = vm.agent()?.net_echo(address)?;
+    let received = vm.agent()?.net_echo(address, length)?;
     check(received == (length, hash), "the guest received what was sent")?;
     let (sent, echo, from) = server.join().map_err(|_| "the server panicked")??;
-    check(from.ip() == guest, format!("who came was {from}"))?;
+    check(from.ip() == GUEST, format!("who came was {from}"))?;
     check(echo == sent, format!("{} of {length} bytes came back, as they were", echo.len()))
 }
 
@@ -185,20 +131,12 @@ fn with_device(
     option: fn(&Path) -> [String; 2],
     trial: fn(&mut Vm, &Path) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let folder = scratch()?;
-    with_options(folder.path(), option(folder.path()), trial)
-}
-
-fn with_options(
-    folder: &Path,
-    option: [String; 2],
-    trial: fn(&mut Vm, &Path) -> Result<(), Failure>,
-) -> Result<(), Failure> {
     stage::end();
     let programs = Programs::ready()?;
-    let more = option.to_vec();
-    let mut vm = Vm::start(&programs, folder, &Options { more, ..Options::new(&[]) })?;
-    trial(&mut vm, folder).map_err(|error| told(&error, &vm, folder))
+    let folder = scratch()?;
+    let more = option(folder.path()).to_vec();
+    let mut vm = Vm::start(&programs, folder.path(), &Options { more, ..Options::new(&[]) })?;
+    trial(&mut vm, folder.path()).map_err(|error| told(&error, &vm, folder.path()))
 }
 
 /// A failure, with what the program and the guest's console said last.

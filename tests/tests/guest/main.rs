@@ -141,7 +141,6 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("a_full_server_stops_the_machine_until_cont", errors::full),
         trial("a_console_carries_bytes_both_ways", devices::console),
         trial("a_network_carries_a_conversation", devices::network).with_ignored_flag(!may_make_interfaces()),
-        trial("a_network_in_user_space_carries_a_conversation", devices::user_network),
         trial("two_disks_and_two_cpus_at_once", live::two_disks),
         trial("power_off_in_the_middle_of_a_stream", reset::power_off),
         trial("the_power_button_in_the_middle_of_a_stream", reset::power_button),

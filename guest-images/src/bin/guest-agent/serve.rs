@@ -167,7 +167,7 @@ impl Agent {
                 net::up(fields.text("name")?, address, prefix, mtu).map(|()| Answer::default())
             }
             "net-echo" => {
-                let (bytes, hash) = net::echo(fields.number("address")?)?;
+                let (bytes, hash) = net::echo(fields.number("address")?, fields.number("length")?)?;
                 Ok(Fields::new().with("bytes", bytes).with("sha256", hash).into())
             }
             "net-carrier" => {
