@@ -1,10 +1,11 @@
 //! The machine: guest memory, vCPUs, ACPI, buses, virtio-mmio, serial ports, boot and run loop.
 //!
-//! [`Machine`] is the whole of it: begun with a [`Config`], which loads the kernel and makes the VM while others open
-//! disks, finished with a list of virtio devices and a list of serial back ends, driven by awaiting its methods on the main loop's executor, and heard through
-//! [`Machine::event`]. Each vCPU is a thread of its own; those threads reach devices through the
-//! buses, and the main loop through counters and eventfds, so that neither ever waits for the other
-//! while it holds something that the other needs.
+//! [`Machine`] is the whole of it: begun with a [`Config`], which loads the kernel and makes the VM
+//! while others open disks, finished with a list of virtio devices and a list of serial back ends,
+//! driven by awaiting its methods on the main loop's executor, and heard through [`Machine::event`].
+//! Each vCPU is a thread of its own; those threads reach devices through the buses, and the main loop
+//! through counters and eventfds, so that neither ever waits for the other while it holds something
+//! that the other needs.
 //!
 //! ```text
 //! main loop (executor)            vCPU threads                    device threads
