@@ -3,25 +3,19 @@
 
 use std::sync::Arc;
 
-use executor::{Executor, remote, yield_now};
+use executor::{Executor, remote};
 use virtio_console::{KEPT_MAX, Line, VirtioConsole};
 use virtio_device::Device;
 use virtio_rng::VirtioRng;
 use virtqueue::driver::{Driver, Interrupts, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::chains::{offer, pause};
-
-/// Bytes of a step: what it is, two lengths of two bytes, and three more.
-const STEP: usize = 8;
+use crate::chains::{STEP, offer, pause, settle, step};
 
 /// Guest memory in bytes; its lower part holds the rings, the upper one the buffers.
 const MEMORY: usize = 1 << 20;
 const HEAP: u64 = MEMORY as u64 / 2;
 const RING: u16 = 8;
-
-/// Turns of the executor in which all is done that can be done.
-const TURNS: usize = 12;
 
 /// Does one step after the other with a console.
 pub fn console(input: &[u8]) {
@@ -56,13 +50,7 @@ async fn run(device: &mut dyn Device, line: Option<&Line>, input: &[u8]) {
     device.activate(activation).expect("good rings");
     for step in input.get(1..).unwrap_or_default().chunks_exact(STEP) {
         do_step(step, device, &mut drivers, line).await;
-        for _ in 0..TURNS {
-            yield_now().await;
-        }
-        for driver in &mut drivers {
-            while driver.pop_used().is_some() {}
-        }
-        if interrupts.counts().needs_reset > 0 {
+        if !settle(&mut drivers, &interrupts).await {
             break;
         }
     }
@@ -92,11 +80,6 @@ async fn do_step(step: &[u8], device: &mut dyn Device, drivers: &mut [Driver], l
         // Any chain to any queue.
         _ => offer(&mut drivers[queue], &[(one, f & 1 != 0), (two, f & 2 != 0)]),
     }
-}
-
-/// A step.
-fn step(kind: u8, one: u16, two: u16, rest: [u8; 3]) -> Vec<u8> {
-    [&[kind][..], &one.to_le_bytes(), &two.to_le_bytes(), &rest].concat()
 }
 
 pub(crate) fn corpus() -> Vec<Vec<u8>> {

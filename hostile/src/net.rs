@@ -4,16 +4,13 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use executor::{Executor, yield_now};
+use executor::Executor;
 use virtio_device::Device;
 use virtio_net::{Link, MOST_FRAME, Mac, QUEUE_SIZE, VirtioNet};
 use virtqueue::driver::{Driver, Interrupts, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::chains::{offer, pause};
-
-/// Bytes of a step: what it is, two lengths of two bytes, and three more.
-const STEP: usize = 8;
+use crate::chains::{STEP, offer, pause, settle, step};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -22,9 +19,6 @@ const TRANSMIT: usize = 1;
 const MEMORY: usize = 1 << 20;
 const HEAP: u64 = MEMORY as u64 / 2;
 const RING: u16 = 16;
-
-/// Turns of the executor in which all is done that can be done.
-const TURNS: usize = 12;
 
 /// Does one step after the other: chains, and what the link's other side sends.
 pub fn net(input: &[u8]) {
@@ -51,13 +45,7 @@ async fn run(input: &[u8]) {
     let mut sent = Frames::default();
     for step in input.get(1..).unwrap_or_default().chunks_exact(STEP) {
         do_step(step, &mut device, &mut drivers, &peer, &mut sent).await;
-        for _ in 0..TURNS {
-            yield_now().await;
-        }
-        for driver in &mut drivers {
-            while driver.pop_used().is_some() {}
-        }
-        if interrupts.counts().needs_reset > 0 {
+        if !settle(&mut drivers, &interrupts).await {
             break;
         }
     }
@@ -135,11 +123,6 @@ impl Frames {
             }
         }
     }
-}
-
-/// A step.
-fn step(kind: u8, one: u16, two: u16, rest: [u8; 3]) -> Vec<u8> {
-    [&[kind][..], &one.to_le_bytes(), &two.to_le_bytes(), &rest].concat()
 }
 
 pub(crate) fn corpus() -> Vec<Vec<u8>> {

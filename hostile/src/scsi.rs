@@ -6,11 +6,13 @@ use std::sync::Arc;
 use block::sim::SimDir;
 use block::tray::Medium;
 use block::{Disk, Kind, chain};
-use executor::{Executor, yield_now};
+use executor::Executor;
 use virtio_device::Device;
 use virtio_scsi::{QUEUE_SIZE, VirtioScsi};
 use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::chains::{pause, settle};
 
 /// Bytes of a step: what it is, room for an answer (two bytes), a byte of the target, a tag, and a CDB.
 const STEP: usize = 21;
@@ -27,9 +29,6 @@ const RING: u16 = 16;
 
 /// A response with sense data, in bytes (virtio 1.2, 5.6.6.1).
 const RESPONSE: usize = 12 + 96;
-
-/// Turns of the executor in which a request that waits for nobody ends.
-const TURNS: usize = 12;
 
 /// Does one step after the other: requests, and moves of the tray.
 pub fn scsi(input: &[u8]) {
@@ -55,18 +54,11 @@ async fn run(input: &[u8]) {
     device.activate(activation).expect("good rings");
     for step in input.chunks_exact(STEP) {
         do_step(step, &mut device, &disk, &mut drivers).await;
-        for _ in 0..TURNS {
-            yield_now().await;
-        }
-        for driver in &mut drivers {
-            while driver.pop_used().is_some() {}
-        }
-        if interrupts.counts().needs_reset > 0 {
+        if !settle(&mut drivers, &interrupts).await {
             break;
         }
     }
-    // Ends only when nothing is in flight.
-    assert!(device.pause().await.is_ok(), "the device's task ended by itself");
+    pause(&mut device).await;
     for driver in &mut drivers {
         while driver.pop_used().is_some() {}
     }
