@@ -64,7 +64,8 @@ impl Rising {
     /// The VM, in whose memory the kernel lies, and how it is entered.
     pub(crate) async fn risen(self) -> Result<(Vm, Entry), Error> {
         let panicked = |Gone| Error::system("a machine's start")(std::io::Error::other("a thread panicked"));
-        let vm = self.vm.await.map_err(panicked)??;
-        Ok((vm, self.entry.await.map_err(panicked)??))
+        // Both have ended before either's error is told: a next start clears the memory.
+        let (vm, entry) = (self.vm.await, self.entry.await);
+        Ok((vm.map_err(panicked)??, entry.map_err(panicked)??))
     }
 }
