@@ -75,7 +75,7 @@ fn echoes(vm: &mut Vm, length: usize) -> Result<(), Failure> {
         stream.set_read_timeout(Some(STEP))?;
         stream.set_write_timeout(Some(STEP))?;
         stream.write_all(&bytes)?;
-        // Both directions stay open until all has arrived: stacks in user space drop half-closed connections.
+        // Both directions stay open until all has arrived: not every network carries a half-closed connection.
         let mut echo = vec![0; bytes.len()];
         stream.read_exact(&mut echo)?;
         Ok((bytes, echo, from))
