@@ -11,15 +11,22 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
-/// The cache's directory, made if absent: in `CARGO_TARGET_DIR`, else in the workspace's `target`.
+/// The cache's directory, made if absent: in the target directory that the running program was built in, else
+/// in the workspace's `target`.
+///
+/// A relative `CARGO_TARGET_DIR` cannot be used: tests run in another folder than the cargo that it was said to.
 pub fn directory() -> Result<PathBuf> {
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(target) => PathBuf::from(target),
-        None => workspace().join("target"),
-    };
+    let program = std::env::current_exe().ok();
+    let target = program.as_deref().and_then(target_of).unwrap_or_else(|| workspace().join("target"));
     let directory = target.join("guest-images");
     fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
     fs::canonicalize(&directory).map_err(Error::file("find", &directory))
+}
+
+/// The target directory that holds `program`: the nearest one that cargo has marked as its own.
+fn target_of(program: &Path) -> Option<PathBuf> {
+    // Cargo marks its directory by the Cache Directory Tagging Specification.
+    program.ancestors().skip(1).find(|folder| folder.join("CACHEDIR.TAG").is_file()).map(Path::to_owned)
 }
 
 /// The root of the workspace that this crate was built in.
@@ -68,4 +75,26 @@ pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hasher.update(part);
     }
     hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_directory_is_found_from_the_program_wherever_it_lies() {
+        let folder = tempfile::Builder::new().prefix("with space ").tempdir().unwrap();
+        let deps = folder.path().join("x86_64-unknown-linux-gnu/release/deps");
+        fs::create_dir_all(&deps).unwrap();
+        assert_eq!(target_of(&deps.join("program")), None);
+        fs::write(folder.path().join("CACHEDIR.TAG"), "").unwrap();
+        assert_eq!(target_of(&deps.join("program")).as_deref(), Some(folder.path()));
+        assert_eq!(target_of(&deps.with_file_name("program")).as_deref(), Some(folder.path()));
+    }
+
+    #[test]
+    fn this_test_keeps_things_in_the_target_directory_that_it_was_built_in() {
+        let program = std::env::current_exe().unwrap().canonicalize().unwrap();
+        assert!(program.starts_with(directory().unwrap().parent().unwrap()));
+    }
 }

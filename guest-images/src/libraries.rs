@@ -39,8 +39,12 @@ pub fn needed_by(program: &Path, library_path: Option<&str>) -> Result<BTreeSet<
 
 /// Lines are `name => /path (address)` or `/path (address)`; the kernel's own vdso has no path.
 fn parse(listing: &str) -> BTreeSet<PathBuf> {
-    let path =
-        |line: &str| line.split_ascii_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    let path = |line: &str| {
+        // A path may hold spaces; the address behind it does not.
+        let (named, _) = line.trim().rsplit_once(" (0x")?;
+        let path = named.split_once(" => ").map_or(named, |(_, path)| path);
+        path.starts_with('/').then(|| PathBuf::from(path))
+    };
     listing.lines().filter_map(path).collect()
 }
 

@@ -40,7 +40,8 @@ impl Programs {
     }
 }
 
-/// The `millrace` of this build: beside the running program, built by cargo in the same profile.
+/// The `millrace` of this build: beside the running program, built by cargo in the same profile and the same
+/// target directory, however that was chosen.
 pub fn millrace() -> Result<PathBuf, Failure> {
     let this = std::env::current_exe()?;
     let mut folder = this.parent().ok_or("the running program has no folder")?;
@@ -52,16 +53,22 @@ pub fn millrace() -> Result<PathBuf, Failure> {
     if !lab::is_inside() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--package", "vmm", "--bin", "millrace"]);
-        // What cargo tells a test about its package is no business of the build: a build script that looks
-        // at it would run again each time.
+        // A build script that looks at what cargo sets for this very package would run again each time. What the
+        // user has set (CARGO_HOME, CARGO_NET_OFFLINE, ...) stays.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("CARGO_")) {
+            if name.to_str().is_some_and(is_of_a_package) {
                 cargo.env_remove(name);
             }
         }
         cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        if folder.ends_with("release") {
-            cargo.arg("--release");
+        let target = folder.parent().ok_or("the running program is not in cargo's target directory")?;
+        cargo.arg("--target-dir").arg(target);
+        match folder.file_name().and_then(|name| name.to_str()) {
+            // Cargo's folder of the profile 'dev'.
+            Some("debug") | None => {}
+            Some(profile) => {
+                cargo.args(["--profile", profile]);
+            }
         }
         let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
         if !status.success() {
@@ -72,6 +79,15 @@ pub fn millrace() -> Result<PathBuf, Failure> {
         return Err(format!("{} was not built", program.display()).into());
     }
     Ok(program)
+}
+
+/// Returns true if cargo sets this variable for the programs of one package (The Cargo Book, "Environment
+/// variables").
+fn is_of_a_package(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_FEATURE_", "CARGO_CFG_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR"].contains(&name)
 }
 
 /// Goes into the lab where this host's KVM cannot run a guest; the caller's whole process starts
