@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::format::{Backing, Format, Kind};
+use crate::name::{self, Name};
 use crate::node::{LocalFuture, Node};
 use crate::storage::{Identity, Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
@@ -40,56 +41,48 @@ pub trait Opener {
 }
 
 /// A backing file's name, seen from the image that records it: relative names are relative to it, and
-/// the URI of an NBD export is absolute.
+/// the URI of an NBD export is absolute. What follows `file:` is taken as it stands.
 ///
 /// # Errors
-/// `Unsupported` for names of protocols: what stands before a colon in the first part of a path, as QEMU
-/// decides it. Of them NBD's are known, and `file:`, behind which a path is taken as it stands.
+/// `Invalid` and `Unsupported` for what is no name of an image (see the module `name`), and for a name relative to
+/// an export.
 pub fn resolve(image: &str, backing: &str) -> Result<String> {
-    if nbd::is_uri(backing) {
-        return Ok(backing.to_owned());
-    }
-    match protocol(backing) {
-        None => {}
-        Some("file") => return Ok(backing["file:".len()..].to_owned()),
-        // 'json:' and other protocols would reach what the image's author chooses.
-        Some(protocol) => {
-            let text =
-                format!("{image}: backing file '{backing}': the protocol '{protocol}' is not supported");
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-    }
-    if nbd::is_uri(image) && !backing.starts_with('/') {
+    let blame = |e: Error| e.context(format!("{image}: backing file"));
+    let path = match Name::parse(backing).map_err(blame)? {
+        Name::Export(uri) => return Ok(uri.to_owned()),
+        // Behind 'file:'.
+        Name::File(path) if path.len() < backing.len() => return Ok(name::of_file(path)),
+        Name::File(path) => path,
+    };
+    if nbd::is_uri(image) && !path.starts_with('/') {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("{image}: backing file '{backing}': an export has no folder; record an absolute name"),
         ));
     }
     match Path::new(image).parent() {
-        Some(folder) if !backing.starts_with('/') => Ok(folder.join(backing).to_string_lossy().into_owned()),
-        _ => Ok(backing.to_owned()),
+        Some(folder) if !path.starts_with('/') => Ok(folder.join(path).to_string_lossy().into_owned()),
+        _ => Ok(path.to_owned()),
     }
-}
-
-/// The protocol that a name begins with. A colon after the first '/' belongs to a file's name.
-fn protocol(name: &str) -> Option<&str> {
-    let (protocol, _) = name.split_once(':')?;
-    if protocol.contains('/') { None } else { Some(protocol) }
 }
 
 /// How `image` is to record `backing`, both names as they were opened, so that [`resolve`] finds it again.
 pub(crate) fn name_for(image: &str, backing: &str) -> Result<String> {
-    if backing.starts_with('/') || nbd::is_uri(backing) {
-        return Ok(backing.to_owned());
-    }
-    let folder = Path::new(image).parent().unwrap_or(Path::new(""));
-    let name = match Path::new(backing).strip_prefix(folder) {
-        Ok(name) => name.to_owned(),
-        Err(_) => std::path::absolute(backing).map_err(|e| Error::io(backing, &e))?,
+    let path = match Name::parse(backing)? {
+        Name::Export(uri) => return Ok(uri.to_owned()),
+        Name::File(path) if path.starts_with('/') => return Ok(path.to_owned()),
+        Name::File(path) => path,
     };
-    let name = name.to_string_lossy().into_owned();
-    // A colon would make it a protocol's.
-    Ok(if protocol(&name).is_some() { format!("./{name}") } else { name })
+    let image = match Name::parse(image)? {
+        Name::Export(uri) => uri,
+        Name::File(path) => path,
+    };
+    let folder = Path::new(image).parent().unwrap_or(Path::new(""));
+    let name = match Path::new(path).strip_prefix(folder) {
+        Ok(name) => name.to_owned(),
+        Err(_) => std::path::absolute(path).map_err(|e| Error::io(path, &e))?,
+    };
+    Ok(name::of_file(&name.to_string_lossy()))
 }
 
 /// Opens an image with its chain: the leaf for writing where asked, all others for reading.

@@ -11,6 +11,7 @@ pub mod image;
 pub mod io;
 pub mod job;
 pub mod map;
+mod name;
 pub mod node;
 mod populate;
 pub mod ranges;

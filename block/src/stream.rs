@@ -237,7 +237,11 @@ impl Disk {
             (None, None) => None,
             (Some(base), name) => {
                 let name = match name {
-                    Some(name) => name,
+                    Some(name) => {
+                        // Nobody could open the image again with a name that is none.
+                        chain::resolve(image.name(), &name)?;
+                        name
+                    }
                     None => chain::name_for(image.name(), base.name())?,
                 };
                 Some(Backing { name, format: Some(base.kind().name().to_owned()) })

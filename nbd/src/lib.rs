@@ -32,5 +32,6 @@ mod uri;
 pub use connection::{Connection, Disconnect};
 pub use export::{Errno, Error, Export, Extent, Result};
 pub use handshake::{Exports, Info, MAX_OPTION, Session, handshake};
+pub use proto::{StringError, check_string};
 pub use serve::{MAX_IN_FLIGHT, MAX_REQUEST, MAX_REQUESTS, serve};
 pub use uri::{Address, Uri, UriError};

@@ -16,6 +16,30 @@ pub(crate) const STRUCTURED_MAGIC: u32 = 0x668e_33ef;
 /// The longest string of the protocol in bytes (section "Conventions").
 pub(crate) const MAX_STRING: usize = 4096;
 
+/// The reason why a text cannot be a string of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StringError {
+    /// It has more than 4096 bytes.
+    #[error("too long")]
+    TooLong,
+    /// It has control characters. The protocol forbids NUL only, but other characters break the lines of the lists
+    /// that clients print of a server's exports.
+    #[error("has control characters")]
+    Control,
+}
+
+/// Checks the name or the description of an export (section "Conventions").
+///
+/// # Errors
+/// [`StringError`].
+pub fn check_string(text: &str) -> Result<(), StringError> {
+    match text {
+        text if text.len() > MAX_STRING => Err(StringError::TooLong),
+        text if text.contains(char::is_control) => Err(StringError::Control),
+        _ => Ok(()),
+    }
+}
+
 /// Handshake flags; the client's answer has the same two bits.
 pub(crate) const FIXED_NEWSTYLE: u16 = 1 << 0;
 pub(crate) const NO_ZEROES: u16 = 1 << 1;
@@ -178,5 +202,21 @@ impl<'a> Fields<'a> {
     /// Whether nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_fits_and_breaks_no_list() {
+        for good in ["", "disk", "a b/ä", &"x".repeat(MAX_STRING)] {
+            assert_eq!(check_string(good), Ok(()));
+        }
+        assert_eq!(check_string(&"x".repeat(MAX_STRING + 1)), Err(StringError::TooLong));
+        for bad in ["a\0b", "a\n", "\u{1b}[2J", "\u{85}"] {
+            assert_eq!(check_string(bad), Err(StringError::Control), "{bad:?}");
+        }
     }
 }

@@ -25,6 +25,9 @@ pub enum AddressError {
     /// Neither `unix:PATH` nor `tcp:HOST:PORT`.
     #[error("'{0}' is neither unix:PATH nor tcp:HOST:PORT")]
     Syntax(String),
+    /// An option behind the address that is not known, or that asks for what is never done.
+    #[error("'{0}': {1}")]
+    Option(String, &'static str),
     /// Another process listens there.
     #[error("{0}: another process listens on this socket")]
     InUse(PathBuf),
@@ -41,14 +44,35 @@ pub enum AddressError {
     },
 }
 
+/// Takes the options off an address as QEMU writes them (`unix:PATH,server=on,wait=off`): a comma that belongs to
+/// the address is doubled.
+fn without_options(text: &str) -> Result<String, AddressError> {
+    let text = text.replace(",,", "\0");
+    let mut parts = text.split(',');
+    let address = parts.next().unwrap_or_default().replace('\0', ",");
+    for option in parts {
+        let refuse = |why| Err(AddressError::Option(option.replace('\0', ","), why));
+        match option {
+            "server" | "server=on" | "wait=off" | "nowait" => {}
+            "server=off" => return refuse("the program listens on its sockets, and does not connect"),
+            "wait" | "wait=on" => return refuse("the start does not wait for a client: give wait=off"),
+            _ => return refuse("not an option of a socket; a comma in a path is written ',,'"),
+        }
+    }
+    Ok(address)
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 
+    /// Reads `unix:PATH` or `tcp:HOST:PORT`. Options that QEMU needs there to listen without waiting are allowed
+    /// (`,server=on,wait=off`), since that is what is done anyway.
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        let address = without_options(text)?;
+        if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Address::Unix(path.into()));
         }
-        let tcp = text.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':'));
+        let tcp = address.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':'));
         match tcp {
             Some((host, port)) if port.parse::<u16>().is_ok() => {
                 // QEMU takes an empty host for all addresses of this one.
@@ -63,7 +87,7 @@ impl FromStr for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Unix(path) => write!(f, "unix:{}", path.display().to_string().replace(',', ",,")),
             Address::Tcp(host_port) => write!(f, "tcp:{host_port}"),
         }
     }

@@ -43,6 +43,7 @@ pub mod command;
 mod error;
 pub mod event;
 pub mod hmp;
+pub mod id;
 mod introspect;
 mod monitor;
 mod output;

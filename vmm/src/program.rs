@@ -68,6 +68,10 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = e.render().to_string();
+    if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("{text}");
+        return ExitCode::FAILURE;
+    }
     // What clap says first, without its hints; arguments that are missing stand on lines of their own.
     let said = text.split("\n\n").next().unwrap_or_default();
     let said: Vec<_> = said.lines().map(str::trim).collect();

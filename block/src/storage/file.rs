@@ -14,6 +14,7 @@ use super::nbd::{self, NbdStorage};
 use super::{Extent, Identity, Lock, Storage, Transfer};
 use crate::chain::Opener;
 use crate::io::Engine;
+use crate::name::Name;
 use crate::ranges::RangeLocks;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -37,18 +38,21 @@ pub struct FileOpener {
 #[async_trait(?Send)]
 impl Opener for FileOpener {
     async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>> {
-        if nbd::is_uri(name) {
-            return Ok(Rc::new(NbdStorage::open(name, writable).await?));
+        match Name::parse(name)? {
+            Name::Export(uri) => Ok(Rc::new(NbdStorage::open(uri, writable).await?)),
+            Name::File(path) => {
+                let mut options = OpenOptions::new();
+                let file = FileStorage::open(self, path, options.read(true).write(writable)).await?;
+                Ok(Rc::new(file))
+            }
         }
-        let file = FileStorage::open(self, name, OpenOptions::new().read(true).write(writable)).await?;
-        Ok(Rc::new(file))
     }
 
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
-        if nbd::is_uri(name) {
+        let Name::File(name) = Name::parse(name)? else {
             let text = format!("{name}: an NBD export is created by its server");
             return Err(Error::new(ErrorKind::Unsupported, text));
-        }
+        };
         // Not truncated by the open: the file may be somebody's running image.
         let mut options = OpenOptions::new();
         let file = FileStorage::open(self, name, options.read(true).write(true).create(true)).await?;
@@ -60,18 +64,16 @@ impl Opener for FileOpener {
     }
 
     async fn identity(&self, name: &str) -> Result<Option<Identity>> {
-        if nbd::is_uri(name) {
+        match Name::parse(name)? {
             // Not by a connection: some servers serve one client at a time.
-            return nbd::identity(name).map(Some);
+            Name::Export(uri) => nbd::identity(uri).map(Some),
+            Name::File(_) => Ok(self.open(name, false).await?.identity()),
         }
-        Ok(self.open(name, false).await?.identity())
     }
 
     fn absolute(&self, name: &str) -> Result<String> {
-        if nbd::is_uri(name) {
-            return Ok(name.to_owned());
-        }
-        let path = std::path::absolute(name).map_err(|e| Error::io(name, &e))?;
+        let Name::File(path) = Name::parse(name)? else { return Ok(name.to_owned()) };
+        let path = std::path::absolute(path).map_err(|e| Error::io(name, &e))?;
         Ok(path.to_string_lossy().into_owned())
     }
 }

@@ -7,12 +7,27 @@ use super::*;
 
 #[test]
 fn addresses_are_read_and_shown() {
-    for text in ["unix:/run/a:b.sock", "tcp:localhost:4444", "tcp:[::1]:0"] {
+    for text in ["unix:/run/a:b.sock", "unix:/run/a,,b.sock", "tcp:localhost:4444", "tcp:[::1]:0"] {
         assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
     }
     assert_eq!("tcp::1".parse::<Address>().unwrap().to_string(), "tcp:0.0.0.0:1");
     for text in ["", "unix:", "tcp:localhost", "tcp:localhost:x", "/run/a.sock", "tcp:h:65536"] {
         assert!(matches!(text.parse::<Address>(), Err(AddressError::Syntax(_))), "{text}");
+    }
+}
+
+#[test]
+fn qemus_options_are_understood_or_refused_and_never_part_of_a_name() {
+    let path = Address::Unix("/run/a.sock".into());
+    for options in ["", ",server=on,wait=off", ",server,nowait", ",server", ",wait=off"] {
+        assert_eq!(format!("unix:/run/a.sock{options}").parse::<Address>().unwrap(), path, "{options}");
+    }
+    assert_eq!("unix:/a,,b,server".parse::<Address>().unwrap(), Address::Unix("/a,b".into()));
+    let tcp = "tcp:localhost:1,server=on,wait=off".parse::<Address>().unwrap();
+    assert_eq!(tcp, Address::Tcp("localhost:1".into()));
+    for options in ["server=off", "wait=on", "wait", "telnet=on", "", "b.sock", "reconnect=1"] {
+        let error = format!("unix:/run/a.sock,{options}").parse::<Address>().unwrap_err();
+        assert!(matches!(error, AddressError::Option(..)), "{options}: {error}");
     }
 }
 

@@ -197,7 +197,7 @@ fn a_refused_image_create_leaves_the_target_as_it_was() -> Result<(), Failure> {
         ("qcow2", "table_size=4", "table_size"),
         ("qcow2", "cluster_size=700", "power of two from 512 to 2M"),
         ("qcow2", "cluster_size=4M", "power of two from 512 to 2M"),
-        ("qcow2", "cluster_size=x", "'x' is no size"),
+        ("qcow2", "cluster_size=x", "'x' is not a size"),
         ("qcow2", "compat=9", "0.10, v2, 1.1, v3"),
         ("qcow2", "compression_type=lz4", "zlib, zstd"),
         ("qcow2", "compat=0.10,compression_type=zstd", "compat=0.10"),

@@ -6,6 +6,7 @@ mod errors;
 mod image;
 mod jobs;
 mod kill;
+mod names;
 mod peer;
 mod program;
 mod stream;

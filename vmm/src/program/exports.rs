@@ -31,8 +31,6 @@ const MAX_CONNECTIONS: u64 = 100;
 const END: Duration = Duration::from_secs(3);
 /// The pause after a failed accept: the host is out of descriptors, and trying at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// The longest string that the NBD protocol allows, in bytes.
-const MAX_STRING: usize = 4096;
 
 /// What the monitor says of the NBD server.
 pub(super) struct Exports {
@@ -77,12 +75,6 @@ struct Server {
 
 fn not_running() -> Error {
     Error::generic("NBD server not running")
-}
-
-/// QEMU's rule for ids: a letter first, then letters, digits and `-._`.
-fn is_well_formed(id: &str) -> bool {
-    id.starts_with(|first: char| first.is_ascii_alphabetic())
-        && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 fn address(addr: SocketAddressLegacy) -> Address {
@@ -157,7 +149,7 @@ impl Exports {
 
     /// `nbd-server-add` and `block-export-add`.
     pub(super) fn add(&self, drive: &Rc<Drive>, wish: Wish) -> Result<()> {
-        if !is_well_formed(&wish.id) {
+        if !qmp::id::is_well_formed(&wish.id) {
             return Err(Error::generic("Invalid block export id"));
         }
         let server = self.server();
@@ -169,11 +161,11 @@ impl Exports {
             return Err(Error::generic("Cannot export read-only node as writable"));
         }
         let server = server?;
-        if wish.name.len() > MAX_STRING {
-            return Err(Error::generic(format!("export name '{}' too long", wish.name)));
-        }
-        if let Some(text) = wish.description.as_ref().filter(|text| text.len() > MAX_STRING) {
-            return Err(Error::generic(format!("description '{text}' too long")));
+        for (what, text) in [("export name", Some(&wish.name)), ("description", wish.description.as_ref())] {
+            if let Some(text) = text {
+                nbd::check_string(text)
+                    .map_err(|e| Error::generic(format!("{what} '{}' {e}", text.escape_debug())))?;
+            }
         }
         if exports.iter().any(|export| export.wish.name == wish.name) {
             let text = format!("NBD server already has export named '{}'", wish.name);

@@ -30,7 +30,12 @@ pub(super) fn run(command: Image) -> Result<ExitCode, Failure> {
             let done = executor.block_on(async move { map::run(&file, format, share, json).await });
             return done.map(|()| ExitCode::SUCCESS);
         }
+        Image::Create { format, options, .. } if create::is_help(&options) => {
+            create::print_help(format);
+            Ok(())
+        }
         Image::Create { format, backing, backing_format, options, file, size } => {
+            let file = file.ok_or("the new image's FILE is missing")?;
             let wish = create::wish(format, size, backing.zip(backing_format), &options)?;
             executor.block_on(async move { image::create(&opener(), &file, format, &wish).await })
         }

@@ -25,7 +25,7 @@ pub(super) enum Command {
     /// Runs a machine, or just its disks.
     Run(Box<Run>),
     /// Creates images and looks at them.
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
     Image(Image),
     /// Says what this host offers guests and images, and what follows.
     Host {
@@ -179,7 +179,8 @@ impl std::str::FromStr for TextMonitor {
         match text.parse() {
             _ if text == "stdio" => Ok(TextMonitor::Stdio),
             Ok(address @ qmp::Address::Unix(_)) => Ok(TextMonitor::Socket(address)),
-            _ => Err(format!("'{text}' is no place for a monitor: give stdio or unix:PATH")),
+            Err(e @ qmp::AddressError::Option(..)) => Err(e.to_string()),
+            _ => Err(format!("'{text}' is not a place for a monitor: give stdio or unix:PATH")),
         }
     }
 }
@@ -228,11 +229,13 @@ pub(super) enum Image {
         /// All formats: size=SIZE. raw: preallocation=off|falloc|full. qcow2: cluster_size=SIZE,
         /// extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
         /// compression_type=zlib|zstd, preallocation=off|metadata|falloc|full. qed: cluster_size=SIZE,
-        /// table_size=N. qcow2 and qed: backing_file=FILE,backing_fmt=FORMAT, as -b and -F.
+        /// table_size=N. qcow2 and qed: backing_file=FILE,backing_fmt=FORMAT, as -b and -F. 'help' lists those of
+        /// the format.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.
-        file: String,
+        #[arg(required_unless_present = "options")]
+        file: Option<String>,
         /// Size of the disk; without one, the backing file's.
         #[arg(value_parser = size)]
         size: Option<u64>,
@@ -294,9 +297,9 @@ pub(super) enum Repair {
     All,
 }
 
-/// A number of bytes: K, M, G and T are powers of 1024.
+/// A number of bytes: K, M, G and T are powers of 1024, and what they follow may have decimals.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is no size: give a number of bytes, or one with K, M, G or T");
+    let wrong = || format!("'{text}' is not a size: give a number of bytes, or one with K, M, G or T");
     let (digits, shift) = match text.char_indices().next_back() {
         Some((at, unit)) if unit.is_ascii_alphabetic() => {
             let shift = match unit.to_ascii_uppercase() {
@@ -310,8 +313,31 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         }
         _ => (text, 0),
     };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
+    let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // Nine decimals tell every byte of a gigabyte apart. Without a unit there is nothing to be part of.
+    let has_decimals = digits.contains('.');
+    if !is_number(whole) || !is_number(decimals) || decimals.len() > 9 || (has_decimals && shift == 0) {
+        return Err(wrong());
+    }
+    let scale = 10_u128.pow(decimals.len() as u32);
+    let number: u128 = format!("{whole}{decimals}").parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)? / scale;
+    u64::try_from(bytes).map_err(|_| wrong())
+}
+
+/// The id of a device or of credentials, as QEMU allows it.
+fn id(value: String) -> Result<String, String> {
+    match value.as_str() {
+        "" => Err("id=ID is missing".into()),
+        // `change vnc` means the screen.
+        "vnc" => Err("id=vnc: this name is taken by the screen; choose another id".into()),
+        text if qmp::id::is_well_formed(text) => Ok(value),
+        text => Err(format!(
+            "id={}: an id is a letter, then letters, digits, '-', '.' and '_'",
+            text.escape_debug()
+        )),
+    }
 }
 
 fn switch(key: &str, value: &str) -> Result<bool, String> {
@@ -322,14 +348,19 @@ fn switch(key: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// Pairs of a `key=value,...` list. A doubled comma is a comma of the value, as QEMU has it.
+/// Pairs of a `key=value,...` list, each key once. A doubled comma is a comma of the value, as QEMU has it.
 pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     let text = text.replace(",,", "\0");
-    let pair = |part: &str| {
-        let (key, value) = part.split_once('=').ok_or_else(|| format!("'{part}': give KEY=VALUE"))?;
-        Ok((key.to_owned(), value.replace('\0', ",")))
-    };
-    text.split(',').map(pair).collect()
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for part in text.split(',') {
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| format!("'{}': give KEY=VALUE", part.replace('\0', ",")))?;
+        if pairs.iter().any(|(other, _)| other == key) {
+            return Err(format!("'{key}' is given twice"));
+        }
+        pairs.push((key.to_owned(), value.replace('\0', ",")));
+    }
+    Ok(pairs)
 }
 
 impl Drive {
@@ -370,9 +401,10 @@ fn on_error(key: &str, value: &str) -> Result<OnError, String> {
 }
 
 fn console(text: &str) -> Result<PathBuf, String> {
-    match text.strip_prefix("unix:") {
-        Some(path) if !path.is_empty() => Ok(path.into()),
-        _ => Err(format!("'{text}' is no place for a console: give unix:PATH")),
+    match text.parse() {
+        Ok(qmp::Address::Unix(path)) => Ok(path),
+        Err(e @ qmp::AddressError::Option(..)) => Err(e.to_string()),
+        _ => Err(format!("'{text}' is not a console's socket: give unix:PATH")),
     }
 }
 
@@ -382,12 +414,10 @@ fn cdrom(text: &str) -> Result<Drive, String> {
         match key.as_str() {
             "id" => drive.id = value,
             "file" => drive.file = value,
-            _ => return Err(format!("'{key}' is no key of a removable drive")),
+            _ => return Err(format!("unknown --cdrom key '{key}'")),
         }
     }
-    if drive.id.is_empty() {
-        return Err("id=ID is missing".into());
-    }
+    drive.id = id(drive.id)?;
     Ok(drive)
 }
 
@@ -398,11 +428,14 @@ fn tls_creds(text: &str) -> Result<TlsCreds, String> {
             "id" => id = Some(value),
             "dir" => folder = Some(value.into()),
             "verify-peer" => verify_peer = switch(&key, &value)?,
-            _ => return Err(format!("'{key}' is no key of TLS credentials")),
+            _ => return Err(format!("unknown --tls-creds key '{key}'")),
         }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or("id=ID is missing")?;
-    Ok(TlsCreds { id, folder: folder.ok_or("dir=PATH is missing")?, verify_peer })
+    Ok(TlsCreds {
+        id: self::id(id.unwrap_or_default())?,
+        folder: folder.ok_or("dir=PATH is missing")?,
+        verify_peer,
+    })
 }
 
 fn drive(text: &str) -> Result<Drive, String> {
@@ -428,10 +461,10 @@ fn drive(text: &str) -> Result<Drive, String> {
                 let queues = value.parse().ok().filter(|n| (1..=16).contains(n));
                 drive.queues = queues.ok_or_else(|| format!("queues={value}: give 1 to 16"))?;
             }
-            _ => return Err(format!("'{key}' is no key of a drive")),
+            _ => return Err(format!("unknown --drive key '{key}'")),
         }
     }
-    drive.id = id.filter(|id| !id.is_empty()).ok_or("id=ID is missing")?;
+    drive.id = self::id(id.unwrap_or_default())?;
     drive.file = file.filter(|file| !file.is_empty()).ok_or("file=PATH is missing")?;
     drive.format = format.ok_or("format=raw|qcow2|qed is missing: formats are never guessed")?;
     if drive.copy_on_read && drive.read_only {

@@ -40,12 +40,25 @@ impl FromStr for Backend {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not a serial port: give stdio, null, file:PATH or unix:PATH");
         match text.split_once(':') {
             None if text == "stdio" => Ok(Backend::Stdio),
             None if text == "null" => Ok(Backend::Null),
-            Some(("file", path)) if !path.is_empty() => Ok(Backend::File(path.into())),
-            Some(("unix", path)) if !path.is_empty() => Ok(Backend::Unix(path.into())),
-            _ => Err(format!("'{text}' is no serial port: give stdio, null, file:PATH or unix:PATH")),
+            Some(("file", path)) if !path.is_empty() => {
+                let path = path.replace(",,", "\0");
+                if path.contains(',') {
+                    return Err(format!(
+                        "'{text}': a file has no options; a comma in its path is written ',,'"
+                    ));
+                }
+                Ok(Backend::File(path.replace('\0', ",").into()))
+            }
+            Some(("unix", _)) => match text.parse() {
+                Ok(qmp::Address::Unix(path)) => Ok(Backend::Unix(path)),
+                Ok(qmp::Address::Tcp(_)) => Err(wrong()),
+                Err(e) => Err(e.to_string()),
+            },
+            _ => Err(wrong()),
         }
     }
 }

@@ -32,8 +32,20 @@ fn back_ends_are_parsed() {
     assert_eq!("null".parse(), Ok(Backend::Null));
     assert_eq!("file:a:b".parse(), Ok(Backend::File("a:b".into())));
     assert_eq!("unix:/s".parse(), Ok(Backend::Unix("/s".into())));
-    for wrong in ["", "file", "file:", "unix:", "stdio:", "tcp:1"] {
-        assert!(wrong.parse::<Backend>().unwrap_err().contains("file:PATH"));
+    assert_eq!("file:a,,b".parse(), Ok(Backend::File("a,b".into())));
+    assert_eq!("unix:/s,server=on,wait=off".parse(), Ok(Backend::Unix("/s".into())));
+    for (wrong, says) in [
+        ("", "file:PATH"),
+        ("file", "file:PATH"),
+        ("file:", "file:PATH"),
+        ("stdio:", "file:PATH"),
+        ("tcp:1", "file:PATH"),
+        ("unix:", "unix:PATH"),
+        ("unix:/s,telnet=on", "telnet=on"),
+        ("file:/s,append=on", "written ',,'"),
+    ] {
+        let error = wrong.parse::<Backend>().unwrap_err();
+        assert!(error.contains(says), "{wrong}: {error}");
     }
 }
 

@@ -41,12 +41,6 @@ impl Ids {
     }
 }
 
-/// As QEMU wants names that people choose.
-fn is_well_formed(id: &str) -> bool {
-    id.starts_with(|first: char| first.is_ascii_alphabetic())
-        && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-}
-
 fn speed(speed: i64) -> Result<u64> {
     u64::try_from(speed).map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))
 }
@@ -105,7 +99,7 @@ impl Control {
         // An image that is not a disk's own has no name that a job could take.
         let disk = if image.is_none() { drive.options.id.clone() } else { String::new() };
         let id = arguments.job_id.unwrap_or(disk);
-        if !is_well_formed(&id) {
+        if !qmp::id::is_well_formed(&id) {
             return Err(Error::generic(format!("Invalid job ID '{id}'")));
         }
         let wish = Wish {

@@ -23,13 +23,6 @@ fn format(name: &str) -> Result<Kind> {
     name.parse().map_err(|_| Error::generic(format!("Unknown file format '{name}'")))
 }
 
-/// QEMU's rule for node names, whose own begin with '#'.
-fn is_well_formed(name: &str) -> bool {
-    name.len() < 32
-        && name.starts_with(|first: char| first.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-}
-
 impl Control {
     /// Prepares all switches, then closes all gates, then does all switches; or none.
     pub(super) async fn transact(&self, actions: Vec<TransactionAction>) -> Result<Empty> {
@@ -87,7 +80,7 @@ impl Control {
             if self.is_named(name).await? {
                 return Err(Error::generic("New overlay node-name already in use"));
             }
-            if !is_well_formed(name) {
+            if !qmp::id::is_node_name(name) {
                 return Err(Error::generic(format!("Invalid node-name: '{name}'")));
             }
         }

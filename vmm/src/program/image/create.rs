@@ -1,28 +1,54 @@
 //! `millrace image create`: what its options mean.
 
+use std::collections::BTreeSet;
+
 use block::Kind;
 use block::image::{Create, Preallocation};
 
 use super::super::Failure;
 use super::super::options;
 
-/// The keys of `-o` that a format knows.
-fn keys(kind: Kind) -> &'static [&'static str] {
+/// The keys of `-o` that a format knows, and what each is for.
+fn keys(kind: Kind) -> &'static [(&'static str, &'static str)] {
+    const SIZE: (&str, &str) = ("size", "size of the disk; K, M, G and T are powers of 1024");
+    const BACKING_FILE: (&str, &str) = ("backing_file", "the backing file, as the image will record it");
+    const BACKING_FORMAT: (&str, &str) = ("backing_fmt", "the backing file's format: raw, qcow2 or qed");
+    const CLUSTER_SIZE: (&str, &str) = ("cluster_size", "the unit of allocation in bytes");
     match kind {
-        Kind::Raw => &["preallocation", "size"],
+        Kind::Raw => &[("preallocation", "off, falloc or full"), SIZE],
         Kind::Qcow2 => &[
-            "backing_file",
-            "backing_fmt",
-            "cluster_size",
-            "compat",
-            "compression_type",
-            "extended_l2",
-            "lazy_refcounts",
-            "preallocation",
-            "refcount_bits",
-            "size",
+            BACKING_FILE,
+            BACKING_FORMAT,
+            CLUSTER_SIZE,
+            ("compat", "1.1, or 0.10 for readers older than QEMU 1.1"),
+            ("compression_type", "zlib or zstd, of compressed clusters"),
+            ("extended_l2", "on or off: clusters are allocated by 32 subclusters each"),
+            ("lazy_refcounts", "on or off: other programs may leave reference counts stale"),
+            ("preallocation", "off, metadata, falloc or full"),
+            ("refcount_bits", "bits of a reference count: 1, 2, 4, 8, 16, 32 or 64"),
+            SIZE,
         ],
-        Kind::Qed => &["backing_file", "backing_fmt", "cluster_size", "preallocation", "size", "table_size"],
+        Kind::Qed => &[
+            BACKING_FILE,
+            BACKING_FORMAT,
+            CLUSTER_SIZE,
+            ("preallocation", "off"),
+            SIZE,
+            ("table_size", "clusters of a table: 1, 2, 4, 8 or 16"),
+        ],
+    }
+}
+
+/// Returns true if the options ask for a list of those that there are, as `qemu-img` understands it.
+pub(super) fn is_help(options: &[String]) -> bool {
+    options.iter().any(|list| list == "help" || list == "?")
+}
+
+/// Prints the options of a format, a line each.
+pub(super) fn print_help(kind: Kind) {
+    println!("Options of {kind}:");
+    for (key, text) in keys(kind) {
+        println!("  {key:<17} {text}");
     }
 }
 
@@ -35,13 +61,15 @@ pub(super) fn wish(
 ) -> Result<Create, Failure> {
     let mut wish = Create::default();
     let (mut file, mut format) = (None, None);
+    let mut given = BTreeSet::new();
     for list in options {
         for (key, value) in options::pairs(list)? {
-            if !keys(kind).contains(&key.as_str()) {
-                return Err(format!(
-                    "-o {key}: not an option of {kind}, which has {}",
-                    keys(kind).join(", ")
-                ));
+            if !keys(kind).iter().any(|(known, _)| *known == key) {
+                let known: Vec<_> = keys(kind).iter().map(|(known, _)| *known).collect();
+                return Err(format!("-o {key}: not an option of {kind}, which has {}", known.join(", ")));
+            }
+            if !given.insert(key.clone()) {
+                return Err(format!("-o {key}: given twice"));
             }
             match key.as_str() {
                 "cluster_size" => wish.cluster_size = Some(size_of(&key, &value)?),

@@ -43,7 +43,7 @@ pub(super) fn parse(text: &str) -> Result<Net, String> {
             "tap" => peer = Some((Mac::of_name(&value), Peer::Tap(value))),
             "passt" => peer = Some((Mac::of_name(&value), Peer::Passt(value.into()))),
             "mac" => mac = Some(value.parse()?),
-            _ => return Err(format!("'{key}' is no key of a network interface")),
+            _ => return Err(format!("unknown --net key '{key}'")),
         }
     }
     let (own, peer) = peer.ok_or("tap=NAME or passt=SOCKET is missing")?;

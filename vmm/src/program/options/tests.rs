@@ -8,7 +8,11 @@ fn sizes() {
     assert_eq!(size("512"), Ok(512));
     assert_eq!(size("64k"), Ok(65536));
     assert_eq!(size("3T"), Ok(3 << 40));
-    for wrong in ["", "K", "1X", "-1", "1.5G", "99999999999T", "1é"] {
+    assert_eq!(size("1.5G"), Ok(3 << 29));
+    assert_eq!(size("0.25k"), Ok(256));
+    for wrong in
+        ["", "K", "1X", "-1", "+1", "1.5", "1.G", ".5G", "1.5.5G", "0.1234567891G", "99999999999T", "1é"]
+    {
         assert!(size(wrong).unwrap_err().contains(&format!("'{wrong}'")));
     }
 }
@@ -35,6 +39,11 @@ fn drives() {
         ("id=a,file=b,format=raw,color=red", "color"),
         ("id=a,file=b,format=raw,queues=0", "1 to 16"),
         ("id", "KEY=VALUE"),
+        ("id=a,file=b,format=raw,file=c", "'file' is given twice"),
+        ("id=my disk,file=b,format=raw", "id=my disk: an id is a letter"),
+        ("id=0,file=b,format=raw", "an id is a letter"),
+        ("id=vnc,file=b,format=raw", "taken by the screen"),
+        ("id=a\n,file=b,format=raw", "id=a\\n"),
     ] {
         let error = super::drive(wrong).unwrap_err();
         assert!(error.contains(tells), "{wrong}: {error}");
@@ -59,6 +68,8 @@ fn what_errors_do() {
 #[test]
 fn consoles() {
     assert_eq!(console("unix:/tmp/a"), Ok("/tmp/a".into()));
+    assert_eq!(console("unix:/tmp/a,server=on,wait=off"), Ok("/tmp/a".into()));
+    assert!(console("unix:/tmp/a,wait=on").unwrap_err().contains("wait=off"));
     for wrong in ["", "unix:", "stdio", "/tmp/a"] {
         assert!(console(wrong).unwrap_err().contains("unix:PATH"), "{wrong}");
     }
@@ -71,4 +82,15 @@ fn the_whole_line_parses() {
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     let Command::Run(run) = cli.command else { panic!("not run") };
     assert_eq!((run.memory, run.cpus, run.serial.len(), run.qmp.len()), (1 << 30, 2, 2, 1));
+}
+
+#[test]
+fn removable_drives_and_credentials_have_ids_too() {
+    assert_eq!(cdrom("id=cd0").unwrap().id, "cd0");
+    assert_eq!(tls_creds("id=tls0,dir=/a").unwrap().id, "tls0");
+    for wrong in ["file=a", "id=", "id=1", "id=a b"] {
+        assert!(cdrom(wrong).unwrap_err().contains("id"), "{wrong}");
+        assert!(tls_creds(wrong).unwrap_err().contains("id") || wrong == "file=a", "{wrong}");
+    }
+    assert!(cdrom("id=a,id=b").unwrap_err().contains("twice"));
 }

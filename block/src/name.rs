@@ -1,0 +1,119 @@
+//! The meaning of an image's name, decided once for every place that takes one: drives, monitor commands, new
+//! images, and the backing names that images record.
+//!
+//! | a name | means |
+//! |---|---|
+//! | `nbd://...`, `nbd+unix://...` | an NBD export |
+//! | `file:PATH` | the file PATH, whatever PATH begins with |
+//! | `WORD:...`, with the colon before the first `/` | nothing: QEMU takes WORD for a protocol, and we have no such one |
+//! | anything else | the file of that path |
+//!
+//! A name is not empty and holds no control characters: such a name breaks the lines and lists that it is printed
+//! in, and whoever records one as a backing name by mistake (a line feed at its end, say) cannot open that image again.
+
+use crate::storage::nbd;
+use crate::{Error, ErrorKind, Result};
+
+/// An image's name, taken apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Name<'a> {
+    /// The path of a file or a block device.
+    File(&'a str),
+    /// The URI of an NBD export.
+    Export(&'a str),
+}
+
+impl<'a> Name<'a> {
+    /// Takes a name apart.
+    ///
+    /// # Errors
+    /// `Invalid` if it is empty or holds control characters; `Unsupported` if it names a protocol that we do not have.
+    pub(crate) fn parse(name: &'a str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "an image's name is empty"));
+        }
+        if name.contains(char::is_control) {
+            let text = format!("'{}': an image's name has no control characters", name.escape_debug());
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if nbd::is_uri(name) {
+            return Ok(Name::Export(name));
+        }
+        match protocol(name) {
+            None => Ok(Name::File(name)),
+            Some("file") => match &name["file:".len()..] {
+                "" => Err(Error::new(ErrorKind::Invalid, format!("'{name}': the path is missing"))),
+                path => Ok(Name::File(path)),
+            },
+            // 'json:' and other protocols would also reach whatever the author of an image chooses.
+            Some(protocol) => {
+                let text = format!(
+                    "'{name}': the protocol '{protocol}' is not supported ('./{name}' is a file of that name)"
+                );
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+        }
+    }
+}
+
+/// Returns a name that means the file `path`, also if `path` looks like something else.
+pub(crate) fn of_file(path: &str) -> String {
+    match protocol(path) {
+        Some(_) => format!("./{path}"),
+        None => path.to_owned(),
+    }
+}
+
+/// The protocol that a name begins with. A colon after the first `/` belongs to a file's name.
+fn protocol(name: &str) -> Option<&str> {
+    let (protocol, _) = name.split_once(':')?;
+    if protocol.contains('/') { None } else { Some(protocol) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_file_an_export_or_refused() {
+        for (name, path) in [
+            ("disk.img", "disk.img"),
+            ("/a b/disk:1.img", "/a b/disk:1.img"),
+            ("./ssh:disk", "./ssh:disk"),
+            ("file:disk.img", "disk.img"),
+            ("file:ssh://host/disk", "ssh://host/disk"),
+            ("file:///disk", "///disk"),
+        ] {
+            assert_eq!(Name::parse(name).unwrap(), Name::File(path), "{name}");
+        }
+        for uri in ["nbd://host/x", "nbd+unix:///x?socket=/s"] {
+            assert_eq!(Name::parse(uri).unwrap(), Name::Export(uri));
+        }
+        for name in [
+            "ssh:disk",
+            "ssh://host/disk",
+            "nbd:host:10809",
+            "json:{}",
+            "fat:dir",
+            "a:b",
+            ":x",
+            "host_device:/dev/x",
+        ] {
+            assert_eq!(Name::parse(name).unwrap_err().kind(), ErrorKind::Unsupported, "{name}");
+        }
+        for name in ["", "file:", "disk.img\n", "a\0b", "\u{1b}[2J", "nbd://host/x\r", "file:a\u{85}"] {
+            let error = Name::parse(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{name:?}");
+            assert!(!error.to_string().contains(char::is_control), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_a_name_whatever_its_path_looks_like() {
+        for path in ["disk", "a:b", "nbd://host/x", "file:x", "/a:b"] {
+            let name = of_file(path);
+            let Name::File(found) = Name::parse(&name).unwrap() else { panic!("{name} is an export") };
+            assert_eq!(found.trim_start_matches("./"), path);
+        }
+    }
+}
