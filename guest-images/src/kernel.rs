@@ -52,7 +52,7 @@ pub fn of_suite(suite: &str, metapackage: &str) -> Result<Kernel> {
         let folder = tempfile::tempdir().map_err(Error::system("make a temporary directory"))?;
         let apt = Apt::of_suite(suite, folder.path())?;
         let package = current(&apt, metapackage)?;
-        apt.unpack(&[package], root)
+        apt.unpack(&parts(&apt, &package)?, root)
     });
     open(&entry.map_err(|error| cannot_fetch(metapackage, error))?)
 }
@@ -60,7 +60,7 @@ pub fn of_suite(suite: &str, metapackage: &str) -> Result<Kernel> {
 fn fetch() -> Result<PathBuf> {
     let apt = Apt::host();
     let package = current(&apt, METAPACKAGE).map_err(|error| cannot_fetch(METAPACKAGE, error))?;
-    cache::entry(&format!("{ENTRY}{package}"), |root| apt.unpack(std::slice::from_ref(&package), root))
+    cache::entry(&format!("{ENTRY}{package}"), |root| apt.unpack(&parts(&apt, &package)?, root))
         .map_err(|error| cannot_fetch(METAPACKAGE, error))
 }
 
@@ -70,22 +70,69 @@ fn current(apt: &Apt, metapackage: &str) -> Result<String> {
     package.ok_or_else(|| Error::Missing(format!("{metapackage} names no kernel")))
 }
 
+/// The packages that hold the kernel `package`, as `linux-image-7.2.13-cloud-amd64`: itself, and after Debian 13 those
+/// of the same version (`linux-binary-...` and `linux-modules-...`) that it depends on.
+fn parts(apt: &Apt, package: &str) -> Result<Vec<String>> {
+    let version = package.strip_prefix("linux-image").unwrap_or(package);
+    let is_part = |name: &String| name.starts_with("linux-") && name.ends_with(version) && name != package;
+    let others = apt.depends(package)?.into_iter().filter(is_part);
+    Ok(std::iter::once(package.to_owned()).chain(others).collect())
+}
+
 fn cannot_fetch(metapackage: &str, error: Error) -> Error {
     Error::Missing(format!("no guest kernel: Debian's package {metapackage} cannot be fetched ({error})"))
 }
 
-/// The kernel in the unpacked package at `root`.
+/// The kernel in the unpacked packages at `root`: `boot/vmlinuz-VERSION` with its modules in `lib` or, since the /usr
+/// merge after Debian 12, in `usr/lib`; after Debian 13 `vmlinuz` lies beside the modules.
 fn open(root: &Path) -> Result<Kernel> {
     let invalid = |text: &str| Error::Invalid { path: root.to_owned(), text: text.to_owned() };
-    let boot = packages::files(&root.join("boot"))?;
-    let kernel = boot.into_iter().find_map(|path| {
+    let boot = root.join("boot");
+    let files = if boot.is_dir() { packages::files(&boot)? } else { Vec::new() };
+    let in_boot = files.into_iter().find_map(|path| {
         let version = path.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
         Some((path, version))
     });
-    let (vmlinuz, version) = kernel.ok_or_else(|| invalid("holds no boot/vmlinuz-*"))?;
-    // The /usr merge moved the modules after Debian 12.
-    let modules = ["lib/modules", "usr/lib/modules"].map(|lib| root.join(lib).join(&version));
-    let modules =
-        modules.into_iter().find(|path| path.is_dir()).ok_or_else(|| invalid("holds no modules"))?;
-    Ok(Kernel { root: root.to_owned(), vmlinuz, modules, version })
+    let folders = ["lib/modules", "usr/lib/modules"].map(|lib| root.join(lib));
+    let beside_modules = || {
+        let versions = folders.iter().filter_map(|folder| packages::files(folder).ok()).flatten();
+        versions.map(|folder| (folder.join("vmlinuz"), folder)).find_map(|(path, folder)| {
+            path.is_file().then_some(())?;
+            Some((path, folder.file_name()?.to_str()?.to_owned()))
+        })
+    };
+    let kernel = in_boot.or_else(beside_modules);
+    let (vmlinuz, version) =
+        kernel.ok_or_else(|| invalid("holds neither boot/vmlinuz-* nor a vmlinuz beside its modules"))?;
+    let modules = folders.iter().map(|folder| folder.join(&version)).find(|path| path.is_dir());
+    Ok(Kernel {
+        root: root.to_owned(),
+        vmlinuz,
+        modules: modules.ok_or_else(|| invalid("holds no modules"))?,
+        version,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_found_as_each_release_lays_it_out() {
+        for (kernel, modules) in [
+            ("boot/vmlinuz-6.1", "lib/modules/6.1"),
+            ("boot/vmlinuz-6.12", "usr/lib/modules/6.12"),
+            ("usr/lib/modules/7.2/vmlinuz", "usr/lib/modules/7.2"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let (kernel, modules) = (root.path().join(kernel), root.path().join(modules));
+            std::fs::create_dir_all(&modules).unwrap();
+            assert!(open(root.path()).is_err());
+            std::fs::create_dir_all(kernel.parent().unwrap()).unwrap();
+            std::fs::write(&kernel, "").unwrap();
+            let found = open(root.path()).unwrap();
+            assert_eq!((found.vmlinuz, &found.modules), (kernel, &modules));
+            assert_eq!(Some(found.version.as_str()), modules.file_name().unwrap().to_str());
+        }
+    }
 }

@@ -4,9 +4,73 @@
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
+/// CPUID 1, ECX.
+const XSAVE: u32 = 1 << 26;
+/// CPUID 1, ECX.
+const AVX: u32 = 1 << 28;
 const HYPERVISOR: u32 = 1 << 31;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPER_THREADING: u32 = 1 << 28;
+
+/// One output register of CPUID.
+#[derive(Clone, Copy)]
+enum Register {
+    Eax,
+    Ebx,
+    Ecx,
+    Edx,
+}
+
+/// A leaf and subleaf of CPUID, one of its registers, and bits in it.
+type Features = (u32, u32, Register, u32);
+
+/// Features whose state only XSAVE can keep (Intel SDM volume 1, 13.1): AVX, MPX, protection keys, AMX, and the leaf
+/// that describes the state.
+const NEED_XSAVE: [Features; 8] = [
+    (1, 0, Register::Ecx, AVX),
+    (7, 0, Register::Ebx, 1 << 14),
+    (7, 0, Register::Ecx, 1 << 3),
+    (7, 0, Register::Edx, 1 << 22 | 1 << 24 | 1 << 25),
+    (7, 1, Register::Eax, 1 << 21),
+    (0xd, 0, Register::Eax, u32::MAX),
+    (0xd, 0, Register::Ebx, u32::MAX),
+    (0xd, 1, Register::Eax, u32::MAX),
+];
+
+/// Features that are instructions on AVX's registers (Intel SDM volume 1, 14 and 15; AMD APM volume 3, appendix D):
+/// FMA, F16C; AVX2 and all of AVX-512; VAES, VPCLMULQDQ; the later AVX of leaf 7.1; XOP and FMA4.
+const NEED_AVX: [Features; 7] = [
+    (1, 0, Register::Ecx, 1 << 12 | 1 << 29),
+    (7, 0, Register::Ebx, 1 << 5 | 3 << 16 | 1 << 21 | 7 << 26 | 3 << 30),
+    (7, 0, Register::Ecx, 1 << 1 | 1 << 6 | 7 << 9 | 1 << 12 | 1 << 14),
+    (7, 0, Register::Edx, 3 << 2 | 1 << 8 | 1 << 23),
+    (7, 1, Register::Eax, 7 | 3 << 4 | 1 << 23),
+    (7, 1, Register::Edx, 3 << 4 | 1 << 10 | 1 << 19),
+    (0x8000_0001, 0, Register::Ecx, 1 << 11 | 1 << 16),
+];
+
+/// Takes away features whose prerequisite is missing. A host under another hypervisor may offer such a pair (AVX
+/// without XSAVE, which its KVM then offers too), and kernels that test the one feature only die of the other.
+fn make_consistent(entries: &mut [kvm_cpuid_entry2]) {
+    for (prerequisite, dependent) in [(XSAVE, &NEED_XSAVE[..]), (AVX, &NEED_AVX)] {
+        let has_it = entries.iter().any(|entry| entry.function == 1 && entry.ecx & prerequisite != 0);
+        if has_it {
+            continue;
+        }
+        for &(function, index, register, bits) in dependent {
+            for entry in &mut *entries {
+                if (entry.function, entry.index) == (function, index) {
+                    match register {
+                        Register::Eax => entry.eax &= !bits,
+                        Register::Ebx => entry.ebx &= !bits,
+                        Register::Ecx => entry.ecx &= !bits,
+                        Register::Edx => entry.edx &= !bits,
+                    }
+                }
+            }
+        }
+    }
+}
 
 /// Bits of an APIC ID that number the cores of a package of `cpus` cores.
 fn core_bits(cpus: u32) -> u32 {
@@ -25,6 +89,7 @@ pub fn for_vcpu(
     let bits = core_bits(cpus);
     let mut entries: Vec<_> =
         supported.iter().copied().filter(|entry| !matches!(entry.function, 0xb | 0x1f)).collect();
+    make_consistent(&mut entries);
     for entry in &mut entries {
         match entry.function {
             1 => {

@@ -35,6 +35,9 @@ const TRIXIE_ZSTD: Tried =
     Tried { suite: "trixie", metapackage: CLOUD, compression: Some(Compression::Zstd), cpus: 2 };
 const TRIXIE_ELF: Tried = Tried { suite: "trixie", metapackage: CLOUD, compression: None, cpus: 2 };
 
+/// The newest: it may be missing for a while, whenever its packages do not fit together.
+const SID: Tried = Tried { suite: "sid", metapackage: CLOUD, compression: Some(Compression::Zstd), cpus: 2 };
+
 pub fn bookworm_xz() -> Result<(), Failure> {
     BOOKWORM_XZ.boots()
 }
@@ -51,12 +54,46 @@ pub fn trixie_elf() -> Result<(), Failure> {
     TRIXIE_ELF.boots()
 }
 
+pub fn sid() -> Result<(), Failure> {
+    if std::env::var_os(MISSING).is_some() {
+        eprintln!("NOT TRIED: the packages of Debian sid's kernel cannot be had");
+        return Ok(());
+    }
+    match SID.files() {
+        Err(error) if !lab::is_inside() && is_missing(&error) => {
+            eprintln!("NOT TRIED: {error}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => SID.boots(),
+    }
+}
+
+/// In the environment of a program in the lab: sid's kernel could not be fetched.
+const MISSING: &str = "MILLRACE_TRIED_SID_IS_MISSING";
+
+fn is_missing(error: &Failure) -> bool {
+    matches!(error.downcast_ref(), Some(guest_images::Error::Missing(_)))
+}
+
 /// Fetches all kernels while there is a network, and gives them to a command in the lab.
 pub fn equip(command: &mut LabCommand) -> Result<(), Failure> {
     for tried in [BOOKWORM_XZ, BOOKWORM_ELF, TRIXIE_ZSTD, TRIXIE_ELF] {
         let files = tried.fetch()?;
         command.env.push((tried.variable(), std::env::join_paths(&files)?));
         command.files.extend(files);
+    }
+    // Without it, its trial says so.
+    match SID.fetch() {
+        Ok(files) => {
+            command.env.push((SID.variable(), std::env::join_paths(&files)?));
+            command.files.extend(files);
+        }
+        Err(error) if is_missing(&error) => {
+            eprintln!("{error}");
+            command.env.push((MISSING.into(), "1".into()));
+        }
+        Err(error) => return Err(error),
     }
     Ok(())
 }

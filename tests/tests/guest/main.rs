@@ -159,6 +159,7 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("a_kernel_of_debian_12_as_elf", kernels::bookworm_elf),
         trial("a_kernel_of_debian_13_compressed_by_zstd", kernels::trixie_zstd),
         trial("a_kernel_of_debian_13_as_elf", kernels::trixie_elf),
+        trial("a_kernel_of_debian_sid", kernels::sid),
     ]);
     groups.push(vec![trial(LOGIN, debian::login_and_power_off)]);
     groups

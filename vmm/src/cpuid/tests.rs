@@ -44,3 +44,31 @@ fn one_vcpu_of_an_old_processor() {
     assert_eq!(patched[1].ecx, HYPERVISOR);
     assert_eq!(patched[1].edx, 0);
 }
+
+#[test]
+fn features_without_their_prerequisite_are_not_offered() {
+    let all = |function, index| kvm_cpuid_entry2 { ebx: !0, ecx: !0, edx: !0, ..entry(function, index, !0) };
+    let leaves = [(1, 0), (7, 0), (7, 1), (0xd, 0), (0xd, 1), (0x8000_0001, 0)];
+    let offered = |missing: u32| {
+        let mut supported: Vec<_> = leaves.iter().map(|&(function, index)| all(function, index)).collect();
+        supported[0].ecx &= !missing;
+        for_vcpu(&supported, 0, 1, false)
+    };
+    // A whole processor keeps all that it has.
+    let whole = offered(0);
+    for entry in &whole[1..] {
+        assert_eq!((entry.eax, entry.ebx, entry.ecx, entry.edx), (!0, !0, !0, !0), "{:#x}", entry.function);
+    }
+    // Without XSAVE there is no AVX either, nor what needs AVX; what SSE carries stays.
+    let (vaes, pclmulqdq, avx2, fma, gfni) = (1 << 9, 1 << 1, 1 << 5, 1 << 12, 1 << 8);
+    for missing in [XSAVE, AVX] {
+        let found = offered(missing);
+        assert_eq!(found[0].ecx & (AVX | fma), 0);
+        assert_eq!((found[1].ebx & avx2, found[1].ecx & vaes), (0, 0));
+        assert_eq!(found[0].ecx & pclmulqdq, pclmulqdq);
+        assert_eq!(found[1].ecx & gfni, gfni);
+        assert_eq!(found[5].ecx & (1 << 11 | 1 << 16), 0);
+        let is_state_described = found[3].eax != 0;
+        assert_eq!(is_state_described, missing == AVX);
+    }
+}
