@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -131,10 +132,21 @@ fn file_id(path: &Path) -> io::Result<FileId> {
     path.symlink_metadata().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// The file of a bound socket.
+type BoundFile = (PathBuf, FileId);
+
+/// The files of this process's listeners.
+static BOUND: Mutex<Vec<BoundFile>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while holding it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A bound, listening socket. Dropping it closes it and removes its file.
 pub struct Listener {
     socket: Socket,
-    file: Option<(PathBuf, FileId)>,
+    file: Option<BoundFile>,
 }
 
 /// Connections that wait to be accepted.
@@ -169,9 +181,14 @@ impl Listener {
 
     fn bind_unix(path: &Path) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Until the file is known: an end of the process removes it at any time.
+        let mut bound = lock(&BOUND);
         socket.bind(&SockAddr::unix(path)?)?;
+        let file = (path.to_owned(), file_id(path)?);
+        bound.push(file.clone());
+        drop(bound);
         // From here on dropping the listener removes the file.
-        let listener = Listener { socket, file: Some((path.to_owned(), file_id(path)?)) };
+        let listener = Listener { socket, file: Some(file) };
         // Before `listen`, so that nobody else can have connected meanwhile.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         listener.socket.listen(BACKLOG)?;
@@ -209,13 +226,28 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Only our own file: somebody may have replaced it.
-        if let Some((path, id)) = &self.file
-            && file_id(path).is_ok_and(|now| now == *id)
-        {
-            let _ = std::fs::remove_file(path);
+        if let Some(file) = &self.file {
+            remove(file);
+            lock(&BOUND).retain(|other| other != file);
         }
     }
+}
+
+/// Removes a socket's file where it is still that one: somebody may have replaced it.
+fn remove((path, id): &BoundFile) {
+    if file_id(path).is_ok_and(|now| now == *id) {
+        // Nobody can be told where it fails.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Removes the files of all listeners of this process, for an end that runs no destructors. Returns `false`, and does
+/// nothing, while another thread binds one; after `true` nobody does any more.
+pub fn remove_sockets() -> bool {
+    let Ok(mut bound) = BOUND.try_lock() else { return false };
+    bound.drain(..).for_each(|file| remove(&file));
+    std::mem::forget(bound);
+    true
 }
 
 /// Removes a socket file that a dead process left, and nothing else.

@@ -22,6 +22,7 @@ pub(crate) struct Foundation {
     kernel: Mutex<Kernel>,
     pub(crate) memory: Arc<GuestMemoryMmap>,
     pub(crate) cpus: u32,
+    is_stock: bool,
 }
 
 /// One start, in the making.
@@ -38,8 +39,14 @@ impl Foundation {
         }
         let kvm = hypervisor::open()?;
         let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &config.cmdline)?;
+        let is_stock = kernel.is_stock();
         let memory = memory::map(config.memory)?;
-        Ok(Arc::new(Foundation { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus }))
+        Ok(Arc::new(Foundation { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus, is_stock }))
+    }
+
+    /// Whether the kernel may be a Linux kernel.
+    pub(crate) fn is_stock_kernel(&self) -> bool {
+        self.is_stock
     }
 
     /// Begins to load into zeroed memory, and to make a VM.

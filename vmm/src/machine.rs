@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use executor::sync::Semaphore;
 use executor::unblock;
+use futures_util::future::join_all;
 use kvm_ioctls::VmFd;
 use virtio_device::Device;
 use vm_memory::GuestMemoryMmap;
@@ -78,6 +79,13 @@ pub struct Prepared {
     foundation: Arc<Foundation>,
     rising: Rising,
     sandbox: sandbox::Mode,
+}
+
+impl Prepared {
+    /// Whether the kernel may be a Linux kernel, which some KVMs cannot run although they open: `kvm-probe` finds out.
+    pub fn is_stock_kernel(&self) -> bool {
+        self.foundation.is_stock_kernel()
+    }
 }
 
 /// The parts that are worked on by worker threads.
@@ -326,6 +334,11 @@ impl Machine {
 
     /// Ends the vCPUs, then awaits and stops the devices.
     async fn end(&self) {
+        self.end_vcpus().await;
+        join_all((0..self.parts.transports.len()).map(|index| self.still(index))).await;
+    }
+
+    async fn end_vcpus(&self) {
         if let Some(running) = self.current() {
             running.vcpus.end().await;
         }
@@ -333,8 +346,18 @@ impl Machine {
             // Closing a VM waits for the kernel.
             unblock(move || drop(vm)).await;
         }
+    }
+
+    /// Ends when nothing of the device with this place in the list is in flight, and nothing more begins.
+    /// [`Machine::halt`] comes first.
+    pub async fn still(&self, index: usize) {
         let parts = self.parts.clone();
-        unblock(move || parts.transports.iter().for_each(|transport| transport.reset())).await;
+        unblock(move || {
+            if let Some(transport) = parts.transports.get(index) {
+                transport.reset();
+            }
+        })
+        .await;
     }
 
     /// Presses the power button; what the guest makes of it is its business.
@@ -355,16 +378,19 @@ impl Machine {
         self.serial_tasks.borrow_mut().push(terminal);
     }
 
+    /// Ends the vCPUs, and with them the guest.
+    pub async fn halt(&self) {
+        let _changing = self.changing.acquire(1).await;
+        self.state.set(State::Gone);
+        self.end_vcpus().await;
+    }
+
     /// Ends the machine: vCPUs, then devices, then the serial ports when their output is written (within a
     /// second). Devices are dropped with the machine.
     pub async fn shutdown(&self) {
-        let _changing = self.changing.acquire(1).await;
-        self.state.set(State::Gone);
+        self.halt().await;
         self.end().await;
-        let tasks = self.serial_tasks.take();
-        for task in tasks {
-            task.finish().await;
-        }
+        join_all(self.serial_tasks.take().into_iter().map(SerialTask::finish)).await;
     }
 }
 

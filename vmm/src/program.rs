@@ -3,10 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 mod boot;
 mod client;
@@ -14,11 +11,14 @@ mod console;
 mod control;
 mod devices;
 mod drive;
+mod end;
 mod exports;
 mod host;
 mod image;
 mod io_errors;
+mod log;
 mod options;
+mod pidfile;
 mod run;
 mod signals;
 mod user;
@@ -34,30 +34,35 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_a_command(&e),
     };
-    log();
-    let result = match cli.command {
-        Command::Run(options) => run::run(*options),
-        Command::Image(command) => image::run(command),
-        Command::Host { folder } => host::run(&folder),
-        Command::Qmp { socket, command } => client::qmp(&socket, &command),
-        Command::Watch { socket, once } => client::watch(&socket, once),
+    // Before the first thread, so that none of them takes a signal.
+    let held = matches!(cli.command, Command::Run(_)).then(signals::hold_back);
+    log::start();
+    raise_limits();
+    let result = match (cli.command, held) {
+        (Command::Run(options), held) => run::run(*options, held.unwrap_or_else(signals::hold_back)),
+        (Command::Image(command), _) => image::run(command),
+        (Command::Host { folder }, _) => host::run(&folder),
+        (Command::Qmp { socket, command }, _) => client::qmp(&socket, &command),
+        (Command::Watch { socket, once }, _) => client::watch(&socket, once),
     };
-    match result {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("millrace: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = result.unwrap_or_else(|failure| {
+        log::say(&format!("millrace: {failure}"));
+        ExitCode::FAILURE
+    });
+    log::finish(end::FAREWELL);
+    code
 }
 
-/// Has the libraries' messages written to standard error: warnings, or what `MILLRACE_LOG` says, as `debug` or
-/// `warn,block=trace`.
-fn log() {
-    let wish = std::env::var("MILLRACE_LOG").ok().and_then(|wish| wish.parse().ok());
-    let targets: Targets = wish.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
-    let lines = fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
-    tracing_subscriber::registry().with(lines).with(targets).init();
+/// Takes as many open files as the hard limit allows. Disks, queues and clients need some each, and a chain of
+/// images one for each image; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_limits() {
+    let raise = |(soft, hard): (u64, u64)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    };
+    if let Err(e) = getrlimit(Resource::RLIMIT_NOFILE).and_then(raise) {
+        tracing::warn!("the limit of open files stays as it is: {}", e.desc());
+    }
 }
 
 /// Help and version are answers; everything else is an error like any other: one line, status 1.

@@ -2,6 +2,7 @@
 //! QEMU's tools as judges. No guest and no KVM, so these run anywhere.
 
 mod crash;
+mod ends;
 mod errors;
 mod image;
 mod jobs;

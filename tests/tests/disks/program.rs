@@ -102,6 +102,7 @@ fn bad_command_lines_answer_one_line() -> Result<(), Failure> {
         (&["run", "--machine", "none", "--pidfile", "missing/pid"], "missing/pid"),
         (&["run", "--machine", "none", "--user", "no-such-user"], "no such user"),
         (&["run"], "--kernel"),
+        (&["run", "--machine", "none"], "nothing to do"),
         (&["image", "info", "-f", "qcow2", "missing.qcow2"], "missing.qcow2"),
         (&["image", "info", "-f", "qcow2", "base.img"], "base.img"),
         (&["image", "create", "-f", "qcow2", "new"], "size"),

@@ -3,6 +3,7 @@
 
 mod client;
 mod copy_on_read;
+mod ends;
 mod judges;
 mod live;
 mod map;

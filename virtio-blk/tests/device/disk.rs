@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 
-use block::disk::PIECE;
 use block::{Buf, Error, ErrorKind, Result};
 use executor::sync::{Event, OneSender, oneshot};
 use executor::{Handle, Remote, Thread, yield_now};
@@ -33,15 +32,12 @@ pub struct FakeDisk {
     closed: Cell<bool>,
     gate: Event,
     tickets: Cell<usize>,
-    /// The most bytes that one ticket has carried.
-    pub most_carried: Cell<u64>,
     drained: Event,
     /// Ends the thread.
     pub stop: Event,
 }
 
-/// With the bytes that its request moves.
-pub struct Ticket(Rc<FakeDisk>, u64);
+pub struct Ticket(Rc<FakeDisk>);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
@@ -132,7 +128,7 @@ impl Backend for FakeDisk {
             return None;
         }
         self.tickets.set(self.tickets.get() + 1);
-        Some(Ticket(self.clone(), 0))
+        Some(Ticket(self.clone()))
     }
 
     async fn enter(self: &Rc<Self>) -> Ticket {
@@ -142,16 +138,6 @@ impl Backend for FakeDisk {
             }
             self.gate.wait().await;
         }
-    }
-
-    fn carry(ticket: &mut Ticket, bytes: u64) {
-        ticket.1 = bytes;
-        let most = &ticket.0.most_carried;
-        most.set(most.get().max(bytes));
-    }
-
-    fn zero_piece(&self) -> u64 {
-        PIECE
     }
 
     async fn read(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {

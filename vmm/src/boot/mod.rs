@@ -19,6 +19,9 @@ pub use registers::{Entry, Protocol};
 use crate::error::Error;
 use crate::layout::CMDLINE_MAX;
 
+/// The bytes of the smallest uncompressed Linux kernel, about.
+const SMALLEST: u64 = 1 << 20;
+
 /// What a kernel file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
@@ -63,6 +66,13 @@ impl Kernel {
     /// What kind of file it is.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Whether it may be a Linux kernel. An ELF file of less than 1 MiB is none: a guest of a few instructions, which
+    /// runs where such a kernel does not.
+    pub fn is_stock(&self) -> bool {
+        let is_small = || self.file.metadata().is_ok_and(|metadata| metadata.len() < SMALLEST);
+        self.format == Format::BzImage || !is_small()
     }
 }
 

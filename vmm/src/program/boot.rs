@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use super::log;
 use super::options::Run;
 
 const VARIABLE: &str = "MILLRACE_BOOT";
@@ -29,7 +30,8 @@ pub(super) fn choose(options: &Run) -> Result<Boot, Failure> {
     let mut boot = ready(folder.as_deref())?;
     boot.initrd = options.initrd.clone().or(boot.initrd);
     let initrd = boot.initrd.as_deref().map_or_else(|| "none".into(), Path::to_string_lossy);
-    eprintln!("millrace: no --kernel is given: boots {} with initrd {initrd}", boot.kernel.display());
+    let kernel = boot.kernel.display();
+    log::say(&format!("millrace: no --kernel is given: boots {kernel} with initrd {initrd}"));
     Ok(boot)
 }
 

@@ -158,7 +158,8 @@ pub(super) struct Run {
     /// started. A later 'change' opens what this user may.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Where to write this process's number.
+    /// Where to write this process's number. The file of another program that runs is refused, one that is left over
+    /// is taken.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,
 }

@@ -2,16 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use block::DiskEvent;
 use block::job::{JobEvent, Status};
-use executor::Executor;
-use futures_util::future::{Either, select};
+use executor::{Executor, Reply};
+use futures_util::future::{Either, select, try_join};
+use kvm_probe::Kvm;
 use nbd::tls::Credentials;
 use qmp::event::{self, BlockStreamCompleted, DeviceTrayMoved};
 use qmp::types::ShutdownCause;
@@ -27,17 +27,15 @@ use super::control::jobs::Ids;
 use super::control::{self, Control, End};
 use super::devices;
 use super::drive::Drive;
+use super::end;
 use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
-use super::signals::Signals;
+use super::pidfile;
+use super::signals::{Held, Signals};
 use super::user::NewUser;
+use crate::notice::Waiter;
 use crate::serial::Backend;
 use crate::{Config, Event, Machine, Prepared};
-
-/// How long the disks may take to end: beyond it the program ends with an error.
-const CLOSE: Duration = Duration::from_secs(10);
-/// How long clients may take to read their last answers.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Where events of the disks go: they arrive as plain functions from other threads.
@@ -67,29 +65,11 @@ fn on_tray_moved(device: String, tray_open: bool) {
     }
 }
 
-/// A file that is removed when the program ends.
-struct PidFile<'a>(&'a Path);
-
-impl<'a> PidFile<'a> {
-    fn write(path: &'a Path) -> Result<Self, Failure> {
-        let number = format!("{}\n", std::process::id());
-        std::fs::write(path, number).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(PidFile(path))
-    }
-}
-
-impl Drop for PidFile<'_> {
-    fn drop(&mut self) {
-        // Gone already is fine too.
-        let _ = std::fs::remove_file(self.0);
-    }
-}
-
 /// Runs until the guest, a client, a person or a signal ends it.
-pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
-    let signals = Signals::block().map_err(|e| format!("signals: {e}"))?;
+pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
+    let signals = signals.watch().map_err(|e| format!("signals: {e}"))?;
     // Goes on while everything else is opened. Should that fail too, it is what is told.
-    let prepared = match options.machine {
+    let begun = match options.machine {
         MachineKind::None => None,
         MachineKind::Kvm => Some(prepare(&options)),
     };
@@ -109,10 +89,9 @@ pub(super) fn run(options: Run) -> Result<ExitCode, Failure> {
     let confined = executor::start_outside(confine).map_err(|e| format!("a thread that opens files: {e}"))?;
     confined.map_err(|e| format!("--allow-dir: {e}"))?;
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
-    let pid_path = options.pidfile.clone();
-    let _pid_file = pid_path.as_deref().map(PidFile::write).transpose()?;
+    let _pid_file = options.pidfile.as_deref().map(pidfile::write).transpose()?;
     let waiting = Waiting { listeners, text, signals, credentials };
-    executor.block_on(async move { main(options, prepared, waiting).await })
+    executor.block_on(async move { main(options, begun, waiting).await })
 }
 
 fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
@@ -131,42 +110,74 @@ fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Fai
 struct Waiting {
     listeners: Vec<Listener>,
     text: Option<Listener>,
-    signals: Signals,
+    signals: Arc<Signals>,
     credentials: BTreeMap<String, Credentials>,
+}
+
+/// Everything that the command line names, open.
+struct Ready {
+    machine: Option<Rc<Machine>>,
+    control: Rc<Control>,
+    monitor: Monitor,
+    /// Errors of the guest's disks.
+    failed: Waiter,
+    signalled: Waiter,
 }
 
 async fn main(
     options: Run,
-    prepared: Option<Result<Prepared, Failure>>,
+    begun: Option<Result<Begun, Failure>>,
     waiting: Waiting,
 ) -> Result<ExitCode, Failure> {
+    let mut drives = Vec::new();
+    match make_ready(&options, begun, waiting, &mut drives).await {
+        Ok(ready) => ready.serve(&options).await,
+        Err(failure) => match end::close_drives(&drives).await {
+            Ok(()) => Err(failure),
+            Err(more) => Err(format!("{failure}; {more}")),
+        },
+    }
+}
+
+/// Opens the drives, which are added to `drives` as they come, builds the machine and lets clients in.
+async fn make_ready(
+    options: &Run,
+    begun: Option<Result<Begun, Failure>>,
+    waiting: Waiting,
+    drives: &mut Vec<Rc<Drive>>,
+) -> Result<Ready, Failure> {
     let Waiting { listeners, text, signals, credentials } = waiting;
     let user = options.user.as_deref().map(NewUser::find).transpose()?;
     let events = Events::new();
     EVENTS.set(Some(events.clone()));
-    let mut drives: Vec<Rc<Drive>> = Vec::new();
-    for drive in options.drive.iter().chain(&options.cdrom) {
-        if drives.iter().any(|other| other.options.id == drive.id) {
-            return Err(format!("two drives have the id '{}'", drive.id));
-        }
-        let mode = options.sandbox.into();
-        let drive = Drive::open(drive.clone(), mode, executor::remote(), on_disk_event, on_tray_moved).await;
-        drives.push(drive.map_err(|e| e.to_string())?);
-    }
+    let (prepared, suits) = match begun {
+        None => (None, None),
+        Some(Ok(begun)) => (Some(Ok(begun.prepared)), begun.suits),
+        Some(Err(failure)) => (Some(Err(failure)), None),
+    };
+    try_join(suitable(suits), open_drives(options, &mut *drives)).await?;
     let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
     let machine = match prepared {
         None => None,
-        Some(prepared) => Some(Rc::new(build(&options, prepared?, &drives, &io_errors).await?)),
+        Some(prepared) => Some(Rc::new(build(options, prepared?, drives, &io_errors).await?)),
     };
     // Everything that the command line names is open by now, and no guest has run.
     if let Some(user) = user {
         user.enter()?;
     }
-    let failed = io_errors.waiter().map_err(|e| format!("eventfd: {e}"))?;
+    if machine.is_none() && drives.is_empty() && options.qmp.is_empty() && options.monitor.is_none() {
+        return Err("there is nothing to do without a guest: give --drive, --qmp or --monitor".into());
+    }
+    let eventfd = |e| format!("eventfd: {e}");
+    let failed = io_errors.waiter().map_err(eventfd)?;
+    let signalled = signals.waiter().map_err(eventfd)?;
     let jobs = JOBS.with(Rc::clone);
-    let control = Rc::new(Control::new(drives, machine.clone(), events.clone(), jobs, io_errors));
+    let control = Control::new(drives.clone(), machine.clone(), events.clone(), jobs, io_errors);
+    let control = Rc::new(control);
     control.exports.add_credentials(credentials);
-    let monitor = Monitor::new(control.clone(), events.clone());
+    let monitor = Monitor::new(control.clone(), events);
+    // What clients are promised from here on is kept.
+    signals.serve();
     for listener in listeners {
         monitor.listen(listener).map_err(|e| format!("QMP socket: {e}"))?;
     }
@@ -176,35 +187,71 @@ async fn main(
     if options.monitor == Some(TextMonitor::Stdio) {
         console::start(&monitor)?;
     }
-    if let Some(machine) = &machine {
-        machine.start().await.map_err(|e| e.to_string())?;
-    }
-    let signalled = control.clone();
-    executor::spawn(async move {
-        if signals.first().await.is_ok() {
-            signalled.end(End::Quit(ShutdownCause::HostSignal));
-        }
-    });
-    let told = control.clone();
-    executor::spawn(async move {
-        loop {
-            failed.wait().await;
-            told.io_failed().await;
-        }
-    });
-    let guest = async {
-        match &machine {
-            Some(machine) => guest_life(machine, &control, &options).await,
-            None => std::future::pending().await,
-        }
-    };
-    let end = match select(std::pin::pin!(guest), std::pin::pin!(control.ended())).await {
-        Either::Left((end, _)) | Either::Right((end, _)) => end,
-    };
-    close(end, machine, &control, &monitor).await
+    Ok(Ready { machine, control, monitor, failed, signalled })
 }
 
-fn prepare(options: &Run) -> Result<Prepared, Failure> {
+async fn open_drives(options: &Run, drives: &mut Vec<Rc<Drive>>) -> Result<(), Failure> {
+    for drive in options.drive.iter().chain(&options.cdrom) {
+        if drives.iter().any(|other| other.options.id == drive.id) {
+            return Err(format!("two drives have the id '{}'", drive.id));
+        }
+        let mode = options.sandbox.into();
+        let drive = Drive::open(drive.clone(), mode, executor::remote(), on_disk_event, on_tray_moved).await;
+        drives.push(drive.map_err(|e| e.to_string())?);
+    }
+    Ok(())
+}
+
+/// Waits until it is known whether the kernel runs on this host's KVM.
+async fn suitable(answer: Option<Reply<Kvm>>) -> Result<(), Failure> {
+    let Some(answer) = answer else { return Ok(()) };
+    match answer.await {
+        Ok(kvm) if !kvm.is_usable() => Err(format!(
+            "{kvm}: boot guests on a host with hardware virtualization (vmx or svm in /proc/cpuinfo), or run disks \
+             alone with --machine none"
+        )),
+        // A probe that panicked has said so; the guest is the better one.
+        _ => Ok(()),
+    }
+}
+
+impl Ready {
+    /// Starts the guest, serves it and its disks until an end is asked for, and ends everything.
+    async fn serve(self, options: &Run) -> Result<ExitCode, Failure> {
+        let Ready { machine, control, monitor, failed, signalled } = self;
+        let told = control.clone();
+        executor::spawn(async move {
+            signalled.wait().await;
+            told.end(End::Quit(ShutdownCause::HostSignal));
+        });
+        let told = control.clone();
+        executor::spawn(async move {
+            loop {
+                failed.wait().await;
+                told.io_failed().await;
+            }
+        });
+        let guest = async {
+            match &machine {
+                Some(machine) => guest_life(machine, &control, options).await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = match select(pin!(guest), pin!(control.ended())).await {
+            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        };
+        end::close(end, machine.clone(), &control, &monitor).await
+    }
+}
+
+/// A machine whose first start has begun.
+struct Begun {
+    prepared: Prepared,
+    /// Whether this host's KVM runs a kernel such as this one, where that is in doubt.
+    suits: Option<Reply<Kvm>>,
+}
+
+fn prepare(options: &Run) -> Result<Begun, Failure> {
     let boot = boot::choose(options)?;
     let config = Config {
         kernel: boot.kernel,
@@ -214,7 +261,10 @@ fn prepare(options: &Run) -> Result<Prepared, Failure> {
         memory: options.memory,
         sandbox: options.sandbox.into(),
     };
-    Machine::prepare(&config).map_err(|e| e.to_string())
+    let prepared = Machine::prepare(&config).map_err(|e| e.to_string())?;
+    let probe = || executor::aside("probe", || kvm_probe::kvm().clone());
+    let suits = prepared.is_stock_kernel().then(probe).transpose();
+    Ok(Begun { suits: suits.map_err(|e| format!("a thread: {e}"))?, prepared })
 }
 
 async fn build(
@@ -260,8 +310,11 @@ async fn build(
     Ok(machine)
 }
 
-/// Serves the machine's events until one of them ends the program.
+/// Starts the machine and serves its events until one of them ends the program.
 async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> End {
+    if let Err(e) = machine.start().await {
+        return End::Failed(e.to_string());
+    }
     loop {
         match machine.event().await {
             Event::PowerOff => return End::Guest(ShutdownCause::GuestShutdown),
@@ -279,43 +332,5 @@ async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> 
             Event::Failed(why) => return End::Failed(why),
             Event::Quit => return End::Quit(ShutdownCause::HostUi),
         }
-    }
-}
-
-/// Ends everything in order: the guest, its disks, the clients.
-async fn close(
-    end: End,
-    machine: Option<Rc<Machine>>,
-    control: &Rc<Control>,
-    monitor: &Monitor,
-) -> Result<ExitCode, Failure> {
-    let (guest, reason) = match &end {
-        End::Quit(reason) => (false, *reason),
-        End::Guest(reason) => (true, *reason),
-        End::Failed(_) => (true, ShutdownCause::GuestPanic),
-    };
-    control.events.emit(&event::Shutdown { guest, reason });
-    let control = control.clone();
-    let closing = async move {
-        if let Some(machine) = &machine {
-            machine.shutdown().await;
-        }
-        // Not running is fine too.
-        let _ = control.exports.stop().await;
-        let mut result = Ok(());
-        for drive in &control.drives {
-            result = result.and(drive.close().await);
-        }
-        result
-    };
-    let closed = match executor::timeout(CLOSE, closing).await {
-        Some(result) => result.map_err(|e| e.to_string()),
-        None => Err(format!("the disks did not end within {CLOSE:?}; what was not flushed may be lost")),
-    };
-    monitor.shutdown(FAREWELL).await;
-    crate::serial::restore_terminal();
-    match end {
-        End::Failed(why) => Err(why),
-        End::Quit(_) | End::Guest(_) => closed.map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,51 +1,105 @@
-//! SIGTERM and SIGINT as something to await.
+//! SIGTERM, SIGINT and SIGHUP, each of which asks the program to end.
+//!
+//! A thread waits for them, so that they are heard whatever the main loop is doing. The program starts by calls that
+//! may take for ever: a name is looked up, a peer accepts no connection, a file lies on a server that is away. Nobody
+//! has been promised anything by then, so the thread itself ends the program. Later the main loop does, and takes as
+//! long as the disks take; another signal ends the program at once.
+//!
+//! SIGHUP stays ignored where the program was started so, as nohup does. SIGQUIT keeps its default action: it is for
+//! who wants a core dump of the program as it is.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use executor::AsyncFd;
+use nix::sys::signal::{SigSet, Signal};
 
-/// The signals that ask the program to end, held back from their default action.
-pub(super) struct Signals(OwnedFd);
+use super::end::leave;
+use crate::notice::{self, Waiter, lock};
+
+/// Signals within this time of the first count as one: timeout(1) sends its signal to the program and then to its
+/// group, and of the end of a terminal both the kernel and the shell tell.
+const SAME: Duration = Duration::from_millis(300);
+
+/// Signals that are held back from their default action.
+pub(super) struct Held(SigSet);
+
+/// The first signal, for the main loop.
+pub(super) struct Signals {
+    /// Whether the main loop ends the program; locked while the thread does.
+    serving: Mutex<bool>,
+    asked: notice::Signal,
+}
+
+/// Holds the signals back from this thread and all that it starts later. Before any other thread is started.
+pub(super) fn hold_back() -> Held {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    if !is_ignored(Signal::SIGHUP) {
+        set.add(Signal::SIGHUP);
+    }
+    // Fails only for a way of setting that does not exist.
+    let _ = set.thread_block();
+    Held(set)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: all-zero bytes are a valid action.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action nothing changes; the old one is written to `action`, which is valid for that. It
+    // fails only for signals that do not exist.
+    unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &mut action) };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+impl Held {
+    /// Starts the thread that waits for them.
+    pub(super) fn watch(self) -> io::Result<Arc<Signals>> {
+        let signals = Arc::new(Signals { serving: Mutex::new(false), asked: notice::Signal::new()? });
+        let told = signals.clone();
+        std::thread::Builder::new().name("signals".into()).spawn(move || told.wait(&self.0))?;
+        Ok(signals)
+    }
+}
 
 impl Signals {
-    /// Blocks the signals for this thread and all that it starts later.
-    pub(super) fn block() -> io::Result<Self> {
-        // SAFETY: all-zero bytes are a valid signal set, and the calls below only write to it.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `set` is valid for the whole block; the calls keep no pointer to it.
-        let fd = unsafe {
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGTERM);
-            libc::sigaddset(&mut set, libc::SIGINT);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-            libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        Ok(Signals(unsafe { OwnedFd::from_raw_fd(fd) }))
+    /// From here on the first signal is the main loop's to hear. Does not return where one came before.
+    pub(super) fn serve(&self) {
+        *lock(&self.serving) = true;
     }
 
-    /// Waits for the first signal. The next one ends the process at once: its default action is back.
-    pub(super) async fn first(self) -> io::Result<()> {
-        let fd = AsyncFd::new(self.0)?;
-        fd.read_io(|fd| {
-            let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
-            // SAFETY: the buffer is valid for writes of its length.
-            let n = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), info.len()) };
-            if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-        })
-        .await?;
-        // SAFETY: as in `block`. Signals to the process reach any thread that does not block them.
-        unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGTERM);
-            libc::sigaddset(&mut set, libc::SIGINT);
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+    /// Ends at the first signal, on the main loop.
+    pub(super) fn waiter(&self) -> io::Result<Waiter> {
+        self.asked.waiter()
+    }
+
+    fn wait(&self, set: &SigSet) {
+        let mut first = None;
+        loop {
+            // Fails only for signals that do not exist.
+            let Ok(signal) = set.wait() else { continue };
+            let first: Instant = match first {
+                Some(first) => first,
+                None => {
+                    first = Some(Instant::now());
+                    tracing::info!("{signal}: ends");
+                    self.first();
+                    continue;
+                }
+            };
+            if first.elapsed() > SAME {
+                leave(1, Some("ended by a second signal: what was not yet on stable storage may be lost"));
+            }
         }
-        Ok(())
+    }
+
+    fn first(&self) {
+        let serving = lock(&self.serving);
+        if !*serving {
+            leave(0, None);
+        }
+        drop(serving);
+        self.asked.raise();
     }
 }
