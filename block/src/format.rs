@@ -325,6 +325,15 @@ impl Format {
         }
     }
 
+    /// Lets go of whole clusters, which read as zeros or as before afterwards. `Unsupported` if the format or
+    /// its storage cannot.
+    pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        match self {
+            Format::Raw(raw) => raw.discard(offset, len).await,
+            Format::Qcow2(_) | Format::Qed(_) => self.zero(offset, len, true).await,
+        }
+    }
+
     /// The unit of [`Format::zero`] in bytes.
     pub(crate) fn zero_unit(&self) -> u64 {
         match self {

@@ -342,12 +342,12 @@ impl Node {
         Ok(())
     }
 
-    /// Says that a range's content is not needed any more. Afterwards it reads as zeros, or as before
-    /// where the image cannot hold zeros without data; never as the backing file again.
+    /// Says that a range's content is not needed any more. Afterwards it reads as zeros, or as before if the
+    /// image cannot hold zeros without data; never as the backing file again. No zeros are written for it.
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let whole = self.lock_whole(offset..offset + len, self.cluster_size()).await;
         let Some((_lock, whole)) = whole else { return Ok(()) };
-        match self.format.zero(whole.start, whole.end - whole.start, true).await {
+        match self.format.discard(whole.start, whole.end - whole.start).await {
             Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
             other => other,
         }

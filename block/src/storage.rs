@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::{Buf, Error, ErrorKind, Result};
 
+pub(crate) mod bytes;
 pub mod file;
 pub mod nbd;
 
@@ -66,7 +67,8 @@ pub trait Storage {
     /// The name by which people know it, for messages: a file's path.
     fn name(&self) -> &str;
 
-    /// Its length now.
+    /// Its length as its user knows it. What failed may have left more behind that, which reads as anything
+    /// until [`Storage::truncate`] sets the length.
     fn len(&self) -> u64;
 
     /// Whether it is empty.
@@ -84,7 +86,7 @@ pub trait Storage {
     /// fails for ever: nobody knows then which writes were lost.
     async fn sync(&self) -> Result<()>;
 
-    /// Whether its length is what it is: a block device.
+    /// Whether its length is not ours to change: a block device, an NBD export.
     fn is_fixed(&self) -> bool {
         false
     }
@@ -109,11 +111,17 @@ pub trait Storage {
         self.punch(offset, len).await
     }
 
-    /// Gives the space of a range back where that is possible; whatever the range holds afterwards. The
-    /// length stays. `Unsupported` where the storage cannot.
-    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+    /// Gives the space of a range back if that takes no writing. What is given back reads as zeros, the rest
+    /// as before; only of an NBD export its server decides. The length stays. `Unsupported` if the storage
+    /// cannot.
+    async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
         let _ = (offset, len);
         Err(Error::new(ErrorKind::Unsupported, format!("{}: space cannot be given back", self.name())))
+    }
+
+    /// As [`Storage::unmap`], of what nobody refers to: the range holds anything afterwards.
+    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.unmap(offset, len).await
     }
 
     /// The run of one kind at `offset`, no longer than `len`. Past the end all is hole. Where the

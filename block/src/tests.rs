@@ -25,11 +25,26 @@ use std::time::Duration;
 use executor::{Executor, spawn};
 
 use crate::image::{self, Create};
-use crate::sim::{Faults, SimDir};
+use crate::sim::{Faults, Nature, Sharing, SimDir};
 use crate::stream::{Order, Tuning};
 use crate::switch::{DEADLINE, Target};
 use crate::{Buf, Disk, DiskEvent, ErrorKind, Kind, chain};
 use model::{Guest, random};
+
+/// A folder on some file system: with or without O_DIRECT, holes, space ahead of its use, shared blocks.
+fn folder() -> Rc<SimDir> {
+    let odd = random(3) > 0;
+    let drawn = Nature {
+        alignment: [1, 512, 4096][random(3) as usize],
+        fixed: false,
+        allocates: random(3) > 0,
+        punches: random(4) > 0,
+        zeroes: random(2) == 0,
+        sharing: [Sharing::Mixed, Sharing::Always, Sharing::Never][random(3) as usize],
+        late: random(2) == 0,
+    };
+    SimDir::of(if odd { drawn } else { Nature::default() })
+}
 
 /// Until no stream of the disk runs. The time is simulated.
 async fn wait_for_stream(disk: &Disk) {
@@ -138,7 +153,7 @@ fn base_content(sectors: u64) -> Vec<u8> {
 #[test]
 fn live_copy_under_a_busy_guest() {
     seeds(300, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(700 + random(300));
         files.add("base", content.clone()).set_faults(Faults { delay: 300, ..Faults::default() });
         let (disk, events) = open(&files, "base", Kind::Raw).await;
@@ -198,7 +213,7 @@ fn live_copy_under_a_busy_guest() {
 #[test]
 fn single_clusters_stream_to_the_end() {
     seeds(60, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(200);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -225,7 +240,7 @@ fn single_clusters_stream_to_the_end() {
 #[test]
 fn a_power_cut_loses_nothing_that_was_flushed() {
     seeds(600, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;

@@ -159,6 +159,11 @@ impl Storage for Watched {
         self.file.punch(offset, len).await
     }
 
+    async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
+        self.watch(offset, len);
+        self.file.unmap(offset, len).await
+    }
+
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.watch(offset, len);
         self.file.discard(offset, len).await

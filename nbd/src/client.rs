@@ -28,6 +28,10 @@ pub use negotiate::{NegotiateError, Offer, Terms, negotiate};
 /// Requests in flight at once; more wait their turn.
 pub const MAX_IN_FLIGHT: u64 = 128;
 
+/// How many times longer than a read or a write takes at the most a request may take that moves an amount of
+/// data which its asker does not see: a flush of everything written, zeros of a whole range.
+pub const SLOW: u32 = 10;
+
 /// Why a request has no good answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
@@ -82,7 +86,8 @@ pub struct Client(Rc<Shared>);
 
 impl Client {
     /// Goes on where the negotiation ended. A server that answers nothing for `patience` while it owes
-    /// answers is hung up on.
+    /// answers is hung up on; it has [`SLOW`] times as long while a flush, or a range to zero or to trim, is
+    /// among them.
     ///
     /// # Errors
     /// What the host says of the descriptor.
@@ -144,6 +149,12 @@ impl Client {
     pub async fn write_zeroes(&self, offset: u64, len: u32, may_unmap: bool) -> Result<(), RequestError> {
         let flags = if may_unmap { 0 } else { flag::NO_HOLE };
         self.request(flags, command::WRITE_ZEROES, offset, len, None).await.map(drop)
+    }
+
+    /// Says that a range is not needed any more. What it reads as afterwards, the server decides. Only if
+    /// [`Terms::can_trim`].
+    pub async fn trim(&self, offset: u64, len: u32) -> Result<(), RequestError> {
+        self.request(0, command::TRIM, offset, len, None).await.map(drop)
     }
 
     /// The runs at `offset`: at least one, together no longer than `len`. Only where
@@ -255,6 +266,10 @@ impl Shared {
             return None;
         }
         let silent = executor::now().saturating_sub(self.progress.get());
+        let is_slow = |pending: &Pending| {
+            matches!(pending.request.command, command::FLUSH | command::WRITE_ZEROES | command::TRIM)
+        };
+        let patience = if self.pending.borrow().values().any(is_slow) { patience * SLOW } else { patience };
         if self.owed.get() == 0 {
             return Some(patience);
         }

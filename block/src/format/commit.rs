@@ -9,12 +9,14 @@ use futures_util::StreamExt;
 
 use super::cache::{Run, SECTOR};
 use crate::storage::Storage;
-use crate::{Buf, Result};
+use crate::{Buf, ErrorKind, Result};
 
 /// Table writes in flight at once.
 const DEPTH: usize = 16;
 /// The first and the largest step of allocation ahead, in bytes.
 const AHEAD: Range<u64> = 1 << 20..64 << 20;
+/// The smallest step of allocation ahead on a file system that has no more, in bytes.
+const LEAST: u64 = 64 << 10;
 
 /// An image whose changes become durable by commits.
 pub(crate) trait Commit: 'static {
@@ -110,7 +112,10 @@ pub(crate) struct Ahead {
     until: Cell<u64>,
     step: Cell<u64>,
     busy: Cell<bool>,
+    /// The storage has no such thing.
     refused: Cell<bool>,
+    /// Nothing is asked for before the file is used up to here.
+    rest: Cell<u64>,
     used: Cell<bool>,
     done: Event,
 }
@@ -122,6 +127,7 @@ impl Ahead {
             step: Cell::new(AHEAD.start),
             busy: Cell::new(false),
             refused: Cell::new(false),
+            rest: Cell::new(0),
             used: Cell::new(false),
             done: Event::new(),
         })
@@ -133,6 +139,7 @@ impl Ahead {
         let step = self.step.get();
         if self.busy.get()
             || self.refused.get()
+            || end < self.rest.get()
             || end + step / 2 <= until
             || !storage.gains_from_space_ahead()
         {
@@ -142,12 +149,17 @@ impl Ahead {
         let (this, storage) = (self.clone(), storage.clone());
         executor::spawn(async move {
             let start = until.max(end);
-            if storage.allocate(start, step).await.is_ok() {
-                this.used.set(true);
-                this.until.set(start + step);
-                this.step.set((step * 2).min(AHEAD.end));
-            } else {
-                this.refused.set(true);
+            // Also if it fails: it may have got half way.
+            this.used.set(true);
+            match storage.allocate(start, step).await {
+                Ok(()) => {
+                    this.until.set(start + step);
+                    this.step.set((step * 2).min(AHEAD.end));
+                }
+                Err(e) if e.kind() == ErrorKind::Unsupported => this.refused.set(true),
+                // Short of space now, which may be for a moment.
+                Err(_) if step > LEAST => this.step.set(step / 2),
+                Err(_) => this.rest.set(end + AHEAD.start),
             }
             this.busy.set(false);
             this.done.notify();

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::chain::{self, Opener};
 use crate::format::{Kind, Summary, qcow2};
-use crate::storage::{Lock, Storage};
+use crate::storage::{Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 
 pub use crate::format::qcow2::info::{Bitmap, Snapshot};
@@ -100,7 +100,7 @@ async fn info_under(opener: &dyn Opener, name: &str, kind: Kind, lock: Lock) -> 
         virtual_size: summary.size,
         file_len: storage.len(),
         space: storage.space(),
-        is_device: storage.is_fixed(),
+        is_device: storage.is_fixed() && !nbd::is_uri(name),
         cluster_size: summary.cluster_size,
         extended_l2: summary.extended_l2,
         dirty: summary.dirty,

@@ -10,12 +10,12 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 
+use super::bytes::{Blocks, Bytes};
 use super::nbd::{self, NbdStorage};
 use super::{Extent, Identity, Lock, Storage, Transfer};
 use crate::chain::Opener;
 use crate::io::Engine;
 use crate::name::Name;
-use crate::ranges::RangeLocks;
 use crate::{Buf, Error, ErrorKind, Result};
 
 mod copy;
@@ -83,16 +83,13 @@ struct FileStorage {
     name: String,
     file: Rc<File>,
     engine: Engine,
-    len: Cell<u64>,
+    /// Its length, and what is not aligned as O_DIRECT asks for it.
+    bytes: Bytes,
     is_device: bool,
     /// It lies on tmpfs.
     is_in_memory: bool,
     writable: bool,
     identity: Identity,
-    /// What offsets, lengths and memory must be multiples of; 1 with the page cache.
-    alignment: u64,
-    /// Writes in flight, where some may have to read and write back what lies around them.
-    around: Rc<RangeLocks>,
     sync_failed: Cell<bool>,
     copying: copy::Known,
     held: Cell<Lock>,
@@ -127,25 +124,24 @@ impl FileStorage {
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         let (identity, len) = if is_device {
-            let len = io::Seek::seek(&mut &file, io::SeekFrom::End(0));
+            let len = kernel::device_size(&file);
             let len = len.map_err(|e| Error::io(format_args!("sizing {name}"), &e))?;
             (Identity { device: metadata.rdev(), inode: u64::MAX }, len)
         } else {
             (Identity { device: metadata.dev(), inode: metadata.ino() }, metadata.len())
         };
+        let unit = if opener.direct { kernel::direct_alignment(&file, is_device) } else { 1 };
         // SAFETY: a system call on an open descriptor, with no memory involved.
         let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
         Ok(FileStorage {
             name: name.to_owned(),
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
-            alignment: if opener.direct { kernel::direct_alignment(&file) } else { 1 },
+            bytes: Bytes::new(unit, true, is_device, len),
             file: Rc::new(file),
             engine: opener.engine.clone(),
-            len: Cell::new(len),
             is_device,
             is_in_memory,
             identity,
-            around: RangeLocks::new(),
             sync_failed: Cell::new(false),
             copying: copy::Known::default(),
             held: Cell::new(Lock::None),
@@ -159,16 +155,37 @@ impl FileStorage {
 
     /// Whether both go through the host's page cache.
     fn is_cached_with(&self, source: &FileStorage) -> bool {
-        self.alignment == 1 && source.alignment == 1
+        self.bytes.unit() == 1 && source.bytes.unit() == 1
     }
 
-    fn is_aligned(&self, offset: u64, buf: &Buf) -> bool {
-        self.alignment == 1
-            || offset.is_multiple_of(self.alignment) && buf.is_aligned(self.alignment as usize)
+    /// fallocate(2) that leaves the length as it is; `false` where the file has no such mode.
+    async fn fallocated(&self, doing: &str, mode: libc::c_int, offset: u64, len: u64) -> Result<bool> {
+        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+        match self.engine.fallocate(&self.file, mode, offset, len).await {
+            Ok(()) => Ok(true),
+            Err(e) if Error::io("", &e).kind() == ErrorKind::Unsupported => Ok(false),
+            Err(e) => Err(self.error(doing, offset, &e)),
+        }
     }
 
-    /// Reads with offset, length and memory as they are; past the end, zeros.
-    async fn read_aligned(&self, offset: u64, buf: &Buf) -> Result<()> {
+    /// Notes the locks held. A leaf that is none any more may be written, and made longer, by others.
+    fn holds(&self, lock: Lock) {
+        let before = self.held.replace(lock);
+        if before != lock && (before == Lock::Leaf || lock == Lock::Leaf) {
+            self.bytes.set_owner(lock == Lock::Leaf);
+        }
+    }
+
+    /// What of a file's ranges fallocate(2) takes.
+    fn clear_unit(&self) -> u64 {
+        // A device takes its own sectors only, and 4096 bytes are a multiple of any of them.
+        if self.is_device { DEVICE_SECTOR } else { 1 }
+    }
+}
+
+impl Blocks for FileStorage {
+    async fn read_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        let unit = self.bytes.unit();
         let mut at = 0;
         while at < buf.len() {
             let rest = if at == 0 { buf.clone() } else { buf.slice(at..buf.len()) };
@@ -178,7 +195,7 @@ impl FileStorage {
                     break;
                 }
                 // An unaligned rest under O_DIRECT is the file's own end.
-                Ok(n) if self.alignment > 1 && !(n as u64).is_multiple_of(self.alignment) => {
+                Ok(n) if unit > 1 && !(n as u64).is_multiple_of(unit) => {
                     rest.slice(n..rest.len()).zero();
                     break;
                 }
@@ -190,7 +207,7 @@ impl FileStorage {
         Ok(())
     }
 
-    async fn write_aligned(&self, offset: u64, buf: &Buf) -> Result<()> {
+    async fn write_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
         let mut at = 0;
         while at < buf.len() {
             let rest = if at == 0 { buf.clone() } else { buf.slice(at..buf.len()) };
@@ -207,68 +224,35 @@ impl FileStorage {
         Ok(())
     }
 
-    async fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        let zeros = Buf::new(len.min(1 << 20) as usize);
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(zeros.len() as u64);
-            self.write(offset + at, zeros.slice(0..n as usize)).await?;
-            at += n;
-        }
-        Ok(())
-    }
-
-    /// Makes a range read as zeros. `unmap`: its space is given back; else it is kept, or taken.
-    async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        // A device takes its own sectors only, and 4096 bytes are a multiple of any of them.
-        let end = offset + len;
-        let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
-        if !self.is_device || inner == (offset..end) {
-            return self.zero_sectors(offset, len, unmap).await;
-        }
-        if inner.start >= inner.end {
-            return self.write_zeros(offset, len).await;
-        }
-        self.write_zeros(offset, inner.start - offset).await?;
-        self.write_zeros(inner.end, end - inner.end).await?;
-        self.zero_sectors(inner.start, inner.end - inner.start, unmap).await
-    }
-
-    async fn zero_sectors(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+    async fn clear_blocks(&self, offset: u64, len: u64, unmap: bool) -> Result<bool> {
         let punch = libc::FALLOC_FL_PUNCH_HOLE;
         if !unmap && self.fallocated("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, len).await? {
-            return Ok(());
+            return Ok(true);
         }
         if !self.fallocated("punching a hole into", punch, offset, len).await? {
-            return self.write_zeros(offset, len).await;
+            return Ok(false);
         }
         // Zero by now; where there is no way to take space ahead, that is all that can be had.
         if !unmap {
             self.fallocated("allocating space in", 0, offset, len).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// fallocate(2) that leaves the length as it is; `false` where the file has no such mode.
-    async fn fallocated(&self, doing: &str, mode: libc::c_int, offset: u64, len: u64) -> Result<bool> {
-        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
-        match self.engine.fallocate(&self.file, mode, offset, len).await {
-            Ok(()) => Ok(true),
-            Err(e) if Error::io("", &e).kind() == ErrorKind::Unsupported => Ok(false),
-            Err(e) => Err(self.error(doing, offset, &e)),
-        }
-    }
-
-    /// A range and buffer that O_DIRECT takes, around the wished-for one.
-    fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
-        let start = offset - offset % self.alignment;
-        let end = (offset + len).next_multiple_of(self.alignment);
-        (start, Buf::new((end - start) as usize))
+    async fn set_end(&self, len: u64) -> Result<()> {
+        let file = self.file.try_clone().map_err(|e| self.error("resizing", len, &e))?;
+        let done = executor::unblock(move || file.set_len(len)).await;
+        done.map_err(|e| Error::io(format_args!("resizing {}", self.name), &e))
     }
 }
 
 impl Drop for FileStorage {
     fn drop(&mut self) {
+        if let Some(len) = self.bytes.excess()
+            && let Err(e) = self.file.set_len(len)
+        {
+            tracing::warn!("{}: it stays longer than its {len} bytes: {e}", self.name);
+        }
         // Said, not left to the descriptor's end: io_uring holds the file for a moment longer than the
         // last operation, and whoever opens the image next would find it locked.
         let _ = self.lock(Lock::None);
@@ -282,44 +266,15 @@ impl Storage for FileStorage {
     }
 
     fn len(&self) -> u64 {
-        self.len.get()
+        self.bytes.len()
     }
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
-        if self.is_aligned(offset, &buf) {
-            return self.read_aligned(offset, &buf).await;
-        }
-        let (start, bounce) = self.widen(offset, buf.len() as u64);
-        self.read_aligned(start, &bounce).await?;
-        let skip = (offset - start) as usize;
-        buf.copy_from_buf(&bounce.slice(skip..skip + buf.len()));
-        Ok(())
+        self.bytes.read(self, offset, &buf).await
     }
 
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let end = offset + buf.len() as u64;
-        if self.alignment == 1 {
-            self.write_aligned(offset, &buf).await?;
-        } else if self.is_aligned(offset, &buf) {
-            let _lock = self.around.lock(offset..end).await;
-            self.write_aligned(offset, &buf).await?;
-        } else {
-            let (start, bounce) = self.widen(offset, buf.len() as u64);
-            let stop = start + bounce.len() as u64;
-            // What is written past the file's end is cut off again: nobody may write behind it.
-            let past = stop > self.len.get().max(end) && !self.is_device;
-            let _lock = self.around.lock(start..if past { u64::MAX } else { stop }).await;
-            self.read_aligned(start, &bounce).await?;
-            let skip = (offset - start) as usize;
-            bounce.slice(skip..skip + buf.len()).copy_from_buf(&buf);
-            self.write_aligned(start, &bounce).await?;
-            let len = self.len.get().max(end);
-            if past && stop > len {
-                self.truncate(len).await?;
-            }
-        }
-        self.len.set(self.len.get().max(end));
-        Ok(())
+        self.bytes.write(self, offset, &buf).await
     }
 
     async fn sync(&self) -> Result<()> {
@@ -329,6 +284,10 @@ impl Storage for FileStorage {
         if self.sync_failed.get() {
             let text = format!("syncing {}: an earlier sync failed, so data may be lost", self.name);
             return Err(Error::new(ErrorKind::Io, text));
+        }
+        // What stays too long is no reason to fail; it is cut off later.
+        if let Err(e) = self.bytes.trim(self).await {
+            tracing::debug!("{e}");
         }
         match self.engine.sync(&self.file).await {
             Ok(()) => Ok(()),
@@ -349,45 +308,55 @@ impl Storage for FileStorage {
     }
 
     async fn truncate(&self, len: u64) -> Result<()> {
-        if self.is_device {
-            let has = self.len.get();
-            if len <= has {
-                return Ok(());
-            }
-            let text = format!("{}: the device has {has} bytes, and {len} are needed", self.name);
-            return Err(Error::new(ErrorKind::NoSpace, text));
+        if !self.is_device {
+            return self.bytes.truncate(self, len).await;
         }
-        let file = self.file.try_clone().map_err(|e| self.error("resizing", len, &e))?;
-        let done = executor::unblock(move || file.set_len(len)).await;
-        done.map_err(|e| Error::io(format_args!("resizing {}", self.name), &e))?;
-        self.len.set(len);
-        Ok(())
+        // It may have grown since it was opened.
+        let has = kernel::device_size(&self.file);
+        let has = has.map_err(|e| Error::io(format_args!("sizing {}", self.name), &e))?;
+        self.bytes.measured(has);
+        if len <= has {
+            return Ok(());
+        }
+        let text = format!("{}: the device has {has} bytes, and {len} are needed", self.name);
+        Err(Error::new(ErrorKind::NoSpace, text))
     }
 
     async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
-        let done = self.engine.fallocate(&self.file, 0, offset, len).await;
-        done.map_err(|e| self.error("allocating space in", offset, &e))?;
-        self.len.set(self.len.get().max(offset + len));
-        Ok(())
+        let _end = self.bytes.hold_end().await;
+        let end = offset + len;
+        match self.engine.fallocate(&self.file, 0, offset, len).await {
+            Ok(()) => {
+                self.bytes.grown(end);
+                Ok(())
+            }
+            Err(e) => {
+                // It may have got half way.
+                self.bytes.reach(end);
+                Err(self.error("allocating space in", offset, &e))
+            }
+        }
     }
 
     async fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.zero_range(offset, len, true).await
+        self.bytes.clear(self, offset..offset + len, true, self.clear_unit()).await
     }
 
     async fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.zero_range(offset, len, false).await
+        self.bytes.clear(self, offset..offset + len, false, self.clear_unit()).await
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+    async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
         // Parts of blocks would be written, not given back.
         let end = offset + len;
         let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
         if inner.start >= inner.end {
             return Ok(());
         }
+        let len = inner.end - inner.start;
+        let _lock = self.bytes.hold(inner.start, len).await;
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let done = self.engine.fallocate(&self.file, mode, inner.start, inner.end - inner.start).await;
+        let done = self.engine.fallocate(&self.file, mode, inner.start, len).await;
         done.map_err(|e| self.error("punching a hole into", offset, &e))
     }
 
@@ -419,6 +388,9 @@ impl Storage for FileStorage {
         unit: u64,
     ) -> Result<Option<Transfer>> {
         let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(None) };
+        let _lock = self.bytes.hold(to, len).await;
+        // Also if it fails.
+        self.bytes.reach(to + len);
         let done = self.copying.share(&source.file, from, &self.file, to, len).await;
         let transfer = if done.map_err(|e| self.error("copying to", to, &e))? {
             Transfer::Shared
@@ -432,7 +404,7 @@ impl Storage for FileStorage {
         } else {
             return Ok(None);
         };
-        self.len.set(self.len.get().max(to + len));
+        self.bytes.grown(to + len);
         Ok(Some(transfer))
     }
 
@@ -447,7 +419,7 @@ impl Storage for FileStorage {
 
     fn lock(&self, lock: Lock) -> Result<()> {
         locks::change(&self.file, &self.name, self.held.get(), lock)?;
-        self.held.set(lock);
+        self.holds(lock);
         Ok(())
     }
 
@@ -459,7 +431,7 @@ impl Storage for FileStorage {
         // What the other one may hold, this one may.
         before.lock(lock)?;
         locks::hold(&self.file, &self.name, self.held.get(), lock)?;
-        self.held.set(lock);
+        self.holds(lock);
         before.lock(Lock::None)
     }
 

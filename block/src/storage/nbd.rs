@@ -3,7 +3,8 @@
 //! A connection that is lost is made again in the background. Requests in flight and new ones wait for
 //! that: for `reconnect-delay` seconds after the loss (10 unless the URI says otherwise), then they fail,
 //! and go on failing at once until the server is back. A server that accepts, and is silent while it owes
-//! answers, is given up after `timeout` seconds (30). Both are parameters of the URI that are ours alone.
+//! answers, is given up after `timeout` seconds (30); ten times as many while it flushes, zeroes or trims, which
+//! may have gigabytes to move. Both are parameters of the URI that are ours alone.
 //!
 //! **What a flush means here.** A server may die with writes that it has answered and not flushed, and
 //! a new connection does not tell whether it did: the same address may be another process, on another
@@ -17,7 +18,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
-use std::rc::Rc;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ use futures_util::{StreamExt, stream};
 use nbd::client::{self, Client, RequestError, Status};
 use nbd::{Errno, Uri};
 
+use super::bytes::{Blocks, Bytes};
 use super::{Extent, Identity, Lock, Storage};
-use crate::ranges::RangeLocks;
 use crate::{Buf, Error, ErrorKind, Result};
 use link::Link;
 
@@ -37,8 +38,10 @@ mod link;
 const PIECE: u64 = 2 << 20;
 /// Requests that one read or write is split into, in flight at once.
 const PIECES: usize = 8;
-/// The longest range that is zeroed, or asked about, by one request, in bytes.
+/// The longest range that is asked about by one request, in bytes.
 const RANGE: u64 = 1 << 30;
+/// The longest range that is zeroed or trimmed by one request, in bytes: a server may have to write it.
+const CLEARED: u64 = 128 << 20;
 /// No device has this number.
 const DEVICE: u64 = u64::MAX;
 
@@ -120,8 +123,8 @@ pub(crate) struct NbdStorage {
     link: Link,
     writable: bool,
     identity: Identity,
-    /// Writes in flight, where the server's blocks make some read and write back what lies around them.
-    around: Rc<RangeLocks>,
+    /// What is not aligned to the server's blocks.
+    bytes: Bytes,
     /// The last answer about holes, where nobody writes.
     mapped: RefCell<Map>,
     /// Writes that were answered, as a count, and how many of these were flushed since.
@@ -140,10 +143,10 @@ impl NbdStorage {
         let identity = identity_of(&uri);
         let link = Link::open(name, uri, patience, writable).await?;
         Ok(NbdStorage {
+            bytes: Bytes::new(link.min_block(), false, true, link.size()),
             link,
             writable,
             identity,
-            around: RangeLocks::new(),
             mapped: RefCell::default(),
             written: Cell::new(0),
             flushed: Cell::new(0),
@@ -181,23 +184,8 @@ impl NbdStorage {
         Ok(())
     }
 
-    fn unit(&self) -> u64 {
-        self.link.min_block()
-    }
-
     fn piece(&self) -> u64 {
         self.link.max_payload().min(PIECE)
-    }
-
-    fn is_aligned(&self, offset: u64, len: u64) -> bool {
-        (offset | len).is_multiple_of(self.unit())
-    }
-
-    /// The blocks around a range: where they start, and memory for them.
-    fn widen(&self, offset: u64, len: u64) -> (u64, Buf) {
-        let start = offset - offset % self.unit();
-        let end = (offset + len).next_multiple_of(self.unit());
-        (start, Buf::new((end - start) as usize))
     }
 
     /// Does whole blocks in pieces that the server takes.
@@ -225,6 +213,28 @@ impl NbdStorage {
         outcome
     }
 
+    fn refused(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Unsupported, format!("{}: an NBD export {what}", self.name()))
+    }
+
+    /// Makes what of a range lies inside of the export read as zeros; with `unmap` its space may be given back.
+    async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        // It may have come back larger.
+        self.bytes.measured(self.len());
+        let end = (offset + len).min(self.len());
+        self.bytes.clear(self, offset.min(end)..end, unmap, self.bytes.unit()).await
+    }
+
+    /// Does something to a range, a step after the other.
+    async fn in_steps(&self, range: Range<u64>, one: impl AsyncFn(u64, u32) -> Result<()>) -> Result<()> {
+        for at in range.clone().step_by(CLEARED as usize) {
+            one(at, CLEARED.min(range.end - at) as u32).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Blocks for NbdStorage {
     async fn read_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
         let one = async |at: u64, part: Buf| {
             self.link.run("reading", at, async |client| client.read(at, part.clone()).await).await
@@ -239,59 +249,22 @@ impl NbdStorage {
         self.in_pieces(offset, buf, one).await
     }
 
-    /// Reads the part of a buffer that lies inside of the export.
-    async fn read_inside(&self, offset: u64, buf: &Buf) -> Result<()> {
-        let len = buf.len() as u64;
-        if len == 0 {
-            return Ok(());
-        }
-        if self.is_aligned(offset, len) {
-            return self.read_blocks(offset, buf).await;
-        }
-        let (start, bounce) = self.widen(offset, len);
-        self.read_blocks(start, &bounce).await?;
-        let skip = (offset - start) as usize;
-        buf.copy_from_buf(&bounce.slice(skip..skip + buf.len()));
-        Ok(())
-    }
-
-    fn refused(&self, what: &str) -> Error {
-        Error::new(ErrorKind::Unsupported, format!("{}: an NBD export {what}", self.name()))
-    }
-
-    /// Makes a range read as zeros; `unmap`: its space may be given back.
-    async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        let end = (offset + len).min(self.len());
-        let unit = self.unit();
-        let inner = offset.next_multiple_of(unit)..end - end % unit;
-        let zeros = async |from: u64, to: u64| {
-            for at in (from..to).step_by(PIECE as usize) {
-                self.write(at, Buf::new(PIECE.min(to - at) as usize)).await?;
-            }
-            Ok(())
-        };
+    async fn clear_blocks(&self, offset: u64, len: u64, unmap: bool) -> Result<bool> {
         // TRIM is of no use: what it leaves need not read as zeros.
-        if !self.link.can_write_zeroes() || inner.start >= inner.end {
-            return zeros(offset, end).await;
+        if !self.link.can_write_zeroes() {
+            return Ok(false);
         }
-        zeros(offset, inner.start).await?;
-        zeros(inner.end, end).await?;
-        let _lock = if unit > 1 { Some(self.around.lock(inner.clone()).await) } else { None };
-        for at in inner.clone().step_by(RANGE as usize) {
-            let len = RANGE.min(inner.end - at) as u32;
-            let zeroed = self.change("zeroing", at, async |client| client.write_zeroes(at, len, unmap).await);
-            let done = zeroed.await;
-            match done {
-                Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    for at in (at..at + u64::from(len)).step_by(PIECE as usize) {
-                        let zeros = Buf::new(PIECE.min(inner.end - at) as usize);
-                        self.write_blocks(at, &zeros).await?;
-                    }
-                }
-                done => done?,
-            }
+        let one = async |at: u64, len: u32| {
+            self.change("zeroing", at, async |client| client.write_zeroes(at, len, unmap).await).await
+        };
+        match self.in_steps(offset..offset + len, one).await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(false),
+            done => done.map(|()| true),
         }
-        Ok(())
+    }
+
+    async fn set_end(&self, _len: u64) -> Result<()> {
+        Err(self.refused("has the size that its server gives it"))
     }
 }
 
@@ -310,31 +283,15 @@ impl Storage for NbdStorage {
         if inside < buf.len() {
             buf.slice(inside..buf.len()).zero();
         }
-        self.read_inside(offset, &buf.slice(0..inside)).await
+        if inside == 0 { Ok(()) } else { self.bytes.read(self, offset, &buf.slice(0..inside)).await }
     }
 
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let (len, end) = (buf.len() as u64, offset + buf.len() as u64);
-        if end > self.len() {
+        if offset + buf.len() as u64 > self.len() {
             let text = format!("writing {} at {offset}: behind the export's end", self.name());
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
-        if len == 0 {
-            return Ok(());
-        }
-        if self.unit() == 1 {
-            return self.write_blocks(offset, &buf).await;
-        }
-        if self.is_aligned(offset, len) {
-            let _lock = self.around.lock(offset..end).await;
-            return self.write_blocks(offset, &buf).await;
-        }
-        let (start, bounce) = self.widen(offset, len);
-        let _lock = self.around.lock(start..start + bounce.len() as u64).await;
-        self.read_blocks(start, &bounce).await?;
-        let skip = (offset - start) as usize;
-        bounce.slice(skip..skip + buf.len()).copy_from_buf(&buf);
-        self.write_blocks(start, &bounce).await
+        if buf.is_empty() { Ok(()) } else { self.bytes.write(self, offset, &buf).await }
     }
 
     async fn sync(&self) -> Result<()> {
@@ -362,8 +319,12 @@ impl Storage for NbdStorage {
         Ok(())
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     async fn truncate(&self, len: u64) -> Result<()> {
-        if len == self.len() { Ok(()) } else { Err(self.refused("has the size that its server gives it")) }
+        if len <= self.len() { Ok(()) } else { self.set_end(len).await }
     }
 
     async fn allocate(&self, _offset: u64, _len: u64) -> Result<()> {
@@ -378,6 +339,22 @@ impl Storage for NbdStorage {
         self.zero_range(offset, len, false).await
     }
 
+    async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
+        if !self.link.can_trim() {
+            return Err(self.refused("of this server takes no discards"));
+        }
+        let (unit, end) = (self.bytes.unit(), (offset + len).min(self.len()));
+        let inner = offset.next_multiple_of(unit)..end - end % unit;
+        if inner.start >= inner.end {
+            return Ok(());
+        }
+        let _lock = self.bytes.hold(inner.start, inner.end - inner.start).await;
+        let one = async |at: u64, len: u32| {
+            self.change("discarding", at, async |client| client.trim(at, len).await).await
+        };
+        self.in_steps(inner, one).await
+    }
+
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
         if offset >= self.len() {
             return Ok(Extent { len, data: false });
@@ -390,10 +367,10 @@ impl Storage for NbdStorage {
         {
             return Ok(extent);
         }
-        let start = offset - offset % self.unit();
+        let start = offset - offset % self.bytes.unit();
         // What nobody writes is asked about for later too.
         let wanted = if self.writable { offset - start + len } else { u64::MAX };
-        let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.unit()).min(self.len());
+        let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.bytes.unit()).min(self.len());
         let ask = (end - start) as u32;
         let asked = self.link.run("mapping", start, async |client| client.block_status(start, ask).await);
         let map = match asked.await {
@@ -401,7 +378,7 @@ impl Storage for NbdStorage {
             asked => Map::new(start, &asked?),
         };
         // A server that tells of nothing at `offset` tells nothing.
-        let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.unit()), data: true });
+        let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.bytes.unit()), data: true });
         if !self.writable {
             *self.mapped.borrow_mut() = map;
         }

@@ -40,7 +40,7 @@ async fn drained(disk: &Rc<Disk>, guest: &Guest) {
 #[test]
 fn dropped_requests_come_to_their_end_and_harm_nobody() {
     seeds(200, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -62,7 +62,7 @@ fn dropped_requests_come_to_their_end_and_harm_nobody() {
 #[test]
 fn a_power_cut_after_dropped_requests_loses_nothing_that_was_flushed() {
     seeds(100, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;

@@ -24,7 +24,7 @@ async fn absent_data(disk: &Rc<Disk>) -> u64 {
 #[test]
 fn what_was_read_is_in_the_leaf_once_the_disk_is_drained() {
     seeds(60, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(400);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -68,7 +68,7 @@ fn a_read_does_not_wait_for_its_copy() {
 #[test]
 fn a_copy_that_fails_fails_no_read() {
     seeds(40, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(400);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;

@@ -38,7 +38,7 @@ async fn close_and_check(files: &Rc<SimDir>, name: &str, kind: Kind, disk: Rc<Di
 #[test]
 fn failed_reads_and_writes_reach_whoever_asked() {
     seeds(90, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -83,7 +83,7 @@ fn failed_reads_and_writes_reach_whoever_asked() {
 #[test]
 fn a_power_cut_after_commits_that_failed() {
     seeds(90, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(600);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -105,7 +105,7 @@ fn a_power_cut_after_commits_that_failed() {
 #[test]
 fn a_full_disk_refuses_and_goes_on_with_space() {
     seeds(70, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(400);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -135,7 +135,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
 #[test]
 fn a_failed_sync_is_never_forgotten() {
     seeds(70, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -167,7 +167,7 @@ fn a_failed_sync_is_never_forgotten() {
 #[test]
 fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
     seeds(180, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let old = create_over(&files, "old", "base", Kind::Raw).await;
@@ -215,7 +215,7 @@ fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
 #[test]
 fn streams_are_stopped_and_started_while_images_are_switched() {
     seeds(70, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(300);
         files.add("base", content.clone());
         let (disk, events) = open(&files, "base", Kind::Raw).await;

@@ -31,7 +31,7 @@ fn noise(len: usize) -> Vec<u8> {
 #[test]
 fn refcount_tables_grow() {
     seeds(7, |seed| async move {
-        let files = SimDir::new();
+        let files = folder();
         let refcount_bits = 1 << (seed % 7);
         // With counts of 64 bits a table of one cluster counts 2 MiB.
         let size = if refcount_bits >= 16 { 20 << 20 } else { 4 << 20 };
@@ -56,7 +56,7 @@ fn refcount_tables_grow() {
 #[test]
 fn a_power_cut_while_refcount_tables_grow() {
     seeds(16, |_| async move {
-        let files = SimDir::new();
+        let files = folder();
         let size = 6 << 20;
         let wish = Create { size: Some(size as u64), refcount_bits: Some(64), ..options(512, false) };
         image::create(&*files, "disk", Kind::Qcow2, &wish).await.unwrap();

@@ -96,7 +96,7 @@ async fn use_it(files: &Rc<SimDir>) -> crate::Result<()> {
 #[test]
 fn mutated_images_do_no_harm() {
     seeds(150, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let sound = victim(&files).await;
         let mut opened = 0;
         for _ in 0..8 {
@@ -112,7 +112,7 @@ fn mutated_images_do_no_harm() {
 #[test]
 fn garbage_is_refused() {
     seeds(100, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let len = [0, 1, 4, 71, 104, 511, 512, 4096, 70_000][random(9) as usize];
         let mut image: Vec<u8> = (0..len).map(|_| executor::random() as u8).collect();
         let with_magic = random(2) == 0 && len >= 24;
@@ -130,7 +130,7 @@ fn garbage_is_refused() {
 #[test]
 fn tables_that_are_counted_as_free_are_not_given_away() {
     seeds(50, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let content = base_content(200);
         files.add("base", content.clone());
         create_qcow2_over(&files, "victim", "base", Kind::Raw).await;

@@ -154,7 +154,7 @@ fn a_paused_job_rests_and_goes_on() {
 #[test]
 fn a_speed_is_kept() {
     seeds(3, |seed| async move {
-        let files = SimDir::new();
+        let files = folder();
         let content = vec![7; 512 << 10];
         files.add("base", content.clone());
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
@@ -311,7 +311,7 @@ async fn chain_of(files: &Rc<SimDir>, names: &[&str]) -> (Vec<Kind>, Vec<u8>) {
 #[test]
 fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
     seeds(60, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let (kinds, content) = chain_of(&files, &["low", "high", "leaf"]).await;
         for name in ["base", "low", "high", "leaf"] {
             files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
@@ -378,7 +378,7 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
 #[test]
 fn data_of_the_base_stay_there() {
     seeds(20, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         files.add("base", vec![1; 128 << 10]);
         let low = create_over(&files, "low", "base", Kind::Raw).await;
         let leaf = create_over(&files, "leaf", "low", low).await;
@@ -397,7 +397,7 @@ fn data_of_the_base_stay_there() {
 #[test]
 fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
     seeds(40, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let (kinds, content) = chain_of(&files, &["low", "high", "leaf"]).await;
         for name in ["base", "low", "high", "leaf"] {
             files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
@@ -455,7 +455,7 @@ fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
 #[test]
 fn what_cannot_be_streamed_is_refused_in_words() {
     seeds(1, |_| async {
-        let files = SimDir::new();
+        let files = folder();
         let (kinds, _) = chain_of(&files, &["low", "leaf"]).await;
         let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
         let leaf = disk.leaf().node_name();

@@ -92,6 +92,8 @@ fn neighbours_do_not_overwrite_each_other() {
                 async move { file.write(n * 100, Buf::from_bytes(&bytes)).await.unwrap() }
             });
             futures_util::future::join_all(writes).await;
+            // Until then the file may end with its last block.
+            file.sync().await.unwrap();
             let found = std::fs::read(&name).unwrap();
             assert!(found.chunks(100).enumerate().all(|(n, part)| part.iter().all(|b| *b == n as u8)));
             assert_eq!(found.len(), 40_000);

@@ -65,6 +65,11 @@ impl Terms {
         self.flags & can::WRITE_ZEROES != 0
     }
 
+    /// Whether it takes hints that a range is not needed any more.
+    pub fn can_trim(&self) -> bool {
+        self.flags & can::TRIM != 0
+    }
+
     /// Whether it knows where its holes are.
     pub fn has_status(&self) -> bool {
         self.allocation.is_some()

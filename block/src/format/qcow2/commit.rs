@@ -215,7 +215,8 @@ impl Qcow2 {
         }
         if self.ahead.stop().await {
             let end = self.refcounts.used_end().await?.max(self.metadata.end());
-            if end < self.storage.len() {
+            // Also if it is as long as that: what was allocated may lie behind a file's end.
+            if end <= self.storage.len() {
                 self.storage.truncate(end).await?;
                 self.storage.sync().await?;
             }

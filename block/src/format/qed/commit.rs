@@ -140,7 +140,8 @@ impl Qed {
         Retired::all(&self.this).await;
         self.ahead.stop().await;
         let end = self.space.trim();
-        if end < self.storage.len() {
+        // Also if it is as long as that: what was allocated, or was half written as that failed, may lie behind.
+        if end <= self.storage.len() {
             self.storage.truncate(end).await?;
             self.storage.sync().await?;
         }

@@ -15,10 +15,14 @@ use std::rc::Rc;
 /// A step of a copy through the page cache, in bytes: a power of two that a processor's cache holds.
 const STEP: u64 = 64 << 10;
 
+/// Ranges in a row that did not fit, after which the file system is not asked again.
+const MISFITS: u32 = 8;
+
 /// Whether the file system was found to share no blocks for this file; it is not asked again then.
 #[derive(Default)]
 pub(super) struct Known {
     refused: Cell<bool>,
+    misfits: Cell<u32>,
 }
 
 /// Errors that say 'not here' or 'not so', and nothing about the data.
@@ -48,14 +52,23 @@ impl Known {
         }
         let (source, target) = (source.try_clone()?, target.try_clone()?);
         match executor::unblock(move || clone_range(&source, from, &target, to, len)).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.misfits.set(0);
+                Ok(true)
+            }
             Err(e) if is_refusal(&e) => {
-                // EINVAL may be of this range only: one that is not whole blocks of the file system.
-                self.refused.set(e.raw_os_error() != Some(libc::EINVAL));
+                self.refuse(&e);
                 Ok(false)
             }
             Err(e) => Err(e),
         }
+    }
+
+    fn refuse(&self, e: &io::Error) {
+        // EINVAL may be of this range only: one that is not whole blocks of the file system. If clusters are
+        // smaller than those it is of nearly all.
+        self.misfits.update(|n| n + 1);
+        self.refused.set(e.raw_os_error() != Some(libc::EINVAL) || self.misfits.get() >= MISFITS);
     }
 }
 

@@ -28,18 +28,59 @@ pub(super) fn is_in_memory(file: &File) -> io::Result<bool> {
     Ok(fstatfs(file)?.f_type == libc::TMPFS_MAGIC)
 }
 
-/// What O_DIRECT on this file asks for, as statx says; 4096 where it does not.
-pub(super) fn direct_alignment(file: &File) -> u64 {
+/// What O_DIRECT asks for if nobody says.
+const LARGEST_BLOCK: u64 = 4096;
+
+/// The size of a block device now, in bytes.
+pub(super) fn device_size(file: &File) -> io::Result<u64> {
+    // Moves a file position that nobody uses.
+    Ok(seek(file, SeekFrom::End(0))?)
+}
+
+/// What O_DIRECT on this file asks for: what statx says, since Linux 6.1; of a device before that its
+/// sector; else 4096.
+pub(super) fn direct_alignment(file: &File, is_device: bool) -> u64 {
+    let sector = if is_device { sector(file).ok() } else { None };
+    alignment(stated_alignment(file), sector)
+}
+
+fn alignment(stated: Option<u64>, sector: Option<u64>) -> u64 {
+    let known = stated.or(sector).filter(|align| align.is_power_of_two());
+    known.map_or(LARGEST_BLOCK, |align| align.max(512))
+}
+
+fn stated_alignment(file: &File) -> Option<u64> {
     // SAFETY: all-zero bytes are a valid `statx`.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is an empty C string, and `stat` is valid for writes.
     let done = unsafe {
         libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
     };
-    let align = u64::from(stat.stx_dio_offset_align.max(stat.stx_dio_mem_align));
-    if done == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0 && align.is_power_of_two() {
-        align.max(512)
-    } else {
-        4096
+    let said = done == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0;
+    said.then(|| stat.stx_dio_offset_align.max(stat.stx_dio_mem_align).into())
+}
+
+/// The logical sector of a block device, in bytes: the size of every device is a multiple of it.
+fn sector(file: &File) -> io::Result<u64> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: the ioctl writes one `int`, which lives through the call.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET, &mut size) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(size as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device whose size is an odd multiple of 512 has its last sectors within reach on kernels that
+    /// say nothing of O_DIRECT.
+    #[test]
+    fn a_devices_sector_counts_where_the_kernel_says_nothing_of_direct_access() {
+        assert_eq!(alignment(None, Some(512)), 512);
+        assert_eq!(alignment(None, Some(4096)), 4096);
+        assert_eq!(alignment(None, None), 4096);
+        assert_eq!(alignment(Some(512), Some(4096)), 512);
+        assert_eq!(alignment(Some(1), None), 512);
+        assert_eq!(alignment(Some(0), None), 4096);
     }
 }

@@ -77,6 +77,10 @@ impl Link {
         self.0.terms.get().can_write_zeroes()
     }
 
+    pub(super) fn can_trim(&self) -> bool {
+        self.0.terms.get().can_trim()
+    }
+
     pub(super) fn has_status(&self) -> bool {
         self.0.terms.get().has_status()
     }

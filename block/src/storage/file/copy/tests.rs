@@ -57,3 +57,19 @@ fn a_source_that_ends_early_reads_as_zeros() {
     assert_eq!(zero, [Range { start: 4096, end: 1 << 20 }]);
     assert_eq!(target.metadata().unwrap().len(), 4096);
 }
+
+/// Clusters smaller than the file system's blocks: every trial takes clusters and gives them back.
+#[test]
+fn a_file_system_that_fits_no_range_is_not_asked_for_ever() {
+    let known = Known::default();
+    let misfit = io::Error::from_raw_os_error(libc::EINVAL);
+    for _ in 0..MISFITS - 1 {
+        known.refuse(&misfit);
+        assert!(known.may_work(), "one that does not fit says nothing of the next");
+    }
+    known.refuse(&misfit);
+    assert!(!known.may_work());
+    let known = Known::default();
+    known.refuse(&io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    assert!(!known.may_work());
+}

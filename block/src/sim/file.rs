@@ -1,0 +1,257 @@
+//! One opening of a simulated file.
+
+use std::future::Future;
+use std::ops::Range;
+use std::rc::Rc;
+
+use async_trait::async_trait;
+
+use super::medium::{Medium, Power, chance};
+use super::{Faults, Nature};
+use crate::storage::bytes::{Blocks, Bytes};
+use crate::storage::{Extent, Identity, Lock, Storage, Transfer};
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// A simulated file that is open.
+pub struct SimFile {
+    medium: Rc<Medium>,
+    bytes: Bytes,
+}
+
+impl SimFile {
+    /// A file with this content, all of it durable.
+    pub fn new(name: &str, content: Vec<u8>) -> Rc<Self> {
+        Self::powered(name, content, Nature::default(), Rc::default())
+    }
+
+    pub(super) fn powered(name: &str, content: Vec<u8>, nature: Nature, power: Rc<Power>) -> Rc<Self> {
+        Self::over(Medium::new(name, content, nature, power))
+    }
+
+    fn over(medium: Rc<Medium>) -> Rc<Self> {
+        let nature = medium.nature.get();
+        let bytes = Bytes::new(nature.alignment, true, nature.fixed, medium.len());
+        Rc::new(SimFile { medium, bytes })
+    }
+
+    /// Opens it once more: another one that knows its length, and nothing of what is in flight.
+    pub fn open(&self) -> Rc<Self> {
+        Self::over(self.medium.clone())
+    }
+
+    /// What it does wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.medium.faults.set(faults);
+    }
+
+    /// What it is, for openings from now on.
+    pub fn set_nature(&self, nature: Nature) {
+        self.medium.nature.set(nature);
+    }
+
+    /// What it is.
+    pub fn nature(&self) -> Nature {
+        self.medium.nature.get()
+    }
+
+    /// Gives a device another size, as whoever manages its volume does.
+    pub fn set_device_size(&self, len: u64) {
+        self.medium.resize(len);
+    }
+
+    /// Its content as programs see it.
+    pub fn content(&self) -> Vec<u8> {
+        self.medium.content()
+    }
+
+    /// What a power cut now would leave: everything synced, and of the rest any sectors in any
+    /// combination, each old or new, and any length that the file had or was growing to.
+    pub fn after_power_cut(&self) -> Vec<u8> {
+        self.medium.after_power_cut()
+    }
+
+    /// Runs an operation in a task of its own: dropping the future that asked abandons its result, and
+    /// what the device has, it does.
+    async fn detached<T: 'static, F: Future<Output = Result<T>> + 'static>(
+        &self,
+        operation: impl FnOnce(Rc<Medium>) -> F,
+    ) -> Result<T> {
+        let (medium, running) = (self.medium.clone(), operation(self.medium.clone()));
+        let task = async move {
+            let result = running.await;
+            medium.end().await;
+            result
+        };
+        executor::spawn(task).await.expect("operations are not cancelled")
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if let Some(len) = self.bytes.excess() {
+            self.medium.cut(len);
+        }
+    }
+}
+
+impl Blocks for SimFile {
+    async fn read_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        self.medium.check(offset, buf)?;
+        let buf = buf.clone();
+        self.detached(|medium| async move { medium.read(offset, buf).await }).await
+    }
+
+    async fn write_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        self.medium.check(offset, buf)?;
+        let buf = buf.clone();
+        self.detached(|medium| async move { medium.write(offset, buf).await }).await
+    }
+
+    async fn clear_blocks(&self, offset: u64, len: u64, unmap: bool) -> Result<bool> {
+        self.detached(|medium| async move { medium.clear(offset, len, unmap).await }).await
+    }
+
+    async fn set_end(&self, len: u64) -> Result<()> {
+        self.detached(|medium| async move { medium.set_end(len).await }).await
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for SimFile {
+    fn name(&self) -> &str {
+        &self.medium.name
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len()
+    }
+
+    async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.bytes.read(self, offset, &buf).await
+    }
+
+    async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.bytes.write(self, offset, &buf).await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        // What stays too long is cut off later.
+        let _ = self.bytes.trim(self).await;
+        self.medium.sync().await
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.medium.nature.get().fixed
+    }
+
+    async fn truncate(&self, len: u64) -> Result<()> {
+        if !self.is_fixed() {
+            return self.bytes.truncate(self, len).await;
+        }
+        self.medium.begin(0, "resizing").await?;
+        let has = self.medium.len();
+        self.bytes.measured(has);
+        if len <= has {
+            return Ok(());
+        }
+        let text = format!("{}: the device has {has} bytes, and {len} are needed", self.name());
+        Err(Error::new(ErrorKind::NoSpace, text))
+    }
+
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        let _end = self.bytes.hold_end().await;
+        self.bytes.reach(offset + len);
+        self.detached(|medium| async move { medium.allocate(offset, len).await }).await?;
+        self.bytes.grown(offset + len);
+        Ok(())
+    }
+
+    async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let unit = if self.is_fixed() { 4096 } else { 1 };
+        self.bytes.clear(self, offset..offset + len, true, unit).await
+    }
+
+    async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        let unit = if self.is_fixed() { 4096 } else { 1 };
+        self.bytes.clear(self, offset..offset + len, false, unit).await
+    }
+
+    async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
+        let _lock = self.bytes.hold(offset, len).await;
+        match self.clear_blocks(offset, len, true).await {
+            Ok(false) => {
+                let text = format!("discarding {}: not supported here", self.name());
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            done => done.map(drop),
+        }
+    }
+
+    async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let _lock = self.bytes.hold(offset, len).await;
+        self.medium.discard(offset, len).await
+    }
+
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        self.medium.map(offset, len).await
+    }
+
+    async fn copy_from(
+        &self,
+        source: &dyn Storage,
+        from: u64,
+        to: u64,
+        len: u64,
+        unit: u64,
+    ) -> Result<Option<Transfer>> {
+        let Some(source) = source.as_any().downcast_ref::<SimFile>() else { return Ok(None) };
+        let _lock = self.bytes.hold(to, len).await;
+        self.bytes.reach(to + len);
+        let copied = self.medium.copies(&source.medium, from, to, len).await?;
+        let Some((shared, data)) = copied else { return Ok(None) };
+        if shared {
+            self.medium.put(to, data)?;
+            self.medium.end().await;
+            self.bytes.grown(to + len);
+            return Ok(Some(Transfer::Shared));
+        }
+        let mut zero: Vec<Range<u64>> = Vec::new();
+        for (start, piece) in (0..).step_by(unit as usize).zip(data.chunks(unit as usize)) {
+            if !crate::buf::is_zero(piece) {
+                self.medium.put(to + start, piece.to_vec())?;
+            } else if let Some(last) = zero.last_mut().filter(|last| last.end == start) {
+                last.end = start + piece.len() as u64;
+            } else {
+                zero.push(start..start + piece.len() as u64);
+            }
+        }
+        self.medium.end().await;
+        self.bytes.grown(to + len);
+        Ok(Some(Transfer::Written { zero }))
+    }
+
+    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+        source.as_any().is::<SimFile>() && (self.nature().sharing == super::Sharing::Always || chance(500))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
+    fn lock(&self, lock: Lock) -> Result<()> {
+        self.bytes.set_owner(lock == Lock::Leaf);
+        Ok(())
+    }
+
+    fn space(&self) -> Option<u64> {
+        Some(self.medium.space())
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(self.medium.identity)
+    }
+
+    async fn sync_name(&self) -> Result<()> {
+        self.medium.begin(0, "syncing").await
+    }
+}
