@@ -45,11 +45,27 @@ pub enum DiskEvent {
     },
 }
 
+/// While the requests inside of a disk's gate move this many bytes together, further ones wait outside. So a
+/// drain has no more than this and one [`PIECE`] to wait for, whoever asks and however many they are.
+pub const MOST_INSIDE: u64 = 64 << 20;
+
+/// The most bytes that one ticket is to carry. What is longer is done in pieces of this length, each with a
+/// ticket of its own.
+pub const PIECE: u64 = 16 << 20;
+
+/// The length of the first piece of `len` bytes at `offset`: all of them up to `most`; of more, those up to the
+/// next multiple of `most`. All are in bytes, and `most` is not 0.
+pub fn first_piece(offset: u64, len: u64, most: u64) -> u64 {
+    if len <= most { len } else { most - offset % most }
+}
+
 /// The gate that requests pass, and the count of those inside.
 #[derive(Default)]
 struct Gate {
     closed: Cell<bool>,
     inside: Cell<u64>,
+    /// Bytes that those inside move.
+    carried: Cell<u64>,
     changed: Event,
 }
 
@@ -57,15 +73,25 @@ struct Gate {
 /// not drained.
 pub struct Ticket {
     disk: Rc<Disk>,
+    carried: u64,
 }
 
 impl Ticket {
+    /// Says that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded, which may
+    /// come to writing zeros. To be said before anything else is awaited, since it is by this that others wait
+    /// outside.
+    pub fn carry(&mut self, bytes: u64) {
+        let carried = &self.disk.gate.carried;
+        carried.set(carried.get().saturating_sub(self.carried).saturating_add(bytes));
+        self.carried = bytes;
+    }
+
     /// Another one, for what outlives the request that has this one: the gate may be closed by now, but
     /// the request is inside.
     pub(crate) fn again(&self) -> Ticket {
         let inside = &self.disk.gate.inside;
         inside.set(inside.get() + 1);
-        Ticket { disk: self.disk.clone() }
+        Ticket { disk: self.disk.clone(), carried: 0 }
     }
 }
 
@@ -73,7 +99,11 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let gate = &self.disk.gate;
         gate.inside.set(gate.inside.get() - 1);
-        if gate.inside.get() == 0 && gate.closed.get() {
+        let before = gate.carried.get();
+        let after = before.saturating_sub(self.carried);
+        gate.carried.set(after);
+        let has_room = before >= MOST_INSIDE && after < MOST_INSIDE;
+        if has_room || (gate.inside.get() == 0 && gate.closed.get()) {
             gate.changed.notify();
         }
     }
@@ -204,6 +234,12 @@ impl Disk {
         self.leaf().size()
     }
 
+    /// The most bytes that are zeroed or discarded with one ticket: a [`PIECE`], or one cluster of the leaf
+    /// where that is larger, because a part of a cluster is not discarded.
+    pub fn zero_piece(&self) -> u64 {
+        PIECE.max(self.leaf().cluster_size())
+    }
+
     /// Whether writes are refused.
     pub fn read_only(&self) -> bool {
         self.read_only
@@ -252,16 +288,17 @@ impl Disk {
         (self.listener)(event);
     }
 
-    /// Passes the gate where it is open.
+    /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller says by
+    /// [`Ticket::carry`] how much its request moves.
     pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
-        if self.gate.closed.get() {
+        if self.gate.closed.get() || self.gate.carried.get() >= MOST_INSIDE {
             return None;
         }
         self.gate.inside.set(self.gate.inside.get() + 1);
-        Some(Ticket { disk: self.clone() })
+        Some(Ticket { disk: self.clone(), carried: 0 })
     }
 
-    /// Waits for the gate to be open and passes it.
+    /// Waits until [`Disk::try_enter`] passes.
     pub async fn enter(self: &Rc<Self>) -> Ticket {
         loop {
             match self.try_enter() {

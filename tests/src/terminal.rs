@@ -15,6 +15,8 @@ use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::{Failure, STEP, check};
 
+const ROWS: u16 = 40;
+
 /// A program on a terminal of its own.
 pub struct Terminal {
     child: Child,
@@ -22,6 +24,8 @@ pub struct Terminal {
     screen: Receiver<Vec<u8>>,
     /// What was shown and not yet looked at.
     shown: String,
+    /// The screen as a terminal draws it.
+    drawn: vt100::Parser,
     /// Its settings before the program.
     before: String,
 }
@@ -29,12 +33,17 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a program on it, 200 columns wide.
     pub fn run(command: &mut Command) -> Result<Self, Failure> {
+        Self::run_on(command, 200)
+    }
+
+    /// The same on one that is `columns` wide.
+    pub fn run_on(command: &mut Command, columns: u16) -> Result<Self, Failure> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
         let slave =
             rustix::fs::open(ptsname(&master, Vec::new())?, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
-        tcsetwinsize(&slave, Winsize { ws_row: 40, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 })?;
+        tcsetwinsize(&slave, Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
         let before = settings(&master)?;
         let other = || -> Result<OwnedFd, Failure> { Ok(slave.try_clone()?) };
         command.env("TERM", "xterm").stdin(other()?).stdout(other()?).stderr(other()?);
@@ -51,7 +60,8 @@ impl Terminal {
                 }
             }
         });
-        Ok(Terminal { child, keys, screen, shown: String::new(), before })
+        let drawn = vt100::Parser::new(ROWS, columns, 0);
+        Ok(Terminal { child, keys, screen, shown: String::new(), drawn, before })
     }
 
     /// Types.
@@ -75,7 +85,29 @@ impl Terminal {
             let left = deadline.saturating_duration_since(Instant::now());
             let more = self.screen.recv_timeout(left);
             let more = more.map_err(|e| format!("no '{text}' ({e}) in: {:?}", self.shown))?;
-            self.shown += &String::from_utf8_lossy(&more);
+            self.take(&more);
+        }
+    }
+
+    fn take(&mut self, output: &[u8]) {
+        self.shown += &String::from_utf8_lossy(output);
+        self.drawn.process(output);
+    }
+
+    /// Waits until the screen, its rows put together, has this on it, whatever was shown before.
+    pub fn draws(&mut self, text: &str) -> Result<(), Failure> {
+        let deadline = Instant::now() + STEP;
+        loop {
+            let columns = self.drawn.screen().size().1;
+            // A row that goes on in the next one is full.
+            let rows: Vec<_> = self.drawn.screen().rows(0, columns).collect();
+            if rows.concat().contains(text) {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let more = self.screen.recv_timeout(left);
+            let more = more.map_err(|e| format!("no '{text}' ({e}) on the screen:\n{}", rows.join("\n")))?;
+            self.take(&more);
         }
     }
 

@@ -22,10 +22,15 @@ pub trait Backend: 'static {
     fn node_name(&self) -> Option<String> {
         None
     }
-    /// A ticket, or `None` while the gate is closed.
+    /// A ticket, or `None` while the gate is closed, or the requests inside move as many bytes as may be.
     fn try_enter(self: &Rc<Self>) -> Option<Self::Ticket>;
-    /// A ticket, once the gate is open. The future may be dropped at any time.
+    /// Waits until [`Backend::try_enter`] gives a ticket. The future may be dropped at any time.
     fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
+    /// Says how many bytes the request with this ticket moves, be it data or a range to zero or discard. Called
+    /// as soon as there is the ticket.
+    fn carry(ticket: &mut Self::Ticket, bytes: u64);
+    /// The most bytes of a discard or write-zeroes request that are done with one ticket.
+    fn zero_piece(&self) -> u64;
     /// Reads the bytes at `offset` into the whole of `buf`.
     fn read(&self, ticket: &Self::Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
     /// Writes the whole of `buf` to `offset`.

@@ -25,6 +25,12 @@ impl Backend for Disk {
     fn enter(self: &Rc<Self>) -> impl Future<Output = Ticket> {
         Disk::enter(self)
     }
+    fn carry(ticket: &mut Ticket, bytes: u64) {
+        ticket.carry(bytes);
+    }
+    fn zero_piece(&self) -> u64 {
+        Disk::zero_piece(self)
+    }
     fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>> {
         Disk::read(self, ticket, offset, buf)
     }

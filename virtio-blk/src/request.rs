@@ -1,5 +1,12 @@
 //! One request: from a chain to a command on the disk, and from its result to a status (virtio 1.2, 5.2.6).
+//!
+//! A driver may send reads and writes of up to 4 GiB, and discards of 2 GiB. Their length is no reason to refuse
+//! them, so what is longer than a piece ([`PIECE`]) is done piece by piece, and between two pieces the request is
+//! in flight for nobody: a switch, a stop and a reset have one piece of it to wait for.
 
+use std::ops::Range;
+
+use block::disk::{PIECE, first_piece};
 use block::{Buf, Error, ErrorKind, Result};
 use virtio_bindings::virtio_blk::*;
 use virtqueue::{Aside, Chain, Malformed, Token};
@@ -24,7 +31,27 @@ pub(crate) struct Outcome {
     pub(crate) written: u32,
 }
 
-/// A request taken apart. It may be done again: what decides something is checked each time.
+impl Outcome {
+    /// The driver has asked for a reset: it gets nothing.
+    pub(crate) const UNWANTED: Outcome = Outcome { status: VIRTIO_BLK_S_IOERR as u8, written: 0 };
+
+    fn of(status: u8, written: u64) -> Self {
+        // A chain of 2^32 bytes does not fit the field; less than the truth is allowed.
+        Outcome { status, written: u32::try_from(written).unwrap_or(u32::MAX) }
+    }
+}
+
+/// What [`serve`] has come to.
+pub(crate) enum Progress {
+    /// The driver gets this.
+    Done(Outcome),
+    /// The request is to be kept, and its last piece done again, when the device goes on.
+    Kept,
+    /// A piece is done, and there are others.
+    More,
+}
+
+/// A request taken apart. Its pieces may be done again: what decides something is checked each time.
 pub(crate) struct Request {
     /// The first bytes that the device may read, copied.
     header: [u8; HEADER],
@@ -32,6 +59,11 @@ pub(crate) struct Request {
     readable: Buf,
     /// What it may write before the status byte.
     writable: Buf,
+    /// The list of segments of a discard or write-zeroes request, copied once: the driver may change its own
+    /// between a check and the use. `None` for other requests and for a list of a bad length.
+    segments: Option<Vec<u8>>,
+    /// How much of it is done, of [`Request::total`].
+    done: u64,
 }
 
 /// Where a request's answer goes.
@@ -58,11 +90,13 @@ impl Request {
         readable.copy_to(&mut header);
         let status = writable.slice(room - 1..room);
         let (readable, writable) = (readable.slice(HEADER..sent), writable.slice(0..room - 1));
-        Some((Request { header, readable, writable }, Answer { status, token }))
+        let mut request = Request { header, readable, writable, segments: None, done: 0 };
+        request.segments = request.copy_segments();
+        Some((request, Answer { status, token }))
     }
 }
 
-/// A request that waits for the machine to go on, out of flight.
+/// A request that waits out of flight: for the machine to go on, or for its next piece.
 pub(crate) struct Kept<K: 'static> {
     request: Request,
     status: Buf,
@@ -70,13 +104,16 @@ pub(crate) struct Kept<K: 'static> {
 }
 
 impl<K> Kept<K> {
-    pub(crate) fn new(request: Request, answer: Answer<K>) -> Self {
-        Kept { request, status: answer.status, aside: answer.token.set_aside() }
+    /// `failed`: it waits until the device was paused and resumed. Else only while it is paused.
+    pub(crate) fn new(request: Request, answer: Answer<K>, failed: bool) -> Self {
+        let Answer { status, token } = answer;
+        let aside = if failed { token.set_aside() } else { token.set_aside_for_now() };
+        Kept { request, status, aside }
     }
 
-    /// [`Aside::resumed`].
-    pub(crate) async fn resumed(&self) {
-        self.aside.resumed().await;
+    /// [`Aside::ready`].
+    pub(crate) async fn ready(&self) {
+        self.aside.ready().await;
     }
 
     /// [`Aside::take_back`].
@@ -90,6 +127,11 @@ impl<K> Kept<K> {
 }
 
 impl<K> Answer<K> {
+    /// [`Token::is_wanted`].
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.token.is_wanted()
+    }
+
     /// Tells the driver; `keep` is dropped when that is done.
     pub(crate) fn give(self, outcome: Outcome, keep: K) {
         if self.token.is_wanted() {
@@ -135,39 +177,36 @@ fn failed(error: Error) -> Failure {
     }
 }
 
-/// Does what `request` asks for. `None` where the request is to be kept and done again.
+/// Does the next piece of what `request` asks for.
 pub(crate) async fn serve<B: Backend>(
     disk: &B,
     ticket: &B::Ticket,
     config: &Config,
-    request: &Request,
+    request: &mut Request,
     answer: &Answer<B::Ticket>,
-) -> Option<Outcome> {
-    let room = request.writable.len() as u64;
-    let done = |data: u64| {
-        let all = data == room;
-        // A chain of 2^32 bytes does not fit the field; less than the truth is allowed.
-        let written = u32::try_from(data + u64::from(all)).unwrap_or(u32::MAX);
-        Some(Outcome { status: VIRTIO_BLK_S_OK as u8, written })
-    };
-    let error = match execute(disk, ticket, config, request).await {
-        Ok(data) => return done(data),
+) -> Progress {
+    let piece = request.piece(disk);
+    let error = match execute(disk, ticket, config, request, &piece).await {
+        Ok(()) => None,
         // After the driver's reset nobody waits for it any more.
-        Err(Failure::Disk(error)) if answer.token.is_wanted() => {
-            match settle(disk, config, request, &error) {
-                Action::Report => error,
-                Action::Stop => return None,
-                Action::Ignore if request.is_read() => {
-                    request.writable.zero();
-                    return done(room);
+        Err(Failure::Disk(error)) if answer.is_wanted() => match settle(disk, config, request, &error) {
+            Action::Report => Some(error),
+            Action::Stop => return Progress::Kept,
+            Action::Ignore => {
+                if request.is_read() {
+                    request.writable.slice(piece.start as usize..piece.end as usize).zero();
                 }
-                Action::Ignore => return done(0),
+                None
             }
-        }
-        Err(Failure::Refused(error) | Failure::Disk(error)) => error,
+        },
+        Err(Failure::Refused(error) | Failure::Disk(error)) => Some(error),
     };
-    tracing::debug!("a request failed: {error}");
-    Some(Outcome { status: status(&error), written: u32::from(room == 0) })
+    if let Some(error) = error {
+        tracing::debug!("a request failed: {error}");
+        return Progress::Done(Outcome::of(status(&error), u64::from(request.writable.is_empty())));
+    }
+    request.done = piece.end;
+    if request.done < request.total() { Progress::More } else { Progress::Done(request.success()) }
 }
 
 /// The one place that decides what an error of the disk leads to, and tells of it.
@@ -193,49 +232,115 @@ impl Request {
     fn is_read(&self) -> bool {
         self.kind() == VIRTIO_BLK_T_IN
     }
+
+    fn is_discard(&self) -> bool {
+        self.kind() == VIRTIO_BLK_T_DISCARD
+    }
+
+    fn copy_segments(&self) -> Option<Vec<u8>> {
+        let most = MAX_ZEROES_SEGMENTS as usize * SEGMENT;
+        let is_list = matches!(self.kind(), VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES);
+        let len = self.readable.len();
+        (is_list && len > 0 && len <= most && len.is_multiple_of(SEGMENT)).then(|| self.readable.to_vec())
+    }
+
+    /// How many bytes are to be moved in all: of data, or of the ranges that are zeroed or discarded.
+    fn total(&self) -> u64 {
+        match self.kind() {
+            VIRTIO_BLK_T_IN => self.writable.len() as u64,
+            VIRTIO_BLK_T_OUT => self.readable.len() as u64,
+            _ => self.raw_ranges().map(|(_, len, _)| len).sum(),
+        }
+    }
+
+    /// The segments of a discard or write-zeroes request, unchecked: first sector, bytes, flags.
+    fn raw_ranges(&self) -> impl Iterator<Item = (u64, u64, u32)> {
+        self.segments.iter().flat_map(|bytes| bytes.as_chunks().0).map(raw_range)
+    }
+
+    /// What is to be done with one ticket, of [`Request::total`]: one piece of the data, or of a long range, or
+    /// as many short ranges as are not more together.
+    fn piece<B: Backend>(&self, disk: &B) -> Range<u64> {
+        let (done, total) = (self.done, self.total());
+        match self.kind() {
+            VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => {
+                // A sector that is none is refused whatever the piece is.
+                let offset = self.sector().wrapping_mul(SECTOR).wrapping_add(done);
+                done..done + first_piece(offset, total - done, PIECE)
+            }
+            _ => done..done + ranges_piece(self.raw_ranges(), done, disk.zero_piece()),
+        }
+    }
+
+    /// How many bytes its next piece moves.
+    pub(crate) fn weight<B: Backend>(&self, disk: &B) -> u64 {
+        let piece = self.piece(disk);
+        piece.end - piece.start
+    }
+
+    fn sector(&self) -> u64 {
+        let [.., s0, s1, s2, s3, s4, s5, s6, s7] = self.header;
+        u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])
+    }
+
+    /// The outcome of a request whose last piece is done.
+    fn success(&self) -> Outcome {
+        let room = self.writable.len() as u64;
+        let data = match self.kind() {
+            VIRTIO_BLK_T_IN => room,
+            VIRTIO_BLK_T_GET_ID => room.min(VIRTIO_BLK_ID_BYTES.into()),
+            _ => 0,
+        };
+        Outcome::of(VIRTIO_BLK_S_OK as u8, data + u64::from(data == room))
+    }
 }
 
-/// The answer counts the data bytes written to guest memory.
+/// Does a piece of a request.
 async fn execute<B: Backend>(
     disk: &B,
     ticket: &B::Ticket,
     config: &Config,
     request: &Request,
-) -> std::result::Result<u64, Failure> {
-    let Request { header, readable, writable } = request;
-    let kind = request.kind();
+    piece: &Range<u64>,
+) -> std::result::Result<(), Failure> {
+    let Request { readable, writable, .. } = request;
+    let part = |data: &Buf| data.slice(piece.start as usize..piece.end as usize);
     // A write is stable at its end only if the cache was write-through from submission on (5.2.6.2).
-    let write_through = !config.writeback();
-    match kind {
+    let flush = !config.writeback() && piece.end == request.total();
+    match request.kind() {
         VIRTIO_BLK_T_IN => {
-            let len = writable.len() as u64;
-            let offset = data_range(header, len, disk.size())?;
-            disk.read(ticket, offset, writable.clone()).await.map_err(failed)?;
-            Ok(len)
+            let offset = data_range(request.sector(), writable.len() as u64, disk.size())?;
+            disk.read(ticket, offset + piece.start, part(writable)).await.map_err(failed)
         }
         VIRTIO_BLK_T_OUT => {
             check_writable(disk, config)?;
-            let offset = data_range(header, readable.len() as u64, disk.size())?;
-            disk.write(ticket, offset, readable.clone()).await.map_err(failed)?;
-            if write_through {
+            let offset = data_range(request.sector(), readable.len() as u64, disk.size())?;
+            disk.write(ticket, offset + piece.start, part(readable)).await.map_err(failed)?;
+            if flush {
                 disk.flush(ticket).await.map_err(failed)?;
             }
-            Ok(0)
+            Ok(())
         }
-        VIRTIO_BLK_T_FLUSH => disk.flush(ticket).await.map(|()| 0).map_err(failed),
+        VIRTIO_BLK_T_FLUSH => disk.flush(ticket).await.map_err(failed),
         VIRTIO_BLK_T_GET_ID => {
             let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
             id[..config.serial().len()].copy_from_slice(config.serial());
             let len = writable.len().min(id.len());
             writable.copy_from(&id[..len]);
-            Ok(len as u64)
+            Ok(())
         }
         VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
             check_writable(disk, config)?;
-            let discard = kind == VIRTIO_BLK_T_DISCARD;
+            if request.segments.is_none() {
+                refuse(ErrorKind::Invalid, "a list of segments of a bad length")?;
+            }
+            let discard = request.is_discard();
+            for segment in request.raw_ranges() {
+                check_range(segment, discard, disk.size())?;
+            }
             let mut result = Ok(());
             // The first error counts, but each range has its attempt: the error may be ignored.
-            for range in zeroes_ranges(readable, discard, disk.size())? {
+            for range in parts(request.raw_ranges(), piece) {
                 result = result.and(if discard {
                     disk.discard(ticket, range.offset, range.len).await
                 } else {
@@ -243,10 +348,10 @@ async fn execute<B: Backend>(
                 });
             }
             result.map_err(failed)?;
-            if write_through && !discard {
+            if flush && !discard {
                 disk.flush(ticket).await.map_err(failed)?;
             }
-            Ok(0)
+            Ok(())
         }
         _ => Ok(refuse(ErrorKind::Unsupported, "an unknown request type")?),
     }
@@ -259,13 +364,12 @@ fn check_writable<B: Backend>(disk: &B, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// The offset of a read or write of `len` bytes, inside of a disk of `size` bytes.
-fn data_range(header: &[u8; HEADER], len: u64, size: u64) -> Result<u64> {
+/// The offset of a read or write of `len` bytes at `sector`, inside of a disk of `size` bytes.
+fn data_range(sector: u64, len: u64, size: u64) -> Result<u64> {
     if !len.is_multiple_of(SECTOR) {
         return refuse(ErrorKind::Invalid, "data that is no multiple of 512 bytes");
     }
-    let [.., s0, s1, s2, s3, s4, s5, s6, s7] = *header;
-    in_disk(u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]), len, size)
+    in_disk(sector, len, size)
 }
 
 /// The byte offset of `sector`, if `len` bytes from there on are inside of a disk of `size` bytes.
@@ -277,41 +381,76 @@ fn in_disk(sector: u64, len: u64, size: u64) -> Result<u64> {
     }
 }
 
-/// A checked `struct virtio_blk_discard_write_zeroes`, in bytes.
-#[derive(Debug, PartialEq, Eq)]
-struct ZeroesRange {
-    offset: u64,
-    len: u64,
-    unmap: bool,
-}
-
-/// All segments of a discard or write-zeroes request, each checked before the first is done.
-fn zeroes_ranges(data: &Buf, discard: bool, size: u64) -> Result<Vec<ZeroesRange>> {
-    let segments = data.len() / SEGMENT;
-    if !data.len().is_multiple_of(SEGMENT) || segments == 0 || segments > MAX_ZEROES_SEGMENTS as usize {
-        return refuse(ErrorKind::Invalid, "a list of segments of a bad length");
-    }
-    // Copied once: the driver may change its own copy between a check and the use.
-    let bytes = data.to_vec();
-    let (segments, _) = bytes.as_chunks::<SEGMENT>();
-    segments.iter().map(|segment| zeroes_range(segment, discard, size)).collect()
-}
-
-fn zeroes_range(segment: &[u8; SEGMENT], discard: bool, size: u64) -> Result<ZeroesRange> {
+/// A `struct virtio_blk_discard_write_zeroes` as it stands there: first sector, bytes, flags.
+fn raw_range(segment: &[u8; SEGMENT]) -> (u64, u64, u32) {
     let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = *segment;
-    let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
     let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
-    let flags = u32::from_le_bytes([f0, f1, f2, f3]);
+    (
+        u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
+        u64::from(sectors) * SECTOR,
+        u32::from_le_bytes([f0, f1, f2, f3]),
+    )
+}
+
+/// Checks a segment of a discard or write-zeroes request for a disk of `size` bytes. All of a request's are
+/// checked before the first is done.
+fn check_range((sector, len, flags): (u64, u64, u32), discard: bool, size: u64) -> Result<()> {
     let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
     // 5.2.6.2: unknown flags, and `unmap` for a discard, are unsupported.
     if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || (discard && unmap) {
         return refuse(ErrorKind::Unsupported, "unknown flags of a discard or write-zeroes request");
     }
-    if sectors > MAX_ZEROES_SECTORS {
+    if len > u64::from(MAX_ZEROES_SECTORS) * SECTOR {
         return refuse(ErrorKind::Invalid, "more sectors than a discard or write-zeroes segment may have");
     }
-    let len = u64::from(sectors) * SECTOR;
-    Ok(ZeroesRange { offset: in_disk(sector, len, size)?, len, unmap })
+    in_disk(sector, len, size).map(|_| ())
+}
+
+/// A part of a range to be zeroed or discarded, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    offset: u64,
+    len: u64,
+    unmap: bool,
+}
+
+/// How many bytes of ranges, of which `done` are done, come next: as many of them as have at most `most` bytes
+/// together, or the first piece of one that is longer. Such a one is cut at multiples of `most`.
+fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: u64) -> u64 {
+    let (mut skip, mut taken) = (done, 0);
+    for (sector, len, _) in ranges {
+        if skip >= len {
+            skip -= len;
+            continue;
+        }
+        // What wraps is refused before it is used.
+        let offset = sector.wrapping_mul(SECTOR).wrapping_add(skip);
+        let rest = len - std::mem::take(&mut skip);
+        let piece = first_piece(offset, rest, most);
+        if taken > 0 && taken + piece > most {
+            break;
+        }
+        taken += piece;
+        if piece < rest {
+            break;
+        }
+    }
+    taken
+}
+
+/// The parts of checked ranges that `piece` of their bytes covers.
+fn parts(ranges: impl Iterator<Item = (u64, u64, u32)>, piece: &Range<u64>) -> impl Iterator<Item = Part> {
+    let mut before = 0;
+    ranges.filter_map(move |(sector, len, flags)| {
+        let all = before..before + len;
+        before = all.end;
+        let (start, end) = (all.start.max(piece.start), all.end.min(piece.end));
+        (start < end).then(|| Part {
+            offset: sector * SECTOR + (start - all.start),
+            len: end - start,
+            unmap: flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0,
+        })
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! On the disk's thread: requests out of the queues, each in a task of its own.
 //!
-//! A request that its disk has failed may be kept (`policy`). It holds no ticket then, and no pause or reset
-//! waits for it; once the machine goes on, a second task of its queue takes it up as a new one is, through the
-//! gate and to whatever image is behind that. A reset ends that task, and what it keeps with it.
+//! A request is kept between two pieces of it, and after one that its disk has failed where `policy` says so. It
+//! holds no ticket then, and no pause or reset waits for it. A second task of its queue takes it up as a new one
+//! is, once the machine goes on: through the gate and to whatever image is behind that. A reset ends that task,
+//! and what it keeps with it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,13 +16,14 @@ use virtqueue::{Queue, Task};
 
 use crate::backend::Backend;
 use crate::config::Config;
-use crate::request::{self, Answer, Kept, Request};
+use crate::request::{self, Answer, Kept, Outcome, Progress, Request};
 
 /// What the tasks of a queue share.
 struct Served<B: Backend> {
     disk: Rc<B>,
     config: Arc<Config>,
-    /// Requests to be done again, in the order of their failures. Bounded by the ring: each is one of its chains.
+    /// Requests that go on later, in the order in which they were kept. Bounded by the ring: each is one of its
+    /// chains.
     kept: RefCell<VecDeque<Box<Kept<B::Ticket>>>>,
     more: Event,
 }
@@ -61,7 +63,7 @@ async fn serve<B: Backend>(served: Rc<Served<B>>, queue: Queue<B::Ticket>) {
     }
 }
 
-/// Takes up what was kept, when the machine goes on.
+/// Takes up what was kept, unless the machine is stopped.
 async fn retry<B: Backend>(served: Rc<Served<B>>) {
     loop {
         let first = served.kept.borrow_mut().pop_front();
@@ -69,7 +71,7 @@ async fn retry<B: Backend>(served: Rc<Served<B>>) {
             served.more.wait().await;
             continue;
         };
-        kept.resumed().await;
+        kept.ready().await;
         let ticket = served.enter().await;
         match kept.take_back() {
             Ok((request, answer)) => served.clone().start(ticket, request, answer),
@@ -87,17 +89,22 @@ impl<B: Backend> Served<B> {
         }
     }
 
-    fn start(self: Rc<Self>, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>) {
+    fn start(self: Rc<Self>, mut ticket: B::Ticket, mut request: Request, answer: Answer<B::Ticket>) {
+        B::carry(&mut ticket, request.weight(&*self.disk));
         spawn(async move {
-            match request::serve(&*self.disk, &ticket, &self.config, &request, &answer).await {
-                Some(outcome) => answer.give(outcome, ticket),
-                None => {
-                    // The ticket first: a pause that sees nothing in flight finds the disk drained too.
-                    drop(ticket);
-                    self.kept.borrow_mut().push_back(Box::new(Kept::new(request, answer)));
-                    self.more.notify();
-                }
+            match request::serve(&*self.disk, &ticket, &self.config, &mut request, &answer).await {
+                Progress::Done(outcome) => answer.give(outcome, ticket),
+                Progress::More if !answer.is_wanted() => answer.give(Outcome::UNWANTED, ticket),
+                Progress::More => self.keep(ticket, request, answer, false),
+                Progress::Kept => self.keep(ticket, request, answer, true),
             }
         });
+    }
+
+    fn keep(&self, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>, failed: bool) {
+        // The ticket first: a pause that sees nothing in flight finds the disk drained too.
+        drop(ticket);
+        self.kept.borrow_mut().push_back(Box::new(Kept::new(request, answer, failed)));
+        self.more.notify();
     }
 }

@@ -7,6 +7,7 @@ mod device {
     mod errors;
     mod events;
     mod framing;
+    mod large;
     mod lifecycle;
     mod malformed;
     mod random;

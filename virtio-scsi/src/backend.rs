@@ -26,8 +26,11 @@ pub trait Backend: 'static {
     fn move_tray(&self, open: bool);
     /// Calls `listener` for each event of the tray, until it is dropped.
     fn listen(&self, listener: &Listener);
-    /// A ticket, once the gate is open. The future may be dropped at any time.
+    /// A ticket, once the gate is open and the requests inside move less than may be. The future may be dropped
+    /// at any time.
     fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
+    /// Says how many bytes the request with this ticket moves. Called as soon as there is the ticket.
+    fn carry(ticket: &mut Self::Ticket, bytes: u64);
     /// Reads the bytes at `offset` into the whole of `buf`. Bounds are the drive's to check too.
     fn read(&self, ticket: &Self::Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
 }

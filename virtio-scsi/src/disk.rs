@@ -43,6 +43,9 @@ impl Backend for Disk {
     fn enter(self: &Rc<Self>) -> impl Future<Output = Ticket> {
         Disk::enter(self)
     }
+    fn carry(ticket: &mut Ticket, bytes: u64) {
+        ticket.carry(bytes);
+    }
     fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>> {
         Disk::read(self, ticket, offset, buf)
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use block::disk::PIECE;
 use block::{Buf, ErrorKind};
 use executor::sync::Event;
 use executor::{Handle, spawn};
@@ -23,6 +24,11 @@ const EVENT: u16 = 1;
 
 /// Asynchronous notifications (virtio 1.2, 5.6.6.2): the medium has changed, or somebody wants it out.
 const MEDIA_CHANGE: u32 = 16;
+
+/// The most bytes of one READ. The config space offers less (`max_sectors`), so no driver that is sound comes here.
+/// What is longer is refused as by a drive that has a maximum transfer length (SBC-3, 6.6.4): a read is in flight
+/// until its end, and nobody should have more of it to wait for.
+const MOST_READ: u64 = PIECE;
 
 /// With a read goes its ticket until the driver was told.
 type Keep<B> = Option<<B as Backend>::Ticket>;
@@ -108,6 +114,9 @@ impl<B: Backend> Host<B> {
             Ok(Step::Read { len, .. }) if len > data.len() as u64 => {
                 answer.not_done(VIRTIO_SCSI_S_OVERRUN, None);
             }
+            Ok(Step::Read { len, .. }) if len > MOST_READ => {
+                answer.check_condition(Sense::INVALID_FIELD, None);
+            }
             Ok(Step::Read { offset, len }) => {
                 let number = self.taken.get();
                 self.taken.set(number + 1);
@@ -126,9 +135,10 @@ impl<B: Backend> Host<B> {
 
     async fn read(&self, offset: u64, data: Buf, answer: Answer<Keep<B>>) {
         let disk = &self.cdrom.disk;
-        let ticket = disk.enter().await;
-        // From here on the medium is not exchanged.
         let len = data.len();
+        let mut ticket = disk.enter().await;
+        B::carry(&mut ticket, len as u64);
+        // From here on the medium is not exchanged.
         let checked = self.cdrom.blocks().and_then(|blocks| {
             let end = offset.checked_add(len as u64);
             let inside = end.is_some_and(|end| end <= blocks * crate::pages::BLOCK);
@@ -157,7 +167,7 @@ impl<B: Backend> Host<B> {
         for queue in &self.requests {
             // A driver has no more there, unless it adds some meanwhile.
             for _ in 0..QUEUE_SIZE {
-                let Some(chain) = queue.take() else { break };
+                let Some(chain) = queue.next_there().await else { break };
                 self.begin(chain);
             }
         }

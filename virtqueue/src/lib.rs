@@ -27,7 +27,7 @@
 //! | running | while fewer than 64 MiB are in flight from the queue | used entry, then interrupt |
 //! | paused | no; they wait in the ring, also for a kick that never comes again | as running |
 //! | broken (a malformed ring or chain; DEVICE_NEEDS_RESET) | never again before a reset | as running |
-//! | paused, for a chain set aside ([`Aside`]) | - | it waits for the next resume; nobody waits for it |
+//! | any, for a chain set aside ([`Aside`]) | - | it waits while paused, or for the next resume; nobody waits for it |
 //! | resetting | no | dropped: the ring is not touched, and nothing else should be ([`Token::is_wanted`]) |
 //!
 //! The driver is hostile: whatever stands in its memory, and whenever it changes, nothing here panics, spins

@@ -17,8 +17,8 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::chain::{self, Content, Malformed};
 use crate::runner::Shared;
 
-/// While so many bytes of data are in flight from one queue, the rest waits in the ring: a drain has not
-/// much more than that to wait for.
+/// While this many bytes of chains are in flight from one queue, the rest waits in the ring. What a chain makes
+/// its device do may be more than its bytes (a range to zero): that is the device's to bound.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// A virtqueue between DRIVER_OK and reset, to be used by one task at a time. With each completion goes a `K`
@@ -172,6 +172,18 @@ impl<K: 'static> Queue<K> {
         })
     }
 
+    /// The next of the chains that are in the ring now: waits only while as much is in flight as may be. `None`
+    /// where there is none, and while the device is paused or broken.
+    pub async fn next_there(&self) -> Option<Chain<K>> {
+        let ring = &*self.0;
+        let is_held = || !ring.shared.paused.get() && !ring.shared.broken.get();
+        // A ring that is malformed is found to be so by `take`.
+        while is_held() && ring.bytes.get() >= MAX_BYTES && ring.is_waiting(0).is_ok_and(|waiting| waiting) {
+            ring.freed.wait().await;
+        }
+        self.take()
+    }
+
     fn take_next(&self) -> Result<Option<Chain<K>>, Malformed> {
         let ring = &*self.0;
         let mut queue = ring.queue.borrow_mut();
@@ -184,7 +196,8 @@ impl<K: 'static> Queue<K> {
         let Content { readable, writable } =
             chain::read(&ring.shared.memory, &queue, head, ring.shared.indirect)?;
         let bytes = (readable.len() + writable.len()) as u64;
-        ring.in_turn.set(ring.in_turn.get() + 1);
+        // A guest may have any number of them taken in one turn.
+        ring.in_turn.set(ring.in_turn.get().saturating_add(1));
         ring.in_flight.set(ring.in_flight.get() + 1);
         ring.bytes.set(ring.bytes.get() + bytes);
         ring.shared.taken();

@@ -60,6 +60,35 @@ fn the_shell_completes_names_and_shows_events_between_lines() -> Result<(), Fail
 }
 
 #[test]
+fn an_event_of_several_rows_is_shown_whole_while_a_line_is_edited() -> Result<(), Failure> {
+    let stage = Stage::new()?;
+    let mut vm = stage.run(&[], &["--cdrom", "id=a-drive-with-a-name-that-is-as-long-as-it-can-be"])?;
+    let mut terminal =
+        Terminal::run_on(Command::new(&stage.millrace).args(["qmp", &text(&stage.path("qmp"))]), 50)?;
+    terminal.draws("(QMP) ")?;
+    const LEFT: &str = "\x1b[D";
+    // A short line, one with the cursor inside, one of several rows, and that with the cursor in its first row; again
+    // and again, so that the screen scrolls.
+    let lines = ["query-sta", LEFT, &" x-very-long-argument=0".repeat(6), &LEFT.repeat(130)];
+    for (n, keys) in lines.iter().cycle().take(24).enumerate() {
+        if n % lines.len() == 0 {
+            // Kills the line of the round before.
+            terminal.press(&["\x05\x15"])?;
+        }
+        terminal.press(&[keys])?;
+        let open = n % 2 == 0;
+        let command = if open { "blockdev-open-tray" } else { "blockdev-close-tray" };
+        let id = "a-drive-with-a-name-that-is-as-long-as-it-can-be";
+        ask(&mut vm, command, json!({"id": id}));
+        let event = vm.qmp.wait_event("DEVICE_TRAY_MOVED", std::time::Instant::now() + tests::STEP)?;
+        let at = format!("{}.{:06}", event.timestamp.seconds, event.timestamp.microseconds);
+        terminal.draws(&format!("{at} DEVICE_TRAY_MOVED {}", event.data))?;
+        terminal.draws("(QMP) query-st")?;
+    }
+    vm.quit()
+}
+
+#[test]
 fn watch_draws_bars_until_the_program_ends() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let mut vm = stage.run(&[stage.disk("virtio0", 4 * MIB)?], &[])?;
@@ -72,7 +101,10 @@ fn watch_draws_bars_until_the_program_ends() -> Result<(), Failure> {
     terminal.shows("/4.00 MiB")?;
     terminal.shows("stream running")?;
     ask(&mut vm, "block-job-set-speed", json!({"device": "virtio0", "speed": 0}));
-    terminal.shows("ended")?;
+    // What a person wants to know at the end: that it is, how fast it was, and that the old image can go.
+    terminal.shows("done: ")?;
+    terminal.shows("/s on average")?;
+    terminal.shows("virtio0.img is not needed any more")?;
     vm.quit()?;
     terminal.ended()
 }

@@ -1,5 +1,7 @@
 //! The arithmetic of sectors, at its edges.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn kind<T>(result: Result<T>) -> ErrorKind {
@@ -33,16 +35,60 @@ fn segments_are_checked() {
         bytes[12..].copy_from_slice(&flags.to_le_bytes());
         bytes
     };
-    let range = |offset, len, unmap| ZeroesRange { offset, len, unmap };
     let size = 1 << 40;
-    assert_eq!(zeroes_range(&segment(1, 2, 0), true, size).unwrap(), range(512, 1024, false));
-    assert_eq!(zeroes_range(&segment(1, 0, 1), false, size).unwrap(), range(512, 0, true));
+    let check = |segment, discard| check_range(raw_range(&segment), discard, size);
+    assert_eq!(raw_range(&segment(1, 2, 3)), (1, 1024, 3));
+    check(segment(1, 2, 0), true).unwrap();
+    check(segment(1, 0, 1), false).unwrap();
     let most = MAX_ZEROES_SECTORS;
-    assert_eq!(zeroes_range(&segment(0, most, 0), false, size).unwrap(), range(0, 128 << 20, false));
-    assert_eq!(kind(zeroes_range(&segment(0, most + 1, 0), false, size)), ErrorKind::Invalid);
-    assert_eq!(kind(zeroes_range(&segment(1 << 31, 1, 0), false, size)), ErrorKind::OutOfRange);
-    assert_eq!(kind(zeroes_range(&segment(0, 1, 1), true, size)), ErrorKind::Unsupported);
+    check(segment(0, most, 0), false).unwrap();
+    assert_eq!(kind(check(segment(0, most + 1, 0), false)), ErrorKind::Invalid);
+    assert_eq!(kind(check(segment(1 << 31, 1, 0), false)), ErrorKind::OutOfRange);
+    assert_eq!(kind(check(segment(u64::MAX, 1, 0), false)), ErrorKind::OutOfRange);
+    assert_eq!(kind(check(segment(0, 1, 1), true)), ErrorKind::Unsupported);
     for flags in [2, 3, 1 << 31] {
-        assert_eq!(kind(zeroes_range(&segment(0, 1, flags), false, size)), ErrorKind::Unsupported);
+        assert_eq!(kind(check(segment(0, 1, flags), false)), ErrorKind::Unsupported);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pieces_of_ranges_are_all_of_them_and_none_is_long(
+        ranges in prop::collection::vec((0..1_000_u64, 0..300_u64, 0..2_u32), 0..=16),
+        most in 1..200_u64,
+    ) {
+        let ranges: Vec<_> = ranges.into_iter().map(|(at, n, flags)| (at, n * SECTOR, flags)).collect();
+        let most = most * SECTOR;
+        let (mut done, total) = (0, ranges.iter().map(|(_, len, _)| len).sum::<u64>());
+        let mut seen = Vec::new();
+        while done < total {
+            let len = ranges_piece(ranges.iter().copied(), done, most);
+            prop_assert!((1..=most).contains(&len), "{len} of {most}");
+            let piece = done..done + len;
+            let parts: Vec<_> = parts(ranges.iter().copied(), &piece).collect();
+            prop_assert_eq!(parts.iter().map(|part| part.len).sum::<u64>(), len);
+            // Where a range is cut it is cut at a multiple, so that no cluster is in two pieces.
+            let last = parts.last().unwrap();
+            let end = last.offset + last.len;
+            let is_end = ranges.iter().any(|(at, len, _)| at * SECTOR + len == end);
+            prop_assert!(is_end || end.is_multiple_of(most), "cut at {end}");
+            seen.extend(parts);
+            done = piece.end;
+        }
+        prop_assert_eq!(done, total);
+        // Put together again they are the ranges, in order.
+        let mut seen = seen.into_iter();
+        for (at, len, flags) in ranges {
+            let mut have = 0;
+            while have < len {
+                let part = seen.next().unwrap();
+                prop_assert_eq!(part.offset, at * SECTOR + have);
+                prop_assert_eq!(part.unmap, flags == 1);
+                have += part.len;
+            }
+            prop_assert_eq!(have, len);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 
+use block::disk::PIECE;
 use block::{Buf, Error, ErrorKind, Result};
 use executor::sync::{Event, OneSender, oneshot};
 use executor::{Handle, Remote, Thread, yield_now};
@@ -32,12 +33,15 @@ pub struct FakeDisk {
     closed: Cell<bool>,
     gate: Event,
     tickets: Cell<usize>,
+    /// The most bytes that one ticket has carried.
+    pub most_carried: Cell<u64>,
     drained: Event,
     /// Ends the thread.
     pub stop: Event,
 }
 
-pub struct Ticket(Rc<FakeDisk>);
+/// With the bytes that its request moves.
+pub struct Ticket(Rc<FakeDisk>, u64);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
@@ -128,7 +132,7 @@ impl Backend for FakeDisk {
             return None;
         }
         self.tickets.set(self.tickets.get() + 1);
-        Some(Ticket(self.clone()))
+        Some(Ticket(self.clone(), 0))
     }
 
     async fn enter(self: &Rc<Self>) -> Ticket {
@@ -138,6 +142,16 @@ impl Backend for FakeDisk {
             }
             self.gate.wait().await;
         }
+    }
+
+    fn carry(ticket: &mut Ticket, bytes: u64) {
+        ticket.1 = bytes;
+        let most = &ticket.0.most_carried;
+        most.set(most.get().max(bytes));
+    }
+
+    fn zero_piece(&self) -> u64 {
+        PIECE
     }
 
     async fn read(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {

@@ -3,7 +3,8 @@
 use virtio_bindings::virtio_scsi::*;
 use virtio_device::Device;
 
-use super::rig::{CONTROL, LUN, POWER_ON, Posted, REQUEST, Rig};
+use super::rig::{CONTROL, INVALID_FIELD, LUN, POWER_ON, Posted, REQUEST, Rig};
+use virtqueue::driver::Piece;
 
 const COMPLETE: u8 = 0;
 const SUCCEEDED: u8 = VIRTIO_SCSI_S_FUNCTION_SUCCEEDED as u8;
@@ -11,6 +12,9 @@ const SUCCEEDED: u8 = VIRTIO_SCSI_S_FUNCTION_SUCCEEDED as u8;
 fn post_read(rig: &mut Rig, tag: u64) -> Posted {
     rig.post(LUN, tag, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], 2048)
 }
+
+/// A logical block that is not there.
+const BEYOND: (u8, u8, u8) = (5, 0x21, 0);
 
 /// Reads with these tags that the drive holds.
 fn held(rig: &mut Rig, tags: &[u64]) -> Vec<Posted> {
@@ -140,4 +144,61 @@ fn config_space() {
     }
     rig.device.reset();
     assert_eq!((word(&rig, 20), word(&rig, 24)), (96, 32));
+}
+
+#[test]
+fn any_number_of_commands_in_any_number_of_aborts() {
+    let mut rig = Rig::new(4);
+    rig.drive.settle();
+    let request = [&LUN[..], &[0; 43]].concat();
+    // The device is never told of the commands, only of the aborts, which find them.
+    let (mut sent, heap) = (0_u32, rig.drivers[REQUEST].heap);
+    while sent < 70_000 {
+        for _ in 0..8 {
+            let driver = &mut rig.drivers[REQUEST];
+            let from = driver.alloc(&request);
+            let pieces = [(from, 51, false), (from + 64, 108, true)];
+            let pieces = pieces.map(|(address, len, write)| Piece { address, len, write });
+            driver.add(&pieces, false);
+            driver.set_avail_index(driver.next_avail);
+            driver.heap = heap;
+            sent += 1;
+        }
+        assert_eq!(rig.manage(VIRTIO_SCSI_T_TMF_ABORT_TASK_SET, LUN, 0), COMPLETE);
+        let mut ended = 0;
+        while rig.drivers[REQUEST].pop_used().is_some() {
+            ended += 1;
+        }
+        assert_eq!(ended, 8, "all of them come before the answer");
+        rig.drivers[CONTROL].heap = 2 << 20;
+    }
+    rig.ready();
+}
+
+#[test]
+fn reads_longer_than_any_that_is_offered_are_refused() {
+    let mut rig = Rig::new(4);
+    // READ(12) of 16 MiB and of a block more. The room for it is 4 MiB of memory, again and again.
+    for (blocks, sense) in [(0x2000, BEYOND), (0x2001, INVALID_FIELD)] {
+        let cdb = [&[0xa8, 0, 0, 0, 0, 0][..], &u32::to_be_bytes(blocks)].concat();
+        let mut request = [&LUN[..], &[0; 11], &cdb].concat();
+        request.resize(19 + 32, 0);
+        let driver = &mut rig.drivers[REQUEST];
+        driver.heap = 6 << 20;
+        let (from, to) = (driver.alloc(&request), driver.alloc(&[0; 108]));
+        let mut pieces = vec![(from, 51, false), (to, 108, true)];
+        pieces.extend([(0x40_0000, 4 << 20, true); 5]);
+        let pieces: Vec<_> =
+            pieces.into_iter().map(|(address, len, write)| Piece { address, len, write }).collect();
+        driver.add(&pieces, true);
+        driver.publish();
+        rig.wait_used(REQUEST);
+        let answer = rig.drivers[REQUEST].bytes(to, 26);
+        assert_eq!((answer[14], answer[24], answer[25]), sense, "{blocks}");
+    }
+    // The config space offers less than that: 512-byte sectors.
+    let mut sectors = [0; 4];
+    rig.device.read_config(8, &mut sectors);
+    assert!(u64::from(u32::from_le_bytes(sectors)) * 512 <= 16 << 20);
+    assert_eq!(rig.data(&[0xa8, 0, 0, 0, 0, 0, 0, 0, 0, 4], 4 * 2048).len(), 4 * 2048);
 }

@@ -110,6 +110,7 @@ impl Backend for FakeDrive {
         self.tickets.set(self.tickets.get() + 1);
         Ticket(self.clone())
     }
+    fn carry(_: &mut Ticket, _: u64) {}
     async fn read(&self, _: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         self.held.set(self.held.get() + 1);
         self.changed.notify();

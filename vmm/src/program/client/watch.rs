@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
-use qmp::types::{BlockDeviceStats, BlockJobInfo, LatencyInfo};
-use qmp::{Client, ClientError, command};
+use qmp::types::{BlockDeviceStats, BlockJobInfo, JobStatus, LatencyInfo};
+use qmp::{Client, ClientError, EventMessage, command};
 
 use crate::program::Failure;
 
@@ -20,13 +20,74 @@ struct Look {
     jobs: Vec<BlockJobInfo>,
     /// Counters by disk.
     disks: BTreeMap<String, BlockDeviceStats>,
+    /// The backing file of each disk that has one.
+    backing: BTreeMap<String, String>,
+    /// The jobs that have ended since the last look.
+    ended: Vec<Ended>,
 }
 
 fn look(client: &mut Client) -> Result<Look, ClientError> {
     let jobs = client.execute(&command::QueryBlockJobs {})?;
     let disks = client.execute(&command::QueryBlockstats { query_nodes: None })?;
     let disks = disks.into_iter().filter_map(|entry| Some((entry.device?, entry.stats))).collect();
-    Ok(Look { at: Instant::now(), jobs, disks })
+    let blocks = client.execute(&command::QueryBlock {})?;
+    let backing = blocks.into_iter().filter_map(|block| Some((block.device, block.inserted?.backing_file?)));
+    let backing = backing.collect();
+    let ended = client.events().iter().filter_map(Ended::of).collect();
+    Ok(Look { at: Instant::now(), jobs, disks, backing, ended })
+}
+
+/// A job's end, as its event says it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Ended {
+    job: String,
+    outcome: Outcome,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    Done { len: u64 },
+    Failed(String),
+    Cancelled,
+}
+
+impl Ended {
+    fn of(event: &EventMessage) -> Option<Self> {
+        let member = |name: &str| event.data.get(name);
+        let outcome = match (event.event.as_str(), member("error").and_then(|error| error.as_str())) {
+            ("BLOCK_JOB_COMPLETED" | "BLOCK_STREAM_COMPLETED", Some(error)) => {
+                Outcome::Failed(error.to_owned())
+            }
+            ("BLOCK_JOB_COMPLETED" | "BLOCK_STREAM_COMPLETED", None) => {
+                Outcome::Done { len: member("len")?.as_u64()? }
+            }
+            ("BLOCK_JOB_CANCELLED", _) => Outcome::Cancelled,
+            _ => return None,
+        };
+        Some(Ended { job: member("device")?.as_str()?.to_owned(), outcome })
+    }
+
+    /// The end in words. `first` is the time of the first look at the job, and the offset that it had then;
+    /// `released` are images that are no disk's backing file any more.
+    fn text(&self, first: Option<(Instant, u64)>, now: Instant, released: &[&str]) -> String {
+        match &self.outcome {
+            Outcome::Failed(error) => format!("failed: {error}"),
+            Outcome::Cancelled => "cancelled".to_owned(),
+            Outcome::Done { len } => {
+                let mut text = "done".to_owned();
+                if let Some((since, offset)) = first {
+                    let time = (now - since).as_secs_f64().max(1e-3);
+                    let bytes = len.saturating_sub(offset);
+                    let rate = HumanBytes((bytes as f64 / time) as u64);
+                    text += &format!(": {} in {time:.1} s, {rate}/s on average", HumanBytes(bytes));
+                }
+                for image in released {
+                    text += &format!("; {image} is not needed any more");
+                }
+                text
+            }
+        }
+    }
 }
 
 /// What a disk did since the last look, in one line.
@@ -79,9 +140,20 @@ pub(in crate::program) fn watch(socket: &str, once: bool) -> Result<ExitCode, Fa
 /// Bars on a terminal, lines elsewhere.
 struct Screen {
     bars: Option<MultiProgress>,
-    jobs: BTreeMap<String, ProgressBar>,
+    jobs: BTreeMap<String, Watched>,
     disks: BTreeMap<String, ProgressBar>,
 }
+
+/// A job that was seen at work.
+struct Watched {
+    bar: ProgressBar,
+    /// When it was seen first, and its offset then.
+    first: (Instant, u64),
+}
+
+/// A bar of a job at work, and its line at the end.
+const AT_WORK: &str = "{prefix:12} [{bar:30}] {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {msg}";
+const AT_END: &str = "{prefix:12} {msg}";
 
 impl Screen {
     fn new() -> Self {
@@ -91,50 +163,107 @@ impl Screen {
 
     fn show(&mut self, last: Option<&Look>, now: &Look) {
         let time = last.map_or(INTERVAL, |last| now.at - last.at);
-        let disks = now.disks.iter().map(|(name, stats)| {
+        for (name, stats) in &now.disks {
             let before = last.and_then(|last| last.disks.get(name));
-            (name.clone(), disk_line(before, stats, time))
+            self.show_disk(name, disk_line(before, stats, time));
+        }
+        // One that has ended and waits to be dismissed has its last line already.
+        for job in now.jobs.iter().filter(|job| job.status != JobStatus::Concluded) {
+            self.show_job(job, now.at);
+        }
+        let released: Vec<_> = last
+            .iter()
+            .flat_map(|last| last.backing.values())
+            .filter(|image| !now.backing.values().any(|other| other == *image))
+            .map(String::as_str)
+            .collect();
+        for ended in &now.ended {
+            self.show_end(ended, now.at, &released);
+        }
+        // Gone without an event that was seen.
+        let gone = |name: &String| !now.jobs.iter().any(|job| job.device == *name);
+        for (_, watched) in self.jobs.extract_if(.., |name, _| gone(name)) {
+            watched.bar.abandon_with_message("ended");
+        }
+    }
+
+    fn show_disk(&mut self, name: &str, line: String) {
+        let Some(bars) = &self.bars else { return println!("disk {name}: {line}") };
+        let bar = self.disks.entry(name.to_owned()).or_insert_with(|| {
+            bars.add(ProgressBar::no_length().with_style(style(AT_END)).with_prefix(name.to_owned()))
         });
-        let Some(bars) = &self.bars else {
-            for job in &now.jobs {
-                let BlockJobInfo { kind, device, offset, len, status, .. } = job;
-                println!("job {device}: {kind}, {status}, {offset} of {len} bytes");
-            }
-            for (name, line) in disks {
-                println!("disk {name}: {line}");
-            }
+        bar.set_message(line);
+    }
+
+    fn show_job(&mut self, job: &BlockJobInfo, now: Instant) {
+        let BlockJobInfo { kind, device, offset, len, status, .. } = job;
+        let watched = self.jobs.entry(device.clone()).or_insert_with(|| {
+            let bar = ProgressBar::new(*len).with_style(style(AT_WORK)).with_prefix(device.clone());
+            let bar = match &self.bars {
+                Some(bars) => bars.insert(0, bar),
+                None => bar,
+            };
+            Watched { bar, first: (now, *offset) }
+        });
+        if self.bars.is_none() {
+            println!("job {device}: {kind}, {status}, {offset} of {len} bytes");
             return;
-        };
-        for (name, line) in disks {
-            let bar = self.disks.entry(name.clone()).or_insert_with(|| {
-                bars.add(ProgressBar::no_length().with_style(style("{prefix:12} {msg}")).with_prefix(name))
-            });
-            bar.set_message(line);
         }
-        for job in &now.jobs {
-            let bar = self.jobs.entry(job.device.clone()).or_insert_with(|| {
-                let shape =
-                    "{prefix:12} [{bar:30}] {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {msg}";
-                bars.insert(
-                    0,
-                    ProgressBar::new(job.len).with_style(style(shape)).with_prefix(job.device.clone()),
-                )
-            });
-            bar.set_length(job.len);
-            bar.set_position(job.offset);
-            bar.set_message(format!("{} {}", job.kind, job.status));
-        }
-        // What is no job any more keeps its last bar on the screen.
-        self.jobs.retain(|name, bar| {
-            let goes_on = now.jobs.iter().any(|job| job.device == *name);
-            if !goes_on {
-                bar.abandon_with_message("ended");
-            }
-            goes_on
-        });
+        watched.bar.set_length(*len);
+        watched.bar.set_position(*offset);
+        watched.bar.set_message(format!("{kind} {status}"));
+    }
+
+    fn show_end(&mut self, ended: &Ended, now: Instant, released: &[&str]) {
+        let watched = self.jobs.remove(&ended.job);
+        let text = ended.text(watched.as_ref().map(|watched| watched.first), now, released);
+        let Some(bars) = &self.bars else { return println!("job {}: {text}", ended.job) };
+        // A job that began and ended between two looks has no bar yet.
+        let bar = watched.map_or_else(
+            || bars.insert(0, ProgressBar::no_length().with_prefix(ended.job.clone())),
+            |watched| watched.bar,
+        );
+        bar.set_style(style(AT_END));
+        bar.abandon_with_message(text);
     }
 }
 
 fn style(shape: &str) -> ProgressStyle {
     ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use qmp::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+
+    fn ended(event: &str, data: serde_json::Value) -> Option<Ended> {
+        Ended::of(&EventMessage {
+            event: event.into(),
+            data,
+            timestamp: Timestamp { seconds: 1, microseconds: 0 },
+        })
+    }
+
+    #[test]
+    fn an_end_is_told_with_its_time_its_rate_and_what_it_frees() {
+        let data =
+            json!({"device": "virtio0", "len": 96 << 20, "offset": 96 << 20, "speed": 0, "type": "stream"});
+        let done = ended("BLOCK_JOB_COMPLETED", data).unwrap();
+        let now = Instant::now() + Duration::from_secs(60);
+        let first = Some((now - Duration::from_secs(8), 16 << 20));
+        let text = done.text(first, now, &["base.img"]);
+        assert_eq!(text, "done: 80.00 MiB in 8.0 s, 10.00 MiB/s on average; base.img is not needed any more");
+        assert_eq!(done.text(None, now, &[]), "done");
+        let data = json!({"device": "d", "len": 9, "offset": 3, "error": "Input/output error"});
+        for event in ["BLOCK_JOB_COMPLETED", "BLOCK_STREAM_COMPLETED"] {
+            let failed = ended(event, data.clone()).unwrap();
+            assert_eq!(failed.text(first, now, &["base.img"]), "failed: Input/output error");
+        }
+        let cancelled = ended("BLOCK_JOB_CANCELLED", json!({"device": "d", "len": 9, "offset": 3})).unwrap();
+        assert_eq!((cancelled.job.as_str(), cancelled.text(first, now, &[]).as_str()), ("d", "cancelled"));
+        assert_eq!(ended("JOB_STATUS_CHANGE", json!({"id": "d", "status": "null"})), None);
+    }
 }

@@ -2,15 +2,13 @@
 
 use std::rc::Rc;
 
-use block::{Buf, Disk, ErrorKind};
+use block::disk::{PIECE, first_piece};
+use block::{Buf, Disk, ErrorKind, Ticket};
 use nbd::{Errno, Error, Export, Extent, Result};
 
-/// The longest range that is trimmed or zeroed under one ticket, in bytes: a client may ask for 4 GiB,
-/// and a switch waits for tickets.
-const STEP: u64 = 32 << 20;
-
-/// A disk on its own thread. Each step of a request has a ticket of its own from when its data are here
-/// until its result is known; what a client does before and after holds no drain up.
+/// A disk on its own thread. Each piece of a request has a ticket of its own from when its data are here until
+/// its result is known: what a client does before and after holds no drain up, and no request is longer to
+/// wait for than a piece.
 pub(super) struct DiskExport(pub Rc<Disk>);
 
 /// The number for an error of the block layer.
@@ -26,8 +24,25 @@ fn refusal(e: block::Error) -> Error {
     Error::new(errno, e.to_string())
 }
 
-fn steps(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
-    (0..len).step_by(STEP as usize).map(move |at| (offset + at, STEP.min(len - at)))
+impl DiskExport {
+    /// Does a request of `len` bytes at `offset` in pieces of at most `most` bytes, one after the other.
+    async fn in_pieces(
+        &self,
+        offset: u64,
+        len: u64,
+        most: u64,
+        work: impl AsyncFn(&Ticket, u64, u64) -> block::Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let piece = first_piece(offset + done, len - done, most);
+            let mut ticket = self.0.enter().await;
+            ticket.carry(piece);
+            work(&ticket, offset + done, piece).await.map_err(refusal)?;
+            done += piece;
+        }
+        Ok(())
+    }
 }
 
 impl Export for DiskExport {
@@ -36,13 +51,19 @@ impl Export for DiskExport {
     }
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
-        let ticket = self.0.enter().await;
-        self.0.read(&ticket, offset, buf).await.map_err(refusal)
+        let read = async |ticket: &Ticket, at: u64, len: u64| {
+            let start = (at - offset) as usize;
+            self.0.read(ticket, at, buf.slice(start..start + len as usize)).await
+        };
+        self.in_pieces(offset, buf.len() as u64, PIECE, read).await
     }
 
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let ticket = self.0.enter().await;
-        self.0.write(&ticket, offset, buf).await.map_err(refusal)
+        let write = async |ticket: &Ticket, at: u64, len: u64| {
+            let start = (at - offset) as usize;
+            self.0.write(ticket, at, buf.slice(start..start + len as usize)).await
+        };
+        self.in_pieces(offset, buf.len() as u64, PIECE, write).await
     }
 
     async fn flush(&self) -> Result<()> {
@@ -51,19 +72,13 @@ impl Export for DiskExport {
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        for (offset, len) in steps(offset, len) {
-            let ticket = self.0.enter().await;
-            self.0.discard(&ticket, offset, len).await.map_err(refusal)?;
-        }
-        Ok(())
+        let trim = async |ticket: &Ticket, at, len| self.0.discard(ticket, at, len).await;
+        self.in_pieces(offset, len, self.0.zero_piece(), trim).await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> Result<()> {
-        for (offset, len) in steps(offset, len) {
-            let ticket = self.0.enter().await;
-            self.0.write_zeroes(&ticket, offset, len, may_unmap).await.map_err(refusal)?;
-        }
-        Ok(())
+        let zero = async |ticket: &Ticket, at, len| self.0.write_zeroes(ticket, at, len, may_unmap).await;
+        self.in_pieces(offset, len, self.0.zero_piece(), zero).await
     }
 
     async fn block_status(&self, offset: u64, len: u64) -> Result<Extent> {
