@@ -248,7 +248,7 @@ impl Ready {
             Ok(()) if stays => old.demote()?,
             Ok(()) => {}
             // The switch is done; the guest's next flush meets the same error.
-            Err(e) => tracing::warn!("{}: {} after the switch: {e}", disk.name(), old.name()),
+            Err(e) => executor::limited!(warn, "{}: {} after the switch: {e}", disk.name(), old.name()),
         }
         drop(claim);
         Ok(Switched { blackout })

@@ -11,6 +11,7 @@
 //! its seed.
 
 mod fd;
+pub mod log;
 mod outside;
 mod pool;
 mod remote;

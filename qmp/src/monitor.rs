@@ -93,7 +93,7 @@ impl Monitor {
             loop {
                 let accepted = listener.read_io(Listener::accept).await;
                 if let Err(e) = accepted.and_then(|socket| monitor.serve(socket)) {
-                    tracing::warn!("accepting a monitor client: {e}");
+                    executor::limited!(warn, "accepting a monitor client: {e}");
                     executor::sleep(ACCEPT_AGAIN).await;
                 }
             }

@@ -1,8 +1,8 @@
 //! What the driver sees before it sends a request: features and config space (virtio 1.2, 5.2.3, 5.2.4).
 
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -27,6 +27,11 @@ pub(crate) const MAX_ZEROES_SEGMENTS: u32 = 16;
 /// Discards are best aligned to so many sectors (4 KiB).
 const DISCARD_ALIGNMENT: u32 = 8;
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while holding it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What is fixed when a device is made.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -42,12 +47,18 @@ pub struct Options {
     pub errors: ErrorPolicy,
 }
 
+/// The one field that changes by itself, and how often it has: both at one time for whoever reads.
+#[derive(Clone, Copy)]
+struct Capacity {
+    sectors: u64,
+    generation: u32,
+}
+
 /// The device's config space and what else its threads share. The transport reads it without asking the
 /// disk's thread, and whoever changes the disk's size tells it here.
 pub struct Config {
     options: Options,
-    /// In sectors.
-    capacity: AtomicU64,
+    capacity: Mutex<Capacity>,
     /// Whether completed writes may be volatile until a flush.
     writeback: AtomicBool,
     /// Present while the device is active.
@@ -57,7 +68,7 @@ pub struct Config {
 impl Config {
     pub(crate) fn new(options: Options) -> Self {
         Config {
-            capacity: AtomicU64::new(options.size / SECTOR),
+            capacity: Mutex::new(Capacity { sectors: options.size / SECTOR, generation: 0 }),
             writeback: AtomicBool::new(true),
             interrupt: Mutex::default(),
             options,
@@ -68,16 +79,24 @@ impl Config {
     /// (virtio 1.2, 5.2.6.2), also where the size is the same. Any thread may call it, but not with
     /// a lock held that [`Interrupt::config_changed`] takes.
     pub fn capacity_changed(&self, size: u64) {
-        self.capacity.store(size / SECTOR, Ordering::Release);
+        {
+            let mut capacity = lock(&self.capacity);
+            capacity.sectors = size / SECTOR;
+            capacity.generation = capacity.generation.wrapping_add(1);
+        }
         let interrupt = self.interrupt().clone();
         if let Some(interrupt) = interrupt {
             interrupt.config_changed();
         }
     }
 
-    pub(crate) fn interrupt(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Interrupt>>> {
-        // Nothing panics while holding it.
-        self.interrupt.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn interrupt(&self) -> MutexGuard<'_, Option<Arc<dyn Interrupt>>> {
+        lock(&self.interrupt)
+    }
+
+    /// [`virtio_device::Device::config_generation`].
+    pub(crate) fn generation(&self) -> u32 {
+        lock(&self.capacity).generation
     }
 
     pub(crate) fn read_only(&self) -> bool {
@@ -131,7 +150,7 @@ impl Config {
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         let mut space = [0; size_of::<virtio_blk_config>()];
         let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-        put(offset_of!(virtio_blk_config, capacity), &self.capacity.load(Ordering::Acquire).to_le_bytes());
+        put(offset_of!(virtio_blk_config, capacity), &lock(&self.capacity).sectors.to_le_bytes());
         // Header and status take a descriptor each.
         put(offset_of!(virtio_blk_config, seg_max), &(u32::from(QUEUE_SIZE) - 2).to_le_bytes());
         put(offset_of!(virtio_blk_config, blk_size), &(SECTOR as u32).to_le_bytes());

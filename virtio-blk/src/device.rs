@@ -78,6 +78,10 @@ impl<H: Handle<Target: Backend>> Device for VirtioBlk<H> {
         self.config.read(offset, data);
     }
 
+    fn config_generation(&self) -> u32 {
+        self.config.generation()
+    }
+
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let Some(value) = WRITEBACK.checked_sub(offset).and_then(|at| data.get(usize::try_from(at).ok()?))
         else {

@@ -35,7 +35,7 @@ pub(crate) fn tasks<H: Handle<Target: Backend>>(
     queues: Vec<Queue<<H::Target as Backend>::Ticket>>,
 ) -> Option<Vec<Task>> {
     let Some(disk) = handle.get() else {
-        tracing::warn!("the disk of a virtio block device is gone");
+        executor::limited!(warn, "the disk of a virtio block device is gone");
         return None;
     };
     let serve = |queue| -> [Task; 2] {

@@ -60,7 +60,7 @@ impl Device for VirtioConsole {
         let line = self.line.clone();
         self.runner.start(activation, move |queues| {
             let tasks = tasks(&line, queues);
-            tasks.inspect_err(|e| tracing::warn!("a console's line: {e}")).ok()
+            tasks.inspect_err(|e| executor::limited!(warn, "a console's line: {e}")).ok()
         })
     }
 

@@ -36,7 +36,7 @@ pub struct Activation {
 pub trait Interrupt: Send + Sync {
     /// Says that queue `index` has used buffers (virtio 1.2, 2.3).
     fn used(&self, index: u16);
-    /// Says that the config space has changed: raises the configuration generation too.
+    /// Says that the config space has changed, once it has.
     fn config_changed(&self);
     /// Sets DEVICE_NEEDS_RESET (virtio 1.2, 2.1.1): a ring or a descriptor chain was malformed. The
     /// device stops to process queues until it is reset.
@@ -53,6 +53,12 @@ pub trait Device: Send {
     fn queue_sizes(&self) -> Vec<u16>;
     /// Copies config space from `offset`; what lies outside of it reads as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// The generation of the config space (virtio 1.2, 2.5.3): another one as soon as a read shows something
+    /// else that the driver has not written itself, and not sooner. Between two equal ones a driver has seen one
+    /// content, however many reads that took.
+    fn config_generation(&self) -> u32 {
+        0
+    }
     /// Writes config space; what is not writable is ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
     /// Starts to process queues. Called at DRIVER_OK, at most once between resets.

@@ -47,6 +47,11 @@ impl Device for VirtioNet {
         config::read(self.mac, !self.link.has_gone(), offset, data);
     }
 
+    /// It changes once, when the link goes.
+    fn config_generation(&self) -> u32 {
+        self.link.has_gone().into()
+    }
+
     /// Nothing is writable (virtio 1.2, 5.1.4).
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 

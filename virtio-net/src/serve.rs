@@ -52,7 +52,8 @@ struct Interface {
 
 /// The tasks of an active device; `None` where the event loop does not take the link.
 pub(crate) fn tasks(link: Arc<Link>, driver: Driver, queues: Vec<Queue>) -> Option<Vec<Task>> {
-    let link = AsyncFd::new(link).inspect_err(|e| tracing::warn!("watching a network link: {e}")).ok()?;
+    let link =
+        AsyncFd::new(link).inspect_err(|e| executor::limited!(warn, "watching a network link: {e}")).ok()?;
     let interface = Rc::new(Interface { link, driver });
     let task = |queue: Queue| -> Option<Task> {
         let interface = interface.clone();
@@ -134,7 +135,7 @@ impl Interface {
     /// The link works no more: says so once, to the log and to the guest.
     fn has_gone(&self, e: &io::Error) {
         if self.link().end() {
-            tracing::warn!("network {}: {e}; the guest's link is down", self.link().name());
+            executor::limited!(warn, "network {}: {e}; the guest's link is down", self.link().name());
             if self.driver.status {
                 self.driver.interrupt.config_changed();
             }

@@ -97,7 +97,7 @@ async fn serve(queue: Queue) {
                 token.complete(len as u32, ());
             }
             Err(e) => {
-                tracing::warn!("getrandom: {e}");
+                executor::limited!(warn, "getrandom: {e}");
                 token.refuse(Malformed("the host gives no random numbers"));
             }
         }

@@ -54,7 +54,7 @@ pub(crate) fn tasks<H: Handle<Target: Backend>>(
     queues: Vec<Queue<Keep<H::Target>>>,
 ) -> Option<Vec<Task>> {
     let Some(disk) = handle.get() else {
-        tracing::warn!("the drive of a virtio SCSI host is gone");
+        executor::limited!(warn, "the drive of a virtio SCSI host is gone");
         return None;
     };
     let (mut special, mut requests) = (Vec::new(), Vec::new());

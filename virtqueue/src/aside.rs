@@ -17,6 +17,7 @@ pub struct Aside<K: 'static = ()> {
     ring: Option<Rc<Ring<K>>>,
     head: u16,
     bytes: u64,
+    descriptors: u16,
     /// The resume from which on it may be taken back.
     from: u64,
 }
@@ -40,7 +41,8 @@ impl<K: 'static> Token<K> {
         if let Some(ring) = &ring {
             ring.shared.delivered(1);
         }
-        Aside { ring, head: self.head, bytes: self.bytes, from }
+        let Token { head, bytes, descriptors, .. } = self;
+        Aside { ring, head, bytes, descriptors, from }
     }
 }
 
@@ -68,7 +70,8 @@ impl<K: 'static> Aside<K> {
             return Err(self);
         }
         shared.taken();
-        Ok(Token { ring: self.ring.take(), head: self.head, bytes: self.bytes })
+        let Aside { head, bytes, descriptors, .. } = self;
+        Ok(Token { ring: self.ring.take(), head, bytes, descriptors })
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Content {
     pub(crate) readable: Buf,
     /// The bytes that the device may write.
     pub(crate) writable: Buf,
+    /// Descriptors of the queue's table that it takes: those of an indirect table are not among them.
+    pub(crate) descriptors: u16,
 }
 
 /// Walks the chain that starts at descriptor `head`. `indirect` says that
@@ -59,7 +61,8 @@ pub(crate) struct Content {
 /// At most as many descriptors are looked at as the longest queue has, and one table is followed, whatever
 /// the driver wrote.
 pub(crate) fn read(memory: &Memory, queue: &Queue, head: u16, indirect: bool) -> Result<Content, Malformed> {
-    let mut walk = Walk { memory, readable: Segments::new(), writable: Segments::new(), total: 0 };
+    let mut walk =
+        Walk { memory, readable: Segments::new(), writable: Segments::new(), total: 0, descriptors: 0 };
     let mut table = GuestAddress(queue.desc_table());
     let mut entries = u32::from(queue.size());
     let mut in_indirect = false;
@@ -75,6 +78,8 @@ pub(crate) fn read(memory: &Memory, queue: &Queue, head: u16, indirect: bool) ->
             .checked_add(u64::from(index) * size_of::<Descriptor>() as u64)
             .and_then(|address| memory.read_obj(address).ok())
             .ok_or(Malformed("a descriptor table lies outside of guest memory"))?;
+        // No more than the longest queue has, and one that refers to a table.
+        walk.descriptors += u16::from(!in_indirect);
         if descriptor.refers_to_indirect_table() {
             // 2.7.5.3.1: none without the feature, none in another table, none with NEXT. WRITE is to be
             // ignored (2.7.5.3.2).
@@ -107,6 +112,7 @@ struct Walk<'a> {
     readable: Segments,
     writable: Segments,
     total: u64,
+    descriptors: u16,
 }
 
 impl Walk<'_> {
@@ -137,7 +143,8 @@ impl Walk<'_> {
         // SAFETY: `add` took each segment from the mapping that `keep` holds, which checked that it lies
         // inside.
         let buf = |segments| unsafe { Buf::foreign(segments, keep.clone()) };
-        Content { readable: buf(self.readable), writable: buf(self.writable) }
+        let descriptors = self.descriptors;
+        Content { readable: buf(self.readable), writable: buf(self.writable), descriptors }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Token<K: 'static = ()> {
     pub(crate) ring: Option<Rc<Ring<K>>>,
     pub(crate) head: u16,
     pub(crate) bytes: u64,
+    /// Of the queue's table, those that the chain takes.
+    pub(crate) descriptors: u16,
 }
 
 pub(crate) struct Ring<K> {
@@ -193,7 +195,7 @@ impl<K: 'static> Queue<K> {
         if ring.in_flight.get() >= queue.size() {
             return Err(TOO_MANY);
         }
-        let Content { readable, writable } =
+        let Content { readable, writable, descriptors } =
             chain::read(&ring.shared.memory, &queue, head, ring.shared.indirect)?;
         let bytes = (readable.len() + writable.len()) as u64;
         // A guest may have any number of them taken in one turn.
@@ -201,7 +203,8 @@ impl<K: 'static> Queue<K> {
         ring.in_flight.set(ring.in_flight.get() + 1);
         ring.bytes.set(ring.bytes.get() + bytes);
         ring.shared.taken();
-        Ok(Some(Chain { readable, writable, token: Token { ring: Some(self.0.clone()), head, bytes } }))
+        let token = Token { ring: Some(self.0.clone()), head, bytes, descriptors };
+        Ok(Some(Chain { readable, writable, token }))
     }
 }
 

@@ -11,7 +11,8 @@ use crate::queue::{Chain, Queue, Token};
 pub enum NoRoom {
     /// The ring holds so many chains, whose room is not enough: wait for more, by [`Queue::available_beyond`].
     Yet(u16),
-    /// As many chains as it may be are in the ring, and their room is not enough.
+    /// As many chains as it may be are in the ring, or as many as its descriptors are enough for, and their room
+    /// is not enough.
     Ever,
 }
 
@@ -46,10 +47,15 @@ impl Queue {
             return Ok(Room { chains });
         }
         let count = chains.len() as u16;
+        // A driver whose chains take two descriptors each fills its ring with half as many of them as there are
+        // descriptors; then no further one will come before these are given back.
+        let taken: u32 = chains.iter().map(|chain| u32::from(chain.token.descriptors)).sum();
+        let least = chains.iter().map(|chain| u32::from(chain.token.descriptors)).min();
+        let is_full = least.is_some_and(|least| taken + least > u32::from(self.size()));
         // Nobody else takes chains meanwhile: a queue is used by one task at a time.
         ring.queue.borrow_mut().set_next_avail(start);
         chains.into_iter().for_each(|chain| chain.token.put_back());
-        Err(if count < most { NoRoom::Yet(count) } else { NoRoom::Ever })
+        Err(if count < most && !is_full { NoRoom::Yet(count) } else { NoRoom::Ever })
     }
 }
 

@@ -61,7 +61,7 @@ impl Shared {
     /// Asks the driver for a reset, once, and stops all queues.
     pub(crate) fn break_down(&self, index: u16, why: Malformed) {
         if !self.broken.replace(true) {
-            tracing::warn!(queue = index, "a virtio device needs a reset: {}", why.0);
+            executor::limited!(warn, queue = index, "a virtio device needs a reset: {}", why.0);
             self.interrupt.needs_reset();
         }
     }
@@ -119,7 +119,7 @@ fn start<K: 'static>(
     let tasks = match queues {
         Ok(queues) => serve(queues),
         Err(e) => {
-            tracing::warn!("watching a queue's kicks: {e}");
+            executor::limited!(warn, "watching a queue's kicks: {e}");
             None
         }
     };

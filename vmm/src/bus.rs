@@ -61,6 +61,16 @@ impl Bus {
         }
     }
 
+    /// Reads by a string instruction: elements of `size` bytes, each of them an access of its own to `address`.
+    pub fn read_elements(&self, address: u64, size: usize, data: &mut [u8]) {
+        data.chunks_mut(size.max(1)).for_each(|element| self.read(address, element));
+    }
+
+    /// [`Bus::read_elements`] the other way.
+    pub fn write_elements(&self, address: u64, size: usize, data: &[u8]) {
+        data.chunks(size.max(1)).for_each(|element| self.write(address, element));
+    }
+
     /// Writes `data`; ignored where nobody answers or the access leaves its window.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((target, offset)) = self.find(address, data.len()) {

@@ -75,7 +75,6 @@ const EVENT_IDX: u64 = 1 << 29;
 /// The device's side of the interrupt line, shared with the device's thread.
 struct Line {
     status: AtomicU32,
-    generation: AtomicU32,
     needs_reset: AtomicBool,
     /// An irqfd: each write is an edge.
     event: EventFd,
@@ -97,7 +96,6 @@ impl Interrupt for Line {
     }
 
     fn config_changed(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
         self.raise(CONFIG_CHANGE);
     }
 
@@ -157,7 +155,6 @@ impl Transport {
         let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>()?;
         let line = Line {
             status: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             event: EventFd::new(EFD_NONBLOCK)?,
         };
@@ -222,7 +219,7 @@ impl Transport {
             STATUS => registers.status,
             // No shared memory regions: their length is all ones (4.2.2).
             SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
-            CONFIG_GENERATION => self.line.generation.load(Ordering::Acquire),
+            CONFIG_GENERATION => state.device.config_generation(),
             _ => 0,
         }
     }
@@ -293,7 +290,7 @@ impl Transport {
             match done {
                 Ok(()) => state.active = true,
                 Err(e) => {
-                    tracing::warn!("virtio device {}: not started: {e}", state.device.id());
+                    executor::limited!(warn, "virtio device {}: not started: {e}", state.device.id());
                     // A device that failed half way has nothing in flight when this returns.
                     state.device.reset();
                     self.line.needs_reset();

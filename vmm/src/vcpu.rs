@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -163,6 +163,7 @@ impl World {
 
 fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
     let _alarm = Alarm(index, world);
+    let exits: *const kvm_run = vcpu.0.get_kvm_run();
     crate::confine(sandbox::Role::Vcpu, world.sandbox);
     loop {
         // Cleared before the gate is asked: a kick after that sets it again.
@@ -184,9 +185,13 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
                 continue;
             }
         };
+        // Bytes of an element of a port access: a string instruction has several, and the exit tells only how many
+        // bytes they are together. SAFETY: the vCPU maps it and is not running, and where this is called the exit
+        // reason says that this member of the union is the valid one. The exit's data lie behind it.
+        let io_size = || usize::from(unsafe { (*exits).__bindgen_anon_1.io.size });
         match exit {
-            VcpuExit::IoIn(port, data) => world.ports.read(port.into(), data),
-            VcpuExit::IoOut(port, data) => world.ports.write(port.into(), data),
+            VcpuExit::IoIn(port, data) => world.ports.read_elements(port.into(), io_size(), data),
+            VcpuExit::IoOut(port, data) => world.ports.write_elements(port.into(), io_size(), data),
             VcpuExit::MmioRead(address, data) => world.mmio.read(address, data),
             VcpuExit::MmioWrite(address, data) => world.mmio.write(address, data),
             VcpuExit::Shutdown => world.end(Event::TripleFault),

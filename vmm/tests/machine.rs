@@ -32,8 +32,29 @@ const GUEST: [u8; 96] = [
     0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,       // ud2; null:
 ];
 
-/// An ELF file that loads and enters [`GUEST`] at 2 MiB, in long mode.
-fn kernel() -> Vec<u8> {
+/// Prints [`LINE`] with one instruction, takes as many bytes with one when there is input, prints those in the same
+/// way, and powers off.
+#[rustfmt::skip]
+const STRINGS: [u8; 96] = [
+    0x66, 0xba, 0xf8, 0x03,                                     // mov dx, 0x3f8
+    0xbe, 0x50, 0x00, 0x20, 0x00, 0xb9, 0x10, 0x00, 0x00, 0x00, // mov esi, line; mov ecx, 16
+    0xf3, 0x6e,                                                 // rep outsb
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb,       // wait: mov dx, 0x3fd; in al, dx; test al, 1; jz
+    0x66, 0xba, 0xf8, 0x03,                                     // mov dx, 0x3f8
+    0xbf, 0x00, 0x10, 0x20, 0x00, 0xb9, 0x10, 0x00, 0x00, 0x00, // mov edi, 0x201000; mov ecx, 16
+    0xf3, 0x6c,                                                 // rep insb
+    0xbe, 0x00, 0x10, 0x20, 0x00, 0xb9, 0x10, 0x00, 0x00, 0x00, // mov esi, 0x201000; mov ecx, 16
+    0xf3, 0x6e,                                                 // rep outsb
+    0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe,       // out 0x600, S5 with SLP_EN; jmp $
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    b'a', b' ', b'w', b'h', b'o', b'l', b'e', b' ', b's', b't', b'r', b'i', b'n', b'g', b'!', b'\n', // line:
+];
+
+/// What [`STRINGS`] prints.
+const LINE: &[u8] = STRINGS.last_chunk::<16>().unwrap();
+
+/// An ELF file that loads and enters `guest` at 2 MiB, in long mode.
+fn kernel(guest: &[u8; 96]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     file.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes()));
@@ -42,9 +63,9 @@ fn kernel() -> Vec<u8> {
     file.extend(0u32.to_le_bytes());
     file.extend([64u16, 56, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
     file.extend([1u32, 5].iter().flat_map(|n| n.to_le_bytes()));
-    let len = GUEST.len() as u64;
+    let len = guest.len() as u64;
     file.extend([120u64, 0x20_0000, 0x20_0000, len, len, 4096].iter().flat_map(|n| n.to_le_bytes()));
-    file.extend(GUEST);
+    file.extend(guest);
     file
 }
 
@@ -56,9 +77,13 @@ struct Rig {
 
 impl Rig {
     fn new(cpus: u32) -> Self {
+        Self::of(&GUEST, cpus)
+    }
+
+    fn of(guest: &[u8; 96], cpus: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("ttyS0");
-        let machine = machine(directory.path(), cpus, &[Backend::Unix(socket.clone()), Backend::Null]);
+        let machine = machine(directory.path(), guest, cpus, &[Backend::Unix(socket.clone()), Backend::Null]);
         let console = UnixStream::connect(socket).unwrap();
         console.set_nonblocking(true).unwrap();
         let console = AsyncFd::new(console).unwrap();
@@ -66,9 +91,16 @@ impl Rig {
     }
 
     async fn expect(&self, byte: u8) {
-        let mut got = [0];
-        self.console.read_io(|mut console| console.read(&mut got)).await.unwrap();
-        assert_eq!(got, [byte]);
+        self.expect_all(&[byte]).await;
+    }
+
+    async fn expect_all(&self, bytes: &[u8]) {
+        let mut got = vec![0; bytes.len()];
+        let mut count = 0;
+        while count < got.len() {
+            count += self.console.read_io(|mut console| console.read(&mut got[count..])).await.unwrap();
+        }
+        assert_eq!(got, bytes);
     }
 
     /// Types a command and awaits its echo.
@@ -78,9 +110,9 @@ impl Rig {
     }
 }
 
-fn machine(directory: &Path, cpus: u32, serial: &[Backend]) -> Result<Machine, Error> {
+fn machine(directory: &Path, guest: &[u8; 96], cpus: u32, serial: &[Backend]) -> Result<Machine, Error> {
     let path = directory.join("kernel");
-    std::fs::write(&path, kernel()).unwrap();
+    std::fs::write(&path, kernel(guest)).unwrap();
     let config = Config {
         kernel: path,
         initrd: None,
@@ -128,6 +160,20 @@ fn a_guest_resets_panics_and_powers_off() {
         machine.shutdown().await;
         assert_eq!(machine.state(), State::Gone);
         assert!(machine.reset().await.is_err());
+    });
+}
+
+#[test]
+fn string_instructions_reach_a_port_byte_by_byte() {
+    with_kvm(async || {
+        let rig = Rig::of(&STRINGS, 1);
+        rig.machine.start().await.unwrap();
+        rig.expect_all(LINE).await;
+        // All at one time, so that the guest takes them with one instruction.
+        rig.console.get().write_all(b"0123456789abcdef").unwrap();
+        rig.expect_all(b"0123456789abcdef").await;
+        assert_eq!(rig.machine.event().await, Event::PowerOff);
+        rig.machine.shutdown().await;
     });
 }
 
@@ -213,7 +259,7 @@ fn machines_that_cannot_be_are_refused_in_a_line() {
     with_kvm(async || {
         let directory = tempfile::tempdir().unwrap();
         let refused = |cpus, serial: &[Backend]| {
-            let e = machine(directory.path(), cpus, serial).err().unwrap().to_string();
+            let e = machine(directory.path(), &GUEST, cpus, serial).err().unwrap().to_string();
             assert!(!e.contains('\n'));
             e
         };

@@ -227,7 +227,7 @@ impl Ring {
                     return;
                 }
                 Err(e) => {
-                    tracing::error!("io_uring_enter: {e}");
+                    executor::limited!(error, "io_uring_enter: {e}");
                     return;
                 }
             }

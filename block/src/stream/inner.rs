@@ -56,7 +56,7 @@ impl Disk {
             Err(e) => Err(e),
         };
         if let Err(e) = closed {
-            tracing::warn!("{}: {} after its stream: {e}", self.name(), image.name());
+            executor::limited!(warn, "{}: {} after its stream: {e}", self.name(), image.name());
         }
     }
 }

@@ -104,6 +104,18 @@ fn a_frame_that_the_whole_ring_cannot_take_is_dropped() {
 }
 
 #[test]
+fn a_frame_that_the_whole_ring_cannot_take_is_dropped_whatever_the_chains_are() {
+    // Header and data apart: eight chains are all that sixteen descriptors make.
+    let mut rig = Rig::new();
+    let rooms: Vec<_> =
+        (0..8).map(|_| rig.offer(RECEIVE, &[(&[0xee; HEADER], true), (&[0xee; 100], true)])[1]).collect();
+    rig.peer_sends(&frame(2000, 1));
+    rig.peer_sends(&frame(60, 2));
+    assert_eq!(rig.used(RECEIVE), HEADER + 60);
+    assert_eq!(rig.drivers[RECEIVE].bytes(rooms[0], 60), frame(60, 2));
+}
+
+#[test]
 fn without_mergeable_buffers_a_frame_has_one_or_none() {
     let mut rig = Rig::without(MERGEABLE);
     let rooms = [rig.room(1526), rig.room(1526)];

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::driver::Piece;
 use crate::queue::tests::Rig;
 
 /// Fills ten bytes of room whenever they are there, of no more than four chains.
@@ -113,6 +114,36 @@ fn too_many_small_chains_are_not_waited_for() {
         rig.settle();
     }
     rig.interrupts.wait(|counts| counts.needs_reset == 1);
+}
+
+#[test]
+fn chains_that_take_all_descriptors_are_the_last() {
+    // Of eight descriptors two a chain, or three: a fourth chain, or a third, is not to come any more.
+    for (each, chains) in [(2, 3), (3, 2)] {
+        let mut rig = Rig::new(true, async |queue: Queue| {
+            let mut count = 0;
+            loop {
+                queue.available_beyond(count).await;
+                match queue.room(100, 8) {
+                    Err(NoRoom::Yet(there)) => count = there,
+                    _ => return queue.next().await.token.refuse(Malformed("too small")),
+                }
+            }
+        });
+        let piece = Piece { address: 0x10_0000, len: 1, write: true };
+        for n in 0..chains {
+            rig.driver.add(&vec![piece; each], false);
+            rig.driver.publish();
+            rig.settle();
+            let is_last = n + 1 == chains && each == 3;
+            assert_eq!(rig.interrupts.counts().needs_reset, u64::from(is_last), "{each} {n}");
+        }
+        if each == 2 {
+            rig.driver.add(&[piece; 2], false);
+            rig.driver.publish();
+            rig.interrupts.wait(|counts| counts.needs_reset == 1);
+        }
+    }
 }
 
 #[test]

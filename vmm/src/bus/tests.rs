@@ -45,6 +45,20 @@ fn accesses_reach_their_window_whole_or_not_at_all() {
 }
 
 #[test]
+fn string_instructions_are_accesses_to_one_place() {
+    let log = Arc::new(Log::default());
+    let mut bus = Bus::new();
+    bus.add(0x3f8, 8, log.clone());
+    let mut data = [0; 40];
+    bus.read_elements(0x3fd, 1, &mut data);
+    assert_eq!(data, [5; 40], "more bytes than the window has");
+    bus.write_elements(0x3fe, 2, &[1, 2, 3, 4]);
+    assert_eq!(*log.0.lock().unwrap(), [(6, vec![1, 2]), (6, vec![3, 4])]);
+    bus.read_elements(0x3ff, 2, &mut data);
+    assert_eq!(data, [0xff; 40], "each of them leaves its window");
+}
+
+#[test]
 #[should_panic(expected = "overlap")]
 fn overlapping_windows_are_a_mistake_of_ours() {
     let mut bus = Bus::new();

@@ -250,7 +250,10 @@ impl Server {
             }
         });
         if executor::timeout(END, ending).await.is_none() {
-            tracing::warn!("NBD: requests of clients that were disconnected take longer than {END:?}");
+            executor::limited!(
+                warn,
+                "NBD: requests of clients that were disconnected take longer than {END:?}"
+            );
         }
     }
 
@@ -267,7 +270,7 @@ impl Server {
                     executor::yield_now().await;
                 }
                 Err(e) => {
-                    tracing::warn!("accepting an NBD client: {e}");
+                    executor::limited!(warn, "accepting an NBD client: {e}");
                     executor::sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -278,8 +281,8 @@ impl Server {
         match executor::timeout(HANDSHAKE, nbd::handshake(&connection, &*self, self.tls.as_ref())).await {
             Some(Ok(Some((session, export)))) => self.transmit(number, connection, session, export).await,
             Some(Ok(None)) => {}
-            Some(Err(e)) => tracing::info!("NBD handshake: {e}"),
-            None => tracing::info!("an NBD client did not choose an export within {HANDSHAKE:?}"),
+            Some(Err(e)) => executor::limited!(info, "NBD handshake: {e}"),
+            None => executor::limited!(info, "an NBD client did not choose an export within {HANDSHAKE:?}"),
         }
         self.clients.borrow_mut().remove(&number);
         self.gone.notify();
@@ -296,12 +299,12 @@ impl Server {
         }
         let served = export.drive.handle.call(move |disk| async move {
             if let Err(e) = nbd::serve(&connection, session, DiskExport(disk)).await {
-                tracing::info!("NBD client: {e}");
+                executor::limited!(info, "NBD client: {e}");
             }
             Ok(())
         });
         if let Err(e) = served.await {
-            tracing::warn!("NBD export '{}': {e}", export.wish.name);
+            executor::limited!(warn, "NBD export '{}': {e}", export.wish.name);
         }
     }
 }

@@ -182,7 +182,7 @@ impl Output {
             let file = file.clone();
             if let Err(e) = unblock(move || (&*file).write_all(&bytes)).await {
                 // The guest's console is not worth the guest: its output is dropped from here on.
-                tracing::warn!("serial output: {e}");
+                executor::limited!(warn, "serial output: {e}");
             }
         }
     }

@@ -162,7 +162,7 @@ impl Port {
 }
 
 impl Target for Port {
-    /// An access of several bytes is a string instruction on one register.
+    /// An access of several bytes is as many of one register.
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = lock(&self.state);
         for byte in data {

@@ -51,7 +51,7 @@ impl Listener {
         let Listener { listener, unlink: _unlink } = self;
         let listener = match AsyncFd::new(listener) {
             Ok(listener) => listener,
-            Err(e) => return tracing::warn!("terminal socket: {e}"),
+            Err(e) => return executor::limited!(warn, "terminal socket: {e}"),
         };
         let next = RefCell::new(None);
         while !output.finishing() {
@@ -59,7 +59,7 @@ impl Listener {
                 match listener.read_io(|listener| listener.accept()).await {
                     Ok((client, _)) => *next.borrow_mut() = Some(client),
                     Err(e) => {
-                        tracing::warn!("terminal socket: {e}");
+                        executor::limited!(warn, "terminal socket: {e}");
                         // Out of descriptors, most likely: the client waits as it is.
                         executor::sleep(Duration::from_secs(1)).await;
                     }
@@ -70,7 +70,7 @@ impl Listener {
             if let Some(client) = client
                 && let Err(e) = serve_client(client, &output, &room).await
             {
-                tracing::warn!("terminal client: {e}");
+                executor::limited!(warn, "terminal client: {e}");
             }
         }
     }

@@ -157,7 +157,7 @@ impl Qcow2 {
         if !self.refused.replace(true) && self.header.version >= 3 {
             let mark = |sector: &mut [u8]| sector[79] |= incompatible::CORRUPT as u8;
             if let Err(e) = self.patch_header(mark).await {
-                tracing::warn!("{}: not marked corrupt: {e}", self.storage.name());
+                executor::limited!(warn, "{}: not marked corrupt: {e}", self.storage.name());
             }
         }
         let repair = "repair it with 'millrace image check --repair all'";

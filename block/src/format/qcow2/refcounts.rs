@@ -287,7 +287,8 @@ impl Refcounts {
                 0 => {}
                 // An entry shared it with a table, and its count did not say so.
                 1 if self.metadata.contains(cluster) => {
-                    tracing::warn!(
+                    executor::limited!(
+                        warn,
                         "{}: metadata in cluster {cluster} is not given back",
                         self.storage.name()
                     );

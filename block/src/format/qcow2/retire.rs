@@ -15,7 +15,7 @@ impl Retire for Qcow2 {
 
     async fn give_back(&self, ranges: Vec<Range<u64>>) {
         // What cannot be given back is leaked, and a check finds it.
-        let leak = |e| tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
+        let leak = |e| executor::limited!(warn, "{}: clusters are leaked: {e}", self.storage.name());
         let mut last = Vec::new();
         for range in ranges {
             for step in steps(range, STEP * self.cluster_size()) {

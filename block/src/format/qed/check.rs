@@ -121,7 +121,12 @@ pub(super) async fn repair_unclosed(storage: &dyn Storage, header: &Header) -> R
         return Err(not_sound(first.unwrap_or_default()));
     }
     if pass.lost > 0 {
-        tracing::warn!("{}: {} entries behind the file's end are dropped", storage.name(), pass.lost);
+        executor::limited!(
+            warn,
+            "{}: {} entries behind the file's end are dropped",
+            storage.name(),
+            pass.lost
+        );
         Pass::run(storage, header, clusters, Fix::Lost).await?;
         pass = Pass::run(storage, header, clusters, Fix::Nothing).await?;
     }

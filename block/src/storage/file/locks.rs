@@ -93,7 +93,7 @@ fn place(file: &File, name: &str, bytes: &[i64]) -> Result<bool> {
             }
             // A file system without locks has no other user to be told of either.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::EINVAL)) => {
-                tracing::warn!("{name}: the file system has no locks: {e}");
+                executor::limited!(warn, "{name}: the file system has no locks: {e}");
                 return Ok(false);
             }
             Err(e) => return Err(Error::io(format_args!("locking {name}"), &e)),

@@ -171,7 +171,7 @@ impl Inner {
             if self.closed.get() {
                 return;
             }
-            tracing::warn!("{}: {why}; connecting again", self.name);
+            executor::limited!(warn, "{}: {why}; connecting again", self.name);
             self.losses.update(|n| n + 1);
             let lost = self.state.replace(State::Down(executor::now(), why.to_string()));
             drop(lost);
@@ -191,7 +191,7 @@ impl Inner {
                     _ => return,
                 }
             };
-            tracing::info!("{}: connected again", self.name);
+            executor::limited!(info, "{}: connected again", self.name);
             self.terms.set(*client.terms());
             *self.state.borrow_mut() = State::Up(client);
             self.changed.notify();
