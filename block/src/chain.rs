@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::format::{Backing, Format, Kind};
+use crate::format::{Backing, Format, Kind, Summary};
+use crate::in_use::Use;
 use crate::name::{self, Name};
-use crate::node::{LocalFuture, Node};
+use crate::node::Node;
 use crate::storage::{Identity, Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 
-/// The longest chain: deeper ones are loops by other names, or mistakes.
-const MAX_DEPTH: usize = 64;
+/// The most images of a chain, the leaf included: each takes a descriptor and some memory while it is open, and
+/// longer ones are loops by other names, or mistakes.
+pub const LONGEST: usize = 1024;
 /// How long an image may still be locked by a process that is gone.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -87,7 +89,7 @@ pub(crate) fn name_for(image: &str, backing: &str) -> Result<String> {
 
 /// Opens an image with its chain: the leaf for writing where asked, all others for reading.
 pub async fn open(opener: &dyn Opener, name: &str, kind: Kind, writable: bool) -> Result<Rc<Node>> {
-    open_at(opener, name, kind, if writable { Access::Write } else { Access::Read }, Vec::new(), None).await
+    open_at(opener, name, kind, if writable { Access::Write } else { Access::Read }).await
 }
 
 /// Opens an image with its chain, to look at its metadata. `share` looks at one that another process
@@ -97,7 +99,7 @@ pub async fn open(opener: &dyn Opener, name: &str, kind: Kind, writable: bool) -
 /// `Locked` where another process writes one of the images, and `share` is not given; but raw images have
 /// no metadata, and may be written by anybody.
 pub async fn look(opener: &dyn Opener, name: &str, kind: Kind, share: bool) -> Result<Rc<Node>> {
-    open_at(opener, name, kind, Access::Look { share }, Vec::new(), None).await
+    open_at(opener, name, kind, Access::Look { share }).await
 }
 
 /// What images are opened for.
@@ -120,6 +122,14 @@ impl Access {
         }
     }
 
+    /// Begins to use an image; who only looks at it is in nobody's way.
+    fn begin(self, storage: &dyn Storage) -> Result<Option<Use>> {
+        match self {
+            Access::Look { .. } => Ok(None),
+            Access::Write | Access::Read => Use::begin(storage, matches!(self, Access::Write)).map(Some),
+        }
+    }
+
     /// The same for the image behind.
     fn behind(self) -> Access {
         if let Access::Write = self { Access::Read } else { self }
@@ -134,21 +144,23 @@ pub(crate) async fn open_over(
     kind: Kind,
     running: &Rc<Node>,
 ) -> Result<Option<Rc<Node>>> {
-    let storage = opener.open(name, true).await?;
-    take_lock(&*storage, Lock::Leaf).await?;
     if kind == Kind::Raw {
         return Ok(None);
     }
+    let storage = opener.open(name, true).await?;
+    let using = Use::begin(&*storage, true)?;
+    take_lock(&*storage, Lock::Leaf).await?;
     let image = Format::open(storage.clone(), kind, true).await?;
     let Some(backing) = image.backing() else { return Ok(None) };
     if !is_same(opener, name, &backing.name, running).await? {
         return Ok(None);
     }
+    refuse_longer(name, running.depth() + 1)?;
     let recorded = match &backing.format {
         Some(format) if format != running.kind().name() => format,
         // QED says whether it is raw or not, and no more.
         None if kind == Kind::Qed && running.kind() == Kind::Raw => "not raw",
-        _ => return Ok(Some(Node::new(image, storage, Some(running.clone()), true))),
+        _ => return Ok(Some(Node::new(image, storage, Some(running.clone()), Some(using), true))),
     };
     let text = format!("{name}: records its backing file as {recorded}, but it runs as {}", running.kind());
     Err(Error::new(ErrorKind::Invalid, text))
@@ -181,44 +193,86 @@ async fn take_lock(storage: &dyn Storage, lock: Lock) -> Result<()> {
     }
 }
 
-fn open_at<'a>(
-    opener: &'a dyn Opener,
-    name: &'a str,
+/// Fails if `images` are more than a chain may have, of which `name` is one.
+pub(crate) fn refuse_longer(name: &str, images: usize) -> Result<()> {
+    if images <= LONGEST {
+        return Ok(());
+    }
+    let text = format!("{name}: the chain of backing files is longer than {LONGEST} images");
+    Err(Error::new(ErrorKind::Invalid, text))
+}
+
+/// Fails if an image `name` over the image at `path` would be one too many to be opened again. `behind` is what
+/// the image at `path` records. No chain is opened for that: where an image cannot be looked at, nothing is said.
+pub(crate) async fn refuse_over(
+    opener: &dyn Opener,
+    name: &str,
+    path: &str,
     kind: Kind,
-    access: Access,
-    mut above: Vec<Identity>,
-    recorded_by: Option<&'a str>,
-) -> LocalFuture<'a, Result<Rc<Node>>> {
-    Box::pin(async move {
-        let blame = |e: Error| match recorded_by {
-            Some(image) => e.context(format!("backing file of {image}")),
+    behind: Option<Backing>,
+) -> Result<()> {
+    let (mut path, mut kind, mut behind) = (path.to_owned(), kind, behind);
+    for images in 2.. {
+        refuse_longer(name, images)?;
+        let Some(record) = behind else { break };
+        // A server may be slow to say that it is not there.
+        let Ok(next) = resolve(&path, &record.name) else { break };
+        if nbd::is_uri(&next) {
+            break;
+        }
+        let Ok(format) = backing_kind(opener, &path, kind, &record, &next).await else { break };
+        let Ok(storage) = opener.open(&next, false).await else { break };
+        let Ok(summary) = Summary::read(&*storage, format).await else { break };
+        (path, kind, behind) = (next, format, summary.backing);
+    }
+    Ok(())
+}
+
+/// An image of a chain that is being opened.
+struct Opened {
+    name: String,
+    format: Format,
+    using: Option<Use>,
+    storage: Rc<dyn Storage>,
+}
+
+/// Opens from the leaf to the bottom, one after the other, and joins them.
+async fn open_at(opener: &dyn Opener, name: &str, kind: Kind, access: Access) -> Result<Rc<Node>> {
+    let mut opened: Vec<Opened> = Vec::new();
+    let mut seen: Vec<Identity> = Vec::new();
+    let mut next = Some((name.to_owned(), kind));
+    while let Some((name, kind)) = next.take() {
+        let blame = |e: Error| match opened.last() {
+            Some(Opened { name, .. }) => e.context(format!("backing file of {name}")),
             None => e,
         };
+        let access = if opened.is_empty() { access } else { access.behind() };
         let writable = matches!(access, Access::Write);
-        let storage = opener.open(name, writable).await.map_err(blame)?;
+        refuse_longer(&name, opened.len() + 1)?;
+        let storage = opener.open(&name, writable).await.map_err(blame)?;
         if let Some(identity) = storage.identity() {
-            if above.contains(&identity) {
+            if seen.contains(&identity) {
                 let text = format!("{name}: the chain of backing files is a loop");
                 return Err(Error::new(ErrorKind::Invalid, text));
             }
-            above.push(identity);
+            seen.push(identity);
         }
-        if above.len() > MAX_DEPTH {
-            let text = format!("{name}: the chain of backing files is longer than {MAX_DEPTH}");
-            return Err(Error::new(ErrorKind::Invalid, text));
-        }
+        let using = access.begin(&*storage)?;
         take_lock(&*storage, access.lock(kind)).await?;
-        let image = Format::open(storage.clone(), kind, writable).await.map_err(blame)?;
-        let backing = match image.backing() {
-            None => None,
-            Some(record) => {
-                let path = resolve(name, &record.name)?;
-                let format = backing_kind(opener, name, kind, &record, &path).await?;
-                Some(open_at(opener, &path, format, access.behind(), above, Some(name)).await?)
-            }
-        };
-        Ok(Node::new(image, storage, backing, writable))
-    })
+        let format = Format::open(storage.clone(), kind, writable).await.map_err(blame)?;
+        if let Some(record) = format.backing() {
+            let path = resolve(&name, &record.name)?;
+            let kind = backing_kind(opener, &name, kind, &record, &path).await?;
+            next = Some((path, kind));
+        }
+        opened.push(Opened { name, format, using, storage });
+    }
+    let mut behind = None;
+    for (above, Opened { format, using, storage, .. }) in opened.into_iter().enumerate().rev() {
+        let writable = above == 0 && matches!(access, Access::Write);
+        behind = Some(Node::new(format, storage, behind, using, writable));
+    }
+    behind.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{name}: no image was opened")))
 }
 
 /// The format of the backing file at `path`, as image `name` of format `kind` records it.

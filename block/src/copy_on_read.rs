@@ -14,6 +14,7 @@ use crate::disk::{Disk, Ticket};
 use crate::format::What;
 use crate::node::{LocalFuture, Node};
 use crate::populate::{Populated, store};
+use crate::turns::Turns;
 use crate::{Buf, Result};
 
 /// Bytes that the copies of one disk may hold at once.
@@ -40,8 +41,10 @@ impl Disk {
         let Some(backing) = leaf.backing() else { return leaf.read(offset, buf).await };
         let end = offset + buf.len() as u64;
         let mut parts: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
+        let turns = Turns::default();
         let mut at = offset;
         while at < end {
+            turns.step().await;
             let run = leaf.format().map(at, (end - at).min(LARGEST)).await?;
             let (len, data) = match run.what {
                 What::Absent => {
@@ -92,7 +95,7 @@ async fn read_and_copy(
     let start = (range.start - whole.start) as usize;
     part.copy_from_buf(&bounce.slice(start..start + part.len()));
     executor::spawn(async move {
-        if let Err(e) = keep(&leaf, whole.clone(), bounce).await {
+        if let Err(e) = keep(&leaf, &backing, whole.clone(), bounce).await {
             tracing::debug!("{}: no copy of what was read at {}: {e}", leaf.name(), whole.start);
         }
         drop((ticket, room));
@@ -100,16 +103,23 @@ async fn read_and_copy(
     Ok(())
 }
 
-/// Makes what is still absent of `range` present, from `buf`. The backing chain does not change, so what
-/// was read before the lock is still what an absent cluster reads as.
-async fn keep(leaf: &Node, range: Range<u64>, mut buf: Buf) -> Result<()> {
+/// Makes what is still absent of `range` present, from `buf`, which was read from `backing`. While that is behind
+/// the leaf, what was read before the lock is still what an absent cluster reads as. Afterwards absent may mean
+/// zero: in version 2 of qcow2 nothing else does.
+async fn keep(leaf: &Node, backing: &Rc<Node>, range: Range<u64>, mut buf: Buf) -> Result<()> {
     let _lock = leaf.lock_for_job(range.clone()).await;
+    // The record goes first, then the node.
+    let is_behind = leaf.backing().is_some_and(|now| Rc::ptr_eq(&now, backing));
+    if !is_behind || leaf.format().backing().is_none() {
+        return Ok(());
+    }
     let mut done = Populated::default();
     let mut at = range.start;
     while at < range.end {
         let run = leaf.format().map(at, range.end - at).await?;
         if run.what == What::Absent {
-            store(leaf, at..at + run.len, &mut buf, range.start, run.granule, &mut done).await?;
+            store(leaf, at..at + run.len, &mut buf, range.start, run.granule, &mut at.clone(), &mut done)
+                .await?;
         }
         at += run.len;
     }

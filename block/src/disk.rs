@@ -129,7 +129,15 @@ pub(crate) struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.disk.claimed.set(None);
+        self.disk.unclaimed.notify();
     }
+}
+
+/// A leaf of the past. A guest's flush reaches it until it is `flushed`; then it is closed, and made a backing
+/// file.
+struct Old {
+    node: Rc<Node>,
+    flushed: Cell<bool>,
 }
 
 type Listener = Box<dyn Fn(DiskEvent)>;
@@ -146,9 +154,11 @@ pub struct Disk {
     read_only: bool,
     pub(crate) opener: Rc<dyn Opener>,
     gate: Gate,
-    /// Leaves of the past with writes that a guest flush has to reach.
-    unflushed: RefCell<Vec<Rc<Node>>>,
+    /// Leaves of the past that have not come to their end as leaves.
+    old: RefCell<Vec<Rc<Old>>>,
     claimed: Cell<Option<&'static str>>,
+    /// Nobody has the disk any more.
+    unclaimed: Event,
     pub(crate) jobs: RefCell<Vec<Rc<Job>>>,
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
@@ -157,8 +167,10 @@ pub struct Disk {
     pub(crate) bounce: Rc<Semaphore>,
     /// Sees what is read.
     pub(crate) watch: RefCell<Option<Rc<Watch>>>,
+    /// [`Disk::close`] has begun.
+    closing: Cell<bool>,
     closed: Cell<bool>,
-    closing: Event,
+    has_closed: Event,
     pub(crate) stats: Stats,
     held: RefCell<Option<Held>>,
     pub(crate) tray: Option<Tray>,
@@ -207,15 +219,17 @@ impl Disk {
             leaf: RefCell::new(leaf),
             opener,
             gate: Gate::default(),
-            unflushed: RefCell::default(),
+            old: RefCell::default(),
             claimed: Cell::new(None),
+            unclaimed: Event::new(),
             jobs: RefCell::default(),
             cursor: Cell::new(0),
             copy_on_read: Cell::new(false),
             bounce: Semaphore::new(BOUNCE),
             watch: RefCell::default(),
+            closing: Cell::new(false),
             closed: Cell::new(false),
-            closing: Event::new(),
+            has_closed: Event::new(),
             stats: Stats::default(),
             held: RefCell::default(),
             tray,
@@ -324,14 +338,23 @@ impl Disk {
     /// Takes the disk for `what`.
     ///
     /// # Errors
-    /// `InUse`, naming who has it.
+    /// `InUse`, naming who has it, and where the disk is being closed.
     pub(crate) fn claim(self: &Rc<Self>, what: &'static str) -> Result<Claim> {
+        self.check_open()?;
         if let Some(other) = self.claimed.get() {
             let text = format!("Device '{}' is in use: {other} is active", self.name);
             return Err(Error::new(ErrorKind::InUse, text));
         }
         self.claimed.set(Some(what));
         Ok(Claim { disk: self.clone() })
+    }
+
+    /// Fails if the disk is being closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if !self.closing.get() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InUse, format!("Device '{}' is being closed", self.name)))
     }
 
     fn check_range(&self, op: Op, offset: u64, len: u64) -> Result<()> {
@@ -427,9 +450,30 @@ impl Disk {
     /// Flushes leaves of the past. Nobody writes to them any more, so once is enough.
     pub(crate) async fn flush_old(&self) -> Result<()> {
         loop {
-            let Some(node) = self.unflushed.borrow().first().cloned() else { return Ok(()) };
-            node.flush().await?;
-            self.unflushed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &node));
+            let old = self.old.borrow().iter().find(|old| !old.flushed.get()).cloned();
+            let Some(old) = old else { return Ok(()) };
+            old.node.flush().await?;
+            old.flushed.set(true);
+        }
+    }
+
+    /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files. What
+    /// fails is tried again by the next call. Whoever calls has the disk's claim.
+    pub(crate) async fn end_old(&self) -> Result<()> {
+        self.flush_old().await?;
+        loop {
+            let Some(old) = self.old.borrow().first().cloned() else { return Ok(()) };
+            old.node.close().await?;
+            old.node.demote();
+            self.old.borrow_mut().retain(|other| !Rc::ptr_eq(other, &old));
+        }
+    }
+
+    /// Has `node`, which was written and is not any more, flushed by the guest's flushes and ended by
+    /// [`Disk::end_old`].
+    pub(crate) fn retire(&self, node: &Rc<Node>) {
+        if node.is_writable() {
+            self.old.borrow_mut().push(Rc::new(Old { node: node.clone(), flushed: Cell::new(false) }));
         }
     }
 
@@ -438,30 +482,42 @@ impl Disk {
         let old = self.leaf.replace(leaf);
         self.stats.waits.add(&old.waits);
         old.waits.take();
-        self.unflushed.borrow_mut().push(old.clone());
+        self.retire(&old);
         self.cursor.set(0);
         old
     }
 
-    /// Ends the disk's use: stops its stream, drains, and makes everything durable.
+    /// Ends the disk's use: stops its stream, waits for whoever has the disk, drains, and makes everything
+    /// durable. Nobody takes the disk any more.
     pub async fn close(self: &Rc<Self>) -> Result<()> {
-        if self.active_job().is_some() {
-            // Its end may come first; there is nothing to stop then.
-            let _ = self.stop_stream().await;
+        self.closing.set(true);
+        while self.claimed.get().is_some() {
+            // A switch that waits for others to come as far does not happen.
+            drop(self.take_held());
+            // Asked once or more often, by whomever: the job comes to its end, good or not.
+            if let Some(job) = self.active_job() {
+                job.abort();
+            }
+            if self.claimed.get().is_some() {
+                self.unclaimed.wait().await;
+            }
         }
         let _closed = self.drain(Duration::MAX).await;
-        let old = self.flush_old().await;
+        let old = self.end_old().await;
         let leaf = self.leaf();
         let closed = leaf.close().await.and(old);
+        for node in std::iter::successors(Some(leaf), |node| node.backing()) {
+            node.end_use();
+        }
         self.closed.set(true);
-        self.closing.notify();
+        self.has_closed.notify();
         closed
     }
 
     /// Ends when [`Disk::close`] has ended. Whoever keeps a disk alive waits here.
     pub async fn closed(&self) {
         while !self.closed.get() {
-            self.closing.wait().await;
+            self.has_closed.wait().await;
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::chain::{self, Opener};
 use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
 use crate::format::{Kind, Summary, qed_create};
+use crate::in_use::Use;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -119,6 +120,17 @@ impl Plan {
 /// `Invalid` where the wishes contradict each other or the backing file cannot be opened: what had that
 /// name is as it was then. What the file system says.
 pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
+    create_over(opener, name, kind, wish, None).await
+}
+
+/// As [`create`], over a chain of `images`, where that is known.
+pub(crate) async fn create_over(
+    opener: &dyn Opener,
+    name: &str,
+    kind: Kind,
+    wish: &Create,
+    images: Option<usize>,
+) -> Result<()> {
     let named = |e: Error| e.context(format!("creating {name}"));
     wish.check(kind).map_err(named)?;
     let backing_size = match &wish.backing {
@@ -126,7 +138,15 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
         Some((backing, format)) => {
             let path = chain::resolve(name, backing)?;
             refuse_itself(opener, name, &path).await?;
-            Some(image_size(opener, &path, *format).await.map_err(|e| e.context("backing file"))?)
+            let behind = summary(opener, &path, *format).await.map_err(|e| e.context("backing file"))?;
+            let size = behind.size;
+            match images {
+                Some(images) => chain::refuse_longer(name, images + 1)?,
+                None => {
+                    chain::refuse_over(opener, name, &path, *format, behind.backing).await.map_err(named)?
+                }
+            }
+            Some(size)
         }
     };
     let size = wish.size.or(backing_size).ok_or_else(|| {
@@ -134,6 +154,7 @@ pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) 
     })?;
     let plan = wish.plan(kind, size).map_err(named)?;
     let storage = opener.create(name).await?;
+    let _using = Use::begin(&*storage, true)?;
     plan.write(&*storage).await.map_err(named)
 }
 
@@ -161,8 +182,8 @@ async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocati
     storage.sync_name().await
 }
 
-/// Size of the disk in bytes, without opening the chain or locking anything.
-async fn image_size(opener: &dyn Opener, name: &str, kind: Kind) -> Result<u64> {
+/// What an image's header says, without opening the chain or locking anything.
+async fn summary(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Summary> {
     let storage = opener.open(name, false).await?;
-    Ok(Summary::read(&*storage, kind).await?.size)
+    Summary::read(&*storage, kind).await
 }

@@ -8,6 +8,7 @@ mod error;
 pub mod format;
 pub mod host;
 pub mod image;
+mod in_use;
 pub mod io;
 pub mod job;
 pub mod map;
@@ -22,6 +23,7 @@ pub mod storage;
 pub mod stream;
 pub mod switch;
 pub mod tray;
+mod turns;
 
 pub use ::buf::{self, Buf};
 pub use disk::{Disk, DiskEvent, DiskHandle, Ticket};

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt;
 
 use crate::buf::Pool;
-use crate::format::{Format, Kind, What};
+use crate::format::{Format, Kind, Reading, What, qcow2};
+use crate::in_use::Use;
 use crate::ranges::{RangeGuard, RangeLocks};
 use crate::stats::Waits;
 use crate::storage::{Lock, Storage};
+use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// Parts of one request in flight at once.
@@ -49,12 +51,24 @@ pub(crate) struct Located {
     pub len: u64,
 }
 
+/// A part of a read, where it lies in an image's own file.
+enum Part {
+    Plain(u64, Buf),
+    Packed(qcow2::compressed::Packed, u64, Buf),
+}
+
+/// A part of a read that an image behind is asked for.
+struct Below {
+    node: Rc<Node>,
+    offset: u64,
+    buf: Buf,
+}
+
 /// An image of a chain.
 pub struct Node {
     /// See [`Node::node_name`].
     node_name: RefCell<String>,
     format: Format,
-    storage: Rc<dyn Storage>,
     backing: RefCell<Option<Rc<Node>>>,
     /// Locks on clusters that are being allocated, populated, zeroed. A request in place holds none.
     locks: Rc<RangeLocks>,
@@ -62,6 +76,9 @@ pub struct Node {
     pub(crate) waits: Waits,
     pub(crate) pool: Pool,
     writable: Cell<bool>,
+    /// `None` for whoever only looks at the image, and once the disk is closed. Ends before the storage does.
+    using: RefCell<Option<Use>>,
+    storage: Rc<dyn Storage>,
 }
 
 impl Node {
@@ -69,6 +86,7 @@ impl Node {
         format: Format,
         storage: Rc<dyn Storage>,
         backing: Option<Rc<Node>>,
+        using: Option<Use>,
         writable: bool,
     ) -> Rc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -82,6 +100,7 @@ impl Node {
             waits: Waits::default(),
             pool: Pool::default(),
             writable: Cell::new(writable),
+            using: RefCell::new(using),
         })
     }
 
@@ -138,10 +157,36 @@ impl Node {
         *self.backing.borrow_mut() = backing;
     }
 
-    /// Makes a leaf a backing file: nothing is written any more, and the lock says so.
-    pub(crate) fn demote(&self) -> Result<()> {
+    /// Makes a leaf a backing file: nothing is written any more, and the lock says so. It holds and denies less
+    /// than that of a leaf, so nobody can refuse it.
+    pub(crate) fn demote(&self) {
         self.writable.set(false);
-        self.storage.lock(Lock::Backing)
+        if let Some(using) = &*self.using.borrow() {
+            using.end_writing();
+        }
+        if let Err(e) = self.storage.lock(Lock::Backing) {
+            executor::limited!(warn, "{}: keeps the lock of an image that is written: {e}", self.name());
+        }
+    }
+
+    /// Hands the use of the image over, to another node over the same file.
+    pub(crate) fn take_use(&self) -> Option<Use> {
+        self.using.take()
+    }
+
+    /// The disk is closed: others may use the image.
+    pub(crate) fn end_use(&self) {
+        self.using.take();
+    }
+
+    /// Takes what [`Node::take_use`] has taken.
+    pub(crate) fn give_use(&self, using: Option<Use>) {
+        self.using.replace(using);
+    }
+
+    /// The number of images from here on.
+    pub(crate) fn depth(&self) -> usize {
+        1 + std::iter::successors(self.backing(), |node| node.backing()).count()
     }
 
     /// The clusters that a range touches.
@@ -171,41 +216,58 @@ impl Node {
     pub(crate) fn read(&self, offset: u64, buf: Buf) -> LocalFuture<'_, Result<()>> {
         Box::pin(async move {
             let _reading = self.format.reading();
-            let end = offset + buf.len() as u64;
-            let inside = end.min(self.size()).saturating_sub(offset);
-            if inside < buf.len() as u64 {
-                buf.slice(inside as usize..buf.len()).zero();
-            }
-            let mut parts = Vec::new();
-            let mut at = 0;
-            while at < inside {
-                let run = self.format.map(offset + at, inside - at).await?;
-                let part = buf.slice(at as usize..(at + run.len) as usize);
-                match (run.what, self.backing()) {
-                    (What::Data(host), _) => parts.push(self.storage_read(host, part)),
-                    (What::Packed(packed, within), _) => {
-                        parts.push(Box::pin(self.format.read_packed(packed, within, part)))
-                    }
-                    (What::Absent, Some(backing)) => parts.push(Box::pin(async move {
-                        backing.read(offset + at, part).await.map_err(Error::of_source)
-                    })),
-                    (What::Zero | What::Absent, _) => part.zero(),
-                }
-                at += run.len;
-            }
-            if parts.len() == 1
-                && let Some(only) = parts.pop()
+            let (mut own, mut below) = (Vec::new(), Vec::new());
+            self.look_up(offset, buf, &mut own, &mut below).await?;
+            if own.len() == 1
+                && below.is_empty()
+                && let Some(only) = own.pop()
             {
-                return only.await;
+                return self.read_part(only).await;
             }
-            // All of them, even when one fails: the buffer is the caller's again with the answer.
-            let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
-            let mut outcome = Ok(());
-            while let Some(result) = results.next().await {
-                outcome = outcome.and(result);
+            let mut parts: Vec<_> = own.into_iter().map(|part| self.read_part(part)).collect();
+            for part in below {
+                parts.push(Box::pin(async move { read_below(part).await.map_err(Error::of_source) }));
             }
-            outcome
+            all_of(parts).await
         })
+    }
+
+    /// Finds the parts of a read: what lies in this image, and what the image behind is to be asked for. What
+    /// reads as zeros is zero then.
+    async fn look_up(
+        &self,
+        offset: u64,
+        buf: Buf,
+        own: &mut Vec<Part>,
+        below: &mut Vec<Below>,
+    ) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        let inside = end.min(self.size()).saturating_sub(offset);
+        if inside < buf.len() as u64 {
+            buf.slice(inside as usize..buf.len()).zero();
+        }
+        let turns = Turns::default();
+        let mut at = 0;
+        while at < inside {
+            let run = self.format.map(offset + at, inside - at).await?;
+            let part = buf.slice(at as usize..(at + run.len) as usize);
+            match (run.what, self.backing()) {
+                (What::Data(host), _) => own.push(Part::Plain(host, part)),
+                (What::Packed(packed, within), _) => own.push(Part::Packed(packed, within, part)),
+                (What::Absent, Some(node)) => below.push(Below { node, offset: offset + at, buf: part }),
+                (What::Zero | What::Absent, _) => part.zero(),
+            }
+            at += run.len;
+            turns.step().await;
+        }
+        Ok(())
+    }
+
+    fn read_part(&self, part: Part) -> LocalFuture<'_, Result<()>> {
+        match part {
+            Part::Plain(host, buf) => self.storage_read(host, buf),
+            Part::Packed(packed, within, buf) => Box::pin(self.format.read_packed(packed, within, buf)),
+        }
     }
 
     /// Reads from the image's own file. Tables may point out of it, where nothing is and zeros are read:
@@ -360,55 +422,63 @@ impl Node {
 
     /// What the chain from here on holds at `offset`, found without reading data. `len` bounds the
     /// answer.
-    pub fn map(&self, offset: u64, len: u64) -> LocalFuture<'_, Result<Run>> {
-        Box::pin(async move {
-            if offset >= self.size() {
-                return Ok(Run { len, data: false, depth: 0, allocated: true });
+    pub async fn map(&self, offset: u64, mut len: u64) -> Result<Run> {
+        let mut behind: Option<Rc<Node>> = None;
+        let turns = Turns::default();
+        let mut depth = 0;
+        loop {
+            let node = behind.as_deref().unwrap_or(self);
+            if offset >= node.size() {
+                return Ok(Run { len, data: false, depth, allocated: true });
             }
-            let len = len.min(self.size() - offset);
-            let run = self.format.map(offset, len).await?;
-            match (run.what, self.backing()) {
-                (What::Data(host), _) if self.kind() == Kind::Raw => {
-                    let extent = self.storage.map(host, run.len).await?;
-                    Ok(Run { len: extent.len, data: extent.data, depth: 0, allocated: true })
+            let run = node.format.map(offset, len.min(node.size() - offset)).await?;
+            let (data, allocated) = match (run.what, node.backing()) {
+                (What::Data(host), _) if node.kind() == Kind::Raw => {
+                    let extent = node.storage.map(host, run.len).await?;
+                    return Ok(Run { len: extent.len, data: extent.data, depth, allocated: true });
                 }
-                (What::Data(_) | What::Packed(..), _) => {
-                    Ok(Run { len: run.len, data: true, depth: 0, allocated: true })
-                }
+                (What::Data(_) | What::Packed(..), _) => (true, true),
                 (What::Absent, Some(backing)) => {
-                    let below = backing.map(offset, run.len).await?;
-                    Ok(Run { depth: below.depth + 1, ..below })
+                    (len, depth, behind) = (run.len, depth + 1, Some(backing));
+                    turns.step().await;
+                    continue;
                 }
-                (what, _) => Ok(Run { len: run.len, data: false, depth: 0, allocated: what == What::Zero }),
-            }
-        })
+                (what, _) => (false, what == What::Zero),
+            };
+            return Ok(Run { len: run.len, data, depth, allocated });
+        }
     }
 
     /// Where the data at `offset` lies: the image of the chain that has it, the offset in its storage, and
     /// for how many bytes, `len` at most. `None` where no image has it as plain bytes.
-    pub(crate) fn locate(self: &Rc<Self>, offset: u64, len: u64) -> LocalFuture<'_, Result<Option<Located>>> {
-        Box::pin(async move {
-            if offset >= self.size() {
+    pub(crate) async fn locate(self: &Rc<Self>, offset: u64, mut len: u64) -> Result<Option<Located>> {
+        let mut node = self.clone();
+        let turns = Turns::default();
+        loop {
+            if offset >= node.size() {
                 return Ok(None);
             }
-            let run = self.format.map(offset, len.min(self.size() - offset)).await?;
-            match (run.what, self.backing()) {
+            let run = node.format.map(offset, len.min(node.size() - offset)).await?;
+            match (run.what, node.backing()) {
                 (What::Data(host), _) => {
-                    let len = run.len.min(self.storage.len().saturating_sub(host));
-                    Ok(Some(Located { node: self.clone(), host, len }).filter(|found| found.len > 0))
+                    let len = run.len.min(node.storage.len().saturating_sub(host));
+                    return Ok(Some(Located { node, host, len }).filter(|found| found.len > 0));
                 }
-                (What::Absent, Some(backing)) => backing.locate(offset, run.len).await,
-                _ => Ok(None),
+                (What::Absent, Some(backing)) => (len, node) = (run.len, backing),
+                _ => return Ok(None),
             }
-        })
+            turns.step().await;
+        }
     }
 
     /// The first absent range of this image in `range`, no longer than `most`.
     pub(crate) async fn next_absent(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
         let end = range.end.min(self.size());
+        let turns = Turns::default();
         let mut at = range.start;
         let mut found: Option<Range<u64>> = None;
         while at < end {
+            turns.step().await;
             let run = self.format.map(at, end - at).await?;
             match (&mut found, run.what == What::Absent) {
                 (None, true) => found = Some(at..at + run.len),
@@ -431,4 +501,48 @@ impl Node {
     pub(crate) async fn close(&self) -> Result<()> {
         if self.writable.get() { self.format.close(&*self.storage).await } else { Ok(()) }
     }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // One after the other: each dropped by the one above, a long chain would take the whole stack.
+        let mut next = self.backing.take();
+        while let Some(node) = next {
+            next = Rc::into_inner(node).and_then(|node| node.backing.take());
+        }
+    }
+}
+
+/// Reads from an image behind the one that was asked, and from those behind it: deeper ones take no deeper stack.
+async fn read_below(part: Below) -> Result<()> {
+    let (mut found, mut readings): (_, Vec<Option<Reading>>) = (Vec::new(), Vec::new());
+    let mut left = vec![part];
+    let turns = Turns::default();
+    while let Some(Below { node, offset, buf }) = left.pop() {
+        readings.push(node.format.reading());
+        let mut own = Vec::new();
+        node.look_up(offset, buf, &mut own, &mut left).await?;
+        found.extend(own.into_iter().map(|part| (node.clone(), part)));
+        turns.step().await;
+    }
+    let read = |(node, part): (Rc<Node>, Part)| -> LocalFuture<'static, Result<()>> {
+        Box::pin(async move { node.read_part(part).await })
+    };
+    all_of(found.into_iter().map(read).collect()).await
+}
+
+/// Awaits the parts of a request, some at once. All of them, even when one fails: the buffer is the caller's
+/// again with the answer.
+async fn all_of(mut parts: Vec<LocalFuture<'_, Result<()>>>) -> Result<()> {
+    if parts.len() == 1
+        && let Some(only) = parts.pop()
+    {
+        return only.await;
+    }
+    let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
+    let mut outcome = Ok(());
+    while let Some(result) = results.next().await {
+        outcome = outcome.and(result);
+    }
+    outcome
 }

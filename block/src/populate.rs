@@ -5,13 +5,18 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use futures_util::future::join_all;
+
 use crate::format::What;
 use crate::node::Node;
 use crate::storage::Transfer;
+use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// The most that is copied through memory at once, in bytes.
 const LARGEST_COPY: u64 = 1 << 20;
+/// The most that is read at once for that, in bytes: what a failed read leaves out. As QEMU's stream.
+pub(crate) const LARGEST_READ: u64 = 512 << 10;
 
 /// What a populate did, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,96 +40,124 @@ impl std::ops::AddAssign for Populated {
     }
 }
 
+/// A populate that came to an error.
+pub(crate) struct Stopped {
+    /// What was done before.
+    pub done: Populated,
+    /// Everything before this offset of the disk is present: where the part begins that failed.
+    pub at: u64,
+    pub error: Error,
+}
+
 /// Copies what is absent in the clusters of `range` from the backing chain into `leaf`. All of a cluster is
 /// looked at: none is zero for what a part of it is.
 ///
 /// The clusters are locked against everything that changes them; what was written by the guest before
 /// the lock stays, and what it writes later waits and then wins. Reads go on: what they need lies in
 /// the immutable backing.
-pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> Result<Populated> {
+pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
     let mut done = Populated::default();
     let Some(backing) = leaf.backing() else { return Ok(done) };
     let cluster = leaf.cluster_size();
     let mut at = range.start - range.start % cluster;
     let end = range.end.next_multiple_of(cluster).min(leaf.size());
     let _lock = leaf.lock_for_job(at..end).await;
-    while at < end {
-        let run = leaf.format().map(at, end - at).await?;
+    match steps(leaf, &backing, &mut at, end, &mut done).await {
+        Ok(()) => Ok(done),
+        Err(error) => Err(Stopped { done, at, error }),
+    }
+}
+
+/// Populates from `at` to `end`, which are locked. `at` follows what is done.
+async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &mut Populated) -> Result<()> {
+    let turns = Turns::default();
+    while *at < end {
+        turns.step().await;
+        let start = *at;
+        let run = leaf.format().map(start, end - start).await?;
         if run.what != What::Absent {
             done.skipped += run.len;
-            at += run.len;
+            *at += run.len;
             continue;
         }
         // What the chain behind says about the start of this run decides how far this step goes.
-        let below = backing.map(at, run.len).await.map_err(Error::of_source)?;
+        let below = backing.map(start, run.len).await.map_err(Error::of_source)?;
         let unit = run.granule.max(leaf.format().zero_unit());
-        let stop = at + below.len.min(run.len);
+        let stop = start + below.len.min(run.len);
         let aligned = if stop >= leaf.size() { stop } else { stop - stop % unit };
-        if !below.data && aligned > at && at.is_multiple_of(unit) {
-            zero(leaf, at, aligned - at, &mut done).await?;
-            at = aligned;
+        if !below.data && aligned > start && start.is_multiple_of(unit) {
+            zero(leaf, start, aligned - start, done).await?;
+            *at = aligned;
         } else {
-            let stop = stop.next_multiple_of(unit).min(at + run.len).min(end);
-            if let Some(n) = offload(leaf, &backing, at..aligned.min(stop), &mut done).await? {
-                at += n;
+            let stop = stop.next_multiple_of(unit).min(start + run.len).min(end);
+            if offload(leaf, backing, at, aligned.min(stop), done).await? {
                 continue;
             }
-            let stop = stop.min((at + LARGEST_COPY).next_multiple_of(unit));
-            copy(leaf, &backing, at..stop, run.granule, &mut done).await?;
-            at = stop;
+            let stop = stop.min((start + LARGEST_COPY).next_multiple_of(unit));
+            copy(leaf, backing, at, stop, run.granule, done).await?;
         }
     }
-    Ok(done)
+    Ok(())
 }
 
-/// Moves whole clusters between host files without a way through our memory: shared where their file
-/// system can, else copied by a worker. Answers how much of the start of `range` was moved; `None` where
-/// that is not possible here.
+/// Moves whole clusters from `at` on between host files without a way through our memory: shared where their
+/// file system can, else copied by a worker. `false` where that is not possible here.
 async fn offload(
     leaf: &Node,
     backing: &Rc<Node>,
-    range: Range<u64>,
+    at: &mut u64,
+    end: u64,
     done: &mut Populated,
-) -> Result<Option<u64>> {
+) -> Result<bool> {
     let unit = leaf.cluster_size();
-    let Some(source) = backing.locate(range.start, range.end.saturating_sub(range.start)).await? else {
-        return Ok(None);
-    };
+    let range = *at..end.max(*at);
+    let source = backing.locate(range.start, range.end - range.start).await.map_err(Error::of_source)?;
+    let Some(source) = source else { return Ok(false) };
     let _reading = source.node.format().reading();
     let len = source.len.min(range.end - range.start);
     let len = len - len % unit;
     let storage = leaf.storage();
     if len == 0 || !range.start.is_multiple_of(unit) || !storage.can_copy_from(&**source.node.storage()) {
-        return Ok(None);
+        return Ok(false);
     }
     let mut left = leaf.format().reserve(range.start, len).await?;
     let (host, len) = (left.host, left.len);
     let transfer = storage.copy_from(&**source.node.storage(), source.host, host, len, unit).await?;
-    let zeros = match transfer {
+    let (zeros, failed) = match &transfer {
         // The space goes back; the usual way takes its own.
-        None => return Ok(None),
-        Some(Transfer::Shared) => {
-            done.offloaded += len;
-            Vec::new()
-        }
-        Some(Transfer::Written { zero }) => {
-            done.copied += len - zero.iter().map(|zero| zero.end - zero.start).sum::<u64>();
-            zero
+        None => return Ok(false),
+        Some(Transfer::Shared) => (Vec::new(), None),
+        Some(Transfer::Written { zero }) => (zero.clone(), None),
+        // Of the rest, too.
+        Some(Transfer::Stopped { len, zero, error }) => {
+            left = left.split_front(len - len % unit);
+            (zero.clone(), Some(error.clone()))
         }
     };
+    let shared = matches!(transfer, Some(Transfer::Shared));
+    let count = |done: &mut Populated, len| if shared { done.offloaded += len } else { done.copied += len };
+    let moved = range.start..range.start + left.len;
     for hole in zeros {
-        let (start, end) = (range.start + hole.start, range.start + hole.end);
+        let (start, end) = (range.start + hole.start, (range.start + hole.end).min(moved.end));
+        if start >= end {
+            break;
+        }
         let data = left.split_front(start - left.offset);
         if data.len > 0 {
+            count(done, data.len);
             leaf.format().commit(data).await?;
+            *at = start;
         }
         drop(left.split_front(end - start));
         zero(leaf, start, end - start, done).await?;
+        *at = end;
     }
     if left.len > 0 {
+        count(done, left.len);
         leaf.format().commit(left).await?;
     }
-    Ok(Some(len))
+    *at = moved.end;
+    failed.map_or(Ok(true), Err)
 }
 
 async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Result<()> {
@@ -162,28 +195,50 @@ async fn write_absent(leaf: &Node, offset: u64, buf: Buf) -> Result<u64> {
     leaf.write_new(offset, buf.slice(0..run.len as usize), run.granule).await
 }
 
+/// Copies from `at` to `end` through memory. What was read before a part that cannot be read is kept.
 async fn copy(
     leaf: &Node,
     backing: &Node,
-    range: Range<u64>,
+    at: &mut u64,
+    end: u64,
     granule: u64,
     done: &mut Populated,
 ) -> Result<()> {
-    let mut buf = leaf.pool.get((range.end - range.start) as usize);
-    backing.read(range.start, buf.clone()).await.map_err(Error::of_source)?;
-    store(leaf, range.clone(), &mut buf, range.start, granule, done).await?;
+    let start = *at;
+    let mut buf = leaf.pool.get((end - start) as usize);
+    let unit = LARGEST_READ.next_multiple_of(leaf.cluster_size().max(granule));
+    let read = if end - start <= unit - start % unit {
+        backing.read(start, buf.clone()).await.map(|()| end).map_err(|e| (start, e))
+    } else {
+        let starts = std::iter::successors(Some(start), |at| Some(at - at % unit + unit));
+        let parts = starts.take_while(|at| *at < end).map(|from| {
+            let to = (from - from % unit + unit).min(end);
+            let part = buf.slice((from - start) as usize..(to - start) as usize);
+            async move { backing.read(from, part).await.map_err(|e| (from, e)) }
+        });
+        // All of them, even when one fails: the buffer is used again.
+        join_all(parts).await.into_iter().collect::<std::result::Result<Vec<()>, _>>().map(|_| end)
+    };
+    let whole = match &read {
+        Ok(end) => start..*end,
+        Err((failed, _)) => start..*failed,
+    };
+    if !whole.is_empty() {
+        store(leaf, whole, &mut buf, start, granule, at, done).await?;
+    }
     leaf.pool.put(buf);
-    Ok(())
+    read.map(drop).map_err(|(_, error)| error.of_source())
 }
 
 /// Writes an absent range, whose clusters the caller has locked, from `buf`, which begins at offset
-/// `base` of the disk. Units that are all zero are not written.
+/// `base` of the disk. Units that are all zero are not written. `done_to` follows what is done.
 pub(crate) async fn store(
     leaf: &Node,
     range: Range<u64>,
     buf: &mut Buf,
     base: u64,
     granule: u64,
+    done_to: &mut u64,
     done: &mut Populated,
 ) -> Result<()> {
     let unit = leaf.cluster_size().max(granule);
@@ -206,12 +261,14 @@ pub(crate) async fn store(
         let size = piece.end - piece.start;
         if is_zero && piece.start.is_multiple_of(leaf.format().zero_unit()) {
             zero(leaf, piece.start, size, done).await?;
+            *done_to = piece.end;
             continue;
         }
         let mut at = piece.start;
         while at < piece.end {
             let part = buf.slice((at - base) as usize..(piece.end - base) as usize);
             at += write_absent(leaf, at, part).await?;
+            *done_to = at;
         }
         done.copied += size;
     }

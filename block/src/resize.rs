@@ -8,6 +8,7 @@ use std::rc::Rc;
 use crate::disk::Disk;
 use crate::format::What;
 use crate::node::Node;
+use crate::turns::Turns;
 use crate::{Error, ErrorKind, Kind, Result};
 
 impl Disk {
@@ -56,8 +57,10 @@ impl Node {
         if self.kind() != Kind::Raw {
             // Beyond this nothing shows through.
             let covered = self.backing().map_or(old, |backing| backing.size().clamp(old, size));
+            let turns = Turns::default();
             let mut at = old;
             while at < size {
+                turns.step().await;
                 let run = self.format().map(at, size - at).await?;
                 let end = at + run.len;
                 match run.what {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 
 use crate::chain::Opener;
+use crate::in_use::Use;
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
@@ -32,6 +33,8 @@ pub struct Faults {
     pub sync: u32,
     /// The length beyond which nothing can be written (`NoSpace`).
     pub limit: Option<u64>,
+    /// The bytes that cannot be read: start and end.
+    pub bad: Option<(u64, u64)>,
     /// The longest time that an operation takes, in microseconds. 0: none waits.
     pub delay: u64,
 }
@@ -137,6 +140,9 @@ impl Opener for SimDir {
 
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
         executor::yield_now().await;
+        if let Ok(old) = self.get(name) {
+            Use::refuse_any(&*old)?;
+        }
         match self.get(name) {
             // A device is not made, and keeps what is on it.
             Ok(device) if device.nature().fixed => Ok(device),

@@ -23,7 +23,7 @@ pub struct Extent {
 }
 
 /// How a range came to hold what another storage has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Transfer {
     /// Both share the blocks.
     Shared,
@@ -31,6 +31,15 @@ pub enum Transfer {
     Written {
         /// Multiples of the caller's unit.
         zero: Vec<Range<u64>>,
+    },
+    /// Only the first `len` bytes were written so; then this failed.
+    Stopped {
+        /// In bytes, less than was asked for.
+        len: u64,
+        /// As above.
+        zero: Vec<Range<u64>>,
+        /// Marked where it is the source's.
+        error: Error,
     },
 }
 

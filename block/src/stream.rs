@@ -14,6 +14,7 @@ use crate::format::Backing;
 use crate::job::{Action, Job, JobKind, Manner, Operation, Strategy, Wish};
 use crate::node::Node;
 use crate::populate::populate;
+use crate::turns::Turns;
 use crate::{Error, ErrorKind, Result};
 
 mod budget;
@@ -115,25 +116,27 @@ impl Disk {
         let _claim = self.claim("a stream")?;
         let leaf = self.leaf();
         let size = leaf.size();
-        if leaf.backing().is_none() {
-            return Ok(self.progress(size));
-        }
-        let unit = leaf.cluster_size();
-        let found = leaf.next_absent(self.cursor.get()..size, 1).await?;
-        let end = match found {
-            None => size,
-            Some(absent) => {
-                let start = absent.start - absent.start % unit;
-                let end = (start + unit).min(size);
-                self.stats.populated(populate(&leaf, start..end).await?);
-                end
-            }
-        };
+        let end = self.stream_cluster(&leaf, self.cursor.get()).await?;
         self.cursor.set(end);
-        if end == size && leaf.next_absent(0..size, 1).await?.is_none() {
+        if end == size && leaf.backing().is_some() && leaf.next_absent(0..size, 1).await?.is_none() {
             self.complete(&leaf, None).await?;
         }
         Ok(self.progress(end))
+    }
+
+    /// Populates the first absent cluster at or after `offset`. Returns its end; with nothing left, the size.
+    async fn stream_cluster(&self, leaf: &Rc<Node>, offset: u64) -> Result<u64> {
+        let size = leaf.size();
+        if leaf.backing().is_none() {
+            return Ok(size);
+        }
+        let Some(absent) = leaf.next_absent(offset..size, 1).await? else { return Ok(size) };
+        let unit = leaf.cluster_size();
+        let start = absent.start - absent.start % unit;
+        let end = (start + unit).min(size);
+        let populated = populate(leaf, start..end).await.map_err(|stopped| stopped.error)?;
+        self.stats.populated(populated);
+        Ok(end)
     }
 
     /// Populates the first absent cluster at or after `offset`, and leaves the cursor where it is. Answers
@@ -142,23 +145,29 @@ impl Disk {
     /// # Errors
     /// As [`Disk::stream_one`].
     pub async fn stream_at(self: &Rc<Self>, offset: u64) -> Result<(Progress, u64)> {
-        let cursor = self.cursor.replace(offset.min(self.size()));
-        let progress = self.stream_one().await;
-        self.cursor.set(cursor);
+        let this = self.clone();
+        executor::to_the_end(async move { this.stream_at_now(offset).await }).await
+    }
+
+    async fn stream_at_now(self: &Rc<Self>, offset: u64) -> Result<(Progress, u64)> {
+        self.check_streamable()?;
+        // Held to the end: what is counted, and completed, is the image that was populated.
+        let _claim = self.claim("a stream")?;
         let leaf = self.leaf();
+        let end = self.stream_cluster(&leaf, offset.min(leaf.size())).await?;
         let (mut at, mut absent) = (0, 0);
-        while leaf.backing().is_some()
-            && let Some(range) = leaf.next_absent(at..leaf.size(), u64::MAX).await?
-        {
-            absent += range.end - range.start;
-            at = range.end;
+        if leaf.backing().is_some() {
+            let turns = Turns::default();
+            while let Some(range) = leaf.next_absent(at..leaf.size(), u64::MAX).await? {
+                turns.step().await;
+                absent += range.end - range.start;
+                at = range.end;
+            }
+            if absent == 0 {
+                self.complete(&leaf, None).await?;
+            }
         }
-        let progress = progress?;
-        if absent == 0 && leaf.backing().is_some() {
-            let _claim = self.claim("a stream")?;
-            self.complete(&leaf, None).await?;
-        }
-        Ok((progress, absent))
+        Ok((self.progress(end), absent))
     }
 
     /// Starts to stream everything in the background. At the end the backing file is dropped and
@@ -220,6 +229,12 @@ impl Disk {
     /// `InUse` where a job or another command has the disk; `Invalid` where the extent is none; what
     /// opening an image for writing says where that is not the leaf.
     pub async fn start_stream_job(self: &Rc<Self>, extent: Extent, wish: Wish) -> Result<()> {
+        let this = self.clone();
+        // To its end, whoever asked: an image that is opened for writing half way has two owners.
+        executor::to_the_end(async move { this.start_stream_job_now(extent, wish).await }).await
+    }
+
+    async fn start_stream_job_now(self: &Rc<Self>, extent: Extent, wish: Wish) -> Result<()> {
         let claim = self.claim_for_job()?;
         let image = match &extent.image {
             Some(name) => self.find_node(name).ok_or_else(|| no_node(name))?,
@@ -479,7 +494,7 @@ impl Strategy for Stream {
         }
         self.disk.watch.take();
         if let Some((name, record)) = wish.record.zip(watch.and_then(|watch| watch.record())) {
-            let saved = trace::save(&*self.disk.opener, &name, &record).await;
+            let saved = trace::save(&*self.disk.opener, &name, record).await;
             result = result.and(saved);
         }
         result
@@ -499,6 +514,8 @@ impl Strategy for Stream {
         self.disk.watch.take();
         if self.is_inner {
             self.disk.close_inner(&self.scope.image).await;
+        } else if let Err(e) = self.disk.end_old().await {
+            executor::limited!(warn, "{}: an earlier image: {e}", self.disk.name());
         }
     }
 }

@@ -89,7 +89,8 @@ impl Disk {
         if !overlay.existing {
             let backing = (self.opener.absolute(leaf.name())?, leaf.kind());
             let wish = Create { size: Some(leaf.size()), backing: Some(backing), ..Create::default() };
-            image::create(&*self.opener, &overlay.name, overlay.format, &wish).await?;
+            let images = Some(leaf.depth());
+            image::create_over(&*self.opener, &overlay.name, overlay.format, &wish, images).await?;
         }
         let target =
             Target { name: overlay.name.clone(), format: Some(overlay.format), notify: overlay.notify };
@@ -140,14 +141,25 @@ impl Disk {
         writable: bool,
     ) -> Result<Rc<Node>> {
         let opener = &*self.opener;
-        let running = old.storage().identity();
-        // Opened for reading first: nothing of the target is changed, and the running image is found
-        // out before its own lock would refuse it.
+        // Opened for reading first: nothing of the target is changed, and the disk's own images are found
+        // out before their locks would refuse it.
         let probe = opener.open(name, false).await?;
-        if running.is_some() && probe.identity() == running {
-            let text = format!("{name}: is the image that the disk runs on");
-            return Err(Error::new(ErrorKind::Invalid, text));
+        if let Some(identity) = probe.identity() {
+            let is_it = |node: &Rc<Node>| node.storage().identity() == Some(identity);
+            let text = match std::iter::successors(Some(old.clone()), |node| node.backing())
+                .position(|node| is_it(&node))
+            {
+                Some(0) => format!("{name}: is the image that the disk runs on"),
+                Some(_) if writable => {
+                    format!("{name}: is a backing file of the running image, whose content depends on it")
+                }
+                _ => String::new(),
+            };
+            if !text.is_empty() {
+                return Err(Error::new(ErrorKind::Invalid, text));
+            }
         }
+        drop(probe);
         if writable && let Some(leaf) = chain::open_over(opener, name, kind, old).await? {
             return Ok(leaf);
         }
@@ -184,8 +196,10 @@ impl Prepared {
     /// Closes the disk's gate and waits for the requests inside: from here on the switch cannot fail.
     ///
     /// # Errors
-    /// `TimedOut` where the requests in flight do not end within `deadline`; the disk runs on as before.
+    /// `TimedOut` where the requests in flight do not end within `deadline`, `InUse` where the disk is being
+    /// closed; the disk runs on as before.
     pub async fn close(self, deadline: Duration) -> Result<Ready> {
+        self.disk.check_open()?;
         let started = executor::now();
         match self.disk.drain(deadline).await {
             Some(closed) => Ok(Ready { prepared: self, closed, started }),
@@ -201,9 +215,9 @@ impl Prepared {
     /// Does the switch. After an error the disk runs on as before.
     ///
     /// # Errors
-    /// `TimedOut` where the requests in flight do not end within `deadline`.
+    /// As [`Prepared::close`].
     pub async fn commit(self, deadline: Duration) -> Result<Switched> {
-        self.close(deadline).await?.commit().await
+        Ok(self.close(deadline).await?.commit().await)
     }
 }
 
@@ -223,14 +237,12 @@ pub enum Held {
 }
 
 impl Ready {
-    /// Swaps the images, opens the gate, and then ends the old image's life as a leaf.
-    ///
-    /// # Errors
-    /// Where the old image cannot be locked as a backing file; the switch is done all the same.
-    pub async fn commit(self) -> Result<Switched> {
+    /// Swaps the images, opens the gate, and then ends the old image's life as a leaf. What fails of that is
+    /// logged: the switch is done, the guest's flushes meet the same error, and the next command that has the
+    /// disk tries again.
+    pub async fn commit(self) -> Switched {
         let Ready { prepared: Prepared { disk, leaf, notify, claim }, closed, started } = self;
         let resized = leaf.size() != disk.size();
-        let adopted = leaf.backing();
         let old = disk.swap(leaf);
         drop(closed);
         let blackout = executor::now() - started;
@@ -239,18 +251,10 @@ impl Ready {
         }
         // With the guest running again: what it wrote before belongs to its flushes until this is
         // through, whoever does it first.
-        let stays = adopted.is_some_and(|backing| Rc::ptr_eq(&backing, &old));
-        let closed = match disk.flush_old().await {
-            Ok(()) => old.close().await,
-            Err(e) => Err(e),
-        };
-        match closed {
-            Ok(()) if stays => old.demote()?,
-            Ok(()) => {}
-            // The switch is done; the guest's next flush meets the same error.
-            Err(e) => executor::limited!(warn, "{}: {} after the switch: {e}", disk.name(), old.name()),
+        if let Err(e) = disk.end_old().await {
+            executor::limited!(warn, "{}: {} after the switch: {e}", disk.name(), old.name());
         }
         drop(claim);
-        Ok(Switched { blackout })
+        Switched { blackout }
     }
 }

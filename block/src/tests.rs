@@ -6,6 +6,7 @@
 mod abandoned;
 mod chains;
 mod copy_on_read;
+mod depth;
 mod faults;
 mod gate;
 mod growth;
@@ -14,6 +15,8 @@ mod jobs;
 mod kept;
 mod large;
 mod model;
+mod owners;
+mod progress;
 mod resize;
 mod stats;
 mod tray;
@@ -86,8 +89,13 @@ fn qed(cluster_size: u64, table_size: u64) -> Create {
 }
 
 fn some_layout() -> (Kind, Create) {
-    let qcow2 = |layout| (Kind::Qcow2, Create { refcount_bits: Some(1 << random(7)), ..layout });
-    match random(7) {
+    let qcow2 = |layout: Create| {
+        // Version 2 knows refcounts of 16 bits only.
+        let refcount_bits = layout.version.is_none().then(|| 1 << random(7));
+        (Kind::Qcow2, Create { refcount_bits, ..layout })
+    };
+    match random(8) {
+        7 => qcow2(Create { version: Some(2), ..options(4096 << random(5), false) }),
         0 => qcow2(options(512, false)),
         1 => qcow2(options(4096, false)),
         2 => qcow2(options(16 << 10, true)),

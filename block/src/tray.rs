@@ -90,7 +90,7 @@ pub struct Medium {
 pub(crate) async fn no_medium() -> Result<Rc<Node>> {
     let storage: Rc<dyn Storage> = Rc::new(Nothing);
     let format = Format::open(storage.clone(), Kind::Raw, false).await?;
-    Ok(Node::new(format, storage, None, false))
+    Ok(Node::new(format, storage, None, None, false))
 }
 
 impl Disk {
@@ -158,7 +158,7 @@ impl Disk {
     /// # Errors
     /// `Invalid` where the tray is closed; `InUse` and `TimedOut` as for a switch.
     pub async fn remove_medium(self: &Rc<Self>) -> Result<()> {
-        self.check_open()?;
+        self.check_tray_open()?;
         if self.has_medium() {
             self.put(no_medium().await?).await?;
         }
@@ -184,7 +184,7 @@ impl Disk {
         Ok(())
     }
 
-    fn check_open(&self) -> Result<()> {
+    fn check_tray_open(&self) -> Result<()> {
         if self.tray()?.is_open() {
             return Ok(());
         }
@@ -214,9 +214,8 @@ impl Disk {
             let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.name());
             return Err(Error::new(ErrorKind::TimedOut, text));
         };
+        // Nobody wrote to the old one, so nothing of it is left to be done.
         self.swap(leaf);
-        // Nobody wrote to the old one.
-        self.flush_old().await?;
         self.announce_capacity();
         Ok(())
     }

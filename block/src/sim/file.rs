@@ -217,6 +217,11 @@ impl Storage for SimFile {
         }
         let mut zero: Vec<Range<u64>> = Vec::new();
         for (start, piece) in (0..).step_by(unit as usize).zip(data.chunks(unit as usize)) {
+            if let Err(e) = source.medium.check_copied(from + start, piece.len() as u64) {
+                self.medium.end().await;
+                self.bytes.grown(to + start);
+                return Ok(Some(Transfer::Stopped { len: start, zero, error: e.of_source() }));
+            }
             if !crate::buf::is_zero(piece) {
                 self.medium.put(to + start, piece.to_vec())?;
             } else if let Some(last) = zero.last_mut().filter(|last| last.end == start) {

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Faults, Nature, Sharing};
@@ -75,10 +76,12 @@ pub(super) fn chance(per_mille: u32) -> bool {
 
 impl Medium {
     pub(super) fn new(name: &str, content: Vec<u8>, nature: Nature, power: Rc<Power>) -> Rc<Self> {
-        let inode = executor::random();
+        // Whatever the seed: one of another thread is another file.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let inode = NEXT.fetch_add(1, Ordering::Relaxed);
         Rc::new(Medium {
             name: name.to_owned(),
-            identity: Identity { device: 0, inode },
+            identity: Identity { device: u64::MAX, inode },
             faults: Cell::default(),
             nature: Cell::new(nature),
             state: RefCell::new(State { durable: content.clone(), content, ..State::default() }),
@@ -194,8 +197,27 @@ impl Medium {
         Err(Error::new(ErrorKind::Invalid, text))
     }
 
+    /// Fails if a part of a range cannot be read.
+    fn check_good(&self, offset: u64, len: u64) -> Result<()> {
+        match self.faults.get().bad {
+            Some((start, end)) if offset < end && start < offset + len => {
+                Err(Error::new(ErrorKind::Io, format!("reading {}: simulated error", self.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a read of a range meets that a worker makes.
+    pub(super) fn check_copied(&self, offset: u64, len: u64) -> Result<()> {
+        if chance(self.faults.get().read) {
+            return Err(Error::new(ErrorKind::Io, format!("reading {}: simulated error", self.name)));
+        }
+        self.check_good(offset, len)
+    }
+
     pub(super) async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
         self.begin(self.faults.get().read, "reading").await?;
+        self.check_good(offset, buf.len() as u64)?;
         let state = self.state.borrow();
         let start = (offset as usize).min(state.content.len());
         let end = (start + buf.len()).min(state.content.len());
@@ -347,7 +369,8 @@ impl Medium {
         let shares = match nature.sharing {
             _ if nature.fixed => false,
             Sharing::Mixed if chance(300) => return Ok(None),
-            Sharing::Mixed => whole && chance(500),
+            // Whoever shares reads nothing; what cannot be read is to be met.
+            Sharing::Mixed => whole && source.check_good(from, len).is_ok() && chance(500),
             Sharing::Always => whole,
             Sharing::Never => false,
         };

@@ -47,7 +47,7 @@ fn what_others_put_behind_a_widened_write_is_not_cut_off() {
             for n in 0..4 {
                 let at = n * 4 * BLOCK;
                 let done = stream.copy_from(&*source, at, to + at, 4 * BLOCK, BLOCK).await.unwrap();
-                assert_eq!(done, Some(Transfer::Shared));
+                assert!(matches!(done, Some(Transfer::Shared)));
             }
         });
         let ahead = target.clone();

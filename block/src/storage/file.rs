@@ -14,6 +14,7 @@ use super::bytes::{Blocks, Bytes};
 use super::nbd::{self, NbdStorage};
 use super::{Extent, Identity, Lock, Storage, Transfer};
 use crate::chain::Opener;
+use crate::in_use::Use;
 use crate::io::Engine;
 use crate::name::Name;
 use crate::{Buf, Error, ErrorKind, Result};
@@ -56,6 +57,7 @@ impl Opener for FileOpener {
         // Not truncated by the open: the file may be somebody's running image.
         let mut options = OpenOptions::new();
         let file = FileStorage::open(self, name, options.read(true).write(true).create(true)).await?;
+        Use::refuse_any(&file)?;
         file.lock(Lock::Leaf)?;
         if !file.is_device {
             file.truncate(0).await?;
@@ -395,15 +397,21 @@ impl Storage for FileStorage {
         let transfer = if done.map_err(|e| self.error("copying to", to, &e))? {
             Transfer::Shared
         } else if self.is_cached_with(source) {
-            let done = copy::through_cache(&source.file, from, &self.file, to, len, unit).await;
-            let zero = done.map_err(|failed| match failed {
-                copy::Failed::Read(at, e) => source.error("reading", at, &e),
-                copy::Failed::Write(at, e) => self.error("writing", at, &e),
-            })?;
-            Transfer::Written { zero }
+            let (zero, failed) = copy::through_cache(&source.file, from, &self.file, to, len, unit).await;
+            match failed {
+                None => Transfer::Written { zero },
+                Some((done, failed)) => {
+                    let error = match failed {
+                        copy::Failed::Read(at, e) => source.error("reading", at, &e).of_source(),
+                        copy::Failed::Write(at, e) => self.error("writing", at, &e),
+                    };
+                    Transfer::Stopped { len: done, zero, error }
+                }
+            }
         } else {
             return Ok(None);
         };
+        let len = if let Transfer::Stopped { len, .. } = &transfer { *len } else { len };
         self.bytes.grown(to + len);
         Ok(Some(transfer))
     }

@@ -15,7 +15,7 @@ use super::scope::Scope;
 use super::window::{RECENT, SLOTS, Window};
 use crate::disk::Disk;
 use crate::job::Job;
-use crate::populate::populate;
+use crate::populate::{LARGEST_READ, Stopped, populate};
 use crate::{Error, Result};
 
 /// Bytes between two commits of the leaf: bounds what a crash makes the stream do again.
@@ -48,7 +48,7 @@ impl Frontier {
 
 /// A copy that failed: of several, the one whose range is lowest.
 pub(super) struct Failed {
-    /// Where, as far as it is known; else empty.
+    /// The part that could not be copied, as far as it is known; else empty.
     pub range: Range<u64>,
     pub error: Error,
 }
@@ -184,7 +184,15 @@ impl Copy {
                     self.advance(chunk);
                 }
             }
-            Err(error) => self.note(chunk, error),
+            Err(Stopped { done, at, error }) => {
+                self.disk.stats.populated(done);
+                let at = at.max(chunk.start);
+                if sequential {
+                    self.advance(chunk.start..at);
+                }
+                let failed = (at - at % LARGEST_READ + LARGEST_READ).min(chunk.end);
+                self.note(at..failed.max(at), error);
+            }
         }
         drop(slot);
     }

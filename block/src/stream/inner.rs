@@ -4,29 +4,48 @@ use std::rc::Rc;
 
 use crate::disk::Disk;
 use crate::format::Format;
+use crate::in_use::Use;
 use crate::node::Node;
-use crate::storage::Lock;
+use crate::storage::{Lock, Storage};
 use crate::switch::DEADLINE;
 use crate::{Error, ErrorKind, Result};
 
 impl Disk {
     /// Opens an image of the chain, not the leaf, for writing, and puts it in its own place. On any
     /// error the chain is as it was.
+    ///
+    /// # Errors
+    /// Where the image was the leaf before and cannot be made a backing file: what it has not written yet is in
+    /// memory only, and a second node over its file would not know of it.
     pub(super) async fn open_inner(self: &Rc<Self>, old: &Rc<Node>) -> Result<Rc<Node>> {
+        let name = old.name();
+        self.end_old().await?;
+        if old.is_writable() {
+            let text = format!("{name}: is still being written");
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
         let mut parent = self.leaf();
         while let Some(node) = parent.backing().filter(|node| !Rc::ptr_eq(node, old)) {
             parent = node;
         }
-        let name = old.name();
         let storage = self.opener.open(name, true).await?;
         if storage.identity() != old.storage().identity() {
             let text = format!("{name}: is not the file any more that the disk runs on");
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        storage.lock_after(&**old.storage(), Lock::Leaf)?;
-        let opened = self.reopen(old, storage.clone(), &parent).await;
-        if opened.is_err() {
-            old.storage().lock_after(&*storage, Lock::Backing)?;
+        let using = old.take_use();
+        let opened = self.reopen(old, &storage, &using, &parent).await;
+        match &opened {
+            Ok(new) => new.give_use(using),
+            Err(_) => {
+                if let Some(using) = &using {
+                    using.end_writing();
+                }
+                old.give_use(using);
+                if let Err(e) = old.storage().lock_after(&*storage, Lock::Backing) {
+                    executor::limited!(warn, "{name}: without its lock as a backing file: {e}");
+                }
+            }
         }
         opened
     }
@@ -34,11 +53,16 @@ impl Disk {
     async fn reopen(
         self: &Rc<Self>,
         old: &Rc<Node>,
-        storage: Rc<dyn crate::storage::Storage>,
+        storage: &Rc<dyn Storage>,
+        using: &Option<Use>,
         parent: &Rc<Node>,
     ) -> Result<Rc<Node>> {
+        if let Some(using) = using {
+            using.begin_writing(old.name())?;
+        }
+        storage.lock_after(&**old.storage(), Lock::Leaf)?;
         let format = Format::open(storage.clone(), old.kind(), true).await?;
-        let new = Node::new(format, storage, old.backing(), true);
+        let new = Node::new(format, storage.clone(), old.backing(), None, true);
         new.set_node_name(&old.node_name());
         // Reads on the old one end first: it would not see what becomes of the file.
         let Some(_closed) = self.drain(DEADLINE).await else {
@@ -51,11 +75,8 @@ impl Disk {
 
     /// Makes an image in the middle of a chain a backing file again.
     pub(super) async fn close_inner(&self, image: &Rc<Node>) {
-        let closed = match image.close().await {
-            Ok(()) => image.demote(),
-            Err(e) => Err(e),
-        };
-        if let Err(e) = closed {
+        self.retire(image);
+        if let Err(e) = self.end_old().await {
             executor::limited!(warn, "{}: {} after its stream: {e}", self.name(), image.name());
         }
     }

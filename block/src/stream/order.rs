@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::scope::Scope;
 use super::watch::Watch;
 use crate::Result;
+use crate::turns::Turns;
 
 /// The order of a stream's copies. Whatever it is, everything is copied in the end.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +57,10 @@ impl Plan {
 
     /// The next absent range, no longer than `most`; `None` where there is none left.
     pub(super) async fn next(&self, scope: &Scope, most: u64) -> Result<Option<Next>> {
+        // A trace may name a million places that are present.
+        let turns = Turns::default();
         loop {
+            turns.step().await;
             if let Some(hot) = self.hot.as_ref().and_then(|watch| watch.take_hot()) {
                 self.first.borrow_mut().push_front(hot);
             }

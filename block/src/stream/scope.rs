@@ -4,7 +4,11 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::node::Node;
+use crate::turns::Turns;
 use crate::{Error, Result};
+
+/// The longest step over what need not be populated, in bytes.
+const FARTHEST: u64 = 1 << 30;
 
 /// An image, and how far down its chain a stream goes.
 pub(super) struct Scope {
@@ -38,16 +42,23 @@ impl Scope {
         let Some(backing) = self.image.backing().filter(|_| self.base.is_some()) else {
             return self.image.next_absent(range, most).await;
         };
-        let mut at = range.start;
-        while let Some(absent) = self.image.next_absent(at..range.end, most).await? {
-            let below = backing.map(absent.start, absent.end - absent.start).await;
-            let below = below.map_err(Error::of_source)?;
-            if below.depth < self.between {
-                // Whole clusters, which are what is populated.
-                let end = (absent.start + below.len).next_multiple_of(self.image.cluster_size());
-                return Ok(Some(absent.start..end.min(absent.end)));
+        let turns = Turns::default();
+        let (mut at, mut look) = (range.start, most.max(self.image.cluster_size()));
+        while let Some(absent) = self.image.next_absent(at..range.end, look).await? {
+            at = absent.start;
+            while at < absent.end {
+                let below = backing.map(at, absent.end - at).await.map_err(Error::of_source)?;
+                let end = at + below.len;
+                if below.depth < self.between {
+                    // Whole clusters, which are what is populated.
+                    let end = end.next_multiple_of(self.image.cluster_size()).min(absent.end);
+                    return Ok(Some(at..end.min(at.saturating_add(most))));
+                }
+                at = end;
+                turns.step().await;
             }
-            at = (absent.start + below.len).min(absent.end);
+            // What is the base's may be most of the disk: ever longer steps over it.
+            look = (look * 2).min(FARTHEST.max(most));
         }
         Ok(None)
     }

@@ -23,7 +23,12 @@ pub(super) async fn load(opener: &dyn Opener, name: &str) -> Result<Vec<Range<u6
     }
     let buf = Buf::new(file.len() as usize);
     file.read(0, buf.clone()).await?;
-    let text = String::from_utf8_lossy(&buf.to_vec()).into_owned();
+    let (name, bytes) = (name.to_owned(), buf.to_vec());
+    // A large one takes long to be understood, and the disk has other things to do.
+    executor::unblock(move || ranges(&name, &String::from_utf8_lossy(&bytes))).await
+}
+
+fn ranges(name: &str, text: &str) -> Result<Vec<Range<u64>>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let ranges = lines.take(LONGEST).map(|(n, line)| {
         parse(line).ok_or_else(|| {
@@ -41,11 +46,15 @@ fn parse(line: &str) -> Option<Range<u64>> {
 }
 
 /// Writes a trace to file `name`, in the place of what is there, durably.
-pub(super) async fn save(opener: &dyn Opener, name: &str, ranges: &[Range<u64>]) -> Result<()> {
-    let mut text = String::from("# What a guest read, in its order: OFFSET LENGTH in bytes.\n");
-    for range in ranges {
-        text += &format!("{} {}\n", range.start, range.end - range.start);
-    }
+pub(super) async fn save(opener: &dyn Opener, name: &str, ranges: Vec<Range<u64>>) -> Result<()> {
+    let write = move || {
+        let mut text = String::from("# What a guest read, in its order: OFFSET LENGTH in bytes.\n");
+        for range in ranges {
+            text += &format!("{} {}\n", range.start, range.end - range.start);
+        }
+        text
+    };
+    let text = executor::unblock(write).await;
     let file = opener.create(name).await?;
     file.write(0, Buf::from_bytes(text.as_bytes())).await?;
     file.sync().await?;

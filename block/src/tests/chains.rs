@@ -47,7 +47,14 @@ fn below(files: &SimDir, chain: &Chain) -> Vec<Vec<u8>> {
 fn some_faults(len: u64) -> Faults {
     let few = |odds: u64, most: u64| if random(odds) == 0 { random(most) as u32 } else { 0 };
     let limit = (random(4) == 0).then(|| len + random(200 << 10));
-    Faults { read: few(3, 40), write: few(3, 80), sync: few(8, 100), limit, delay: random(200) }
+    Faults {
+        read: few(3, 40),
+        write: few(3, 80),
+        sync: few(8, 100),
+        limit,
+        delay: random(200),
+        ..Faults::default()
+    }
 }
 
 /// Grows the disk now and then. Answers between which sizes it is, and tells the guest of what it got.
@@ -151,7 +158,8 @@ fn chains_are_closed_and_opened_and_their_metadata_stays_exact() {
         let untouched = below(&files, &chain);
         let (leaf, kind) = chain.layers.last().cloned().unwrap();
         let (disk, _) = open(&files, &leaf, kind).await;
-        let mut guest = Guest::new(disk, chain.content.clone());
+        let mut guest = Guest::new(disk.clone(), chain.content.clone());
+        disk.close().await.unwrap();
         for _ in 0..4 {
             let (disk, _) = open(&files, &leaf, kind).await;
             let used = check_since(&files, &leaf, kind, model::Leaks::Any, &[]);

@@ -111,3 +111,39 @@ fn without_room_reads_go_on_without_copies() {
         assert_eq!(absent_data(&disk).await, 0);
     });
 }
+
+/// In version 2 of qcow2 zeros are told by absence, once there is no backing file.
+#[test]
+fn a_late_copy_brings_nothing_back() {
+    seeds(20, |seed| async move {
+        let files = SimDir::new();
+        let base = files.add("base", vec![7; 1 << 20]);
+        let layout = match seed % 2 {
+            0 => Create { version: Some(2), ..options(64 << 10, false) },
+            _ => options(64 << 10, random(2) == 0),
+        };
+        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..layout };
+        image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        disk.set_copy_on_read(true);
+        // One read of the base that takes long.
+        base.set_faults(Faults { delay: 10_000_000_000, ..Faults::default() });
+        let reading = {
+            let disk = disk.clone();
+            spawn(async move { read(&disk, 128 << 10, 4096).await.unwrap() })
+        };
+        executor::sleep(Duration::from_micros(1)).await;
+        base.set_faults(Faults::default());
+        disk.start_stream().unwrap();
+        wait_for_stream(&disk).await;
+        assert!(disk.leaf().backing().is_none() && !reading.is_finished());
+        let ticket = disk.enter().await;
+        disk.write_zeroes(&ticket, 128 << 10, 64 << 10, true).await.unwrap();
+        disk.flush(&ticket).await.unwrap();
+        drop(ticket);
+        assert_eq!(read(&disk, 128 << 10, 4096).await.unwrap(), [0; 4096]);
+        reading.await;
+        drop(disk.drain(DEADLINE).await.unwrap());
+        assert_eq!(read(&disk, 128 << 10, 4096).await.unwrap(), [0; 4096], "old data is back");
+    });
+}

@@ -154,7 +154,9 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
         let after = files.get("victim").unwrap().content();
         // But for the mark of an image that was found to be corrupt.
         assert!(
-            after[..79] == before[..79] && after[79] & !2 == before[79] && after[80..104] == before[80..104],
+            after[..79] == before[..79]
+                && after[79] & !2 == before[79] & !2
+                && after[80..104] == before[80..104],
             "the header was overwritten"
         );
         let l1 = word(&after, 40) as usize;
@@ -162,6 +164,7 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
             after[table..table + 8] == before[table..table + 8]
                 || after[table..table + 8] != after[l1..l1 + 8]
         );
+        let _ = disk.close().await;
         let leaf = chain::open(&*files, "victim", Kind::Qcow2, false).await.unwrap();
         guest.verify_on(&Disk::new("virtio0", leaf, true, files.clone(), |_| {})).await;
     });
@@ -231,7 +234,7 @@ async fn assert_refused(files: &Rc<SimDir>, disk: &Rc<Disk>, error: &crate::Erro
     let opened = chain::open(&**files, "victim", Kind::Qcow2, true).await;
     match version {
         3 => assert!(opened.err().unwrap().to_string().contains("--repair all"), "{what}"),
-        _ => assert!(opened.is_ok(), "{what}"),
+        _ => drop(opened.unwrap()),
     }
     assert!(chain::open(&**files, "victim", Kind::Qcow2, false).await.is_ok(), "{what}");
 }

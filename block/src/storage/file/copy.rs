@@ -90,8 +90,9 @@ pub(super) enum Failed {
     Write(u64, io::Error),
 }
 
-/// Copies bytes between files in the page cache, on a worker. Units that are all zero are not written;
-/// answers which, relative to the start. `unit` is a power of two.
+/// Copies bytes between files in the page cache, on a worker. Units that are all zero are not written; returns
+/// which, relative to the start, and what failed, with the length of what was copied before. `unit` is a power of
+/// two.
 pub(super) async fn through_cache(
     source: &Rc<File>,
     from: u64,
@@ -99,9 +100,12 @@ pub(super) async fn through_cache(
     to: u64,
     len: u64,
     unit: u64,
-) -> Result<Vec<Range<u64>>, Failed> {
-    let source = source.try_clone().map_err(|e| Failed::Read(from, e))?;
-    let target = target.try_clone().map_err(|e| Failed::Write(to, e))?;
+) -> (Vec<Range<u64>>, Option<(u64, Failed)>) {
+    let (source, target) = match (source.try_clone(), target.try_clone()) {
+        (Ok(source), Ok(target)) => (source, target),
+        (Err(e), _) => return (Vec::new(), Some((0, Failed::Read(from, e)))),
+        (_, Err(e)) => return (Vec::new(), Some((0, Failed::Write(to, e)))),
+    };
     let copy = Copy { source, from, target, to, unit, zero: Vec::new(), mixed: 0 };
     executor::unblock(move || copy.run(len)).await
 }
@@ -123,9 +127,9 @@ thread_local! {
 }
 
 impl Copy {
-    fn run(mut self, len: u64) -> Result<Vec<Range<u64>>, Failed> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let mut at = 0;
+    fn run(mut self, len: u64) -> (Vec<Range<u64>>, Option<(u64, Failed)>) {
+        let mut at = 0;
+        let done = BUFFER.with_borrow_mut(|buffer| {
             while at < len {
                 let step = &mut buffer[..STEP.min(len - at) as usize];
                 self.read(at, step)?;
@@ -133,8 +137,8 @@ impl Copy {
                 at += step.len() as u64;
             }
             Ok(())
-        })?;
-        Ok(self.zero)
+        });
+        (self.zero, done.err().map(|failed| (at, failed)))
     }
 
     /// Reads the whole of `step`; what lies past the file's end reads as zeros.

@@ -47,7 +47,7 @@ impl Control {
                 let Some(Held::Ready(ready)) = disk.take_held() else {
                     unreachable!("it was made ready above")
                 };
-                ready.commit().await
+                Ok(ready.commit().await)
             })
         });
         let mut result = Ok(Empty {});

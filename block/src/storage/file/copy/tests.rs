@@ -9,7 +9,9 @@ use super::*;
 fn copy(source: File, from: u64, target: &Rc<File>, to: u64, len: u64, unit: u64) -> Vec<Range<u64>> {
     let (source, target) = (Rc::new(source), target.clone());
     let task = async move { through_cache(&source, from, &target, to, len, unit).await };
-    executor::Executor::simulated(1).block_on(task).ok().unwrap()
+    let (zero, failed) = executor::Executor::simulated(1).block_on(task);
+    assert!(failed.is_none());
+    zero
 }
 
 /// Copies `content` from offset 512 to offset 1024, where the target is full of something.
