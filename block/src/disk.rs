@@ -14,13 +14,16 @@ use executor::{Handle, Remote};
 
 use crate::chain::Opener;
 use crate::copy_on_read::BOUNCE;
-use crate::job::{self, Job, JobEvent};
+use crate::job::{self, Job, JobEvent, JobKind};
 use crate::node::Node;
 use crate::stats::{Op, Stats};
 use crate::stream::watch::Watch;
 use crate::switch::Held;
 use crate::tray::{self, Tray};
 use crate::{Buf, Error, ErrorKind, Result};
+
+/// QEMU's words for a read-only disk that a command would write to.
+pub(crate) const READ_ONLY: &str = "Block node is read-only";
 
 /// What a disk tells the outside world by itself.
 #[derive(Clone, Debug)]
@@ -335,13 +338,29 @@ impl Disk {
         executor::timeout(deadline, empty).await.map(|()| closed)
     }
 
+    /// What the job does that has the disk.
+    pub fn busy_with(&self) -> Option<JobKind> {
+        self.active_job().map(|job| job.info().kind)
+    }
+
+    /// Whether a job leaves the disk to somebody else, who asks for it by the name `node`.
+    ///
+    /// # Errors
+    /// `InUse`, with QEMU's text.
+    pub(crate) fn check_no_job(&self, node: &str) -> Result<()> {
+        let Some(kind) = self.busy_with() else { return Ok(()) };
+        let text = format!("Node '{node}' is busy: block device is in use by block job: {}", kind.name());
+        Err(Error::new(ErrorKind::InUse, text))
+    }
+
     /// Takes the disk for `what`.
     ///
     /// # Errors
-    /// `InUse`, naming who has it, and where the disk is being closed.
+    /// `InUse`, naming who has it, with QEMU's text where that is a job; and where the disk is being closed.
     pub(crate) fn claim(self: &Rc<Self>, what: &'static str) -> Result<Claim> {
         self.check_open()?;
         if let Some(other) = self.claimed.get() {
+            self.check_no_job(self.name())?;
             let text = format!("Device '{}' is in use: {other} is active", self.name);
             return Err(Error::new(ErrorKind::InUse, text));
         }

@@ -10,7 +10,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 mod info;
 
 pub use crate::format::qcow2::create::{Options as Qcow2Options, Preallocation};
-pub use info::{Bitmap, Info, Qcow2Info, Snapshot, info, info_in_use};
+pub use info::{Bitmap, Info, Qcow2Info, Recorded, Snapshot, info, info_in_use};
 
 /// A new image.
 #[derive(Clone, Debug, Default)]

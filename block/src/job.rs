@@ -55,6 +55,8 @@ pub struct Job {
     pub(crate) stop_asked: Cell<bool>,
     io_status: Cell<IoStatus>,
     error: RefCell<Option<Error>>,
+    /// The error that [`Job::decide`] was last asked about; none after a resume.
+    met: RefCell<Option<Error>>,
     /// Anything above changed.
     changed: Event,
 }
@@ -86,6 +88,7 @@ impl Disk {
             stop_asked: Cell::new(false),
             io_status: Cell::new(IoStatus::Ok),
             error: RefCell::default(),
+            met: RefCell::default(),
             changed: Event::new(),
         });
         self.jobs.borrow_mut().push(job.clone());
@@ -133,8 +136,15 @@ impl Job {
             io_status: self.io_status.get(),
             auto_finalize: self.wish.auto_finalize,
             auto_dismiss: self.wish.auto_dismiss,
-            error: self.error.borrow().as_ref().map(Error::to_string),
+            error: self.error.borrow().as_ref().map(Error::reason),
+            detail: self.detail(),
         }
+    }
+
+    fn detail(&self) -> Option<String> {
+        let (error, met) = (self.error.borrow(), self.met.borrow());
+        let detail = error.as_ref().or(met.as_ref())?;
+        (detail.kind() != ErrorKind::Cancelled).then(|| detail.to_string())
     }
 
     fn check(&self, verb: Verb) -> Result<()> {
@@ -176,6 +186,7 @@ impl Job {
         }
         self.check(Verb::Resume)?;
         self.io_status.set(IoStatus::Ok);
+        self.met.take();
         self.pause_asked.set(false);
         self.go_on();
         Ok(())
@@ -194,6 +205,8 @@ impl Job {
     /// As [`Job::cancel`], in any state.
     pub(crate) fn abort(&self) {
         self.cancelled.set(true);
+        // As in QEMU, a cancelled job is not a paused one.
+        self.pause_asked.set(false);
         self.go_on();
     }
 
@@ -345,6 +358,7 @@ impl Job {
             OnError::Enospc if no_space => Action::Stop,
             OnError::Enospc => Action::Report,
         };
+        *self.met.borrow_mut() = Some(error.clone());
         self.tell(JobEvent::Error(operation, action));
         if action == Action::Stop {
             self.io_status.set(if no_space { IoStatus::NoSpace } else { IoStatus::Failed });
@@ -385,9 +399,7 @@ impl Job {
         let result = self.work(&strategy).await;
         let cancelled = self.cancelled.get() && !self.committing.get();
         if let Err(error) = &result {
-            if !cancelled {
-                *self.error.borrow_mut() = Some(error.clone());
-            }
+            *self.error.borrow_mut() = Some(error.clone());
             self.enter(Status::Aborting);
         }
         if result.is_ok() {

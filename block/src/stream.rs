@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::chain;
-use crate::disk::{Claim, Disk};
+use crate::disk::{Claim, Disk, READ_ONLY};
 use crate::format::Backing;
 use crate::job::{Action, Job, JobKind, Manner, Operation, Strategy, Wish};
 use crate::node::Node;
@@ -89,7 +89,7 @@ pub struct Extent {
 impl Disk {
     fn check_streamable(&self) -> Result<()> {
         if self.read_only() {
-            return Err(Error::new(ErrorKind::Unsupported, format!("Device '{}' is read-only", self.name())));
+            return Err(Error::new(ErrorKind::Unsupported, READ_ONLY));
         }
         Ok(())
     }
@@ -235,15 +235,9 @@ impl Disk {
     }
 
     async fn start_stream_job_now(self: &Rc<Self>, extent: Extent, wish: Wish) -> Result<()> {
-        let claim = self.claim_for_job()?;
-        let image = match &extent.image {
-            Some(name) => self.find_node(name).ok_or_else(|| no_node(name))?,
-            None => self.leaf(),
-        };
-        let base = match &extent.base {
-            Some(base) => self.find_base(&image, base)?,
-            None => None,
-        };
+        self.check_stream(&extent)?;
+        let claim = self.claim("a stream")?;
+        let (image, base) = self.find_extent(&extent)?;
         let record = match (&base, extent.backing_file) {
             (None, Some(_)) => {
                 let text = "backing file specified, but streaming the entire chain";
@@ -278,22 +272,27 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether a job could have the disk as far as other jobs go.
+    /// Whether an extent is one, and no other job is in its way.
     ///
     /// # Errors
-    /// `InUse`, with QEMU's text.
-    pub fn check_no_job(&self) -> Result<()> {
-        if let Some(job) = self.active_job() {
-            let kind = job.info().kind.name();
-            let text = format!("Node '{}' is busy: block device is in use by block job: {kind}", self.name());
-            return Err(Error::new(ErrorKind::InUse, text));
-        }
-        Ok(())
+    /// `NotFound` and `Invalid` where it is none; `InUse`. All with QEMU's texts, and in its order.
+    pub fn check_stream(&self, extent: &Extent) -> Result<()> {
+        self.find_extent(extent)?;
+        self.check_no_job(extent.image.as_deref().unwrap_or(self.name()))
     }
 
-    fn claim_for_job(self: &Rc<Self>) -> Result<Claim> {
-        self.check_no_job()?;
-        self.claim("a stream")
+    /// The image that is populated, and the one that becomes its backing file.
+    fn find_extent(&self, extent: &Extent) -> Result<(Rc<Node>, Option<Rc<Node>>)> {
+        let image = match &extent.image {
+            Some(name) => self.find_node(name).ok_or_else(|| no_node(name))?,
+            None => self.leaf(),
+        };
+        let name = extent.image.as_deref().unwrap_or(self.name());
+        let base = match &extent.base {
+            Some(base) => self.find_base(&image, name, base)?,
+            None => None,
+        };
+        Ok((image, base))
     }
 
     /// An image of the chain by its node name.
@@ -308,7 +307,8 @@ impl Disk {
         None
     }
 
-    fn find_base(&self, image: &Rc<Node>, base: &Base) -> Result<Option<Rc<Node>>> {
+    /// `top` is the name by which `image` was asked for.
+    fn find_base(&self, image: &Rc<Node>, top: &str, base: &Base) -> Result<Option<Rc<Node>>> {
         let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
         let found = match base {
             Base::File(name) => {
@@ -327,17 +327,14 @@ impl Disk {
             Base::Node(name) => {
                 let node = self.find_node(name).ok_or_else(|| no_node(name))?;
                 if Rc::ptr_eq(&node, image) || !is_below(&node, image) {
-                    let text = format!("Node '{name}' is not a backing image of '{}'", image.node_name());
-                    return Err(invalid(text));
+                    return Err(invalid(format!("Node '{name}' is not a backing image of '{top}'")));
                 }
                 Some(node)
             }
             Base::Bottom(name) => {
                 let node = self.find_node(name).ok_or_else(|| no_node(name))?;
                 if !is_below(&node, image) {
-                    let text =
-                        format!("Node '{name}' is not in a chain starting from '{}'", image.node_name());
-                    return Err(invalid(text));
+                    return Err(invalid(format!("Node '{name}' is not in a chain starting from '{top}'")));
                 }
                 node.backing()
             }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::chain;
-use crate::disk::{Claim, Closed, Disk};
+use crate::disk::{Claim, Closed, Disk, READ_ONLY};
 use crate::format::{Kind, Summary};
 use crate::image::{self, Create};
 use crate::node::Node;
@@ -78,11 +78,10 @@ impl Disk {
     pub async fn prepare_overlay(self: &Rc<Self>, overlay: &Overlay) -> Result<Prepared> {
         let claim = self.claim("a switch")?;
         if self.read_only() {
-            let text = format!("Device '{}' is read-only", self.name());
-            return Err(Error::new(ErrorKind::Unsupported, text));
+            return Err(Error::new(ErrorKind::Unsupported, READ_ONLY));
         }
         if overlay.format == Kind::Raw {
-            let text = "Driver 'raw' does not support backing files";
+            let text = "Backing file not supported for file format 'raw'";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let leaf = self.leaf();

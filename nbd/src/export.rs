@@ -26,6 +26,22 @@ pub enum Errno {
     Shutdown = 108,
 }
 
+impl Errno {
+    /// What a person reads where the server sends no words: the C library's.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Errno::Perm => "Operation not permitted",
+            Errno::Io => "Input/output error",
+            Errno::NoMem => "Cannot allocate memory",
+            Errno::Invalid => "Invalid argument",
+            Errno::NoSpace => "No space left on device",
+            Errno::Overflow => "Value too large for defined data type",
+            Errno::NotSupported => "Operation not supported",
+            Errno::Shutdown => "Cannot send after transport endpoint shutdown",
+        }
+    }
+}
+
 /// A failed request: a number for programs, and a sentence that clients with structured replies get
 /// too.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -299,7 +299,9 @@ commands! {
             /// Where it listens.
             addr: SocketAddressLegacy,
             /// How many clients it serves at once; 0: any number. 100 unless given.
-            max_connections as "max-connections": Option<u64>,
+            max_connections as "max-connections": Option<u32>,
+            /// Seconds within which a client must choose an export; 0: no limit. 10 unless given.
+            handshake_max_seconds as "handshake-max-seconds": Option<u32>,
             /// The id of a `--tls-creds`: clients must begin with TLS.
             tls_creds as "tls-creds": Option<String>,
         } -> Empty;
@@ -337,6 +339,8 @@ commands! {
             node_name as "node-name": String,
             /// Whether clients may write; they may not unless given.
             writable: Option<bool>,
+            /// Whether each write is flushed before it is answered; it is not unless given.
+            writethrough: Option<bool>,
             /// The name that clients ask for; the disk's unless given.
             name: Option<String>,
             /// What clients are told of it.
@@ -366,12 +370,17 @@ commands! {
             base_node as "base-node": Option<String>,
             /// What is recorded as the name of the backing file.
             backing_file as "backing-file": Option<String>,
+            /// Whether the format of a base that is used by a protocol alone is recorded as raw: all bases here
+            /// have a format, so that it changes nothing.
+            backing_mask_protocol as "backing-mask-protocol": Option<bool>,
             /// The last node that is copied.
             bottom: Option<String>,
             /// Bytes a second; 0: no limit.
             speed: Option<i64>,
             /// What becomes of the job on an error; `report` unless given.
             on_error as "on-error": Option<BlockdevOnError>,
+            /// A name for the job's filter node. It must be free, and no node gets it: a stream has no filter here.
+            filter_node_name as "filter-node-name": Option<String>,
             /// Whether it finalizes itself; it does unless this is false.
             auto_finalize as "auto-finalize": Option<bool>,
             /// Whether it leaves the table by itself; it does unless this is false.

@@ -1,5 +1,5 @@
-//! The events: each is one entry here. Their data is QEMU 7.2's, but for `BLOCK_STREAM_COMPLETED`
-//! (2011) and `EVENTS_DROPPED` (ours).
+//! The events: each is one entry here. Their data is QEMU 10.0's, but for `BLOCK_STREAM_COMPLETED`
+//! (2011), `BLOCK_SWITCHED` and `EVENTS_DROPPED` (ours), and members whose names begin with `x-`.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,8 +75,10 @@ events! {
         offset: u64,
         /// Its limit in bytes per second; 0: none.
         speed: u64,
-        /// Why it failed.
+        /// Why it failed, in the C library's words.
         error: Option<String>,
+        /// The same in full: what it failed at, and where.
+        detail as "x-error": Option<String>,
     }
 
     /// A job was cancelled.
@@ -101,6 +103,8 @@ events! {
         operation: IoOperationType,
         /// What follows.
         action: BlockErrorAction,
+        /// The error in full.
+        detail as "x-error": Option<String>,
     }
 
     /// A job can be completed.
@@ -135,6 +139,8 @@ events! {
 
     /// A guest's I/O failed.
     "BLOCK_IO_ERROR" BlockIoError {
+        /// The path of its guest device: empty, since there is no tree of devices to look it up in.
+        qom_path as "qom-path": String,
         /// The disk.
         device: String,
         /// The node.
@@ -145,8 +151,10 @@ events! {
         action: BlockErrorAction,
         /// Whether for want of space.
         nospace: Option<bool>,
-        /// Why, for people.
+        /// Why, in the C library's words.
         reason: String,
+        /// The same in full: what failed, and where.
+        detail as "x-reason": Option<String>,
     }
 
     /// An export is gone.

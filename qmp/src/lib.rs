@@ -14,7 +14,7 @@
 //!
 //! impl Handler for Machine {
 //!     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {
-//!         Ok(StatusInfo { running: true, singlestep: false, status: RunState::Running })
+//!         Ok(StatusInfo { running: true, status: RunState::Running })
 //!     }
 //!     async fn stop(&self, _: command::Stop) -> qmp::Result<Empty> {
 //!         self.events.emit(&event::Stopped {});
@@ -34,7 +34,7 @@
 //! # }
 //! ```
 //!
-//! The protocol is QEMU's (`docs/interop/qmp-spec`), its texts those of QEMU 7.2. Out-of-band execution
+//! The protocol is QEMU's (`docs/interop/qmp-spec`), its texts those of QEMU 10.0. Out-of-band execution
 //! is not offered.
 
 mod address;

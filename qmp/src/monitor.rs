@@ -327,7 +327,7 @@ fn negotiate(name: &str, arguments: Map<String, Value>, outbox: &Outbox) -> Resu
 /// The QMP that this is, which clients choose their commands by, and the program behind it.
 fn version() -> VersionInfo {
     VersionInfo {
-        qemu: VersionTriple { major: 7, minor: 2, micro: 0 },
-        package: concat!("millrace-", env!("CARGO_PKG_VERSION")).to_owned(),
+        qemu: VersionTriple { major: 10, minor: 0, micro: 0 },
+        package: concat!("millrace ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }

@@ -192,6 +192,16 @@ impl Qapi for u64 {
     }
 }
 
+impl Qapi for u32 {
+    fn describe() -> Type {
+        Type::Int
+    }
+    fn parse(path: &str, value: Value) -> Result<Self> {
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        number.ok_or_else(|| Error::generic(format!("Parameter '{path}' expects uint32_t")))
+    }
+}
+
 impl Qapi for f64 {
     fn describe() -> Type {
         Type::Number
@@ -358,6 +368,15 @@ macro_rules! qapi_union {
         #[serde(tag = "type", content = "data")]
         pub enum $name {
             $($(#[doc = $vdoc])* #[serde(rename = $wire)] $variant($of)),*
+        }
+
+        impl $name {
+            /// The name on the wire of what it is.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $($name::$variant(_) => $wire),*
+                }
+            }
         }
 
         impl crate::schema::Qapi for $name {

@@ -1,5 +1,5 @@
-//! The types of answers and events, named as in QEMU 7.2's QAPI (`qapi/*.json`), of which only members
-//! with a meaning here are kept. Sizes and offsets are in bytes.
+//! The types of answers and events, named as in QEMU 10.0's QAPI (`qapi/*.json`). Of the optional members
+//! only those with a meaning here are kept; docs/qmp.md lists the others. Sizes and offsets are in bytes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -71,8 +71,6 @@ qapi_struct! {
     struct StatusInfo {
         /// Whether vCPUs run.
         running: bool,
-        /// Whether they run one instruction at a time: never.
-        singlestep: bool,
         /// Why they run or do not.
         status: RunState,
     }
@@ -81,7 +79,7 @@ qapi_struct! {
     struct BlockInfo {
         /// The drive.
         device: String,
-        /// The path of its guest device.
+        /// The id of its guest device; absent without a guest.
         qdev: Option<String>,
         /// Kept for old clients: always `unknown`.
         kind as "type": String,
@@ -111,6 +109,8 @@ qapi_struct! {
         backing_file: Option<String>,
         /// How many images lie below it.
         backing_file_depth: u64,
+        /// Whether this process may use it: always.
+        active: bool,
         /// Whether it is encrypted.
         encrypted: bool,
         /// Whether written zeros are looked for.
@@ -165,7 +165,7 @@ qapi_struct! {
         compressed: Option<bool>,
         /// Its backing file as recorded.
         backing_filename as "backing-filename": Option<String>,
-        /// Its backing file as a path from here.
+        /// The same as a path from here.
         full_backing_filename as "full-backing-filename": Option<String>,
         /// The recorded format of its backing file.
         backing_filename_format as "backing-filename-format": Option<String>,
@@ -213,8 +213,10 @@ qapi_struct! {
         auto_finalize as "auto-finalize": bool,
         /// Whether it leaves the table by itself.
         auto_dismiss as "auto-dismiss": bool,
-        /// Why it failed.
+        /// Why it failed or was cancelled, in the C library's words.
         error: Option<String>,
+        /// What it failed at or pauses for, in full.
+        detail as "x-error": Option<String>,
     }
 
     /// An entry of `query-jobs`.
@@ -229,8 +231,10 @@ qapi_struct! {
         current_progress as "current-progress": u64,
         /// Where that ends; it may grow.
         total_progress as "total-progress": u64,
-        /// Why it failed.
+        /// Why it failed or was cancelled, in the C library's words.
         error: Option<String>,
+        /// What it failed at or pauses for, in full.
+        detail as "x-error": Option<String>,
     }
 }
 

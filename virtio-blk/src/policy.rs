@@ -40,8 +40,10 @@ pub struct IoError {
     pub action: Action,
     /// Whether it failed for want of space (or of quota).
     pub no_space: bool,
-    /// The disk's words, for people.
+    /// Why, in the C library's words and nothing else.
     pub reason: String,
+    /// The disk's words, for people: what failed, and where.
+    pub detail: String,
 }
 
 /// The policy for a disk's errors, and who hears of them.

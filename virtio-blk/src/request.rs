@@ -218,7 +218,8 @@ fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Erro
         write,
         action,
         no_space: error.kind() == ErrorKind::NoSpace,
-        reason: error.to_string(),
+        reason: error.reason(),
+        detail: error.to_string(),
     });
     action
 }

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use crate::chain::{self, Opener};
-use crate::format::{Kind, Summary, qcow2};
+use crate::format::{Backing, Kind, Summary, qcow2};
+use crate::node::Node;
 use crate::storage::{Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 
@@ -57,6 +58,31 @@ pub struct Qcow2Info {
     pub snapshots: Vec<Snapshot>,
     /// Persistent bitmaps.
     pub bitmaps: Vec<Bitmap>,
+}
+
+/// The backing file as a running image records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its name, word for word.
+    pub name: String,
+    /// Its name from here; `None` where it is none that we open.
+    pub full: Option<String>,
+    /// Its format, where that is recorded.
+    pub format: Option<String>,
+}
+
+impl Node {
+    /// The backing file as this image records it.
+    pub fn recorded_backing(&self) -> Option<Recorded> {
+        let Backing { name, format } = self.format().backing()?;
+        let full = chain::resolve(self.name(), &name).ok();
+        Some(Recorded { name, full, format })
+    }
+
+    /// Bytes of the host's storage that the image's file takes, where that can be known.
+    pub fn space(&self) -> Option<u64> {
+        self.storage().space()
+    }
 }
 
 /// Looks at an image's header.

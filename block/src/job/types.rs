@@ -129,8 +129,10 @@ pub struct Info {
     pub auto_finalize: bool,
     /// See [`Wish::auto_dismiss`].
     pub auto_dismiss: bool,
-    /// Why it failed.
+    /// Why it failed or was cancelled, in the C library's words ([`crate::Error::reason`]).
     pub error: Option<String>,
+    /// The sentence of the error that it failed with or pauses for: what was being done, and where.
+    pub detail: Option<String>,
 }
 
 /// What a job tells by itself.

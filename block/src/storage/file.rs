@@ -43,7 +43,7 @@ impl Opener for FileOpener {
             Name::Export(uri) => Ok(Rc::new(NbdStorage::open(uri, writable).await?)),
             Name::File(path) => {
                 let mut options = OpenOptions::new();
-                let file = FileStorage::open(self, path, options.read(true).write(writable)).await?;
+                let file = FileStorage::open(self, path, "open", options.read(true).write(writable)).await?;
                 Ok(Rc::new(file))
             }
         }
@@ -56,7 +56,8 @@ impl Opener for FileOpener {
         };
         // Not truncated by the open: the file may be somebody's running image.
         let mut options = OpenOptions::new();
-        let file = FileStorage::open(self, name, options.read(true).write(true).create(true)).await?;
+        let file =
+            FileStorage::open(self, name, "create", options.read(true).write(true).create(true)).await?;
         Use::refuse_any(&file)?;
         file.lock(Lock::Leaf)?;
         if !file.is_device {
@@ -100,7 +101,7 @@ struct FileStorage {
 }
 
 impl FileStorage {
-    async fn open(opener: &FileOpener, name: &str, options: &OpenOptions) -> Result<Self> {
+    async fn open(opener: &FileOpener, name: &str, verb: &str, options: &OpenOptions) -> Result<Self> {
         let mut options = options.clone();
         // Opening a FIFO or a tape must not wait for its other end.
         let direct = if opener.direct { libc::O_DIRECT } else { 0 };
@@ -117,7 +118,7 @@ impl FileStorage {
                 ErrorKind::Unsupported,
                 format!("{name}: the file system has no O_DIRECT; use cache=writeback"),
             ),
-            _ => Error::io(format_args!("opening {name}"), &e),
+            _ => Error::io(format_args!("Could not {verb} '{name}'"), &e),
         })?;
         let kind = metadata.file_type();
         let is_device = kind.is_block_device();

@@ -402,7 +402,7 @@ impl Storage for NbdStorage {
     }
 }
 
-/// The block layer's word for a server's refusal.
+/// The block layer's word for a server's refusal. Its number stays with the error.
 fn kind(errno: Errno) -> ErrorKind {
     match errno {
         Errno::NoSpace => ErrorKind::NoSpace,

@@ -188,6 +188,7 @@ fn an_error_does_what_the_policy_says() {
         if stops {
             wait_for_status(&disk, Status::Paused).await;
             assert!(job.info().paused && job.info().io_status != crate::job::IoStatus::Ok);
+            assert!(job.info().error.is_none() && job.info().detail.is_some(), "{:?}", job.info());
             // Resumed too early it stops again; the cause gone, it goes on.
             job.resume().unwrap();
             executor::sleep(Duration::from_millis(50)).await;
@@ -197,7 +198,7 @@ fn an_error_does_what_the_policy_says() {
             }
             job.resume().unwrap();
             wait_for_status(&disk, Status::Concluded).await;
-            assert_eq!(job.info().error, None);
+            assert_eq!((job.info().error, job.info().detail), (None, None));
             assert!(disk.leaf().backing().is_none());
             assert!(story(&told).iter().filter(|what| what.contains("STOP")).count() >= 2);
         } else {
@@ -207,7 +208,13 @@ fn an_error_does_what_the_policy_says() {
             assert!(what[2].starts_with("ERROR") && what[2].contains(action), "{what:?}");
             assert_eq!(what[2].contains("READ"), !no_space, "{what:?}: {:?}", job.info().error);
             assert_eq!(what[what.len() - 3..], ["aborting", "COMPLETED", "concluded"]);
-            assert!(job.info().error.is_some() && disk.leaf().backing().is_some());
+            let info = job.info();
+            let words = if no_space { "No space left on device" } else { "Input/output error" };
+            assert_eq!(info.error.as_deref(), Some(words));
+            // The sentence says where.
+            let name = if no_space { "leaf" } else { "base" };
+            assert!(info.detail.as_ref().is_some_and(|text| text.contains(name)), "{info:?}");
+            assert!(disk.leaf().backing().is_some());
             for file in [&base, &leaf] {
                 file.set_faults(Faults { delay: 100, ..Faults::default() });
             }
@@ -469,7 +476,7 @@ fn what_cannot_be_streamed_is_refused_in_words() {
         for (extent, text) in [
             (to(Base::File("gone".into())), "Can't find 'gone' in the backing chain".into()),
             (to(Base::Node("gone".into())), "Cannot find device='' nor node-name='gone'".into()),
-            (to(Base::Node(leaf.clone())), format!("Node '{leaf}' is not a backing image of '{leaf}'")),
+            (to(Base::Node(leaf.clone())), format!("Node '{leaf}' is not a backing image of 'virtio0'")),
             (named("x".into(), None), "backing file specified, but streaming the entire chain".into()),
             (
                 named("x".repeat(2000), Some(Base::File("base".into()))),

@@ -56,8 +56,9 @@ impl Shared {
         let (Some(number), Some(cookie)) = (fields.u32(), fields.u64()) else { return Ok(()) };
         let pending = self.take(cookie)?;
         if number != 0 {
-            let text = format!("the server answers error {number}");
-            self.answered(pending, Err(Error::new(errno(number), text)));
+            let errno = errno(number);
+            let text = format!("the server answers: {}", errno.text());
+            self.answered(pending, Err(Error::new(errno, text)));
             return Ok(());
         }
         match pending.request.command {
@@ -171,11 +172,12 @@ impl Shared {
         let Some(text) = fields.bytes(usize::from(text)) else {
             return violation("sent an error that is cut off");
         };
+        let errno = errno(number);
         let text = match printable(text) {
-            text if text.is_empty() => format!("the server answers error {number}"),
-            text => format!("the server answers: {text}"),
+            text if text.is_empty() => format!("the server answers: {}", errno.text()),
+            text => format!("the server answers: {}: {text}", errno.text()),
         };
-        pending.error.get_or_insert(Error::new(errno(number), text));
+        pending.error.get_or_insert(Error::new(errno, text));
         Ok(())
     }
 }

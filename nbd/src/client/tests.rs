@@ -194,7 +194,7 @@ fn good_replies_in_any_pieces_are_taken() {
         piece(chunk::DONE, chunk::BLOCK_STATUS, 1, &status),
         piece(chunk::DONE, chunk::ERROR, 0, &error),
     ];
-    let refused = Error::new(Errno::Io, "the server answers: f ire!");
+    let refused = Error::new(Errno::Io, "the server answers: Input/output error: f ire!");
     assert_eq!(against(bytes.concat()).unwrap(), [Err(RequestError::Refused(refused)), Ok(())]);
 }
 

@@ -51,6 +51,7 @@ impl Handler for Fake {
             auto_finalize: true,
             auto_dismiss: true,
             error: None,
+            detail: None,
         }])
     }
     async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
@@ -76,6 +77,7 @@ impl Handler for Fake {
             drv: "qcow2".into(),
             backing_file: Some("base.img".into()),
             backing_file_depth: 1,
+            active: true,
             encrypted: false,
             detect_zeroes: DetectZeroes::Off,
             bps: 0,
@@ -101,7 +103,7 @@ impl Handler for Fake {
         Ok(vec![drive("virtio0", Some(inserted)), drive("cd0", None)])
     }
     async fn query_status(&self, _: QueryStatus) -> Result<StatusInfo> {
-        Ok(StatusInfo { running: false, singlestep: false, status: RunState::IoError })
+        Ok(StatusInfo { running: false, status: RunState::IoError })
     }
 }
 
@@ -171,7 +173,7 @@ fn states_are_printed_as_qemu_does() {
         "Streaming device job0: Completed 5 of 10 bytes, speed limit 7 bytes/s\n"
     );
     assert_eq!(printed("info status"), "VM status: paused (io-error)\n");
-    assert!(printed("info version").starts_with("7.2.0 (millrace-"));
+    assert!(printed("info version").starts_with("10.0.0 (millrace "));
     let block = "virtio0: top.qcow2 (qcow2)\n    Cache mode:       writeback\n    \
                  Backing file:     base.img (chain depth: 1)\n\n\
                  cd0: [not inserted]\n    Removable device: not locked, tray open\n";

@@ -21,12 +21,16 @@ qapi_struct! {
         rd_bytes: u64,
         /// Bytes written.
         wr_bytes: u64,
+        /// Bytes appended to zones: no disk has any, as in the members below that are named so.
+        zone_append_bytes: u64,
         /// Bytes discarded.
         unmap_bytes: u64,
         /// Reads done.
         rd_operations: u64,
         /// Writes done.
         wr_operations: u64,
+        /// Appends to zones done.
+        zone_append_operations: u64,
         /// Flushes done.
         flush_operations: u64,
         /// Discards done.
@@ -35,6 +39,8 @@ qapi_struct! {
         rd_total_time_ns: u64,
         /// The same for writes.
         wr_total_time_ns: u64,
+        /// The same for appends to zones.
+        zone_append_total_time_ns: u64,
         /// The same for flushes.
         flush_total_time_ns: u64,
         /// The same for discards.
@@ -45,6 +51,8 @@ qapi_struct! {
         rd_merged: u64,
         /// The same for writes.
         wr_merged: u64,
+        /// The same for appends to zones.
+        zone_append_merged: u64,
         /// The same for discards.
         unmap_merged: u64,
         /// For how long no request has ended, in ns; absent before the first.
@@ -53,6 +61,8 @@ qapi_struct! {
         failed_rd_operations: u64,
         /// The same for writes.
         failed_wr_operations: u64,
+        /// The same for appends to zones.
+        failed_zone_append_operations: u64,
         /// The same for flushes.
         failed_flush_operations: u64,
         /// The same for discards.
@@ -61,6 +71,8 @@ qapi_struct! {
         invalid_rd_operations: u64,
         /// Writes that were refused, as outside of the disk or to a read-only one.
         invalid_wr_operations: u64,
+        /// The same for appends to zones.
+        invalid_zone_append_operations: u64,
         /// The same for flushes: none is.
         invalid_flush_operations: u64,
         /// The same for discards.

@@ -47,7 +47,7 @@ impl Handler for Fake {
     }
 
     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {
-        Ok(StatusInfo { running: true, singlestep: false, status: RunState::Running })
+        Ok(StatusInfo { running: true, status: RunState::Running })
     }
 
     /// Tells how many `cont` have ended.
@@ -131,7 +131,7 @@ impl Server {
         let mut wire = Wire { reader: BufReader::new(stream.try_clone().unwrap()), stream };
         let greeting = wire.receive();
         assert_eq!(greeting["QMP"]["capabilities"], json!([]));
-        assert_eq!(greeting["QMP"]["version"]["qemu"], json!({"major": 7, "minor": 2, "micro": 0}));
+        assert_eq!(greeting["QMP"]["version"]["qemu"], json!({"major": 10, "minor": 0, "micro": 0}));
         wire
     }
 

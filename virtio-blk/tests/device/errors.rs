@@ -28,7 +28,8 @@ fn told(rig: &Rig) -> Vec<(bool, Action, bool)> {
     let errors = std::mem::take(&mut *rig.errors.lock().unwrap());
     let tell = |error: IoError| {
         assert_eq!(error.node_name.as_deref(), Some("a leaf"));
-        assert_eq!(error.reason, "as the test wished");
+        let words = if error.no_space { "No space left on device" } else { "Input/output error" };
+        assert_eq!((error.reason.as_str(), error.detail.as_str()), (words, "as the test wished"));
         (error.write, error.action, error.no_space)
     };
     errors.into_iter().map(tell).collect()

@@ -216,6 +216,17 @@ impl Handler for Control {
     }
 
     async fn transaction(&self, arguments: Transaction) -> Result<Empty> {
+        if let Some(action) = arguments.actions.first()
+            && arguments.properties.and_then(|properties| properties.completion_mode)
+                == Some(ActionCompletionMode::Grouped)
+        {
+            // It is for actions that start jobs, and none here does.
+            let text = format!(
+                "Action '{}' does not support transaction property completion-mode = grouped",
+                action.kind()
+            );
+            return Err(Error::generic(text));
+        }
         self.transact(arguments.actions).await
     }
 
@@ -233,21 +244,17 @@ impl Handler for Control {
 
     async fn block_resize(&self, arguments: BlockResize) -> Result<Empty> {
         let drive = self.find(arguments.device.as_deref(), arguments.node_name.as_deref()).await?;
-        let device = &drive.options.id;
         let size = u64::try_from(arguments.size)
             .map_err(|_| Error::generic("Parameter 'size' expects a >0 size"))?;
         let resize = drive.handle.call(move |disk| async move { disk.resize(size).await });
-        resize.await.map_err(|e| match e.kind() {
-            ErrorKind::InUse => Error::generic(format!("Device '{device}' is in use")),
-            _ => generic(e),
-        })?;
+        resize.await.map_err(generic)?;
         Ok(Empty {})
     }
 
     async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
         let mut drives = Vec::new();
         for drive in &self.drives {
-            drives.push(blocks::describe(drive).await.map_err(generic)?);
+            drives.push(blocks::describe(drive, self.machine.is_some()).await.map_err(generic)?);
         }
         Ok(drives)
     }
@@ -329,6 +336,7 @@ impl Handler for Control {
             description: arguments.description,
             // Unlike by `block-export-add`, no error for a read-only disk.
             writable: arguments.writable.unwrap_or(false) && !drive.options.read_only,
+            writethrough: false,
         };
         self.exports.add(drive, wish).map(|()| Empty {})
     }
@@ -348,6 +356,7 @@ impl Handler for Control {
             name: arguments.name.unwrap_or(arguments.node_name),
             description: arguments.description,
             writable: arguments.writable.unwrap_or(false),
+            writethrough: arguments.writethrough.unwrap_or(false),
         };
         self.exports.add(drive, wish).map(|()| Empty {})
     }
@@ -362,7 +371,7 @@ impl Handler for Control {
 
     async fn query_status(&self, _: QueryStatus) -> Result<StatusInfo> {
         let status = self.run_state();
-        Ok(StatusInfo { running: status == RunState::Running, singlestep: false, status })
+        Ok(StatusInfo { running: status == RunState::Running, status })
     }
 
     async fn query_name(&self, _: QueryName) -> Result<NameInfo> {

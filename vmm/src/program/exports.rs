@@ -26,7 +26,7 @@ mod disk;
 /// How long a client may take to choose an export: QEMU's bound since 9.1 (CVE-2024-7409).
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Clients at once unless said otherwise: QEMU's default since 9.1.
-const MAX_CONNECTIONS: u64 = 100;
+const MAX_CONNECTIONS: u32 = 100;
 /// How long a command waits for requests that clients left behind; past it they end by themselves.
 const END: Duration = Duration::from_secs(3);
 /// The pause after a failed accept: the host is out of descriptors, and trying at once would spin.
@@ -46,6 +46,8 @@ pub(super) struct Wish {
     pub name: String,
     pub description: Option<String>,
     pub writable: bool,
+    /// Each write is flushed before it is answered.
+    pub writethrough: bool,
 }
 
 struct Export {
@@ -71,6 +73,8 @@ struct Server {
     gone: Event,
     accepting: RefCell<Option<JoinHandle<()>>>,
     tls: Option<Credentials>,
+    /// How long a client may take to choose an export.
+    handshake: Option<Duration>,
 }
 
 fn not_running() -> Error {
@@ -136,10 +140,15 @@ impl Exports {
             gone: Event::new(),
             accepting: RefCell::default(),
             tls,
+            handshake: match wish.handshake_max_seconds {
+                None => Some(HANDSHAKE),
+                Some(0) => None,
+                Some(seconds) => Some(Duration::from_secs(seconds.into())),
+            },
         });
         let slots = match wish.max_connections.unwrap_or(MAX_CONNECTIONS) {
             0 => u64::MAX,
-            some => some,
+            some => some.into(),
         };
         let accepting = executor::spawn(server.clone().accept(listener, Semaphore::new(slots)));
         *server.accepting.borrow_mut() = Some(accepting);
@@ -278,11 +287,12 @@ impl Server {
     }
 
     async fn client(self: Rc<Self>, number: u64, connection: Connection, slot: Permit) {
-        match executor::timeout(HANDSHAKE, nbd::handshake(&connection, &*self, self.tls.as_ref())).await {
+        let limit = self.handshake.unwrap_or(Duration::MAX);
+        match executor::timeout(limit, nbd::handshake(&connection, &*self, self.tls.as_ref())).await {
             Some(Ok(Some((session, export)))) => self.transmit(number, connection, session, export).await,
             Some(Ok(None)) => {}
             Some(Err(e)) => executor::limited!(info, "NBD handshake: {e}"),
-            None => executor::limited!(info, "an NBD client did not choose an export within {HANDSHAKE:?}"),
+            None => executor::limited!(info, "an NBD client did not choose an export within {limit:?}"),
         }
         self.clients.borrow_mut().remove(&number);
         self.gone.notify();
@@ -297,8 +307,10 @@ impl Server {
         if let Some(client) = self.clients.borrow_mut().get_mut(&number) {
             client.export = Some(export.clone());
         }
+        let writethrough = export.wish.writethrough;
         let served = export.drive.handle.call(move |disk| async move {
-            if let Err(e) = nbd::serve(&connection, session, DiskExport(disk)).await {
+            let export = DiskExport { disk, writethrough };
+            if let Err(e) = nbd::serve(&connection, session, export).await {
                 executor::limited!(info, "NBD client: {e}");
             }
             Ok(())

@@ -108,7 +108,7 @@ impl Link {
             match request(&client).await {
                 Ok(value) => return Ok(value),
                 Err(RequestError::Refused(e)) if e.errno != Errno::Shutdown => {
-                    return Err(fail(kind(e.errno), &e));
+                    return Err(fail(kind(e.errno), &e).with_errno(e.errno as i32));
                 }
                 Err(e) => {
                     // A server that is shutting down is as good as gone.

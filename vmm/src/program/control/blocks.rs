@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use block::image::Recorded;
 use block::node::Node;
 use block::{Disk, Kind};
 use qmp::types::*;
@@ -16,6 +17,8 @@ struct Layer {
     kind: Kind,
     size: u64,
     cluster_size: u64,
+    space: Option<u64>,
+    backing: Option<Recorded>,
 }
 
 fn layer(node: &Node) -> Layer {
@@ -26,6 +29,8 @@ fn layer(node: &Node) -> Layer {
         kind: node.kind(),
         size: node.size(),
         cluster_size: node.cluster_size(),
+        space: node.space(),
+        backing: node.recorded_backing(),
     }
 }
 
@@ -41,26 +46,26 @@ fn layers(disk: &Disk) -> Vec<Layer> {
 /// The image at the head of `layers`, with all behind it.
 fn image(layers: &[Layer]) -> Option<ImageInfo> {
     let (this, behind) = layers.split_first()?;
-    let backing = behind.first();
+    let backing = this.backing.as_ref();
     Some(ImageInfo {
         filename: this.name.clone(),
         format: this.kind.name().into(),
         dirty_flag: None,
-        actual_size: None,
+        actual_size: this.space,
         virtual_size: this.size,
         cluster_size: Some(this.cluster_size).filter(|size| *size > 1),
         encrypted: None,
         compressed: None,
-        backing_filename: backing.map(|layer| layer.name.clone()),
-        full_backing_filename: backing.map(|layer| layer.name.clone()),
-        backing_filename_format: backing.map(|layer| layer.kind.name().into()),
+        backing_filename: backing.map(|backing| backing.name.clone()),
+        full_backing_filename: backing.and_then(|backing| backing.full.clone()),
+        backing_filename_format: backing.and_then(|backing| backing.format.clone()),
         backing_image: image(behind).map(Box::new),
         format_specific: None,
     })
 }
 
 /// An entry of `query-block`.
-pub(super) async fn describe(drive: &Drive) -> block::Result<BlockInfo> {
+pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<BlockInfo> {
     let (layers, tray) = drive
         .handle
         .call(|disk| async move {
@@ -71,7 +76,7 @@ pub(super) async fn describe(drive: &Drive) -> block::Result<BlockInfo> {
     let inserted = inserted(drive, &layers, false);
     Ok(BlockInfo {
         device: options.id.clone(),
-        qdev: None,
+        qdev: has_guest.then(|| options.id.clone()),
         kind: "unknown".into(),
         removable: tray.is_some(),
         locked: tray.is_some_and(|(_, locked)| locked),
@@ -102,6 +107,7 @@ fn inserted(drive: &Drive, layers: &[Layer], flat: bool) -> Option<BlockDeviceIn
         backing_file: behind.first().map(|layer| layer.name.clone()),
         // QEMU's flat answer counts none either.
         backing_file_depth: if flat { 0 } else { behind.len() as u64 },
+        active: true,
         encrypted: false,
         detect_zeroes: DetectZeroes::Off,
         bps: 0,

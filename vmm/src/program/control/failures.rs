@@ -10,6 +10,7 @@ use super::Control;
 /// `query-block` has an `io-status`.
 fn event(device: String, error: IoError, has_io_status: bool) -> BlockIoError {
     BlockIoError {
+        qom_path: String::new(),
         device,
         node_name: error.node_name,
         operation: if error.write { IoOperationType::Write } else { IoOperationType::Read },
@@ -20,6 +21,7 @@ fn event(device: String, error: IoError, has_io_status: bool) -> BlockIoError {
         },
         nospace: has_io_status.then_some(error.no_space),
         reason: error.reason,
+        detail: Some(error.detail),
     }
 }
 
@@ -44,6 +46,7 @@ impl Control {
                 stop = true;
                 drive.io_status.set(status_after(drive.io_status.get(), error.no_space));
             }
+            executor::limited!(warn, "disk '{device}': {}", error.detail);
             let has_io_status = drive.options.has_io_status();
             self.events.emit(&event(device, error, has_io_status));
         }

@@ -14,21 +14,48 @@ const BOUNDARIES: [u64; 8] =
     [10_000, 100_000, 500_000, 1_000_000, 5_000_000, 20_000_000, 100_000_000, 1_000_000_000];
 
 impl Control {
-    /// The drive of a command that takes a device or a node name.
+    /// The drive of a command that takes a device or the node name of what a disk writes.
     ///
     /// # Errors
-    /// As QEMU's, where there is none.
+    /// As QEMU's, where there is none, where it has no medium, and for an image behind another one.
     pub(super) async fn find(&self, device: Option<&str>, node: Option<&str>) -> Result<&Rc<Drive>> {
         let (device, node) = (device.unwrap_or_default(), node.unwrap_or_default());
         if let Ok(drive) = self.drive(device).or_else(|_| self.drive(node)) {
+            if node_names(drive).await?.is_empty() {
+                return Err(Error::generic(format!("Device '{}' has no medium", drive.options.id)));
+            }
             return Ok(drive);
         }
+        match self.node(node).await? {
+            Some((drive, None)) => Ok(drive),
+            Some((drive, Some(above))) => {
+                let job =
+                    drive.handle.call(|disk| async move { Ok(disk.busy_with()) }).await.map_err(generic)?;
+                let why = match job {
+                    Some(kind) => format!("block device is in use by block job: {}", kind.name()),
+                    None => format!("node is used as backing hd of '{above}'"),
+                };
+                Err(Error::generic(format!("Node '{node}' is busy: {why}")))
+            }
+            None => Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{node}'"))),
+        }
+    }
+
+    /// The drive that has an image of this node name in its chain. Where that is not the leaf: with the name of
+    /// what is above it, a drive or an image.
+    pub(super) async fn node(&self, name: &str) -> Result<Option<(&Rc<Drive>, Option<String>)>> {
         for drive in &self.drives {
-            if !node.is_empty() && node_names(drive).await?.first().is_some_and(|name| name == node) {
-                return Ok(drive);
+            let names = node_names(drive).await?;
+            if let Some(depth) = names.iter().position(|node| node == name) {
+                let above = match depth {
+                    0 => None,
+                    1 => Some(drive.options.id.clone()),
+                    _ => names.into_iter().nth(depth - 1),
+                };
+                return Ok(Some((drive, above)));
             }
         }
-        Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{node}'")))
+        Ok(None)
     }
 
     /// Whether any image has that node name, or any drive that id.
@@ -122,26 +149,32 @@ fn counters(stats: &Stats, idle_time_ns: Option<u64>) -> BlockDeviceStats {
     BlockDeviceStats {
         rd_bytes: reads.bytes.get(),
         wr_bytes: writes.bytes.get(),
+        zone_append_bytes: 0,
         unmap_bytes: discards.bytes.get(),
         rd_operations: reads.done.get(),
         wr_operations: writes.done.get(),
+        zone_append_operations: 0,
         flush_operations: flushes.done.get(),
         unmap_operations: discards.done.get(),
         rd_total_time_ns: time(reads),
         wr_total_time_ns: time(writes),
+        zone_append_total_time_ns: 0,
         flush_total_time_ns: time(flushes),
         unmap_total_time_ns: time(discards),
         wr_highest_offset: stats.highest_write.get(),
         rd_merged: 0,
         wr_merged: 0,
+        zone_append_merged: 0,
         unmap_merged: 0,
         idle_time_ns,
         failed_rd_operations: reads.failed.get(),
         failed_wr_operations: writes.failed.get(),
+        failed_zone_append_operations: 0,
         failed_flush_operations: flushes.failed.get(),
         failed_unmap_operations: discards.failed.get(),
         invalid_rd_operations: reads.invalid.get(),
         invalid_wr_operations: writes.invalid.get(),
+        invalid_zone_append_operations: 0,
         invalid_flush_operations: flushes.invalid.get(),
         invalid_unmap_operations: discards.invalid.get(),
         account_invalid: true,

@@ -41,6 +41,25 @@ impl Ids {
     }
 }
 
+/// The image that a stream populates.
+struct Streamed {
+    drive: Rc<Drive>,
+    /// Its node name, where it was asked for by that.
+    image: Option<String>,
+    is_leaf: bool,
+}
+
+/// Refuses what cannot be a node's name, in QEMU's words.
+pub(super) fn check_node_name(name: &str) -> std::result::Result<(), String> {
+    if !qmp::id::is_well_formed(name) {
+        return Err(format!("Invalid node-name: '{name}'"));
+    }
+    if !qmp::id::is_node_name(name) {
+        return Err("Node name too long".into());
+    }
+    Ok(())
+}
+
 fn speed(speed: i64) -> Result<u64> {
     u64::try_from(speed).map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))
 }
@@ -93,14 +112,18 @@ impl Control {
     pub(super) async fn start_stream_job(&self, arguments: BlockStreamJob) -> Result<Empty> {
         let base = base(&arguments)?;
         let tuning = tuning(&arguments)?;
-        let (drive, image) = self.streamed(&arguments.device).await?;
-        drive.handle.call(|disk| async move { disk.check_no_job() }).await.map_err(generic)?;
+        let Streamed { drive, image, is_leaf } = self.streamed(&arguments.device).await?;
+        let extent = Extent { image, base, backing_file: arguments.backing_file, tuning };
+        self.check_stream(&drive, &extent, &arguments.device).await?;
         let speed = speed(arguments.speed.unwrap_or(0))?;
         // An image that is not a disk's own has no name that a job could take.
-        let disk = if image.is_none() { drive.options.id.clone() } else { String::new() };
+        let disk = if is_leaf { drive.options.id.clone() } else { String::new() };
         let id = arguments.job_id.unwrap_or(disk);
         if !qmp::id::is_well_formed(&id) {
             return Err(Error::generic(format!("Invalid job ID '{id}'")));
+        }
+        if let Some(name) = &arguments.filter_node_name {
+            self.check_filter_name(name).await?;
         }
         let wish = Wish {
             speed,
@@ -114,7 +137,6 @@ impl Control {
             auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
             ..Wish::new(id.clone())
         };
-        let extent = Extent { image, base, backing_file: arguments.backing_file, tuning };
         self.jobs.take(&id, &drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_stream_job(extent, wish).await };
         drive.handle.call(start).await.map_err(|e| {
@@ -124,25 +146,50 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// The drive with this name, or with an image of this node name, which is `Some` where it is not
-    /// the leaf.
-    async fn streamed(&self, device: &str) -> Result<(Rc<Drive>, Option<String>)> {
-        for drive in &self.drives {
-            if drive.options.id == device {
-                return Ok((drive.clone(), None));
-            }
-            let name = device.to_owned();
-            let find = drive.handle.call(move |disk| async move {
-                let is_leaf = disk.leaf().node_name() == name;
-                Ok((disk.find_node(&name).is_some(), is_leaf))
-            });
-            match find.await.map_err(generic)? {
-                (_, true) => return Ok((drive.clone(), None)),
-                (true, false) => return Ok((drive.clone(), Some(device.to_owned()))),
-                (false, false) => {}
-            }
+    /// The drive with this name, or with an image of this node name.
+    async fn streamed(&self, device: &str) -> Result<Streamed> {
+        if let Some(drive) = self.drives.iter().find(|drive| drive.options.id == device) {
+            return Ok(Streamed { drive: drive.clone(), image: None, is_leaf: true });
         }
-        Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{device}'")))
+        match self.node(device).await? {
+            Some((drive, above)) => {
+                let image = Some(device.to_owned());
+                Ok(Streamed { drive: drive.clone(), image, is_leaf: above.is_none() })
+            }
+            None => Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{device}'"))),
+        }
+    }
+
+    /// Refuses an extent that is none, or that a job is in the way of, before anything else is looked at.
+    async fn check_stream(&self, drive: &Drive, extent: &Extent, top: &str) -> Result<()> {
+        let asked = extent.clone();
+        let check = drive.handle.call(move |disk| async move { disk.check_stream(&asked) });
+        let Err(e) = check.await else { return Ok(()) };
+        if e.kind() != ErrorKind::NotFound {
+            return Err(generic(e));
+        }
+        // An image of another disk is there, but not in this chain.
+        let text = match &extent.base {
+            Some(Base::Node(node)) if self.is_named(node).await? => {
+                format!("Node '{node}' is not a backing image of '{top}'")
+            }
+            Some(Base::Bottom(node)) if self.is_named(node).await? => {
+                format!("Node '{node}' is not in a chain starting from '{top}'")
+            }
+            _ => e.to_string(),
+        };
+        Err(Error::generic(text))
+    }
+
+    async fn check_filter_name(&self, name: &str) -> Result<()> {
+        let wrong = |why: String| Err(Error::generic(format!("Could not create node: {why}")));
+        if let Err(why) = check_node_name(name) {
+            return wrong(why);
+        }
+        if self.is_named(name).await? {
+            return wrong(format!("Duplicate nodes with node-name='{name}'"));
+        }
+        Ok(())
     }
 
     /// Does something with a job. `Ok(None)` where there is none of this name.
@@ -265,6 +312,7 @@ pub(super) fn block_job(job: Info) -> BlockJobInfo {
         auto_finalize: job.auto_finalize,
         auto_dismiss: job.auto_dismiss,
         error: job.error,
+        detail: job.detail,
     }
 }
 
@@ -277,11 +325,26 @@ pub(super) fn job(job: Info) -> JobInfo {
         current_progress: job.offset,
         total_progress: job.len,
         error: job.error,
+        detail: job.detail,
+    }
+}
+
+/// What a client is told in a few words stands in the log in full.
+fn log(job: &Info, what: &JobEvent) {
+    let Some(detail) = &job.detail else { return };
+    match what {
+        JobEvent::Error(_, Action::Stop) => executor::limited!(warn, "job '{}' pauses: {detail}", job.id),
+        JobEvent::Error(_, Action::Ignore) => {
+            executor::limited!(warn, "job '{}' leaves out: {detail}", job.id)
+        }
+        JobEvent::Completed => executor::limited!(warn, "job '{}' failed: {detail}", job.id),
+        _ => {}
     }
 }
 
 /// Tells clients what a job told.
 pub(in crate::program) fn tell(events: &Events, job: &Info, what: JobEvent) {
+    log(job, &what);
     let (kind, device) = (kind(job.kind), job.id.clone());
     let Info { len, offset, speed, .. } = *job;
     match what {
@@ -297,12 +360,13 @@ pub(in crate::program) fn tell(events: &Events, job: &Info, what: JobEvent) {
                 Action::Stop => BlockErrorAction::Stop,
                 Action::Ignore => BlockErrorAction::Ignore,
             },
+            detail: job.detail.clone(),
         }),
         JobEvent::Ready => events.emit(&event::BlockJobReady { kind, device, len, offset, speed }),
         JobEvent::Pending => events.emit(&event::BlockJobPending { kind, id: device }),
         JobEvent::Completed => {
-            let error = job.error.clone();
-            events.emit(&event::BlockJobCompleted { kind, device, len, offset, speed, error });
+            let (error, detail) = (job.error.clone(), job.detail.clone());
+            events.emit(&event::BlockJobCompleted { kind, device, len, offset, speed, error, detail });
         }
         JobEvent::Cancelled => events.emit(&event::BlockJobCancelled { kind, device, len, offset, speed }),
     }

@@ -80,9 +80,7 @@ impl Control {
             if self.is_named(name).await? {
                 return Err(Error::generic("New overlay node-name already in use"));
             }
-            if !qmp::id::is_node_name(name) {
-                return Err(Error::generic(format!("Invalid node-name: '{name}'")));
-            }
+            super::jobs::check_node_name(name).map_err(Error::generic)?;
         }
         let overlay = Overlay {
             name: arguments.snapshot_file.clone(),

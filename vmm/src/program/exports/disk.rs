@@ -9,7 +9,11 @@ use nbd::{Errno, Error, Export, Extent, Result};
 /// A disk on its own thread. Each piece of a request has a ticket of its own from when its data are here until
 /// its result is known: what a client does before and after holds no drain up, and no request is longer to
 /// wait for than a piece.
-pub(super) struct DiskExport(pub Rc<Disk>);
+pub(super) struct DiskExport {
+    pub disk: Rc<Disk>,
+    /// Each write is flushed before it is answered.
+    pub writethrough: bool,
+}
 
 /// The number for an error of the block layer.
 fn refusal(e: block::Error) -> Error {
@@ -36,7 +40,7 @@ impl DiskExport {
         let mut done = 0;
         while done < len {
             let piece = first_piece(offset + done, len - done, most);
-            let mut ticket = self.0.enter().await;
+            let mut ticket = self.disk.enter().await;
             ticket.carry(piece);
             work(&ticket, offset + done, piece).await.map_err(refusal)?;
             done += piece;
@@ -45,15 +49,22 @@ impl DiskExport {
     }
 }
 
+impl DiskExport {
+    /// After a write.
+    async fn written(&self) -> Result<()> {
+        if self.writethrough { self.flush().await } else { Ok(()) }
+    }
+}
+
 impl Export for DiskExport {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.disk.size()
     }
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
         let read = async |ticket: &Ticket, at: u64, len: u64| {
             let start = (at - offset) as usize;
-            self.0.read(ticket, at, buf.slice(start..start + len as usize)).await
+            self.disk.read(ticket, at, buf.slice(start..start + len as usize)).await
         };
         self.in_pieces(offset, buf.len() as u64, PIECE, read).await
     }
@@ -61,29 +72,32 @@ impl Export for DiskExport {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         let write = async |ticket: &Ticket, at: u64, len: u64| {
             let start = (at - offset) as usize;
-            self.0.write(ticket, at, buf.slice(start..start + len as usize)).await
+            self.disk.write(ticket, at, buf.slice(start..start + len as usize)).await
         };
-        self.in_pieces(offset, buf.len() as u64, PIECE, write).await
+        self.in_pieces(offset, buf.len() as u64, PIECE, write).await?;
+        self.written().await
     }
 
     async fn flush(&self) -> Result<()> {
-        let ticket = self.0.enter().await;
-        self.0.flush(&ticket).await.map_err(refusal)
+        let ticket = self.disk.enter().await;
+        self.disk.flush(&ticket).await.map_err(refusal)
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        let trim = async |ticket: &Ticket, at, len| self.0.discard(ticket, at, len).await;
-        self.in_pieces(offset, len, self.0.zero_piece(), trim).await
+        let trim = async |ticket: &Ticket, at, len| self.disk.discard(ticket, at, len).await;
+        self.in_pieces(offset, len, self.disk.zero_piece(), trim).await?;
+        self.written().await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> Result<()> {
-        let zero = async |ticket: &Ticket, at, len| self.0.write_zeroes(ticket, at, len, may_unmap).await;
-        self.in_pieces(offset, len, self.0.zero_piece(), zero).await
+        let zero = async |ticket: &Ticket, at, len| self.disk.write_zeroes(ticket, at, len, may_unmap).await;
+        self.in_pieces(offset, len, self.disk.zero_piece(), zero).await?;
+        self.written().await
     }
 
     async fn block_status(&self, offset: u64, len: u64) -> Result<Extent> {
-        let _ticket = self.0.enter().await;
-        let run = self.0.leaf().map(offset, len).await.map_err(refusal)?;
+        let _ticket = self.disk.enter().await;
+        let run = self.disk.leaf().map(offset, len).await.map_err(refusal)?;
         let depth = if run.allocated { run.depth as u32 + 1 } else { 0 };
         Ok(Extent { len: run.len, data: run.data, depth })
     }

@@ -5,7 +5,14 @@ use executor::Executor;
 use super::*;
 
 fn error(action: Action, reason: &str) -> IoError {
-    IoError { node_name: None, write: true, action, no_space: false, reason: reason.into() }
+    IoError {
+        node_name: None,
+        write: true,
+        action,
+        no_space: false,
+        reason: reason.into(),
+        detail: String::new(),
+    }
 }
 
 fn reasons(errors: &IoErrors) -> Vec<(String, String)> {

@@ -3,7 +3,8 @@
 use super::*;
 
 fn error(action: Action, write: bool, no_space: bool) -> IoError {
-    IoError { node_name: Some("#block1".into()), write, action, no_space, reason: "writing a.img: no".into() }
+    let (reason, detail) = ("Input/output error".into(), "writing a.img at 0: Input/output error".into());
+    IoError { node_name: Some("#block1".into()), write, action, no_space, reason, detail }
 }
 
 #[test]
@@ -11,13 +12,13 @@ fn events_are_qemu_s() {
     let wire =
         |error, has_io_status| serde_json::to_value(event("virtio0".into(), error, has_io_status)).unwrap();
     let stop = serde_json::json!({
-        "device": "virtio0", "node-name": "#block1", "operation": "write", "action": "stop", "nospace": true,
-        "reason": "writing a.img: no",
+        "qom-path": "", "device": "virtio0", "node-name": "#block1", "operation": "write", "action": "stop", "nospace": true,
+        "reason": "Input/output error", "x-reason": "writing a.img at 0: Input/output error",
     });
     assert_eq!(wire(error(Action::Stop, true, true), true), stop);
     let report = serde_json::json!({
-        "device": "virtio0", "node-name": "#block1", "operation": "read", "action": "report",
-        "reason": "writing a.img: no",
+        "qom-path": "", "device": "virtio0", "node-name": "#block1", "operation": "read", "action": "report",
+        "reason": "Input/output error", "x-reason": "writing a.img at 0: Input/output error",
     });
     assert_eq!(wire(error(Action::Report, false, true), false), report);
     assert_eq!(wire(error(Action::Ignore, true, false), true)["action"], "ignore");
