@@ -282,7 +282,7 @@ fn jobs_of_two_disks_and_clashes() -> Result<(), Failure> {
     let text = refused(ask(&mut vm, "block_stream", json!({"device": "b", "all": true})));
     assert!(text.contains("Device 'b' is in use"), "{text}");
     let text = refused(ask(&mut vm, "block_resize", json!({"device": "a", "size": 16 * MIB})));
-    assert!(text.contains("Device 'a' is in use"), "{text}");
+    assert!(text.contains("Node 'a' is busy: block device is in use by block job: stream"), "{text}");
     ask(&mut vm, "block-stream", json!({"device": "b", "job-id": "other", "speed": 65536}))?;
     assert_eq!(vm.streams()?.len(), 2);
     let shown = ask(&mut vm, "human-monitor-command", json!({"command-line": "info block-jobs"}))?;

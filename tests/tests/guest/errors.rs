@@ -53,7 +53,7 @@ fn stopped(vm: &mut Vm) -> Result<(), Failure> {
     check(expected && error.device == "virtio0", format!("{error:?}"))?;
     vm.qmp.wait_event("STOP", Instant::now() + STEP)?;
     let status = vm.qmp.execute_json("query-status", Value::Null)?;
-    check(status == json!({"running": false, "singlestep": false, "status": "io-error"}), status)?;
+    check(status == json!({"running": false, "status": "io-error"}), status)?;
     let drive = &vm.qmp.execute_json("query-block", Value::Null)?[0];
     check(drive["io-status"] == "nospace", drive)
 }

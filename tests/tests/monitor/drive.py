@@ -47,6 +47,65 @@ STEPS = [
 CLASSES = {"GenericError", "CommandNotFound", "DeviceNotFound", "DeviceNotActive", "DeviceInUse", "NotSupported"}
 
 
+async def until(client, status):
+    """Waits for the state of the only job; None: there is none."""
+    while True:
+        jobs = await client.execute("query-jobs")
+        await client.execute("query-block-jobs")
+        if (jobs[0]["status"] if jobs else None) == status:
+            return jobs
+        await asyncio.sleep(0.01)
+
+
+async def jobs(client):
+    """Drives every command of jobs; returns their names."""
+    ran = {"query-jobs", "query-block-jobs", "block-stream"}
+
+    async def run(name, **arguments):
+        ran.add(name)
+        return await client.execute(name, arguments)
+
+    async def refused(name, **arguments):
+        try:
+            await run(name, **arguments)
+        except ExecuteError as error:
+            return error
+        raise AssertionError(f"{name} {arguments} was not refused")
+
+    async def start(**more):
+        # The disk's last overlay has nothing: there is something to copy.
+        await client.execute("blockdev-snapshot-sync", {
+            "device": "virtio0", "snapshot-file": f"{FOLDER}/job{len(ran)}-{len(more)}.qcow2"})
+        await client.execute("block-stream", {
+            "device": "virtio0", "job-id": "j", "speed": 65536, "on-error": "stop", "auto-dismiss": False, **more})
+
+    await start(**{"filter-node-name": "filter", "backing-mask-protocol": True})
+    await run("job-pause", id="j")
+    await until(client, "paused")
+    await run("block-job-resume", device="j")
+    await run("block-job-pause", device="j")
+    await run("job-resume", id="j")
+    assert (await refused("job-complete", id="j")).error_class == "GenericError"
+    assert (await refused("block-job-complete", device="j")).error_class == "GenericError"
+    await run("job-cancel", id="j")
+    ended = await until(client, "concluded")
+    assert ended[0]["error"] == "Operation canceled", ended
+    await run("job-dismiss", id="j")
+    for finalize, dismiss in [("job-finalize", "job-dismiss"), ("block-job-finalize", "block-job-dismiss")]:
+        await start(**{"auto-finalize": False})
+        await run("block-job-set-speed", device="j", speed=0)
+        await until(client, "pending")
+        await run(finalize, id="j")
+        await until(client, "concluded")
+        await run(dismiss, id="j")
+    await start()
+    await run("block-job-cancel", device="j", force=True)
+    await until(client, "concluded")
+    await run("block-job-dismiss", id="j")
+    assert (await refused("block-job-cancel", device="j")).error_class == "DeviceNotActive"
+    return ran
+
+
 async def main():
     client = QMPClient("driver")
     seen = []
@@ -63,7 +122,9 @@ async def main():
         if name == "x-live-copy":
             while await client.execute("query-block-stream"):
                 await asyncio.sleep(0.01)
-    rest = commands - {name for name, _ in STEPS} - {"quit", "query-commands"}
+    ran = await jobs(client)
+    rest = commands - ran - {name for name, _ in STEPS} - {"quit", "query-commands"}
+    assert not [name for name in rest if "job" in name], rest
     for name in sorted(rest):
         try:
             await client.execute(name, {"no-such-argument": 1})
@@ -72,7 +133,8 @@ async def main():
         else:
             raise AssertionError(f"{name} took an argument that it does not have")
     for event in ["BLOCK_SWITCHED", "BLOCK_STREAM_COMPLETED", "DEVICE_TRAY_MOVED", "BLOCK_EXPORT_DELETED",
-                  "STOP", "RESUME", "POWERDOWN", "RESET"]:
+                  "STOP", "RESUME", "POWERDOWN", "RESET",
+                  "JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_PENDING"]:
         assert event in seen, (event, seen)
     await client.execute("quit")
     watching.cancel()

@@ -2,13 +2,16 @@
 //! clients that other people wrote.
 
 mod clients;
+mod conversation;
 mod counters;
+mod daemon;
 mod errors;
 mod python;
 mod snapshot;
 mod terminal;
 mod transcript;
 mod tray;
+mod typed;
 
 use std::path::{Path, PathBuf};
 

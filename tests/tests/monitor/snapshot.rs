@@ -55,7 +55,7 @@ fn overlays_are_refused_in_qemus_words() -> Result<(), Failure> {
     refuse(with("mode", "bad"), "Parameter 'mode' does not accept value 'bad'");
     refuse(with("snapshot-node-name", "virtio1"), "New overlay node-name already in use");
     refuse(with("snapshot-node-name", "#mine"), "Invalid node-name: '#mine'");
-    refuse(with("device", "cd"), "Device 'cd' is read-only");
+    refuse(with("device", "cd"), "Device 'cd' has no medium");
     // The other disk's image is no overlay, and creating one there must not empty it.
     let other = stage.path("virtio1.img");
     let content = std::fs::read(&other)?;
@@ -130,7 +130,13 @@ fn live_copy_is_one_command() -> Result<(), Failure> {
         assert_eq!((&disk["file"], &disk["backing_file_depth"]), (&json!(text(&target)), &json!(0)));
     }
     let arguments = json!({"device": "virtio0", "target": text(&stage.path("copy.img")), "format": "raw"});
-    refuse(&mut vm, "x-live-copy", arguments, "NotSupported", "Driver 'raw' does not support backing files");
+    refuse(
+        &mut vm,
+        "x-live-copy",
+        arguments,
+        "NotSupported",
+        "Backing file not supported for file format 'raw'",
+    );
     let arguments = json!({"device": "x", "target": "y", "format": "qcow2"});
     refuse(&mut vm, "x-live-copy", arguments, "DeviceNotFound", "Device 'x' not found");
     vm.quit()?;

@@ -14,7 +14,7 @@ const SIZE: u64 = 10 << 30;
 
 /// `->` lines are sent, `<-` lines are what must come back.
 const TRANSCRIPT: &str = r#"
-<- {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": "*"}, "capabilities": []}}
+<- {"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": "*"}, "capabilities": []}}
 -> {"execute": "qmp_capabilities"}
 <- {"return": {}}
 -> { "execute": "query-block-stream" }

@@ -160,3 +160,33 @@ fn tcp_serves_as_well() -> Result<(), Failure> {
     vm.quit()?;
     rig.holds("raw", &rig.text("a.img"), &model)
 }
+
+#[test]
+fn an_export_that_writes_through_flushes_by_itself() -> Result<(), Failure> {
+    let (rig, mut vm) = rig()?;
+    for (id, writethrough) in [("lazy", false), ("through", true)] {
+        let export = json!({"type": "nbd", "id": id, "node-name": "d0", "name": id, "writable": true,
+                            "writethrough": writethrough});
+        vm.qmp.execute_json("block-export-add", export)?;
+        let mut client = rig.connect(id)?;
+        client.write_all(&[request(1, 0, 4096), vec![1; 4096]].concat())?;
+        client.read_exact(&mut [0; 16])?;
+        let stats = vm.qmp.execute_json("query-blockstats", Value::Null)?;
+        let flushes = &stats[0]["stats"]["flush_operations"];
+        check(*flushes == json!(u64::from(writethrough)), format!("{id}: {flushes} flushes"))?;
+    }
+    vm.quit()
+}
+
+#[test]
+fn a_client_that_chooses_nothing_is_let_go_when_the_server_says() -> Result<(), Failure> {
+    let (rig, mut vm) = rig()?;
+    vm.qmp.execute_json("nbd-server-stop", Value::Null)?;
+    rig.start_server(&mut vm, json!({"handshake-max-seconds": 1}))?;
+    let started = Instant::now();
+    hung_up(&mut rig.connect_only()?)?;
+    // Ten seconds are the default.
+    let took = started.elapsed().as_secs_f64();
+    check(took > 0.9 && took < 9.0, format!("let go after {took} s"))?;
+    vm.quit()
+}
