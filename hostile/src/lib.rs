@@ -8,6 +8,7 @@
 //! To add a door: a module with the entry point and its corpus, a line in [`TARGETS`], a file in
 //! `fuzz/fuzz_targets` and its name in `fuzz/Cargo.toml`.
 
+mod blk;
 mod chains;
 mod console;
 mod image;
@@ -19,6 +20,7 @@ mod net;
 mod scsi;
 mod watched;
 
+pub use blk::blk;
 pub use console::{console, rng};
 pub use image::{qcow2, qed};
 pub use machine::machine;
@@ -47,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
     Target { name: "qmp", run: qmp, corpus: monitor::corpus, memory: monitor::memory },
     Target { name: "machine", run: machine, corpus: machine::corpus, memory: machine::memory },
+    Target { name: "blk", run: blk, corpus: blk::corpus, memory: blk::memory },
     Target { name: "net", run: net, corpus: net::corpus, memory: net::memory },
     Target { name: "scsi", run: scsi, corpus: scsi::corpus, memory: scsi::memory },
     Target { name: "console", run: console, corpus: console::corpus, memory: console::memory },

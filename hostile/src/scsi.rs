@@ -58,6 +58,9 @@ async fn run(input: &[u8]) {
             break;
         }
     }
+    // What was shown without a kick is not to be left.
+    drivers[REQUEST].kick.write(1).expect("an eventfd");
+    settle(&mut drivers, &interrupts).await;
     pause(&mut device).await;
     for driver in &mut drivers {
         while driver.pop_used().is_some() {}
@@ -95,21 +98,22 @@ async fn do_step(
                     .concat(),
                 _ => [&kind[..], &lun, &cdb[..4]].concat(),
             };
-            send(&mut drivers[CONTROL], &body, 5);
+            send(&mut drivers[CONTROL], &body, 5, true);
         }
         // Any bytes to any queue, or to the config space.
         7 if tag & 0x80 != 0 => device.write_config(tag.into(), &cdb[..4]),
-        7 => send(&mut drivers[usize::from(target) % QUEUES], cdb, room),
+        7 => send(&mut drivers[usize::from(target) % QUEUES], cdb, room, true),
         _ => {
             let mut request = [&lun[..], &[tag], &[0; 10], cdb].concat();
             request.resize(19 + 32, 0);
-            send(&mut drivers[REQUEST], &request, RESPONSE + room);
+            // Some are shown without a kick, and found by what comes next.
+            send(&mut drivers[REQUEST], &request, RESPONSE + room, kind % 8 != 4);
         }
     }
 }
 
 /// Offers a chain of `out` and of room for `into` bytes, where there are descriptors for it.
-fn send(driver: &mut Driver, out: &[u8], into: usize) {
+fn send(driver: &mut Driver, out: &[u8], into: usize, kick: bool) {
     if driver.free_descriptors() < 2 {
         return;
     }
@@ -123,7 +127,10 @@ fn send(driver: &mut Driver, out: &[u8], into: usize) {
         .map(|(address, len, write)| Piece { address, len: len as u32, write })
         .collect();
     driver.add(&pieces, false);
-    driver.publish();
+    match kick {
+        true => drop(driver.publish()),
+        false => driver.set_avail_index(driver.next_avail),
+    }
 }
 
 /// A step that sends a command.
@@ -163,6 +170,13 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         command(&[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2], 4096),
         command(&[0x28, 0, 0, 0, 0, 40, 0, 0, 1], 2048),
     ];
+    let unseen = [
+        command(&[0x00], 0),
+        other([4, 0, 0, 0, 9], &[0x12]).repeat(6),
+        other([6, 0, 0, 0, 4], &[1]),
+        other([4, 0, 16, 0, 9], &[0x28, 0, 0, 0, 0, 0, 0, 0, 2]).repeat(6),
+        other([6, 0, 0, 0, 4], &[5]),
+    ];
     let tray = [
         command(&[0x00], 0),
         other([6, 0, 0, 0, 2], &[16]),
@@ -183,7 +197,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         command(&[0x1b, 0, 0, 0, 3], 0),
         command(&[0x35], 0),
     ];
-    vec![probe.concat(), read.concat(), tray.concat()]
+    vec![probe.concat(), read.concat(), tray.concat(), unseen.concat()]
 }
 
 /// The two media and the device's own; what is read goes to guest memory.

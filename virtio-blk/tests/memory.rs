@@ -64,6 +64,11 @@ static MOVED: AtomicU64 = AtomicU64::new(0);
 /// misaligned goes through memory of its own. It needs a moment for everything.
 struct Void;
 
+/// Memory beside a buffer that is not aligned: it counts, and is not touched.
+fn bounce(buf: &Buf) -> Option<Vec<u8>> {
+    (!buf.is_aligned(4096)).then(|| Vec::with_capacity(buf.len()))
+}
+
 async fn moved(len: u64) {
     executor::sleep(Duration::from_millis(1)).await;
     MOVED.fetch_add(len, Ordering::Relaxed);
@@ -78,15 +83,12 @@ impl Storage for Void {
         DISK
     }
     async fn read(&self, _: u64, buf: Buf) -> Result<()> {
-        let bounce = (!buf.is_aligned(4096)).then(|| Buf::new(buf.len()));
+        let _bounce = bounce(&buf);
         moved(buf.len() as u64).await;
-        if let Some(bounce) = bounce {
-            buf.copy_from_buf(&bounce);
-        }
         Ok(())
     }
     async fn write(&self, _: u64, buf: Buf) -> Result<()> {
-        let _bounce = (!buf.is_aligned(4096)).then(|| Buf::new(buf.len()));
+        let _bounce = bounce(&buf);
         moved(buf.len() as u64).await;
         Ok(())
     }
@@ -251,8 +253,7 @@ fn requests_of_any_size_are_served_in_bounded_memory_and_nobody_waits_for_all_of
     let most = (4 << 30) - 1024;
     let sizes = [(512, 1), (1 << 20, 1), (1 << 20, 254), (17 << 20, 254), (100 << 20, 40), (most, 254)];
     for (len, parts) in sizes {
-        // Reads of 4 GiB would copy for long.
-        for write in [false, true].into_iter().filter(|write| *write || len < most) {
+        for write in [false, true] {
             let status = rig.post_data(0, write, len, parts);
             rig.drivers[0].publish();
             rig.wait_used(0, 1);

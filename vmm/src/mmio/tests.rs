@@ -212,6 +212,36 @@ fn features_that_were_not_offered_are_refused() {
     assert_eq!(rig.read(STATUS) & (FEATURES_OK | DRIVER_OK), 0, "no features were accepted");
 }
 
+/// Counts log lines.
+struct Lines(Arc<AtomicU32>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
+    fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The log's disk, and whoever reads its lines, are not the guest's to fill.
+#[test]
+fn a_driver_that_starts_wrongly_again_and_again_writes_few_lines_to_the_log() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let count = Arc::<AtomicU32>::default();
+    let lines = tracing_subscriber::registry().with(Lines(count.clone()));
+    tracing::subscriber::with_default(lines, || {
+        let rig = Rig::new(false);
+        for _ in 0..2000 {
+            rig.write(STATUS, 0);
+            rig.negotiate(VERSION_1);
+            rig.queue(0, 0, RINGS);
+            assert_ne!(rig.go() & NEEDS_RESET, 0);
+        }
+    });
+    let lines = count.load(Ordering::Relaxed);
+    // A burst, and some for the time that this takes.
+    assert!((1..=executor::log::BURST + 20).contains(&lines), "{lines} lines");
+}
+
 #[test]
 fn queues_that_cannot_be_ask_for_a_reset() {
     let far = LOW_RAM_END - 0x1000;
