@@ -15,6 +15,7 @@ use serde_json::json;
 use tests::images::drive;
 use tests::nbd::{self, Nbd};
 use tests::programs::Programs;
+use tests::terminal::Terminal;
 use tests::{Failure, Options, STEP, Vm, check, qemu_img, wait_for};
 
 use crate::{MIB, Stage, disk, millrace};
@@ -121,10 +122,17 @@ fn full_listener(path: &Path) -> Result<(OwnedFd, Vec<UnixStream>), Failure> {
     Ok((socket, vec![UnixStream::connect(path)?]))
 }
 
-/// An ELF guest of a few instructions that writes to its serial port for ever, in an ELF file of `len` bytes.
-fn chatterbox(path: &Path, len: u64) -> Result<(), Failure> {
-    // mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to the out
-    let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd];
+/// Writes to its serial port for ever: mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to the out.
+const CHATTERBOX: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd];
+/// Powers itself off: mov dx, 0x600; mov al, 0x34; out dx, al; jmp to itself.
+const POWERS_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+/// Tells pvpanic: mov dx, 0x505; mov al, 1; out dx, al; jmp to itself.
+const PANICS: &[u8] = &[0x66, 0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xeb, 0xfe];
+/// Makes a triple fault: lidt of zeros; ud2; the zeros.
+const FAULTS: &[u8] = &[0x0f, 0x01, 0x1d, 2, 0, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A guest of a few instructions in an ELF file of `len` bytes at least.
+fn guest(path: &Path, code: &[u8], len: u64) -> Result<(), Failure> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     file.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes()));
@@ -157,13 +165,17 @@ fn a_signal_ends_a_start_at_any_instant() -> Result<(), Failure> {
     let leaf = stage.path("leaf.qcow2");
     stage.images.image(&["create", "-f", "qcow2", "leaf.qcow2", "64M"])?;
     let drive = drive("virtio0", &leaf, "qcow2");
-    for signal in SIGNALS {
-        for step in 0..8 {
-            let program =
-                Program::start(&stage, &[&SOCKETS[..], &["--machine", "none", "--drive", &drive]].concat())?;
+    guest(&stage.path("guest"), CHATTERBOX, 0)?;
+    let mut rows = vec![&["--machine", "none"][..]];
+    if has_kvm() {
+        rows.push(&["--kernel", "guest", "--serial", "null"]);
+    }
+    for (signal, step) in SIGNALS.into_iter().flat_map(|signal| (0..8).map(move |step| (signal, step))) {
+        for row in &rows {
+            let program = Program::start(&stage, &[&SOCKETS[..], row, &["--drive", &drive]].concat())?;
             program.is_up()?;
             std::thread::sleep(Duration::from_millis(2 * step));
-            ends_well(&stage, program, signal).map_err(|e| format!("{signal:?} after {step}: {e}"))?;
+            ends_well(&stage, program, signal).map_err(|e| format!("{signal:?}, {step}, {row:?}: {e}"))?;
         }
     }
     qemu_img::check("qcow2", &leaf, false)
@@ -200,7 +212,7 @@ fn a_signal_ends_a_machine_whose_start_hangs() -> Result<(), Failure> {
         return Ok(());
     }
     let stage = Stage::new()?;
-    chatterbox(&stage.path("guest"), 0)?;
+    guest(&stage.path("guest"), CHATTERBOX, 0)?;
     fifo(&stage.path("fifo"))?;
     let _full = full_listener(&stage.path("full"))?;
     for signal in SIGNALS {
@@ -259,6 +271,66 @@ fn every_end_saves_what_was_answered() -> Result<(), Failure> {
         .map_err(|e| format!("quit of the text monitor: {e}").into())
 }
 
+/// Each end of a guest and of a start that fails: the exit status, the terminal, and nothing left behind.
+#[test]
+fn every_end_leaves_the_terminal_as_it_was_and_no_files() -> Result<(), Failure> {
+    let stage = Stage::new()?;
+    let leaf = stage.path("leaf.qcow2");
+    stage.images.image(&["create", "-f", "qcow2", "leaf.qcow2", "64M"])?;
+    let drive = drive("virtio0", &leaf, "qcow2");
+    let missing = "id=virtio1,file=missing.img,format=raw";
+    let fails = ["--machine", "none", "--drive", missing];
+    let fails_with_guest = ["--kernel", "guest", "--drive", missing];
+    let mut rows: Vec<(&str, &[u8], &[&str], i32)> = vec![("a start that fails", &[], &fails, 1)];
+    if has_kvm() {
+        let kernel = &["--kernel", "guest", "--serial", "stdio"];
+        rows.extend([
+            ("power-off", POWERS_OFF, &kernel[..], 0),
+            ("a panic", PANICS, kernel, 1),
+            ("a triple fault", FAULTS, kernel, 1),
+            ("Ctrl-A x", CHATTERBOX, kernel, 0),
+            (
+                "a machine that cannot be",
+                POWERS_OFF,
+                &["--kernel", "guest", "--serial", "file:/missing/file"],
+                1,
+            ),
+            ("two drives", POWERS_OFF, &fails_with_guest, 1),
+        ]);
+        rows.extend(["SIGTERM", "SIGINT", "SIGHUP"].map(|signal| (signal, CHATTERBOX, &kernel[..], 0)));
+    }
+    for (end, code, arguments, status) in rows {
+        guest(&stage.path("guest"), code, 0)?;
+        let mut command = Command::new(millrace()?);
+        command.args(["run", "--sandbox", "strict", "--drive", &drive]).args(SOCKETS).args(arguments);
+        let mut terminal = Terminal::run(command.current_dir(stage.folder.path()))?;
+        if code == CHATTERBOX {
+            terminal.shows("xxx")?;
+            check(!terminal.is_as_before()?, format!("{end}: the terminal is raw meanwhile"))?;
+        }
+        match end {
+            "Ctrl-A x" => terminal.press(&["\x01x"])?,
+            "SIGTERM" => terminal.signal(Signal::TERM)?,
+            "SIGINT" => terminal.signal(Signal::INT)?,
+            "SIGHUP" => terminal.signal(Signal::HUP)?,
+            _ => {}
+        }
+        let mut ended = None;
+        wait_for(end, STEP, || {
+            ended = terminal.end()?;
+            Ok(ended.is_some())
+        })?;
+        check(
+            ended.and_then(|ended| ended.code()) == Some(status),
+            format!("{end}: status {status}: {ended:?}"),
+        )?;
+        check(terminal.is_as_before()?, format!("{end}: the terminal is as it was"))?;
+        leaves_nothing(&stage).map_err(|e| format!("{end}: {e}"))?;
+        qemu_img::check("qcow2", &leaf, false)?;
+    }
+    Ok(())
+}
+
 /// A started program that ignores SIGHUP, as nohup starts it, goes on.
 #[test]
 fn nohup_keeps_the_program_running() -> Result<(), Failure> {
@@ -313,7 +385,7 @@ fn an_end_does_not_wait_for_who_does_not_read() -> Result<(), Failure> {
 #[test]
 fn an_end_does_not_wait_for_a_reader_of_the_monitor_or_the_console() -> Result<(), Failure> {
     let stage = Stage::new()?;
-    chatterbox(&stage.path("guest"), 0)?;
+    guest(&stage.path("guest"), CHATTERBOX, 0)?;
     let mut rows = vec![&["--machine", "none", "--monitor", "stdio"][..]];
     if has_kvm() {
         rows.push(&["--kernel", "guest", "--serial", "stdio"]);
@@ -367,7 +439,7 @@ fn open_files_are_limited_by_the_hard_limit_only() -> Result<(), Failure> {
 fn a_kvm_that_runs_no_stock_kernel_is_told_at_once() -> Result<(), Failure> {
     let stage = Stage::new()?;
     // As large as a kernel: that is what it is taken for.
-    chatterbox(&stage.path("kernel"), 2 * MIB)?;
+    guest(&stage.path("kernel"), CHATTERBOX, 2 * MIB)?;
     let mut program =
         Program::start(&stage, &["--kernel", "kernel", "--serial", "null", "--qmp", "unix:qmp"])?;
     if kvm_probe::kvm().is_usable() {
@@ -390,7 +462,7 @@ fn a_guest_of_a_few_instructions_runs_on_any_kvm() -> Result<(), Failure> {
         return Ok(());
     }
     let stage = Stage::new()?;
-    chatterbox(&stage.path("guest"), 0)?;
+    guest(&stage.path("guest"), CHATTERBOX, 0)?;
     let mut program = Program::start(&stage, &["--kernel", "guest", "--serial", "file:out"])?;
     wait_for("what it writes", STEP, || {
         Ok(std::fs::metadata(stage.path("out")).is_ok_and(|out| out.len() > 0))
