@@ -8,6 +8,7 @@ need() { command -v "$1" >/dev/null || [ -x "/sbin/$1" ] || missing+=("$2"); }
 need cc gcc
 need qemu-img qemu-utils
 need mke2fs e2fsprogs
+need mkfs.xfs xfsprogs
 need nbdinfo libnbd-bin
 need nbdsh python3-libnbd
 need nbdkit nbdkit

@@ -166,6 +166,8 @@ pub struct Disk {
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
     pub(crate) copy_on_read: Cell<bool>,
+    /// Whether space goes back that is not needed any more.
+    unmaps: Cell<bool>,
     /// Room for the copies that reads leave.
     pub(crate) bounce: Rc<Semaphore>,
     /// Sees what is read.
@@ -228,6 +230,7 @@ impl Disk {
             jobs: RefCell::default(),
             cursor: Cell::new(0),
             copy_on_read: Cell::new(false),
+            unmaps: Cell::new(true),
             bounce: Semaphore::new(BOUNCE),
             watch: RefCell::default(),
             closing: Cell::new(false),
@@ -438,17 +441,25 @@ impl Disk {
     /// that later writes need none.
     pub async fn write_zeroes(&self, ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
         self.check_write(Op::Write, offset, len)?;
-        let leaf = self.leaf();
+        let (leaf, unmap) = (self.leaf(), unmap && self.unmaps.get());
         self.stats.writes_to(offset + len);
         let work = async move |_: &Ticket| leaf.write_zeroes(offset, len, unmap).await;
         self.request(ticket, Op::Write, len, work).await
     }
 
+    /// Gives back the space of what is discarded, or zeroed for that; or keeps it.
+    pub fn set_unmap(&self, on: bool) {
+        self.unmaps.set(on);
+    }
+
     /// Says that a range's content is not needed any more.
     pub async fn discard(&self, ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
         self.check_write(Op::Discard, offset, len)?;
-        let leaf = self.leaf();
-        let work = async move |_: &Ticket| leaf.discard(offset, len).await;
+        let leaf = self.unmaps.get().then(|| self.leaf());
+        let work = async move |_: &Ticket| match leaf {
+            Some(leaf) => leaf.discard(offset, len).await,
+            None => Ok(()),
+        };
         self.request(ticket, Op::Discard, len, work).await
     }
 

@@ -7,6 +7,7 @@ mod abandoned;
 mod chains;
 mod copy_on_read;
 mod depth;
+mod devices;
 mod faults;
 mod gate;
 mod growth;

@@ -300,3 +300,6 @@ async fn all(pieces: impl Iterator<Item = impl Future<Output = Result<()>>>) -> 
     }
     outcome
 }
+
+#[cfg(test)]
+mod tests;

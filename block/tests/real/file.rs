@@ -137,10 +137,10 @@ fn zeros_keep_or_give_back_a_raw_files_space() {
 }
 
 /// A loop device over a file, of this sector size.
-struct Loop(String);
+pub struct Loop(pub String);
 
 impl Loop {
-    fn over(file: &str, sector: u32) -> Self {
+    pub fn over(file: &str, sector: u32) -> Self {
         let sector = sector.to_string();
         Loop(tool("losetup", &["--find", "--show", "-b", &sector, file]).trim().to_owned())
     }
@@ -179,6 +179,28 @@ fn block_devices() {
             });
         }
     }
+}
+
+/// As after lvextend: the device is larger than when it was opened.
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_raw_disk_on_a_device_that_grew() {
+    let folder = Folder::new();
+    let mut model = Random(8).bytes(1 << 20);
+    let name = folder.write("file", &model);
+    let device = Loop::over(&name, 512);
+    let path = device.0.clone();
+    real(MODES[2], move |opener| async move {
+        let disk = open(&opener, &path, Kind::Raw).await;
+        std::fs::File::options().write(true).open(&name).unwrap().set_len(2 << 20).unwrap();
+        tool("losetup", &["-c", &path]);
+        disk.resize(2 << 20).await.unwrap();
+        model.resize(2 << 20, 0);
+        exercise(&disk, &mut model, &mut Random(9), 20).await;
+        verify(&disk, &model).await;
+        disk.close().await.unwrap();
+        drop((disk, device));
+    });
 }
 
 /// A file system of so many megabytes, and nothing else on it.

@@ -7,4 +7,5 @@ mod qed;
 mod qed_check;
 mod qemu;
 mod ring;
+mod shared;
 mod support;

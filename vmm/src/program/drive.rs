@@ -70,6 +70,7 @@ impl Drive {
                 tray.listen(&hears);
             }
             disk.set_copy_on_read(wish.copy_on_read);
+            disk.set_unmap(wish.unmap);
             // Keeps the disk alive: everybody else holds handles.
             let kept = disk.clone();
             executor::spawn(async move {

@@ -112,11 +112,12 @@ pub(super) struct Run {
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
     /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,copy-on-read=on|off]
-    /// [,cache=writeback|none][,aio=io_uring|threads][,serial=TEXT][,queues=N]
+    /// [,cache=writeback|none][,aio=io_uring|threads][,discard=ignore|unmap][,serial=TEXT][,queues=N]
     /// [,werror=report|stop|ignore|enospc][,rerror=report|stop|ignore]. The first is the guest's /dev/vda.
     /// werror and rerror say what an error of its image does to a guest's write or flush, and to its read: the
     /// guest is told (report), the machine stops and 'cont' tries again (stop), the guest is told of success
     /// (ignore); enospc: stop where space is wanting, else report. Defaults: enospc and report.
+    /// discard=unmap, the default, gives back the space of what the guest discards; ignore keeps it.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
     /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
@@ -196,6 +197,8 @@ pub(super) struct Drive {
     pub copy_on_read: bool,
     pub direct: bool,
     pub threads: bool,
+    /// Whether the space of what the guest discards is given back.
+    pub unmap: bool,
     pub serial: String,
     pub queues: u16,
     /// What an error of the image does to a guest's request that is no read.
@@ -374,6 +377,7 @@ impl Drive {
             copy_on_read: false,
             direct: false,
             threads: false,
+            unmap: true,
             serial: String::new(),
             queues: 1,
             on_write_error: OnError::Enospc,
@@ -455,6 +459,7 @@ fn drive(text: &str) -> Result<Drive, String> {
             "copy-on-read" => drive.copy_on_read = switch(&key, &value)?,
             "cache" => drive.direct = choice(["writeback", "none"])? == 1,
             "aio" => drive.threads = choice(["io_uring", "threads"])? == 1,
+            "discard" => drive.unmap = choice(["ignore", "unmap"])? == 1,
             "serial" => drive.serial = value,
             "werror" => drive.on_write_error = on_error(&key, &value)?,
             "rerror" => drive.on_read_error = on_error(&key, &value)?,

@@ -22,6 +22,10 @@ struct Shared {
     flushes: u64,
     /// Whether each range of zeros might be unmapped.
     unmapped: Vec<bool>,
+    /// What was trimmed: offset, length.
+    trimmed: Vec<(u64, u64)>,
+    /// How long a flush takes.
+    flush_takes: Duration,
     /// The next write is done, and its connection cut before the answer.
     cut_write: bool,
 }
@@ -59,11 +63,14 @@ impl Export for Memory {
     }
 
     async fn flush(&self) -> nbd::Result<()> {
+        let takes = self.with(|shared| shared.flush_takes);
+        executor::sleep(takes).await;
         self.with(|shared| shared.flushes += 1);
         Ok(())
     }
 
-    async fn trim(&self, _: u64, _: u64) -> nbd::Result<()> {
+    async fn trim(&self, offset: u64, len: u64) -> nbd::Result<()> {
+        self.with(|shared| shared.trimmed.push((offset, len)));
         Ok(())
     }
 
@@ -283,6 +290,38 @@ fn what_cannot_be_opened_says_why() {
             let error = NbdStorage::open(name, false).await.err().unwrap().to_string();
             assert!(error.contains(name) && error.contains(complaint), "{error}");
         }
+        drop(server);
+    });
+}
+
+/// A flush of gigabytes takes a server its time; a read that long is silence.
+#[test]
+fn a_slow_flush_is_no_lost_connection() {
+    let server = Server::new();
+    let (uri, memory) = (server.uri("&timeout=2"), server.memory.clone());
+    memory.with(|shared| shared.flush_takes = Duration::from_secs(4));
+    run(async move {
+        let storage = NbdStorage::open(&uri, true).await.unwrap();
+        storage.write(0, Buf::from_bytes(&[1; 512])).await.unwrap();
+        storage.sync().await.unwrap();
+        assert_eq!(storage.link.losses(), 0);
+        drop(server);
+    });
+}
+
+/// A discard is passed on as one: zeros would be written by servers that punch no holes.
+#[test]
+fn a_discard_is_a_trim() {
+    let server = Server::new();
+    let (uri, memory) = (server.uri(""), server.memory.clone());
+    run(async move {
+        let storage = NbdStorage::open(&uri, true).await.unwrap();
+        storage.unmap(4096, SIZE as u64 - 4096).await.unwrap();
+        assert_eq!(memory.with(|shared| shared.trimmed.clone()), [(4096, SIZE as u64 - 4096)]);
+        assert!(memory.with(|shared| shared.unmapped.is_empty() && shared.content == [3; SIZE]));
+        assert!(storage.is_fixed());
+        storage.truncate(100).await.unwrap();
+        assert_eq!(storage.truncate(SIZE as u64 + 1).await.unwrap_err().kind(), ErrorKind::Unsupported);
         drop(server);
     });
 }

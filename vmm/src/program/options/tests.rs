@@ -24,7 +24,8 @@ fn drives() {
     assert_eq!((drive.id.as_str(), drive.file.as_str(), drive.format), ("virtio0", "/a,b.img", Kind::Qcow2));
     assert!(drive.read_only && drive.direct && drive.threads);
     assert_eq!((drive.serial.as_str(), drive.queues), ("x", 4));
-    assert!(!drive.copy_on_read);
+    assert!(!drive.copy_on_read && drive.unmap);
+    assert!(!super::drive("id=a,file=b,format=raw,discard=ignore").unwrap().unmap);
     assert!(super::drive("id=a,file=b,format=qed,copy-on-read=on").unwrap().copy_on_read);
     assert_eq!((drive.on_write_error, drive.on_read_error), (OnError::Enospc, OnError::Report));
     for (wrong, tells) in [
@@ -36,6 +37,7 @@ fn drives() {
         ("id=a,format=raw", "file=PATH"),
         ("id=a,file=b,format=vmdk", "vmdk"),
         ("id=a,file=b,format=raw,cache=unsafe", "writeback or none"),
+        ("id=a,file=b,format=raw,discard=on", "ignore or unmap"),
         ("id=a,file=b,format=raw,color=red", "color"),
         ("id=a,file=b,format=raw,queues=0", "1 to 16"),
         ("id", "KEY=VALUE"),
