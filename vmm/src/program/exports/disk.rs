@@ -47,9 +47,7 @@ impl DiskExport {
         }
         Ok(())
     }
-}
 
-impl DiskExport {
     /// After a write.
     async fn written(&self) -> Result<()> {
         if self.writethrough { self.flush().await } else { Ok(()) }
@@ -102,3 +100,6 @@ impl Export for DiskExport {
         Ok(Extent { len: run.len, data: run.data, depth })
     }
 }
+
+#[cfg(test)]
+mod tests;
