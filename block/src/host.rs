@@ -53,7 +53,7 @@ pub fn look(folder: &Path) -> io::Result<Offers> {
     source.file.write_all_at(&[1; BLOCK as usize], 0)?;
     target.file.set_len(BLOCK)?;
     Ok(Offers {
-        io_uring: io_uring::IoUring::new(1).map(drop),
+        io_uring: crate::io::ring_is_offered(),
         direct: OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&source.path).map(drop),
         reflink: clone_range(&source.file, 0, &target.file, 0, BLOCK),
         punch: punch(&source.file),

@@ -34,6 +34,14 @@ pub enum Engine {
 /// The most segments that one system call takes (IOV_MAX).
 const MAX_SEGMENTS: usize = 1024;
 
+/// Returns whether this kernel grants a ring as an [`Engine`] uses one.
+///
+/// # Errors
+/// What it refuses it with.
+pub(crate) fn ring_is_offered() -> io::Result<()> {
+    ring::restricted().map(drop)
+}
+
 /// What an operation uses, on its way to a worker thread and back. Lost on the way, it is never freed:
 /// the executor ended, and nobody may count its references any more.
 struct Crossing(ManuallyDrop<(Rc<File>, Option<Buf>)>);

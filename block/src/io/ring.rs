@@ -3,6 +3,9 @@
 //! Submissions are collected while tasks run and handed over in one system call before the thread
 //! waits; completions wake their tasks. What the kernel may still touch (buffer, descriptor) lives in
 //! the ring's table until the completion, whatever happens to the task that asked.
+//!
+//! Seccomp does not see what a ring is asked to do. So the kernel itself holds each ring to the operations of
+//! this file, for good: whoever takes over the thread gets no socket and no file out of its ring.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,8 +14,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use executor::AsyncFd;
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::MAX_SEGMENTS;
@@ -20,6 +25,26 @@ use crate::Buf;
 
 /// Entries of the submission queue; more wait in memory.
 const ENTRIES: u32 = 256;
+
+/// Entries of the completion queue, and the most operations that the kernel has at one time: each has room
+/// for its result there, so no result is ever late or lost.
+const RESULTS: u32 = 1024;
+
+/// The pause after which operations that the kernel could not take are handed to it again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// All that a ring may be asked to do.
+const OPERATIONS: [u8; 6] = [
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
+
+/// IORING_REGISTER_ENABLE_RINGS of linux/io_uring.h.
+const ENABLE_RINGS: u8 = 12;
 
 /// The most that one operation moves: its length has 32 bits, and the kernel stops at 2 GiB.
 const MAX_LENGTH: usize = 1 << 30;
@@ -50,20 +75,49 @@ pub struct Ring {
     /// Entries that found the submission queue full.
     backlog: RefCell<VecDeque<squeue::Entry>>,
     unsubmitted: Cell<bool>,
+    /// The kernel could not take operations, and they wait for [`AGAIN`] to be over.
+    pausing: Cell<bool>,
+    /// What the next calls of io_uring_enter(2) fail with, the last one first.
+    #[cfg(test)]
+    refusals: RefCell<Vec<libc::c_int>>,
+}
+
+/// Makes a ring that takes [`OPERATIONS`] alone, without flags, and no registration.
+///
+/// # Errors
+/// If the kernel has no io_uring, refuses it, or cannot restrict it (before Linux 5.10).
+pub(crate) fn restricted() -> io::Result<IoUring> {
+    // Kernels before 5.19 do not know all of these.
+    build(true).or_else(|_| build(false))
+}
+
+/// [`restricted`]; `modern` adds flags that Linux has since 5.18 and 5.19.
+fn build(modern: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_r_disabled().setup_cqsize(RESULTS);
+    if modern {
+        // Cooperative task running saves interrupts of a thread that comes back to the kernel by itself.
+        builder.setup_coop_taskrun().setup_submit_all();
+    }
+    let uring = builder.build(ENTRIES)?;
+    let mut allowed = Vec::from(OPERATIONS.map(Restriction::sqe_op));
+    // A kernel may leave registrations alone if none is named. This one fails on a ring that is enabled.
+    allowed.push(Restriction::register_op(ENABLE_RINGS));
+    uring.submitter().register_restrictions(&mut allowed)?;
+    uring.submitter().register_enable_rings()?;
+    Ok(uring)
 }
 
 impl Ring {
-    /// A ring served by the executor that runs the caller.
+    /// Makes a ring served by the executor that runs the caller.
     ///
     /// # Errors
-    /// Where the kernel has no io_uring, or refuses it.
+    /// As [`restricted`].
     pub fn new() -> io::Result<Rc<Self>> {
-        // Cooperative task running saves interrupts of a thread that comes back to the kernel by
-        // itself; kernels before 5.19 do not know it.
-        let uring = IoUring::builder()
-            .setup_coop_taskrun()
-            .build(ENTRIES)
-            .or_else(|_| IoUring::builder().build(ENTRIES))?;
+        Self::over(restricted()?)
+    }
+
+    fn over(uring: IoUring) -> io::Result<Rc<Self>> {
         // SAFETY: the ring is open while this borrows its descriptor.
         let fd = unsafe { BorrowedFd::borrow_raw(uring.as_raw_fd()) }.try_clone_to_owned()?;
         let fd = AsyncFd::for_reading(fd)?;
@@ -72,12 +126,17 @@ impl Ring {
             ops: RefCell::default(),
             backlog: RefCell::default(),
             unsubmitted: Cell::new(false),
+            pausing: Cell::new(false),
+            #[cfg(test)]
+            refusals: RefCell::default(),
         });
         let weak = Rc::downgrade(&ring);
         executor::before_wait(move || {
             if let Some(ring) = weak.upgrade() {
                 ring.submit();
                 ring.reap();
+                // Results that nobody waits for any more make room, and wake nobody.
+                ring.submit();
             }
         });
         let weak = Rc::downgrade(&ring);
@@ -192,61 +251,70 @@ impl Ring {
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) }
     }
 
-    /// Moves waiting entries into the queue and hands them to the kernel.
-    fn submit(&self) {
-        if !self.unsubmitted.get() {
+    /// Hands waiting entries to the kernel. It may take a part of them at a time: without SUBMIT_ALL it stops
+    /// behind an entry that it refuses, and anyway where it is short of memory.
+    fn submit(self: &Rc<Self>) {
+        if !self.unsubmitted.get() || self.pausing.get() {
             return;
         }
-        loop {
-            let mut uring = self.uring.borrow_mut();
-            {
-                let mut backlog = self.backlog.borrow_mut();
-                let mut queue = uring.submission();
-                while let Some(entry) = backlog.front() {
-                    // SAFETY: the memory and the descriptor that the entry names live in the table of
-                    // operations until its completion was seen.
-                    if unsafe { queue.push(entry) }.is_err() {
-                        break;
-                    }
-                    backlog.pop_front();
-                }
-            }
-            let submitted = uring.submit();
-            drop(uring);
-            match submitted {
-                Ok(_) if self.backlog.borrow().is_empty() => {
-                    self.unsubmitted.set(false);
-                    return;
-                }
-                Ok(_) => {}
+        while self.fill() > 0 {
+            match self.enter() {
+                Ok(taken) if taken > 0 => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // The completion queue is full, or the kernel short of memory: what is complete has to
-                // be taken first. Where that woke nobody, the next completion brings us back here.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
-                    self.reap();
-                    return;
-                }
-                Err(e) => {
-                    executor::limited!(error, "io_uring_enter: {e}");
-                    return;
-                }
+                other => return self.pause(other.err()),
             }
         }
+        self.unsubmitted.set(!self.backlog.borrow().is_empty());
+    }
+
+    /// Moves waiting entries into the submission queue, as far as there is room for them and for their results.
+    /// Returns the number of entries there.
+    fn fill(&self) -> usize {
+        let mut uring = self.uring.borrow_mut();
+        let mut backlog = self.backlog.borrow_mut();
+        let results = uring.params().cq_entries() as usize;
+        let mut room = results.saturating_sub(self.ops.borrow().in_flight - backlog.len());
+        let mut queue = uring.submission();
+        while room > 0
+            && let Some(entry) = backlog.front()
+        {
+            // SAFETY: the memory and the descriptor that the entry names live in the table of
+            // operations until its completion was seen.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            backlog.pop_front();
+            room -= 1;
+        }
+        queue.len()
+    }
+
+    fn enter(&self) -> io::Result<usize> {
+        #[cfg(test)]
+        if let Some(errno) = self.refusals.borrow_mut().pop() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        self.uring.borrow().submit()
+    }
+
+    /// Tries again after a while: the kernel is short of memory (EAGAIN), and may have no operation whose end
+    /// would bring this thread back here.
+    fn pause(self: &Rc<Self>, why: Option<io::Error>) {
+        let why = why.map_or_else(|| "no operation was taken".to_owned(), |e| e.to_string());
+        executor::limited!(warn, "io_uring_enter: {why}; tried again after {AGAIN:?}");
+        self.pausing.set(true);
+        let ring = Rc::downgrade(self);
+        executor::spawn(async move {
+            executor::sleep(AGAIN).await;
+            if let Some(ring) = ring.upgrade() {
+                // What follows all tasks that are ready is the next attempt.
+                ring.pausing.set(false);
+            }
+        });
     }
 
     /// Takes completions and wakes those who wait for them.
     fn reap(&self) {
-        loop {
-            self.take_completions();
-            let mut uring = self.uring.borrow_mut();
-            // What found the completion queue full comes only when asked for: no event tells of it.
-            if !uring.submission().cq_overflow() || uring.submit().is_err() {
-                return;
-            }
-        }
-    }
-
-    fn take_completions(&self) {
         let mut uring = self.uring.borrow_mut();
         let mut ops = self.ops.borrow_mut();
         for completion in uring.completion() {
@@ -312,3 +380,6 @@ impl Drop for Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
