@@ -1,13 +1,9 @@
 //! Seccomp: the system calls that each kind of thread makes.
 
-use std::collections::BTreeMap;
-
 use libc::*;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use seccompiler::{BackendError, BpfProgram, SeccompAction};
 
+use crate::filter::{self, Calls, Eq, MaskedEq, all_of, any, int, one_of, own, word};
 use crate::{Mode, Role};
 
 /// Every thread: memory, locks, signals, clocks, descriptors that are open, and its end.
@@ -18,7 +14,6 @@ const COMMON: &[c_long] = &[
     SYS_close,
     SYS_exit,
     SYS_exit_group,
-    SYS_fcntl,
     SYS_futex,
     SYS_getpid,
     SYS_getrandom,
@@ -39,7 +34,6 @@ const COMMON: &[c_long] = &[
     SYS_rt_sigreturn,
     SYS_sched_yield,
     SYS_sigaltstack,
-    SYS_tgkill,
     SYS_write,
     SYS_writev,
     // When the program stops being root's, the C library has each of its threads do it, and aborts where one
@@ -72,27 +66,19 @@ const DISK: &[c_long] = &[
     SYS_sync_file_range,
     // The path of the working directory, for names that are relative.
     SYS_getcwd,
-    // The event loop and the ring.
+    // The event loop and the ring, which was made before and is held to its operations by the kernel.
     SYS_epoll_ctl,
     SYS_epoll_pwait,
     SYS_epoll_wait,
     SYS_eventfd2,
     SYS_io_uring_enter,
-    SYS_io_uring_register,
     // Connections that were made elsewhere.
     SYS_getpeername,
     SYS_getsockname,
-    SYS_getsockopt,
     SYS_recvfrom,
     SYS_recvmsg,
-    SYS_sendmsg,
-    SYS_sendto,
-    SYS_setsockopt,
     SYS_shutdown,
-    // Workers.
-    SYS_clone,
-    SYS_clone3,
-    SYS_prctl,
+    // Workers; they are made by clone(2), see `rules`.
     SYS_rseq,
     SYS_sched_getaffinity,
     SYS_set_robust_list,
@@ -100,7 +86,7 @@ const DISK: &[c_long] = &[
 
 /// A device's: its event loop, connections that were made elsewhere, and what the allocator asks once.
 const DEVICE: &[c_long] =
-    &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_recvfrom, SYS_sched_getaffinity, SYS_sendto];
+    &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_recvfrom, SYS_sched_getaffinity];
 
 /// What an image's file, or a connection, is asked by ioctl(2).
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
@@ -108,33 +94,70 @@ const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 /// What a vCPU is asked by ioctl(2): KVM_RUN, KVM_GET_REGS and KVM_KVMCLOCK_CTRL of linux/kvm.h.
 const VCPU_IOCTLS: &[c_ulong] = &[0xae80, 0x8090_ae81, 0xaead];
 
+/// The commands of fcntl(2). Others have the kernel send signals, to any process (F_SETOWN, F_SETSIG).
+const FCNTLS: &[c_int] =
+    &[F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW];
+
+/// What a process or a thread in a world of its own is made with.
+pub(crate) const NAMESPACES: u64 = (CLONE_NEWCGROUP
+    | CLONE_NEWIPC
+    | CLONE_NEWNET
+    | CLONE_NEWNS
+    | CLONE_NEWPID
+    | CLONE_NEWUSER
+    | CLONE_NEWUTS) as u64;
+
 /// Lets only the calls of `role` through on this thread.
 pub(crate) fn filter(role: Role, mode: Mode) -> Result<(), String> {
-    let program = program(role, mode).map_err(|e| e.to_string())?;
-    seccompiler::apply_filter(&program).map_err(|e| e.to_string())
+    let own = program(role, mode).map_err(|e| e.to_string())?;
+    // The strictest of all filters counts. These come first: behind the last one there is no seccomp(2).
+    let mut all = vec![filter::without_clone3()];
+    if mode == Mode::Strict {
+        // glibc's allocator opens /proc/sys/vm/overcommit_memory, and copes with a refusal.
+        all.push(filter::without_openat());
+    }
+    all.push(own);
+    all.iter().try_for_each(|program| seccompiler::apply_filter(program).map_err(|e| e.to_string()))
 }
 
-fn program(role: Role, mode: Mode) -> Result<BpfProgram, seccompiler::BackendError> {
-    let (calls, ioctls) = match role {
-        Role::Vcpu => (&[][..], VCPU_IOCTLS),
-        Role::Disk => (DISK, DISK_IOCTLS),
-        Role::Device => (DEVICE, &[][..]),
-    };
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        COMMON.iter().chain(calls).map(|call| (*call, Vec::new())).collect();
-    let asks = |ioctl: &c_ulong| {
-        // The kernel looks at 32 bits of it.
-        let is = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *ioctl)?;
-        SeccompRule::new(vec![is])
-    };
-    rules.insert(SYS_ioctl, ioctls.iter().map(asks).collect::<Result<_, _>>()?);
+fn program(role: Role, mode: Mode) -> Result<BpfProgram, BackendError> {
+    let mut rules = rules(role)?;
     let otherwise = match mode {
         Mode::Strict => {
-            // Left to landlock: glibc's allocator opens /proc/sys/vm/overcommit_memory, and copes with a refusal.
+            // Fails by a filter of its own; does not kill.
             rules.insert(SYS_openat, Vec::new());
             SeccompAction::KillProcess
         }
         Mode::On | Mode::Off => SeccompAction::Errno(EPERM as u32),
     };
-    SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
+    filter::program(rules, SeccompAction::Allow, otherwise)
+}
+
+fn rules(role: Role) -> Result<Calls, BackendError> {
+    let (calls, ioctls) = match role {
+        Role::Vcpu => (&[][..], VCPU_IOCTLS),
+        Role::Disk => (DISK, DISK_IOCTLS),
+        Role::Device => (DEVICE, &[][..]),
+    };
+    let mut rules = any(COMMON);
+    rules.append(&mut any(calls));
+    // The kernel looks at 32 bits of it.
+    rules.insert(SYS_ioctl, one_of(ioctls.iter().map(|ioctl| int(1, Eq, *ioctl)))?);
+    rules.insert(SYS_fcntl, one_of(FCNTLS.iter().map(|command| int(1, Eq, *command as u64)))?);
+    // For abort(3), and for the C library's own threads.
+    rules.insert(SYS_tgkill, one_of([int(0, Eq, own())])?);
+    if role != Role::Vcpu {
+        // To the peer of a connection, not to an address; MSG_FASTOPEN is another connect(2).
+        let no_new_peer = [word(4, Eq, 0), int(3, MaskedEq(MSG_FASTOPEN as u64), 0)];
+        rules.insert(SYS_sendto, all_of(no_new_peer)?);
+    }
+    if role == Role::Disk {
+        rules.insert(SYS_sendmsg, one_of([int(2, MaskedEq(MSG_FASTOPEN as u64), 0)])?);
+        let thread = CLONE_THREAD as u64;
+        rules.insert(SYS_clone, one_of([word(0, MaskedEq(thread | NAMESPACES), thread)])?);
+        // Fails by a filter of its own; does not kill.
+        rules.insert(SYS_clone3, Vec::new());
+        rules.insert(SYS_prctl, one_of([int(0, Eq, PR_SET_NAME as u64)])?);
+    }
+    Ok(rules)
 }

@@ -4,6 +4,38 @@ use std::net::TcpListener;
 
 use super::*;
 
+mod confined;
+mod network;
+mod program;
+
+/// Makes a system call with up to six arguments and returns the number of its error, 0 without one.
+fn errno(call: libc::c_long, arguments: &[usize]) -> i32 {
+    let argument = |n: usize| arguments.get(n).copied().unwrap_or(0);
+    // SAFETY: the callers pass no memory, or memory of theirs that lives during the call.
+    let done = unsafe {
+        let (a, b, c) = (argument(0), argument(1), argument(2));
+        libc::syscall(call, a, b, c, argument(3), argument(4), argument(5))
+    };
+    if done < 0 { std::io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
+}
+
+/// Landlock's version in this kernel; 0 without it.
+fn landlock() -> i64 {
+    const CREATE_RULESET_VERSION: usize = 1;
+    // SAFETY: the kernel is asked for a number; there is no memory.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION) }.max(0)
+}
+
+/// Runs the test `test` of this program in a process of its own, with `value` in its environment, and returns how
+/// it ended and what it printed.
+fn in_process(test: &str, name: &str, value: &str) -> (std::process::ExitStatus, String) {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let child = child.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(name, value);
+    let output = child.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status, said.concat())
+}
+
 /// Runs `work` on a thread that is confined first.
 fn confined<T: Send + 'static>(role: Role, mode: Mode, work: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(move || {
