@@ -24,7 +24,7 @@ mod thread;
 mod timer;
 
 pub use fd::AsyncFd;
-pub use outside::{outside, start_outside};
+pub use outside::{connecting, outside, start_outside};
 pub use remote::{Gone, Handle, Remote, Reply};
 pub use run::{Executor, before_wait, is_simulated, now, random, remote};
 pub use task::{JoinHandle, spawn, to_the_end, yield_now};

@@ -236,8 +236,10 @@ fn work_outside_runs_beside_the_pool() {
     let name = || std::thread::current().name().map(str::to_owned);
     assert_eq!(crate::start_outside(|| 5).unwrap(), 5);
     let executor = Executor::new().unwrap();
-    let names = executor.block_on(async move { (crate::outside(name).await, unblock(name).await) });
-    assert_eq!(names, (Some("opener".into()), Some("worker".into())));
+    let names = executor.block_on(async move {
+        [crate::outside(name).await, crate::connecting(name).await, unblock(name).await]
+    });
+    assert_eq!(names, ["opener", "connector", "worker"].map(|name| Some(name.to_owned())));
 }
 
 #[test]

@@ -40,10 +40,18 @@ pub use hypervisor::check_host;
 pub use machine::{Config, DEFAULT_CMDLINE, Machine, Prepared, State};
 pub use notice::Event;
 
-/// Confines the calling thread; where the kernel cannot, says so once.
+/// Confines the calling thread; if the kernel cannot, logs so once.
 fn confine(role: sandbox::Role, mode: sandbox::Mode) {
+    warn_of(&sandbox::confine(role, mode));
+}
+
+/// Takes from all threads of the program what none of them ever needs; if the kernel cannot, logs so once.
+fn confine_program(mode: sandbox::Mode) {
+    warn_of(&sandbox::confine_program(mode));
+}
+
+fn warn_of(lacks: &sandbox::Lacks) {
     static SAID: std::sync::Once = std::sync::Once::new();
-    let lacks = sandbox::confine(role, mode);
     if !lacks.is_nothing() {
         SAID.call_once(|| tracing::warn!("the sandbox is incomplete: this kernel has {lacks}"));
     }

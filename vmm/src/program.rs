@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+mod allowed;
 mod boot;
 mod client;
 mod console;
@@ -34,12 +35,19 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_a_command(&e),
     };
-    // Before the first thread, so that none of them takes a signal.
+    // Before the first thread, so that none of them takes a signal or keeps rights.
     let held = matches!(cli.command, Command::Run(_)).then(signals::hold_back);
+    let given_up = match &cli.command {
+        Command::Run(options) if options.user.is_some() => sandbox::gain_none(),
+        _ => Ok(()),
+    };
     log::start();
     raise_limits();
     let result = match (cli.command, held) {
-        (Command::Run(options), held) => run::run(*options, held.unwrap_or_else(signals::hold_back)),
+        (Command::Run(options), held) => {
+            let given_up = given_up.map_err(|e| format!("--user: giving up rights: {e}"));
+            given_up.and_then(|()| run::run(*options, held.unwrap_or_else(signals::hold_back)))
+        }
         (Command::Image(command), _) => image::run(command),
         (Command::Host { folder }, _) => host::run(&folder),
         (Command::Qmp { socket, command }, _) => client::qmp(&socket, &command),

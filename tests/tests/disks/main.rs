@@ -10,6 +10,7 @@ mod kill;
 mod names;
 mod peer;
 mod program;
+mod sandbox;
 mod stream;
 mod switch;
 mod user;

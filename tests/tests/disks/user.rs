@@ -48,6 +48,9 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
         ("Groups:", "65534"),
         ("CapPrm:", "0000000000000000"),
         ("CapEff:", "0000000000000000"),
+        // Nothing of that comes back.
+        ("CapBnd:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
     ] {
         let found = of_all_threads(&vm, key)?;
         check(found.iter().all(|line| line == expected), format!("{key} of all threads: {found:?}"))?;

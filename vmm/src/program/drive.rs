@@ -11,6 +11,7 @@ use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
 use executor::{Remote, Thread};
 use qmp::types::IoStatus;
 
+use super::allowed::{Allowed, Exports};
 use super::options;
 
 /// A disk of the machine.
@@ -25,11 +26,12 @@ pub(super) struct Drive {
 }
 
 impl Drive {
-    /// Starts the disk's thread, confined as `mode` says, and opens its chain there. `listener` runs on the main loop, `main`,
+    /// Starts the disk's thread, confined as `mode` says, and opens its chain there, of NBD exports only `exports`. `listener` runs on the main loop, `main`,
     /// for each of its events, and `tray_moved` where its tray has opened or closed.
     pub(super) async fn open(
         options: options::Drive,
         mode: sandbox::Mode,
+        exports: Exports,
         main: Remote,
         listener: fn(DiskEvent),
         tray_moved: fn(String, bool),
@@ -39,7 +41,8 @@ impl Drive {
         let wish = options.clone();
         let opened = thread.remote().call(move || async move {
             let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
-            let opener = Rc::new(FileOpener { engine: Engine::new(aio), direct: wish.direct });
+            let files = FileOpener { engine: Engine::new(aio), direct: wish.direct };
+            let opener = Rc::new(Allowed { files, exports });
             crate::confine(sandbox::Role::Disk, mode);
             let leaf = match wish.file.as_str() {
                 "" => None,

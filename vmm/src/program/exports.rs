@@ -126,8 +126,12 @@ impl Exports {
             ),
         };
         let address = address(wish.addr);
-        // A host's name may take long to look up.
-        let bound = executor::unblock(move || Listener::bind(&address)).await;
+        let bound = match address {
+            // As an image, below the folders of `--allow-dir`.
+            Address::Unix(_) => executor::outside(move || Listener::bind(&address)).await,
+            // A host's name may take long to look up.
+            Address::Tcp(_) => executor::unblock(move || Listener::bind(&address)).await,
+        };
         let listener = bound.map_err(|e| Error::generic(e.to_string()))?;
         if self.server.borrow().is_some() {
             return running();

@@ -148,15 +148,22 @@ pub(super) struct Run {
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
-    /// Whether vCPU, disk and device threads may only do what their work takes: a call that is not allowed fails (on)
-    /// or ends the program (strict).
+    /// Whether vCPU, disk and device threads may only do what their work takes, and no thread may start programs or
+    /// reach other processes: a call that is not allowed fails (on) or ends the program (strict).
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: Sandbox,
-    /// A folder that images may lie below, once and again; without one, anywhere.
+    /// A folder that images, their backing files and NBD server sockets may lie below; may be given several times.
+    /// Without one, they lie anywhere. With one, NBD exports are opened only if --drive, --cdrom or --allow-uri names
+    /// them.
     #[arg(long, value_name = "PATH")]
     pub allow_dir: Vec<PathBuf>,
+    /// An NBD export that may be opened beside those of --drive and --cdrom, and no others: nbd://HOST[:PORT]/EXPORT or
+    /// nbd+unix:///EXPORT?socket=PATH; may be given several times.
+    #[arg(long, value_name = "URI")]
+    pub allow_uri: Vec<String>,
     /// Becomes this user before the guest starts, with root's files still open; for a program that root has
-    /// started. A later 'change' opens what this user may.
+    /// started. A later 'change' opens what this user may. Sockets become this user's; they stay behind at the end in
+    /// folders that this user may not write to, and the next start replaces them.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// Where to write this process's number. The file of another program that runs is refused, one that is left over

@@ -21,6 +21,7 @@ use virtio_device::Device;
 use virtio_scsi::VirtioScsi;
 
 use super::Failure;
+use super::allowed::Exports;
 use super::boot;
 use super::console;
 use super::control::jobs::Ids;
@@ -68,6 +69,8 @@ fn on_tray_moved(device: String, tray_open: bool) {
 /// Runs until the guest, a client, a person or a signal ends it.
 pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
     let signals = signals.watch().map_err(|e| format!("signals: {e}"))?;
+    // The log has a thread already.
+    crate::confine_program(options.sandbox.into());
     // Goes on while everything else is opened. Should that fail too, it is what is told.
     let begun = match options.machine {
         MachineKind::None => None,
@@ -191,12 +194,14 @@ async fn make_ready(
 }
 
 async fn open_drives(options: &Run, drives: &mut Vec<Rc<Drive>>) -> Result<(), Failure> {
+    let exports = Exports::of(options).map_err(|e| e.to_string())?;
     for drive in options.drive.iter().chain(&options.cdrom) {
         if drives.iter().any(|other| other.options.id == drive.id) {
             return Err(format!("two drives have the id '{}'", drive.id));
         }
-        let mode = options.sandbox.into();
-        let drive = Drive::open(drive.clone(), mode, executor::remote(), on_disk_event, on_tray_moved).await;
+        let (mode, exports) = (options.sandbox.into(), exports.clone());
+        let main = executor::remote();
+        let drive = Drive::open(drive.clone(), mode, exports, main, on_disk_event, on_tray_moved).await;
         drives.push(drive.map_err(|e| e.to_string())?);
     }
     Ok(())

@@ -226,7 +226,7 @@ async fn connect(name: &str, uri: &Uri, patience: Patience, writable: bool) -> R
     let wrong = |kind, why: &dyn std::fmt::Display| Error::new(kind, format!("{name}: {why}"));
     let (address, answer) = (uri.address.clone(), patience.answer);
     let made = async {
-        let connection = executor::outside(move || address.connect(answer)).await;
+        let connection = executor::connecting(move || address.connect(answer)).await;
         let connection = connection.map_err(|e| wrong(ErrorKind::Io, &e))?;
         let offer = client::negotiate(&connection, &uri.export).await;
         let offer = offer.map_err(|e| wrong(ErrorKind::Io, &e))?;
