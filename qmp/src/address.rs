@@ -227,25 +227,45 @@ impl AsRawFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
-            remove(file);
+            if let Err(e) = remove(file) {
+                tracing::warn!("the socket {} stays behind: {e}", file.0.display());
+            }
             lock(&BOUND).retain(|other| other != file);
         }
     }
 }
 
 /// Removes a socket's file where it is still that one: somebody may have replaced it.
-fn remove((path, id): &BoundFile) {
-    if file_id(path).is_ok_and(|now| now == *id) {
-        // Nobody can be told where it fails.
-        let _ = std::fs::remove_file(path);
+fn remove((path, id): &BoundFile) -> io::Result<()> {
+    if file_id(path).is_ok_and(|now| now == *id) { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Gives the files of all listeners of this process to a user and a group, by number: that user alone may connect from
+/// then on. A file that is no longer that of its listener is left alone.
+///
+/// # Errors
+/// What the host refuses it with: only root may give files away.
+pub fn give_sockets(uid: u32, gid: u32) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fstat, open};
+    for (path, (device, inode)) in &*lock(&BOUND) {
+        // Held while it is looked at: in a folder of somebody else's, a name may come to mean another file.
+        let Ok(file) = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) else {
+            continue;
+        };
+        let found = fstat(&file)?;
+        if (found.st_dev, found.st_ino) == (*device, *inode) {
+            chownat(&file, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+        }
     }
+    Ok(())
 }
 
 /// Removes the files of all listeners of this process, for an end that runs no destructors. Returns `false`, and does
 /// nothing, while another thread binds one; after `true` nobody does any more.
 pub fn remove_sockets() -> bool {
     let Ok(mut bound) = BOUND.try_lock() else { return false };
-    bound.drain(..).for_each(|file| remove(&file));
+    // Nobody can be told where it fails.
+    bound.drain(..).for_each(|file| drop(remove(&file)));
     std::mem::forget(bound);
     true
 }

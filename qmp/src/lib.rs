@@ -52,7 +52,7 @@ mod stream;
 mod text;
 pub mod types;
 
-pub use address::{Address, AddressError, Listener, remove_sockets};
+pub use address::{Address, AddressError, Listener, give_sockets, remove_sockets};
 pub use client::{Client, ClientError};
 pub use command::{Command, Handler, Request};
 pub use error::{Error, ErrorClass, Result};

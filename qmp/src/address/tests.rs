@@ -76,3 +76,26 @@ fn a_tcp_listener_tells_the_port_it_got() {
     assert_ne!(address.to_string(), "tcp:127.0.0.1:0");
     address.connect().unwrap();
 }
+
+#[test]
+#[ignore = "needs root"]
+fn sockets_are_given_to_a_user_and_nothing_that_took_their_place_is() {
+    const NOBODY: u32 = 65534;
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let bind = |name| Listener::bind(&Address::Unix(path(name))).unwrap();
+    let (_kept, _replaced, _linked, _gone) = (bind("kept"), bind("replaced"), bind("linked"), bind("gone"));
+    // What somebody who owns the folder may do meanwhile.
+    std::fs::write(path("precious"), "root's").unwrap();
+    for name in ["replaced", "linked", "gone"] {
+        std::fs::remove_file(path(name)).unwrap();
+    }
+    std::fs::hard_link(path("precious"), path("replaced")).unwrap();
+    std::os::unix::fs::symlink(path("precious"), path("linked")).unwrap();
+    give_sockets(NOBODY, NOBODY).unwrap();
+    let kept = path("kept").symlink_metadata().unwrap();
+    assert_eq!((kept.uid(), kept.gid(), kept.mode() & 0o777), (NOBODY, NOBODY, 0o600));
+    for name in ["precious", "replaced", "linked"] {
+        assert_eq!(path(name).symlink_metadata().unwrap().uid(), 0, "{name}");
+    }
+}

@@ -1,7 +1,9 @@
 //! A program that root has started, and that goes on as somebody else.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use serde_json::json;
 use tests::programs::Programs;
@@ -31,9 +33,11 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
     fs::set_permissions(&base, only_root.clone())?;
     fs::set_permissions(&other, only_root)?;
     fs::set_permissions(stage.path("."), Permissions::from_mode(0o755))?;
-    let more = ["--user", "nobody"].map(str::to_owned).to_vec();
+    let monitor = format!("unix:{}", stage.path("hmp").display());
+    let more = ["--user", "nobody", "--monitor", &monitor].map(str::to_owned).to_vec();
     let options = Options { guest: false, more, ..Options::new(&disk(&base, "raw")) };
-    let mut vm = Vm::start(&Programs::without_guest(millrace()?), stage.folder.path(), &options)?;
+    let programs = Programs::without_guest(millrace()?);
+    let mut vm = Vm::start(&programs, stage.folder.path(), &options)?;
     // Answered once everything is set up.
     let size = json!({"device": "virtio0", "size": 2 * MIB});
 
@@ -56,6 +60,20 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
         check(found.iter().all(|line| line == expected), format!("{key} of all threads: {found:?}"))?;
     }
 
+    // Its sockets are that user's, and nobody else's.
+    for name in ["qmp", "hmp"] {
+        let found = fs::metadata(stage.path(name))?;
+        let rights = (found.uid(), found.gid(), found.mode() & 0o777);
+        check(rights == (65534, 65534, 0o600), format!("{name}: {rights:?}"))?;
+    }
+    // A client of that user, whom the program's own place may be closed to.
+    let client = stage.path("client");
+    fs::copy(millrace()?, &client)?;
+    let mut asked = Command::new(client);
+    asked.arg("qmp").arg(stage.path("qmp")).arg("query-status").uid(65534).gid(65534);
+    let answer = asked.output()?;
+    check(answer.status.success(), format!("{answer:?}"))?;
+
     let change = json!({"device": "virtio0", "target": other, "format": "raw", "notify": false});
     let refused = vm.qmp.execute_json("change", change.clone());
     let error = refused.err().ok_or("root's file was opened")?.to_string();
@@ -63,5 +81,12 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
     fs::set_permissions(&other, Permissions::from_mode(0o666))?;
     fs::File::options().write(true).open(&other)?.set_len(2 * MIB)?;
     vm.qmp.execute_json("change", change)?;
-    vm.quit()
+    vm.quit()?;
+
+    // In root's folder its sockets stay behind, and are replaced.
+    check(
+        stage.path("qmp").exists() && stage.path("hmp").exists(),
+        "that user removes files of root's folder",
+    )?;
+    Vm::start(&programs, stage.folder.path(), &options)?.quit()
 }

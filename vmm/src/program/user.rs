@@ -25,14 +25,17 @@ impl NewUser {
         Ok(NewUser { user, name })
     }
 
-    /// Makes every thread of the program that user's, with that user's groups, for good.
+    /// Makes every thread of the program that user's, with that user's groups, for good, and the sockets that
+    /// it listens on.
     ///
     /// The C library sees to the threads (nptl(7)), so those that are confined must be let do it.
     pub(super) fn enter(&self) -> Result<(), Failure> {
         let (uid, gid) = (self.user.uid, self.user.gid);
+        let refused = |why: &dyn std::fmt::Display| format!("--user {}: {why}", self.user.name);
+        qmp::give_sockets(uid.as_raw(), gid.as_raw()).map_err(|e| refused(&e))?;
         let entered = initgroups(&self.name, gid)
             .and_then(|()| setresgid(gid, gid, gid))
             .and_then(|()| setresuid(uid, uid, uid));
-        entered.map_err(|e| format!("--user {}: {}", self.user.name, e.desc()))
+        entered.map_err(|e| refused(&e.desc()))
     }
 }
