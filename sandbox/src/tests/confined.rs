@@ -29,6 +29,7 @@ fn other_processes_are_out_of_reach() {
     let (parent, fd) = (std::os::unix::process::parent_id() as usize, 0);
     for role in ROLES {
         confined(role, Mode::On, move || {
+            // SAFETY: a system call without memory.
             let (own, thread) = (std::process::id() as usize, unsafe { gettid() } as usize);
             assert_eq!(errno(SYS_tgkill, &[own, thread, 0]), 0, "{role:?} signals itself");
             assert_eq!(errno(SYS_tgkill, &[parent, parent, 0]), EPERM, "{role:?} signals its parent");

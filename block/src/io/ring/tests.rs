@@ -89,10 +89,8 @@ fn an_entry_that_the_kernel_refuses_holds_no_other_up() {
     // Without SUBMIT_ALL the kernel stops behind each of them.
     for modern in [true, false] {
         with_ring(modern, |ring, file| async move {
-            let refused = |_: Option<&[libc::iovec]>| {
-                let nowhere = 8 as *const libc::iovec;
-                opcode::Readv::new(types::Fd(0), nowhere, 1).build()
-            };
+            let refused =
+                |_: Option<&[libc::iovec]>| opcode::Readv::new(types::Fd(0), std::ptr::null(), 1).build();
             let bad = || async {
                 let errno = ring.run(&file, None, refused).await.unwrap_err().raw_os_error();
                 assert_eq!(errno, Some(libc::EFAULT));
