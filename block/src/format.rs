@@ -316,12 +316,14 @@ impl Format {
 
     /// Makes a range read as zeros without the backing file. `Unsupported` where the format has no
     /// such clusters. The range is aligned to the presence unit, but for its end at the disk's end.
-    /// Without `unmap`, qcow2 keeps the space that it has, for later writes, and raw keeps or takes it.
+    /// Without `unmap`, qcow2 and QED keep the space that they have, for later writes, and raw keeps or takes it.
     pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         match self {
             Format::Raw(raw) => raw.zero(offset, len, unmap).await,
             Format::Qcow2(qcow2) => qcow2.zero(offset, len, unmap).await,
-            Format::Qed(qed) => qed.zero(offset, len).await,
+            Format::Qed(qed) => {
+                qed.zero(offset, len, if unmap { qed::Clear::Punch } else { qed::Clear::Zero }).await
+            }
         }
     }
 
@@ -330,8 +332,15 @@ impl Format {
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         match self {
             Format::Raw(raw) => raw.discard(offset, len).await,
-            Format::Qcow2(_) | Format::Qed(_) => self.zero(offset, len, true).await,
+            Format::Qcow2(qcow2) => qcow2.zero(offset, len, true).await,
+            Format::Qed(qed) => qed.zero(offset, len, qed::Clear::Unmap).await,
         }
+    }
+
+    /// Whether space that was reserved and turns out to be zero is best kept: where it cannot be given back for
+    /// good.
+    pub(crate) fn keeps_space(&self) -> bool {
+        matches!(self, Format::Qed(_))
     }
 
     /// The unit of [`Format::zero`] in bytes.
@@ -380,8 +389,8 @@ impl Format {
         }
     }
 
-    /// Whether [`Format::set_backing`] can record this one.
-    pub(crate) fn check_backing(&self, backing: &Backing) -> Result<()> {
+    /// Whether [`Format::set_backing`] can record this one, as the header is now.
+    pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
         if matches!(self, Format::Raw(_)) {
             return Err(Error::new(ErrorKind::Unsupported, "a raw image has no backing file"));
         }
@@ -390,7 +399,11 @@ impl Format {
             let text = format!("'{}' cannot be recorded as a backing file", backing.name);
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        Ok(())
+        match self {
+            Format::Raw(_) => Ok(()),
+            Format::Qcow2(qcow2) => qcow2.check_backing(backing).await,
+            Format::Qed(qed) => qed.check_backing(backing).await,
+        }
     }
 
     /// Records durably that there is another backing file, which says the same of every absent cluster.
@@ -399,6 +412,25 @@ impl Format {
             Format::Raw(raw) => Err(raw.never_allocates()),
             Format::Qcow2(qcow2) => qcow2.set_backing(backing).await,
             Format::Qed(qed) => qed.set_backing(backing).await,
+        }
+    }
+
+    /// How often freed clusters came back by now, for [`Format::reclaim`].
+    pub(crate) fn given_back(&self) -> u64 {
+        match self {
+            Format::Raw(_) => 0,
+            Format::Qcow2(qcow2) => qcow2.given_back(),
+            Format::Qed(qed) => qed.given_back(),
+        }
+    }
+
+    /// Makes clusters that were freed usable; whether any came back since `before`. Must not be called by who
+    /// holds a lock on clusters, or a [`Reading`] of this image.
+    pub(crate) async fn reclaim(&self, before: u64) -> bool {
+        match self {
+            Format::Raw(_) => false,
+            Format::Qcow2(qcow2) => qcow2.reclaim(before).await,
+            Format::Qed(qed) => qed.reclaim(before).await,
         }
     }
 

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use executor::sync::Semaphore;
 use futures_util::StreamExt;
 
 use crate::buf::Pool;
@@ -20,10 +21,15 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 /// Parts of one request in flight at once.
 const PARTS: usize = 16;
+/// Parts of one read, of one image, that are known at once: a disk in small pieces has any number.
+const WINDOW: usize = 256;
 /// The largest block of a device in bytes: what a read without bounce buffers is a multiple of.
 const LARGEST_BLOCK: u64 = 4096;
 /// The most that one allocating write takes at once, in bytes: bounds what others wait for.
 const LARGEST_WRITE: u64 = 4 << 20;
+/// The most memory that an image's allocating writes hold at once for what lies around them, in bytes; one
+/// cluster may be larger. A cluster without subclusters is filled whole, and may have 64 MiB.
+const FILLING: u64 = 32 << 20;
 /// The most that is read for nothing to spare a second read, in bytes.
 const LARGEST_GAP: u64 = 32 << 10;
 
@@ -72,6 +78,8 @@ pub struct Node {
     backing: RefCell<Option<Rc<Node>>>,
     /// Locks on clusters that are being allocated, populated, zeroed. A request in place holds none.
     locks: Rc<RangeLocks>,
+    /// Bytes of memory for what lies around allocating writes.
+    filling: Rc<Semaphore>,
     /// Requests that waited for a job's lock while this was the leaf.
     pub(crate) waits: Waits,
     pub(crate) pool: Pool,
@@ -97,6 +105,7 @@ impl Node {
             storage,
             backing: RefCell::new(backing),
             locks: RangeLocks::new(),
+            filling: Semaphore::new(FILLING),
             waits: Waits::default(),
             pool: Pool::default(),
             writable: Cell::new(writable),
@@ -216,39 +225,51 @@ impl Node {
     pub(crate) fn read(&self, offset: u64, buf: Buf) -> LocalFuture<'_, Result<()>> {
         Box::pin(async move {
             let _reading = self.format.reading();
-            let (mut own, mut below) = (Vec::new(), Vec::new());
-            self.look_up(offset, buf, &mut own, &mut below).await?;
-            if own.len() == 1
-                && below.is_empty()
-                && let Some(only) = own.pop()
-            {
-                return self.read_part(only).await;
+            let mut at = 0;
+            loop {
+                let (mut own, mut below) = (Vec::new(), Vec::new());
+                let rest = if at == 0 { buf.clone() } else { buf.slice(at..buf.len()) };
+                at += self.look_up(offset + at as u64, rest, &mut own, &mut below).await? as usize;
+                if own.len() == 1
+                    && below.is_empty()
+                    && at == buf.len()
+                    && let Some(only) = own.pop()
+                {
+                    return self.read_part(only).await;
+                }
+                let own = own.into_iter().map(|part| self.read_part(part));
+                let below = below.into_iter().map(|part| -> LocalFuture<'_, Result<()>> {
+                    Box::pin(async move { read_below(part).await.map_err(Error::of_source) })
+                });
+                all_of(own.chain(below)).await?;
+                if at == buf.len() {
+                    return Ok(());
+                }
             }
-            let mut parts: Vec<_> = own.into_iter().map(|part| self.read_part(part)).collect();
-            for part in below {
-                parts.push(Box::pin(async move { read_below(part).await.map_err(Error::of_source) }));
-            }
-            all_of(parts).await
         })
     }
 
-    /// Finds the parts of a read: what lies in this image, and what the image behind is to be asked for. What
-    /// reads as zeros is zero then.
+    /// Finds the parts of a read, [`WINDOW`] of them at most: what lies in this image, and what the image behind
+    /// is to be asked for. What reads as zeros is zero then. Returns how many bytes were looked up.
     async fn look_up(
         &self,
         offset: u64,
         buf: Buf,
         own: &mut Vec<Part>,
         below: &mut Vec<Below>,
-    ) -> Result<()> {
-        let end = offset + buf.len() as u64;
-        let inside = end.min(self.size()).saturating_sub(offset);
-        if inside < buf.len() as u64 {
+    ) -> Result<u64> {
+        let len = buf.len() as u64;
+        let inside = (offset + len).min(self.size()).saturating_sub(offset);
+        if inside < len {
             buf.slice(inside as usize..buf.len()).zero();
         }
+        let most = own.len() + below.len() + WINDOW;
         let turns = Turns::default();
         let mut at = 0;
         while at < inside {
+            if own.len() + below.len() == most {
+                return Ok(at);
+            }
             let run = self.format.map(offset + at, inside - at).await?;
             let part = buf.slice(at as usize..(at + run.len) as usize);
             match (run.what, self.backing()) {
@@ -260,7 +281,7 @@ impl Node {
             at += run.len;
             turns.step().await;
         }
-        Ok(())
+        Ok(len)
     }
 
     fn read_part(&self, part: Part) -> LocalFuture<'_, Result<()>> {
@@ -286,6 +307,20 @@ impl Node {
 
     /// Writes the whole of `buf`, which lies inside of the disk.
     pub(crate) async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.or_reclaim(async || self.try_write(offset, &buf).await).await
+    }
+
+    /// Does a change, once more where there was no space and clusters were free that had not come back when it
+    /// began.
+    async fn or_reclaim(&self, change: impl AsyncFn() -> Result<()>) -> Result<()> {
+        let before = self.format.given_back();
+        match change().await {
+            Err(e) if e.kind() == ErrorKind::NoSpace && self.format.reclaim(before).await => change().await,
+            other => other,
+        }
+    }
+
+    async fn try_write(&self, offset: u64, buf: &Buf) -> Result<()> {
         let _reading = self.format.reading();
         let mut at = 0;
         while at < buf.len() {
@@ -321,8 +356,10 @@ impl Node {
         let start = offset - offset % granule;
         let reservation = self.format.reserve(start, end.next_multiple_of(granule) - start).await?;
         let stop = end.min(reservation.offset + reservation.len);
-        // The old content around the new makes one write of whole units.
+        // The old content around the new makes one write of whole units. It may be much larger than the new.
         let end = reservation.offset + reservation.len;
+        let more = offset - start + (end - stop);
+        let _room = if more > 0 { Some(self.filling.acquire(more).await) } else { None };
         let (head, tail) = self.around(start..offset, stop..end).await?;
         let body = buf.slice(0..(stop - offset) as usize);
         let whole = match (head.is_empty(), tail.is_empty()) {
@@ -358,6 +395,10 @@ impl Node {
     /// Makes a range read as zeros: by zero clusters where they can be, else by writing. Without `unmap`
     /// formats that can keep its space.
     pub(crate) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        self.or_reclaim(async || self.try_write_zeroes(offset, len, unmap).await).await
+    }
+
+    async fn try_write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         let Some((lock, inner)) = self.lock_whole(offset..offset + len, self.format.zero_unit()).await else {
             return self.write_zero_bytes(offset, len).await;
         };
@@ -388,8 +429,10 @@ impl Node {
     pub(crate) async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let zeros = Buf::new(len.min(PIECE) as usize);
+        let turns = Turns::default();
         let mut at = 0;
         while at < len {
+            turns.step().await;
             let run = self.format.map(offset + at, (len - at).min(PIECE)).await?;
             let is_zero = match run.what {
                 What::Zero => true,
@@ -407,6 +450,10 @@ impl Node {
     /// Says that a range's content is not needed any more. Afterwards it reads as zeros, or as before if the
     /// image cannot hold zeros without data; never as the backing file again. No zeros are written for it.
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.or_reclaim(async || self.try_discard(offset, len).await).await
+    }
+
+    async fn try_discard(&self, offset: u64, len: u64) -> Result<()> {
         let whole = self.lock_whole(offset..offset + len, self.cluster_size()).await;
         let Some((_lock, whole)) = whole else { return Ok(()) };
         match self.format.discard(whole.start, whole.end - whole.start).await {
@@ -518,27 +565,35 @@ async fn read_below(part: Below) -> Result<()> {
     let (mut found, mut readings): (_, Vec<Option<Reading>>) = (Vec::new(), Vec::new());
     let mut left = vec![part];
     let turns = Turns::default();
-    while let Some(Below { node, offset, buf }) = left.pop() {
-        readings.push(node.format.reading());
-        let mut own = Vec::new();
-        node.look_up(offset, buf, &mut own, &mut left).await?;
-        found.extend(own.into_iter().map(|part| (node.clone(), part)));
-        turns.step().await;
-    }
     let read = |(node, part): (Rc<Node>, Part)| -> LocalFuture<'static, Result<()>> {
         Box::pin(async move { node.read_part(part).await })
     };
-    all_of(found.into_iter().map(read).collect()).await
+    while let Some(Below { node, offset, buf }) = left.pop() {
+        readings.push(node.format.reading());
+        let mut own = Vec::new();
+        let known = node.look_up(offset, buf.clone(), &mut own, &mut left).await?;
+        found.extend(own.into_iter().map(|part| (node.clone(), part)));
+        if known < buf.len() as u64 {
+            left.push(Below { node, offset: offset + known, buf: buf.slice(known as usize..buf.len()) });
+        }
+        if found.len() >= WINDOW {
+            all_of(found.drain(..).map(read)).await?;
+            readings.clear();
+        }
+        turns.step().await;
+    }
+    all_of(found.into_iter().map(read)).await
 }
 
 /// Awaits the parts of a request, some at once. All of them, even when one fails: the buffer is the caller's
 /// again with the answer.
-async fn all_of(mut parts: Vec<LocalFuture<'_, Result<()>>>) -> Result<()> {
-    if parts.len() == 1
-        && let Some(only) = parts.pop()
-    {
-        return only.await;
-    }
+async fn all_of<'a>(mut parts: impl Iterator<Item = LocalFuture<'a, Result<()>>>) -> Result<()> {
+    let (first, second) = (parts.next(), parts.next());
+    let first = match (first, &second) {
+        (Some(only), None) => return only.await,
+        (first, _) => first,
+    };
+    let parts = first.into_iter().chain(second).chain(parts);
     let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
     let mut outcome = Ok(());
     while let Some(result) = results.next().await {

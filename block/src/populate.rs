@@ -15,6 +15,8 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 /// The most that is copied through memory at once, in bytes.
 const LARGEST_COPY: u64 = 1 << 20;
+/// Runs of data and holes that are shorter, in bytes, are copied together with what is around them.
+const SMALL: u64 = 64 << 10;
 /// The most that is read at once for that, in bytes: what a failed read leaves out. As QEMU's stream.
 pub(crate) const LARGEST_READ: u64 = 512 << 10;
 
@@ -56,6 +58,28 @@ pub(crate) struct Stopped {
 /// the lock stays, and what it writes later waits and then wins. Reads go on: what they need lies in
 /// the immutable backing.
 pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
+    let before = leaf.format().given_back();
+    let stopped = match populate_once(leaf, range.clone()).await {
+        Err(stopped) if stopped.error.kind() == ErrorKind::NoSpace => stopped,
+        other => return other,
+    };
+    if !leaf.format().reclaim(before).await {
+        return Err(stopped);
+    }
+    let mut done = stopped.done;
+    match populate_once(leaf, stopped.at..range.end).await {
+        Ok(more) => {
+            done += more;
+            Ok(done)
+        }
+        Err(again) => {
+            done += again.done;
+            Err(Stopped { done, ..again })
+        }
+    }
+}
+
+async fn populate_once(leaf: &Node, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
     let mut done = Populated::default();
     let Some(backing) = leaf.backing() else { return Ok(done) };
     let cluster = leaf.cluster_size();
@@ -80,12 +104,18 @@ async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &m
             *at += run.len;
             continue;
         }
-        // What the chain behind says about the start of this run decides how far this step goes.
+        // What the chain behind says about the start of this run decides how far this step goes. Small pieces
+        // are copied together with what is around them: to find out about each, to allocate and to write it
+        // takes longer than the whole does.
         let below = backing.map(start, run.len).await.map_err(Error::of_source)?;
+        let (len, data) = match below.len < SMALL.min(run.len) {
+            true => (run.len.min(LARGEST_COPY), true),
+            false => (below.len.min(run.len), below.data),
+        };
         let unit = run.granule.max(leaf.format().zero_unit());
-        let stop = start + below.len.min(run.len);
+        let stop = start + len;
         let aligned = if stop >= leaf.size() { stop } else { stop - stop % unit };
-        if !below.data && aligned > start && start.is_multiple_of(unit) {
+        if !data && aligned > start && start.is_multiple_of(unit) {
             zero(leaf, start, aligned - start, done).await?;
             *at = aligned;
         } else {
@@ -122,25 +152,37 @@ async fn offload(
     }
     let mut left = leaf.format().reserve(range.start, len).await?;
     let (host, len) = (left.host, left.len);
-    let transfer = storage.copy_from(&**source.node.storage(), source.host, host, len, unit).await?;
+    let transfer = match storage.copy_from(&**source.node.storage(), source.host, host, len, unit).await? {
+        Some(transfer) => transfer,
+        // Into the same space, which would else be freed.
+        None => copy_to(leaf, backing, range.start..range.start + len, host).await?,
+    };
     let (zeros, failed) = match &transfer {
-        // The space goes back; the usual way takes its own.
-        None => return Ok(false),
-        Some(Transfer::Shared) => (Vec::new(), None),
-        Some(Transfer::Written { zero }) => (zero.clone(), None),
-        // Of the rest, too.
-        Some(Transfer::Stopped { len, zero, error }) => {
+        Transfer::Shared => (Vec::new(), None),
+        Transfer::Written { zero } => (zero.clone(), None),
+        // The space of the rest goes back.
+        Transfer::Stopped { len, zero, error } => {
             left = left.split_front(len - len % unit);
             (zero.clone(), Some(error.clone()))
         }
     };
-    let shared = matches!(transfer, Some(Transfer::Shared));
+    let shared = matches!(transfer, Transfer::Shared);
     let count = |done: &mut Populated, len| if shared { done.offloaded += len } else { done.copied += len };
     let moved = range.start..range.start + left.len;
     for hole in zeros {
         let (start, end) = (range.start + hole.start, (range.start + hole.end).min(moved.end));
         if start >= end {
             break;
+        }
+        if leaf.format().keeps_space() {
+            let (start, end) = (host + start - range.start, host + end - range.start);
+            storage.punch(start, end - start).await?;
+            if end > storage.len() {
+                // The file has to have all of it.
+                const LAST: u64 = 512;
+                storage.write(end - LAST, Buf::new(LAST as usize)).await?;
+            }
+            continue;
         }
         let data = left.split_front(start - left.offset);
         if data.len > 0 {
@@ -160,8 +202,58 @@ async fn offload(
     failed.map_or(Ok(true), Err)
 }
 
+/// Copies whole clusters from the backing chain to `host` in the leaf's storage, as [`Storage::copy_from`].
+async fn copy_to(leaf: &Node, backing: &Node, range: Range<u64>, host: u64) -> Result<Transfer> {
+    let unit = leaf.cluster_size();
+    let mut zeros: Vec<Range<u64>> = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let stop = (at + LARGEST_READ.next_multiple_of(unit)).min(range.end);
+        let mut buf = leaf.pool.get((stop - at) as usize);
+        if let Err(error) = backing.read(at, buf.clone()).await {
+            let len = at - range.start;
+            return Ok(Transfer::Stopped { len, zero: zeros, error: error.of_source() });
+        }
+        for (piece, is_zero) in pieces(&mut buf, at, at..stop, unit) {
+            let start = piece.start - range.start;
+            if !is_zero {
+                let part = buf.slice((piece.start - at) as usize..(piece.end - at) as usize);
+                leaf.storage().write(host + start, part).await?;
+                continue;
+            }
+            let end = piece.end - range.start;
+            match zeros.last_mut().filter(|last| last.end == start) {
+                Some(last) => last.end = end,
+                None => zeros.push(start..end),
+            }
+        }
+        leaf.pool.put(buf);
+        at = stop;
+    }
+    Ok(Transfer::Written { zero: zeros })
+}
+
+/// The pieces of `range` that are all zero in each of their units, or in none. `buf` begins at offset `base` of
+/// the disk.
+fn pieces(buf: &mut Buf, base: u64, range: Range<u64>, unit: u64) -> Vec<(Range<u64>, bool)> {
+    let mut pieces: Vec<(Range<u64>, bool)> = Vec::new();
+    let Some(bytes) = buf.bytes_mut() else { return vec![(range, false)] };
+    let mut at = range.start;
+    while at < range.end {
+        let stop = (at - at % unit + unit).min(range.end);
+        let is_zero = crate::buf::is_zero(&bytes[(at - base) as usize..(stop - base) as usize]);
+        match pieces.last_mut() {
+            Some((piece, zero)) if *zero == is_zero => piece.end = stop,
+            _ => pieces.push((at..stop, is_zero)),
+        }
+        at = stop;
+    }
+    pieces
+}
+
 async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Result<()> {
-    match leaf.format().zero(offset, len, true).await {
+    // Space that the image has for it was asked for when it was created.
+    match leaf.format().zero(offset, len, false).await {
         // A format without zero clusters, or a part of a cluster that is shared.
         Err(e) if e.kind() == ErrorKind::Unsupported => {
             const PIECE: u64 = 1 << 20;
@@ -242,22 +334,7 @@ pub(crate) async fn store(
     done: &mut Populated,
 ) -> Result<()> {
     let unit = leaf.cluster_size().max(granule);
-    let mut pieces: Vec<(Range<u64>, bool)> = Vec::new();
-    if let Some(bytes) = buf.bytes_mut() {
-        let mut at = range.start;
-        while at < range.end {
-            let stop = (at - at % unit + unit).min(range.end);
-            let is_zero = crate::buf::is_zero(&bytes[(at - base) as usize..(stop - base) as usize]);
-            match pieces.last_mut() {
-                Some((piece, zero)) if *zero == is_zero => piece.end = stop,
-                _ => pieces.push((at..stop, is_zero)),
-            }
-            at = stop;
-        }
-    } else {
-        pieces.push((range, false));
-    }
-    for (piece, is_zero) in pieces {
+    for (piece, is_zero) in pieces(buf, base, range, unit) {
         let size = piece.end - piece.start;
         if is_zero && piece.start.is_multiple_of(leaf.format().zero_unit()) {
             zero(leaf, piece.start, size, done).await?;

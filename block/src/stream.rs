@@ -257,7 +257,7 @@ impl Disk {
             }
         };
         if let Some(record) = &record {
-            image.format().check_backing(record)?;
+            image.format().check_backing(record).await?;
         }
         let tuned = self.tune(extent.tuning).await?;
         let is_inner = !Rc::ptr_eq(&image, &self.leaf());

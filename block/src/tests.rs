@@ -22,6 +22,7 @@ mod resize;
 mod stats;
 mod tray;
 mod tuning;
+mod turns;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -90,17 +91,18 @@ fn qed(cluster_size: u64, table_size: u64) -> Create {
 }
 
 fn some_layout() -> (Kind, Create) {
-    let qcow2 = |layout: Create| {
-        // Version 2 knows refcounts of 16 bits only.
-        let refcount_bits = layout.version.is_none().then(|| 1 << random(7));
-        (Kind::Qcow2, Create { refcount_bits, ..layout })
+    let newer = |layout| {
+        let (bits, lazy) = (Some(1 << random(7)), Some(random(2) == 0));
+        (Kind::Qcow2, Create { refcount_bits: bits, lazy_refcounts: lazy, ..layout })
     };
-    match random(8) {
-        7 => qcow2(Create { version: Some(2), ..options(4096 << random(5), false) }),
-        0 => qcow2(options(512, false)),
-        1 => qcow2(options(4096, false)),
-        2 => qcow2(options(16 << 10, true)),
-        3 => qcow2(options(64 << 10, random(2) == 0)),
+    let older = |layout| (Kind::Qcow2, Create { version: Some(2), ..layout });
+    match random(9) {
+        0 => newer(options(512, false)),
+        1 => newer(options(4096, false)),
+        2 => newer(options(16 << 10, true)),
+        3 => newer(options(64 << 10, random(2) == 0)),
+        7 => older(options(512, false)),
+        8 => older(options(4096 << random(5), false)),
         4 => (Kind::Qed, qed(4096, 1 << random(5))),
         5 => (Kind::Qed, qed(16 << 10, 1)),
         _ => (Kind::Qed, qed(64 << 10, 2)),

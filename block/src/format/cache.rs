@@ -32,8 +32,6 @@ pub(crate) struct Slice {
     bytes: RefCell<Box<[u8]>>,
     /// One bit per sector.
     dirty: Cell<u8>,
-    /// Part of a table that no durable metadata refers to yet.
-    pub(crate) new: Cell<bool>,
     used: Cell<u64>,
 }
 
@@ -125,30 +123,32 @@ impl Cache {
             return Ok(slice.clone());
         }
         let bytes = buf.bytes_mut().map_or_else(Vec::new, |bytes| bytes.to_vec());
-        Ok(self.insert(offset, bytes.into(), false))
+        Ok(self.insert(offset, bytes.into()))
     }
 
     /// The slice at `offset`, where it is in memory.
+    #[cfg(test)]
     pub(crate) fn peek(&self, offset: u64) -> Option<Rc<Slice>> {
         self.slices.borrow().get(&offset).cloned()
     }
 
-    /// Puts a whole new table of `bytes` at `offset`, dirty and [`Slice::new`].
-    pub(crate) fn add_table(&self, offset: u64, bytes: &[u8]) {
+    /// Writes a new table of `bytes` to `offset`, which nothing refers to, and knows it from then on. A table
+    /// has its space before anything depends on it: where there is none nothing has changed, and what was
+    /// changed before can still be made durable.
+    pub(crate) async fn write_table(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.storage.write(offset, Buf::from_bytes(bytes)).await?;
         for (index, bytes) in bytes.chunks(self.slice_len as usize).enumerate() {
-            let slice = self.insert(offset + index as u64 * self.slice_len, bytes.into(), true);
-            slice.dirty.set(((1u16 << (self.slice_len as usize / SECTOR)) - 1) as u8);
-            self.dirty.borrow_mut().insert(slice.offset, slice);
+            self.insert(offset + index as u64 * self.slice_len, bytes.into());
         }
+        Ok(())
     }
 
-    fn insert(&self, offset: u64, bytes: Box<[u8]>, new: bool) -> Rc<Slice> {
+    fn insert(&self, offset: u64, bytes: Box<[u8]>) -> Rc<Slice> {
         let slice = Rc::new(Slice {
             offset,
             order: self.order,
             bytes: RefCell::new(bytes),
             dirty: Cell::new(0),
-            new: Cell::new(new),
             used: Cell::new(0),
         });
         self.touch(&slice);
@@ -230,10 +230,10 @@ impl Cache {
     /// memory until the copies are written.
     pub(crate) fn take_dirty(&self) -> Taken {
         let writing = self.writing.clone();
-        let mut taken = Taken { slices: Vec::new(), new: Vec::new(), old: Vec::new(), writing };
+        let mut taken = Taken { slices: Vec::new(), runs: Vec::new(), writing };
         for slice in self.dirty.take().into_values() {
             let mask = slice.dirty.take();
-            let runs = if slice.new.get() { &mut taken.new } else { &mut taken.old };
+            let runs = &mut taken.runs;
             slice.read(|bytes| {
                 let sectors = bytes.chunks(SECTOR).enumerate().filter(|(sector, _)| mask >> sector & 1 == 1);
                 sectors.for_each(|(sector, bytes)| add(runs, slice.offset + (sector * SECTOR) as u64, bytes));
@@ -256,9 +256,7 @@ impl Cache {
 /// Dirty sectors as they were at one moment, neighbours joined.
 pub(crate) struct Taken {
     slices: Vec<(u8, Rc<Slice>)>,
-    /// Those of new tables.
-    pub(crate) new: Vec<Run>,
-    pub(crate) old: Vec<Run>,
+    pub(crate) runs: Vec<Run>,
     writing: Rc<Cell<usize>>,
 }
 
@@ -276,15 +274,6 @@ fn add(runs: &mut Vec<Run>, offset: u64, bytes: &[u8]) {
             run.bytes.extend_from_slice(bytes);
         }
         _ => runs.push(Run { offset, bytes: bytes.to_vec() }),
-    }
-}
-
-impl Taken {
-    /// Says that durable metadata refers to the new tables now.
-    pub(crate) fn settle(&self) {
-        for (_, slice) in &self.slices {
-            slice.new.set(false);
-        }
     }
 }
 

@@ -87,6 +87,9 @@ pub struct Qcow2 {
     metadata: Rc<Metadata>,
     /// A change found the metadata to be wrong; there are no more.
     refused: Cell<bool>,
+    /// Whether data may be written to the clusters that it has: not before the header has no autoclear
+    /// feature any more, nor once changes are refused.
+    in_place: Cell<bool>,
     /// New L2 tables are made one at a time.
     tables: Rc<Semaphore>,
     unpacked: compressed::Unpacked,
@@ -138,7 +141,10 @@ impl Qcow2 {
         let metadata = Rc::new(Metadata::new(&header, &snapshots));
         let refcounts = Refcounts::open(storage.clone(), &header, CACHE / 8, metadata.clone()).await?;
         if writable {
-            metadata.add_tables(&header, &l1, &refcounts.table.borrow());
+            // Nobody else has the table yet.
+            let table = refcounts.table.take();
+            metadata.add_tables(&header, &l1, &table).await;
+            refcounts.table.replace(table);
         }
         Ok(Rc::new_cyclic(|this| Qcow2 {
             this: this.clone(),
@@ -148,6 +154,7 @@ impl Qcow2 {
             refcounts,
             metadata,
             refused: Cell::new(false),
+            in_place: Cell::new(header.autoclear == 0),
             tables: Semaphore::new(1),
             unpacked: compressed::Unpacked::default(),
             commits: Commits::default(),

@@ -6,15 +6,17 @@
 //! |---|---|---|---|
 //! | 0, or no L2 table | the backing file | data, in a new cluster | zero |
 //! | 1 | zeros | data, in a new cluster | zero |
-//! | an offset | the cluster | the same, in place | zero; the cluster is freed by the commit |
+//! | an offset | the cluster | the same, in place | the same, which becomes a hole in the host's file |
 //!
 //! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
 //! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
 //! is checked first and trimmed to what its tables refer to. Of every image that is opened for writing the
-//! L2 tables' places are known, so that an entry that points into one is refused, not written to; and where they are not many, that no two
-//! entries refer to one cluster. Clusters that are freed lose
-//! their space in the host's file, and are used again in the same session; those still free at a clean close
-//! leak without space, but for those at the file's end, which is cut off.
+//! L2 tables' places are known, so that an entry that points into one is refused, not written to; and where they
+//! are not many, that no two entries refer to one cluster.
+//!
+//! The format cannot say that a cluster is free: what nothing refers to is leaked. So a cluster never leaves its
+//! entry. What a failed write had taken is used again in the same session; at a clean close the file is cut off
+//! behind the last cluster in use, and what is free before it goes to entries that read as zeros, as a hole does.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -40,6 +42,7 @@ mod space;
 mod tables;
 
 use header::Header;
+pub(crate) use mapping::Clear;
 use space::Space;
 use tables::Tables;
 
@@ -50,6 +53,17 @@ const CACHE: u64 = 28 << 20;
 fn not_sound(what: impl std::fmt::Display) -> Error {
     let text = format!("{what}; repair it with 'millrace image check -f qed --repair all'");
     Error::new(ErrorKind::Corrupt, text)
+}
+
+/// Refuses storage that cannot grow, for who would write to an image there: QED allocates by the file's length,
+/// and relies on a new table to read as zeros.
+pub(crate) fn refuse_fixed(storage: &dyn Storage) -> Result<()> {
+    if !storage.is_fixed() {
+        return Ok(());
+    }
+    let text = "a QED image that is written grows with its file, which a block device or an NBD export cannot: \
+                convert it to qcow2 or raw";
+    Err(Error::new(ErrorKind::Unsupported, text))
 }
 
 /// An open QED image.
@@ -97,6 +111,9 @@ impl Qed {
 
     async fn open_inner(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let (header, backing) = Self::read_header(&*storage).await?;
+        if writable {
+            refuse_fixed(&*storage)?;
+        }
         let patching = Semaphore::new(1);
         let dirty = header.features & header::NEED_CHECK != 0;
         let space = if dirty && writable {

@@ -28,6 +28,7 @@ pub(crate) struct Retired {
     /// Whether a task gives back.
     busy: Cell<bool>,
     done: Event,
+    given_back: Cell<u64>,
     /// Whether the storage punches holes, for all that is known.
     punches: Cell<bool>,
 }
@@ -38,6 +39,7 @@ impl Retired {
             quarantine: Quarantine::default(),
             busy: Cell::new(false),
             done: Event::new(),
+            given_back: Cell::new(0),
             punches: Cell::new(true),
         }
     }
@@ -61,11 +63,30 @@ impl Retired {
             let mut next = Some(first);
             while let Some(ranges) = next {
                 image.give_back(ranges).await;
+                image.retired().given_back.update(|times| times + 1);
                 next = image.retired().quarantine.take();
             }
             image.retired().busy.set(false);
             image.retired().done.notify();
         });
+    }
+
+    /// Waits until everything is given back that was freed before this call, for the reads of its time too.
+    /// Must not be called by who holds a [`Reading`] of the image.
+    pub(crate) async fn drain(image: &Weak<impl Retire>) {
+        Self::all(image).await;
+        let waiting = image.upgrade().map_or(0, |image| image.retired().quarantine.waiting.borrow().len());
+        for _ in 0..waiting {
+            let ended = image.upgrade().and_then(|image| image.retired().quarantine.readers_end());
+            let Some(ended) = ended else { return };
+            ended.wait().await;
+            Self::all(image).await;
+        }
+    }
+
+    /// How often something was given back.
+    pub(crate) fn given_back(&self) -> u64 {
+        self.given_back.get()
     }
 
     /// Waits until everything is given back that can be.
@@ -76,6 +97,11 @@ impl Retired {
         while this.busy.get() {
             this.done.wait().await;
         }
+    }
+
+    /// Whether the storage punches holes, for all that is known.
+    pub(crate) fn punches(&self) -> bool {
+        self.punches.get()
     }
 
     /// Gives a range's space in the host's file back, where that is possible.
@@ -89,19 +115,37 @@ impl Retired {
     }
 }
 
-/// Ranges that wait for the readers of their time, oldest first.
-type Waiting = VecDeque<(Rc<()>, Vec<Range<u64>>)>;
+/// The readers of one time: all that began between two commits.
+#[derive(Default)]
+struct Readers {
+    /// Notified when the last of them has ended.
+    ended: Rc<Event>,
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.ended.notify();
+    }
+}
+
+/// Ranges that wait for the readers of their time.
+struct Waiting {
+    readers: Weak<Readers>,
+    ended: Rc<Event>,
+    ranges: Vec<Range<u64>>,
+}
 
 /// Clusters that nothing durable refers to any more, kept until no read can still be looking at them.
 #[derive(Default)]
 struct Quarantine {
     /// Counts operations on host clusters.
-    readers: RefCell<Rc<()>>,
-    waiting: RefCell<Waiting>,
+    readers: RefCell<Rc<Readers>>,
+    /// Oldest first.
+    waiting: RefCell<VecDeque<Waiting>>,
 }
 
 /// Holds off the reuse of clusters that are freed while it lives.
-pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<()>);
+pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<Readers>);
 
 impl Quarantine {
     /// Until the answer is dropped, host clusters seen in a map stay what they are.
@@ -110,10 +154,11 @@ impl Quarantine {
     }
 
     /// Adds ranges, to which no new read finds a way.
-    fn add(&self, freed: Vec<Range<u64>>) {
-        if !freed.is_empty() {
+    fn add(&self, ranges: Vec<Range<u64>>) {
+        if !ranges.is_empty() {
             let readers = self.readers.take();
-            self.waiting.borrow_mut().push_back((readers, freed));
+            let waiting = Waiting { readers: Rc::downgrade(&readers), ended: readers.ended.clone(), ranges };
+            self.waiting.borrow_mut().push_back(waiting);
         }
     }
 
@@ -122,11 +167,16 @@ impl Quarantine {
         let mut waiting = self.waiting.borrow_mut();
         // Readers of an earlier time may know these ranges too: in order, not any.
         match waiting.front() {
-            Some((readers, _)) if Rc::strong_count(readers) == 1 => {
-                waiting.pop_front().map(|(_, ranges)| ranges)
-            }
+            Some(first) if first.readers.strong_count() == 0 => waiting.pop_front().map(|first| first.ranges),
             _ => None,
         }
+    }
+
+    /// Notified when the readers that the oldest ranges wait for have ended; `None` if no ranges wait.
+    fn readers_end(&self) -> Option<Rc<Event>> {
+        let waiting = self.waiting.borrow();
+        let first = waiting.front().filter(|first| first.readers.strong_count() > 0);
+        first.map(|first| first.ended.clone())
     }
 }
 

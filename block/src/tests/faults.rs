@@ -120,6 +120,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
             worker.await;
         }
         guest.verify().await;
+        guest.flush_now().await.expect("what was answered becomes durable where space is short");
         check(&files.after_power_cut(), "leaf", kind, model::Leaks::Allowed);
         leaf.set_faults(Faults::default());
         guest.clone().work(20).await;
@@ -129,6 +130,77 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
         }
         guest.verify().await;
         close_and_check(&files, "leaf", kind, disk, &guest).await;
+    });
+}
+
+/// Writes `len` bytes to each of `places`; how many found space.
+async fn fill(disk: &Rc<Disk>, places: std::ops::Range<u64>, step: u64, len: usize) -> u64 {
+    let mut found = 0;
+    for n in places {
+        let ticket = disk.enter().await;
+        match disk.write(&ticket, n * step, Buf::from_bytes(&vec![n as u8 | 1; len])).await {
+            Ok(()) => found += 1,
+            Err(e) => assert_eq!(e.kind(), ErrorKind::NoSpace, "{e}"),
+        }
+    }
+    found
+}
+
+/// A full disk is flushed, and a guest that lets go of something can write again: in places, too, whose tables
+/// found no space before.
+#[test]
+fn what_a_full_disk_has_is_durable_and_discards_make_space() {
+    const STEP: u64 = 256 << 10;
+    seeds(90, |_| async {
+        let fixed = random(2) == 0;
+        let files = if fixed { SimDir::of(Nature { fixed, ..Nature::default() }) } else { folder() };
+        // A device has what was there before.
+        files.add("disk", vec![0xaa; if fixed { (2 << 20) + random(1000) as usize * 512 } else { 0 }]);
+        let (kind, wish) = loop {
+            match some_layout() {
+                (Kind::Qed, _) if fixed => {}
+                layout => break layout,
+            }
+        };
+        image::create(&*files, "disk", kind, &Create { size: Some(64 << 20), ..wish }).await.unwrap();
+        let disk_file = files.get("disk").unwrap();
+        let limit = disk_file.content().len() as u64 + (2 << 20) + random(300 << 10);
+        disk_file.set_faults(Faults { limit: (!fixed).then_some(limit), delay: 20, ..Faults::default() });
+        let (disk, _) = open(&files, "disk", kind).await;
+        let flush = async || {
+            let ticket = disk.enter().await;
+            disk.flush(&ticket).await.unwrap();
+        };
+        let filled = fill(&disk, 0..256, STEP, 64 << 10).await;
+        assert!(filled > 4 && filled < 256, "{filled} found space");
+        flush().await;
+        // In place, and with nothing else that could be written.
+        assert_eq!(fill(&disk, 0..1, STEP, 64 << 10).await, 1);
+        flush().await;
+        for n in 1..5 {
+            let ticket = disk.enter().await;
+            disk.discard(&ticket, n * STEP, 64 << 10).await.unwrap();
+        }
+        if random(2) == 0 {
+            flush().await;
+        }
+        // A QED cluster stays with its entry; what is given back there is the host's.
+        let places = if kind == Kind::Qed { 1..3 } else { 254..256u64 };
+        assert_eq!(
+            fill(&disk, places.clone(), STEP, 64 << 10).await,
+            2,
+            "a discard of twice as much made no space"
+        );
+        flush().await;
+        let ticket = disk.enter().await;
+        let buf = Buf::new(64 << 10);
+        for n in places {
+            disk.read(&ticket, n * STEP, buf.clone()).await.unwrap();
+            assert!(buf.to_vec().iter().all(|byte| *byte == n as u8 | 1));
+        }
+        drop(ticket);
+        disk.close().await.unwrap();
+        check(&files, "disk", kind, model::Leaks::None);
     });
 }
 

@@ -152,10 +152,11 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
         let _ = guest.flush_now().await;
         guest.verify().await;
         let after = files.get("victim").unwrap().content();
-        // But for the mark of an image that was found to be corrupt.
+        // But for the mark of an image that was found to be corrupt, which version 2 does not have.
+        let mark = if before[7] > 2 { 2 } else { 0 };
         assert!(
             after[..79] == before[..79]
-                && after[79] & !2 == before[79] & !2
+                && after[79] & !mark == before[79]
                 && after[80..104] == before[80..104],
             "the header was overwritten"
         );

@@ -64,6 +64,62 @@ fn unknown_extensions_and_features_outlive_us() {
     });
 }
 
+/// Whoever set such a bit, QEMU's dirty bitmaps for one, relies on nobody else having written.
+#[test]
+fn features_that_others_keep_up_to_date_go_before_any_write() {
+    type Write = fn(Rc<Disk>) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+    const IN_PLACE: u64 = 4096;
+    let writes: [(&str, Write); 4] = [
+        ("in place", |disk| Box::pin(put(disk, IN_PLACE, 512))),
+        ("beside what is there", |disk| Box::pin(put(disk, 512 << 10, 512))),
+        ("zeroes in place", |disk| {
+            Box::pin(async move {
+                disk.write_zeroes(&disk.enter().await, 4096, 1024, false).await.unwrap();
+            })
+        }),
+        ("discard", |disk| {
+            Box::pin(async move {
+                disk.discard(&disk.enter().await, 0, 64 << 10).await.unwrap();
+            })
+        }),
+    ];
+    for (what, write) in writes {
+        for layout in [options(64 << 10, true), options(64 << 10, false), options(512, false)] {
+            Executor::simulated(1).block_on(async move {
+                let files = SimDir::new();
+                let wish = Create { size: Some(1 << 20), ..layout };
+                image::create(&*files, "disk", Kind::Qcow2, &wish).await.unwrap();
+                let (disk, _) = open(&files, "disk", Kind::Qcow2).await;
+                put(disk.clone(), 0, 64 << 10).await;
+                disk.close().await.unwrap();
+                drop(disk);
+                let mut image = files.get("disk").unwrap().content();
+                image[88] |= 0x80;
+                image[95] |= 1;
+                let file = files.add("disk", image);
+                let (disk, _) = open(&files, "disk", Kind::Qcow2).await;
+                let buf = Buf::new(1 << 20);
+                disk.read(&disk.enter().await, 0, buf).await.unwrap();
+                assert_eq!(file.content()[88..96], [0x80, 0, 0, 0, 0, 0, 0, 1], "a read changes nothing");
+                write(disk.clone()).await;
+                assert_eq!(file.content()[88..96], [0; 8], "{what}: cleared before it is answered");
+                put(disk.clone(), IN_PLACE, 512).await;
+                disk.close().await.unwrap();
+                drop(disk);
+                check(&files, "disk", Kind::Qcow2, model::Leaks::None);
+                let (disk, _) = open(&files, "disk", Kind::Qcow2).await;
+                let bytes = model::read_all(&disk).await;
+                assert!(bytes[4096..4608].iter().all(|byte| *byte == 5));
+            });
+        }
+    }
+}
+
+async fn put(disk: Rc<Disk>, at: u64, len: usize) {
+    let ticket = disk.enter().await;
+    disk.write(&ticket, at, Buf::from_bytes(&vec![5; len])).await.unwrap();
+}
+
 #[test]
 fn a_backing_file_is_named_anywhere_in_the_first_cluster() {
     Executor::simulated(1).block_on(async {

@@ -428,5 +428,7 @@ pub fn check_qed(image: &[u8], leaks: Leaks, before: &[bool]) -> Vec<bool> {
     let trimmed = image.len().is_multiple_of(cluster) && (used[last] || before.get(last) == Some(&false));
     assert!(leaks != Leaks::None || !marked, "closed, but NEED_CHECK is set");
     assert!(leaks == Leaks::Any || marked || trimmed, "the file's end is leaked, but NEED_CHECK is not set");
+    let leaked = (0..used.len()).find(|n| !used[*n] && before.get(*n) != Some(&false));
+    assert!(leaks != Leaks::None || leaked.is_none(), "cluster {leaked:?} is leaked");
     used
 }

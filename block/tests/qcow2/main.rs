@@ -1,6 +1,7 @@
 //! The rest of qcow2, judged by QEMU's tools: compressed clusters, check and repair, map, resize,
 //! create options. Needs `qemu-img` and `qemu-io`.
 
+mod bitmaps;
 mod check;
 mod compressed;
 mod create;

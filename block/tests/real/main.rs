@@ -2,7 +2,9 @@
 
 mod file;
 mod kill;
+mod leaks;
 mod locks;
+mod memory;
 mod qed;
 mod qed_check;
 mod qemu;

@@ -27,7 +27,7 @@ fn old_slices_go_and_dirty_ones_stay() {
         assert!(cache.peek(2 * TABLE).is_none(), "used once, long ago");
         assert!(cache.peek(TABLE).is_some(), "used all the time");
         assert_eq!(cache.peek(0).expect("not in the file yet").u64_at(5), 77);
-        let runs = &cache.take_dirty().old;
+        let runs = &cache.take_dirty().runs;
         assert_eq!((runs.len(), runs[0].offset, runs[0].bytes.len()), (1, 0, SECTOR));
         assert!(!cache.is_dirty());
     });
@@ -42,7 +42,7 @@ fn what_could_not_be_written_is_dirty_again() {
         let taken = cache.take_dirty();
         cache.set_u64(&slice, 511, 2);
         cache.give_back(&taken);
-        let offsets: Vec<_> = cache.take_dirty().old.iter().map(|run| run.offset).collect();
+        let offsets: Vec<_> = cache.take_dirty().runs.iter().map(|run| run.offset).collect();
         assert_eq!(offsets, [3 * TABLE, 4 * TABLE - SECTOR as u64]);
     });
 }

@@ -6,8 +6,8 @@
 //! 32 MiB for 1 TiB in clusters of 64 KiB.
 //!
 //! A repair never changes what a sound reference reads, and leaves an image that can be repaired
-//! again wherever it is cut off: counts written anew go behind the file's end, and one sector of the
-//! header switches to them.
+//! again wherever it is cut off: counts written anew go behind the file's end, or where storage of a fixed
+//! length has nothing else, and one sector of the header switches to them.
 
 use std::rc::Rc;
 
@@ -18,6 +18,7 @@ use super::header::{Header, autoclear, incompatible};
 use crate::check::{Repair, Report};
 use crate::format::commit::patch_header;
 use crate::storage::Storage;
+use crate::turns::Turns;
 use crate::{Buf, Result};
 
 mod compare;
@@ -39,6 +40,8 @@ struct Pass {
     snapshots: Vec<(u64, u64)>,
     /// Some refcounts are too low, or refcount blocks are not where they can be: write all anew.
     rebuild: bool,
+    /// An image that was not closed is checked while a guest runs on the same thread.
+    turns: Turns,
 }
 
 /// See [`crate::check::check`].
@@ -86,6 +89,7 @@ impl Pass {
             file_clusters: storage.len().div_ceil(header.cluster_size()),
             snapshots: Vec::new(),
             rebuild: false,
+            turns: Turns::default(),
             header,
             storage: storage.clone(),
         };

@@ -3,13 +3,16 @@
 //! One commit serves everyone who asked while the one before it ran. Its order holds at every
 //! instant, so that a power cut leaves leaked clusters at worst:
 //!
-//! 1. guest data (written before the change entered memory), refcount increases, new refcount blocks,
-//!    and new L2 tables whole; then a barrier (fdatasync);
+//! 1. guest data and new tables (both written before the change entered memory), refcount increases; then a
+//!    barrier (fdatasync);
 //! 2. where there are new refcount blocks, the refcount table that names them; then a barrier;
-//! 3. entries in existing L2 tables, and the L1 table; then a barrier;
+//! 3. entries in L2 tables, and the L1 table; then a barrier;
 //!    where the L1 table moved, all of it and then the header that names it, with a barrier after each;
 //! 4. clusters that nothing refers to any more are given back (`retire`). Their lower counts go to the
 //!    file with the next commit.
+//!
+//! A commit takes no space that the file does not have: each table was written when it was made. So storage
+//! that is full fails the request that needs more of it, and no flush.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +43,7 @@ impl Commit for Qcow2 {
     }
 
     async fn commit_once(&self) -> Result<()> {
-        let freed = self.refcounts.take_freed();
+        let mut freed = self.refcounts.take_freed();
         let mut l2 = self.l2.take_dirty();
         let mut counts = self.refcounts.cache.take_dirty();
         let (l1_dirty, l1, l1_moved) = {
@@ -59,16 +62,9 @@ impl Commit for Qcow2 {
             (dirty, sectors(&table.entries, &wanted, table.offset), moved)
         };
 
-        let first = [&mut counts.new, &mut counts.old, &mut l2.new].map(std::mem::take);
-        let first = first.into_iter().flatten().collect();
-        let last = [std::mem::take(&mut l2.old), l1].into_iter().flatten().collect();
-        // Once whole and durable, a new table is like any other: what fails afterwards may have
-        // reached the L1 table, so that its next changes have to wait for their refcounts.
-        let settle = || {
-            l2.settle();
-            counts.settle();
-        };
-        let mut result = self.write_in_order(first, table, moved.is_some(), last, settle).await;
+        let first = std::mem::take(&mut counts.runs);
+        let last = [std::mem::take(&mut l2.runs), l1].into_iter().flatten().collect();
+        let mut result = self.write_in_order(first, table, moved.is_some(), last).await;
         if let (Ok(()), Some((_, (offset, entries)))) = (&result, &l1_moved) {
             let patch = self.patch_header(|sector| {
                 sector[36..40].copy_from_slice(&entries.to_be_bytes());
@@ -90,15 +86,22 @@ impl Commit for Qcow2 {
                 {
                     let mut l1 = self.l1.borrow_mut();
                     l1.dirty.extend(l1_dirty);
-                    if let Some((old, _)) = l1_moved {
-                        l1.moved = Some(old);
+                    // The file still names the oldest place, or one that is left by now: both are free once
+                    // it names the newest.
+                    if let Some((old, _)) = l1_moved
+                        && let Some(between) = l1.moved.replace(old)
+                    {
+                        self.metadata.remove(between.clone());
+                        freed.push(between);
                     }
                 }
                 let mut table = self.refcounts.table.borrow_mut();
                 table.dirty.extend(table_dirty);
-                // The file still names the oldest place, whatever happened meanwhile.
-                if moved.is_some() {
-                    table.moved = moved;
+                if moved.is_some()
+                    && let Some(between) = std::mem::replace(&mut table.moved, moved)
+                {
+                    self.metadata.remove(between.clone());
+                    freed.push(between);
                 }
                 freed.into_iter().for_each(|range| self.refcounts.free_later(range));
             }
@@ -141,7 +144,6 @@ impl Qcow2 {
         table: Vec<Run>,
         moved: bool,
         last: Vec<Run>,
-        settle: impl Fn(),
     ) -> Result<()> {
         let place = {
             let table = self.refcounts.table.borrow();
@@ -149,7 +151,6 @@ impl Qcow2 {
         };
         write_all(&*self.storage, first).await?;
         self.storage.sync().await?;
-        settle();
         if !table.is_empty() {
             write_all(&*self.storage, table).await?;
             self.storage.sync().await?;
@@ -187,6 +188,8 @@ impl Qcow2 {
             self.patch_header(|sector| sector[88..96].fill(0)).await?;
         }
         self.changed.set(true);
+        // A change that was refused meanwhile stays refused.
+        self.in_place.set(!self.refused.get());
         Ok(())
     }
 
@@ -197,6 +200,20 @@ impl Qcow2 {
         self.patch_header(|sector| sector[8..20].fill(0)).await?;
         self.backing.take();
         Ok(())
+    }
+
+    /// See [`crate::format::Format::given_back`].
+    pub(crate) fn given_back(&self) -> u64 {
+        self.retired.given_back()
+    }
+
+    /// See [`crate::format::Format::reclaim`].
+    pub(crate) async fn reclaim(&self, before: u64) -> bool {
+        if self.refcounts.has_freed() && self.flush().await.is_err() {
+            return false;
+        }
+        Retired::drain(&self.this).await;
+        self.given_back() != before
     }
 
     /// Flushes, and trims what was allocated ahead. The caller sees to it that nothing is in flight.

@@ -7,6 +7,7 @@ use super::entry::Entry;
 use super::{COPIED, OFFSET_MASK, Qcow2};
 use crate::format::cache::{SECTOR, Slice};
 use crate::format::{Claim, Mapping, Reservation, What};
+use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {
@@ -65,8 +66,13 @@ impl Qcow2 {
             buf.copy_to(&mut bytes);
         }
         let (offset, _) = self.allocate(1).await?;
-        self.l2.add_table(offset, &bytes);
-        self.metadata.add(offset..offset + self.cluster_size());
+        let place = offset..offset + self.cluster_size();
+        if let Err(e) = self.l2.write_table(offset, &bytes).await {
+            // Nothing refers to it.
+            self.refcounts.free_now(place).await?;
+            return Err(e);
+        }
+        self.metadata.add(place);
         let mut l1 = self.l1.borrow_mut();
         l1.entries[l1_index] = offset | COPIED;
         l1.dirty.insert(l1_index * 8 / SECTOR);
@@ -271,7 +277,9 @@ impl Qcow2 {
         let end = offset + len;
         let all = self.mask(0, cluster);
         let mut at = offset;
+        let turns = Turns::default();
         while at < end {
+            turns.step().await;
             if alone && self.slice(at).await?.is_none() {
                 at += self.header.l2_coverage() - at % self.header.l2_coverage();
                 continue;

@@ -17,6 +17,7 @@ use super::refcounts::TableState;
 use super::snapshots::Snapshots;
 use super::{COPIED, L1, OFFSET_MASK, Qcow2};
 use crate::format::retire::joined;
+use crate::turns::Turns;
 use crate::{Error, ErrorKind, Result};
 
 /// The host clusters that hold metadata.
@@ -46,18 +47,24 @@ impl Metadata {
     }
 
     /// Adds the tables of the active image.
-    pub(super) fn add_tables(&self, header: &Header, l1: &L1, refcounts: &TableState) {
+    pub(super) async fn add_tables(&self, header: &Header, l1: &L1, refcounts: &TableState) {
         let cluster = header.cluster_size();
+        let turns = Turns::default();
         self.add(l1.offset..l1.offset + l1.entries.len() as u64 * 8);
         self.add(refcounts.offset..refcounts.offset + refcounts.clusters * cluster);
-        refcounts.entries.iter().filter(|block| **block != 0).for_each(|block| self.add_cluster(*block));
+        for block in refcounts.entries.iter().filter(|block| **block != 0) {
+            self.add_cluster(*block);
+            turns.step().await;
+        }
         let tables = || l1.entries.iter().filter(|entry| **entry & OFFSET_MASK != 0);
-        tables()
-            .filter(|entry| **entry & COPIED != 0)
-            .for_each(|entry| self.add_cluster(entry & OFFSET_MASK));
+        for entry in tables().filter(|entry| **entry & COPIED != 0) {
+            self.add_cluster(entry & OFFSET_MASK);
+            turns.step().await;
+        }
         // A table that may be shared is copied before its first change, and so harms nobody.
         for entry in tables().filter(|entry| **entry & COPIED == 0) {
             *self.clusters.borrow_mut().entry((entry & OFFSET_MASK) >> self.cluster_bits).or_default() += 1;
+            turns.step().await;
         }
     }
 
@@ -121,9 +128,10 @@ fn clusters(cluster_bits: u32, bytes: &Range<u64>) -> Range<u64> {
 }
 
 impl Qcow2 {
-    /// Whether a write may go to a cluster in its place. One past the file's end is nowhere.
+    /// Whether a write may go to a cluster in its place. One past the file's end is nowhere, and the first
+    /// write to an image with autoclear features goes the way of changes, which clears them.
     pub(super) fn is_writable(&self, host: u64) -> bool {
-        !self.refused.get()
+        self.in_place.get()
             && host < self.storage.len()
             && !self.metadata.contains(host >> self.header.cluster_bits)
     }
@@ -153,6 +161,7 @@ impl Qcow2 {
             Err(e) if e.kind() == ErrorKind::Corrupt => e,
             other => return other,
         };
+        self.in_place.set(false);
         // Version 2 has no such mark.
         if !self.refused.replace(true) && self.header.version >= 3 {
             let mark = |sector: &mut [u8]| sector[79] |= incompatible::CORRUPT as u8;

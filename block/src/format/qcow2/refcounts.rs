@@ -128,13 +128,29 @@ impl Refcounts {
 
     /// Takes up to `want` neighbouring free clusters: the offset of the first in the file, and how
     /// many.
+    ///
+    /// # Errors
+    /// `NoSpace` where the storage cannot grow, or has no space for a block that has to be made. Nothing has
+    /// changed then.
     pub(crate) async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
         let _one = self.lock.acquire(1).await;
+        self.take(want).await
+    }
+
+    /// As [`Refcounts::allocate`], for who holds the lock.
+    async fn take(&self, want: u64) -> Result<(u64, u64)> {
         let hint = self.hint.get();
         let mut cluster = hint;
         loop {
+            if let Err(e) = self.check_room(cluster + 1).await {
+                // All before it is in use, unless something was freed meanwhile.
+                if self.hint.get() == hint {
+                    self.hint.set(cluster);
+                }
+                return Err(e);
+            }
             let Some((slice, index)) = self.slice(cluster).await? else {
-                cluster = self.add_block(cluster)?;
+                cluster = self.add_block(cluster).await?;
                 continue;
             };
             let order = self.order;
@@ -150,6 +166,12 @@ impl Refcounts {
                 continue;
             };
             let first = cluster - index + start;
+            let end = end.min(start + self.most_clusters().saturating_sub(first));
+            if start >= end {
+                // Behind the end, as far as that is known.
+                cluster = first;
+                continue;
+            }
             self.check_free(first..first + (end - start))?;
             self.cache.modify(&slice, |bytes| {
                 (start..end).for_each(|index| set(bytes, order, index, 1));
@@ -164,26 +186,51 @@ impl Refcounts {
         }
     }
 
+    /// How many clusters the file can have.
+    fn most_clusters(&self) -> u64 {
+        if self.storage.is_fixed() { self.storage.len() >> self.cluster_bits } else { u64::MAX }
+    }
+
+    /// Refuses a file of more clusters than the storage has room for. A device that seems too small is asked
+    /// again: it may have grown.
+    async fn check_room(&self, clusters: u64) -> Result<()> {
+        if clusters <= self.most_clusters() {
+            return Ok(());
+        }
+        self.storage.truncate(clusters << self.cluster_bits).await?;
+        if clusters <= self.most_clusters() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NoSpace, format!("{}: no space is left on it", self.storage.name())))
+    }
+
     /// Makes a block for the range that holds `cluster`, whose clusters are all free, and puts it
     /// into that range. Answers where to look on.
-    fn add_block(&self, cluster: u64) -> Result<u64> {
+    async fn add_block(&self, cluster: u64) -> Result<u64> {
         let block = cluster / self.per_block();
         if block >= self.table.borrow().entries.len() as u64 {
-            return self.grow_table(cluster);
+            return self.grow_table(cluster).await;
         }
         self.check_free(cluster..cluster + 1)?;
-        self.place_block(block, cluster);
+        self.write_block(block, cluster, cluster..cluster + 1).await?;
+        self.install_block(block, cluster);
+        self.highest.set(self.highest.get().max(cluster + 1));
         Ok(cluster + 1)
     }
 
-    /// Puts block `block` at `cluster` and counts the cluster where the block covers it.
-    fn place_block(&self, block: u64, cluster: u64) {
+    /// Writes block `block`, which counts the clusters of `used` and no other, to `cluster`.
+    async fn write_block(&self, block: u64, cluster: u64, used: Range<u64>) -> Result<()> {
+        let first = block * self.per_block();
         let mut bytes = vec![0; self.cluster_size() as usize];
-        if cluster / self.per_block() == block {
-            set(&mut bytes, self.order, cluster % self.per_block(), 1);
+        for used in used.start.max(first)..used.end.min(first + self.per_block()) {
+            set(&mut bytes, self.order, used - first, 1);
         }
+        self.cache.write_table(cluster << self.cluster_bits, &bytes).await
+    }
+
+    /// Names block `block`, which was written to `cluster`, in the table.
+    fn install_block(&self, block: u64, cluster: u64) {
         let offset = cluster << self.cluster_bits;
-        self.cache.add_table(offset, &bytes);
         self.metadata.add(offset..offset + self.cluster_size());
         let mut table = self.table.borrow_mut();
         table.entries[block as usize] = offset;
@@ -192,7 +239,7 @@ impl Refcounts {
 
     /// Moves the table to a larger place behind `cluster`, from where on all clusters are free:
     /// first the blocks that cover the new area, then the table.
-    fn grow_table(&self, cluster: u64) -> Result<u64> {
+    async fn grow_table(&self, cluster: u64) -> Result<u64> {
         let per_block = self.per_block();
         let entries_per_cluster = self.cluster_size() / 8;
         let old = self.table.borrow().entries.len() as u64;
@@ -215,40 +262,35 @@ impl Refcounts {
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
         let table_cluster = cluster + (blocks.end - blocks.start);
-        self.check_free(cluster..table_cluster + clusters)?;
+        let end = table_cluster + clusters;
+        self.check_room(end).await?;
+        self.check_free(cluster..end)?;
+        for (at, block) in (cluster..).zip(blocks.clone()) {
+            self.write_block(block, at, cluster..end).await?;
+        }
+        // The next commit writes the entries; by then the place is there.
+        self.storage.write(table_cluster << self.cluster_bits, Buf::new(bytes as usize)).await?;
+        // Nothing waits from here on: a commit finds all of it or nothing.
         {
             let mut table = self.table.borrow_mut();
-            // Moved twice before a commit: the place in between was never in the file, and stays
-            // counted; a leak of a few clusters in a case that cannot happen twice a second.
-            let old_place = table.offset..table.offset + table.clusters * self.cluster_size();
-            table.moved.get_or_insert(old_place);
+            let place = table.offset..table.offset + table.clusters * self.cluster_size();
+            // Moved twice before a commit: the place in between is free once the file names the new one.
+            if table.moved.is_some() {
+                self.metadata.remove(place.clone());
+                self.free_later(place);
+            } else {
+                table.moved = Some(place);
+            }
             table.entries.resize((clusters * entries_per_cluster) as usize, 0);
             table.offset = table_cluster << self.cluster_bits;
             table.clusters = clusters;
             self.metadata.add(table.offset..table.offset + bytes);
         }
-        for (at, block) in (cluster..).zip(blocks.clone()) {
-            self.place_block(block, at);
+        for (at, block) in (cluster..).zip(blocks) {
+            self.install_block(block, at);
         }
-        let end = table_cluster + clusters;
-        self.count_new(cluster..end);
+        self.highest.set(self.highest.get().max(end));
         Ok(end)
-    }
-
-    /// Counts clusters whose blocks were just made.
-    fn count_new(&self, clusters: Range<u64>) {
-        let per_block = self.per_block();
-        self.highest.set(self.highest.get().max(clusters.end));
-        for used in clusters {
-            let block = used / per_block;
-            let index = used % per_block;
-            let offset = self.table.borrow().entries[block as usize]
-                + index / self.per_slice() * self.cache.slice_len();
-            // Just added, so it is in the cache.
-            if let Some(slice) = self.cache.peek(offset) {
-                self.put(&slice, index % self.per_slice(), 1);
-            }
-        }
     }
 
     /// Refuses clusters that hold metadata.
@@ -356,12 +398,16 @@ impl Refcounts {
         Ok(used.min(enough))
     }
 
-    /// The end of the last cluster in use, in bytes, looked for backwards from the file's end.
+    /// The end of the last cluster in use, in bytes, looked for backwards from the file's end. Not for ever: a
+    /// file may end far behind all that is in use, and then this is later than that.
     pub(crate) async fn used_end(&self) -> Result<u64> {
+        const SLICES: usize = 4096;
+        let mut looked = 0;
         // A file may be of any length, but what no block can cover is not in use.
         let counted = self.table.borrow().entries.len() as u64 * self.per_block();
         let mut cluster = self.storage.len().div_ceil(self.cluster_size()).min(counted);
-        while cluster > 0 {
+        while cluster > 0 && looked < SLICES {
+            looked += 1;
             match self.slice(cluster - 1).await? {
                 // No block: none of its clusters is in use.
                 None => cluster = (cluster - 1) / self.per_block() * self.per_block(),

@@ -95,9 +95,7 @@ impl Qcow2 {
     /// See [`crate::format::Format::set_backing`].
     pub(crate) async fn set_backing(&self, backing: Backing) -> Result<()> {
         self.begin_change().await?;
-        let buf = Buf::new(AREA.min(self.cluster_size() as usize));
-        self.storage.read(0, buf.clone()).await?;
-        let plan = Relink::plan(&buf.to_vec(), &backing).map_err(|e| e.context(self.storage.name()))?;
+        let plan = self.plan_backing(&backing).await?;
         if plan.name_at >= SECTOR {
             self.storage.write(plan.name_at as u64, Buf::from_bytes(&plan.name)).await?;
             self.storage.sync().await?;
@@ -111,6 +109,17 @@ impl Qcow2 {
         self.patch_header(|sector| plan.patch(sector, &plan.extensions)).await?;
         self.backing.replace(Some(backing));
         Ok(())
+    }
+
+    /// See [`crate::format::Format::check_backing`].
+    pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
+        self.plan_backing(backing).await.map(drop)
+    }
+
+    async fn plan_backing(&self, backing: &Backing) -> Result<Relink> {
+        let buf = Buf::new(AREA.min(self.cluster_size() as usize));
+        self.storage.read(0, buf.clone()).await?;
+        Relink::plan(&buf.to_vec(), backing).map_err(|e| e.context(self.storage.name()))
     }
 }
 

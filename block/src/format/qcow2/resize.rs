@@ -3,7 +3,7 @@
 use super::Qcow2;
 use super::header::MAX_L1_BYTES;
 use crate::format::cache::SECTOR;
-use crate::{Error, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {
     /// Makes the L1 table large enough for a disk of `size` bytes. A table that grows moves: the next
@@ -28,15 +28,27 @@ impl Qcow2 {
             return Ok(());
         }
         let cluster = self.cluster_size();
-        let offset = self.refcounts.allocate_run((entries * 8).div_ceil(cluster)).await?;
+        let place = self.refcounts.allocate_run((entries * 8).div_ceil(cluster)).await?;
+        let place = place..place + (entries * 8).next_multiple_of(cluster);
+        // The commit writes the entries; where there is no space for them nothing has changed.
+        let room = Buf::new((place.end - place.start) as usize);
+        if let Err(e) = self.storage.write(place.start, room).await {
+            self.refcounts.free_now(place).await?;
+            return Err(e);
+        }
         {
             let mut l1 = self.l1.borrow_mut();
             let len = (l1.entries.len() as u64 * 8).next_multiple_of(cluster);
-            // Moved twice before a commit: the place in between was never in the file.
             let old = l1.offset..l1.offset + len;
-            l1.moved.get_or_insert(old);
-            l1.offset = offset;
-            self.metadata.add(offset..offset + entries * 8);
+            // Moved twice before a commit: the place in between is free once the file names the new one.
+            if l1.moved.is_some() {
+                self.metadata.remove(old.clone());
+                self.refcounts.free_later(old);
+            } else {
+                l1.moved = Some(old);
+            }
+            l1.offset = place.start;
+            self.metadata.add(place.start..place.start + entries * 8);
             l1.entries.resize(entries as usize, 0);
             l1.dirty = (0..l1.entries.len().div_ceil(SECTOR / 8)).collect();
         }

@@ -66,6 +66,9 @@ struct Pass<'a> {
 /// See [`crate::check::check`].
 pub(crate) async fn check(storage: &dyn Storage, repair: Option<Repair>) -> Result<Report> {
     let (header, _) = Qed::read_header(storage).await?;
+    if repair.is_some() {
+        super::refuse_fixed(storage)?;
+    }
     // QEMU's count of the file's clusters: one that is not there whole is none.
     let whole = |storage: &dyn Storage| storage.len() / header.cluster_size;
     let mut pass = Pass::run(storage, &header, whole(storage), Fix::Nothing).await?;

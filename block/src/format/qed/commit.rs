@@ -12,6 +12,9 @@ use crate::format::commit::{Commit, Commits, patch_header, write_all};
 use crate::format::retire::Retired;
 use crate::{Buf, Error, ErrorKind, Result};
 
+/// The unit in which the header changes, in bytes.
+const SECTOR: u64 = 512;
+
 impl Commit for Qed {
     fn commits(&self) -> &Commits {
         &self.commits
@@ -22,7 +25,7 @@ impl Commit for Qed {
         let mut dirty = self.tables.take_dirty();
         let result = async {
             self.storage.sync().await?;
-            let runs = std::mem::take(&mut dirty.old);
+            let runs = std::mem::take(&mut dirty.runs);
             if !runs.is_empty() {
                 write_all(&*self.storage, runs).await?;
                 self.storage.sync().await?;
@@ -94,22 +97,8 @@ impl Qed {
     /// See [`crate::format::Format::set_backing`]. A name that does not fit into the first sector is
     /// durable, where nothing refers to yet, before that sector refers to it.
     pub(crate) async fn set_backing(&self, backing: Backing) -> Result<()> {
-        const SECTOR: u64 = 512;
-        let buf = Buf::new(header::LEN);
-        self.storage.read(0, buf.clone()).await?;
-        let old = Header::parse(&buf.to_vec(), self.storage.len())?.backing_name()?.unwrap_or(0..0);
+        let place = self.name_place(&backing).await?;
         let (name, len) = (backing.name.as_bytes(), backing.name.len() as u64);
-        let room = self.header.header_len();
-        let place = if header::LEN as u64 + len <= SECTOR {
-            header::LEN as u64
-        } else {
-            let taken = old.start / SECTOR * SECTOR..old.end.next_multiple_of(SECTOR);
-            let is_free = |at: &u64| at + len <= room && (*at >= taken.end || at + len <= taken.start);
-            let found = [SECTOR, taken.end.max(SECTOR)].into_iter().find(is_free);
-            found.ok_or_else(|| {
-                Error::new(ErrorKind::Unsupported, "the header has no room for another backing file")
-            })?
-        };
         if place >= SECTOR {
             self.storage.write(place, Buf::from_bytes(name)).await?;
             self.storage.sync().await?;
@@ -129,17 +118,63 @@ impl Qed {
         Ok(())
     }
 
+    /// See [`crate::format::Format::check_backing`].
+    pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
+        self.name_place(backing).await.map(drop)
+    }
+
+    /// Where in the header the name of another backing file has room, in bytes.
+    async fn name_place(&self, backing: &Backing) -> Result<u64> {
+        let buf = Buf::new(header::LEN);
+        self.storage.read(0, buf.clone()).await?;
+        let old = Header::parse(&buf.to_vec(), self.storage.len())?.backing_name()?.unwrap_or(0..0);
+        let len = backing.name.len() as u64;
+        let room = self.header.header_len();
+        if header::LEN as u64 + len <= SECTOR {
+            return Ok(header::LEN as u64);
+        }
+        let taken = old.start / SECTOR * SECTOR..old.end.next_multiple_of(SECTOR);
+        let is_free = |at: &u64| at + len <= room && (*at >= taken.end || at + len <= taken.start);
+        let found = [SECTOR, taken.end.max(SECTOR)].into_iter().find(is_free);
+        found.ok_or_else(|| {
+            let text = format!("{}: the header has no room for another backing file", self.storage.name());
+            Error::new(ErrorKind::Unsupported, text)
+        })
+    }
+
+    /// See [`crate::format::Format::given_back`].
+    pub(crate) fn given_back(&self) -> u64 {
+        self.retired.given_back()
+    }
+
+    /// See [`crate::format::Format::reclaim`].
+    pub(crate) async fn reclaim(&self, before: u64) -> bool {
+        if self.space.has_freed() && self.flush().await.is_err() {
+            return false;
+        }
+        Retired::drain(&self.this).await;
+        self.given_back() != before
+    }
+
     /// Flushes, trims the file to what is in use, and says in the header that no check is needed. The
     /// caller sees to it that no change is in flight; what reads in flight hold on to is leaked.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
             // Data may have been written in place.
-            return self.storage.sync().await;
+            if !self.space.has_free() {
+                return self.storage.sync().await;
+            }
+            // What a session that was not closed had leaked is put in use.
+            self.begin_change().await?;
         }
         self.flush().await?;
         Retired::all(&self.this).await;
         self.ahead.stop().await;
         let end = self.space.trim();
+        if let Err(e) = self.adopt_free().await {
+            tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
+        }
+        self.flush().await?;
         // Also if it is as long as that: what was allocated, or was half written as that failed, may lie behind.
         if end <= self.storage.len() {
             self.storage.truncate(end).await?;

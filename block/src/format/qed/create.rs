@@ -79,12 +79,9 @@ impl Plan {
     /// Writes the image to storage, and makes it durable.
     ///
     /// # Errors
-    /// `Unsupported` for a block device: the file's length is what QED allocates by.
+    /// `Unsupported` for storage of a fixed length.
     pub(crate) async fn write(&self, storage: &dyn Storage) -> Result<()> {
-        if storage.is_fixed() {
-            let text = "a QED image grows with its file, which a block device cannot";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
+        super::refuse_fixed(storage)?;
         // Everything but the header first: an image that is cut off here is no image.
         crate::format::blank(storage, self.header.l1().end).await?;
         storage.sync().await?;

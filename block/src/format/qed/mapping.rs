@@ -6,21 +6,33 @@ use std::rc::Rc;
 use super::Qed;
 use crate::format::cache::{SECTOR, Slice};
 use crate::format::{Claim, Mapping, Owner, Reservation, What};
+use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// The L2 entry of a zero cluster.
 pub(super) const ZERO: u64 = 1;
 
+/// How clusters that have data come to read as zeros.
+#[derive(Clone, Copy)]
+pub(crate) enum Clear {
+    /// Their space is given back where it can be.
+    Punch,
+    /// Their space is kept.
+    Zero,
+    /// Their space is given back; where it cannot be, they stay as they are.
+    Unmap,
+}
+
 impl Qed {
     /// The slice that holds entry `index` of the table at `table`, and the entry's index there.
-    async fn slot(&self, table: u64, index: u64) -> Result<(Rc<Slice>, usize)> {
+    pub(super) async fn slot(&self, table: u64, index: u64) -> Result<(Rc<Slice>, usize)> {
         let byte = index * 8;
         let within = byte % self.tables.slice_len();
         let slice = self.tables.get(table + byte - within).await?;
         Ok((slice, (within / 8) as usize))
     }
 
-    async fn l1_slot(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
+    pub(super) async fn l1_slot(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
         self.slot(self.header.l1_offset, offset / self.header.l2_coverage()).await
     }
 
@@ -53,13 +65,19 @@ impl Qed {
         found.ok_or_else(|| self.corrupt(format_args!("offset {offset:#x} has no L2 table")))
     }
 
-    /// A table of zeros, which is what the file's end reads as. With its last sector written the whole
-    /// of it is inside of the file before the L1 table refers to it; which of its entries are durable
-    /// then does not matter, an absent one being as good as none.
+    /// A table of zeros. They are written before the L1 table refers to it, so that it has its space and a
+    /// commit needs none; which of its entries are durable then does not matter, an absent one being as good as
+    /// none. A table too long for that lies at the file's end, which reads as zeros, and has its last sector
+    /// written, so that all of it is inside of the file.
     async fn new_table(&self) -> Result<u64> {
+        const LARGEST: u64 = 1 << 20;
         let len = self.header.table_len();
-        let table = self.space.take_zeros(self.header.table_size).ok_or_else(|| self.too_long())?;
-        let written = self.storage.write(table + len - SECTOR as u64, Buf::new(SECTOR)).await;
+        let (table, zeros) = match len <= LARGEST {
+            true => (self.space.take(self.header.table_size), len),
+            false => (self.space.take_zeros(self.header.table_size), SECTOR as u64),
+        };
+        let table = table.ok_or_else(|| self.too_long())?;
+        let written = self.storage.write(table + len - zeros, Buf::new(zeros as usize)).await;
         if written.is_err() {
             self.free_later(table..table + len);
         }
@@ -101,7 +119,7 @@ impl Qed {
         }
     }
 
-    fn entries_per_slice(&self) -> usize {
+    pub(super) fn entries_per_slice(&self) -> usize {
         (self.tables.slice_len() / 8) as usize
     }
 
@@ -163,47 +181,48 @@ impl Qed {
         // From here on nothing waits: the change is seen whole or not at all.
         let fresh = reservation.claim.fresh.take().unwrap_or_default();
         for (index, host) in (first..).zip(fresh.step_by(self.cluster_size() as usize)) {
-            self.replace(&slice, index, host);
+            self.tables.set_u64(&slice, index, host);
         }
         self.commit_when_crowded();
         Ok(())
     }
 
-    /// Sets an entry, and frees the cluster that it referred to.
-    fn replace(&self, slice: &Rc<Slice>, index: usize, value: u64) {
-        if let Ok(What::Data(old)) = self.entry(slice, index) {
-            self.free_later(old..old + self.cluster_size());
-        }
-        self.tables.set_u64(slice, index, value);
-    }
-
-    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters.
-    pub(crate) async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters. A cluster stays where it is
+    /// and loses its content: the format could not say that it is free.
+    pub(crate) async fn zero(&self, offset: u64, len: u64, how: Clear) -> Result<()> {
+        let cluster = self.cluster_size();
         let end = offset + len;
         let mut at = offset;
+        let turns = Turns::default();
         while at < end {
-            // Without a backing file, what is absent reads as zeros already.
-            let alone = self.backing.borrow().is_none();
-            if alone && self.l2_slot(at).await?.is_none() {
-                at += self.header.l2_coverage() - at % self.header.l2_coverage();
-                continue;
-            }
-            self.begin_change().await?;
-            let (slice, first) = self.l2_slot_mut(at).await?;
-            for index in first..self.entries_per_slice() {
-                if at >= end {
-                    break;
-                }
-                match self.entry(&slice, index)? {
-                    What::Zero => {}
-                    What::Absent if alone => {}
-                    _ => self.replace(&slice, index, ZERO),
-                }
-                at += self.cluster_size();
-            }
-            self.commit_when_crowded();
             // A long range lets others have their turn, and a crowded cache its commit.
-            executor::yield_now().await;
+            turns.step().await;
+            let run = self.map(at, end - at).await?;
+            match run.what {
+                What::Data(host) => {
+                    let len = run.len.next_multiple_of(cluster);
+                    match how {
+                        Clear::Punch => self.storage.punch(host, len).await?,
+                        Clear::Zero => self.storage.zero(host, len).await?,
+                        Clear::Unmap => match self.storage.unmap(host, len).await {
+                            Err(e) if e.kind() == ErrorKind::Unsupported => {}
+                            other => other?,
+                        },
+                    }
+                    at += len;
+                }
+                // Without a backing file, what is absent reads as zeros already.
+                What::Absent if self.backing.borrow().is_some() => {
+                    self.begin_change().await?;
+                    let (slice, first) = self.l2_slot_mut(at).await?;
+                    let count = run.len.div_ceil(cluster).min((self.entries_per_slice() - first) as u64);
+                    (first..first + count as usize)
+                        .for_each(|index| self.tables.set_u64(&slice, index, ZERO));
+                    self.commit_when_crowded();
+                    at += count * cluster;
+                }
+                _ => at += run.len,
+            }
         }
         Ok(())
     }

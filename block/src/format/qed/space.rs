@@ -80,6 +80,15 @@ impl Space {
         !self.freed.borrow().is_empty()
     }
 
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.borrow().is_empty()
+    }
+
+    /// Takes all free clusters, in order.
+    pub(super) fn take_all(&self) -> Vec<Range<u64>> {
+        self.free.take().into_iter().map(|(start, end)| start..end).collect()
+    }
+
     /// Moves the end back to the last cluster in use; the caller cuts the file off there.
     pub(super) fn trim(&self) -> u64 {
         let mut free = self.free.borrow_mut();

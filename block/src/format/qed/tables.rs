@@ -10,8 +10,8 @@ use super::not_sound;
 use crate::Result;
 use crate::storage::Storage;
 
-/// The most bytes of L2 tables that an opening looks through: 128 GiB in clusters of 64 KiB.
-const SCANNED: u64 = 16 << 20;
+/// The most bytes of L2 tables that an opening, or a close, looks through: 128 GiB in clusters of 64 KiB.
+pub(super) const SCANNED: u64 = 16 << 20;
 
 /// The L2 tables of an image that is open for writing.
 pub(super) struct Tables {
@@ -55,7 +55,7 @@ impl Tables {
     /// # Errors
     /// `Corrupt` where there is one.
     pub(super) async fn refuse_shared(&self, storage: &dyn Storage, header: &Header) -> Result<()> {
-        let tables: Vec<u64> = self.offsets.borrow().iter().copied().collect();
+        let tables = self.offsets();
         if tables.len() as u64 > SCANNED / self.len {
             return Ok(());
         }
@@ -77,6 +77,11 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Where those that are known are, in order.
+    pub(super) fn offsets(&self) -> Vec<u64> {
+        self.offsets.borrow().iter().copied().collect()
     }
 
     pub(super) fn add(&self, table: u64) {

@@ -6,8 +6,7 @@ use executor::Executor;
 use super::header::{self, Header};
 use crate::image::{self, Create};
 use crate::node::Node;
-use crate::sim::{Faults, SimDir, SimFile};
-use crate::storage::Storage;
+use crate::sim::{Faults, Nature, SimDir, SimFile};
 use crate::switch::{DEADLINE, Target};
 use crate::{Buf, Disk, Error, ErrorKind, Kind, Result, chain};
 
@@ -32,12 +31,17 @@ pub(super) async fn new_image(files: &SimDir) -> Rc<SimFile> {
     let node = open(files, true).await.unwrap();
     write(&node, 2 * CLUSTER, CLUSTER, 7).await.unwrap();
     write(&node, 3 * CLUSTER, CLUSTER, 8).await.unwrap();
-    node.write_zeroes(3 * CLUSTER as u64, CLUSTER as u64, true).await.unwrap();
     node.close().await.unwrap();
     let file = files.get("image").unwrap();
     assert_eq!((word(&file, L1), word(&file, L2 + 16)), (L2 as u64, DATA as u64));
-    assert_eq!((word(&file, L2 + 24), file.len()), (1, (DATA + CLUSTER) as u64));
-    file
+    assert_eq!(
+        (word(&file, L2 + 24), file.content().len() as u64),
+        ((DATA + CLUSTER) as u64, (DATA + 2 * CLUSTER) as u64)
+    );
+    let mut bytes = file.content();
+    bytes[L2 + 24..L2 + 32].copy_from_slice(&1u64.to_le_bytes());
+    bytes.truncate(DATA + CLUSTER);
+    files.add("image", bytes)
 }
 
 pub(super) async fn open(files: &SimDir, writable: bool) -> Result<Rc<Node>> {
@@ -213,25 +217,93 @@ fn without_a_backing_file_zeroing_what_is_absent_writes_nothing() {
     });
 }
 
+/// A device's end reads as what was there before, and its length is no allocator.
 #[test]
-fn freed_clusters_are_used_again() {
+fn an_image_on_a_device_is_read_only() {
+    simulate(|files| async move {
+        let file = new_image(&files).await;
+        let device = SimDir::of(Nature { fixed: true, ..Nature::default() });
+        let mut bytes = file.content();
+        bytes.resize(1 << 20, 0xaa);
+        for dirty in [0, header::NEED_CHECK as u8] {
+            bytes[16] = dirty;
+            let on_it = device.add("image", bytes.clone());
+            let error = open(&device, true).await.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("convert it to qcow2 or raw"), "{error}");
+            for repair in [crate::check::Repair::Leaks, crate::check::Repair::All] {
+                assert!(crate::check::check(&*device, "image", Kind::Qed, Some(repair)).await.is_err());
+            }
+            assert!(on_it.content() == bytes, "nothing is written, NEED_CHECK neither");
+            let node = open(&device, false).await.unwrap();
+            assert_eq!(read(&node, 2 * CLUSTER, 512).await.unwrap(), [7; 512]);
+        }
+        image::create(&*device, "image", Kind::Qed, &wish(1 << 20)).await.unwrap_err();
+    });
+}
+
+#[test]
+fn zeroed_clusters_stay_with_their_entries() {
     simulate(|files| async move {
         let file = new_image(&files).await;
         let node = open(&files, true).await.unwrap();
         for round in 0..20 {
             write(&node, 8 * CLUSTER, 4 * CLUSTER, round).await.unwrap();
-            node.discard(8 * CLUSTER as u64, 4 * CLUSTER as u64).await.unwrap();
-            assert_eq!(read(&node, 8 * CLUSTER, CLUSTER).await.unwrap(), [0; CLUSTER]);
+            node.discard(8 * CLUSTER as u64, 2 * CLUSTER as u64).await.unwrap();
+            node.write_zeroes(10 * CLUSTER as u64, 2 * CLUSTER as u64, round % 2 == 0).await.unwrap();
+            assert_eq!(read(&node, 8 * CLUSTER, 4 * CLUSTER).await.unwrap(), [0; 4 * CLUSTER]);
             node.flush().await.unwrap();
         }
+        // The last one, so that none is missing before it.
+        write(&node, 20 * CLUSTER, CLUSTER, 1).await.unwrap();
         node.close().await.unwrap();
-        assert_eq!(file.content().len() as u64, (DATA + CLUSTER) as u64);
+        assert_eq!(file.content().len() as u64, (DATA + 6 * CLUSTER) as u64);
+        let report = crate::check::check(&*files, "image", Kind::Qed, None).await.unwrap();
+        assert_eq!((report.corruptions, report.leaks), (0, 0));
     });
 }
 
-/// A read that found its cluster before a discard never sees what is written there after it.
+/// What failed writes had taken, and what a session that died had leaked, is nobody's: entries that read as
+/// zeros get it, and a check finds no leak.
 #[test]
-fn freed_clusters_are_not_used_under_a_read() {
+fn free_clusters_are_adopted_at_a_close() {
+    simulate(|files| async move {
+        let file = new_image(&files).await;
+        let node = open(&files, true).await.unwrap();
+        // A write that fails, and what follows it in the file.
+        file.set_faults(Faults {
+            limit: Some(file.content().len() as u64 + CLUSTER as u64),
+            ..Faults::default()
+        });
+        write(&node, 8 * CLUSTER, 8 * CLUSTER, 3).await.unwrap_err();
+        file.set_faults(Faults::default());
+        for n in 0..16 {
+            write(&node, (32 + n) * CLUSTER, CLUSTER, 4).await.unwrap();
+        }
+        node.close().await.unwrap();
+        let leaks = async || crate::check::check(&*files, "image", Kind::Qed, None).await.unwrap().leaks;
+        assert_eq!(leaks().await, 0);
+        // An entry that a power cut took.
+        patched(&files, &file, &[(L2 + 40 * 8, 0), (16, header::NEED_CHECK)]);
+        assert_eq!(leaks().await, 1);
+        let node = open(&files, true).await.unwrap();
+        node.close().await.unwrap();
+        assert_eq!(leaks().await, 0);
+        for n in 0..256 {
+            let expected = match n {
+                2 => 7,
+                40 => 0,
+                32..48 => 4,
+                _ => 0,
+            };
+            assert_eq!(read(&node, n * CLUSTER, CLUSTER).await.unwrap(), [expected; CLUSTER], "cluster {n}");
+        }
+    });
+}
+
+/// A read that found its cluster before a discard sees what was there, or zeros.
+#[test]
+fn a_discard_under_a_read_shows_nobody_elses_data() {
     for seed in 0..500 {
         Executor::simulated(seed).block_on(async move {
             let files = SimDir::new();

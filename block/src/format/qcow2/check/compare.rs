@@ -9,6 +9,7 @@ use super::super::snapshots::Snapshots;
 use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
 use super::walk::COMPRESSED;
+use crate::turns::Turns;
 use crate::{ErrorKind, Result};
 
 /// Memory for refcounts that are looked up one by one, in bytes.
@@ -25,7 +26,7 @@ impl Pass {
     pub(super) async fn refcount_blocks(&mut self) -> Result<()> {
         let cluster = self.header.cluster_size();
         let table = self.refcount_table().await?;
-        self.refer(self.header.refcount_table_offset, table.len() as u64 * 8)?;
+        self.refer(self.header.refcount_table_offset, table.len() as u64 * 8).await?;
         for (n, entry) in table.iter().enumerate().filter(|(_, entry)| **entry != 0) {
             let block = entry & TABLE_OFFSET_MASK;
             if block != *entry {
@@ -36,7 +37,7 @@ impl Pass {
                 self.rebuild = true;
                 continue;
             }
-            self.refer(block, cluster)?;
+            self.refer(block, cluster).await?;
             let count = self.counts.get(block / cluster);
             if count != 1 {
                 self.report.corruption(|| format!("ERROR: refcount block {n} is referred to {count} times"));
@@ -67,6 +68,7 @@ impl Pass {
                 if cluster >= self.file_clusters {
                     break;
                 }
+                self.turns.step().await;
                 let refcount = refcounts::get(&bytes, self.header.refcount_order, index);
                 let counted = self.counts.get(cluster);
                 if refcount > 0 || counted > 0 {
@@ -103,7 +105,9 @@ impl Pass {
         };
         let l1 = self.read(header.l1_offset, u64::from(header.l1_entries) * 8).await?;
         let mut tables: BTreeMap<u64, u64> = BTreeMap::new();
+        let turns = Turns::default();
         for entry in words(&l1) {
+            turns.step().await;
             let table = entry & OFFSET_MASK;
             if !self.is_table(table) {
                 continue;
@@ -118,6 +122,7 @@ impl Pass {
             let bytes = self.read(table, cluster).await?;
             for entry in words(&bytes).step_by(header.l2_entry_size() as usize / 8) {
                 let has_cluster = entry & OFFSET_MASK != 0 && entry & COMPRESSED == 0;
+                turns.step().await;
                 if has_cluster && !fits(entry).await? {
                     self.report
                         .corruption(|| format!("ERROR OFLAG_COPIED data cluster: l2_entry={entry:#x}"));

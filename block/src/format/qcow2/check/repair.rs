@@ -60,14 +60,16 @@ impl Pass {
         self.storage.sync().await
     }
 
-    /// Writes all refcounts anew behind the file's end: blocks, then the table, then the header, each
-    /// durable before the next. The old ones are not counted, and so free afterwards.
+    /// Writes all refcounts anew behind the file's end, or where storage that cannot grow has a free run:
+    /// blocks, then the table, then the header, each durable before the next. The old ones are not counted,
+    /// and so free afterwards.
     async fn rebuild(mut self) -> Result<()> {
         let (per_block, cluster) = (self.per_block(), self.header.cluster_size());
-        let start = self.file_clusters;
         let old: BTreeSet<u64> = self.counts.blocks(per_block).collect();
         let (mut blocks, mut table_clusters) = (old.clone(), 1);
-        loop {
+        let taken = if self.storage.is_fixed() { self.old_refcounts().await? } else { BTreeSet::new() };
+        let start = loop {
+            let start = self.free_run(blocks.len() as u64 + table_clusters, &taken).await?;
             let end = start + blocks.len() as u64 + table_clusters;
             let mut want = old.clone();
             want.extend(start / per_block..end.div_ceil(per_block));
@@ -77,11 +79,13 @@ impl Pass {
                 let text = "the file is so long that its refcount table would be over 8 MiB";
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }
-            if want.len() <= blocks.len() && want_clusters <= table_clusters {
-                break;
+            if want.is_subset(&blocks) && want_clusters <= table_clusters {
+                break start;
             }
-            (blocks, table_clusters) = (want, table_clusters.max(want_clusters));
-        }
+            // What was wanted once stays, so that this ends: a block that counts nothing does no harm.
+            blocks.extend(want);
+            table_clusters = table_clusters.max(want_clusters);
+        };
         let table_start = start + blocks.len() as u64;
         for cluster in start..table_start + table_clusters {
             self.counts.add(cluster, 1)?;
@@ -89,7 +93,8 @@ impl Pass {
         let mut table = vec![0; (table_clusters * cluster / 8) as usize];
         for (at, block) in (start..).zip(&blocks) {
             table[*block as usize] = at * cluster;
-            self.storage.write(at * cluster, Buf::from_bytes(&self.block(*block)?)).await?;
+            let bytes = self.block(*block).await?;
+            self.storage.write(at * cluster, Buf::from_bytes(&bytes)).await?;
         }
         self.storage.write(table_start * cluster, to_bytes(&table)).await?;
         self.storage.sync().await?;
@@ -100,14 +105,45 @@ impl Pass {
         .await
     }
 
+    /// Where `want` neighbouring clusters are that nothing refers to: behind the file's end; on storage that
+    /// cannot grow the first ones that are not of `taken` either.
+    async fn free_run(&mut self, want: u64, taken: &BTreeSet<u64>) -> Result<u64> {
+        if !self.storage.is_fixed() {
+            return Ok(self.file_clusters);
+        }
+        let whole = self.storage.len() / self.header.cluster_size();
+        let mut start = 0;
+        for cluster in 0..whole {
+            self.turns.step().await;
+            if self.counts.get(cluster) > 0 || taken.contains(&cluster) {
+                start = cluster + 1;
+            } else if cluster + 1 - start == want {
+                return Ok(start);
+            }
+        }
+        let text =
+            format!("{}: no room for its refcounts, {want} clusters in one piece", self.storage.name());
+        Err(Error::new(ErrorKind::NoSpace, text))
+    }
+
+    /// The clusters of the refcounts that the header names: cut off, a repair leaves them as they are.
+    async fn old_refcounts(&self) -> Result<BTreeSet<u64>> {
+        let cluster = self.header.cluster_size();
+        let table = self.header.refcount_table_offset / cluster;
+        let blocks =
+            self.refcount_table().await?.into_iter().map(|entry| (entry & TABLE_OFFSET_MASK) / cluster);
+        Ok(blocks.chain(table..table + u64::from(self.header.refcount_table_clusters)).collect())
+    }
+
     /// A refcount block made of what was counted.
-    fn block(&self, number: u64) -> Result<Vec<u8>> {
+    async fn block(&mut self, number: u64) -> Result<Vec<u8>> {
         let order = self.header.refcount_order;
         let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
         let mut bytes = vec![0; self.header.cluster_size() as usize];
         for index in 0..self.per_block() {
             let cluster = number * self.per_block() + index;
             let count = self.counts.get(cluster);
+            self.turns.step().await;
             if count > most || count == u64::from(u16::MAX) {
                 let text = format!("cluster {cluster} is referred to too often for its refcount");
                 return Err(Error::new(ErrorKind::Unsupported, text));

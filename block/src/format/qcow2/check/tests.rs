@@ -8,7 +8,7 @@ use super::super::COPIED;
 use super::check;
 use crate::check::Repair;
 use crate::image::{self, Create};
-use crate::sim::{Faults, SimDir};
+use crate::sim::{Faults, Nature, SimDir};
 use crate::storage::Storage;
 use crate::{Buf, Disk, Kind, chain};
 
@@ -62,10 +62,20 @@ fn a_repair_that_is_cut_off_is_repaired_by_the_next() {
             let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
             let (block, cluster) = (word(word(48)), 1 << bytes[23]);
             bytes[block..block + cluster].iter_mut().skip(1).step_by(2).for_each(|n| *n = random(3) as u8);
-            let files = SimDir::new();
+            // On a device, refcounts written anew have the room that is left on it.
+            let fixed = random(2) == 0;
+            if fixed {
+                bytes.resize(
+                    bytes.len().next_multiple_of(cluster) + (8 + random(8) as usize) * cluster + 512,
+                    0xaa,
+                );
+            }
+            let files = SimDir::of(Nature { fixed, ..Nature::default() });
             let file = files.add("image", bytes);
             file.set_faults(Faults { delay: 20, ..Faults::default() });
-            files.cut_after(1 + random(12));
+            if random(4) > 0 {
+                files.cut_after(1 + random(12));
+            }
             let storage: Rc<dyn Storage> = file;
             let _ = check(&storage, Some(Repair::All)).await;
 

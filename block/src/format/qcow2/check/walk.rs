@@ -30,7 +30,7 @@ impl Pass {
     /// Counts all references, and tells what is wrong with any of them.
     pub(super) async fn walk(&mut self) -> Result<()> {
         let header = self.header.clone();
-        self.refer(0, header.cluster_size())?;
+        self.refer(0, header.cluster_size()).await?;
         let mut tables = BTreeMap::new();
         self.l1(header.l1_offset, header.l1_entries.into(), true, &mut tables).await?;
         self.read_snapshots().await?;
@@ -45,11 +45,11 @@ impl Pass {
 
     /// Counts a reference to each cluster of a range of the file. What lies outside of the file is
     /// told, and not counted.
-    pub(super) fn refer(&mut self, offset: u64, len: u64) -> Result<()> {
-        self.refer_often(offset, len, 1)
+    pub(super) async fn refer(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.refer_often(offset, len, 1).await
     }
 
-    fn refer_often(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
+    async fn refer_often(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
         let cluster = self.header.cluster_size();
         let end = offset.saturating_add(len).div_ceil(cluster);
         if end > self.file_clusters {
@@ -59,6 +59,7 @@ impl Pass {
         }
         for cluster in offset / cluster..end.min(self.file_clusters) {
             self.counts.add(cluster, times)?;
+            self.turns.step().await;
         }
         Ok(())
     }
@@ -71,7 +72,7 @@ impl Pass {
         active: bool,
         tables: &mut BTreeMap<u64, Named>,
     ) -> Result<()> {
-        self.refer(offset, entries * 8)?;
+        self.refer(offset, entries * 8).await?;
         let mut done = 0;
         while done < entries * 8 {
             let n = PIECE.min(entries * 8 - done);
@@ -82,7 +83,7 @@ impl Pass {
                         .corruption(|| format!("ERROR: an L1 entry has reserved bits set: {entry:#x}"));
                 }
                 let table = entry & OFFSET_MASK;
-                self.refer(table, self.header.cluster_size())?;
+                self.refer(table, self.header.cluster_size()).await?;
                 if !table.is_multiple_of(self.header.cluster_size()) {
                     self.report.corruption(|| format!("ERROR: the L2 table at {table:#x} is not aligned"));
                 }
@@ -116,7 +117,7 @@ impl Pass {
                 continue;
             }
             let expected = if named.active > 0 { Some(&mut expected) } else { None };
-            self.l2_entry(entry, bitmap, expected, named.times)?;
+            self.l2_entry(entry, bitmap, expected, named.times).await?;
         }
         let again =
             |now: &mut u64, before: u64, times: u64| *now += (*now - before) * times.saturating_sub(1);
@@ -129,7 +130,7 @@ impl Pass {
     }
 
     /// One entry; `expected` is where the next cluster of a file without fragments would be.
-    fn l2_entry(
+    async fn l2_entry(
         &mut self,
         entry: u64,
         bitmap: u64,
@@ -150,7 +151,7 @@ impl Pass {
                 self.report.fragmented_clusters += 1;
             }
             let packed = Packed::parse(entry & (COMPRESSED - 1), self.header.cluster_bits);
-            return self.refer_often(packed.offset, packed.len, times);
+            return self.refer_often(packed.offset, packed.len, times).await;
         }
         let host = entry & OFFSET_MASK;
         let has_data = if self.header.extended_l2() {
@@ -182,7 +183,7 @@ impl Pass {
             }
             *expected = Some(host + cluster);
         }
-        self.refer_often(host, cluster, times)
+        self.refer_often(host, cluster, times).await
     }
 
     /// The snapshot table (section "Snapshots").
@@ -192,14 +193,14 @@ impl Pass {
             self.report.corruption(|| format!("ERROR: snapshot {n} has an impossible L1 table"));
         }
         self.snapshots = snapshots.l1;
-        self.refer(snapshots.table.start, snapshots.table.end - snapshots.table.start)
+        self.refer(snapshots.table.start, snapshots.table.end - snapshots.table.start).await
     }
 
     /// Bitmap directory, tables and data (section "Bitmaps").
     async fn bitmaps(&mut self) -> Result<()> {
         let Some(bitmaps) = self.header.bitmaps else { return Ok(()) };
         let end = bitmaps.directory.saturating_add(bitmaps.directory_len);
-        self.refer(bitmaps.directory, bitmaps.directory_len)?;
+        self.refer(bitmaps.directory, bitmaps.directory_len).await?;
         let mut at = bitmaps.directory;
         // Tables lie apart, so that all of them are no longer than the file.
         let mut room = self.storage.len();
@@ -218,13 +219,13 @@ impl Pass {
                 return Ok(());
             }
             room -= entries * 8;
-            self.refer(table, entries * 8)?;
+            self.refer(table, entries * 8).await?;
             let mut done = 0;
             while done < entries * 8 && table.saturating_add(done) < self.storage.len() {
                 let size = PIECE.min(entries * 8 - done);
                 let piece = self.read(table + done, size).await?;
                 for data in words(&piece).map(|entry| entry & OFFSET_MASK).filter(|data| *data != 0) {
-                    self.refer(data, self.header.cluster_size())?;
+                    self.refer(data, self.header.cluster_size()).await?;
                 }
                 done += size;
             }

@@ -32,8 +32,19 @@ impl Refcounts {
 
     /// A run where no refcount block counts anything yet; its blocks go elsewhere.
     async fn allocate_behind(&self, want: u64) -> Result<u64> {
-        let need = want.div_ceil(self.per_block());
+        let _one = self.lock.acquire(1).await;
         let mut places = Vec::new();
+        let found = self.take_behind(want, &mut places).await;
+        if found.is_err() {
+            for place in places {
+                self.free_now(place << self.cluster_bits..(place + 1) << self.cluster_bits).await?;
+            }
+        }
+        found
+    }
+
+    async fn take_behind(&self, want: u64, places: &mut Vec<u64>) -> Result<u64> {
+        let need = want.div_ceil(self.per_block());
         loop {
             let (base, len) = {
                 let table = self.table.borrow();
@@ -42,20 +53,23 @@ impl Refcounts {
             };
             let first = base * self.per_block();
             if base + need > len {
-                self.grow_table(first)?;
+                self.grow_table(first).await?;
                 continue;
             }
             if (places.len() as u64) < need {
                 // This may itself make a block at `base`, so look again.
-                places.push(self.allocate(1).await?.0 >> self.cluster_bits);
+                places.push(self.take(1).await?.0 >> self.cluster_bits);
                 continue;
             }
+            self.check_room(first + want).await?;
             self.check_free(first..first + want)?;
-            // Nothing waits from here on, so nobody else takes this range.
-            for (block, place) in (base..).zip(&places) {
-                self.place_block(block, *place);
+            for (block, place) in (base..).zip(&*places) {
+                self.write_block(block, *place, first..first + want).await?;
             }
-            self.count_new(first..first + want);
+            for (block, place) in (base..).zip(&*places) {
+                self.install_block(block, *place);
+            }
+            self.highest.set(self.highest.get().max(first + want));
             return Ok(first << self.cluster_bits);
         }
     }
