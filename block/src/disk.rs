@@ -17,8 +17,8 @@ use crate::copy_on_read::BOUNCE;
 use crate::job::{self, Job, JobEvent, JobKind};
 use crate::node::Node;
 use crate::stats::{Op, Stats};
+use crate::step::Stage;
 use crate::stream::watch::Watch;
-use crate::switch::Held;
 use crate::tray::{self, Tray};
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -177,7 +177,8 @@ pub struct Disk {
     closed: Cell<bool>,
     has_closed: Event,
     pub(crate) stats: Stats,
-    held: RefCell<Option<Held>>,
+    /// Steps of switches of several disks, by their numbers; see [`crate::step`].
+    pub(crate) steps: RefCell<BTreeMap<u64, Stage>>,
     pub(crate) tray: Option<Tray>,
     listener: Listener,
     capacity: RefCell<Vec<CapacityListener>>,
@@ -237,7 +238,7 @@ impl Disk {
             closed: Cell::new(false),
             has_closed: Event::new(),
             stats: Stats::default(),
-            held: RefCell::default(),
+            steps: RefCell::default(),
             tray,
             listener: Box::new(listener),
             capacity: RefCell::default(),
@@ -275,17 +276,6 @@ impl Disk {
         let stats = self.stats.clone();
         stats.waits.add(&self.leaf().waits);
         stats
-    }
-
-    /// Keeps a step of a switch of several disks, between one call from another thread and the next.
-    /// It has the disk's claim, so there is never another one.
-    pub fn hold(&self, step: Held) {
-        *self.held.borrow_mut() = Some(step);
-    }
-
-    /// Takes what [`Disk::hold`] keeps.
-    pub fn take_held(&self) -> Option<Held> {
-        self.held.take()
     }
 
     /// Calls `notify` with the new size in bytes whenever a change of it is to be made known.
@@ -523,7 +513,7 @@ impl Disk {
         self.closing.set(true);
         while self.claimed.get().is_some() {
             // A switch that waits for others to come as far does not happen.
-            drop(self.take_held());
+            drop(self.steps.take());
             // Asked once or more often, by whomever: the job comes to its end, good or not.
             if let Some(job) = self.active_job() {
                 job.abort();

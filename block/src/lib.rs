@@ -19,6 +19,7 @@ pub mod ranges;
 mod resize;
 pub mod sim;
 pub mod stats;
+pub mod step;
 pub mod storage;
 pub mod stream;
 pub mod switch;

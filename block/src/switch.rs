@@ -227,14 +227,6 @@ pub struct Ready {
     started: Duration,
 }
 
-/// A step of a switch of several disks, kept by its disk until all of them have come as far.
-pub enum Held {
-    /// Nothing was touched yet.
-    Prepared(Prepared),
-    /// The gate is closed.
-    Ready(Ready),
-}
-
 impl Ready {
     /// Swaps the images, opens the gate, and then ends the old image's life as a leaf. What fails of that is
     /// logged: the switch is done, the guest's flushes meet the same error, and the next command that has the

@@ -20,6 +20,7 @@ mod owners;
 mod progress;
 mod resize;
 mod stats;
+mod steps;
 mod tray;
 mod tuning;
 mod turns;

@@ -32,7 +32,7 @@ struct Queue {
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
     /// Written when the queue becomes worth looking at; `None` under simulation, which has no
-    /// other threads.
+    /// other threads and looks by itself.
     pub(crate) event: Option<EventFd>,
 }
 

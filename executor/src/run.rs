@@ -184,7 +184,9 @@ impl Inner {
                 Ok(true)
             }
             World::Simulated { now, .. } => {
-                if !idle {
+                // What its tasks asked for as another thread would.
+                self.take_remote();
+                if !self.ready.borrow().is_empty() {
                     return Ok(true);
                 }
                 let Some(at) = self.timers.borrow_mut().next() else { return Ok(false) };

@@ -276,14 +276,14 @@ fn a_prepared_switch_ends_with_its_disk() {
         let target = Target { name: "leaf".into(), format: Some(kind), notify: false };
         for ready in [false, true] {
             let (disk, _) = open(&files, "base", Kind::Raw).await;
-            let prepared = disk.prepare_switch(&target).await.unwrap();
-            let held = match ready {
-                true => crate::switch::Held::Ready(prepared.close(DEADLINE).await.unwrap()),
-                false => crate::switch::Held::Prepared(prepared),
-            };
-            disk.hold(held);
+            let wish = target.clone();
+            let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&wish).await };
+            let step = crate::step::Step::prepare(&disk.handle(), prepare).await.unwrap();
+            if ready {
+                step.close(DEADLINE).await.unwrap();
+            }
             disk.close().await.unwrap();
-            assert!(disk.take_held().is_none());
+            assert!(step.commit().await.is_err());
             assert_eq!(disk.leaf().name(), "base");
         }
         let (disk, _) = open(&files, "base", Kind::Raw).await;

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use block::Kind;
 use block::job::{Manner, Wish};
-use block::switch::{DEADLINE, Held, Overlay, Switched, Target};
+use block::step;
+use block::switch::{DEADLINE, Overlay, Switched, Target};
+use block::{Disk, Kind};
 use futures_util::future::join_all;
 use qmp::command::{BlockdevSnapshotSync, Change, XLiveCopy};
 use qmp::types::*;
@@ -13,10 +14,12 @@ use qmp::{Error, Result, event};
 use super::{Control, classed, generic};
 use crate::program::drive::Drive;
 
-/// A switch that its disk's thread holds ready.
+/// One disk's part of a transaction.
 struct Step {
     drive: Rc<Drive>,
     file: String,
+    /// Its disk's thread holds it ready.
+    switch: step::Step,
 }
 
 fn format(name: &str) -> Result<Kind> {
@@ -29,35 +32,20 @@ impl Control {
         let mut steps = Vec::new();
         let prepared = self.prepare(actions, &mut steps).await;
         let ready = match prepared {
-            Ok(()) => ready(&steps).await,
+            Ok(()) => close(&steps).await,
             Err(e) => Err(e),
         };
         if let Err(e) = ready {
-            join_all(steps.iter().map(|step| {
-                step.drive.handle.call(|disk| async move {
-                    drop(disk.take_held());
-                    Ok(())
-                })
-            }))
-            .await;
+            join_all(steps.into_iter().map(|step| step.switch.abandon())).await;
             return Err(e);
         }
-        let commits = steps.iter().map(|step| {
-            step.drive.handle.call(|disk| async move {
-                let Some(Held::Ready(ready)) = disk.take_held() else {
-                    unreachable!("it was made ready above")
-                };
-                Ok(ready.commit().await)
-            })
+        let commits = steps.into_iter().map(|Step { drive, file, switch }| async move {
+            let switched = switch.commit().await.map_err(generic)?;
+            self.tell_switched(&drive, &file, switched);
+            Ok(())
         });
-        let mut result = Ok(Empty {});
-        for (step, switched) in steps.iter().zip(join_all(commits).await) {
-            match switched {
-                Ok(switched) => self.tell_switched(&step.drive, &step.file, switched),
-                Err(e) => result = Err(generic(e)),
-            }
-        }
-        result
+        let done: Vec<Result<()>> = join_all(commits).await;
+        done.into_iter().collect::<Result<()>>().map(|()| Empty {})
     }
 
     async fn prepare(&self, actions: Vec<TransactionAction>, steps: &mut Vec<Step>) -> Result<()> {
@@ -89,26 +77,18 @@ impl Control {
             node_name: arguments.snapshot_node_name,
             notify: true,
         };
-        let held = drive.handle.call(move |disk| async move {
-            let prepared = disk.prepare_overlay(&overlay).await?;
-            disk.hold(Held::Prepared(prepared));
-            Ok(())
-        });
-        held.await.map_err(generic)?;
-        Ok(Step { drive: drive.clone(), file: arguments.snapshot_file })
+        let prepare = move |disk: Rc<Disk>| async move { disk.prepare_overlay(&overlay).await };
+        let switch = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), file: arguments.snapshot_file, switch })
     }
 
     async fn hold_change(&self, arguments: Change) -> Result<Step> {
         let drive = self.drive(&arguments.device)?;
         let target = target(arguments)?;
         let file = target.name.clone();
-        let held = drive.handle.call(move |disk| async move {
-            let prepared = disk.prepare_switch(&target).await?;
-            disk.hold(Held::Prepared(prepared));
-            Ok(())
-        });
-        held.await.map_err(generic)?;
-        Ok(Step { drive: drive.clone(), file })
+        let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&target).await };
+        let switch = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), file, switch })
     }
 
     /// Creates an overlay, switches to it, and streams into it.
@@ -151,17 +131,9 @@ impl Control {
 }
 
 /// Closes the gates of all disks at once: from then to the first switch no request is on the way anywhere.
-async fn ready(steps: &[Step]) -> Result<()> {
-    let closes = steps.iter().map(|step| {
-        step.drive.handle.call(|disk| async move {
-            let Some(Held::Prepared(prepared)) = disk.take_held() else {
-                unreachable!("it was prepared above, and the claim keeps others away")
-            };
-            disk.hold(Held::Ready(prepared.close(DEADLINE).await?));
-            Ok(())
-        })
-    });
-    join_all(closes).await.into_iter().collect::<block::Result<()>>().map_err(generic)
+async fn close(steps: &[Step]) -> Result<()> {
+    let closes = join_all(steps.iter().map(|step| step.switch.close(DEADLINE))).await;
+    closes.into_iter().collect::<block::Result<()>>().map_err(generic)
 }
 
 /// What `change` of a disk asks for.
