@@ -30,6 +30,7 @@ mod machine;
 pub mod memory;
 pub mod mmio;
 mod notice;
+mod output;
 pub mod ports;
 pub mod program;
 pub mod serial;

@@ -18,6 +18,7 @@ use executor::{JoinHandle, spawn, timeout, unblock};
 use super::terminal::Terminal;
 use super::{stdio, unix};
 use crate::notice::{Notices, Waiter};
+use crate::output;
 
 /// The bytes that are moved at once.
 pub(super) const CHUNK: usize = 4096;
@@ -30,7 +31,7 @@ pub enum Backend {
     Stdio,
     /// Nothing: output is thrown away.
     Null,
-    /// A file, emptied first. It gives no input.
+    /// A file, emptied first; not one that somebody runs on as an image. It gives no input.
     File(PathBuf),
     /// A listening socket for one client at a time. Output is kept while there is none, the last 64 KiB.
     Unix(PathBuf),
@@ -73,7 +74,7 @@ impl Backend {
         match self {
             Backend::Null | Backend::Unix(_) => {}
             Backend::File(path) => {
-                let file = File::create(path).map_err(|e| explain(&path.display().to_string(), e))?;
+                let file = output::create(path).map_err(|e| explain(&path.display().to_string(), e))?;
                 running.run(output.write_to(file));
             }
             Backend::Stdio => {
@@ -98,7 +99,7 @@ impl Backend {
 /// executor.
 pub(crate) fn listen(path: &Path, terminal: Arc<dyn Terminal>) -> Result<Running, String> {
     let (mut running, output, room) = ends(terminal)?;
-    let listener = unix::Listener::bind(path).map_err(|e| explain(&path.display().to_string(), e))?;
+    let listener = unix::Listener::bind(path).map_err(|e| e.to_string())?;
     running.run(listener.serve(output, room));
     Ok(running)
 }

@@ -7,6 +7,7 @@
 //! not take stays where it came from.
 
 mod backend;
+mod panic;
 mod port;
 mod stdio;
 mod terminal;

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::panic::PanicWatch;
 use crate::bus::Target;
 use crate::notice::{Signal, lock};
 
@@ -16,8 +16,6 @@ use crate::notice::{Signal, lock};
 pub const OUTPUT_MAX: usize = 64 << 10;
 /// Input that waits for the guest: a back end reads no more while there is this much.
 pub const INPUT_MAX: usize = 4 << 10;
-
-const PANIC: &[u8] = b"Kernel panic";
 
 /// The UART's interrupt line.
 struct Irq(EventFd);
@@ -34,8 +32,7 @@ struct State {
     uart: Serial<Irq, NoEvents, Vec<u8>>,
     output: VecDeque<u8>,
     input: VecDeque<u8>,
-    /// Bytes of [`PANIC`] seen in a row.
-    matched: usize,
+    panic: PanicWatch,
     /// Whether there is a back end that takes output.
     keep: bool,
 }
@@ -44,7 +41,6 @@ struct State {
 pub struct Port {
     state: Mutex<State>,
     irq: EventFd,
-    panicked: AtomicBool,
     /// Raised when there is output to take.
     pub(crate) output: Signal,
     /// Raised when there is room for input again.
@@ -59,14 +55,14 @@ impl Port {
     pub fn new(keep: bool) -> io::Result<Self> {
         let irq = EventFd::new(EFD_NONBLOCK)?;
         let uart = Serial::new(Irq(irq.try_clone()?), Vec::new());
-        let state = State { uart, output: VecDeque::new(), input: VecDeque::new(), matched: 0, keep };
-        Ok(Port {
-            state: Mutex::new(state),
-            irq,
-            panicked: AtomicBool::new(false),
-            output: Signal::new()?,
-            room: Signal::new()?,
-        })
+        let state = State {
+            uart,
+            output: VecDeque::new(),
+            input: VecDeque::new(),
+            panic: PanicWatch::default(),
+            keep,
+        };
+        Ok(Port { state: Mutex::new(state), irq, output: Signal::new()?, room: Signal::new()? })
     }
 
     /// A copy of the interrupt line's eventfd.
@@ -74,17 +70,16 @@ impl Port {
         self.irq.try_clone()
     }
 
-    /// Whether the guest has written `Kernel panic` since the last reset.
+    /// Whether the guest's kernel has said since the last reset that it panicked.
     pub fn saw_panic(&self) -> bool {
-        self.panicked.load(Ordering::Relaxed)
+        lock(&self.state).panic.panicked()
     }
 
     /// Puts the UART back to power-on. Output that nobody took and input that the guest did not take stay.
     pub fn reset(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.uart = Serial::new(Irq(self.irq.try_clone()?), Vec::new());
-        state.matched = 0;
-        self.panicked.store(false, Ordering::Relaxed);
+        state.panic = PanicWatch::default();
         Ok(())
     }
 
@@ -137,17 +132,7 @@ impl Port {
             return;
         }
         let bytes = std::mem::take(state.uart.writer_mut());
-        for byte in &bytes {
-            state.matched = match state.matched {
-                // Only its first letter can begin it again: none of its proper prefixes is a suffix.
-                matched if PANIC[matched] == *byte => matched + 1,
-                _ => usize::from(*byte == PANIC[0]),
-            };
-            if state.matched == PANIC.len() {
-                state.matched = 0;
-                self.panicked.store(true, Ordering::Relaxed);
-            }
-        }
+        bytes.iter().for_each(|byte| state.panic.push(*byte));
         if !state.keep {
             return;
         }

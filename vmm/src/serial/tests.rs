@@ -1,9 +1,14 @@
 //! The port's buffers, the escape key, and a real socket.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use block::io::{Aio, Engine};
+use block::storage::file::FileOpener;
+use block::{Kind, chain};
 use executor::{AsyncFd, Executor};
 
 use super::port::{INPUT_MAX, OUTPUT_MAX};
@@ -93,9 +98,9 @@ fn input_reaches_the_guest_whole_and_in_order() {
 #[test]
 fn a_panic_on_the_console_is_seen_until_reset() {
     let port = Port::new(false).unwrap();
-    port.write(DATA, b"KernelKernel pKernel pani");
+    port.write(DATA, b"[    1.000000] Kernel panic - not");
     assert!(!port.saw_panic());
-    port.write(DATA, b"c - not syncing");
+    port.write(DATA, b" syncing: x\r\n");
     assert!(port.saw_panic());
     port.reset().unwrap();
     assert!(!port.saw_panic());
@@ -163,6 +168,54 @@ fn a_socket_serves_clients_in_turn_and_replays_what_they_missed() {
         assert_eq!(read_exactly(&second, 4).await, b" bye");
     });
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_takes_the_place_of_nothing_but_a_dead_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("precious.img");
+    let start = |path: PathBuf| {
+        let notices = Arc::new(Notices::new().unwrap());
+        Backend::Unix(path).start(Arc::new(Port::new(true).unwrap()), notices)
+    };
+    std::fs::write(&path, "precious").unwrap();
+    Executor::new().unwrap().block_on(async move {
+        assert!(start(path.clone()).err().unwrap().contains("is no socket"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        let socket = path.with_extension("sock");
+        let running = start(socket.clone()).unwrap();
+        // Whoever types there is root in many a guest.
+        assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        // Somebody has put something of their own there meanwhile.
+        std::fs::rename(&path, &socket).unwrap();
+        running.finish().await;
+        assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
+    });
+}
+
+#[test]
+fn a_file_that_is_in_use_is_not_emptied() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.img");
+    std::fs::write(&path, "precious").unwrap();
+    Executor::new().unwrap().block_on(async move {
+        let start = || {
+            let notices = Arc::new(Notices::new().unwrap());
+            Backend::File(path.clone()).start(Arc::new(Port::new(true).unwrap()), notices)
+        };
+        let opener = FileOpener { engine: Engine::new(Aio::Threads), direct: false };
+        let image = chain::open(&opener, path.to_str().unwrap(), Kind::Raw, true).await.unwrap();
+        assert!(start().err().unwrap().contains("in use"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        drop(image);
+        start().unwrap().finish().await;
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        assert!(
+            Backend::File("/dev/null".into())
+                .start(Arc::new(Port::new(true).unwrap()), Arc::new(Notices::new().unwrap()))
+                .is_ok()
+        );
+    });
 }
 
 #[test]

@@ -1,63 +1,41 @@
 //! A listening socket as a terminal's other end.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use executor::AsyncFd;
+use qmp::{Address, AddressError};
 
 use super::backend::{CHUNK, Output, first};
 use super::stdio::offer;
 use super::terminal::Terminal;
 use crate::notice::Waiter;
 
-/// Removes a socket from the file system when dropped.
-struct Unlink(PathBuf);
-
-impl Drop for Unlink {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// A bound socket, removed from the file system when dropped.
-pub(super) struct Listener {
-    listener: UnixListener,
-    unlink: Unlink,
-}
+pub(super) struct Listener(qmp::Listener);
 
 impl Listener {
-    /// Binds `path`. A socket that a dead process left there is replaced.
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == ErrorKind::AddrInUse => {
-                match UnixStream::connect(path) {
-                    Err(e) if e.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-                    _ => return Err(e),
-                }
-                UnixListener::bind(path)?
-            }
-            other => other?,
-        };
-        listener.set_nonblocking(true)?;
-        Ok(Listener { listener, unlink: Unlink(path.into()) })
+    /// Binds `path`, for this process's user alone. A socket that a dead process left there is replaced, and
+    /// nothing else.
+    pub(super) fn bind(path: &Path) -> Result<Self, AddressError> {
+        qmp::Listener::bind(&Address::Unix(path.into())).map(Listener)
     }
 
     /// Serves one client after the other, for ever or until the port is finishing.
     pub(super) async fn serve(self, output: Output, room: Waiter) {
-        let Listener { listener, unlink: _unlink } = self;
-        let listener = match AsyncFd::new(listener) {
+        let listener = match AsyncFd::new(self.0) {
             Ok(listener) => listener,
             Err(e) => return executor::limited!(warn, "terminal socket: {e}"),
         };
-        let next = RefCell::new(None);
+        let next: RefCell<Option<UnixStream>> = RefCell::new(None);
         while !output.finishing() {
             let accept = async {
-                match listener.read_io(|listener| listener.accept()).await {
-                    Ok((client, _)) => *next.borrow_mut() = Some(client),
+                match listener.read_io(qmp::Listener::accept).await {
+                    Ok(client) => *next.borrow_mut() = Some(OwnedFd::from(client).into()),
                     Err(e) => {
                         executor::limited!(warn, "terminal socket: {e}");
                         // Out of descriptors, most likely: the client waits as it is.
