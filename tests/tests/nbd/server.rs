@@ -1,7 +1,7 @@
 //! The monitor's commands with QEMU's texts, and what they mean for clients.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 use qmp::event::BlockExportDeleted;
@@ -188,5 +188,54 @@ fn a_client_that_chooses_nothing_is_let_go_when_the_server_says() -> Result<(), 
     // Ten seconds are the default.
     let took = started.elapsed().as_secs_f64();
     check(took > 0.9 && took < 9.0, format!("let go after {took} s"))?;
+    vm.quit()
+}
+
+/// Whether the server has hung up on a client that sends nothing.
+fn is_gone(client: &mut TcpStream) -> Result<bool, Failure> {
+    client.set_nonblocking(true)?;
+    match std::io::copy(client, &mut std::io::sink()) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => Ok(true),
+        Err(e) => Err(e.into()),
+        Ok(_) => Ok(true),
+    }
+}
+
+#[test]
+fn clients_that_choose_nothing_keep_nobody_out() -> Result<(), Failure> {
+    let (_rig, mut vm) = rig()?;
+    vm.qmp.execute_json("nbd-server-stop", Value::Null)?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let inet = json!({"type": "inet", "data": {"host": "127.0.0.1", "port": port.to_string()}});
+    vm.qmp.execute_json(
+        "nbd-server-start",
+        json!({"addr": inet, "max-connections": 8, "handshake-max-seconds": 60}),
+    )?;
+    vm.qmp.execute_json("nbd-server-add", json!({"device": "d0"}))?;
+    let uri = format!("nbd://127.0.0.1:{port}/d0");
+    let connect = || -> Result<TcpStream, Failure> {
+        let mut client = TcpStream::connect(("127.0.0.1", port))?;
+        client.set_read_timeout(Some(STEP))?;
+        client.read_exact(&mut [0; 18])?;
+        Ok(client)
+    };
+    // One has an export, and does nothing with it for longer than the others: it is left alone.
+    let mut idle = connect()?;
+    idle.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x02d0")?;
+    idle.read_exact(&mut [0; 10])?;
+    let mut silent = Vec::new();
+    for _ in 0..7 {
+        silent.push(connect()?);
+    }
+    // All slots are taken. These wait for the oldest, one after the other, and not until all are timed out.
+    for _ in 0..3 {
+        run("nbdinfo", &["--size", &uri])?;
+    }
+    let gone = silent.iter_mut().map(is_gone).collect::<Result<Vec<_>, _>>()?;
+    check(gone[0], "the oldest made room")?;
+    check(!gone[6], "the youngest has its time")?;
+    idle.write_all(&request(0, 0, 512))?;
+    idle.read_exact(&mut [0; 16 + 512])?;
     vm.quit()
 }

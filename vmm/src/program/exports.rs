@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ mod disk;
 
 /// How long a client may take to choose an export: QEMU's bound since 9.1 (CVE-2024-7409).
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take if others wait for its slot: a client that means to choose an export does it at once.
+const GRACE: Duration = Duration::from_secs(2);
 /// Clients at once unless said otherwise: QEMU's default since 9.1.
 const MAX_CONNECTIONS: u32 = 100;
 /// How long a command waits for requests that clients left behind; past it they end by themselves.
@@ -59,6 +62,12 @@ struct Export {
 
 struct Client {
     connection: Connection,
+    /// Its host; `None` for one on a Unix socket.
+    from: Option<IpAddr>,
+    /// When it was accepted, by the executor's clock.
+    since: Duration,
+    /// It was told to go, to make room for another one.
+    goes: Cell<bool>,
     /// The one that it chose, once it did.
     export: Option<Rc<Export>>,
 }
@@ -272,12 +281,17 @@ impl Server {
 
     async fn accept(self: Rc<Self>, listener: AsyncFd<Listener>, slots: Rc<Semaphore>) {
         for number in 0.. {
-            // Not accepted rather than turned away: it may wait.
-            let slot = slots.acquire(1).await;
             let accepted = listener.read_io(Listener::accept).await;
-            match accepted.and_then(Connection::new) {
-                Ok(connection) => {
-                    let client = Client { connection: connection.clone(), export: None };
+            let connected = accepted.and_then(|socket| {
+                let from = socket.peer_addr().ok().and_then(|peer| peer.as_socket()).map(|peer| peer.ip());
+                Connection::new(socket).map(|connection| (connection, from))
+            });
+            match connected {
+                Ok((connection, from)) => {
+                    // Not turned away: it may wait, with others behind it that are not accepted.
+                    let slot = self.slot(&slots).await;
+                    let (since, goes) = (executor::now(), Cell::new(false));
+                    let client = Client { connection: connection.clone(), from, since, goes, export: None };
                     self.clients.borrow_mut().insert(number, client);
                     executor::spawn(self.clone().client(number, connection, slot));
                     executor::yield_now().await;
@@ -288,6 +302,38 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Waits for a slot. While none is free, clients that have not chosen an export within [`GRACE`] go: nobody keeps
+    /// others out by connecting alone.
+    async fn slot(&self, slots: &Rc<Semaphore>) -> Permit {
+        loop {
+            if let Some(slot) = slots.try_acquire(1) {
+                return slot;
+            }
+            let gone = self.gone.wait();
+            match self.time_until_one_goes() {
+                Some(time) => _ = executor::timeout(time, gone).await,
+                None => gone.await,
+            }
+        }
+    }
+
+    /// Lets the client go that has had its time, if there is one: the oldest in its handshake, of the host that has
+    /// most of them. Returns after what time to look again; `None` if only the end of a client changes anything.
+    fn time_until_one_goes(&self) -> Option<Duration> {
+        let clients = self.clients.borrow();
+        let undecided = || clients.values().filter(|client| client.export.is_none() && !client.goes.get());
+        let of_host = |host| undecided().filter(|client| client.from == host).count();
+        // The first of equals, and numbers rise with time.
+        let oldest = undecided().rev().max_by_key(|client| of_host(client.from))?;
+        let left = (oldest.since + GRACE).saturating_sub(executor::now());
+        if left.is_zero() {
+            oldest.goes.set(true);
+            oldest.connection.hang_up();
+            return Some(GRACE);
+        }
+        Some(left)
     }
 
     async fn client(self: Rc<Self>, number: u64, connection: Connection, slot: Permit) {
