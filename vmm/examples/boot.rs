@@ -144,7 +144,7 @@ async fn run(arguments: Vec<String>) -> Result<i32, Box<dyn std::error::Error>> 
                     machine.stop().await;
                     Ok(())
                 }
-                "resume" => machine.resume().await,
+                "resume" => machine.resume().await.map(drop),
                 "reset" => machine.reset().await,
                 _ => {
                     machine.shutdown().await;

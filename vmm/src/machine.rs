@@ -8,6 +8,7 @@ use std::sync::Arc;
 use executor::sync::Semaphore;
 use executor::unblock;
 use futures_util::future::join_all;
+use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VmFd;
 use virtio_device::Device;
 use vm_memory::GuestMemoryMmap;
@@ -70,8 +71,40 @@ pub enum State {
 /// What lives from one start to the next reset.
 struct Running {
     vcpus: Vcpus,
+    /// The guest's clock where it stands while the guest is stopped.
+    clock: Cell<Option<kvm_clock_data>>,
     /// Keeps irqfds and ioeventfds connected; dropped after the vCPUs.
     vm: VmFd,
+}
+
+impl Running {
+    /// Keeps the time at which the guest's clock stands. All vCPUs are parked.
+    fn stop_clock(&self) {
+        // A KVM that cannot tell it: the clock goes on.
+        self.clock.set(self.vm.get_clock().ok());
+    }
+
+    /// Lets the guest's clock go on from where it stood, before the first vCPU runs.
+    fn start_clock(&self) {
+        if let Some(kvm_clock_data { clock, .. }) = self.clock.take() {
+            // Only the time: flags ask for adjustments, by the time that has passed for one.
+            let stood = kvm_clock_data { clock, ..Default::default() };
+            if let Err(e) = self.vm.set_clock(&stood) {
+                tracing::warn!("the guest's clock does not stand still while it is stopped: {e}");
+            }
+        }
+    }
+}
+
+/// Makes the state [`State::Ended`] when dropped, unless it is taken out before.
+struct Ended<'a>(Option<&'a Cell<State>>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.0 {
+            state.set(State::Ended);
+        }
+    }
 }
 
 /// A machine whose first start has begun, before it has devices and serial ports.
@@ -110,6 +143,8 @@ pub struct Machine {
     rising: RefCell<Option<Rising>>,
     running: RefCell<Option<Rc<Running>>>,
     state: Cell<State>,
+    /// Whether devices are paused, and vCPUs are parked or will be after the next reset.
+    paused: Cell<bool>,
     /// One change of state at a time.
     changing: Rc<Semaphore>,
     serial_tasks: RefCell<Vec<SerialTask>>,
@@ -177,6 +212,7 @@ impl Machine {
             rising: RefCell::new(Some(rising)),
             running: RefCell::new(None),
             state: Cell::new(State::Created),
+            paused: Cell::new(false),
             changing: Semaphore::new(1),
             serial_tasks: RefCell::new(tasks),
         })
@@ -227,7 +263,7 @@ impl Machine {
         self.running.borrow().clone()
     }
 
-    /// Boots: awaits what [`Machine::prepare`] has begun, then lets the vCPUs go.
+    /// Boots: awaits what [`Machine::prepare`] has begun, then lets the vCPUs go, unless the machine was stopped before.
     ///
     /// # Errors
     /// What [`Error::Boot`] and [`Error::Kvm`] say: a kernel that does not fit, for one. The machine stays as it was.
@@ -236,13 +272,16 @@ impl Machine {
         if self.state.get() != State::Created {
             return Err(Error::State("was started already"));
         }
-        self.boot(Wanted::Run).await?;
-        self.state.set(State::Running);
-        Ok(())
+        self.boot().await
     }
 
-    async fn boot(&self, wanted: Wanted) -> Result<(), Error> {
+    /// Starts a guest, whose vCPUs run unless the machine is stopped.
+    async fn boot(&self) -> Result<(), Error> {
         let foundation = &self.parts.foundation;
+        let (wanted, state) = match self.paused.get() {
+            true => (Wanted::Park, State::Paused),
+            false => (Wanted::Run, State::Running),
+        };
         let gate = Gate::new(foundation.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
         let rising = self.rising.take().map_or_else(|| foundation.rise(), Ok)?;
         let (vm, entry) = rising.risen().await?;
@@ -250,26 +289,32 @@ impl Machine {
         let vm = unblock(move || parts.join(vm, &entry)).await?;
         let world = self.parts.world(gate, self.notices.clone());
         let vcpus = Vcpus::start(vm.vcpus, world)?;
-        self.running.replace(Some(Rc::new(Running { vcpus, vm: vm.fd })));
+        let clock = Cell::new(None);
+        self.running.replace(Some(Rc::new(Running { vcpus, clock, vm: vm.fd })));
+        self.state.set(state);
         Ok(())
     }
 
-    /// Stops the guest: ends when no vCPU runs and no request of any device is in flight. Without effect on
-    /// a machine that is not running. Answers whether it was this call that stopped it.
+    /// Stops the guest: returns when no vCPU runs and no request of any device is in flight. Returns whether it was
+    /// this call that stopped it: not if it is stopped already, or was shut down. One that does not run, because its
+    /// guest has ended or was not started, stays stopped after the reset or the start.
     pub async fn stop(&self) -> bool {
         let _changing = self.changing.acquire(1).await;
-        if self.state.get() != State::Running {
+        if self.paused.get() || self.state.get() == State::Gone {
             return false;
         }
         if let Some(running) = self.current() {
             running.vcpus.park().await;
+            running.stop_clock();
             if running.vcpus.closed() {
                 self.state.set(State::Ended);
-                return false;
             }
         }
         self.pause_devices().await;
-        self.state.set(State::Paused);
+        self.paused.set(true);
+        if self.state.get() == State::Running {
+            self.state.set(State::Paused);
+        }
         true
     }
 
@@ -281,14 +326,14 @@ impl Machine {
         }
     }
 
-    /// Lets a stopped guest go on. Without effect on one that runs.
+    /// Lets a stopped guest go on. Returns whether it was this call that resumed it: not if it runs already.
     ///
     /// # Errors
-    /// [`Error::State`] where the guest has ended, or was never started.
-    pub async fn resume(&self) -> Result<(), Error> {
+    /// [`Error::State`] if the guest has ended, or was never started.
+    pub async fn resume(&self) -> Result<bool, Error> {
         let _changing = self.changing.acquire(1).await;
         match self.state.get() {
-            State::Running => return Ok(()),
+            State::Running => return Ok(false),
             State::Paused => {}
             State::Created => return Err(Error::State("was not started")),
             State::Ended => return Err(Error::State("has ended: reset it")),
@@ -296,10 +341,12 @@ impl Machine {
         }
         self.resume_devices();
         if let Some(running) = self.current() {
+            running.start_clock();
             running.vcpus.resume();
         }
+        self.paused.set(false);
         self.state.set(State::Running);
-        Ok(())
+        Ok(true)
     }
 
     fn resume_devices(&self) {
@@ -309,26 +356,26 @@ impl Machine {
     }
 
     /// Restarts the machine from its kernel, in the same process: vCPUs end, devices await their I/O and
-    /// return to power-on, memory is zeroed and loaded anew. A stopped machine stays stopped.
+    /// return to power-on, memory is zeroed and loaded anew. A stopped machine stays stopped. The state changes
+    /// when the reset has ended.
     ///
     /// # Errors
-    /// What [`Machine::start`] tells; the machine has ended then, and may be reset again.
+    /// As [`Machine::start`]; the machine has ended then, and may be reset again.
     pub async fn reset(&self) -> Result<(), Error> {
         let _changing = self.changing.acquire(1).await;
-        let before = self.state.get();
-        match before {
+        match self.state.get() {
             State::Created => return Err(Error::State("was not started")),
             State::Gone => return Err(Error::State("was shut down")),
             _ => {}
         }
-        self.state.set(State::Ended);
+        // Also if this is dropped half way.
+        let mut ended = Ended(Some(&self.state));
         self.end().await;
         self.notices.forget_guest();
         let parts = self.parts.clone();
         unblock(move || parts.clear()).await?;
-        let paused = before == State::Paused;
-        self.boot(if paused { Wanted::Park } else { Wanted::Run }).await?;
-        self.state.set(if paused { State::Paused } else { State::Running });
+        self.boot().await?;
+        ended.0 = None;
         Ok(())
     }
 

@@ -1,73 +1,22 @@
 //! The whole machine around a guest of 96 bytes, on whatever KVM there is: its instructions are few and
 //! plain enough for the slowest. Without `/dev/kvm` these tests say so and pass.
 
+mod guest;
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use executor::{AsyncFd, Executor, spawn, timeout};
+use executor::{AsyncFd, Executor, Reply, spawn, timeout};
 use tempfile::TempDir;
+use virtio_device::{Activation, Device};
 use vmm::serial::Backend;
 use vmm::{Config, Error, Event, Machine, State, check_host};
-
-/// Prints `>`, then echoes what it reads from ttyS0 and obeys it: `p` powers off, `r` resets by the ACPI
-/// register, `k` by the keyboard controller, `v` tells pvpanic, `t` makes a triple fault.
-#[rustfmt::skip]
-const GUEST: [u8; 96] = [
-    0x66, 0xba, 0xf8, 0x03, 0xb0, 0x3e, 0xee,       // mov dx, 0x3f8; mov al, '>'; out dx, al
-    0x66, 0xba, 0xfd, 0x03, 0xec,                   // wait: mov dx, 0x3fd; in al, dx
-    0xa8, 0x01, 0x74, 0xf7,                         // test al, 1; jz wait
-    0x66, 0xba, 0xf8, 0x03, 0xec, 0xee,             // mov dx, 0x3f8; in al, dx; out dx, al
-    0x3c, 0x70, 0x74, 0x12, 0x3c, 0x72, 0x74, 0x17, // cmp al, 'p'; je power; cmp al, 'r'; je reset
-    0x3c, 0x6b, 0x74, 0x1c, 0x3c, 0x76, 0x74, 0x1e, // cmp al, 'k'; je keyboard; cmp al, 'v'; je panic
-    0x3c, 0x74, 0x74, 0x23, 0xeb, 0xdb,             // cmp al, 't'; je triple; jmp wait
-    0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xd2, // power: out 0x600, S5 with SLP_EN; jmp wait
-    0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xeb, 0xc9, // reset: out 0x602, 1; jmp wait
-    0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xc3,             // keyboard: out 0x64, 0xfe; jmp wait
-    0x66, 0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xeb, 0xba, // panic: out 0x505, 1; jmp wait
-    0x0f, 0x01, 0x1d, 0x02, 0x00, 0x00, 0x00,       // triple: lidt [null]
-    0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,       // ud2; null:
-];
-
-/// Prints [`LINE`] with one instruction, takes as many bytes with one when there is input, prints those in the same
-/// way, and powers off.
-#[rustfmt::skip]
-const STRINGS: [u8; 96] = [
-    0x66, 0xba, 0xf8, 0x03,                                     // mov dx, 0x3f8
-    0xbe, 0x50, 0x00, 0x20, 0x00, 0xb9, 0x10, 0x00, 0x00, 0x00, // mov esi, line; mov ecx, 16
-    0xf3, 0x6e,                                                 // rep outsb
-    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb,       // wait: mov dx, 0x3fd; in al, dx; test al, 1; jz
-    0x66, 0xba, 0xf8, 0x03,                                     // mov dx, 0x3f8
-    0xbf, 0x00, 0x10, 0x20, 0x00, 0xb9, 0x10, 0x00, 0x00, 0x00, // mov edi, 0x201000; mov ecx, 16
-    0xf3, 0x6c,                                                 // rep insb
-    0xbe, 0x00, 0x10, 0x20, 0x00, 0xb9, 0x10, 0x00, 0x00, 0x00, // mov esi, 0x201000; mov ecx, 16
-    0xf3, 0x6e,                                                 // rep outsb
-    0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe,       // out 0x600, S5 with SLP_EN; jmp $
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    b'a', b' ', b'w', b'h', b'o', b'l', b'e', b' ', b's', b't', b'r', b'i', b'n', b'g', b'!', b'\n', // line:
-];
-
-/// What [`STRINGS`] prints.
-const LINE: &[u8] = STRINGS.last_chunk::<16>().unwrap();
-
-/// An ELF file that loads and enters `guest` at 2 MiB, in long mode.
-fn kernel(guest: &[u8; 96]) -> Vec<u8> {
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    file.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes()));
-    file.extend(1u32.to_le_bytes());
-    file.extend([0x20_0000u64, 64, 0].iter().flat_map(|n| n.to_le_bytes()));
-    file.extend(0u32.to_le_bytes());
-    file.extend([64u16, 56, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
-    file.extend([1u32, 5].iter().flat_map(|n| n.to_le_bytes()));
-    let len = guest.len() as u64;
-    file.extend([120u64, 0x20_0000, 0x20_0000, len, len, 4096].iter().flat_map(|n| n.to_le_bytes()));
-    file.extend(guest);
-    file
-}
 
 struct Rig {
     machine: Rc<Machine>,
@@ -77,13 +26,14 @@ struct Rig {
 
 impl Rig {
     fn new(cpus: u32) -> Self {
-        Self::of(&GUEST, cpus)
+        Self::of(&guest::ECHO, cpus)
     }
 
-    fn of(guest: &[u8; 96], cpus: u32) -> Self {
+    fn of(guest: &[u8], cpus: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("ttyS0");
-        let machine = machine(directory.path(), guest, cpus, &[Backend::Unix(socket.clone()), Backend::Null]);
+        let serial = [Backend::Unix(socket.clone()), Backend::Null];
+        let machine = machine_of(directory.path(), guest, cpus, Vec::new(), &serial);
         let console = UnixStream::connect(socket).unwrap();
         console.set_nonblocking(true).unwrap();
         let console = AsyncFd::new(console).unwrap();
@@ -110,9 +60,19 @@ impl Rig {
     }
 }
 
-fn machine(directory: &Path, guest: &[u8; 96], cpus: u32, serial: &[Backend]) -> Result<Machine, Error> {
+fn machine(directory: &Path, cpus: u32, serial: &[Backend]) -> Result<Machine, Error> {
+    machine_of(directory, &guest::ECHO, cpus, Vec::new(), serial)
+}
+
+fn machine_of(
+    directory: &Path,
+    guest: &[u8],
+    cpus: u32,
+    devices: Vec<Box<dyn Device>>,
+    serial: &[Backend],
+) -> Result<Machine, Error> {
     let path = directory.join("kernel");
-    std::fs::write(&path, kernel(guest)).unwrap();
+    std::fs::write(&path, guest::kernel(guest)).unwrap();
     let config = Config {
         kernel: path,
         initrd: None,
@@ -121,7 +81,7 @@ fn machine(directory: &Path, guest: &[u8; 96], cpus: u32, serial: &[Backend]) ->
         memory: 64 << 20,
         sandbox: sandbox::Mode::Strict,
     };
-    Machine::new(Machine::prepare(&config)?, Vec::new(), serial)
+    Machine::new(Machine::prepare(&config)?, devices, serial)
 }
 
 fn with_kvm<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + 'static) {
@@ -166,9 +126,9 @@ fn a_guest_resets_panics_and_powers_off() {
 #[test]
 fn string_instructions_reach_a_port_byte_by_byte() {
     with_kvm(async || {
-        let rig = Rig::of(&STRINGS, 1);
+        let rig = Rig::of(&guest::STRINGS, 1);
         rig.machine.start().await.unwrap();
-        rig.expect_all(LINE).await;
+        rig.expect_all(guest::LINE).await;
         // All at one time, so that the guest takes them with one instruction.
         rig.console.get().write_all(b"0123456789abcdef").unwrap();
         rig.expect_all(b"0123456789abcdef").await;
@@ -206,6 +166,143 @@ fn a_stopped_guest_does_nothing_until_it_goes_on() {
     });
 }
 
+/// What the guest's clock says, in nanoseconds.
+async fn clock(rig: &Rig) -> u64 {
+    rig.console.get().write_all(b"?").unwrap();
+    let mut page = [0; 40];
+    let mut got = 0;
+    while got < page.len() {
+        got += rig.console.read_io(|mut console| console.read(&mut page[got..])).await.unwrap();
+    }
+    let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+    let (then, time, now) = (word(8), word(16), word(32));
+    let scale = u128::from(u32::from_le_bytes(page[24..28].try_into().unwrap()));
+    assert_ne!(scale, 0, "KVM has filled the page");
+    let ticks = u128::from(now - then);
+    let shifted = match page[28].cast_signed() {
+        shift @ 0.. => ticks << shift,
+        shift => ticks >> -shift,
+    };
+    time + ((shifted * scale) >> 32) as u64
+}
+
+#[test]
+fn the_guests_clock_stands_still_while_it_is_stopped() {
+    with_kvm(async || {
+        let rig = Rig::of(&guest::CLOCK, 1);
+        let machine = &rig.machine;
+        machine.start().await.unwrap();
+        rig.expect(b'>').await;
+        const STOPPED: Duration = Duration::from_secs(3);
+        for _ in 0..2 {
+            let (before, began) = (clock(&rig).await, Instant::now());
+            machine.stop().await;
+            executor::sleep(STOPPED).await;
+            machine.resume().await.unwrap();
+            let after = clock(&rig).await;
+            // What passed outside, but for the time that it stood; however slow this host is.
+            let most = began.elapsed() - STOPPED;
+            let passed = Duration::from_nanos(after - before);
+            assert!(
+                passed <= most,
+                "{passed:?} have passed for the guest, of {most:?} in which it may have run"
+            );
+        }
+        let before = clock(&rig).await;
+        executor::sleep(Duration::from_millis(20)).await;
+        assert!(clock(&rig).await - before >= 20_000_000, "it goes on");
+        machine.shutdown().await;
+    });
+}
+
+/// A device that does nothing but remember whether it is paused.
+struct Pausable(Arc<AtomicBool>);
+
+impl Device for Pausable {
+    fn id(&self) -> u32 {
+        4
+    }
+    fn features(&self) -> u64 {
+        1 << 32
+    }
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![2]
+    }
+    fn read_config(&self, _: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+    fn activate(&mut self, _: Activation) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn reset(&mut self) {}
+    fn pause(&mut self) -> Reply<()> {
+        self.0.store(true, Ordering::Relaxed);
+        executor::remote().call(async || {})
+    }
+    fn resume(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_stopped_machine_stays_stopped_through_a_reset_that_fails() {
+    with_kvm(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let paused = Arc::new(AtomicBool::new(false));
+        let device = Box::new(Pausable(paused.clone()));
+        let machine = machine_of(directory.path(), &guest::ECHO, 1, vec![device], &[Backend::Null]).unwrap();
+        let (path, kernel) = (directory.path().join("kernel"), guest::kernel(&guest::ECHO));
+        let is_paused = || paused.load(Ordering::Relaxed);
+        machine.start().await.unwrap();
+        for stopped in [false, true] {
+            if stopped {
+                assert!(machine.stop().await && !machine.stop().await);
+            }
+            std::fs::write(&path, "").unwrap();
+            assert!(machine.reset().await.is_err());
+            assert_eq!((machine.state(), is_paused()), (State::Ended, stopped));
+            assert!(machine.resume().await.is_err());
+            std::fs::write(&path, &kernel).unwrap();
+            machine.reset().await.unwrap();
+            let state = if stopped { State::Paused } else { State::Running };
+            assert_eq!((machine.state(), is_paused()), (state, stopped));
+        }
+        assert!(machine.resume().await.unwrap() && !machine.resume().await.unwrap());
+        assert_eq!((machine.state(), is_paused()), (State::Running, false));
+        // Told to stop while there is no guest: the next one does not run before it is told to.
+        std::fs::write(&path, "").unwrap();
+        assert!(machine.reset().await.is_err());
+        assert!(machine.stop().await);
+        std::fs::write(&path, &kernel).unwrap();
+        machine.reset().await.unwrap();
+        assert_eq!((machine.state(), is_paused()), (State::Paused, true));
+        machine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_stop_before_the_start_and_one_beside_a_guests_reset_are_not_lost() {
+    with_kvm(async || {
+        let rig = Rig::new(1);
+        let machine = &rig.machine;
+        assert!(machine.stop().await);
+        machine.start().await.unwrap();
+        assert_eq!(machine.state(), State::Paused);
+        assert!(machine.resume().await.unwrap());
+        rig.expect(b'>').await;
+        // The guest has reset itself, and whoever serves its events has not come to it.
+        rig.command(b'r').await;
+        assert_eq!(machine.event().await, Event::Reset);
+        assert!(machine.stop().await);
+        machine.reset().await.unwrap();
+        assert_eq!(machine.state(), State::Paused);
+        assert!(machine.resume().await.unwrap());
+        rig.expect(b'>').await;
+        machine.shutdown().await;
+    });
+}
+
 #[test]
 fn changes_asked_for_at_once_wait_for_each_other() {
     with_kvm(async || {
@@ -216,9 +313,9 @@ fn changes_asked_for_at_once_wait_for_each_other() {
                 let machine = rig.machine.clone();
                 spawn(async move {
                     match n % 3 {
-                        0 => drop(machine.stop().await),
+                        0 => _ = machine.stop().await,
                         1 => machine.reset().await.unwrap(),
-                        _ => machine.resume().await.unwrap(),
+                        _ => _ = machine.resume().await.unwrap(),
                     }
                 })
             })
@@ -259,7 +356,7 @@ fn machines_that_cannot_be_are_refused_in_a_line() {
     with_kvm(async || {
         let directory = tempfile::tempdir().unwrap();
         let refused = |cpus, serial: &[Backend]| {
-            let e = machine(directory.path(), &GUEST, cpus, serial).err().unwrap().to_string();
+            let e = machine(directory.path(), cpus, serial).err().unwrap().to_string();
             assert!(!e.contains('\n'));
             e
         };

@@ -31,8 +31,10 @@ pub(super) enum End {
     Quit(ShutdownCause),
     /// The guest did.
     Guest(ShutdownCause),
-    /// Something went wrong: an error in one line.
+    /// Something went wrong in the guest: an error in one line.
     Failed(String),
+    /// Something went wrong here: an error in one line.
+    Broken(String),
 }
 
 /// What the monitor commands.
@@ -48,6 +50,8 @@ pub(super) struct Control {
     io_errors: Arc<IoErrors>,
     /// Whether such an error is what stopped the machine.
     io_stopped: Cell<bool>,
+    /// Whether the machine ran when clients were told last: `STOP` and `RESUME` alternate.
+    told_running: Cell<bool>,
     end: RefCell<Option<End>>,
     ended: Event,
 }
@@ -89,6 +93,7 @@ impl Control {
             stopped: Cell::new(false),
             io_errors,
             io_stopped: Cell::new(false),
+            told_running: Cell::new(true),
             end: RefCell::default(),
             ended: Event::new(),
         }
@@ -122,6 +127,22 @@ impl Control {
             streams.extend(query.await.map_err(generic)?);
         }
         Ok(streams)
+    }
+
+    /// Sends `STOP` or `RESUME` if the machine has changed between running and not running since clients were told
+    /// last; the start is none, if it runs from there. Called at the end of everything that changes its state, before
+    /// anything else is awaited.
+    pub(super) fn tell_run_state(&self) {
+        let state = self.run_state();
+        if state == RunState::Prelaunch {
+            return;
+        }
+        let running = state == RunState::Running;
+        match (self.told_running.replace(running), running) {
+            (true, false) => self.events.emit(&event::Stopped {}),
+            (false, true) => self.events.emit(&event::Resumed {}),
+            _ => {}
+        }
     }
 
     fn run_state(&self) -> RunState {
@@ -379,28 +400,26 @@ impl Handler for Control {
     }
 
     async fn stop(&self, _: Stop) -> Result<Empty> {
-        let stopped = match &self.machine {
-            Some(machine) => machine.stop().await,
-            None => !self.stopped.replace(true),
-        };
+        match &self.machine {
+            Some(machine) => _ = machine.stop().await,
+            None => self.stopped.set(true),
+        }
         // What was in flight may have failed; that comes before the end of all I/O.
         self.tell_io_errors();
-        if stopped {
-            self.events.emit(&event::Stopped {});
-        }
+        self.tell_run_state();
         Ok(Empty {})
     }
 
     async fn cont(&self, _: Cont) -> Result<Empty> {
-        let running = self.run_state() == RunState::Running;
-        match &self.machine {
+        let resumed = match &self.machine {
             Some(machine) => machine.resume().await.map_err(|e| Error::generic(e.to_string()))?,
-            None => self.stopped.set(false),
+            None => self.stopped.replace(false),
+        };
+        // Of a machine that runs, the next stop may be on its way, for an error that is told already.
+        if resumed {
+            self.forget_io_errors();
         }
-        self.forget_io_errors();
-        if !running {
-            self.events.emit(&event::Resumed {});
-        }
+        self.tell_run_state();
         Ok(Empty {})
     }
 
@@ -413,13 +432,18 @@ impl Handler for Control {
     }
 
     async fn system_reset(&self, _: SystemReset) -> Result<Empty> {
-        if let Some(machine) = &self.machine {
-            machine.reset().await.map_err(|e| Error::generic(e.to_string()))?;
+        let reset = match &self.machine {
+            Some(machine) => machine.reset().await,
+            None => Ok(()),
+        };
+        if reset.is_ok() {
             // Nothing waits for 'cont' to be tried again.
             self.io_stopped.set(false);
+            self.events.emit(&event::Reset { guest: false, reason: ShutdownCause::HostQmpSystemReset });
         }
-        self.events.emit(&event::Reset { guest: false, reason: ShutdownCause::HostQmpSystemReset });
-        Ok(Empty {})
+        // A machine that failed does not run any more.
+        self.tell_run_state();
+        reset.map(|()| Empty {}).map_err(|e| Error::generic(e.to_string()))
     }
 
     async fn quit(&self, _: Quit) -> Result<Empty> {

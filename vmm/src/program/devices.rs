@@ -3,7 +3,7 @@
 use std::future::{pending, ready};
 use std::sync::Arc;
 
-use executor::Thread;
+use executor::{Remote, Thread};
 use virtio_console::{Line, VirtioConsole};
 use virtio_device::Device;
 use virtio_net::VirtioNet;
@@ -17,6 +17,8 @@ use crate::serial::{self, Running};
 pub(super) struct Others {
     pub devices: Vec<Box<dyn Device>>,
     pub terminals: Vec<Running>,
+    /// The thread that the devices work on.
+    pub thread: Remote,
 }
 
 /// Starts the thread, which is confined before it sees anything of a guest, and makes the devices of `options`.
@@ -39,5 +41,5 @@ pub(super) fn start(options: &Run) -> Result<Others, Failure> {
         terminals.push(serial::listen(path, line.clone()).map_err(|e| format!("--console: {e}"))?);
         devices.push(Box::new(VirtioConsole::new(remote.clone(), line)));
     }
-    Ok(Others { devices, terminals })
+    Ok(Others { devices, terminals, thread: remote.clone() })
 }

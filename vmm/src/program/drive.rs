@@ -1,6 +1,7 @@
 //! A drive: a disk on its own thread, and how the main loop reaches it.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use block::io::{Aio, Engine};
 use block::storage::file::FileOpener;
 use block::tray::{Listener, TrayEvent};
 use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
-use executor::{Remote, Thread};
+use executor::{Handle, Remote, Thread};
 use qmp::types::IoStatus;
 
 use super::allowed::{Allowed, Exports};
@@ -23,6 +24,15 @@ pub(super) struct Drive {
     thread: Cell<Option<Thread>>,
     /// What of its errors has stopped the machine since it last went on.
     pub io_status: Cell<IoStatus>,
+}
+
+/// Returns when a thread that runs for ever has ended: it has panicked.
+pub(super) fn lost(thread: &Remote) -> impl Future<Output = ()> + 'static {
+    let waiting = thread.call(std::future::pending::<()>);
+    async {
+        // Only an end of the thread ends it.
+        let _ = waiting.await;
+    }
 }
 
 impl Drive {
@@ -97,11 +107,50 @@ impl Drive {
         self.handle.call(connect).await
     }
 
+    /// Returns when the disk's thread has ended, which it does only by a panic.
+    pub(super) fn lost(&self) -> impl Future<Output = ()> + 'static {
+        lost(self.handle.remote())
+    }
+
     /// Ends the disk: its stream is stopped, and everything acknowledged is durable.
     pub(super) async fn close(&self) -> block::Result<()> {
         let result = self.handle.call(|disk| async move { disk.close().await }).await;
         // Ends with the process: its executor waits for ever.
         drop(self.thread.take());
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use executor::{Executor, timeout};
+
+    use super::*;
+
+    async fn open(folder: &std::path::Path, id: &str) -> Rc<Drive> {
+        let file = folder.join(id);
+        std::fs::write(&file, [1; 4096]).unwrap();
+        let (id, file) = (id.to_owned(), file.display().to_string());
+        let options = options::Drive { id, file, ..options::Drive::new() };
+        let (mode, main) = (sandbox::Mode::Off, executor::remote());
+        let opened = Drive::open(options, mode, Exports::default(), main, |_| {}, |_, _| {});
+        opened.await.unwrap()
+    }
+
+    #[test]
+    fn a_disk_whose_thread_panics_is_missed_and_the_others_end_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        Executor::new().unwrap().block_on(async move {
+            let (lost, kept) = (open(folder.path(), "lost").await, open(folder.path(), "kept").await);
+            let (missed, alive) = (lost.lost(), kept.lost());
+            let call = lost.handle.call(|_| async { panic!("a test") });
+            assert!(block::Result::<()>::is_err(&call.await));
+            timeout(Duration::from_secs(60), missed).await.unwrap();
+            assert!(lost.close().await.is_err());
+            kept.close().await.unwrap();
+            assert!(timeout(Duration::from_millis(1), alive).await.is_none());
+        });
     }
 }

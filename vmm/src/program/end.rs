@@ -103,6 +103,7 @@ pub(super) async fn close(
         End::Quit(reason) => (false, *reason),
         End::Guest(reason) => (true, *reason),
         End::Failed(_) => (true, ShutdownCause::GuestPanic),
+        End::Broken(_) => (false, ShutdownCause::HostError),
     };
     control.events.emit(&event::Shutdown { guest, reason });
     let waits = Waits::default();
@@ -137,7 +138,7 @@ pub(super) async fn close(
     monitor.shutdown(FAREWELL).await;
     serial::restore_terminal();
     match end {
-        End::Failed(why) => joined([why].into_iter().chain(closed)),
+        End::Failed(why) | End::Broken(why) => joined([why].into_iter().chain(closed)),
         End::Quit(_) | End::Guest(_) => joined(closed),
     }
     .map(|()| ExitCode::SUCCESS)

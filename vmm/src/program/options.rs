@@ -375,7 +375,7 @@ pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 impl Drive {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Drive {
             id: String::new(),
             file: String::new(),

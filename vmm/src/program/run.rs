@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use block::DiskEvent;
 use block::job::{JobEvent, Status};
-use executor::{Executor, Reply};
+use executor::{Executor, Remote, Reply};
 use futures_util::future::{Either, select, try_join};
 use kvm_probe::Kvm;
 use nbd::tls::Credentials;
@@ -27,7 +28,7 @@ use super::console;
 use super::control::jobs::Ids;
 use super::control::{self, Control, End};
 use super::devices;
-use super::drive::Drive;
+use super::drive::{Drive, lost};
 use super::end;
 use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
@@ -162,8 +163,9 @@ async fn make_ready(
     let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
     let machine = match prepared {
         None => None,
-        Some(prepared) => Some(Rc::new(build(options, prepared?, drives, &io_errors).await?)),
+        Some(prepared) => Some(build(options, prepared?, drives, &io_errors).await?),
     };
+    let (machine, devices) = machine.map(|(machine, thread)| (Rc::new(machine), thread)).unzip();
     // Everything that the command line names is open by now, and no guest has run.
     if let Some(user) = user {
         user.enter()?;
@@ -190,7 +192,23 @@ async fn make_ready(
     if options.monitor == Some(TextMonitor::Stdio) {
         console::start(&monitor)?;
     }
+    if let Some(thread) = &devices {
+        end_with(&control, lost(thread), "the thread of the guest's devices panicked".into());
+    }
+    for drive in &control.drives {
+        end_with(&control, drive.lost(), format!("disk '{}': its thread panicked", drive.options.id));
+    }
     Ok(Ready { machine, control, monitor, failed, signalled })
+}
+
+/// Ends the program with an error when `lost` ends: with a thread went all that it did for the guest, and nobody who
+/// does not look is told of it. The other disks end in order.
+fn end_with(control: &Rc<Control>, lost: impl Future<Output = ()> + 'static, why: String) {
+    let control = control.clone();
+    executor::spawn(async move {
+        lost.await;
+        control.end(End::Broken(why));
+    });
 }
 
 async fn open_drives(options: &Run, drives: &mut Vec<Rc<Drive>>) -> Result<(), Failure> {
@@ -272,12 +290,13 @@ fn prepare(options: &Run) -> Result<Begun, Failure> {
     Ok(Begun { suits: suits.map_err(|e| format!("a thread: {e}"))?, prepared })
 }
 
+/// Makes the machine with its devices, and tells on which thread those work that are no drives.
 async fn build(
     options: &Run,
     prepared: Prepared,
     drives: &[Rc<Drive>],
     io_errors: &Arc<IoErrors>,
-) -> Result<Machine, Failure> {
+) -> Result<(Machine, Remote), Failure> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for drive in drives {
         if drive.options.cdrom {
@@ -312,14 +331,16 @@ async fn build(
     let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
     let machine = Machine::new(prepared, devices, serial).map_err(|e| e.to_string())?;
     others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
-    Ok(machine)
+    Ok((machine, others.thread))
 }
 
 /// Starts the machine and serves its events until one of them ends the program.
 async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> End {
     if let Err(e) = machine.start().await {
-        return End::Failed(e.to_string());
+        return End::Broken(e.to_string());
     }
+    // It is stopped, if it was told to before it ran.
+    control.tell_run_state();
     loop {
         match machine.event().await {
             Event::PowerOff => return End::Guest(ShutdownCause::GuestShutdown),
@@ -328,13 +349,14 @@ async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> 
             }
             Event::Reset => {
                 if let Err(e) = machine.reset().await {
-                    return End::Failed(e.to_string());
+                    return End::Broken(e.to_string());
                 }
                 control.events.emit(&event::Reset { guest: true, reason: ShutdownCause::GuestReset });
+                control.tell_run_state();
             }
             Event::Panicked => return End::Failed("the guest's kernel panicked".into()),
             Event::TripleFault => return End::Failed("the guest ended in a triple fault".into()),
-            Event::Failed(why) => return End::Failed(why),
+            Event::Failed(why) => return End::Broken(why),
             Event::Quit => return End::Quit(ShutdownCause::HostUi),
         }
     }

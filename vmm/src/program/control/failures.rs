@@ -1,6 +1,6 @@
 //! What the monitor hears of the guest's failed requests, and how they stop the machine.
 
-use qmp::event::{BlockIoError, Stopped};
+use qmp::event::BlockIoError;
 use qmp::types::{BlockErrorAction, IoOperationType, IoStatus};
 use virtio_blk::{Action, IoError};
 
@@ -66,8 +66,8 @@ impl Control {
         self.tell_io_errors();
         if stopped {
             self.io_stopped.set(true);
-            self.events.emit(&Stopped {});
         }
+        self.tell_run_state();
     }
 
     /// The machine goes on, and what failed is tried again.
