@@ -29,6 +29,9 @@ pub enum AddressError {
     /// An option behind the address that is not known, or that asks for what is never done.
     #[error("'{0}': {1}")]
     Option(String, &'static str),
+    /// `tcp::PORT`, which QEMU takes for all addresses of the host.
+    #[error("'{0}' names no host: give 127.0.0.1, or 0.0.0.0 for everybody who reaches this host")]
+    NoHost(String),
     /// Another process listens there.
     #[error("{0}: another process listens on this socket")]
     InUse(PathBuf),
@@ -75,11 +78,9 @@ impl FromStr for Address {
         }
         let tcp = address.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':'));
         match tcp {
-            Some((host, port)) if port.parse::<u16>().is_ok() => {
-                // QEMU takes an empty host for all addresses of this one.
-                let host = if host.is_empty() { "0.0.0.0" } else { host };
-                Ok(Address::Tcp(format!("{host}:{port}")))
-            }
+            // Whoever connects controls the machine: nobody is to let the whole network in by an omission.
+            Some(("", port)) if port.parse::<u16>().is_ok() => Err(AddressError::NoHost(text.to_owned())),
+            Some((host, port)) if port.parse::<u16>().is_ok() => Ok(Address::Tcp(format!("{host}:{port}"))),
             _ => Err(AddressError::Syntax(text.to_owned())),
         }
     }

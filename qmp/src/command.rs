@@ -147,6 +147,12 @@ commands! {
         /// Describes all commands and events, and their types.
         "query-qmp-schema" query_qmp_schema: QueryQmpSchema {} -> Vec<SchemaInfo>;
 
+        /// Says whether this connection gets all events of our own, and not only those that follow our own commands.
+        "x-events" x_events: XEvents {
+            /// Whether it does.
+            enable: bool,
+        } -> Empty;
+
         /// Runs a command of the text monitor and answers what it printed.
         "human-monitor-command" human_monitor_command: HumanMonitorCommand {
             /// The command and its arguments.

@@ -119,11 +119,12 @@ impl Monitor {
     pub fn serve(&self, socket: impl Into<Socket>) -> io::Result<()> {
         let socket = socket.into();
         socket.set_nonblocking(true)?;
+        let from_network = socket.local_addr()?.as_socket().is_some();
         let socket = Rc::new(AsyncFd::new(socket)?);
         let outbox = Rc::new(Outbox::default());
         self.inner.events.add(&outbox);
         executor::spawn(send(socket.clone(), outbox.clone()));
-        executor::spawn(self.clone().session(socket, outbox));
+        executor::spawn(self.clone().session(socket, outbox, from_network));
         Ok(())
     }
 
@@ -156,6 +157,7 @@ impl Monitor {
             Command::QmpCapabilities(_) => {
                 Err(Error::command_not_found("Capabilities negotiation is already complete, command ignored"))
             }
+            Command::XEvents(_) => Err(Error::generic("only a connection of its own has events")),
             Command::QueryVersion(_) => Ok(to_value(&version())),
             Command::QueryCommands(_) => {
                 let name = |command: &command::CommandInfo| CommandName { name: command.name.to_owned() };
@@ -180,7 +182,7 @@ impl Monitor {
         serde_json::from_value(value).map_err(|e| Error::generic(e.to_string()))
     }
 
-    async fn session(self, socket: Rc<AsyncFd<Socket>>, outbox: Rc<Outbox>) {
+    async fn session(self, socket: Rc<AsyncFd<Socket>>, outbox: Rc<Outbox>, from_network: bool) {
         outbox.answer(line(&json!({"QMP": {"version": version(), "capabilities": []}})));
         let mut splitter = Splitter::default();
         let mut buffer = vec![0; READ_SIZE];
@@ -194,6 +196,12 @@ impl Monitor {
             while let Some(message) = splitter.next_value() {
                 if outbox.is_closed() || self.inner.closing.get() {
                     break;
+                }
+                // A web page can have a browser send anything to a TCP port of this host, behind a request line and
+                // headers of its own; and what comes from a page must not get as far as a command.
+                if from_network && !outbox.is_negotiated() && !matches!(message, Ok(Value::Object(_))) {
+                    tracing::info!("a monitor client on TCP does not begin with QMP: it is hung up on");
+                    return hang_up(&socket, &outbox);
                 }
                 self.serve_message(message, &outbox).await;
                 outbox.room().await;
@@ -213,6 +221,11 @@ impl Monitor {
             Ok((name, arguments)) if outbox.is_negotiated() => {
                 let _busy = Busy::new(&self.inner);
                 match Command::parse(&name, arguments) {
+                    // Of the connection, and so not of `execute`.
+                    Ok(Command::XEvents(command::XEvents { enable })) => {
+                        outbox.set_extra(enable);
+                        Ok(json!({}))
+                    }
                     Ok(command) => {
                         let result = self.execute(command).await;
                         // Queued before `_busy` ends: `shutdown` waits for both.

@@ -85,6 +85,8 @@ pub(crate) struct Outbox {
     event_bytes: Cell<usize>,
     dropped: Cell<u64>,
     negotiated: Cell<bool>,
+    /// Whether it gets all events of our own.
+    extra: Cell<bool>,
     closed: Cell<bool>,
     changed: Signal,
 }
@@ -176,6 +178,11 @@ impl Outbox {
         self.negotiated.set(true);
     }
 
+    /// Whether the client gets what [`Events::emit_extra`] sends, from now on.
+    pub(crate) fn set_extra(&self, extra: bool) {
+        self.extra.set(extra);
+    }
+
     pub(crate) fn is_negotiated(&self) -> bool {
         self.negotiated.get()
     }
@@ -197,8 +204,18 @@ impl Events {
     /// ([`EventsDropped`]) when it reads again. An event that is sent before a command's method ends
     /// reaches its client before the answer.
     pub fn emit<E: Event>(&self, event: &E) {
+        self.send(event, |_| true);
+    }
+
+    /// As [`Events::emit`], to those clients only that have asked by `x-events` for all events of our own: for one
+    /// that a client written for QEMU would not expect.
+    pub fn emit_extra<E: Event>(&self, event: &E) {
+        self.send(event, |client| client.extra.get());
+    }
+
+    fn send<E: Event>(&self, event: &E, to: impl Fn(&Outbox) -> bool) {
         let text = line(&EventMessage::new(event));
-        for client in self.clients().iter() {
+        for client in self.clients().iter().filter(|client| to(client)) {
             client.event(&text);
         }
     }

@@ -11,8 +11,8 @@ use crate::address::Listener;
 use crate::hmp;
 use crate::monitor::Monitor;
 
-/// What is printed where a line is awaited.
-pub const PROMPT: &str = "(millrace) ";
+/// Printed when a line is awaited: QEMU's, which scripts wait for.
+pub const PROMPT: &str = "(qemu) ";
 /// The longest line; a longer one ends the connection.
 const MAX_LINE: usize = 64 << 10;
 /// Bytes read at once.
@@ -54,7 +54,8 @@ impl Monitor {
     async fn text_session(&self, socket: &AsyncFd<Socket>) -> io::Result<()> {
         let mut line = Vec::new();
         let mut buffer = vec![0; READ_SIZE];
-        write(socket, PROMPT).await?;
+        // What cannot be told any more is not told; every whole line that was sent is done all the same.
+        let mut reads = write(socket, PROMPT).await.is_ok();
         loop {
             let length = socket.read_io(|socket| (&mut &*socket).read(&mut buffer)).await?;
             if length == 0 {
@@ -72,7 +73,7 @@ impl Monitor {
                 line.clear();
                 let _busy = self.busy();
                 let said = hmp::execute(self, text.trim_end_matches('\r')).await.replace('\n', "\r\n");
-                write(socket, &format!("{said}{PROMPT}")).await?;
+                reads = reads && write(socket, &format!("{said}{PROMPT}")).await.is_ok();
             }
         }
     }

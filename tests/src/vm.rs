@@ -102,6 +102,13 @@ impl Vm {
         }
     }
 
+    /// Another client of the monitor.
+    pub fn connect(&self) -> Result<Client, Failure> {
+        let mut client = Client::connect(&qmp::Address::Unix(self.folder.join("qmp")), STEP)?;
+        client.set_timeout(STEP);
+        Ok(client)
+    }
+
     /// The guest's agent.
     ///
     /// # Errors

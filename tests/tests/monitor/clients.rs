@@ -1,14 +1,15 @@
 //! Other doors of the monitor than the QMP socket, our own clients, and clients that behave badly.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tests::{Failure, STEP, check, wait_for};
 
-use crate::{MIB, Stage, ask, text};
+use crate::{MIB, Stage, ask, inserted, text};
 
 fn millrace(stage: &Stage, arguments: &[&str]) -> Result<Output, Failure> {
     let mut command = Command::new(&stage.millrace);
@@ -40,13 +41,13 @@ fn hmp_on_a_socket() -> Result<(), Failure> {
     ] {
         writeln!(socket, "{line}")?;
         let mut answer = Vec::new();
-        while !answer.ends_with(b"(millrace) ") || answer == b"(millrace) " && said.is_empty() {
+        while !answer.ends_with(b"(qemu) ") || answer == b"(qemu) " && said.is_empty() {
             let mut byte = [0];
             socket.read_exact(&mut byte)?;
             answer.extend(byte);
-            if said.is_empty() && answer == b"(millrace) " {
+            if said.is_empty() && answer == b"(qemu) " {
                 // The prompt before the first line.
-                said = String::from("(millrace) ");
+                said = String::from("(qemu) ");
                 answer.clear();
             }
         }
@@ -55,6 +56,40 @@ fn hmp_on_a_socket() -> Result<(), Failure> {
     }
     writeln!(socket, "quit")?;
     vm.ended()
+}
+
+#[test]
+fn lines_of_a_text_client_that_hangs_up_are_all_done() -> Result<(), Failure> {
+    let stage = Stage::new()?;
+    let mut vm = stage.run(
+        &[stage.disk("virtio0", MIB)?, stage.disk("virtio1", MIB)?],
+        &["--monitor", &format!("unix:{}", stage.path("hmp").display())],
+    )?;
+    for round in 0..20 {
+        let leaf = |disk: &str| format!("{disk}-{round}.qcow2");
+        let mut lines = String::new();
+        for disk in ["virtio0", "virtio1"] {
+            let backing = inserted(&mut vm, disk);
+            let (file, format) = (backing["file"].as_str().ok_or("no file")?, &backing["drv"]);
+            let file = Path::new(file).file_name().and_then(|name| name.to_str()).ok_or("no name")?;
+            let path = stage.images.leaf(&leaf(disk), (file, format.as_str().ok_or("no format")?))?;
+            // Far more than a socket holds of answers, of which none is read.
+            lines += &"info block\n".repeat(if round % 2 == 0 { 2000 } else { 1 });
+            lines += &format!("change {disk} {} qcow2\n", path.display());
+        }
+        lines += "stop\nnot a whole line";
+        let mut socket = UnixStream::connect(stage.path("hmp"))?;
+        socket.write_all(lines.as_bytes())?;
+        drop(socket);
+        wait_for("the last line to be done", STEP, || {
+            Ok(ask(&mut vm, "query-status", Value::Null)["status"] == "paused")
+        })?;
+        for disk in ["virtio0", "virtio1"] {
+            assert_eq!(inserted(&mut vm, disk)["file"], text(&stage.path(&leaf(disk))));
+        }
+        ask(&mut vm, "cont", Value::Null);
+    }
+    vm.quit()
 }
 
 #[test]
@@ -158,6 +193,32 @@ fn qmp_on_tcp() -> Result<(), Failure> {
     let vm = stage.run(&[], &["--qmp", &address])?;
     let output = millrace(&stage, &["qmp", &address, "query-status"])?;
     check(output.status.success(), format!("{output:?}"))?;
+    // A page on the web can have a browser send this to any port of its host.
+    for request in [
+        "POST / HTTP/1.1\r\nHost: localhost:4444\r\nContent-Type: text/plain\r\n\r\n",
+        "GET /{'x':1} HTTP/1.1\r\n\r\n",
+        "\r\nUSER x\r\n",
+        "[] ",
+        "\0\u{1}\0\u{8}!",
+    ] {
+        let mut page = TcpStream::connect(("127.0.0.1", port))?;
+        page.set_read_timeout(Some(STEP))?;
+        page.write_all(format!("{request}{{'execute':'qmp_capabilities'}}{{'execute':'quit'}}").as_bytes())?;
+        let mut said = Vec::new();
+        // It is hung up on, with what it sent unread or not.
+        if let Err(e) = page.read_to_end(&mut said) {
+            check(e.kind() == ErrorKind::ConnectionReset, format!("{request}: {e}"))?;
+        }
+        let said = String::from_utf8_lossy(&said).into_owned();
+        check(!said.contains("return"), format!("{request} is not obeyed: {said}"))?;
+    }
+    let output = millrace(&stage, &["qmp", &address, "query-status"])?;
+    check(output.status.success(), format!("{output:?}"))?;
+    for (option, says) in [("tcp::4444", "names no host"), ("tcp:4444", "neither unix:PATH nor")] {
+        let output = millrace(&stage, &["run", "--machine", "none", "--qmp", option])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        check(output.status.code() == Some(1) && said.contains(says), format!("{option}: {said}"))?;
+    }
     // Half a message, and gone.
     TcpStream::connect(("127.0.0.1", port))?.write_all(b"{\"execute\": \"qu")?;
     vm.quit()

@@ -9,6 +9,7 @@ mod errors;
 mod python;
 mod snapshot;
 mod terminal;
+mod transactions;
 mod transcript;
 mod tray;
 mod typed;

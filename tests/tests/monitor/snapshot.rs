@@ -1,7 +1,7 @@
 //! Overlays, switches of several disks at one point in time, and live copy as one command.
 
 use serde_json::{Value, json};
-use tests::{Failure, STEP, qemu_img};
+use tests::{Failure, STEP, Vm, qemu_img};
 
 use crate::{MIB, Stage, ask, inserted, refuse, text};
 
@@ -90,7 +90,8 @@ fn several_disks_switch_together_or_not_at_all() -> Result<(), Failure> {
             assert_eq!(inserted(&mut vm, disk)["file"], text(&stage.path(&format!("{disk}.img"))), "{last}");
         }
     }
-    assert!(crate::events(&mut vm, "BLOCK_SWITCHED").is_empty());
+    ask(&mut vm, "x-events", json!({"enable": true}));
+    let mut plain = vm.connect()?;
     let other = stage.images.leaf("other.qcow2", ("virtio2.img", "raw"))?;
     let change =
         json!({"type": "x-change", "data": {"device": "virtio2", "target": text(&other), "notify": false}});
@@ -102,6 +103,25 @@ fn several_disks_switch_together_or_not_at_all() -> Result<(), Failure> {
         assert_eq!(inserted(&mut vm, disk)["file"], file);
     }
     assert_eq!(crate::events(&mut vm, "BLOCK_SWITCHED").len(), 3);
+    // Somebody who knows QEMU's events gets no other after QEMU's commands, but what came of our own.
+    let mut heard = |vm: &mut Vm| -> Result<Vec<Value>, Failure> {
+        plain.execute_json("query-status", Value::Null)?;
+        let events = plain.events().into_iter().filter(|event| event.event == "BLOCK_SWITCHED");
+        let theirs = events.map(|event| event.data["device"].clone()).collect();
+        assert!(vm.qmp.events().iter().all(|event| event.event == "BLOCK_SWITCHED"));
+        Ok(theirs)
+    };
+    assert_eq!(heard(&mut vm)?, [json!(null); 0]);
+    ask(&mut vm, "blockdev-snapshot-sync", snapshot("virtio0", 3)["data"].clone());
+    assert_eq!(heard(&mut vm)?, [json!(null); 0]);
+    let target = stage.images.leaf("virtio1-3.qcow2", ("virtio1-2.qcow2", "qcow2"))?;
+    ask(&mut vm, "change", json!({"device": "virtio1", "target": text(&target)}));
+    assert_eq!(heard(&mut vm)?, ["virtio1"]);
+    // It is asked for by each connection, and can be given up.
+    ask(&mut vm, "x-events", json!({"enable": false}));
+    ask(&mut vm, "blockdev-snapshot-sync", snapshot("virtio0", 4)["data"].clone());
+    assert!(crate::events(&mut vm, "BLOCK_SWITCHED").is_empty());
+    refuse(&mut vm, "x-events", json!({}), "GenericError", "Parameter 'enable' is missing");
     assert_eq!(ask(&mut vm, "transaction", json!({"actions": []})), json!({}));
     refuse(
         &mut vm,

@@ -19,17 +19,17 @@ fn the_text_monitor_completes_and_remembers() -> Result<(), Failure> {
     let mut command = Command::new(&stage.millrace);
     command.args(["run", "--machine", "none", "--monitor", "stdio", "--drive", &stage.disk("virtio0", MIB)?]);
     let mut terminal = Terminal::run(&mut command)?;
-    terminal.shows("(millrace) ")?;
+    terminal.shows("(qemu) ")?;
     // Completed, and answered as if it had been typed.
     terminal.press(&["sto", TAB, ENTER])?;
     terminal.shows("\n")?;
-    terminal.shows("(millrace) ")?;
+    terminal.shows("(qemu) ")?;
     terminal.press(&["info stat", "us", ENTER])?;
     terminal.shows("VM status: paused")?;
-    terminal.shows("(millrace) ")?;
+    terminal.shows("(qemu) ")?;
     terminal.press(&["cont", ENTER])?;
     terminal.shows("\n")?;
-    terminal.shows("(millrace) ")?;
+    terminal.shows("(qemu) ")?;
     // The line before the last one.
     terminal.press(&[UP, UP, ENTER])?;
     terminal.shows("VM status: running")?;

@@ -41,7 +41,8 @@ impl Control {
         }
         let commits = steps.into_iter().map(|Step { drive, file, switch }| async move {
             let switched = switch.commit().await.map_err(generic)?;
-            self.tell_switched(&drive, &file, switched);
+            // Of commands that clients written for QEMU use, who know no such event.
+            self.events.emit_extra(&switched_event(&drive, &file, switched));
             Ok(())
         });
         let done: Vec<Result<()>> = join_all(commits).await;
@@ -120,13 +121,17 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// The event of a switch.
+    /// Tells all clients of a switch, after a command of our own.
     pub(super) fn tell_switched(&self, drive: &Drive, file: &str, switched: Switched) {
-        self.events.emit(&event::BlockSwitched {
-            device: drive.options.id.clone(),
-            file: file.to_owned(),
-            blackout: switched.blackout.as_micros() as u64,
-        });
+        self.events.emit(&switched_event(drive, file, switched));
+    }
+}
+
+fn switched_event(drive: &Drive, file: &str, switched: Switched) -> event::BlockSwitched {
+    event::BlockSwitched {
+        device: drive.options.id.clone(),
+        file: file.to_owned(),
+        blackout: switched.blackout.as_micros() as u64,
     }
 }
 
