@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use guest_images::agent::{Job, Load};
 use guest_images::pattern::mix;
 use guest_images::wire::Fields;
+use qmp::ClientError;
 use qmp::command::{BlockResize, QueryBlock};
 use serde_json::{Value, json};
 use tests::{Failure, STEP, check, iso, qemu_img, wait_for};
@@ -42,6 +43,8 @@ struct Chaos {
     streams: bool,
     /// What lies under the leaf, the newest last.
     below: Vec<PathBuf>,
+    /// The same of the second disk.
+    second: Vec<PathBuf>,
     /// Every block is at least that new, whatever happens.
     oldest: u64,
     size: u64,
@@ -52,7 +55,7 @@ struct Chaos {
 type Step = fn(&mut Chaos, &mut Guest) -> Result<(), Failure>;
 
 /// What may happen, and how often beside the others.
-const STEPS: [(&str, u64, Step); 16] = [
+const STEPS: [(&str, u64, Step); 17] = [
     ("work", 8, Chaos::work),
     ("rest", 3, Chaos::rest),
     ("verify", 4, Chaos::verify),
@@ -62,6 +65,7 @@ const STEPS: [(&str, u64, Step); 16] = [
     ("slow", 3, Chaos::slow),
     ("stop-stream", 3, Chaos::stop_stream),
     ("stop-cont", 5, Chaos::stop_and_continue),
+    ("together", 5, Chaos::switch_together),
     ("resize", 4, Chaos::resize),
     ("medium", 4, Chaos::medium),
     ("driver", 2, Chaos::driver),
@@ -82,6 +86,7 @@ pub fn run() -> Result<(), Failure> {
             job: None,
             streams: false,
             below: Vec::new(),
+            second: Vec::new(),
             oldest: 1,
             size: SETUP.size,
             story: Vec::new(),
@@ -230,6 +235,68 @@ impl Chaos {
             _ => {}
         }
         guest.vm.qmp.execute_json("cont", Value::Null)?;
+        Ok(())
+    }
+
+    /// Two clients switch both disks at one point in time, at once, while a third one stops the guest and lets it go on.
+    fn switch_together(&mut self, guest: &mut Guest) -> Result<(), Failure> {
+        // Each of them may get its way.
+        if self.is_streaming(guest)? || self.below.len() + 2 > DEPTH {
+            return self.stream(guest);
+        }
+        let seconds = if self.second.len() < DEPTH { 2 } else { 1 };
+        let number = self.below(1 << 32);
+        let image = |guest: &Guest, disk: usize, client: usize| {
+            guest.images.path(&format!("together-{number}-{client}-{disk}.qcow2"))
+        };
+        let clients = [guest.vm.connect()?, guest.vm.connect()?];
+        let mut other = guest.vm.connect()?;
+        let done: Vec<Result<Value, ClientError>> = std::thread::scope(|scope| {
+            let tasks = clients.into_iter().enumerate().map(|(client, mut qmp)| {
+                let snapshot = |disk: usize| {
+                    let file = image(guest, disk, client);
+                    json!({"type": "blockdev-snapshot-sync", "data": {"device": guest.disks[disk].id, "snapshot-file": file}})
+                };
+                let actions: Vec<_> = (0..seconds).map(snapshot).collect();
+                scope.spawn(move || qmp.execute_json("transaction", json!({"actions": actions})))
+            });
+            let tasks: Vec<_> = tasks.collect();
+            let stopped = other.execute_json("stop", Value::Null);
+            let continued = other.execute_json("cont", Value::Null);
+            let joined = tasks
+                .into_iter()
+                .map(|task| task.join().unwrap_or(Err(ClientError::Timeout("a thread".into()))));
+            joined.chain([stopped, continued]).collect()
+        });
+        let mut succeeded = Vec::new();
+        for (client, result) in done.into_iter().enumerate() {
+            match result {
+                Ok(_) if client < 2 => succeeded.push(client),
+                Ok(_) => {}
+                Err(e) => {
+                    let desc = e.command_error().map(|e| e.desc.clone()).ok_or(e)?;
+                    check(
+                        client < 2 && (desc.contains("in use") || desc.contains("did not end within")),
+                        desc,
+                    )?;
+                }
+            }
+        }
+        let drives = guest.vm.qmp.execute(&QueryBlock {})?;
+        for disk in 0..seconds {
+            let drive = drives.iter().find(|drive| drive.device == guest.disks[disk].id);
+            let running =
+                PathBuf::from(&drive.and_then(|drive| drive.inserted.as_ref()).ok_or("a disk is gone")?.file);
+            let mut images: Vec<_> = succeeded.iter().map(|client| image(guest, disk, *client)).collect();
+            // The last one to be switched to is what runs; the other one, if there is one, lies under it.
+            images.sort_by_key(|image| *image == running);
+            for image in images {
+                let old = std::mem::replace(&mut guest.disks[disk].image, (image, "qcow2")).0;
+                let below = if disk == 0 { &mut self.below } else { &mut self.second };
+                below.push(old);
+            }
+            check(guest.disks[disk].image.0 == running, "the image of a transaction runs, on each disk")?;
+        }
         Ok(())
     }
 
