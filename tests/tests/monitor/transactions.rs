@@ -44,10 +44,14 @@ fn insist(client: &mut Client, actions: &Value) -> Result<(), Failure> {
 #[test]
 fn clients_that_try_again_after_a_timeout_lose_no_disk() -> Result<(), Failure> {
     let stage = Stage::new()?;
-    let slow = stage.images.raw("slow.img", MIB, &[(0, MIB)])?;
-    let server = Server::nbdkit(&stage.path("slow"), &["--filter=delay", "file", &text(&slow), HELD])?;
     let disks = ["d0", "d1", "d2"];
-    let drives = disks.map(|disk| format!("id={disk},file={},format=raw", server.uri("")));
+    let slow = |disk: &str| {
+        let image = stage.images.raw(&format!("{disk}.img"), MIB, &[(0, MIB)])?;
+        Server::nbdkit(&stage.path(disk), &["--filter=delay", "file", &text(&image), HELD])
+    };
+    let servers = disks.iter().map(|disk| slow(disk)).collect::<Result<Vec<_>, _>>()?;
+    let drive = |(disk, server): (&&str, &Server)| format!("id={disk},file={},format=raw", server.uri(""));
+    let drives: Vec<_> = disks.iter().zip(&servers).map(drive).collect();
     let mut vm = stage.run(&drives, &[])?;
     let address = json!({"addr": {"type": "unix", "data": {"path": stage.path("nbd")}}});
     ask(&mut vm, "nbd-server-start", address);
