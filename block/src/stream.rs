@@ -481,7 +481,8 @@ impl Strategy for Stream {
         let Tuned { wish, trace } = self.tuned.take();
         let watch = self.disk.watch.borrow().clone();
         let mut result = Ok(());
-        if image.backing().is_some() {
+        // As in QEMU, a job with nothing to do has a length of 0.
+        if !self.scope.is_empty() {
             job.set_len(image.size());
             let hot = watch.clone().filter(|_| matches!(wish.order, Order::HotFirst));
             let plan = Plan::new(image.size(), trace, hot);

@@ -36,6 +36,11 @@ impl Scope {
         Scope { image, base: Some(base), between }
     }
 
+    /// Whether there is nothing to take from: the base is right behind the image.
+    pub(super) fn is_empty(&self) -> bool {
+        self.image.backing().is_none() || self.between == 0
+    }
+
     /// The first absent range in `range`, no longer than `most`, for which an image between this one
     /// and the base says something. The base's own data stay there.
     pub(super) async fn next_absent(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {

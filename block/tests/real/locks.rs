@@ -157,3 +157,30 @@ fn a_switch_to_an_image_in_use_is_refused_and_the_disk_runs_on() {
         disk.close().await.unwrap();
     });
 }
+
+/// Whoever fails to open an image for writing has placed some of its locks for a moment: that cannot make a switch
+/// fail that is done already.
+#[test]
+fn a_lock_that_is_tried_for_a_moment_fails_no_switch() {
+    use std::os::fd::AsRawFd;
+    real(MODES[0], |opener| async move {
+        let folder = Folder::new();
+        let (base, leaf) = (folder.file("base"), folder.file("leaf"));
+        qemu_img(&["create", "-q", "-f", "raw", &base, "1M"]);
+        qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &leaf]);
+        let disk = open(&opener, &base, Kind::Raw).await;
+        let target = Target { name: leaf.clone(), format: Some(Kind::Qcow2), notify: false };
+        let prepared = disk.prepare_switch(&target).await.unwrap();
+        let other = std::fs::File::open(&base).unwrap();
+        // SAFETY: all zeros is a flock structure.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        (lock.l_type, lock.l_whence, lock.l_start, lock.l_len) = (libc::F_RDLCK as i16, 0, 101, 1);
+        // SAFETY: the call reads a valid flock structure.
+        let placed = unsafe { libc::fcntl(other.as_raw_fd(), libc::F_OFD_SETLK, &lock) };
+        assert_eq!(placed, 0);
+        prepared.commit(DEADLINE).await.unwrap();
+        assert_eq!(disk.leaf().name(), leaf);
+        drop(other);
+        assert_eq!(locked_bytes(&base), [100, 201, 203], "the old leaf holds what a backing file does");
+    });
+}

@@ -1,78 +1,21 @@
 //! `block-stream` and the commands that rule jobs: every message beside qemu-storage-daemon's, and parts of a
 //! chain with qemu-img as the judge.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use qmp::event::{BlockJobCancelled, BlockJobCompleted};
 use serde_json::{Value, json};
 use tests::images::drive;
 
+use tests::session::Session;
 use tests::{Failure, STEP, Vm, check, qemu_img};
 
 use crate::{MIB, Stage, disk};
 
 fn now() -> Instant {
     Instant::now() + STEP
-}
-
-/// A monitor's socket, and all that came from it.
-struct Session {
-    stream: BufReader<UnixStream>,
-    said: Vec<Value>,
-    /// Where in it the last command is.
-    asked: usize,
-}
-
-impl Session {
-    fn connect(socket: &Path) -> Result<Self, Failure> {
-        let deadline = now();
-        let stream = loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => break stream,
-                Err(e) if Instant::now() > deadline => return Err(e.into()),
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
-            }
-        };
-        stream.set_read_timeout(Some(STEP))?;
-        let mut session = Session { stream: BufReader::new(stream), said: Vec::new(), asked: 0 };
-        session.until(|message| message.get("QMP").is_some())?;
-        session.ask(&json!({"execute": "qmp_capabilities"}))?;
-        (session.said, session.asked) = (Vec::new(), 0);
-        Ok(session)
-    }
-
-    /// Reads on until such a message has come since the last command.
-    fn until(&mut self, is_last: impl Fn(&Value) -> bool) -> Result<(), Failure> {
-        while !self.said.iter().skip(self.asked).any(&is_last) {
-            let mut line = String::new();
-            if self.stream.read_line(&mut line)? == 0 {
-                return Err("the monitor hung up".into());
-            }
-            let mut message: Value = serde_json::from_str(&line)?;
-            if let Some(object) = message.as_object_mut() {
-                object.remove("timestamp");
-            }
-            self.said.push(message);
-        }
-        Ok(())
-    }
-
-    /// Whether what a command starts or its answer is faster is left to chance, in QEMU too.
-    fn settle(&mut self) {
-        self.said[self.asked + 1..].sort_by_key(|message| message.get("return").is_some());
-    }
-
-    fn ask(&mut self, command: &Value) -> Result<(), Failure> {
-        self.asked = self.said.len();
-        self.said.push(command.clone());
-        let socket = self.stream.get_mut();
-        socket.write_all(format!("{command}\n").as_bytes())?;
-        self.until(|message| message.get("return").is_some() || message.get("error").is_some())
-    }
 }
 
 /// How far a job is in its middle is nobody's promise.
@@ -167,7 +110,7 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
 }
 
 /// Ended when dropped.
-struct Daemon(Child);
+pub struct Daemon(pub Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 //! QEMU's tools as judges. No guest and no KVM, so these run anywhere.
 
 mod crash;
+mod depth;
 mod ends;
 mod errors;
 mod image;
@@ -12,6 +13,7 @@ mod peer;
 mod program;
 mod sandbox;
 mod stream;
+mod streams;
 mod switch;
 mod user;
 

@@ -10,4 +10,5 @@ mod map;
 mod rig;
 mod server;
 mod shell;
+mod streams;
 mod tls;

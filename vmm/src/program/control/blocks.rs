@@ -9,6 +9,12 @@ use qmp::types::*;
 
 use super::Drive;
 
+/// The most images that one description holds, each within the one above: JSON readers have a limit of their own,
+/// 128 levels many of them. The rest of a longer chain is in `query-named-block-nodes`.
+const NESTED: usize = 64;
+/// The most descriptions that the answer about a whole chain holds, or a few for each image of a long one.
+const DESCRIBED: usize = 4096;
+
 /// What `query-block` and image descriptions need of one image of a chain.
 struct Layer {
     name: String,
@@ -43,8 +49,8 @@ fn layers(disk: &Disk) -> Vec<Layer> {
     chain(disk).filter(|_| disk.has_medium()).map(|node| layer(&node)).collect()
 }
 
-/// The image at the head of `layers`, with all behind it.
-fn image(layers: &[Layer]) -> Option<ImageInfo> {
+/// The image at the head of `layers`, with `nested` of those behind it.
+fn image(layers: &[Layer], nested: usize) -> Option<ImageInfo> {
     let (this, behind) = layers.split_first()?;
     let backing = this.backing.as_ref();
     Some(ImageInfo {
@@ -59,7 +65,7 @@ fn image(layers: &[Layer]) -> Option<ImageInfo> {
         backing_filename: backing.map(|backing| backing.name.clone()),
         full_backing_filename: backing.and_then(|backing| backing.full.clone()),
         backing_filename_format: backing.and_then(|backing| backing.format.clone()),
-        backing_image: image(behind).map(Box::new),
+        backing_image: if nested > 0 { image(behind, nested - 1).map(Box::new) } else { None },
         format_specific: None,
     })
 }
@@ -73,7 +79,7 @@ pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<Bl
         })
         .await?;
     let options = &drive.options;
-    let inserted = inserted(drive, &layers, false);
+    let inserted = inserted(drive, &layers, NESTED - 1, false);
     Ok(BlockInfo {
         device: options.id.clone(),
         qdev: has_guest.then(|| options.id.clone()),
@@ -89,16 +95,18 @@ pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<Bl
 /// The images of a drive's chain; `flat`: each without those behind it.
 pub(super) async fn images(drive: &Drive, flat: bool) -> block::Result<Vec<BlockDeviceInfo>> {
     let layers = drive.handle.call(|disk| async move { Ok(layers(&disk)) }).await?;
-    Ok((0..layers.len()).filter_map(|at| inserted(drive, &layers[at..], flat)).collect())
+    let nested = match flat {
+        true => 0,
+        // Each with all behind it makes half the square of the chain's length.
+        false => (DESCRIBED / layers.len().max(1)).clamp(1, NESTED) - 1,
+    };
+    Ok((0..layers.len()).filter_map(|at| inserted(drive, &layers[at..], nested, flat)).collect())
 }
 
-/// The image at the head of `layers`, as attached to the drive.
-fn inserted(drive: &Drive, layers: &[Layer], flat: bool) -> Option<BlockDeviceInfo> {
+/// The image at the head of `layers`, as attached to the drive, with `nested` of those behind it described within.
+fn inserted(drive: &Drive, layers: &[Layer], nested: usize, flat: bool) -> Option<BlockDeviceInfo> {
     let (leaf, behind) = layers.split_first()?;
-    let mut image = image(layers)?;
-    if flat {
-        image.backing_image = None;
-    }
+    let image = image(layers, nested)?;
     Some(BlockDeviceInfo {
         file: leaf.name.clone(),
         node_name: Some(leaf.node_name.clone()),

@@ -75,3 +75,27 @@ fn a_file_system_that_fits_no_range_is_not_asked_for_ever() {
     known.refuse(&io::Error::from_raw_os_error(libc::EOPNOTSUPP));
     assert!(!known.may_work());
 }
+
+/// The memory of this process as a file, with a mapping in it that goes on behind the end of its file: what lies
+/// there cannot be read.
+#[test]
+fn what_was_copied_before_a_read_that_fails_is_told() {
+    let (good, len) = (192 << 10, 1 << 20);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&vec![7; good as usize]).unwrap();
+    // SAFETY: a new mapping, at an address that the kernel chooses.
+    let at = unsafe {
+        libc::mmap(std::ptr::null_mut(), len as usize, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    assert_ne!(at, libc::MAP_FAILED);
+    let (source, target) = (File::open("/proc/self/mem").unwrap(), Rc::new(tempfile::tempfile().unwrap()));
+    let (source, copied) = (Rc::new(source), target.clone());
+    let task = async move { through_cache(&source, at as u64, &copied, 0, len, 4096).await };
+    let (zero, failed) = executor::Executor::simulated(1).block_on(task);
+    // SAFETY: what was mapped above, which nobody refers to.
+    unsafe { libc::munmap(at, len as usize) };
+    assert!(zero.is_empty());
+    let Some((done, Failed::Read(place, e))) = failed else { panic!("the read did not fail") };
+    assert_eq!((done, place, e.raw_os_error()), (good, at as u64 + good, Some(libc::EIO)));
+    assert_eq!(target.metadata().unwrap().len(), good);
+}
