@@ -73,7 +73,13 @@ pub(super) fn try_stock_code() -> Kvm {
     // On its own thread, so that a KVM that never comes back cannot hold the caller. Such a thread stays
     // behind until the process ends: nothing can interrupt it that does not trust KVM again.
     let thread = std::thread::Builder::new().name("kvm-probe".to_owned());
-    let spawned = thread.spawn(move || drop(answer.send(run())));
+    let spawned = thread.spawn(move || {
+        // Nobody waits any more where it cannot be sent.
+        let say = |kvm| drop(answer.send(kvm));
+        if let Err(failure) = run(|kvm| say(Ok(kvm))) {
+            say(Err(failure));
+        }
+    });
     if let Err(error) = spawned {
         return Kvm::Broken(format!("no thread: {error}"));
     }
@@ -91,7 +97,8 @@ fn at<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl 
     move |error| (what, Box::new(error))
 }
 
-fn run() -> Result<Kvm, Failure> {
+/// Calls `say` with the answer before the VM is given up, which takes the kernel longer than all the rest.
+fn run(say: impl FnOnce(Kvm)) -> Result<(), Failure> {
     let kvm = KvmHandle::new().map_err(at("open"))?;
     let vm = kvm.create_vm().map_err(at("create a VM"))?;
     let memory =
@@ -117,8 +124,9 @@ fn run() -> Result<Kvm, Failure> {
         Ok(exit) => Kvm::CannotRunStockCode(format!("unexpected exit {exit:?}")),
         Err(error) => Kvm::CannotRunStockCode(format!("KVM_RUN: {error}")),
     };
+    say(answer);
     drop((vcpu, vm));
-    Ok(answer)
+    Ok(())
 }
 
 /// Whether these CPUID entries tell of xsave, without which stock kernels do too (Intel SDM volume 2A, CPUID leaf 1).

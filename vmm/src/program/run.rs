@@ -159,12 +159,16 @@ async fn make_ready(
         Some(Ok(begun)) => (Some(Ok(begun.prepared)), begun.suits),
         Some(Err(failure)) => (Some(Err(failure)), None),
     };
-    try_join(suitable(suits), open_drives(options, &mut *drives)).await?;
-    let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
-    let machine = match prepared {
-        None => None,
-        Some(prepared) => Some(build(options, prepared?, drives, &io_errors).await?),
+    let opening = async {
+        open_drives(options, &mut *drives).await?;
+        let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
+        let machine = match prepared {
+            None => None,
+            Some(prepared) => Some(build(options, prepared?, drives, &io_errors).await?),
+        };
+        Ok((machine, io_errors))
     };
+    let ((), (machine, io_errors)) = try_join(suitable(suits), opening).await?;
     let (machine, devices) = machine.map(|(machine, thread)| (Rc::new(machine), thread)).unzip();
     // Everything that the command line names is open by now, and no guest has run.
     if let Some(user) = user {
