@@ -111,7 +111,8 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
         let (disk, events) = open(&files, "leaf", kind).await;
         let leaf = files.get("leaf").unwrap();
-        let limit = leaf.content().len() as u64 + random(300 << 10);
+        // A file has its last block whole.
+        let limit = (leaf.content().len() as u64 + random(300 << 10)).next_multiple_of(4096);
         leaf.set_faults(Faults { limit: Some(limit), delay: 100, ..Faults::default() });
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_through_errors(40))).collect();
@@ -164,7 +165,7 @@ fn what_a_full_disk_has_is_durable_and_discards_make_space() {
         };
         image::create(&*files, "disk", kind, &Create { size: Some(64 << 20), ..wish }).await.unwrap();
         let disk_file = files.get("disk").unwrap();
-        let limit = disk_file.content().len() as u64 + (2 << 20) + random(300 << 10);
+        let limit = (disk_file.content().len() as u64 + (2 << 20) + random(300 << 10)).next_multiple_of(4096);
         disk_file.set_faults(Faults { limit: (!fixed).then_some(limit), delay: 20, ..Faults::default() });
         let (disk, _) = open(&files, "disk", kind).await;
         let flush = async || {
