@@ -43,6 +43,10 @@ impl Programs {
 /// The `millrace` of this build: beside the running program, built by cargo in the same profile and the same
 /// target directory, however that was chosen.
 pub fn millrace() -> Result<PathBuf, Failure> {
+    // Whoever was started with SIGHUP ignored (by nohup, or by some CI systems) passes that on to what it starts, and
+    // millrace then keeps to it.
+    // SAFETY: the default action is no handler, so nothing of this process runs in a signal's context.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let this = std::env::current_exe()?;
     let mut folder = this.parent().ok_or("the running program has no folder")?;
     // Tests lie one folder deeper than programs.
