@@ -84,9 +84,14 @@ impl Ticket {
     /// come to writing zeros. To be said before anything else is awaited, since it is by this that others wait
     /// outside.
     pub fn carry(&mut self, bytes: u64) {
-        let carried = &self.disk.gate.carried;
-        carried.set(carried.get().saturating_sub(self.carried).saturating_add(bytes));
+        let gate = &self.disk.gate;
+        let before = gate.carried.get();
+        let after = before.saturating_sub(self.carried).saturating_add(bytes);
+        gate.carried.set(after);
         self.carried = bytes;
+        if before >= MOST_INSIDE && after < MOST_INSIDE {
+            gate.changed.notify();
+        }
     }
 
     /// Another one, for what outlives the request that has this one: the gate may be closed by now, but
@@ -467,33 +472,53 @@ impl Disk {
         self.request(ticket, Op::Flush, 0, work).await
     }
 
-    /// Flushes leaves of the past. Nobody writes to them any more, so once is enough.
+    /// Flushes leaves of the past. Nobody writes to them any more, so once is enough. Returns the first error, after
+    /// all have been tried.
     pub(crate) async fn flush_old(&self) -> Result<()> {
-        loop {
-            let old = self.old.borrow().iter().find(|old| !old.flushed.get()).cloned();
-            let Some(old) = old else { return Ok(()) };
-            old.node.flush().await?;
-            old.flushed.set(true);
+        let all: Vec<_> = self.old.borrow().iter().filter(|old| !old.flushed.get()).cloned().collect();
+        let mut outcome = Ok(());
+        for old in all {
+            match old.node.flush().await {
+                Ok(()) => old.flushed.set(true),
+                Err(e) => outcome = outcome.and(Err(e)),
+            }
         }
+        outcome
     }
 
-    /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files. What
-    /// fails is tried again by the next call. Whoever calls has the disk's claim.
+    /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files. Returns the
+    /// first error, after all have been tried; what failed is tried again by the next call. Whoever calls has the disk's
+    /// claim.
     pub(crate) async fn end_old(&self) -> Result<()> {
-        self.flush_old().await?;
-        loop {
-            let Some(old) = self.old.borrow().first().cloned() else { return Ok(()) };
-            old.node.close().await?;
-            old.node.demote();
-            self.old.borrow_mut().retain(|other| !Rc::ptr_eq(other, &old));
+        let mut outcome = self.flush_old().await;
+        let flushed: Vec<_> = self.old.borrow().iter().filter(|old| old.flushed.get()).cloned().collect();
+        for old in flushed {
+            match old.node.close().await {
+                Ok(()) => {
+                    old.node.demote();
+                    self.old.borrow_mut().retain(|other| !Rc::ptr_eq(other, &old));
+                }
+                Err(e) => outcome = outcome.and(Err(e)),
+            }
         }
+        outcome
     }
 
     /// Has `node`, which was written and is not any more, flushed by the guest's flushes and ended by
     /// [`Disk::end_old`].
     pub(crate) fn retire(&self, node: &Rc<Node>) {
+        self.keep_old(node, false);
+    }
+
+    /// As [`Disk::retire`], for a node that holds nothing that a guest has written: only [`Disk::end_old`] ends it, and
+    /// no guest's flush fails for it.
+    pub(crate) fn retire_flushed(&self, node: &Rc<Node>) {
+        self.keep_old(node, true);
+    }
+
+    fn keep_old(&self, node: &Rc<Node>, flushed: bool) {
         if node.is_writable() {
-            self.old.borrow_mut().push(Rc::new(Old { node: node.clone(), flushed: Cell::new(false) }));
+            self.old.borrow_mut().push(Rc::new(Old { node: node.clone(), flushed: Cell::new(flushed) }));
         }
     }
 

@@ -37,7 +37,7 @@ const MAX_SEGMENTS: usize = 1024;
 /// Returns whether this kernel grants a ring as an [`Engine`] uses one.
 ///
 /// # Errors
-/// What it refuses it with.
+/// Fails with the kernel's error if a restricted ring is refused.
 pub(crate) fn ring_is_offered() -> io::Result<()> {
     ring::restricted().map(drop)
 }

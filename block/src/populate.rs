@@ -44,7 +44,7 @@ impl std::ops::AddAssign for Populated {
 
 /// A populate that came to an error.
 pub(crate) struct Stopped {
-    /// What was done before.
+    /// The work completed before the error.
     pub done: Populated,
     /// Everything before this offset of the disk is present: where the part begins that failed.
     pub at: u64,

@@ -28,8 +28,7 @@ pub use negotiate::{NegotiateError, Offer, Terms, negotiate};
 /// Requests in flight at once; more wait their turn.
 pub const MAX_IN_FLIGHT: u64 = 128;
 
-/// How many times longer than a read or a write takes at the most a request may take that moves an amount of
-/// data which its asker does not see: a flush of everything written, zeros of a whole range.
+/// The factor of the time-out for requests whose duration the client cannot foresee: flush, write zeroes, trim.
 pub const SLOW: u32 = 10;
 
 /// Why a request has no good answer.

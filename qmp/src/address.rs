@@ -245,7 +245,7 @@ fn remove((path, id): &BoundFile) -> io::Result<()> {
 /// then on. A file that is no longer that of its listener is left alone.
 ///
 /// # Errors
-/// What the host refuses it with: only root may give files away.
+/// Fails if the caller is not root, who alone may give files away, or with the host's error.
 pub fn give_sockets(uid: u32, gid: u32) -> io::Result<()> {
     use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fstat, open};
     for (path, (device, inode)) in &*lock(&BOUND) {

@@ -81,16 +81,16 @@ pub(crate) const NEVER: &[c_long] = &[
 ];
 
 /// Calls whose first argument names the process that they are about.
-const OWN: &[c_long] = &[SYS_kill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_tgkill];
+const OWN: &[c_long] = &[SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_tgkill];
 
 /// Kinds of sockets that the program, and the C library as it looks names up, make.
 const SOCKETS: [c_int; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
 
-/// What types into the terminal as if its user did, and has the kernel send signals: TIOCSTI, TIOCLINUX, FIOSETOWN
+/// The ioctls that type into the terminal as if its user did, or have the kernel send signals: TIOCSTI, TIOCLINUX, FIOSETOWN
 /// and SIOCSPGRP of asm-generic/ioctls.h and asm-generic/sockios.h.
 const IOCTLS: [c_ulong; 4] = [TIOCSTI, TIOCLINUX, 0x8901, 0x8902];
 
-/// What has the kernel send signals: F_SETSIG and F_SETOWN_EX of asm-generic/fcntl.h are 10 and 15.
+/// The operations of fcntl that have the kernel send signals: F_SETSIG and F_SETOWN_EX of asm-generic/fcntl.h are 10 and 15.
 const FCNTLS: [c_int; 5] = [F_SETOWN, 10, 15, F_NOTIFY, F_SETLEASE];
 
 /// Takes the calls of this file from all threads that there are, and from those to come.
@@ -114,6 +114,11 @@ fn rules() -> Result<Calls, BackendError> {
     for call in OWN {
         rules.insert(*call, one_of([int(0, Ne, own())])?);
     }
+    // One signal may go to the whole process group: the text monitor's line editor stops it by that, at Ctrl-Z.
+    let to_others = || int(0, Ne, own());
+    let not_to_group = all_of([to_others(), int(0, Ne, 0)])?;
+    let other_signals = all_of([to_others(), int(1, Ne, SIGTSTP as u64)])?;
+    rules.insert(SYS_kill, [not_to_group, other_signals].concat());
     let (thread, namespaces) = (CLONE_THREAD as u64, (0..u64::BITS).map(|bit| NAMESPACES & 1 << bit));
     let with = namespaces.filter(|flag| *flag != 0).map(|flag| word(0, MaskedEq(flag), flag));
     rules.insert(SYS_clone, one_of([word(0, MaskedEq(thread), 0)].into_iter().chain(with))?);

@@ -122,6 +122,11 @@ impl Terminal {
         Ok(kill_process(pid.ok_or("no process")?, signal)?)
     }
 
+    /// The program's process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How the program has ended, if it has.
     pub fn end(&mut self) -> Result<Option<ExitStatus>, Failure> {
         Ok(self.child.try_wait()?)

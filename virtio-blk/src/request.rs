@@ -41,7 +41,7 @@ impl Outcome {
     }
 }
 
-/// What [`serve`] has come to.
+/// The outcome of [`serve`].
 pub(crate) enum Progress {
     /// The driver gets this.
     Done(Outcome),

@@ -26,8 +26,8 @@ const EVENT: u16 = 1;
 const MEDIA_CHANGE: u32 = 16;
 
 /// The most bytes of one READ. The config space offers less (`max_sectors`), so no driver that is sound comes here.
-/// What is longer is refused as by a drive that has a maximum transfer length (SBC-3, 6.6.4): a read is in flight
-/// until its end, and nobody should have more of it to wait for.
+/// Longer reads are refused, as a drive with a maximum transfer length does (SBC-3, 6.6.4): a read is in flight
+/// until its end, and a pause or a switch waits for it.
 const MOST_READ: u64 = PIECE;
 
 /// With a read goes its ticket until the driver was told.

@@ -2,12 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use executor::sync::Semaphore;
+use executor::sync::{self, Semaphore};
 use executor::unblock;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VmFd;
 use virtio_device::Device;
@@ -147,6 +148,9 @@ pub struct Machine {
     paused: Cell<bool>,
     /// One change of state at a time.
     changing: Rc<Semaphore>,
+    /// The machine is about to end: no change of state waits for a device any more.
+    leaving: Cell<bool>,
+    left: sync::Event,
     serial_tasks: RefCell<Vec<SerialTask>>,
 }
 
@@ -214,6 +218,8 @@ impl Machine {
             state: Cell::new(State::Created),
             paused: Cell::new(false),
             changing: Semaphore::new(1),
+            leaving: Cell::new(false),
+            left: sync::Event::new(),
             serial_tasks: RefCell::new(tasks),
         })
     }
@@ -303,19 +309,38 @@ impl Machine {
         if self.paused.get() || self.state.get() == State::Gone {
             return false;
         }
-        if let Some(running) = self.current() {
-            running.vcpus.park().await;
-            running.stop_clock();
-            if running.vcpus.closed() {
-                self.state.set(State::Ended);
+        let stopped = self.unless_leaving(async {
+            if let Some(running) = self.current() {
+                running.vcpus.park().await;
+                running.stop_clock();
+                if running.vcpus.closed() {
+                    self.state.set(State::Ended);
+                }
             }
+            self.pause_devices().await;
+        });
+        if stopped.await.is_none() {
+            return false;
         }
-        self.pause_devices().await;
         self.paused.set(true);
         if self.state.get() == State::Running {
             self.state.set(State::Paused);
         }
         true
+    }
+
+    /// Does a part of a change of state that waits for devices, which may take for ever; `None` if the machine is to
+    /// end meanwhile ([`Machine::halt`]).
+    async fn unless_leaving<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let leaving = async {
+            while !self.leaving.get() {
+                self.left.wait().await;
+            }
+        };
+        match select(pin!(work), pin!(leaving)).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
     }
 
     async fn pause_devices(&self) {
@@ -370,7 +395,7 @@ impl Machine {
         }
         // Also if this is dropped half way.
         let mut ended = Ended(Some(&self.state));
-        self.end().await;
+        self.unless_leaving(self.end()).await.ok_or(Error::State("is shutting down"))?;
         self.notices.forget_guest();
         let parts = self.parts.clone();
         unblock(move || parts.clear()).await?;
@@ -427,6 +452,8 @@ impl Machine {
 
     /// Ends the vCPUs, and with them the guest.
     pub async fn halt(&self) {
+        self.leaving.set(true);
+        self.left.notify();
         let _changing = self.changing.acquire(1).await;
         self.state.set(State::Gone);
         self.end_vcpus().await;

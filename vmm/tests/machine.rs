@@ -245,6 +245,57 @@ impl Device for Pausable {
     }
 }
 
+/// A device with a request that never ends.
+struct Hung;
+
+impl Device for Hung {
+    fn id(&self) -> u32 {
+        4
+    }
+    fn features(&self) -> u64 {
+        1 << 32
+    }
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![2]
+    }
+    fn read_config(&self, _: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+    fn activate(&mut self, _: Activation) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn reset(&mut self) {}
+    fn pause(&mut self) -> Reply<()> {
+        executor::remote().call(async || std::future::pending().await)
+    }
+    fn resume(&mut self) {}
+}
+
+/// A machine that is to end does not wait for a stop that waits for a device: other disks are to be saved.
+#[test]
+fn an_end_overtakes_a_stop_that_waits_for_a_device() {
+    with_kvm(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let devices: Vec<Box<dyn Device>> = vec![Box::new(Hung)];
+        let machine = machine_of(directory.path(), &guest::ECHO, 1, devices, &[Backend::Null]).unwrap();
+        let machine = std::rc::Rc::new(machine);
+        machine.start().await.unwrap();
+        let stopping = executor::spawn({
+            let machine = machine.clone();
+            async move { machine.stop().await }
+        });
+        for _ in 0..100 {
+            executor::yield_now().await;
+        }
+        assert!(!stopping.is_finished());
+        machine.halt().await;
+        assert_eq!(stopping.await, Some(false), "nobody is told that it stopped");
+        assert_eq!(machine.state(), State::Gone);
+        machine.shutdown().await;
+    });
+}
+
 #[test]
 fn a_stopped_machine_stays_stopped_through_a_reset_that_fails() {
     with_kvm(async || {

@@ -1,5 +1,5 @@
-//! What of a simulated file is there whoever has it open: its bytes, those that a power cut leaves, and the
-//! calls that a kernel would take.
+//! The state of a simulated file that all its openings share: its bytes, those that a power cut leaves, and
+//! the calls that a kernel would take.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -174,6 +174,14 @@ impl FileStorage {
     /// Notes the locks held. A leaf that is none any more may be written, and made longer, by others.
     fn holds(&self, lock: Lock) {
         let before = self.held.replace(lock);
+        // Whoever held it since it was opened may have changed its length.
+        if before == Lock::None
+            && !self.is_device
+            && let Ok(metadata) = self.file.metadata()
+        {
+            self.bytes.measured(metadata.len());
+            *self.mapped.borrow_mut() = None;
+        }
         if before != lock && (before == Lock::Leaf || lock == Lock::Leaf) {
             self.bytes.set_owner(lock == Lock::Leaf);
         }

@@ -190,7 +190,10 @@ impl Copy {
                 if sequential {
                     self.advance(chunk.start..at);
                 }
-                let failed = (at - at % LARGEST_READ + LARGEST_READ).min(chunk.end);
+                // Whole clusters are populated, also where the chunk ends inside of one.
+                let image = &self.scope.image;
+                let end = chunk.end.next_multiple_of(image.cluster_size()).min(image.size());
+                let failed = (at - at % LARGEST_READ + LARGEST_READ).min(end);
                 self.note(at..failed.max(at), error);
             }
         }

@@ -75,7 +75,7 @@ impl Disk {
 
     /// Makes an image in the middle of a chain a backing file again.
     pub(super) async fn close_inner(&self, image: &Rc<Node>) {
-        self.retire(image);
+        self.retire_flushed(image);
         if let Err(e) = self.end_old().await {
             executor::limited!(warn, "{}: {} after its stream: {e}", self.name(), image.name());
         }

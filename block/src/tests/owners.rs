@@ -63,6 +63,39 @@ fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
     });
 }
 
+/// An image in the middle that cannot be made durable ends its stream, and is no business of the guest's flushes:
+/// nothing that the guest has written is in it.
+#[test]
+fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        files.add("base", vec![7; 1 << 20]);
+        image::create(&*files, "mid", Kind::Qcow2, &over("base", Kind::Raw)).await.unwrap();
+        image::create(&*files, "top", Kind::Qcow2, &over("mid", Kind::Qcow2)).await.unwrap();
+        let (disk, _) = open(&files, "top", Kind::Qcow2).await;
+        let name = disk.leaf().backing().unwrap().node_name();
+        let extent = Extent { image: Some(name), ..Extent::default() };
+        disk.start_stream_job(extent.clone(), Wish::new("job0")).await.unwrap();
+        let mid = files.get("mid").unwrap();
+        mid.set_faults(Faults { sync: 1000, ..Faults::default() });
+        wait_for_stream(&disk).await;
+        write(&disk, 4096, &[9; 4096]).await;
+        flush(&disk).await.unwrap();
+        mid.set_faults(Faults::default());
+        // Once it can, the next stream goes on where that one ended.
+        disk.start_stream_job(extent, Wish::new("job1")).await.unwrap();
+        wait_for_stream(&disk).await;
+        flush(&disk).await.unwrap();
+        disk.close().await.unwrap();
+        check(&files, "mid", Kind::Qcow2, model::Leaks::None);
+        files.add("base", Vec::new());
+        let (disk, _) = open(&files, "top", Kind::Qcow2).await;
+        let mut expected = vec![7; 1 << 20];
+        expected[4096..][..4096].fill(9);
+        assert!(read(&disk, 0, 1 << 20).await == expected);
+    });
+}
+
 /// Snapshots, streams into any image of the chain and flushes, on storage that fails now and then: what was
 /// answered is there, whatever a switch, a stream or the end of either could not do.
 #[test]

@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use block::chain;
+use block::chain::{self, Opener};
 use block::image::{self, Create};
+use block::storage::Lock;
 use block::switch::{DEADLINE, Target};
-use block::{ErrorKind, Kind};
+use block::{Buf, ErrorKind, Kind};
 
 use crate::support::{Folder, MODES, open, qemu_img, real, try_tool};
 
@@ -183,4 +184,28 @@ fn a_lock_that_is_tried_for_a_moment_fails_no_switch() {
         drop(other);
         assert_eq!(locked_bytes(&base), [100, 201, 203], "the old leaf holds what a backing file does");
     });
+}
+
+/// Whoever held the image until then may have made it longer since it was opened here.
+#[test]
+fn a_files_length_is_that_of_the_moment_when_it_is_locked() {
+    for mode in MODES {
+        real(mode, |opener| async move {
+            let folder = Folder::new();
+            let name = folder.file("image");
+            std::fs::write(&name, vec![1; 64 << 10]).unwrap();
+            let storage = opener.open(&name, true).await.unwrap();
+            assert_eq!(storage.len(), 64 << 10);
+            // The end of another program, which holds the locks until it is done.
+            std::fs::write(&name, vec![2; 256 << 10]).unwrap();
+            storage.lock(Lock::Leaf).unwrap();
+            assert_eq!(storage.len(), 256 << 10);
+            let buf = Buf::new(4096);
+            storage.read(200 << 10, buf.clone()).await.unwrap();
+            assert_eq!(buf.to_vec(), [2; 4096], "what the other one wrote behind the old end");
+            storage.sync().await.unwrap();
+            drop(storage);
+            assert_eq!(std::fs::metadata(&name).unwrap().len(), 256 << 10, "and it is not cut off");
+        });
+    }
 }

@@ -103,6 +103,7 @@ fn bad_command_lines_answer_one_line() -> Result<(), Failure> {
         (&["run", "--machine", "none", "--user", "no-such-user"], "no such user"),
         (&["run"], "--kernel"),
         (&["run", "--machine", "none"], "nothing to do"),
+        (&["run", "--machine", "none", "--drive", "id=a,file=base.img,format=raw"], "nothing to do"),
         (&["image", "info", "-f", "qcow2", "missing.qcow2"], "missing.qcow2"),
         (&["image", "info", "-f", "qcow2", "base.img"], "base.img"),
         (&["image", "create", "-f", "qcow2", "new"], "size"),

@@ -37,6 +37,26 @@ fn the_text_monitor_completes_and_remembers() -> Result<(), Failure> {
     terminal.ended()
 }
 
+/// Ctrl-Z stops the program, as any other in a terminal, and it goes on afterwards.
+#[test]
+fn the_text_monitor_is_stopped_by_ctrl_z_and_goes_on() -> Result<(), Failure> {
+    let stage = Stage::new()?;
+    let mut command = Command::new(&stage.millrace);
+    command.args(["run", "--sandbox", "strict", "--machine", "none", "--monitor", "stdio"]);
+    let mut terminal = Terminal::run(&mut command)?;
+    terminal.shows("(qemu) ")?;
+    terminal.press(&["\x1a"])?;
+    tests::wait_for("the program to be stopped", tests::STEP, || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", terminal.id()))?;
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')))
+    })?;
+    terminal.signal(rustix::process::Signal::CONT)?;
+    terminal.press(&["info status", ENTER])?;
+    terminal.shows("VM status")?;
+    terminal.press(&["quit", ENTER])?;
+    terminal.ended()
+}
+
 #[test]
 fn the_shell_completes_names_and_shows_events_between_lines() -> Result<(), Failure> {
     let stage = Stage::new()?;

@@ -68,8 +68,8 @@ impl Kernel {
         self.format
     }
 
-    /// Whether it may be a Linux kernel. An ELF file of less than 1 MiB is none: a guest of a few instructions, which
-    /// runs where such a kernel does not.
+    /// Returns true if this may be a Linux kernel. An ELF file below 1 MiB is not one: it is a guest of a few
+    /// instructions, which runs on hosts where a kernel does not.
     pub fn is_stock(&self) -> bool {
         let is_small = || self.file.metadata().is_ok_and(|metadata| metadata.len() < SMALLEST);
         self.format == Format::BzImage || !is_small()

@@ -92,7 +92,11 @@ fn edited(main: &Remote) {
                 print!("{said}");
             }
             Err(ReadlineError::Interrupted) => {}
-            Err(_) => return,
+            Err(ReadlineError::Eof) => return,
+            Err(e) => {
+                tracing::warn!("the monitor on standard input ends: {e}");
+                return;
+            }
         }
     }
 }

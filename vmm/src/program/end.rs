@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use executor::sleep;
 use futures_util::future::{Either, join, join_all, select};
 use qmp::types::ShutdownCause;
 use qmp::{Monitor, event};
@@ -21,6 +22,8 @@ use crate::{Machine, serial};
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// The time between two lines that say what an end waits for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the guest's processors may take to stop before the disks are closed beside them.
+const STUCK: Duration = Duration::from_secs(2);
 /// How long a thread may take to make a file that [`leave`] is to remove.
 const MAKING: Duration = Duration::from_secs(1);
 
@@ -127,8 +130,12 @@ pub(super) async fn close(
         }
     });
     let all = async {
-        join(halt, exports).await;
-        let closed = join_all(drives).await;
+        let mut halt = pin!(halt);
+        let early = async { matches!(select(halt.as_mut(), pin!(sleep(STUCK))).await, Either::Left(_)) };
+        let (halted, ()) = join(early, exports).await;
+        // A processor that has not stopped by then waits inside of a device, for one disk that hangs.
+        let closing = join_all(drives);
+        let closed = if halted { closing.await } else { join(halt, closing).await.1 };
         if let Some(machine) = machine {
             waits.on("the guest's other devices", machine.shutdown()).await;
         }

@@ -324,9 +324,10 @@ impl Server {
     fn time_until_one_goes(&self) -> Option<Duration> {
         let clients = self.clients.borrow();
         let undecided = || clients.values().filter(|client| client.export.is_none() && !client.goes.get());
-        let of_host = |host| undecided().filter(|client| client.from == host).count();
+        let mut of_host = BTreeMap::new();
+        undecided().for_each(|client| *of_host.entry(client.from).or_insert(0) += 1);
         // The first of equals, and numbers rise with time.
-        let oldest = undecided().rev().max_by_key(|client| of_host(client.from))?;
+        let oldest = undecided().rev().max_by_key(|client| of_host[&client.from])?;
         let left = (oldest.since + GRACE).saturating_sub(executor::now());
         if left.is_zero() {
             oldest.goes.set(true);

@@ -80,6 +80,9 @@ fn wait(queue: MutexGuard<'static, Queue>, time: Duration) -> MutexGuard<'static
     woken.unwrap_or_else(std::sync::PoisonError::into_inner).0
 }
 
+/// How long a thread that panics waits for its message to be written.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Starts the log: libraries' messages (warnings, or what `MILLRACE_LOG` says, as `debug` or
 /// `warn,block=trace`), panics, and [`say`]. Without a thread for it, lines are written by whoever says them.
 pub(super) fn start() {
@@ -95,6 +98,8 @@ pub(super) fn start() {
         std::panic::set_hook(Box::new(|panic| {
             let thread = std::thread::current();
             say(&format!("thread '{}' {panic}", thread.name().unwrap_or("unnamed")));
+            // One that cannot unwind ends the process as soon as this returns.
+            finish(LAST_WORDS);
         }));
     }
 }

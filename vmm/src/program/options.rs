@@ -132,7 +132,8 @@ pub(super) struct Run {
     /// server-key.pem, and ca-cert.pem, whose clients alone are let in unless verify-peer=off.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = tls_creds)]
     pub tls_creds: Vec<TlsCreds>,
-    /// A QMP socket: unix:PATH or tcp:HOST:PORT.
+    /// A QMP socket: unix:PATH or tcp:HOST:PORT. Here, as for all sockets, a comma in a path is doubled, and QEMU's
+    /// ',server=on,wait=off' may follow.
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Vec<qmp::Address>,
     /// The text monitor: stdio or unix:PATH.
@@ -148,8 +149,8 @@ pub(super) struct Run {
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
-    /// Whether vCPU, disk and device threads may only do what their work takes, and no thread may start programs or
-    /// reach other processes: a call that is not allowed fails (on) or ends the program (strict).
+    /// Confines threads: vCPU, disk and device threads may make only the system calls that they need, and no thread may
+    /// start programs or reach other processes. A call that is not allowed fails (on) or ends the program (strict).
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: Sandbox,
     /// A folder that images, their backing files and NBD server sockets may lie below; may be given several times.
@@ -166,8 +167,7 @@ pub(super) struct Run {
     /// folders that this user may not write to, and the next start replaces them.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Where to write this process's number. The file of another program that runs is refused, one that is left over
-    /// is taken.
+    /// A file for the process ID. It is refused if a running program holds it; a file that was left over is replaced.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,
 }

@@ -33,7 +33,7 @@ impl Drop for PidFile {
 /// Makes the file `path`, or takes that of a process that has ended.
 ///
 /// # Errors
-/// Where another process has it, or it is something else than a pidfile: it stays as it is.
+/// Fails, and leaves the file as it is, if another process holds it or if it is not a pidfile.
 pub(super) fn write(path: &Path) -> Result<PidFile, Failure> {
     // Held until the file is known: an end by a signal removes it at any time.
     let mut held = lock(&HELD);
@@ -54,6 +54,8 @@ fn take(path: &Path) -> Result<File, String> {
         // Opening a device or a pipe must not wait.
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
+        // Whoever may write to it could have something else signalled than this program.
+        options.mode(0o644);
         let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
             return Err("is not a regular file".into());

@@ -174,8 +174,8 @@ async fn make_ready(
     if let Some(user) = user {
         user.enter()?;
     }
-    if machine.is_none() && drives.is_empty() && options.qmp.is_empty() && options.monitor.is_none() {
-        return Err("there is nothing to do without a guest: give --drive, --qmp or --monitor".into());
+    if machine.is_none() && options.qmp.is_empty() && options.monitor.is_none() {
+        return Err("there is nothing to do: without a guest, give --qmp or --monitor".into());
     }
     let eventfd = |e| format!("eventfd: {e}");
     let failed = io_errors.waiter().map_err(eventfd)?;

@@ -20,10 +20,21 @@ static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
 /// Takes the terminal out of raw mode again. For exits that run no destructors; otherwise the machine's end
 /// does it.
 pub fn restore_terminal() {
-    if let Some(saved) = lock(&SAVED).take() {
+    if let Some(saved) = lock(&SAVED).take()
+        && is_foreground()
+    {
         // SAFETY: the settings came from tcgetattr; a descriptor that is no terminal any more is refused.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &saved) };
     }
+}
+
+/// Returns false if standard input is the terminal of this session while another process group has it: a change of its
+/// settings would stop this whole process (SIGTTOU), and change what somebody else is using.
+fn is_foreground() -> bool {
+    // SAFETY: a system call on a number, without memory; it fails if that is not this session's terminal.
+    let group = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
+    // SAFETY: a system call without arguments that cannot fail.
+    group < 0 || group == unsafe { libc::getpgrp() }
 }
 
 /// Remembers how the terminal is, for [`restore_terminal`].
@@ -55,7 +66,7 @@ impl Drop for RawMode {
 /// Puts the terminal on standard input into raw mode; output processing stays, since our own messages
 /// go there too. `None` where it is no terminal.
 pub(super) fn raw_mode() -> Option<RawMode> {
-    let mut settings = settings()?;
+    let mut settings = settings().filter(|_| is_foreground())?;
     *lock(&SAVED) = Some(settings);
     let output = settings.c_oflag;
     // SAFETY: the pointers are to a whole termios.

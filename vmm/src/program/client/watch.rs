@@ -142,6 +142,9 @@ struct Screen {
     bars: Option<MultiProgress>,
     jobs: BTreeMap<String, Watched>,
     disks: BTreeMap<String, ProgressBar>,
+    /// The images that stopped being a backing file before the last look: the event of the job's end may come a look
+    /// later.
+    released: Vec<String>,
 }
 
 /// A job that was seen at work.
@@ -158,7 +161,7 @@ const AT_END: &str = "{prefix:12} {msg}";
 impl Screen {
     fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Screen { bars, jobs: BTreeMap::new(), disks: BTreeMap::new() }
+        Screen { bars, jobs: BTreeMap::new(), disks: BTreeMap::new(), released: Vec::new() }
     }
 
     fn show(&mut self, last: Option<&Look>, now: &Look) {
@@ -171,18 +174,26 @@ impl Screen {
         for job in now.jobs.iter().filter(|job| job.status != JobStatus::Concluded) {
             self.show_job(job, now.at);
         }
-        let released: Vec<_> = last
-            .iter()
-            .flat_map(|last| last.backing.values())
-            .filter(|image| !now.backing.values().any(|other| other == *image))
-            .map(String::as_str)
-            .collect();
+        let before = last.iter().flat_map(|last| last.backing.values());
+        let released: Vec<_> =
+            before.filter(|image| !now.backing.values().any(|other| other == *image)).cloned().collect();
+        let mut named = std::mem::replace(&mut self.released, released.clone());
+        named.extend(released);
         for ended in &now.ended {
-            self.show_end(ended, now.at, &released);
+            let images: Vec<_> = named.iter().map(String::as_str).collect();
+            self.show_end(ended, now.at, &images);
+            if matches!(ended.outcome, Outcome::Done { .. }) {
+                // Each image is named once.
+                named.clear();
+                self.released.clear();
+            }
         }
         // Gone without an event that was seen.
         let gone = |name: &String| !now.jobs.iter().any(|job| job.device == *name);
-        for (_, watched) in self.jobs.extract_if(.., |name, _| gone(name)) {
+        for (name, watched) in self.jobs.extract_if(.., |name, _| gone(name)) {
+            if self.bars.is_none() {
+                println!("job {name}: ended");
+            }
             watched.bar.abandon_with_message("ended");
         }
     }

@@ -329,7 +329,7 @@ pub(super) fn job(job: Info) -> JobInfo {
     }
 }
 
-/// What a client is told in a few words stands in the log in full.
+/// Logs the full error of a job, of which clients get only a few words.
 fn log(job: &Info, what: &JobEvent) {
     let Some(detail) = &job.detail else { return };
     match what {

@@ -105,8 +105,8 @@ impl Pass {
         .await
     }
 
-    /// Where `want` neighbouring clusters are that nothing refers to: behind the file's end; on storage that
-    /// cannot grow the first ones that are not of `taken` either.
+    /// Finds `want` neighbouring clusters that nothing refers to: behind the file's end, or, on storage that
+    /// cannot grow, the first ones that are not in `taken` either.
     async fn free_run(&mut self, want: u64, taken: &BTreeSet<u64>) -> Result<u64> {
         if !self.storage.is_fixed() {
             return Ok(self.file_clusters);

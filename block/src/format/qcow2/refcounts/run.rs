@@ -1,5 +1,7 @@
 //! Runs of neighbouring clusters for tables that have to be in one piece.
 
+use std::ops::Range;
+
 use super::Refcounts;
 use crate::Result;
 
@@ -10,24 +12,37 @@ impl Refcounts {
     /// Takes exactly `want` neighbouring free clusters: the offset of the first in the file.
     pub(crate) async fn allocate_run(&self, want: u64) -> Result<u64> {
         let mut passed = Vec::new();
-        let (mut start, mut got) = (0, 0);
-        // Every new refcount block takes a cluster of its own range: no run is longer than the rest.
-        while got < want && want < self.per_block() && passed.len() < MOST_HOLES {
-            let (next, more) = self.allocate(want - got).await?;
-            if next != start + (got << self.cluster_bits) {
-                passed.push(start..start + (got << self.cluster_bits));
-                (start, got) = (next, 0);
-            }
-            got += more;
-        }
-        if got < want {
-            passed.push(start..start + (got << self.cluster_bits));
-            start = self.allocate_behind(want).await?;
-        }
+        let found = self.find_run(want, &mut passed).await;
+        // Also if there was no room for the run: nothing refers to these.
         for range in passed {
             self.free_now(range).await?;
         }
-        Ok(start)
+        found
+    }
+
+    /// Looks for a run; what it has taken and not used stands in `passed` at the end, also if it fails.
+    async fn find_run(&self, want: u64, passed: &mut Vec<Range<u64>>) -> Result<u64> {
+        let bytes = |clusters: u64| clusters << self.cluster_bits;
+        let (mut start, mut got) = (0, 0);
+        // Every new refcount block takes a cluster of its own range: no run is longer than the rest.
+        while got < want && want < self.per_block() && passed.len() < MOST_HOLES {
+            let taken = self.allocate(want - got).await;
+            let is_next = taken.as_ref().is_ok_and(|(next, _)| *next == start + bytes(got));
+            if !is_next {
+                passed.push(start..start + bytes(got));
+                (start, got) = (0, 0);
+            }
+            let (next, more) = taken?;
+            if !is_next {
+                start = next;
+            }
+            got += more;
+        }
+        if got == want {
+            return Ok(start);
+        }
+        passed.push(start..start + bytes(got));
+        self.allocate_behind(want).await
     }
 
     /// A run where no refcount block counts anything yet; its blocks go elsewhere.
