@@ -67,9 +67,9 @@ fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
 /// nothing that the guest has written is in it.
 #[test]
 fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
-    Executor::simulated(1).block_on(async {
+    seeds(50, |_| async {
         let files = SimDir::new();
-        files.add("base", vec![7; 1 << 20]);
+        files.add("base", vec![7; 1 << 20]).set_faults(Faults { delay: 100, ..Faults::default() });
         image::create(&*files, "mid", Kind::Qcow2, &over("base", Kind::Raw)).await.unwrap();
         image::create(&*files, "top", Kind::Qcow2, &over("mid", Kind::Qcow2)).await.unwrap();
         let (disk, _) = open(&files, "top", Kind::Qcow2).await;
@@ -77,7 +77,9 @@ fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
         let extent = Extent { image: Some(name), ..Extent::default() };
         disk.start_stream_job(extent.clone(), Wish::new("job0")).await.unwrap();
         let mid = files.get("mid").unwrap();
-        mid.set_faults(Faults { sync: 1000, ..Faults::default() });
+        // Neither what it copies nor its tables can be written from some time on.
+        executor::sleep(Duration::from_micros(random(2000))).await;
+        mid.set_faults(Faults { write: 1000, ..Faults::default() });
         wait_for_stream(&disk).await;
         write(&disk, 4096, &[9; 4096]).await;
         flush(&disk).await.unwrap();
