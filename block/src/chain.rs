@@ -13,8 +13,8 @@ use crate::node::Node;
 use crate::storage::{Identity, Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 
-/// The most images of a chain, the leaf included: each takes a descriptor and some memory while it is open, and
-/// longer ones are loops by other names, or mistakes.
+/// The most images of a chain, the leaf included: each takes a descriptor and some memory while it is open,
+/// and longer ones are loops by other names, or mistakes.
 pub const LONGEST: usize = 1024;
 /// How long an image may still be locked by a process that is gone.
 const LINGER: Duration = Duration::from_secs(1);
@@ -46,8 +46,8 @@ pub trait Opener {
 /// the URI of an NBD export is absolute. What follows `file:` is taken as it stands.
 ///
 /// # Errors
-/// `Invalid` and `Unsupported` for what is no name of an image (see the module `name`), and for a name relative to
-/// an export.
+/// `Invalid` and `Unsupported` for what is no name of an image (see the module `name`), and for a name
+/// relative to an export.
 pub fn resolve(image: &str, backing: &str) -> Result<String> {
     let blame = |e: Error| e.context(format!("{image}: backing file"));
     let path = match Name::parse(backing).map_err(blame)? {
@@ -202,8 +202,9 @@ pub(crate) fn refuse_longer(name: &str, images: usize) -> Result<()> {
     Err(Error::new(ErrorKind::Invalid, text))
 }
 
-/// Fails if an image `name` over the image at `path` would be one too many to be opened again. `behind` is what
-/// the image at `path` records. No chain is opened for that: where an image cannot be looked at, nothing is said.
+/// Fails if an image `name` over the image at `path` would be one too many to be opened again. `behind` is
+/// what the image at `path` records. No chain is opened for that: where an image cannot be looked at, nothing
+/// is said.
 pub(crate) async fn refuse_over(
     opener: &dyn Opener,
     name: &str,

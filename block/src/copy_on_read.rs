@@ -103,9 +103,9 @@ async fn read_and_copy(
     Ok(())
 }
 
-/// Makes what is still absent of `range` present, from `buf`, which was read from `backing`. While that is behind
-/// the leaf, what was read before the lock is still what an absent cluster reads as. Afterwards absent may mean
-/// zero: in version 2 of qcow2 nothing else does.
+/// Makes what is still absent of `range` present, from `buf`, which was read from `backing`. While that is
+/// behind the leaf, what was read before the lock is still what an absent cluster reads as. Afterwards absent
+/// may mean zero: in version 2 of qcow2 nothing else does.
 async fn keep(leaf: &Node, backing: &Rc<Node>, range: Range<u64>, mut buf: Buf) -> Result<()> {
     let _lock = leaf.lock_for_job(range.clone()).await;
     // The record goes first, then the node.

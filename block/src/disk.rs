@@ -56,8 +56,8 @@ pub const MOST_INSIDE: u64 = 64 << 20;
 /// ticket of its own.
 pub const PIECE: u64 = 16 << 20;
 
-/// The length of the first piece of `len` bytes at `offset`: all of them up to `most`; of more, those up to the
-/// next multiple of `most`. All are in bytes, and `most` is not 0.
+/// The length of the first piece of `len` bytes at `offset`: all of them up to `most`; of more, those up to
+/// the next multiple of `most`. All are in bytes, and `most` is not 0.
 pub fn first_piece(offset: u64, len: u64, most: u64) -> u64 {
     if len <= most { len } else { most - offset % most }
 }
@@ -80,9 +80,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Says that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded, which may
-    /// come to writing zeros. To be said before anything else is awaited, since it is by this that others wait
-    /// outside.
+    /// Says that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded, which
+    /// may come to writing zeros. To be said before anything else is awaited, since it is by this that others
+    /// wait outside.
     pub fn carry(&mut self, bytes: u64) {
         let gate = &self.disk.gate;
         let before = gate.carried.get();
@@ -141,8 +141,8 @@ impl Drop for Claim {
     }
 }
 
-/// A leaf of the past. A guest's flush reaches it until it is `flushed`; then it is closed, and made a backing
-/// file.
+/// A leaf of the past. A guest's flush reaches it until it is `flushed`; then it is closed, and made a
+/// backing file.
 struct Old {
     node: Rc<Node>,
     flushed: Cell<bool>,
@@ -303,8 +303,8 @@ impl Disk {
         (self.listener)(event);
     }
 
-    /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller says by
-    /// [`Ticket::carry`] how much its request moves.
+    /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller says
+    /// by [`Ticket::carry`] how much its request moves.
     pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
         if self.gate.closed.get() || self.gate.carried.get() >= MOST_INSIDE {
             return None;
@@ -472,8 +472,8 @@ impl Disk {
         self.request(ticket, Op::Flush, 0, work).await
     }
 
-    /// Flushes leaves of the past. Nobody writes to them any more, so once is enough. Returns the first error, after
-    /// all have been tried.
+    /// Flushes leaves of the past. Nobody writes to them any more, so once is enough. Returns the first
+    /// error, after all have been tried.
     pub(crate) async fn flush_old(&self) -> Result<()> {
         let all: Vec<_> = self.old.borrow().iter().filter(|old| !old.flushed.get()).cloned().collect();
         let mut outcome = Ok(());
@@ -486,9 +486,9 @@ impl Disk {
         outcome
     }
 
-    /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files. Returns the
-    /// first error, after all have been tried; what failed is tried again by the next call. Whoever calls has the disk's
-    /// claim.
+    /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files.
+    /// Returns the first error, after all have been tried; what failed is tried again by the next call.
+    /// Whoever calls has the disk's claim.
     pub(crate) async fn end_old(&self) -> Result<()> {
         let mut outcome = self.flush_old().await;
         let flushed: Vec<_> = self.old.borrow().iter().filter(|old| old.flushed.get()).cloned().collect();
@@ -510,8 +510,8 @@ impl Disk {
         self.keep_old(node, false);
     }
 
-    /// As [`Disk::retire`], for a node that holds nothing that a guest has written: only [`Disk::end_old`] ends it, and
-    /// no guest's flush fails for it.
+    /// As [`Disk::retire`], for a node that holds nothing that a guest has written: only [`Disk::end_old`]
+    /// ends it, and no guest's flush fails for it.
     pub(crate) fn retire_flushed(&self, node: &Rc<Node>) {
         self.keep_old(node, true);
     }

@@ -316,7 +316,8 @@ impl Format {
 
     /// Makes a range read as zeros without the backing file. `Unsupported` where the format has no
     /// such clusters. The range is aligned to the presence unit, but for its end at the disk's end.
-    /// Without `unmap`, qcow2 and QED keep the space that they have, for later writes, and raw keeps or takes it.
+    /// Without `unmap`, qcow2 and QED keep the space that they have, for later writes, and raw keeps or takes
+    /// it.
     pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         match self {
             Format::Raw(raw) => raw.zero(offset, len, unmap).await,
@@ -337,8 +338,8 @@ impl Format {
         }
     }
 
-    /// Whether space that was reserved and turns out to be zero is best kept: where it cannot be given back for
-    /// good.
+    /// Whether space that was reserved and turns out to be zero is best kept: where it cannot be given back
+    /// for good.
     pub(crate) fn keeps_space(&self) -> bool {
         matches!(self, Format::Qed(_))
     }

@@ -1,9 +1,10 @@
-//! The files that this program has in use, so that none of them is written twice, or written while it is read.
+//! The files that this program has in use, so that none of them is written twice, or written while it is
+//! read.
 //!
-//! The locks of [`crate::storage::Lock`] keep other programs away. They say nothing where the storage has none
-//! (an NBD export, a file system without locks) or where one node hands its lock to another, and they do not tell
-//! whether it is this program that stands in its own way. So each node that is open is counted here too: by
-//! what it lies on, whatever its name. This is all that disks on different threads share.
+//! The locks of [`crate::storage::Lock`] keep other programs away. They say nothing where the storage has
+//! none (an NBD export, a file system without locks) or where one node hands its lock to another, and they do
+//! not tell whether it is this program that stands in its own way. So each node that is open is counted here
+//! too: by what it lies on, whatever its name. This is all that disks on different threads share.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

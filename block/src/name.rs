@@ -8,8 +8,9 @@
 //! | `WORD:...`, with the colon before the first `/` | nothing: QEMU takes WORD for a protocol, and we have no such one |
 //! | anything else | the file of that path |
 //!
-//! A name is not empty and holds no control characters: such a name breaks the lines and lists that it is printed
-//! in, and whoever records one as a backing name by mistake (a line feed at its end, say) cannot open that image again.
+//! A name is not empty and holds no control characters: such a name breaks the lines and lists that it is
+//! printed in, and whoever records one as a backing name by mistake (a line feed at its end, say) cannot open
+//! that image again.
 
 use crate::storage::nbd;
 use crate::{Error, ErrorKind, Result};
@@ -27,7 +28,8 @@ impl<'a> Name<'a> {
     /// Takes a name apart.
     ///
     /// # Errors
-    /// `Invalid` if it is empty or holds control characters; `Unsupported` if it names a protocol that we do not have.
+    /// `Invalid` if it is empty or holds control characters; `Unsupported` if it names a protocol that we do
+    /// not have.
     pub(crate) fn parse(name: &'a str) -> Result<Self> {
         if name.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "an image's name is empty"));

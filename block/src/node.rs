@@ -166,8 +166,8 @@ impl Node {
         *self.backing.borrow_mut() = backing;
     }
 
-    /// Makes a leaf a backing file: nothing is written any more, and the lock says so. It holds and denies less
-    /// than that of a leaf, so nobody can refuse it.
+    /// Makes a leaf a backing file: nothing is written any more, and the lock says so. It holds and denies
+    /// less than that of a leaf, so nobody can refuse it.
     pub(crate) fn demote(&self) {
         self.writable.set(false);
         if let Some(using) = &*self.using.borrow() {
@@ -249,8 +249,8 @@ impl Node {
         })
     }
 
-    /// Finds the parts of a read, [`WINDOW`] of them at most: what lies in this image, and what the image behind
-    /// is to be asked for. What reads as zeros is zero then. Returns how many bytes were looked up.
+    /// Finds the parts of a read, [`WINDOW`] of them at most: what lies in this image, and what the image
+    /// behind is to be asked for. What reads as zeros is zero then. Returns how many bytes were looked up.
     async fn look_up(
         &self,
         offset: u64,
@@ -310,8 +310,8 @@ impl Node {
         self.or_reclaim(async || self.try_write(offset, &buf).await).await
     }
 
-    /// Does a change, once more where there was no space and clusters were free that had not come back when it
-    /// began.
+    /// Does a change, once more where there was no space and clusters were free that had not come back when
+    /// it began.
     async fn or_reclaim(&self, change: impl AsyncFn() -> Result<()>) -> Result<()> {
         let before = self.format.given_back();
         match change().await {
@@ -560,7 +560,8 @@ impl Drop for Node {
     }
 }
 
-/// Reads from an image behind the one that was asked, and from those behind it: deeper ones take no deeper stack.
+/// Reads from an image behind the one that was asked, and from those behind it: deeper ones take no deeper
+/// stack.
 async fn read_below(part: Below) -> Result<()> {
     let (mut found, mut readings): (_, Vec<Option<Reading>>) = (Vec::new(), Vec::new());
     let mut left = vec![part];

@@ -233,8 +233,8 @@ async fn copy_to(leaf: &Node, backing: &Node, range: Range<u64>, host: u64) -> R
     Ok(Transfer::Written { zero: zeros })
 }
 
-/// The pieces of `range` that are all zero in each of their units, or in none. `buf` begins at offset `base` of
-/// the disk.
+/// The pieces of `range` that are all zero in each of their units, or in none. `buf` begins at offset `base`
+/// of the disk.
 fn pieces(buf: &mut Buf, base: u64, range: Range<u64>, unit: u64) -> Vec<(Range<u64>, bool)> {
     let mut pieces: Vec<(Range<u64>, bool)> = Vec::new();
     let Some(bytes) = buf.bytes_mut() else { return vec![(range, false)] };

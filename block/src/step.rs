@@ -1,8 +1,8 @@
 //! A step of a switch of several disks, driven from another thread.
 //!
-//! The disk keeps what belongs to its thread; the [`Step`] is the only thing that reaches it. So nobody takes, and
-//! nobody throws away, what somebody else has prepared: not a client that tries again while the first one's
-//! failure is still being cleaned up, and not a transaction that is abandoned half way.
+//! The disk keeps what belongs to its thread; the [`Step`] is the only thing that reaches it. So nobody
+//! takes, and nobody throws away, what somebody else has prepared: not a client that tries again while the
+//! first one's failure is still being cleaned up, and not a transaction that is abandoned half way.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -27,8 +27,8 @@ pub(crate) enum Stage {
 
 /// A switch of one disk that waits for those of others: prepared, then closed, then committed.
 ///
-/// Dropping it, at any stage and also while one of its methods is awaited, abandons the switch: the disk runs on
-/// as before. [`Step::abandon`] also waits for that.
+/// Dropping it, at any stage and also while one of its methods is awaited, abandons the switch: the disk runs
+/// on as before. [`Step::abandon`] also waits for that.
 pub struct Step {
     handle: DiskHandle,
     id: u64,
@@ -59,7 +59,8 @@ impl Step {
     /// Closes the disk's gate and waits for the requests inside.
     ///
     /// # Errors
-    /// `TimedOut` if they do not end within `deadline`. The disk runs on as before then, and is free for others.
+    /// `TimedOut` if they do not end within `deadline`. The disk runs on as before then, and is free for
+    /// others.
     pub async fn close(&self, deadline: Duration) -> Result<()> {
         let id = self.id;
         let closed = self.handle.call(move |disk| async move {
@@ -92,8 +93,8 @@ impl Step {
     pub async fn abandon(self) {
         let handle = self.handle.clone();
         drop(self);
-        // Behind the end of the step, since a thread begins what it is asked for in order. A disk that is gone
-        // keeps nothing.
+        // Behind the end of the step, since a thread begins what it is asked for in order. A disk that is
+        // gone keeps nothing.
         let _ = handle.call(|_| async { Ok(()) }).await;
     }
 }

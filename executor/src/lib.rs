@@ -43,8 +43,8 @@ pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     worked(work, |work| pool.run(work)).await
 }
 
-/// Runs a closure that may block on a thread of its own, begun at once; its result is awaited on any executor, or
-/// waited for. A closure that panics answers [`Gone`].
+/// Runs a closure that may block on a thread of its own, begun at once; its result is awaited on any
+/// executor, or waited for. A closure that panics answers [`Gone`].
 ///
 /// # Errors
 /// Where the kernel gives no thread.

@@ -27,8 +27,8 @@ impl Limit {
         Limit(Mutex::new(State { left: BURST, since: None, left_out: 0 }))
     }
 
-    /// Takes leave to write a line. With it comes how many were left out since the last one; `None` if this one is
-    /// to be left out.
+    /// Takes leave to write a line. With it comes how many were left out since the last one; `None` if this
+    /// one is to be left out.
     pub fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
@@ -61,9 +61,9 @@ impl Default for Limit {
     }
 }
 
-/// Writes a log line that somebody outside can cause: `limited!(warn, "client {name}: {e}")`, with what the macro
-/// `tracing::warn` takes. Each place in the code writes [`log::BURST`](crate::log::BURST) lines at once and then one
-/// each [`log::EACH`](crate::log::EACH), and says how many were left out.
+/// Writes a log line that somebody outside can cause: `limited!(warn, "client {name}: {e}")`, with what the
+/// macro `tracing::warn` takes. Each place in the code writes [`log::BURST`](crate::log::BURST) lines at once
+/// and then one each [`log::EACH`](crate::log::EACH), and says how many were left out.
 #[macro_export]
 macro_rules! limited {
     ($level:ident, $($line:tt)+) => {{

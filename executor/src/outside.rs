@@ -15,8 +15,8 @@ struct Outside {
 static FILES: OnceLock<Outside> = OnceLock::new();
 static CONNECTIONS: OnceLock<Outside> = OnceLock::new();
 
-/// Starts the threads whose children do what [`outside`] and [`connecting`] are asked for, and calls `confine` on the
-/// first. Once in a process, before any thread is confined. Returns what `confine` returns.
+/// Starts the threads whose children do what [`outside`] and [`connecting`] are asked for, and calls
+/// `confine` on the first. Once in a process, before any thread is confined. Returns what `confine` returns.
 ///
 /// # Errors
 /// If the kernel gives no thread.
@@ -53,8 +53,8 @@ pub async fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     on(&FILES, work).await
 }
 
-/// As [`outside`], on a thread that `confine` was not called on: for connections, whose host names the C library
-/// looks up in files of its own.
+/// As [`outside`], on a thread that `confine` was not called on: for connections, whose host names the C
+/// library looks up in files of its own.
 pub async fn connecting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     on(&CONNECTIONS, work).await
 }

@@ -163,7 +163,8 @@ impl Inner {
         let idle = self.ready.borrow().is_empty();
         match &self.world {
             World::Real { reactor, start } => {
-                // A look at the events is a system call, which tasks that are ready need not wait for each time.
+                // A look at the events is a system call, which tasks that are ready need not wait for each
+                // time.
                 if !idle && self.unlooked.get() < MOST_UNLOOKED {
                     self.unlooked.set(self.unlooked.get() + 1);
                     return Ok(true);

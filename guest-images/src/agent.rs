@@ -116,8 +116,8 @@ pub struct Agent<L: Link> {
 }
 
 impl Agent<std::os::unix::net::UnixStream> {
-    /// Connects to the guest's second serial port at the Unix socket `path`, which may not exist yet, and waits
-    /// until the agent answers.
+    /// Connects to the guest's second serial port at the Unix socket `path`, which may not exist yet, and
+    /// waits until the agent answers.
     pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration, console: Console) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         let link = loop {
@@ -137,7 +137,8 @@ impl Agent<std::os::unix::net::UnixStream> {
 impl<L: Link> Agent<L> {
     /// Waits until the agent at the other end of `link` answers.
     ///
-    /// It does not rely on the `ready` line, which is lost where the guest was ready first: it asks until it is answered.
+    /// It does not rely on the `ready` line, which is lost where the guest was ready first: it asks until it
+    /// is answered.
     pub fn connect(link: L, timeout: Duration, console: Console) -> Result<Self> {
         let mut agent =
             Agent { lines: Lines::new(link), console, patience: PATIENCE, last_id: 0, boot: String::new() };
@@ -145,7 +146,8 @@ impl<L: Link> Agent<L> {
         Ok(agent)
     }
 
-    /// Waits until another boot's agent answers than the one that answered last: after a reset from outside, or a crash.
+    /// Waits until another boot's agent answers than the one that answered last: after a reset from outside,
+    /// or a crash.
     pub fn wait_reboot(&mut self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -200,20 +202,22 @@ impl<L: Link> Agent<L> {
         }
     }
 
-    /// Writes every block of `region` with sequence number `seq` (at least 1), flushes, and from now on expects that there.
+    /// Writes every block of `region` with sequence number `seq` (at least 1), flushes, and from now on
+    /// expects that there.
     pub fn fill(&mut self, region: &Region, seq: u64) -> Result<()> {
         self.ask("fill", region.fields().with("seq", seq)).map(drop)
     }
 
-    /// Reads back every block of the device's region around the page cache, and compares with what the agent wrote.
-    /// Damage is an error. Refused while a job runs on the device.
+    /// Reads back every block of the device's region around the page cache, and compares with what the agent
+    /// wrote. Damage is an error. Refused while a job runs on the device.
     pub fn verify(&mut self, device: &str) -> Result<VerifyReport> {
         let answer = self.ask("verify", device_field(device))?;
         report::verified("verify", &answer)
     }
 
-    /// The same without the agent's memory of what it wrote, as after a reboot: every block must be whole, in its
-    /// place, of the region's seed, and written at least `oldest` times. What is found is expected from now on.
+    /// The same without the agent's memory of what it wrote, as after a reboot: every block must be whole, in
+    /// its place, of the region's seed, and written at least `oldest` times. What is found is expected from
+    /// now on.
     pub fn verify_full(&mut self, region: &Region, oldest: u64) -> Result<VerifyReport> {
         let answer = self.ask("verify-full", region.fields().with("min", oldest))?;
         report::verified("verify-full", &answer)
@@ -232,23 +236,23 @@ impl<L: Link> Agent<L> {
         Ok(Job(number("random-write", &answer.fields, "job")?))
     }
 
-    /// Starts requests without a meaning in the background, which end by themselves. What the range held is lost if
-    /// they write.
+    /// Starts requests without a meaning in the background, which end by themselves. What the range held is
+    /// lost if they write.
     pub fn rate(&mut self, rate: &Rate) -> Result<Job> {
         let answer = self.ask("rate", rate.fields())?;
         Ok(Job(number("rate", &answer.fields, "job")?))
     }
 
-    /// Makes an ext4 on the device and keeps writing, renaming and deleting checked files in it, in the background.
-    /// At most `files` files of at most `size` bytes exist at a time.
+    /// Makes an ext4 on the device and keeps writing, renaming and deleting checked files in it, in the
+    /// background. At most `files` files of at most `size` bytes exist at a time.
     pub fn fs_load(&mut self, device: &str, seed: u64, files: u64, size: u64) -> Result<Job> {
         let fields = device_field(device).with("seed", seed).with("files", files).with("size", size);
         let answer = self.ask("fs-load", fields)?;
         Ok(Job(number("fs-load", &answer.fields, "job")?))
     }
 
-    /// Unmounts the device's file system, has `e2fsck -fn` check it, mounts it again and checks every file: how many
-    /// there are. Refused while the load runs.
+    /// Unmounts the device's file system, has `e2fsck -fn` check it, mounts it again and checks every file:
+    /// how many there are. Refused while the load runs.
     pub fn fs_verify(&mut self, device: &str) -> Result<u64> {
         let answer = self.ask("fs-verify", device_field(device))?;
         number("fs-verify", &answer.fields, "files")
@@ -318,15 +322,15 @@ impl<L: Link> Agent<L> {
         Ok((text("random", &answer.fields, "bytes")?, text("random", &answer.fields, "source")?))
     }
 
-    /// Gives the guest's interface `name` an address in a network of `prefix` common bits and packets of up to `mtu`
-    /// bytes, and sets it up.
+    /// Gives the guest's interface `name` an address in a network of `prefix` common bits and packets of up
+    /// to `mtu` bytes, and sets it up.
     pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<()> {
         let fields = Fields::new().with("name", name).with("address", address).with("prefix", prefix);
         self.ask("net-up", fields.with("mtu", mtu)).map(drop)
     }
 
-    /// Has the guest connect to `address`, receive `length` bytes, at most 64 MiB, and send them back: how many there
-    /// were, and their SHA-256 as hexadecimal digits.
+    /// Has the guest connect to `address`, receive `length` bytes, at most 64 MiB, and send them back: how
+    /// many there were, and their SHA-256 as hexadecimal digits.
     pub fn net_echo(&mut self, address: SocketAddr, length: usize) -> Result<(usize, String)> {
         let answer = self.ask("net-echo", Fields::new().with("address", address).with("length", length))?;
         Ok((number("net-echo", &answer.fields, "bytes")?, text("net-echo", &answer.fields, "sha256")?))
@@ -365,8 +369,8 @@ impl<L: Link> Agent<L> {
         number("uptime", &answer.fields, "ms").map(Duration::from_millis)
     }
 
-    /// What loader the kernel believes that it was started by: an identifier of the Linux/x86 boot protocol, which a
-    /// kernel that was entered by PVH sets to 0xb0 itself.
+    /// What loader the kernel believes that it was started by: an identifier of the Linux/x86 boot protocol,
+    /// which a kernel that was entered by PVH sets to 0xb0 itself.
     pub fn boot_loader(&mut self) -> Result<u8> {
         let answer = self.ask("boot-loader", Fields::new())?;
         number("boot-loader", &answer.fields, "type")
@@ -383,7 +387,8 @@ impl<L: Link> Agent<L> {
         self.wait_reboot(timeout)
     }
 
-    /// Has the guest's kernel restart as it stands, without flushing anything; the answer comes before it does.
+    /// Has the guest's kernel restart as it stands, without flushing anything; the answer comes before it
+    /// does.
     pub fn restart_at_once(&mut self) -> Result<()> {
         self.ask("restart-at-once", Fields::new()).map(drop)
     }

@@ -1,8 +1,8 @@
 //! What `millrace run` boots where it is given no kernel: the folder `boot` of the cache.
 //!
-//! It holds `vmlinuz`, the usual kernel, and `initrd`, an initramfs that goes on with the root file system of a
-//! disk. `boot` is a link to a complete folder, and put in place in one step, so a program that looks meanwhile
-//! finds the old or the new.
+//! It holds `vmlinuz`, the usual kernel, and `initrd`, an initramfs that goes on with the root file system of
+//! a disk. `boot` is a link to a complete folder, and put in place in one step, so a program that looks
+//! meanwhile finds the old or the new.
 
 use std::fs;
 use std::io::ErrorKind;

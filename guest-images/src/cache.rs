@@ -14,7 +14,8 @@ use crate::{Error, Result};
 /// The cache's directory, made if absent: in the target directory that the running program was built in, else
 /// in the workspace's `target`.
 ///
-/// A relative `CARGO_TARGET_DIR` cannot be used: tests run in another folder than the cargo that it was said to.
+/// A relative `CARGO_TARGET_DIR` cannot be used: tests run in another folder than the cargo that it was said
+/// to.
 pub fn directory() -> Result<PathBuf> {
     let program = std::env::current_exe().ok();
     let target = program.as_deref().and_then(target_of).unwrap_or_else(|| workspace().join("target"));
@@ -37,8 +38,8 @@ pub(crate) fn workspace() -> &'static Path {
 
 /// The entry `name`, made by `build` if it is not there yet.
 ///
-/// `build` gets a path in an empty temporary directory on the same file system, and must make a file or a directory
-/// there. What it leaves behind when it fails is removed.
+/// `build` gets a path in an empty temporary directory on the same file system, and must make a file or a
+/// directory there. What it leaves behind when it fails is removed.
 pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let directory = directory()?;
     let path = directory.join(name);

@@ -1,8 +1,8 @@
 //! A disk with a Debian system on it: built by mmdebstrap, without root where the host lets users do that.
 //!
-//! It boots the usual kernel ([`crate::kernel::find`]) from outside, whose modules are in it, to a login on every
-//! console that the kernel has; root has no password. The system is cached as an archive, so that only the first image of
-//! a suite takes a minute and needs the network.
+//! It boots the usual kernel ([`crate::kernel::find`]) from outside, whose modules are in it, to a login on
+//! every console that the kernel has; root has no password. The system is cached as an archive, so that only
+//! the first image of a suite takes a minute and needs the network.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ const INCLUDE: &str = "systemd-sysv,udev,kmod,iproute2,dbus";
 
 /// What is done in the new system at the end, by `sh -e` with its folder as `$1`.
 ///
-/// A login needs neither the network nor mail, and a guest that is asked to power off should not wait for anybody.
+/// A login needs neither the network nor mail, and a guest that is asked to power off should not wait for
+/// anybody.
 const FINISH: &str = r#"
 echo millrace >"$1/etc/hostname"
 printf '127.0.0.1 localhost millrace\n' >"$1/etc/hosts"
@@ -49,8 +50,8 @@ impl Debian {
     /// Makes the new file `image`: an ext4 without a partition table, as a raw image.
     ///
     /// # Errors
-    /// Programs that are missing, with the package that has them; a mirror that cannot be reached; a size that is
-    /// too small.
+    /// Programs that are missing, with the package that has them; a mirror that cannot be reached; a size
+    /// that is too small.
     pub fn make(&self, kernel: &Kernel, image: &Path) -> Result<()> {
         let archive = archive(&self.suite, kernel)?;
         let file = File::create_new(image).map_err(Error::file("create", image))?;
@@ -94,8 +95,8 @@ fn archive(suite: &str, kernel: &Kernel) -> Result<PathBuf> {
         for left_out in ["man", "doc", "info", "locale"] {
             command.arg(format!("--dpkgopt=path-exclude=/usr/share/{left_out}/*"));
         }
-        // Else a package with a large Perl does what a new system does not need. In a namespace nobody may get at what
-        // lies in a user's folders.
+        // Else a package with a large Perl does what a new system does not need. In a namespace nobody may
+        // get at what lies in a user's folders.
         let merged = folder.join("../share/mmdebstrap/hooks/maybe-merged-usr");
         if merged.is_dir() && (mode == "root" || folder.starts_with("/usr")) {
             command.arg(format!("--hook-dir={}", merged.display()));
@@ -128,8 +129,8 @@ fn bootstrap(suite: &str, command: &mut Command) -> Result<()> {
     Err(Error::Missing(format!("no Debian system ({suite}): {PROGRAM} failed: {text}{hint}")))
 }
 
-/// Where a system is unpacked: in memory where there is room and files may be what a system needs, since dpkg waits
-/// for the disk after each of its steps; otherwise where temporary files are.
+/// Where a system is unpacked: in memory where there is room and files may be what a system needs, since dpkg
+/// waits for the disk after each of its steps; otherwise where temporary files are.
 fn workplace() -> PathBuf {
     use rustix::fs::StatVfsMountFlags as Flags;
     let memory = Path::new("/dev/shm");

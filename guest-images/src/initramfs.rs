@@ -10,7 +10,8 @@ use crate::kernel::Kernel;
 use crate::modules::Module;
 use crate::{Error, Result, agent_binary, cache, libraries, modules, packages};
 
-/// The environment variable that overrides [`guest`]. The lab sets it, so that nothing is built in its machine.
+/// The environment variable that overrides [`guest`]. The lab sets it, so that nothing is built in its
+/// machine.
 pub const PATH_VARIABLE: &str = "MILLRACE_GUEST_INITRD";
 
 /// Found over ACPI or PCI, whichever the machine has.

@@ -51,7 +51,8 @@ pub fn delete(name: &str) -> io::Result<()> {
     link(RTM_DELLINK, name, 0, &[])
 }
 
-/// Gives the interface `name` an address, in a network whose addresses have the first `prefix` bits in common.
+/// Gives the interface `name` an address, in a network whose addresses have the first `prefix` bits in
+/// common.
 ///
 /// # Errors
 /// As [`up`].

@@ -45,8 +45,8 @@ pub fn find() -> Result<Kernel> {
     }
 }
 
-/// The kernel that `metapackage` of `suite` stands for, as `linux-image-amd64` of `trixie`, which is cached apart
-/// from the usual one. A cached one is used as long as it is there.
+/// The kernel that `metapackage` of `suite` stands for, as `linux-image-amd64` of `trixie`, which is cached
+/// apart from the usual one. A cached one is used as long as it is there.
 pub fn of_suite(suite: &str, metapackage: &str) -> Result<Kernel> {
     let entry = cache::entry(&format!("suite-{suite}-{metapackage}"), |root| {
         let folder = tempfile::tempdir().map_err(Error::system("make a temporary directory"))?;
@@ -70,8 +70,8 @@ fn current(apt: &Apt, metapackage: &str) -> Result<String> {
     package.ok_or_else(|| Error::Missing(format!("{metapackage} names no kernel")))
 }
 
-/// The packages that hold the kernel `package`, as `linux-image-7.2.13-cloud-amd64`: itself, and after Debian 13 those
-/// of the same version (`linux-binary-...` and `linux-modules-...`) that it depends on.
+/// The packages that hold the kernel `package`, as `linux-image-7.2.13-cloud-amd64`: itself, and after Debian
+/// 13 those of the same version (`linux-binary-...` and `linux-modules-...`) that it depends on.
 fn parts(apt: &Apt, package: &str) -> Result<Vec<String>> {
     let version = package.strip_prefix("linux-image").unwrap_or(package);
     let is_part = |name: &String| name.starts_with("linux-") && name.ends_with(version) && name != package;
@@ -83,8 +83,8 @@ fn cannot_fetch(metapackage: &str, error: Error) -> Error {
     Error::Missing(format!("no guest kernel: Debian's package {metapackage} cannot be fetched ({error})"))
 }
 
-/// The kernel in the unpacked packages at `root`: `boot/vmlinuz-VERSION` with its modules in `lib` or, since the /usr
-/// merge after Debian 12, in `usr/lib`; after Debian 13 `vmlinuz` lies beside the modules.
+/// The kernel in the unpacked packages at `root`: `boot/vmlinuz-VERSION` with its modules in `lib` or, since
+/// the /usr merge after Debian 12, in `usr/lib`; after Debian 13 `vmlinuz` lies beside the modules.
 fn open(root: &Path) -> Result<Kernel> {
     let invalid = |text: &str| Error::Invalid { path: root.to_owned(), text: text.to_owned() };
     let boot = root.join("boot");

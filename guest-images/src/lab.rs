@@ -3,7 +3,8 @@
 //! The lab boots a stock kernel (L1) whose init sees the host's own file system, changes to it kept in memory
 //! only, and runs one command there: programs built on the host run unchanged, now with a complete /dev/kvm.
 //! Output and status come back over a channel of their own, apart from the kernel's console. Everything that
-//! the lab starts dies with the process that started it, however that ends, and nothing is left in the file system.
+//! the lab starts dies with the process that started it, however that ends, and nothing is left in the file
+//! system.
 
 mod process;
 mod qemu;
@@ -22,8 +23,8 @@ pub use qemu::{Qemu, find as qemu};
 
 /// Set to `1` in the environment of a command that runs inside the lab.
 pub const INSIDE_VARIABLE: &str = "MILLRACE_LAB";
-/// In the environment of a command inside the lab: a directory on the scratch disk, an ext4 with room for images.
-/// The rest of what a command writes there goes to memory.
+/// In the environment of a command inside the lab: a directory on the scratch disk, an ext4 with room for
+/// images. The rest of what a command writes there goes to memory.
 pub const SCRATCH_VARIABLE: &str = "MILLRACE_SCRATCH";
 /// How the host's files reach the lab: `virtiofs` or `image`; unset: the first that this host allows.
 pub const ROOT_VARIABLE: &str = "MILLRACE_LAB_ROOT";
@@ -49,8 +50,8 @@ pub struct LabCommand {
     pub scratch_mib: u64,
     /// The longest that all of it may take.
     pub timeout: Duration,
-    /// Where the host's file system cannot be shared: what the command needs besides itself and its libraries.
-    /// A program's own libraries are added, a directory is taken with all in it.
+    /// Where the host's file system cannot be shared: what the command needs besides itself and its
+    /// libraries. A program's own libraries are added, a directory is taken with all in it.
     pub files: Vec<PathBuf>,
 }
 
@@ -101,8 +102,8 @@ pub fn is_inside() -> bool {
     std::env::var_os(INSIDE_VARIABLE).is_some()
 }
 
-/// Returns where guests can be run: on a host with a usable KVM, and inside the lab. Elsewhere it says so on one
-/// line of standard error, runs this process again inside the lab, and exits with its status.
+/// Returns where guests can be run: on a host with a usable KVM, and inside the lab. Elsewhere it says so on
+/// one line of standard error, runs this process again inside the lab, and exits with its status.
 ///
 /// To be called first in `main`, from the main thread. An error means that there is no lab either.
 pub fn enter_if_needed() -> Result<()> {
@@ -123,8 +124,8 @@ pub fn enter_if_needed_with(adjust: impl FnOnce(&mut LabCommand)) -> Result<()> 
 
 /// [`run`], and once more where the first machine gave no exit status, which is said on standard error.
 ///
-/// The emulation sometimes ends or hangs the machine. A command that hangs looks the same, so every such line is
-/// worth a look.
+/// The emulation sometimes ends or hangs the machine. A command that hangs looks the same, so every such line
+/// is worth a look.
 pub fn run_again_if_lost(command: &LabCommand) -> Result<i32> {
     match run(command) {
         Err(error @ Error::Lab { .. }) => {

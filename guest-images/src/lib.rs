@@ -2,8 +2,9 @@
 //!
 //! The order in which a test or a tool meets them: [`lab::enter_if_needed`] makes sure there is a KVM,
 //! [`kernel::find`] and [`initramfs::guest`] give what a VMM boots, and [`agent::Agent`] talks to the
-//! guest that came up. What the guest and the host must agree on ([`pattern`], [`wire`], [`frames`]), and what
-//! both do ([`interface`]), is compiled into both sides; everything else needs the `host` feature, which the guest's own agent lacks.
+//! guest that came up. What the guest and the host must agree on ([`pattern`], [`wire`], [`frames`]), and
+//! what both do ([`interface`]), is compiled into both sides; everything else needs the `host` feature, which
+//! the guest's own agent lacks.
 
 pub mod frames;
 pub mod interface;

@@ -20,7 +20,8 @@ pub struct Module {
     pub object: Vec<u8>,
 }
 
-/// `names` and all that they depend on, each after its dependencies; what is built into the kernel is left out.
+/// `names` and all that they depend on, each after its dependencies; what is built into the kernel is left
+/// out.
 ///
 /// `directory` is a kernel's modules directory. Compressed modules come out as they were before.
 pub fn in_order(directory: &Path, names: &[&str]) -> Result<Vec<Module>> {

@@ -28,7 +28,8 @@ impl Apt {
         Apt { options, may_update: rustix::process::geteuid().is_root() }
     }
 
-    /// For `suite` (a code name, as `trixie`) from the mirror that the host uses. What it knows lies in `folder`.
+    /// For `suite` (a code name, as `trixie`) from the mirror that the host uses. What it knows lies in
+    /// `folder`.
     pub(crate) fn of_suite(suite: &str, folder: &Path) -> Result<Self> {
         let mirror = mirror()?.ok_or_else(|| {
             Error::Missing(format!("no packages of {suite}: this host's apt has no Debian mirror"))
@@ -95,8 +96,9 @@ impl Apt {
         Ok(())
     }
 
-    /// The output of a command, which is run once more with fresh package lists where it fails: a new container has
-    /// none, and apt then knows no package; lists that are older than the archive name files that are gone.
+    /// The output of a command, which is run once more with fresh package lists where it fails: a new
+    /// container has none, and apt then knows no package; lists that are older than the archive name files
+    /// that are gone.
     fn ask(&self, command: impl Fn() -> Command) -> Result<Vec<u8>> {
         output(&mut command())
             .or_else(|error| if self.update() { output(&mut command()) } else { Err(error) })

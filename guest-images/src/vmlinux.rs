@@ -1,8 +1,9 @@
 //! The ELF kernel inside a bzImage, for those who boot that.
 //!
-//! Facts: the Linux/x86 boot protocol, `Documentation/arch/x86/boot.rst`: `setup_sects` at 0x1f1, `payload_offset`
-//! at 0x248 and `payload_length` at 0x24c, counted from the start of the protected-mode code. Behind the compressed
-//! data, and counted with them, is the uncompressed size in 4 bytes, except behind gzip, which ends in it.
+//! Facts: the Linux/x86 boot protocol, `Documentation/arch/x86/boot.rst`: `setup_sects` at 0x1f1,
+//! `payload_offset` at 0x248 and `payload_length` at 0x24c, counted from the start of the protected-mode
+//! code. Behind the compressed data, and counted with them, is the uncompressed size in 4 bytes, except
+//! behind gzip, which ends in it.
 
 use std::fs;
 use std::path::PathBuf;

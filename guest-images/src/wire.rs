@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// The protocol's version, in the `ready` line and in the answer to `hello`, where `boot` tells one boot from the next.
+/// The protocol's version, in the `ready` line and in the answer to `hello`, where `boot` tells one boot from
+/// the next.
 pub const VERSION: u64 = 1;
 
 /// The `key=value` part of a request or of an answer.

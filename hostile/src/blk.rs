@@ -1,5 +1,5 @@
-//! What a guest sends to a virtio block device whose storage takes aligned buffers only: requests of any size, in
-//! any number of descriptors, all of which may name the same memory, and with or without a kick.
+//! What a guest sends to a virtio block device whose storage takes aligned buffers only: requests of any
+//! size, in any number of descriptors, all of which may name the same memory, and with or without a kick.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -53,7 +53,8 @@ impl Aligned {
     }
 }
 
-/// Memory beside a buffer that is not aligned, as a file with O_DIRECT needs it. It counts, and is not touched.
+/// Memory beside a buffer that is not aligned, as a file with O_DIRECT needs it. It counts, and is not
+/// touched.
 fn bounce(offset: u64, buf: &Buf) -> Option<Vec<u8>> {
     let fits = offset.is_multiple_of(ALIGNMENT as u64) && buf.is_aligned(ALIGNMENT);
     (!fits).then(|| Vec::with_capacity(buf.len().next_multiple_of(ALIGNMENT)))

@@ -1,5 +1,5 @@
-//! What a guest and whoever is at the other end send to a virtio console between them, and what a guest asks of a virtio
-//! entropy device.
+//! What a guest and whoever is at the other end send to a virtio console between them, and what a guest asks
+//! of a virtio entropy device.
 
 use std::sync::Arc;
 

@@ -193,8 +193,8 @@ fn step(kind: u8, detail: u8, place: u16, value: u64, more: u32) -> Vec<u8> {
     [&[kind, detail, low, high][..], &value.to_le_bytes(), &more.to_le_bytes()].concat()
 }
 
-/// A request of one data descriptor (virtio 1.2, 5.2.6): what, from which sector on, its bytes, and whether the
-/// device writes them.
+/// A request of one data descriptor (virtio 1.2, 5.2.6): what, from which sector on, its bytes, and whether
+/// the device writes them.
 fn request(queue: u8, kind: u64, sector: u64, len: u32, reads: bool) -> Vec<u8> {
     const NEXT: u16 = 1 << 3;
     const WRITE: u16 = 2 << 3;

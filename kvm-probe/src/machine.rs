@@ -32,8 +32,8 @@ const BREAKPOINT_VECTOR: u64 = 3;
 /// A real KVM needs a millisecond; an emulated one some hundred.
 const WATCHDOG: Duration = Duration::from_secs(10);
 
-// Position independent. The handler counts breakpoints in rbx, which the code then sends as its proof. rsi says whether
-// there is xsave.
+// Position independent. The handler counts breakpoints in rbx, which the code then sends as its proof. rsi
+// says whether there is xsave.
 std::arch::global_asm!(
     ".pushsection .rodata",
     "probe_code:",
@@ -110,7 +110,8 @@ fn run(say: impl FnOnce(Kvm)) -> Result<(), Failure> {
         userspace_addr: host as u64,
         ..Default::default()
     };
-    // SAFETY: `memory` is mapped for MEMORY bytes from `host`, and is dropped after the VM, whose last use is below.
+    // SAFETY: `memory` is mapped for MEMORY bytes from `host`, and is dropped after the VM, whose last use is
+    // below.
     unsafe { vm.set_user_memory_region(region) }.map_err(at("give the VM memory"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(at("get CPUID"))?;
@@ -129,7 +130,8 @@ fn run(say: impl FnOnce(Kvm)) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether these CPUID entries tell of xsave, without which stock kernels do too (Intel SDM volume 2A, CPUID leaf 1).
+/// Whether these CPUID entries tell of xsave, without which stock kernels do too (Intel SDM volume 2A, CPUID
+/// leaf 1).
 fn has_xsave(cpuid: &[kvm_cpuid_entry2]) -> bool {
     cpuid.iter().any(|entry| entry.function == 1 && entry.ecx & 1 << 26 != 0)
 }
@@ -158,7 +160,8 @@ fn fill(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemoryError>
     for (address, descriptor) in (GDT..).step_by(8).zip(descriptors) {
         memory.write_obj(descriptor, GuestAddress(address))?;
     }
-    // The handler lies below 64 KiB, so the gate's upper address parts are zero. 0x8e: present, interrupt gate.
+    // The handler lies below 64 KiB, so the gate's upper address parts are zero. 0x8e: present, interrupt
+    // gate.
     let gate = (CODE + handler as u64) | u64::from(CODE_SELECTOR) << 16 | 0x8e << 40;
     memory.write_obj(gate, GuestAddress(IDT + BREAKPOINT_VECTOR * 16))
 }

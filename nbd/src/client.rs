@@ -28,7 +28,8 @@ pub use negotiate::{NegotiateError, Offer, Terms, negotiate};
 /// Requests in flight at once; more wait their turn.
 pub const MAX_IN_FLIGHT: u64 = 128;
 
-/// The factor of the time-out for requests whose duration the client cannot foresee: flush, write zeroes, trim.
+/// The factor of the time-out for requests whose duration the client cannot foresee: flush, write zeroes,
+/// trim.
 pub const SLOW: u32 = 10;
 
 /// Why a request has no good answer.

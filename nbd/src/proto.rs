@@ -22,8 +22,8 @@ pub enum StringError {
     /// It has more than 4096 bytes.
     #[error("too long")]
     TooLong,
-    /// It has control characters. The protocol forbids NUL only, but other characters break the lines of the lists
-    /// that clients print of a server's exports.
+    /// It has control characters. The protocol forbids NUL only, but other characters break the lines of the
+    /// lists that clients print of a server's exports.
     #[error("has control characters")]
     Control,
 }

@@ -48,8 +48,8 @@ pub enum AddressError {
     },
 }
 
-/// Takes the options off an address as QEMU writes them (`unix:PATH,server=on,wait=off`): a comma that belongs to
-/// the address is doubled.
+/// Takes the options off an address as QEMU writes them (`unix:PATH,server=on,wait=off`): a comma that
+/// belongs to the address is doubled.
 fn without_options(text: &str) -> Result<String, AddressError> {
     let text = text.replace(",,", "\0");
     let mut parts = text.split(',');
@@ -69,8 +69,8 @@ fn without_options(text: &str) -> Result<String, AddressError> {
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// Reads `unix:PATH` or `tcp:HOST:PORT`. Options that QEMU needs there to listen without waiting are allowed
-    /// (`,server=on,wait=off`), since that is what is done anyway.
+    /// Reads `unix:PATH` or `tcp:HOST:PORT`. Options that QEMU needs there to listen without waiting are
+    /// allowed (`,server=on,wait=off`), since that is what is done anyway.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let address = without_options(text)?;
         if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
@@ -241,8 +241,8 @@ fn remove((path, id): &BoundFile) -> io::Result<()> {
     if file_id(path).is_ok_and(|now| now == *id) { std::fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Gives the files of all listeners of this process to a user and a group, by number: that user alone may connect from
-/// then on. A file that is no longer that of its listener is left alone.
+/// Gives the files of all listeners of this process to a user and a group, by number: that user alone may
+/// connect from then on. A file that is no longer that of its listener is left alone.
 ///
 /// # Errors
 /// Fails if the caller is not root, who alone may give files away, or with the host's error.
@@ -261,8 +261,8 @@ pub fn give_sockets(uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the files of all listeners of this process, for an end that runs no destructors. Returns `false`, and does
-/// nothing, while another thread binds one; after `true` nobody does any more.
+/// Removes the files of all listeners of this process, for an end that runs no destructors. Returns `false`,
+/// and does nothing, while another thread binds one; after `true` nobody does any more.
 pub fn remove_sockets() -> bool {
     let Ok(mut bound) = BOUND.try_lock() else { return false };
     // Nobody can be told where it fails.

@@ -147,7 +147,8 @@ commands! {
         /// Describes all commands and events, and their types.
         "query-qmp-schema" query_qmp_schema: QueryQmpSchema {} -> Vec<SchemaInfo>;
 
-        /// Says whether this connection gets all events of our own, and not only those that follow our own commands.
+        /// Says whether this connection gets all events of our own, and not only those that follow our own
+        /// commands.
         "x-events" x_events: XEvents {
             /// Whether it does.
             enable: bool,
@@ -376,8 +377,8 @@ commands! {
             base_node as "base-node": Option<String>,
             /// What is recorded as the name of the backing file.
             backing_file as "backing-file": Option<String>,
-            /// Whether the format of a base that is used by a protocol alone is recorded as raw: all bases here
-            /// have a format, so that it changes nothing.
+            /// Whether the format of a base that is used by a protocol alone is recorded as raw: all bases
+            /// here have a format, so that it changes nothing.
             backing_mask_protocol as "backing-mask-protocol": Option<bool>,
             /// The last node that is copied.
             bottom: Option<String>,
@@ -385,7 +386,8 @@ commands! {
             speed: Option<i64>,
             /// What becomes of the job on an error; `report` unless given.
             on_error as "on-error": Option<BlockdevOnError>,
-            /// A name for the job's filter node. It must be free, and no node gets it: a stream has no filter here.
+            /// A name for the job's filter node. It must be free, and no node gets it: a stream has no filter
+            /// here.
             filter_node_name as "filter-node-name": Option<String>,
             /// Whether it finalizes itself; it does unless this is false.
             auto_finalize as "auto-finalize": Option<bool>,

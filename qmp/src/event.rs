@@ -53,8 +53,8 @@ events! {
         error: Option<String>,
     }
 
-    /// A disk was switched to another image. Our own event: it follows `change` and `x-live-copy`; after other commands
-    /// it is sent to those who asked by `x-events`.
+    /// A disk was switched to another image. Our own event: it follows `change` and `x-live-copy`; after
+    /// other commands it is sent to those who asked by `x-events`.
     "BLOCK_SWITCHED" BlockSwitched {
         /// The disk.
         device: String,

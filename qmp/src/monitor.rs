@@ -197,8 +197,8 @@ impl Monitor {
                 if outbox.is_closed() || self.inner.closing.get() {
                     break;
                 }
-                // A web page can have a browser send anything to a TCP port of this host, behind a request line and
-                // headers of its own; and what comes from a page must not get as far as a command.
+                // A web page can have a browser send anything to a TCP port of this host, behind a request
+                // line and headers of its own; and what comes from a page must not get as far as a command.
                 if from_network && !outbox.is_negotiated() && !matches!(message, Ok(Value::Object(_))) {
                     tracing::info!("a monitor client on TCP does not begin with QMP: it is hung up on");
                     return hang_up(&socket, &outbox);

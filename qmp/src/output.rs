@@ -207,8 +207,8 @@ impl Events {
         self.send(event, |_| true);
     }
 
-    /// As [`Events::emit`], to those clients only that have asked by `x-events` for all events of our own: for one
-    /// that a client written for QEMU would not expect.
+    /// As [`Events::emit`], to those clients only that have asked by `x-events` for all events of our own:
+    /// for one that a client written for QEMU would not expect.
     pub fn emit_extra<E: Event>(&self, event: &E) {
         self.send(event, |client| client.extra.get());
     }

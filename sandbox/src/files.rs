@@ -7,8 +7,8 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-/// The newest version whose rights are asked for; what an older kernel lacks of them stays allowed: the network
-/// before version 4, abstract sockets and signals before 6.
+/// The newest version whose rights are asked for; what an older kernel lacks of them stays allowed: the
+/// network before version 4, abstract sockets and signals before 6.
 const VERSION: ABI = ABI::V10;
 
 /// Takes from this thread every file by name, and as far as the kernel can, new connections, abstract sockets

@@ -62,8 +62,8 @@ pub(crate) fn program(
 
 /// A filter that lets `call`, and every call of the x32 ABI, fail with `errno`.
 ///
-/// By hand (linux/bpf_common.h, linux/seccomp.h), because x32 is a range of numbers, which [`SeccompFilter`] has
-/// not, and because its programs have one outcome for all calls.
+/// By hand (linux/bpf_common.h, linux/seccomp.h), because x32 is a range of numbers, which [`SeccompFilter`]
+/// has not, and because its programs have one outcome for all calls.
 fn refusing(call: c_long, errno: c_int) -> BpfProgram {
     let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     vec![

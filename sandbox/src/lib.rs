@@ -1,9 +1,10 @@
 //! What a thread may still ask of the kernel: system calls by seccomp, files by landlock.
 //!
 //! A guest that breaks out of a device's code owns the thread that the code runs on. So the threads that see
-//! what a guest writes keep only what their work takes ([`confine`]): no file is opened by name, no socket made,
-//! no process started or signalled. What they need of that kind is done by a thread that is not confined, and that sees
-//! no guest. Confinement is for good, and a thread passes it on to the threads that it makes.
+//! what a guest writes keep only what their work takes ([`confine`]): no file is opened by name, no socket
+//! made, no process started or signalled. What they need of that kind is done by a thread that is not
+//! confined, and that sees no guest. Confinement is for good, and a thread passes it on to the threads that
+//! it makes.
 //!
 //! All threads share their memory. So those that are not confined give up what the program never needs
 //! ([`confine_program`]): somebody who makes the main thread do his work still starts no program, and
@@ -83,9 +84,9 @@ pub fn confine(role: Role, mode: Mode) -> Lacks {
     Lacks { landlock: files::allow_none().err(), seccomp: syscalls::filter(role, mode).err() }
 }
 
-/// Takes from all threads of the process, those to come too, what none of them ever needs, for good: programs,
-/// other processes, mounts, namespaces, and parts of the kernel that are beside the point. Returns what the
-/// kernel lacks for that.
+/// Takes from all threads of the process, those to come too, what none of them ever needs, for good:
+/// programs, other processes, mounts, namespaces, and parts of the kernel that are beside the point. Returns
+/// what the kernel lacks for that.
 pub fn confine_program(mode: Mode) -> Lacks {
     if mode == Mode::Off {
         return Lacks::default();

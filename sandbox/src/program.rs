@@ -86,11 +86,12 @@ const OWN: &[c_long] = &[SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_tgkill]
 /// Kinds of sockets that the program, and the C library as it looks names up, make.
 const SOCKETS: [c_int; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
 
-/// The ioctls that type into the terminal as if its user did, or have the kernel send signals: TIOCSTI, TIOCLINUX, FIOSETOWN
-/// and SIOCSPGRP of asm-generic/ioctls.h and asm-generic/sockios.h.
+/// The ioctls that type into the terminal as if its user did, or have the kernel send signals: TIOCSTI,
+/// TIOCLINUX, FIOSETOWN and SIOCSPGRP of asm-generic/ioctls.h and asm-generic/sockios.h.
 const IOCTLS: [c_ulong; 4] = [TIOCSTI, TIOCLINUX, 0x8901, 0x8902];
 
-/// The operations of fcntl that have the kernel send signals: F_SETSIG and F_SETOWN_EX of asm-generic/fcntl.h are 10 and 15.
+/// The operations of fcntl that have the kernel send signals: F_SETSIG and F_SETOWN_EX of asm-generic/fcntl.h
+/// are 10 and 15.
 const FCNTLS: [c_int; 5] = [F_SETOWN, 10, 15, F_NOTIFY, F_SETLEASE];
 
 /// Takes the calls of this file from all threads that there are, and from those to come.
@@ -114,7 +115,8 @@ fn rules() -> Result<Calls, BackendError> {
     for call in OWN {
         rules.insert(*call, one_of([int(0, Ne, own())])?);
     }
-    // One signal may go to the whole process group: the text monitor's line editor stops it by that, at Ctrl-Z.
+    // One signal may go to the whole process group: the text monitor's line editor stops it by that, at
+    // Ctrl-Z.
     let to_others = || int(0, Ne, own());
     let not_to_group = all_of([to_others(), int(0, Ne, 0)])?;
     let other_signals = all_of([to_others(), int(1, Ne, SIGTSTP as u64)])?;

@@ -26,8 +26,8 @@ fn landlock() -> i64 {
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION) }.max(0)
 }
 
-/// Runs the test `test` of this program in a process of its own, with `value` in its environment, and returns how
-/// it ended and what it printed.
+/// Runs the test `test` of this program in a process of its own, with `value` in its environment, and returns
+/// how it ended and what it printed.
 fn in_process(test: &str, name: &str, value: &str) -> (std::process::ExitStatus, String) {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     let child = child.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(name, value);

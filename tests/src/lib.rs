@@ -1,8 +1,9 @@
 //! The end-to-end harness and everything that runs on it: tests, the demo, benchmarks.
 //!
-//! [`programs`] finds or builds what a run needs, [`images`] and [`iso`] make disks, [`Vm`] is one `millrace` process with
-//! its guest and its monitor, [`session`] a monitor's every word, [`terminal`] is what a person sees of a program, [`qemu_img`] asks QEMU's opinion of an
-//! image, [`mod@bench`] is what the benchmarks share.
+//! [`programs`] finds or builds what a run needs, [`images`] and [`iso`] make disks, [`Vm`] is one `millrace`
+//! process with its guest and its monitor, [`session`] a monitor's every word, [`terminal`] is what a person
+//! sees of a program, [`qemu_img`] asks QEMU's opinion of an image, [`mod@bench`] is what the benchmarks
+//! share.
 
 pub mod bench;
 pub mod images;

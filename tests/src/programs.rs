@@ -43,8 +43,8 @@ impl Programs {
 /// The `millrace` of this build: beside the running program, built by cargo in the same profile and the same
 /// target directory, however that was chosen.
 pub fn millrace() -> Result<PathBuf, Failure> {
-    // Whoever was started with SIGHUP ignored (by nohup, or by some CI systems) passes that on to what it starts, and
-    // millrace then keeps to it.
+    // Whoever was started with SIGHUP ignored (by nohup, or by some CI systems) passes that on to what it
+    // starts, and millrace then keeps to it.
     // SAFETY: the default action is no handler, so nothing of this process runs in a signal's context.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let this = std::env::current_exe()?;
@@ -57,8 +57,8 @@ pub fn millrace() -> Result<PathBuf, Failure> {
     if !lab::is_inside() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--package", "vmm", "--bin", "millrace"]);
-        // A build script that looks at what cargo sets for this very package would run again each time. What the
-        // user has set (CARGO_HOME, CARGO_NET_OFFLINE, ...) stays.
+        // A build script that looks at what cargo sets for this very package would run again each time. What
+        // the user has set (CARGO_HOME, CARGO_NET_OFFLINE, ...) stays.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(is_of_a_package) {
                 cargo.env_remove(name);

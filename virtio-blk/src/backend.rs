@@ -26,8 +26,8 @@ pub trait Backend: 'static {
     fn try_enter(self: &Rc<Self>) -> Option<Self::Ticket>;
     /// Waits until [`Backend::try_enter`] gives a ticket. The future may be dropped at any time.
     fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
-    /// Says how many bytes the request with this ticket moves, be it data or a range to zero or discard. Called
-    /// as soon as there is the ticket.
+    /// Says how many bytes the request with this ticket moves, be it data or a range to zero or discard.
+    /// Called as soon as there is the ticket.
     fn carry(ticket: &mut Self::Ticket, bytes: u64);
     /// The most bytes of a discard or write-zeroes request that are done with one ticket.
     fn zero_piece(&self) -> u64;

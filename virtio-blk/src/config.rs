@@ -17,8 +17,8 @@ pub const QUEUE_SIZE: u16 = 256;
 /// Bytes of a sector, whatever the block size is (virtio 1.2, 5.2.4).
 pub(crate) const SECTOR: u64 = 512;
 
-/// Most sectors of one segment of a discard or write-zeroes request: 128 MiB. It is done in pieces, so a drain
-/// does not wait for all of it.
+/// Most sectors of one segment of a discard or write-zeroes request: 128 MiB. It is done in pieces, so a
+/// drain does not wait for all of it.
 pub(crate) const MAX_ZEROES_SECTORS: u32 = (128 << 20) / SECTOR as u32;
 
 /// Most segments of one discard or write-zeroes request.

@@ -1,8 +1,8 @@
 //! One request: from a chain to a command on the disk, and from its result to a status (virtio 1.2, 5.2.6).
 //!
-//! A driver may send reads and writes of up to 4 GiB, and discards of 2 GiB. Their length is no reason to refuse
-//! them, so what is longer than a piece ([`PIECE`]) is done piece by piece, and between two pieces the request is
-//! in flight for nobody: a switch, a stop and a reset have one piece of it to wait for.
+//! A driver may send reads and writes of up to 4 GiB, and discards of 2 GiB. Their length is no reason to
+//! refuse them, so what is longer than a piece ([`PIECE`]) is done piece by piece, and between two pieces the
+//! request is in flight for nobody: a switch, a stop and a reset have one piece of it to wait for.
 
 use std::ops::Range;
 
@@ -259,8 +259,8 @@ impl Request {
         self.segments.iter().flat_map(|bytes| bytes.as_chunks().0).map(raw_range)
     }
 
-    /// What is to be done with one ticket, of [`Request::total`]: one piece of the data, or of a long range, or
-    /// as many short ranges as are not more together.
+    /// What is to be done with one ticket, of [`Request::total`]: one piece of the data, or of a long range,
+    /// or as many short ranges as are not more together.
     fn piece<B: Backend>(&self, disk: &B) -> Range<u64> {
         let (done, total) = (self.done, self.total());
         match self.kind() {
@@ -415,8 +415,8 @@ struct Part {
     unmap: bool,
 }
 
-/// How many bytes of ranges, of which `done` are done, come next: as many of them as have at most `most` bytes
-/// together, or the first piece of one that is longer. Such a one is cut at multiples of `most`.
+/// How many bytes of ranges, of which `done` are done, come next: as many of them as have at most `most`
+/// bytes together, or the first piece of one that is longer. Such a one is cut at multiples of `most`.
 fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: u64) -> u64 {
     let (mut skip, mut taken) = (done, 0);
     for (sector, len, _) in ranges {

@@ -1,9 +1,9 @@
 //! On the disk's thread: requests out of the queues, each in a task of its own.
 //!
-//! A request is kept between two pieces of it, and after one that its disk has failed where `policy` says so. It
-//! holds no ticket then, and no pause or reset waits for it. A second task of its queue takes it up as a new one
-//! is, once the machine goes on: through the gate and to whatever image is behind that. A reset ends that task,
-//! and what it keeps with it.
+//! A request is kept between two pieces of it, and after one that its disk has failed where `policy` says so.
+//! It holds no ticket then, and no pause or reset waits for it. A second task of its queue takes it up as a
+//! new one is, once the machine goes on: through the gate and to whatever image is behind that. A reset ends
+//! that task, and what it keeps with it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,8 +22,8 @@ use crate::request::{self, Answer, Kept, Outcome, Progress, Request};
 struct Served<B: Backend> {
     disk: Rc<B>,
     config: Arc<Config>,
-    /// Requests that go on later, in the order in which they were kept. Bounded by the ring: each is one of its
-    /// chains.
+    /// Requests that go on later, in the order in which they were kept. Bounded by the ring: each is one of
+    /// its chains.
     kept: RefCell<VecDeque<Box<Kept<B::Ticket>>>>,
     more: Event,
 }

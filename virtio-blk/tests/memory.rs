@@ -1,6 +1,6 @@
-//! What a guest can make its host hold: a disk whose storage takes nothing but aligned buffers, and a guest of
-//! 64 MiB whose requests are of any size. It needs no memory of its own for them, since descriptors may name one
-//! page again and again.
+//! What a guest can make its host hold: a disk whose storage takes nothing but aligned buffers, and a guest
+//! of 64 MiB whose requests are of any size. It needs no memory of its own for them, since descriptors may
+//! name one page again and again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;

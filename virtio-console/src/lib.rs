@@ -4,8 +4,8 @@
 //! [`VirtioConsole`] is the device as its transport sees it, on any thread; its tasks run on the thread of an
 //! executor. [`Line`] is the meeting point with whoever carries the bytes further, on any thread.
 //!
-//! Linux writes to such a console with interrupts off, and its processor does nothing else until the device has
-//! taken the bytes. So they are not kept waiting for long:
+//! Linux writes to such a console with interrupts off, and its processor does nothing else until the device
+//! has taken the bytes. So they are not kept waiting for long:
 //!
 //! | output that waits | a further buffer of the guest |
 //! |---|---|

@@ -88,8 +88,8 @@ impl Line {
         }
     }
 
-    /// Offers input to the guest and says how much of it was taken; the rest is to be offered again when there
-    /// is room.
+    /// Offers input to the guest and says how much of it was taken; the rest is to be offered again when
+    /// there is room.
     pub fn offer_input(&self, bytes: &[u8]) -> usize {
         let mut state = self.state();
         let taken = bytes.len().min(INPUT_MAX - state.input.len());

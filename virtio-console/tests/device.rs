@@ -1,4 +1,5 @@
-//! The device driven through mock rings: a driver of our own on one side of guest memory, a line on the other.
+//! The device driven through mock rings: a driver of our own on one side of guest memory, a line on the
+//! other.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -54,8 +54,8 @@ pub trait Device: Send {
     /// Copies config space from `offset`; what lies outside of it reads as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// The generation of the config space (virtio 1.2, 2.5.3): another one as soon as a read shows something
-    /// else that the driver has not written itself, and not sooner. Between two equal ones a driver has seen one
-    /// content, however many reads that took.
+    /// else that the driver has not written itself, and not sooner. Between two equal ones a driver has seen
+    /// one content, however many reads that took.
     fn config_generation(&self) -> u32 {
         0
     }

@@ -1,9 +1,10 @@
 //! The virtio network device (virtio 1.2, 5.1): Ethernet frames between a guest's rings and a [`Link`], which
 //! is a tap interface of the host or a stream socket to a network stack in user space (passt).
 //!
-//! In the order in which a frame meets it: [`VirtioNet`] (the device as its transport sees it, on any thread) →
-//! `serve` (on the thread of an executor: one task for each direction) → [`Link`] (one frame that was received
-//! and one that is being sent, which outlive a reset) → `tap`, `stream` (what a frame looks like there).
+//! In the order in which a frame meets it: [`VirtioNet`] (the device as its transport sees it, on any thread)
+//! → `serve` (on the thread of an executor: one task for each direction) → [`Link`] (one frame that was
+//! received and one that is being sent, which outlive a reset) → `tap`, `stream` (what a frame looks like
+//! there).
 //!
 //! | what | becomes of it |
 //! |---|---|

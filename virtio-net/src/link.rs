@@ -133,8 +133,8 @@ impl Link {
         lock(&self.incoming).frame = None;
     }
 
-    /// Takes a frame of at most [`MOST_FRAME`] bytes to be sent. Not while another one is on its way. Where the
-    /// link has gone, it is dropped.
+    /// Takes a frame of at most [`MOST_FRAME`] bytes to be sent. Not while another one is on its way. Where
+    /// the link has gone, it is dropped.
     pub(crate) fn put(&self, frame: &Buf) {
         if self.has_gone() {
             return;

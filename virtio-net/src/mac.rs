@@ -13,8 +13,8 @@ impl Mac {
         self.0
     }
 
-    /// An address that belongs to `name`: always the same one, and for two names most likely two. It is in the
-    /// range that virtual machines use, 52:54:00.
+    /// An address that belongs to `name`: always the same one, and for two names most likely two. It is in
+    /// the range that virtual machines use, 52:54:00.
     pub fn of_name(name: &str) -> Self {
         // FNV-1a (Fowler, Noll and Vo), since it has to be the same in every build.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

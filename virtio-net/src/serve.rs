@@ -87,8 +87,8 @@ impl Interface {
         }
     }
 
-    /// Gives the frame that was received to the guest, once there is room for it. One for which there cannot be
-    /// is dropped.
+    /// Gives the frame that was received to the guest, once there is room for it. One for which there cannot
+    /// be is dropped.
     async fn deliver(&self, queue: &Queue) {
         let len = self.link().received(<[u8]>::len);
         let most = if self.driver.mergeable { queue.size() } else { 1 };
@@ -112,8 +112,8 @@ impl Interface {
         yield_now().await;
     }
 
-    /// Carries frames of the guest to the link. A chain is given back before its frame is sent, so that nobody
-    /// waits for a link that takes nothing.
+    /// Carries frames of the guest to the link. A chain is given back before its frame is sent, so that
+    /// nobody waits for a link that takes nothing.
     async fn transmit(&self, queue: &Queue) {
         loop {
             if let Err(e) = Link::send(&self.link).await {

@@ -1,11 +1,11 @@
 //! The virtio entropy device (virtio 1.2, 5.4): the host's random numbers for a guest.
 //!
-//! A test VM has little that is random when it boots: no disk that turns, nobody who types. Without this device
-//! whoever asks it for random numbers early may wait for long.
+//! A test VM has little that is random when it boots: no disk that turns, nobody who types. Without this
+//! device whoever asks it for random numbers early may wait for long.
 //!
-//! A request is a chain with room, and nothing else. It gets at most [`MOST`] bytes, whatever its room: a driver
-//! that wants more asks again, and then it is the others' turn, since the queue lets them go first. The bytes
-//! are those of getrandom(2), which never waits on a host that has booted.
+//! A request is a chain with room, and nothing else. It gets at most [`MOST`] bytes, whatever its room: a
+//! driver that wants more asks again, and then it is the others' turn, since the queue lets them go first.
+//! The bytes are those of getrandom(2), which never waits on a host that has booted.
 
 use std::io;
 

@@ -53,7 +53,8 @@ impl Rig {
         self.device.activate(activation).unwrap();
     }
 
-    /// Asks with a chain that has room in pieces of these lengths; where the first begins, and the others behind it.
+    /// Asks with a chain that has room in pieces of these lengths; where the first begins, and the others
+    /// behind it.
     fn ask(&mut self, rooms: &[usize]) -> u64 {
         let start = self.driver.alloc(&vec![OLD; rooms.iter().sum()]);
         let mut address = start;

@@ -26,8 +26,8 @@ pub trait Backend: 'static {
     fn move_tray(&self, open: bool);
     /// Calls `listener` for each event of the tray, until it is dropped.
     fn listen(&self, listener: &Listener);
-    /// A ticket, once the gate is open and the requests inside move less than may be. The future may be dropped
-    /// at any time.
+    /// A ticket, once the gate is open and the requests inside move less than may be. The future may be
+    /// dropped at any time.
     fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
     /// Says how many bytes the request with this ticket moves. Called as soon as there is the ticket.
     fn carry(ticket: &mut Self::Ticket, bytes: u64);

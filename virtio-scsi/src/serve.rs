@@ -25,9 +25,9 @@ const EVENT: u16 = 1;
 /// Asynchronous notifications (virtio 1.2, 5.6.6.2): the medium has changed, or somebody wants it out.
 const MEDIA_CHANGE: u32 = 16;
 
-/// The most bytes of one READ. The config space offers less (`max_sectors`), so no driver that is sound comes here.
-/// Longer reads are refused, as a drive with a maximum transfer length does (SBC-3, 6.6.4): a read is in flight
-/// until its end, and a pause or a switch waits for it.
+/// The most bytes of one READ. The config space offers less (`max_sectors`), so no driver that is sound comes
+/// here. Longer reads are refused, as a drive with a maximum transfer length does (SBC-3, 6.6.4): a read is
+/// in flight until its end, and a pause or a switch waits for it.
 const MOST_READ: u64 = PIECE;
 
 /// With a read goes its ticket until the driver was told.
@@ -161,8 +161,8 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Ends when all requests that the driver had sent before have ended, of those with `tag` only where one is
-    /// given: also those that it has left in the ring.
+    /// Ends when all requests that the driver had sent before have ended, of those with `tag` only where one
+    /// is given: also those that it has left in the ring.
     async fn all_ended(self: &Rc<Self>, tag: Option<u64>) {
         for queue in &self.requests {
             // A driver has no more there, unless it adds some meanwhile.
@@ -206,7 +206,8 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Task management (virtio 1.2, 5.6.6.2; SAM-4, 7). Nothing in flight is given up half way: it is awaited.
+    /// Task management (virtio 1.2, 5.6.6.2; SAM-4, 7). Nothing in flight is given up half way: it is
+    /// awaited.
     async fn manage(self: &Rc<Self>, wish: &TaskManagement) -> u32 {
         if !is_ours(&wish.lun) {
             return VIRTIO_SCSI_S_INCORRECT_LUN;

@@ -1,5 +1,5 @@
-//! Chains that a device keeps for later: until the machine that was stopped because of them goes on, or between
-//! two pieces of their work.
+//! Chains that a device keeps for later: until the machine that was stopped because of them goes on, or
+//! between two pieces of their work.
 
 use std::rc::Rc;
 
@@ -9,9 +9,9 @@ use crate::runner::Shared;
 /// A chain between two attempts at it. It counts among those of its ring (so its bytes bound what else is
 /// taken), but as none in flight: a pause or a reset does not wait for it.
 ///
-/// It stays aside while the device is paused, and by [`Token::set_aside`] until it was paused and resumed. Dropped
-/// before a reset, it takes the device for broken as a [`Token`] does; dropped by the reset, which forgets all
-/// chains, it leaves no trace.
+/// It stays aside while the device is paused, and by [`Token::set_aside`] until it was paused and resumed.
+/// Dropped before a reset, it takes the device for broken as a [`Token`] does; dropped by the reset, which
+/// forgets all chains, it leaves no trace.
 pub struct Aside<K: 'static = ()> {
     /// `None` once it is taken back.
     ring: Option<Rc<Ring<K>>>,
@@ -29,8 +29,8 @@ impl<K: 'static> Token<K> {
         self.aside(1)
     }
 
-    /// Sets the chain aside between two pieces of its work: it may be taken back at once, unless the device is
-    /// paused. As [`Token::set_aside`] otherwise.
+    /// Sets the chain aside between two pieces of its work: it may be taken back at once, unless the device
+    /// is paused. As [`Token::set_aside`] otherwise.
     pub fn set_aside_for_now(self) -> Aside<K> {
         self.aside(0)
     }

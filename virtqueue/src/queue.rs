@@ -17,8 +17,8 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::chain::{self, Content, Malformed};
 use crate::runner::Shared;
 
-/// While this many bytes of chains are in flight from one queue, the rest waits in the ring. What a chain makes
-/// its device do may be more than its bytes (a range to zero): that is the device's to bound.
+/// While this many bytes of chains are in flight from one queue, the rest waits in the ring. What a chain
+/// makes its device do may be more than its bytes (a range to zero): that is the device's to bound.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// A virtqueue between DRIVER_OK and reset, to be used by one task at a time. With each completion goes a `K`
@@ -174,8 +174,8 @@ impl<K: 'static> Queue<K> {
         })
     }
 
-    /// The next of the chains that are in the ring now: waits only while as much is in flight as may be. `None`
-    /// where there is none, and while the device is paused or broken.
+    /// The next of the chains that are in the ring now: waits only while as much is in flight as may be.
+    /// `None` where there is none, and while the device is paused or broken.
     pub async fn next_there(&self) -> Option<Chain<K>> {
         let ring = &*self.0;
         let is_held = || !ring.shared.paused.get() && !ring.shared.broken.get();
@@ -236,8 +236,8 @@ impl<K: 'static> Ring<K> {
         Ok(waiting)
     }
 
-    /// Asks for a kick when there are more than `count` chains. `false` where they came before the driver could
-    /// know.
+    /// Asks for a kick when there are more than `count` chains. `false` where they came before the driver
+    /// could know.
     fn listen(&self, count: u16) -> Result<bool, Malformed> {
         self.listening.set(true);
         {

@@ -9,10 +9,11 @@ use crate::queue::{Chain, Queue, Token};
 /// Why there is no room. All chains are still in the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRoom {
-    /// The ring holds so many chains, whose room is not enough: wait for more, by [`Queue::available_beyond`].
+    /// The ring holds so many chains, whose room is not enough: wait for more, by
+    /// [`Queue::available_beyond`].
     Yet(u16),
-    /// As many chains as it may be are in the ring, or as many as its descriptors are enough for, and their room
-    /// is not enough.
+    /// As many chains as it may be are in the ring, or as many as its descriptors are enough for, and their
+    /// room is not enough.
     Ever,
 }
 
@@ -23,8 +24,8 @@ pub struct Room {
 }
 
 impl Queue {
-    /// Takes the first chains of the ring that have room for `bytes`, not more of them than it takes and at most
-    /// `most`; none where that is not enough.
+    /// Takes the first chains of the ring that have room for `bytes`, not more of them than it takes and at
+    /// most `most`; none where that is not enough.
     ///
     /// A chain with bytes to read in it breaks the device: the answer is then [`NoRoom::Yet`].
     ///
@@ -47,8 +48,8 @@ impl Queue {
             return Ok(Room { chains });
         }
         let count = chains.len() as u16;
-        // A driver whose chains take two descriptors each fills its ring with half as many of them as there are
-        // descriptors; then no further one will come before these are given back.
+        // A driver whose chains take two descriptors each fills its ring with half as many of them as there
+        // are descriptors; then no further one will come before these are given back.
         let taken: u32 = chains.iter().map(|chain| u32::from(chain.token.descriptors)).sum();
         let least = chains.iter().map(|chain| u32::from(chain.token.descriptors)).min();
         let is_full = least.is_some_and(|least| taken + least > u32::from(self.size()));

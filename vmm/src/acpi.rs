@@ -4,8 +4,8 @@
 //! PIT. Sleep and reset are plain I/O ports, and the power button is an interrupt of a generic event device.
 //!
 //! Linux takes a hardware-reduced machine for one with UEFI: unless `reboot=acpi` is on its command line it
-//! restarts by UEFI's services, which are not there, and then by a jump to the real-mode reset vector. So there
-//! is a reset vector, of five instructions, which do what the reset register wants.
+//! restarts by UEFI's services, which are not there, and then by a jump to the real-mode reset vector. So
+//! there is a reset vector, of five instructions, which do what the reset register wants.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{

@@ -61,7 +61,8 @@ impl Bus {
         }
     }
 
-    /// Reads by a string instruction: elements of `size` bytes, each of them an access of its own to `address`.
+    /// Reads by a string instruction: elements of `size` bytes, each of them an access of its own to
+    /// `address`.
     pub fn read_elements(&self, address: u64, size: usize, data: &mut [u8]) {
         data.chunks_mut(size.max(1)).for_each(|element| self.read(address, element));
     }

@@ -24,8 +24,8 @@ enum Register {
 /// A leaf and subleaf of CPUID, one of its registers, and bits in it.
 type Features = (u32, u32, Register, u32);
 
-/// Features whose state only XSAVE can keep (Intel SDM volume 1, 13.1): AVX, MPX, protection keys, AMX, and the leaf
-/// that describes the state.
+/// Features whose state only XSAVE can keep (Intel SDM volume 1, 13.1): AVX, MPX, protection keys, AMX, and
+/// the leaf that describes the state.
 const NEED_XSAVE: [Features; 8] = [
     (1, 0, Register::Ecx, AVX),
     (7, 0, Register::Ebx, 1 << 14),
@@ -37,8 +37,9 @@ const NEED_XSAVE: [Features; 8] = [
     (0xd, 1, Register::Eax, u32::MAX),
 ];
 
-/// Features that are instructions on AVX's registers (Intel SDM volume 1, 14 and 15; AMD APM volume 3, appendix D):
-/// FMA, F16C; AVX2 and all of AVX-512; VAES, VPCLMULQDQ; the later AVX of leaf 7.1; XOP and FMA4.
+/// Features that are instructions on AVX's registers (Intel SDM volume 1, 14 and 15; AMD APM volume 3,
+/// appendix D): FMA, F16C; AVX2 and all of AVX-512; VAES, VPCLMULQDQ; the later AVX of leaf 7.1; XOP and
+/// FMA4.
 const NEED_AVX: [Features; 7] = [
     (1, 0, Register::Ecx, 1 << 12 | 1 << 29),
     (7, 0, Register::Ebx, 1 << 5 | 3 << 16 | 1 << 21 | 7 << 26 | 3 << 30),
@@ -49,8 +50,9 @@ const NEED_AVX: [Features; 7] = [
     (0x8000_0001, 0, Register::Ecx, 1 << 11 | 1 << 16),
 ];
 
-/// Takes away features whose prerequisite is missing. A host under another hypervisor may offer such a pair (AVX
-/// without XSAVE, which its KVM then offers too), and kernels that test the one feature only die of the other.
+/// Takes away features whose prerequisite is missing. A host under another hypervisor may offer such a pair
+/// (AVX without XSAVE, which its KVM then offers too), and kernels that test the one feature only die of the
+/// other.
 fn make_consistent(entries: &mut [kvm_cpuid_entry2]) {
     for (prerequisite, dependent) in [(XSAVE, &NEED_XSAVE[..]), (AVX, &NEED_AVX)] {
         let has_it = entries.iter().any(|entry| entry.function == 1 && entry.ecx & prerequisite != 0);

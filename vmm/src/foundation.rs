@@ -1,6 +1,6 @@
-//! What a machine stands on before it has a device: memory with a kernel in it, and a VM around that. Both are made
-//! at once, each on a thread of its own, so that a start takes as long as the longer one, and disks are opened
-//! meanwhile.
+//! What a machine stands on before it has a device: memory with a kernel in it, and a VM around that. Both
+//! are made at once, each on a thread of its own, so that a start takes as long as the longer one, and disks
+//! are opened meanwhile.
 
 use std::sync::{Arc, Mutex};
 

@@ -188,8 +188,8 @@ fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes LINT1 the NMI line, as firmware leaves it. LINT0 keeps what KVM gives it. Nothing here raises that line, and
-/// the MADT does not list it.
+/// Makes LINT1 the NMI line, as firmware leaves it. LINT0 keeps what KVM gives it. Nothing here raises that
+/// line, and the MADT does not list it.
 fn set_lapic(vcpu: &VcpuFd) -> Result<(), Error> {
     const LVT_LINT1: usize = 0x360;
     const DELIVER_NMI: u32 = 4 << 8;

@@ -31,9 +31,9 @@ use crate::vcpu::{Vcpus, World};
 use crate::{acpi, memory, ports};
 
 /// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
-/// one at once after a panic, and no look for a PCI bus, which there is not. A kernel that finds one CPU would
-/// spend a good part of its start on taking the thousands of lock prefixes out of its own code: `noreplace-smp`.
-/// Another part goes into self-tests of ciphers: `cryptomgr.notests`.
+/// one at once after a panic, and no look for a PCI bus, which there is not. A kernel that finds one CPU
+/// would spend a good part of its start on taking the thousands of lock prefixes out of its own code:
+/// `noreplace-smp`. Another part goes into self-tests of ciphers: `cryptomgr.notests`.
 pub const DEFAULT_CMDLINE: &str =
     "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp cryptomgr.notests";
 
@@ -116,7 +116,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Whether the kernel may be a Linux kernel, which some KVMs cannot run although they open: `kvm-probe` finds out.
+    /// Whether the kernel may be a Linux kernel, which some KVMs cannot run although they open: `kvm-probe`
+    /// finds out.
     pub fn is_stock_kernel(&self) -> bool {
         self.foundation.is_stock_kernel()
     }
@@ -155,7 +156,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Opens and checks what `config` names, and begins to load the kernel and to make a VM, on threads of their own.
+    /// Opens and checks what `config` names, and begins to load the kernel and to make a VM, on threads of
+    /// their own.
     ///
     /// # Errors
     /// A host without KVM, files that cannot be opened, a config that cannot be: each in one line.
@@ -165,8 +167,8 @@ impl Machine {
         Ok(Prepared { foundation, rising, sandbox: config.sandbox })
     }
 
-    /// Makes a machine that does not run yet. Virtio device N is the guest's N-th in order; `serial` gives ttyS0
-    /// and ttyS1. Called in a task of the executor that is to be the machine's main loop.
+    /// Makes a machine that does not run yet. Virtio device N is the guest's N-th in order; `serial` gives
+    /// ttyS0 and ttyS1. Called in a task of the executor that is to be the machine's main loop.
     ///
     /// # Errors
     /// Devices or serial ports that cannot be: each in one line.
@@ -269,10 +271,12 @@ impl Machine {
         self.running.borrow().clone()
     }
 
-    /// Boots: awaits what [`Machine::prepare`] has begun, then lets the vCPUs go, unless the machine was stopped before.
+    /// Boots: awaits what [`Machine::prepare`] has begun, then lets the vCPUs go, unless the machine was
+    /// stopped before.
     ///
     /// # Errors
-    /// What [`Error::Boot`] and [`Error::Kvm`] say: a kernel that does not fit, for one. The machine stays as it was.
+    /// What [`Error::Boot`] and [`Error::Kvm`] say: a kernel that does not fit, for one. The machine stays as
+    /// it was.
     pub async fn start(&self) -> Result<(), Error> {
         let _changing = self.changing.acquire(1).await;
         if self.state.get() != State::Created {
@@ -301,9 +305,9 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops the guest: returns when no vCPU runs and no request of any device is in flight. Returns whether it was
-    /// this call that stopped it: not if it is stopped already, or was shut down. One that does not run, because its
-    /// guest has ended or was not started, stays stopped after the reset or the start.
+    /// Stops the guest: returns when no vCPU runs and no request of any device is in flight. Returns whether
+    /// it was this call that stopped it: not if it is stopped already, or was shut down. One that does not
+    /// run, because its guest has ended or was not started, stays stopped after the reset or the start.
     pub async fn stop(&self) -> bool {
         let _changing = self.changing.acquire(1).await;
         if self.paused.get() || self.state.get() == State::Gone {
@@ -329,8 +333,8 @@ impl Machine {
         true
     }
 
-    /// Does a part of a change of state that waits for devices, which may take for ever; `None` if the machine is to
-    /// end meanwhile ([`Machine::halt`]).
+    /// Does a part of a change of state that waits for devices, which may take for ever; `None` if the
+    /// machine is to end meanwhile ([`Machine::halt`]).
     async fn unless_leaving<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let leaving = async {
             while !self.leaving.get() {
@@ -381,8 +385,8 @@ impl Machine {
     }
 
     /// Restarts the machine from its kernel, in the same process: vCPUs end, devices await their I/O and
-    /// return to power-on, memory is zeroed and loaded anew. A stopped machine stays stopped. The state changes
-    /// when the reset has ended.
+    /// return to power-on, memory is zeroed and loaded anew. A stopped machine stays stopped. The state
+    /// changes when the reset has ended.
     ///
     /// # Errors
     /// As [`Machine::start`]; the machine has ended then, and may be reset again.

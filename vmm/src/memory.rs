@@ -1,7 +1,7 @@
 //! Guest memory: two ranges around the hole for devices, mapped once for the machine's life.
 //!
-//! Guest and host map memory by huge pages where both addresses allow it, which saves the guest most of its page
-//! faults. So ranges begin at a multiple of [`HUGE`] on both sides.
+//! Guest and host map memory by huge pages where both addresses allow it, which saves the guest most of its
+//! page faults. So ranges begin at a multiple of [`HUGE`] on both sides.
 
 use std::ptr;
 use std::sync::Arc;
@@ -52,20 +52,21 @@ pub fn map(size: u64) -> Result<Arc<GuestMemoryMmap>, Error> {
     GuestMemoryMmap::from_regions(regions).map(Arc::new).map_err(|e| refuse(e.to_string()))
 }
 
-/// Maps `len` bytes at a multiple of [`HUGE`], and has the kernel use huge pages there. Neither can be counted on: it
-/// may know none, and another thread may map something at the same time.
+/// Maps `len` bytes at a multiple of [`HUGE`], and has the kernel use huge pages there. Neither can be
+/// counted on: it may know none, and another thread may map something at the same time.
 fn map_huge(len: usize) -> Result<MmapRegion, MmapRegionError> {
     let hole = Hole::new(len);
     let region = MmapRegion::new(len)?;
     drop(hole);
-    // SAFETY: the range is one mapping, which `region` keeps. It stays what it is, zeroed memory; only how it is
-    // backed changes. Where this fails, it is backed by small pages.
+    // SAFETY: the range is one mapping, which `region` keeps. It stays what it is, zeroed memory; only how it
+    // is backed changes. Where this fails, it is backed by small pages.
     unsafe { libc::madvise(region.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
     Ok(region)
 }
 
-/// A hole in the address space at a multiple of [`HUGE`], with something on both sides of it while this lives. Linux
-/// puts a new mapping into the highest hole that holds it, whatever its size; from 6.7 on it sees to the multiple.
+/// A hole in the address space at a multiple of [`HUGE`], with something on both sides of it while this
+/// lives. Linux puts a new mapping into the highest hole that holds it, whatever its size; from 6.7 on it
+/// sees to the multiple.
 struct Hole {
     sides: [(usize, usize); 2],
 }
@@ -96,7 +97,8 @@ impl Drop for Hole {
 /// Unmaps a part of a mapping that [`Hole::new`] made and nobody else knows.
 fn unmap(start: usize, end: usize) {
     if start < end {
-        // SAFETY: see above. Its failure, for want of memory for the kernel's books, leaves a range that nobody uses.
+        // SAFETY: see above. Its failure, for want of memory for the kernel's books, leaves a range that
+        // nobody uses.
         unsafe { libc::munmap(start as *mut libc::c_void, end - start) };
     }
 }

@@ -61,8 +61,8 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Takes as many open files as the hard limit allows. Disks, queues and clients need some each, and a chain of
-/// images one for each image; the usual soft limit of 1024 is for programs that use select(2).
+/// Takes as many open files as the hard limit allows. Disks, queues and clients need some each, and a chain
+/// of images one for each image; the usual soft limit of 1024 is for programs that use select(2).
 fn raise_limits() {
     let raise = |(soft, hard): (u64, u64)| match soft < hard {
         true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),

@@ -185,9 +185,9 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
                 continue;
             }
         };
-        // Bytes of an element of a port access: a string instruction has several, and the exit tells only how many
-        // bytes they are together. SAFETY: the vCPU maps it and is not running, and where this is called the exit
-        // reason says that this member of the union is the valid one. The exit's data lie behind it.
+        // Bytes of an element of a port access: a string instruction has several, and the exit tells only how
+        // many bytes they are together. SAFETY: the vCPU maps it and is not running, and where this is called
+        // the exit reason says that this member of the union is the valid one. The exit's data lie behind it.
         let io_size = || usize::from(unsafe { (*exits).__bindgen_anon_1.io.size });
         match exit {
             VcpuExit::IoIn(port, data) => world.ports.read_elements(port.into(), io_size(), data),

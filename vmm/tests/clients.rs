@@ -1,5 +1,5 @@
-//! The program around a guest of 96 bytes, as several clients of its monitor see it at once, on whatever KVM there
-//! is. Without `/dev/kvm` these tests say so and pass.
+//! The program around a guest of 96 bytes, as several clients of its monitor see it at once, on whatever KVM
+//! there is. Without `/dev/kvm` these tests say so and pass.
 
 mod guest;
 
@@ -81,7 +81,8 @@ impl Watcher {
         Watcher { client: program.client(), running: true, stops: 0 }
     }
 
-    /// Whether the machine runs, which events and `query-status` must agree about: all events come before the answer.
+    /// Whether the machine runs, which events and `query-status` must agree about: all events come before the
+    /// answer.
     fn look(&mut self) -> bool {
         let status = ask(&mut self.client, "query-status");
         for event in self.client.events() {

@@ -11,12 +11,13 @@
 //! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
 //! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
 //! is checked first and trimmed to what its tables refer to. Of every image that is opened for writing the
-//! L2 tables' places are known, so that an entry that points into one is refused, not written to; and where they
-//! are not many, that no two entries refer to one cluster.
+//! L2 tables' places are known, so that an entry that points into one is refused, not written to; and where
+//! they are not many, that no two entries refer to one cluster.
 //!
-//! The format cannot say that a cluster is free: what nothing refers to is leaked. So a cluster never leaves its
-//! entry. What a failed write had taken is used again in the same session; at a clean close the file is cut off
-//! behind the last cluster in use, and what is free before it goes to entries that read as zeros, as a hole does.
+//! The format cannot say that a cluster is free: what nothing refers to is leaked. So a cluster never leaves
+//! its entry. What a failed write had taken is used again in the same session; at a clean close the file is
+//! cut off behind the last cluster in use, and what is free before it goes to entries that read as zeros, as
+//! a hole does.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -55,8 +56,8 @@ fn not_sound(what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Corrupt, text)
 }
 
-/// Refuses storage that cannot grow, for who would write to an image there: QED allocates by the file's length,
-/// and relies on a new table to read as zeros.
+/// Refuses storage that cannot grow, for who would write to an image there: QED allocates by the file's
+/// length, and relies on a new table to read as zeros.
 pub(crate) fn refuse_fixed(storage: &dyn Storage) -> Result<()> {
     if !storage.is_fixed() {
         return Ok(());

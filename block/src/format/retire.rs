@@ -1,8 +1,8 @@
 //! Clusters that nothing refers to any more, on their way back to the allocator, in all formats.
 //!
 //! A cluster is freed in memory; the next commit makes that durable; reads that began before it end; then the
-//! format gives it back: its space in the host's file, and last its place, so that it is never taken anew before
-//! it was punched. All of this is behind the guest's back: no request waits for it.
+//! format gives it back: its space in the host's file, and last its place, so that it is never taken anew
+//! before it was punched. All of this is behind the guest's back: no request waits for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -267,8 +267,8 @@ impl Ring {
         self.unsubmitted.set(!self.backlog.borrow().is_empty());
     }
 
-    /// Moves waiting entries into the submission queue, as far as there is room for them and for their results.
-    /// Returns the number of entries there.
+    /// Moves waiting entries into the submission queue, as far as there is room for them and for their
+    /// results. Returns the number of entries there.
     fn fill(&self) -> usize {
         let mut uring = self.uring.borrow_mut();
         let mut backlog = self.backlog.borrow_mut();

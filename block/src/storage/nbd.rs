@@ -3,8 +3,8 @@
 //! A connection that is lost is made again in the background. Requests in flight and new ones wait for
 //! that: for `reconnect-delay` seconds after the loss (10 unless the URI says otherwise), then they fail,
 //! and go on failing at once until the server is back. A server that accepts, and is silent while it owes
-//! answers, is given up after `timeout` seconds (30); ten times as many while it flushes, zeroes or trims, which
-//! may have gigabytes to move. Both are parameters of the URI that are ours alone.
+//! answers, is given up after `timeout` seconds (30); ten times as many while it flushes, zeroes or trims,
+//! which may have gigabytes to move. Both are parameters of the URI that are ours alone.
 //!
 //! **What a flush means here.** A server may die with writes that it has answered and not flushed, and
 //! a new connection does not tell whether it did: the same address may be another process, on another
@@ -217,7 +217,8 @@ impl NbdStorage {
         Error::new(ErrorKind::Unsupported, format!("{}: an NBD export {what}", self.name()))
     }
 
-    /// Makes what of a range lies inside of the export read as zeros; with `unmap` its space may be given back.
+    /// Makes what of a range lies inside of the export read as zeros; with `unmap` its space may be given
+    /// back.
     async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         // It may have come back larger.
         self.bytes.measured(self.len());

@@ -15,8 +15,8 @@ impl Disk {
     /// error the chain is as it was.
     ///
     /// # Errors
-    /// Where the image was the leaf before and cannot be made a backing file: what it has not written yet is in
-    /// memory only, and a second node over its file would not know of it.
+    /// Where the image was the leaf before and cannot be made a backing file: what it has not written yet is
+    /// in memory only, and a second node over its file would not know of it.
     pub(super) async fn open_inner(self: &Rc<Self>, old: &Rc<Node>) -> Result<Rc<Node>> {
         let name = old.name();
         self.end_old().await?;

@@ -1,5 +1,5 @@
-//! Long chains: how many images, what they cost, and that neither their length nor how they are cut into pieces
-//! holds up the disk's thread or takes its stack.
+//! Long chains: how many images, what they cost, and that neither their length nor how they are cut into
+//! pieces holds up the disk's thread or takes its stack.
 
 use std::cell::Cell;
 
@@ -15,8 +15,8 @@ fn name(n: usize) -> String {
     format!("image{n:05}")
 }
 
-/// Adds images `1..=last` to a chain over image 0, which is raw and there. Each has the cluster that its number
-/// says, and is a copy of one that was created, with another name in its record.
+/// Adds images `1..=last` to a chain over image 0, which is raw and there. Each has the cluster that its
+/// number says, and is a copy of one that was created, with another name in its record.
 async fn pile(files: &Rc<SimDir>, last: usize) {
     let wish = Create { backing: Some((name(0), Kind::Raw)), ..options(4096, false) };
     image::create(&**files, &name(1), Kind::Qcow2, &wish).await.unwrap();

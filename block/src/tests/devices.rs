@@ -98,8 +98,8 @@ fn a_raw_disk_on_a_device_that_grew_is_made_larger() {
     });
 }
 
-/// The file system is full for a moment, and then it is not: space is asked for ahead of its use again, and the
-/// closed file holds what is in use.
+/// The file system is full for a moment, and then it is not: space is asked for ahead of its use again, and
+/// the closed file holds what is in use.
 #[test]
 fn space_ahead_comes_back_after_a_moment_without() {
     for kind in [Kind::Qcow2, Kind::Qed] {

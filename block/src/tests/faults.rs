@@ -147,8 +147,8 @@ async fn fill(disk: &Rc<Disk>, places: std::ops::Range<u64>, step: u64, len: usi
     found
 }
 
-/// A full disk is flushed, and a guest that lets go of something can write again: in places, too, whose tables
-/// found no space before.
+/// A full disk is flushed, and a guest that lets go of something can write again: in places, too, whose
+/// tables found no space before.
 #[test]
 fn what_a_full_disk_has_is_durable_and_discards_make_space() {
     const STEP: u64 = 256 << 10;

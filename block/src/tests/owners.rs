@@ -63,8 +63,8 @@ fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
     });
 }
 
-/// An image in the middle that cannot be made durable ends its stream, and is no business of the guest's flushes:
-/// nothing that the guest has written is in it.
+/// An image in the middle that cannot be made durable ends its stream, and is no business of the guest's
+/// flushes: nothing that the guest has written is in it.
 #[test]
 fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
     seeds(50, |_| async {

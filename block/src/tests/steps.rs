@@ -1,5 +1,6 @@
-//! Switches of several disks at one point in time, asked for by several clients at once: over storage that holds
-//! requests for longer than a drain may take, by clients that try again at once and by clients that give up.
+//! Switches of several disks at one point in time, asked for by several clients at once: over storage that
+//! holds requests for longer than a drain may take, by clients that try again at once and by clients that
+//! give up.
 
 use futures_util::future::join_all;
 

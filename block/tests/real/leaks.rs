@@ -37,8 +37,8 @@ fn layouts() -> Vec<(Kind, Create)> {
         Create { preallocation: Preallocation::Metadata, ..clusters(64 << 10) },
         Create { preallocation: Preallocation::Falloc, ..clusters(64 << 10) },
     ];
-    // QEMU 10 divides by one less than the cluster size: in 4095 clusters of 4 KiB it finds a leak in images of its
-    // own too.
+    // QEMU 10 divides by one less than the cluster size: in 4095 clusters of 4 KiB it finds a leak in images
+    // of its own too.
     let qed = [(8 << 10, 2), (64 << 10, 4), (4 << 20, 2)];
     let qed = qed.map(|(cluster, table)| Create { table_size: Some(table), ..clusters(cluster) });
     qcow2.map(|wish| (Kind::Qcow2, wish)).into_iter().chain(qed.map(|wish| (Kind::Qed, wish))).collect()

@@ -159,8 +159,8 @@ fn a_switch_to_an_image_in_use_is_refused_and_the_disk_runs_on() {
     });
 }
 
-/// Whoever fails to open an image for writing has placed some of its locks for a moment: that cannot make a switch
-/// fail that is done already.
+/// Whoever fails to open an image for writing has placed some of its locks for a moment: that cannot make a
+/// switch fail that is done already.
 #[test]
 fn a_lock_that_is_tried_for_a_moment_fails_no_switch() {
     use std::os::fd::AsRawFd;

@@ -186,8 +186,8 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
     }
 }
 
-/// QED has no way to say that a cluster is free; the host's file has. No cluster is leaked: an entry that reads
-/// as zeros has it.
+/// QED has no way to say that a cluster is free; the host's file has. No cluster is leaked: an entry that
+/// reads as zeros has it.
 #[test]
 fn discarded_clusters_leave_the_hosts_file() {
     use std::os::unix::fs::MetadataExt;

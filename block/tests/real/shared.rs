@@ -27,7 +27,8 @@ fn xfs(folder: &Folder) -> (Mount, Loop) {
     (Mount(point), device)
 }
 
-/// Files whose file system shares blocks and takes no space ahead of its use: their end is where it is written.
+/// Files whose file system shares blocks and takes no space ahead of its use: their end is where it is
+/// written.
 struct NoAhead(Rc<FileOpener>);
 
 struct NoAheadFile(Rc<dyn Storage>);
@@ -113,7 +114,8 @@ impl Storage for NoAheadFile {
     }
 }
 
-/// The guest's writes of 2 KiB are widened to blocks at the file's end, behind which clusters are being shared.
+/// The guest's writes of 2 KiB are widened to blocks at the file's end, behind which clusters are being
+/// shared.
 #[test]
 #[ignore = "needs root to mount file systems"]
 fn a_stream_that_shares_blocks_beside_small_direct_writes() {

@@ -1,4 +1,5 @@
-//! For people: prepares a guest's kernel, initramfs and disk, tells what KVM is good for, and runs commands in the lab.
+//! For people: prepares a guest's kernel, initramfs and disk, tells what KVM is good for, and runs commands
+//! in the lab.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

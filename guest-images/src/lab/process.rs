@@ -42,7 +42,8 @@ pub(super) fn tie(command: &mut Command, pass: Vec<OwnedFd>) {
         }
         pass.iter().try_for_each(|fd| keep_open(fd.as_fd()))
     };
-    // SAFETY: between fork and exec the closure makes system calls only; it allocates nothing and takes no lock.
+    // SAFETY: between fork and exec the closure makes system calls only; it allocates nothing and takes no
+    // lock.
     unsafe { command.pre_exec(prepare) };
 }
 

@@ -95,7 +95,8 @@ fn image(command: &LabCommand, kernel: &Kernel, initrd: &Path) -> Result<File> {
         let path = staged(staging.path(), directory);
         fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
     }
-    // Nothing is preserved: with --parents, coreutils 9.1 fails at that. Links are followed: what stands at a path is what is found at it.
+    // Nothing is preserved: with --parents, coreutils 9.1 fails at that. Links are followed: what stands at a
+    // path is what is found at it.
     let mut copy = Command::new("cp");
     copy.args(["-rL", "--parents", "--reflink=auto", "--"]).args(&wanted).arg(staging.path());
     output(&mut copy)?;

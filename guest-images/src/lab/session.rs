@@ -17,11 +17,12 @@ use crate::kernel::Kernel;
 use crate::{Error, Result, initramfs};
 
 const CONSOLE_TAIL: usize = 4096;
-/// SVM without what QEMU 7.2 was seen to emulate wrongly with it: nested paging, 5-level page tables, virtual GIF
-/// and virtual VMSAVE; and without some features of the page tables that no guest here needs. Nor with fast string
-/// operations: QEMU runs those byte by byte, and without them Linux clears and copies memory by eight bytes a step.
-/// Nor with XSAVE: QEMU lets a guest's XSETBV by KVM, which then tells it wrong sizes. Nor with what a processor without
-/// XSAVE cannot have, which QEMU offers all the same: AVX and all that uses its registers, and MPX.
+/// SVM without what QEMU 7.2 was seen to emulate wrongly with it: nested paging, 5-level page tables, virtual
+/// GIF and virtual VMSAVE; and without some features of the page tables that no guest here needs. Nor with
+/// fast string operations: QEMU runs those byte by byte, and without them Linux clears and copies memory by
+/// eight bytes a step. Nor with XSAVE: QEMU lets a guest's XSETBV by KVM, which then tells it wrong sizes.
+/// Nor with what a processor without XSAVE cannot have, which QEMU offers all the same: AVX and all that uses
+/// its registers, and MPX.
 const CPU: &str = "max,+svm,-npt,-la57,-vgif,-v-vmsave-vmload,-pks,-pku,-umip,-erms,-fsrm,\
                    -xsave,-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq,-mpx";
 

@@ -47,8 +47,8 @@ pub fn warm(path: &Path) -> Result<(), Failure> {
 
 /// Takes so many bytes for the page cache and gives them back.
 ///
-/// A virtual machine's free memory may have gone back to its host, or be unknown to the processor as the kernel's, so
-/// that whoever takes it first pays for that: with this it is nobody who is measured.
+/// A virtual machine's free memory may have gone back to its host, or be unknown to the processor as the
+/// kernel's, so that whoever takes it first pays for that: with this it is nobody who is measured.
 pub fn fault_in(bytes: u64) -> Result<(), Failure> {
     let mut file = File::from(rustix::fs::memfd_create("fault-in", rustix::fs::MemfdFlags::CLOEXEC)?);
     let piece = vec![0x5a; 1 << 20];
@@ -60,8 +60,8 @@ pub fn fault_in(bytes: u64) -> Result<(), Failure> {
 
 /// [`fault_in`] for the memory that is free, but for what the kernel wants to keep so.
 ///
-/// Under emulation a page from which a guest's code once ran is slow to write, until it has been written: without
-/// this, each boot would pay for the one before it.
+/// Under emulation a page from which a guest's code once ran is slow to write, until it has been written:
+/// without this, each boot would pay for the one before it.
 pub fn fault_in_free() -> Result<(), Failure> {
     const KEPT: u64 = 192 << 20;
     let all = std::fs::read_to_string("/proc/meminfo")?;

@@ -1,5 +1,5 @@
-//! How the program ends: by each signal at each stage of its start, with nobody who reads what it says, and what it
-//! leaves behind.
+//! How the program ends: by each signal at each stage of its start, with nobody who reads what it says, and
+//! what it leaves behind.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -229,7 +229,8 @@ fn a_signal_ends_a_machine_whose_start_hangs() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes to a disk as an NBD client, which does not flush, and ends the program by `end`: the data are there.
+/// Writes to a disk as an NBD client, which does not flush, and ends the program by `end`: the data are
+/// there.
 fn saves(end: impl FnOnce(&mut Vm) -> Result<(), Failure>) -> Result<(), Failure> {
     let stage = Stage::new()?;
     let leaf = stage.path("leaf.qcow2");

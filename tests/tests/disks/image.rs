@@ -168,7 +168,8 @@ fn images_in_use_are_looked_at_as_qemu_img_does() -> Result<(), Failure> {
             for question in ["info", "map", "check"] {
                 for share in [&[][..], &["-U"]] {
                     let arguments = [&[question], share, &["-f", format, image]].concat();
-                    // Unlike QEMU's, our check does not open the images behind: they are none of its business.
+                    // Unlike QEMU's, our check does not open the images behind: they are none of its
+                    // business.
                     if question == "check" && !holder.contains(&image) {
                         continue;
                     }

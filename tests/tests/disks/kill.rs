@@ -1,5 +1,5 @@
-//! SIGKILL at random instants of a stream under a load that writes and flushes. `MILLRACE_KILLS=1000` kills so
-//! often.
+//! SIGKILL at random instants of a stream under a load that writes and flushes. `MILLRACE_KILLS=1000` kills
+//! so often.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -120,7 +120,8 @@ fn stopping_again_and_again_loses_nothing() -> Result<(), Failure> {
     assert_alone(&leaf, &copy, false)
 }
 
-/// Cluster by cluster, on a disk that ends in the middle of one: offsets are cluster ends, clamped to the disk.
+/// Cluster by cluster, on a disk that ends in the middle of one: offsets are cluster ends, clamped to the
+/// disk.
 #[test]
 fn single_clusters_add_up_and_drop_the_backing_file() -> Result<(), Failure> {
     const SIZE: u64 = 20 * (64 << 10) + 1536;

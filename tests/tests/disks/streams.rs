@@ -1,5 +1,5 @@
-//! What QEMU's own suites ask of `block-stream` (its iotest 030, and tp-qemu's `blockdev_stream`), asked of ours and of
-//! qemu-storage-daemon in the same words.
+//! What QEMU's own suites ask of `block-stream` (its iotest 030, and tp-qemu's `blockdev_stream`), asked of
+//! ours and of qemu-storage-daemon in the same words.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -1,8 +1,8 @@
-//! Everything that a guest, its disks and its monitor do, in random order, against a live guest whose agent knows
-//! what must be on its disk.
+//! Everything that a guest, its disks and its monitor do, in random order, against a live guest whose agent
+//! knows what must be on its disk.
 //!
-//! `MILLRACE_CHAOS=600` goes on for so many seconds, `MILLRACE_SEED=7` chooses the same steps again; how long each of
-//! them takes is the machine's affair, so that a failure need not come again with its seed.
+//! `MILLRACE_CHAOS=600` goes on for so many seconds, `MILLRACE_SEED=7` chooses the same steps again; how long
+//! each of them takes is the machine's affair, so that a failure need not come again with its seed.
 
 use std::fs::remove_file;
 use std::path::PathBuf;
@@ -238,7 +238,8 @@ impl Chaos {
         Ok(())
     }
 
-    /// Two clients switch both disks at one point in time, at once, while a third one stops the guest and lets it go on.
+    /// Two clients switch both disks at one point in time, at once, while a third one stops the guest and
+    /// lets it go on.
     fn switch_together(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         // Each of them may get its way.
         if self.is_streaming(guest)? || self.below.len() + 2 > DEPTH {
@@ -368,7 +369,8 @@ impl Chaos {
         check(size == self.size, format!("the disk has {size} bytes after a restart, not {}", self.size))
     }
 
-    /// The guest powers off, with a load or a stream under way; its image is sound, and the next boot finds all.
+    /// The guest powers off, with a load or a stream under way; its image is sound, and the next boot finds
+    /// all.
     fn power_off(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         self.is_streaming(guest)?;
         guest.power_off()?;

@@ -29,8 +29,8 @@ pub fn equip(command: &mut LabCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `millrace run` with nothing but a disk: it boots to a login, the person logs in and powers off, and the terminal is
-/// what it was before.
+/// `millrace run` with nothing but a disk: it boots to a login, the person logs in and powers off, and the
+/// terminal is what it was before.
 pub fn login_and_power_off() -> Result<(), Failure> {
     let programs = Programs::ready()?;
     let kernel = kernel::find()?;

@@ -75,7 +75,8 @@ fn echoes(vm: &mut Vm, length: usize) -> Result<(), Failure> {
         stream.set_read_timeout(Some(STEP))?;
         stream.set_write_timeout(Some(STEP))?;
         stream.write_all(&bytes)?;
-        // Both directions stay open until all has arrived: not every network carries a half-closed connection.
+        // Both directions stay open until all has arrived: not every network carries a half-closed
+        // connection.
         let mut echo = vec![0; bytes.len()];
         stream.read_exact(&mut echo)?;
         Ok((bytes, echo, from))
@@ -87,7 +88,8 @@ fn echoes(vm: &mut Vm, length: usize) -> Result<(), Failure> {
     check(echo == sent, format!("{} of {length} bytes came back, as they were", echo.len()))
 }
 
-/// Bytes over a virtio console come back as they were, before and after a reset, to one client and to the next.
+/// Bytes over a virtio console come back as they were, before and after a reset, to one client and to the
+/// next.
 pub fn console() -> Result<(), Failure> {
     let option = |folder: &Path| ["--console".to_owned(), format!("unix:{}", folder.join("hvc0").display())];
     with_device(option, |vm, folder| {

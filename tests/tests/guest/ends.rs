@@ -6,8 +6,8 @@ use tests::{CMDLINE, Failure, Options, STEP, Vm, check};
 
 use crate::MIB;
 
-/// Boots a guest whose kernel is not quiet and has `more` on its command line, has `act` end it, and looks at what is
-/// told: `console` by the kernel and `line` by the program, whose exit status is 1.
+/// Boots a guest whose kernel is not quiet and has `more` on its command line, has `act` end it, and looks at
+/// what is told: `console` by the kernel and `line` by the program, whose exit status is 1.
 fn ends(
     more: &str,
     act: impl FnOnce(&mut Vm) -> Result<(), Failure>,

@@ -12,7 +12,8 @@ use tests::{Failure, Options, STEP, Vm, check};
 
 use crate::MIB;
 
-/// The server of the disk runs out of space while the guest writes, again after the first `cont`, and then no more.
+/// The server of the disk runs out of space while the guest writes, again after the first `cont`, and then no
+/// more.
 pub fn full() -> Result<(), Failure> {
     let (programs, folder) = (Programs::ready()?, scratch()?);
     let image = folder.path().join("disk.img");

@@ -1,4 +1,5 @@
-//! Kernels other than the one that all other trials boot: of another release, compressed in another way, or not at all.
+//! Kernels other than the one that all other trials boot: of another release, compressed in another way, or
+//! not at all.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

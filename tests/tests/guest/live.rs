@@ -32,7 +32,8 @@ pub fn under_random_writes() -> Result<(), Failure> {
     })
 }
 
-/// An ext4 on the second disk: files written, flushed, renamed and deleted all the time, and `e2fsck` at the end.
+/// An ext4 on the second disk: files written, flushed, renamed and deleted all the time, and `e2fsck` at the
+/// end.
 pub fn under_a_file_system() -> Result<(), Failure> {
     shared(|guest| {
         let job = guest.agent()?.fs_load("/dev/vdb", 7, 16, MIB)?;

@@ -1,7 +1,8 @@
 //! Real guests on our machine: a stock Debian kernel, its disks on `block`, driven over QMP.
 //!
-//! Where this host's KVM cannot run one, the program starts again in the lab, once for each group. Every trial
-//! stands alone; those that leave their guest well hand it on to the next (`stage`), since a boot takes the longest.
+//! Where this host's KVM cannot run one, the program starts again in the lab, once for each group. Every
+//! trial stands alone; those that leave their guest well hand it on to the next (`stage`), since a boot takes
+//! the longest.
 
 mod cdrom;
 mod chaos;

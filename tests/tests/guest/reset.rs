@@ -124,8 +124,8 @@ pub fn power_button() -> Result<(), Failure> {
     })
 }
 
-/// The machine has ended in the middle of a stream: its image is valid, the next boot finds everything, and the
-/// stream comes to its end.
+/// The machine has ended in the middle of a stream: its image is valid, the next boot finds everything, and
+/// the stream comes to its end.
 pub fn is_resumable(guest: &mut Guest, oldest: u64) -> Result<u64, Failure> {
     let leaf = guest.leaf();
     qemu_img::check("qcow2", &leaf, true)?;

@@ -132,8 +132,8 @@ impl Guest {
         self.vm.agent()
     }
 
-    /// Has the guest write every block of its region anew and flush: the sequence number that each has at least
-    /// from now on.
+    /// Has the guest write every block of its region anew and flush: the sequence number that each has at
+    /// least from now on.
     pub fn fill(&mut self) -> Result<u64, Failure> {
         self.count += 1;
         // Far above what any load has come to, so that nothing old passes for new.

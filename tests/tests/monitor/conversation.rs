@@ -368,8 +368,8 @@ until gone
     )
 }
 
-/// Plays a script to both, over images behind nbdkit that fail with `error` while the script says so: the low one
-/// when it is read, or the disk's own when it is written.
+/// Plays a script to both, over images behind nbdkit that fail with `error` while the script says so: the low
+/// one when it is read, or the disk's own when it is written.
 fn same_with(error: &str, script: &str) -> Result<(), Failure> {
     let reads = error == "EIO";
     let what = if reads { "pread" } else { "pwrite" };

@@ -87,8 +87,8 @@ fn an_event_of_several_rows_is_shown_whole_while_a_line_is_edited() -> Result<()
         Terminal::run_on(Command::new(&stage.millrace).args(["qmp", &text(&stage.path("qmp"))]), 50)?;
     terminal.draws("(QMP) ")?;
     const LEFT: &str = "\x1b[D";
-    // A short line, one with the cursor inside, one of several rows, and that with the cursor in its first row; again
-    // and again, so that the screen scrolls.
+    // A short line, one with the cursor inside, one of several rows, and that with the cursor in its first
+    // row; again and again, so that the screen scrolls.
     let lines = ["query-sta", LEFT, &" x-very-long-argument=0".repeat(6), &LEFT.repeat(130)];
     for (n, keys) in lines.iter().cycle().take(24).enumerate() {
         if n % lines.len() == 0 {

@@ -1,4 +1,5 @@
-//! Transactions of several clients at once, on disks whose storage holds a request for longer than a switch waits.
+//! Transactions of several clients at once, on disks whose storage holds a request for longer than a switch
+//! waits.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;

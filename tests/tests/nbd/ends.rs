@@ -15,8 +15,8 @@ use crate::rig::{MIB, Rig, millrace, qemu_io, run};
 /// Longer than the program waits before it says what for.
 const LONG: Duration = Duration::from_secs(90);
 
-/// An image `slow.qcow2` on a server that holds flushes back while the file `hold` exists, and fails them while `full`
-/// does.
+/// An image `slow.qcow2` on a server that holds flushes back while the file `hold` exists, and fails them
+/// while `full` does.
 fn slow(rig: &Rig) -> Result<Server, Failure> {
     let image = rig.text("slow.qcow2");
     run(&millrace()?.display().to_string(), &["image", "create", "-f", "qcow2", &image, "64M"])?;
@@ -126,8 +126,8 @@ fn a_second_signal_ends_at_once() -> Result<(), Failure> {
     qemu_img::check("qcow2", &rig.path("quick.qcow2"), false)
 }
 
-/// Has the program end with a disk that cannot save what was written to it: it says which, the other one's data are
-/// there, and the exit status is 1.
+/// Has the program end with a disk that cannot save what was written to it: it says which, the other one's
+/// data are there, and the exit status is 1.
 fn lost(rig: &Rig, uri: &str, break_it: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     let mut vm = written(rig, uri)?;
     break_it()?;
@@ -174,7 +174,8 @@ fn an_end_waits_for_no_client() -> Result<(), Failure> {
     run("qemu-img", &["create", "-f", "qcow2", &rig.text("leaf.qcow2"), "256M"])?;
     let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
     rig.export(&mut vm, "virtio0", true)?;
-    // They ask for more than sockets hold, and read none of it; others have said nothing, or half of a request.
+    // They ask for more than sockets hold, and read none of it; others have said nothing, or half of a
+    // request.
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = Nbd::connect(&rig.path("nbd"), "virtio0", STEP)?;

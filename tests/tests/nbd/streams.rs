@@ -1,5 +1,5 @@
-//! A source that fails once at one place, as in QEMU's iotest 030: events, progress and end of a stream by us and by
-//! qemu-storage-daemon, for each policy and for an error of each kind.
+//! A source that fails once at one place, as in QEMU's iotest 030: events, progress and end of a stream by us
+//! and by qemu-storage-daemon, for each policy and for an error of each kind.
 
 use std::process::{Child, Command, Stdio};
 

@@ -1,5 +1,5 @@
-//! Requests of any size: what is longer than a piece is done by pieces, and between two of them the request is
-//! nobody's to wait for.
+//! Requests of any size: what is longer than a piece is done by pieces, and between two of them the request
+//! is nobody's to wait for.
 
 use block::ErrorKind;
 use block::disk::PIECE;

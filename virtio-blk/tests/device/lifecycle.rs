@@ -229,8 +229,8 @@ fn the_capacity_changes() {
     assert_eq!(rig.interrupts.counts().config, 1);
 }
 
-/// However the driver's reads lie around changes, active or not: between two equal generations it has seen one
-/// capacity (virtio 1.2, 2.5.3).
+/// However the driver's reads lie around changes, active or not: between two equal generations it has seen
+/// one capacity (virtio 1.2, 2.5.3).
 #[test]
 fn no_driver_sees_half_of_a_new_capacity() {
     let rig = Rig::inactive(Setup::default());

@@ -1,8 +1,8 @@
 //! What is booted where the command line names no kernel: the one that `guest-images kernel` has made ready.
 //!
-//! It lies in a folder that holds `vmlinuz`, and `initrd`, which goes on with the root file system of the first disk
-//! that has one. `MILLRACE_BOOT` says where that folder is; otherwise it is `guest-images/boot` in the folder that
-//! cargo builds in, which is looked for from the running program.
+//! It lies in a folder that holds `vmlinuz`, and `initrd`, which goes on with the root file system of the
+//! first disk that has one. `MILLRACE_BOOT` says where that folder is; otherwise it is `guest-images/boot` in
+//! the folder that cargo builds in, which is looked for from the running program.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

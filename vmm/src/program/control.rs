@@ -129,9 +129,9 @@ impl Control {
         Ok(streams)
     }
 
-    /// Sends `STOP` or `RESUME` if the machine has changed between running and not running since clients were told
-    /// last; the start is none, if it runs from there. Called at the end of everything that changes its state, before
-    /// anything else is awaited.
+    /// Sends `STOP` or `RESUME` if the machine has changed between running and not running since clients were
+    /// told last; the start is none, if it runs from there. Called at the end of everything that changes its
+    /// state, before anything else is awaited.
     pub(super) fn tell_run_state(&self) {
         let state = self.run_state();
         if state == RunState::Prelaunch {

@@ -21,8 +21,8 @@ pub(super) struct Others {
     pub thread: Remote,
 }
 
-/// Starts the thread, which is confined before it sees anything of a guest, and makes the devices of `options`.
-/// The thread ends with the process.
+/// Starts the thread, which is confined before it sees anything of a guest, and makes the devices of
+/// `options`. The thread ends with the process.
 pub(super) fn start(options: &Run) -> Result<Others, Failure> {
     let mode = options.sandbox.into();
     let thread = Thread::start("devices", pending).map_err(|e| format!("a thread for devices: {e}"))?;

@@ -36,8 +36,9 @@ pub(super) fn lost(thread: &Remote) -> impl Future<Output = ()> + 'static {
 }
 
 impl Drive {
-    /// Starts the disk's thread, confined as `mode` says, and opens its chain there, of NBD exports only `exports`. `listener` runs on the main loop, `main`,
-    /// for each of its events, and `tray_moved` where its tray has opened or closed.
+    /// Starts the disk's thread, confined as `mode` says, and opens its chain there, of NBD exports only
+    /// `exports`. `listener` runs on the main loop, `main`, for each of its events, and `tray_moved` where
+    /// its tray has opened or closed.
     pub(super) async fn open(
         options: options::Drive,
         mode: sandbox::Mode,

@@ -94,8 +94,8 @@ pub(super) async fn close_drives(drives: &[Rc<Drive>]) -> Result<(), Failure> {
     joined(closed.into_iter().filter_map(Result::err))
 }
 
-/// Ends everything in order: the guest, its disks, the clients. Each disk ends as soon as its own requests have: none
-/// waits for one that hangs.
+/// Ends everything in order: the guest, its disks, the clients. Each disk ends as soon as its own requests
+/// have: none waits for one that hangs.
 pub(super) async fn close(
     end: End,
     machine: Option<Rc<Machine>>,
@@ -151,8 +151,8 @@ pub(super) async fn close(
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// Ends the process at once, from any thread and whatever the others are doing, with a line if there is one to say.
-/// Sockets and pidfile are removed, and the terminal is as it was before.
+/// Ends the process at once, from any thread and whatever the others are doing, with a line if there is one
+/// to say. Sockets and pidfile are removed, and the terminal is as it was before.
 pub(super) fn leave(status: i32, line: Option<&str>) -> ! {
     if let Some(line) = line {
         log::say(&format!("millrace: {line}"));

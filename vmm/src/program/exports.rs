@@ -26,7 +26,8 @@ mod disk;
 
 /// How long a client may take to choose an export: QEMU's bound since 9.1 (CVE-2024-7409).
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take if others wait for its slot: a client that means to choose an export does it at once.
+/// How long a client may take if others wait for its slot: a client that means to choose an export does it at
+/// once.
 const GRACE: Duration = Duration::from_secs(2);
 /// Clients at once unless said otherwise: QEMU's default since 9.1.
 const MAX_CONNECTIONS: u32 = 100;
@@ -304,8 +305,8 @@ impl Server {
         }
     }
 
-    /// Waits for a slot. While none is free, clients that have not chosen an export within [`GRACE`] go: nobody keeps
-    /// others out by connecting alone.
+    /// Waits for a slot. While none is free, clients that have not chosen an export within [`GRACE`] go:
+    /// nobody keeps others out by connecting alone.
     async fn slot(&self, slots: &Rc<Semaphore>) -> Permit {
         loop {
             if let Some(slot) = slots.try_acquire(1) {
@@ -319,8 +320,9 @@ impl Server {
         }
     }
 
-    /// Lets the client go that has had its time, if there is one: the oldest in its handshake, of the host that has
-    /// most of them. Returns after what time to look again; `None` if only the end of a client changes anything.
+    /// Lets the client go that has had its time, if there is one: the oldest in its handshake, of the host
+    /// that has most of them. Returns after what time to look again; `None` if only the end of a client
+    /// changes anything.
     fn time_until_one_goes(&self) -> Option<Duration> {
         let clients = self.clients.borrow();
         let undecided = || clients.values().filter(|client| client.export.is_none() && !client.goes.get());

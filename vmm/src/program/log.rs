@@ -1,8 +1,8 @@
 //! The log: lines on standard error, written by a thread of their own.
 //!
-//! Standard error may be a pipe that nobody reads, or a file on a disk that is slow. So whoever has something to say,
-//! a vCPU, a disk or the main loop, only adds a line to a queue and never waits. What does not fit is dropped, and
-//! the number of lines that are missing stands in the log where they would be.
+//! Standard error may be a pipe that nobody reads, or a file on a disk that is slow. So whoever has something
+//! to say, a vCPU, a disk or the main loop, only adds a line to a queue and never waits. What does not fit is
+//! dropped, and the number of lines that are missing stands in the log where they would be.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -124,7 +124,8 @@ fn add(line: &[u8], most: usize) {
     CHANGED.notify_all();
 }
 
-/// Waits until everything is written, for at most `time`: a reader that has stopped reading must not hold up an end.
+/// Waits until everything is written, for at most `time`: a reader that has stopped reading must not hold up
+/// an end.
 pub(super) fn finish(time: Duration) {
     let deadline = Instant::now() + time;
     let mut queue = lock(&QUEUE);
@@ -166,7 +167,8 @@ fn write_for_ever() {
     }
 }
 
-/// Writes to standard error, and waits as long as that takes. What cannot be written is lost: there is nowhere to say so.
+/// Writes to standard error, and waits as long as that takes. What cannot be written is lost: there is
+/// nowhere to say so.
 fn write(mut bytes: &[u8]) {
     let mut stderr = io::stderr();
     while !bytes.is_empty() {

@@ -114,9 +114,9 @@ pub(super) struct Run {
     /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,copy-on-read=on|off]
     /// [,cache=writeback|none][,aio=io_uring|threads][,discard=ignore|unmap][,serial=TEXT][,queues=N]
     /// [,werror=report|stop|ignore|enospc][,rerror=report|stop|ignore]. The first is the guest's /dev/vda.
-    /// werror and rerror say what an error of its image does to a guest's write or flush, and to its read: the
-    /// guest is told (report), the machine stops and 'cont' tries again (stop), the guest is told of success
-    /// (ignore); enospc: stop where space is wanting, else report. Defaults: enospc and report.
+    /// werror and rerror say what an error of its image does to a guest's write or flush, and to its read:
+    /// the guest is told (report), the machine stops and 'cont' tries again (stop), the guest is told of
+    /// success (ignore); enospc: stop where space is wanting, else report. Defaults: enospc and report.
     /// discard=unmap, the default, gives back the space of what the guest discards; ignore keeps it.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
@@ -124,16 +124,16 @@ pub(super) struct Run {
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = cdrom)]
     pub cdrom: Vec<Drive>,
     /// A network interface: tap=NAME[,mac=ADDRESS], on the host's tap interface NAME, or
-    /// passt=SOCKET[,mac=ADDRESS], on the network stack in user space that listens at SOCKET and needs no rights
-    /// (passt --socket SOCKET). The first is the guest's eth0.
+    /// passt=SOCKET[,mac=ADDRESS], on the network stack in user space that listens at SOCKET and needs no
+    /// rights (passt --socket SOCKET). The first is the guest's eth0.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = net::parse)]
     pub net: Vec<Net>,
     /// TLS for the NBD server: id=ID,dir=PATH[,verify-peer=on|off]. The folder holds server-cert.pem and
     /// server-key.pem, and ca-cert.pem, whose clients alone are let in unless verify-peer=off.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = tls_creds)]
     pub tls_creds: Vec<TlsCreds>,
-    /// A QMP socket: unix:PATH or tcp:HOST:PORT. Here, as for all sockets, a comma in a path is doubled, and QEMU's
-    /// ',server=on,wait=off' may follow.
+    /// A QMP socket: unix:PATH or tcp:HOST:PORT. Here, as for all sockets, a comma in a path is doubled, and
+    /// QEMU's ',server=on,wait=off' may follow.
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Vec<qmp::Address>,
     /// The text monitor: stdio or unix:PATH.
@@ -149,25 +149,27 @@ pub(super) struct Run {
     /// What a guest's reset does.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
-    /// Confines threads: vCPU, disk and device threads may make only the system calls that they need, and no thread may
-    /// start programs or reach other processes. A call that is not allowed fails (on) or ends the program (strict).
+    /// Confines threads: vCPU, disk and device threads may make only the system calls that they need, and no
+    /// thread may start programs or reach other processes. A call that is not allowed fails (on) or ends the
+    /// program (strict).
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: Sandbox,
-    /// A folder that images, their backing files and NBD server sockets may lie below; may be given several times.
-    /// Without one, they lie anywhere. With one, NBD exports are opened only if --drive, --cdrom or --allow-uri names
-    /// them.
+    /// A folder that images, their backing files and NBD server sockets may lie below; may be given several
+    /// times. Without one, they lie anywhere. With one, NBD exports are opened only if --drive, --cdrom or
+    /// --allow-uri names them.
     #[arg(long, value_name = "PATH")]
     pub allow_dir: Vec<PathBuf>,
-    /// An NBD export that may be opened beside those of --drive and --cdrom, and no others: nbd://HOST[:PORT]/EXPORT or
-    /// nbd+unix:///EXPORT?socket=PATH; may be given several times.
+    /// An NBD export that may be opened beside those of --drive and --cdrom, and no others:
+    /// nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; may be given several times.
     #[arg(long, value_name = "URI")]
     pub allow_uri: Vec<String>,
     /// Becomes this user before the guest starts, with root's files still open; for a program that root has
-    /// started. A later 'change' opens what this user may. Sockets become this user's; they stay behind at the end in
-    /// folders that this user may not write to, and the next start replaces them.
+    /// started. A later 'change' opens what this user may. Sockets become this user's; they stay behind at
+    /// the end in folders that this user may not write to, and the next start replaces them.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// A file for the process ID. It is refused if a running program holds it; a file that was left over is replaced.
+    /// A file for the process ID. It is refused if a running program holds it; a file that was left over is
+    /// replaced.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,
 }
@@ -240,8 +242,8 @@ pub(super) enum Image {
         /// All formats: size=SIZE. raw: preallocation=off|falloc|full. qcow2: cluster_size=SIZE,
         /// extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
         /// compression_type=zlib|zstd, preallocation=off|metadata|falloc|full. qed: cluster_size=SIZE,
-        /// table_size=N. qcow2 and qed: backing_file=FILE,backing_fmt=FORMAT, as -b and -F. 'help' lists those of
-        /// the format.
+        /// table_size=N. qcow2 and qed: backing_file=FILE,backing_fmt=FORMAT, as -b and -F. 'help' lists
+        /// those of the format.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.

@@ -1,7 +1,7 @@
 //! The pidfile: this process's number in a file that says by its lock whether that process lives.
 //!
-//! As QEMU does it, the whole file is locked by fcntl for as long as the process lives, so that a file without a lock
-//! is a dead one's, and is taken. Programs of both kinds keep each other out.
+//! As QEMU does it, the whole file is locked by fcntl for as long as the process lives, so that a file
+//! without a lock is a dead one's, and is taken. Programs of both kinds keep each other out.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

@@ -205,8 +205,8 @@ async fn make_ready(
     Ok(Ready { machine, control, monitor, failed, signalled })
 }
 
-/// Ends the program with an error when `lost` ends: with a thread went all that it did for the guest, and nobody who
-/// does not look is told of it. The other disks end in order.
+/// Ends the program with an error when `lost` ends: with a thread went all that it did for the guest, and
+/// nobody who does not look is told of it. The other disks end in order.
 fn end_with(control: &Rc<Control>, lost: impl Future<Output = ()> + 'static, why: String) {
     let control = control.clone();
     executor::spawn(async move {

@@ -1,12 +1,12 @@
 //! SIGTERM, SIGINT and SIGHUP, each of which asks the program to end.
 //!
-//! A thread waits for them, so that they are heard whatever the main loop is doing. The program starts by calls that
-//! may take for ever: a name is looked up, a peer accepts no connection, a file lies on a server that is away. Nobody
-//! has been promised anything by then, so the thread itself ends the program. Later the main loop does, and takes as
-//! long as the disks take; another signal ends the program at once.
+//! A thread waits for them, so that they are heard whatever the main loop is doing. The program starts by
+//! calls that may take for ever: a name is looked up, a peer accepts no connection, a file lies on a server
+//! that is away. Nobody has been promised anything by then, so the thread itself ends the program. Later the
+//! main loop does, and takes as long as the disks take; another signal ends the program at once.
 //!
-//! SIGHUP stays ignored where the program was started so, as nohup does. SIGQUIT keeps its default action: it is for
-//! who wants a core dump of the program as it is.
+//! SIGHUP stays ignored where the program was started so, as nohup does. SIGQUIT keeps its default action: it
+//! is for who wants a core dump of the program as it is.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -17,8 +17,8 @@ use nix::sys::signal::{SigSet, Signal};
 use super::end::leave;
 use crate::notice::{self, Waiter, lock};
 
-/// Signals within this time of the first count as one: timeout(1) sends its signal to the program and then to its
-/// group, and of the end of a terminal both the kernel and the shell tell.
+/// Signals within this time of the first count as one: timeout(1) sends its signal to the program and then to
+/// its group, and of the end of a terminal both the kernel and the shell tell.
 const SAME: Duration = Duration::from_millis(300);
 
 /// Signals that are held back from their default action.
@@ -47,8 +47,8 @@ pub(super) fn hold_back() -> Held {
 fn is_ignored(signal: Signal) -> bool {
     // SAFETY: all-zero bytes are a valid action.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: without a new action nothing changes; the old one is written to `action`, which is valid for that. It
-    // fails only for signals that do not exist.
+    // SAFETY: without a new action nothing changes; the old one is written to `action`, which is valid for
+    // that. It fails only for signals that do not exist.
     unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &mut action) };
     action.sa_sigaction == libc::SIG_IGN
 }

@@ -1,16 +1,16 @@
 //! Finds a kernel's panic in what a guest writes to its console.
 
-/// How a kernel begins the line of a panic (`kernel/panic.c`), and that of an ordinary restart (`kernel/reboot.c`),
-/// which a kernel that has panicked does not come to.
+/// How a kernel begins the line of a panic (`kernel/panic.c`), and that of an ordinary restart
+/// (`kernel/reboot.c`), which a kernel that has panicked does not come to.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 const RESTART: &[u8] = b"reboot: Restarting system";
 
 /// Bytes of a line that are looked back at.
 const LINE: usize = 256;
 
-/// Sees a panic only where the kernel itself says it: at a line's start, or behind the time that it puts before its
-/// messages, which may follow a prompt. What a program prints of an older panic is none, and none that an ordinary
-/// restart follows.
+/// Sees a panic only where the kernel itself says it: at a line's start, or behind the time that it puts
+/// before its messages, which may follow a prompt. What a program prints of an older panic is none, and none
+/// that an ordinary restart follows.
 #[derive(Default)]
 pub(super) struct PanicWatch {
     line: Vec<u8>,
@@ -51,8 +51,8 @@ impl PanicWatch {
     }
 }
 
-/// Whether a line so far ends as what a kernel puts before its messages: `[    1.234567] `, or with the task or
-/// processor that speaks, `[    1.234567][   T12] `.
+/// Whether a line so far ends as what a kernel puts before its messages: `[    1.234567] `, or with the task
+/// or processor that speaks, `[    1.234567][   T12] `.
 fn ends_with_time(line: &[u8]) -> bool {
     let Some(line) = line.strip_suffix(b"] ") else { return false };
     let Some(start) = line.iter().rposition(|byte| *byte == b'[') else { return false };

@@ -28,8 +28,8 @@ pub fn restore_terminal() {
     }
 }
 
-/// Returns false if standard input is the terminal of this session while another process group has it: a change of its
-/// settings would stop this whole process (SIGTTOU), and change what somebody else is using.
+/// Returns false if standard input is the terminal of this session while another process group has it: a
+/// change of its settings would stop this whole process (SIGTTOU), and change what somebody else is using.
 fn is_foreground() -> bool {
     // SAFETY: a system call on a number, without memory; it fails if that is not this session's terminal.
     let group = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };

@@ -11,8 +11,8 @@ pub(crate) trait Terminal: Send + Sync {
     fn take_output(&self, most: usize) -> Vec<u8>;
     /// Puts output that could not be delivered back to the front, as far as there is room.
     fn return_output(&self, bytes: &[u8]);
-    /// Offers input to the guest and says how much of it was taken; the rest is to be offered again when there
-    /// is room.
+    /// Offers input to the guest and says how much of it was taken; the rest is to be offered again when
+    /// there is room.
     fn offer_input(&self, bytes: &[u8]) -> usize;
     /// Written when there is output to take.
     fn output_event(&self) -> &EventFd;

@@ -19,8 +19,8 @@ pub const ECHO: [u8; 96] = [
     0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,       // ud2; null:
 ];
 
-/// Prints `>`, then for each byte that it reads from ttyS0 40 bytes: its page of KVM's clock (`pvclock_vcpu_time_info`,
-/// Documentation/virt/kvm/x86/msr.rst), and the time-stamp counter at that time.
+/// Prints `>`, then for each byte that it reads from ttyS0 40 bytes: its page of KVM's clock
+/// (`pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst), and the time-stamp counter at that time.
 #[allow(dead_code, reason = "each test uses its own guests")]
 #[rustfmt::skip]
 pub const CLOCK: [u8; 103] = [
@@ -36,8 +36,8 @@ pub const CLOCK: [u8; 103] = [
     0x8a, 0x07, 0xee, 0xff, 0xc7, 0xff, 0xc9, 0x75, 0xf7, 0xeb, 0xae, // next: mov al, [rdi]; out dx, al; inc edi; dec ecx; jnz next; jmp wait
 ];
 
-/// Prints [`LINE`] with one instruction, takes as many bytes with one when there is input, prints those in the same
-/// way, and powers off.
+/// Prints [`LINE`] with one instruction, takes as many bytes with one when there is input, prints those in
+/// the same way, and powers off.
 #[allow(dead_code, reason = "each test uses its own guests")]
 #[rustfmt::skip]
 pub const STRINGS: [u8; 96] = [

@@ -128,8 +128,8 @@ fn clusters(cluster_bits: u32, bytes: &Range<u64>) -> Range<u64> {
 }
 
 impl Qcow2 {
-    /// Returns true if a cluster may be written in place. A cluster past the file's end may not, and nothing may
-    /// before the first change of an image with autoclear features, which clears them.
+    /// Returns true if a cluster may be written in place. A cluster past the file's end may not, and nothing
+    /// may before the first change of an image with autoclear features, which clears them.
     pub(super) fn is_writable(&self, host: u64) -> bool {
         self.in_place.get()
             && host < self.storage.len()

@@ -398,8 +398,8 @@ impl Refcounts {
         Ok(used.min(enough))
     }
 
-    /// The end of the last cluster in use, in bytes, looked for backwards from the file's end. Not for ever: a
-    /// file may end far behind all that is in use, and then this is later than that.
+    /// The end of the last cluster in use, in bytes, looked for backwards from the file's end. Not for ever:
+    /// a file may end far behind all that is in use, and then this is later than that.
     pub(crate) async fn used_end(&self) -> Result<u64> {
         const SLICES: usize = 4096;
         let mut looked = 0;

@@ -175,7 +175,8 @@ impl Qed {
             tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
         }
         self.flush().await?;
-        // Also if it is as long as that: what was allocated, or was half written as that failed, may lie behind.
+        // Also if it is as long as that: what was allocated, or was half written as that failed, may lie
+        // behind.
         if end <= self.storage.len() {
             self.storage.truncate(end).await?;
             self.storage.sync().await?;

@@ -66,9 +66,9 @@ impl Qed {
     }
 
     /// A table of zeros. They are written before the L1 table refers to it, so that it has its space and a
-    /// commit needs none; which of its entries are durable then does not matter, an absent one being as good as
-    /// none. A table too long for that lies at the file's end, which reads as zeros, and has its last sector
-    /// written, so that all of it is inside of the file.
+    /// commit needs none; which of its entries are durable then does not matter, an absent one being as good
+    /// as none. A table too long for that lies at the file's end, which reads as zeros, and has its last
+    /// sector written, so that all of it is inside of the file.
     async fn new_table(&self) -> Result<u64> {
         const LARGEST: u64 = 1 << 20;
         let len = self.header.table_len();
@@ -187,8 +187,8 @@ impl Qed {
         Ok(())
     }
 
-    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters. A cluster stays where it is
-    /// and loses its content: the format could not say that it is free.
+    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters. A cluster stays where
+    /// it is and loses its content: the format could not say that it is free.
     pub(crate) async fn zero(&self, offset: u64, len: u64, how: Clear) -> Result<()> {
         let cluster = self.cluster_size();
         let end = offset + len;

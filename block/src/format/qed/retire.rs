@@ -31,8 +31,8 @@ impl Retire for Qed {
 
 impl Qed {
     /// Makes free clusters those of entries that read as zeros, as they do then: of zero clusters, of absent
-    /// ones where nothing is behind them, and of what lies behind the disk's end. Whatever finds no such entry
-    /// leaks. The caller commits the entries.
+    /// ones where nothing is behind them, and of what lies behind the disk's end. Whatever finds no such
+    /// entry leaks. The caller commits the entries.
     pub(super) async fn adopt_free(&self) -> Result<()> {
         let free = self.space.take_all();
         let len: u64 = free.iter().map(|range| range.end - range.start).sum();

@@ -263,8 +263,8 @@ fn zeroed_clusters_stay_with_their_entries() {
     });
 }
 
-/// Clusters that failed writes took, or that a killed session leaked, are given at a close to entries that read as
-/// zeros, so that a check finds no leak.
+/// Clusters that failed writes took, or that a killed session leaked, are given at a close to entries that
+/// read as zeros, so that a check finds no leak.
 #[test]
 fn free_clusters_are_adopted_at_a_close() {
     simulate(|files| async move {

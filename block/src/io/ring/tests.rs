@@ -18,7 +18,8 @@ const OUTWARD: [(&str, u8); 12] = [
     ("EPOLL_CTL", 29),
 ];
 
-/// The length of an entry of the submission queue, in bytes; its first byte is the operation, the second its flags.
+/// The length of an entry of the submission queue, in bytes; its first byte is the operation, the second its
+/// flags.
 const ENTRY: usize = 64;
 
 /// An entry that the library would not build.

@@ -90,9 +90,9 @@ pub(super) enum Failed {
     Write(u64, io::Error),
 }
 
-/// Copies bytes between files in the page cache, on a worker. Units that are all zero are not written; returns
-/// which, relative to the start, and what failed, with the length of what was copied before. `unit` is a power of
-/// two.
+/// Copies bytes between files in the page cache, on a worker. Units that are all zero are not written;
+/// returns which, relative to the start, and what failed, with the length of what was copied before. `unit`
+/// is a power of two.
 pub(super) async fn through_cache(
     source: &Rc<File>,
     from: u64,

@@ -158,7 +158,8 @@ fn enter_root() -> Result<(), String> {
     ] {
         let _ = std::os::unix::fs::symlink(target, root.join("dev").join(link));
     }
-    // Moved onto the old root, for the kernel makes no user namespace for a process in another root directory.
+    // Moved onto the old root, for the kernel makes no user namespace for a process in another root
+    // directory.
     std::env::set_current_dir(root)
         .and_then(|()| Ok(rustix::mount::mount_move(".", "/")?))
         .and_then(|()| std::os::unix::fs::chroot("."))

@@ -2,8 +2,8 @@
 //!
 //! In a guest it serves the line protocol of `guest_images::wire` on the second serial port; in the lab's
 //! machine it runs one command; in front of a disk it mounts its root file system and goes on there. Which of
-//! these, the file `/etc/role` tells. It is process 1, whose end is a kernel panic: whatever fails is reported,
-//! and only a guest that has no root file system ends so.
+//! these, the file `/etc/role` tells. It is process 1, whose end is a kernel panic: whatever fails is
+//! reported, and only a guest that has no root file system ends so.
 
 mod button;
 mod device;
@@ -36,8 +36,8 @@ fn main() {
         eprintln!("guest-agent is the init of a guest, and runs nowhere else");
         return;
     }
-    // The kernel hands on what it does not know of its command line: whoever wants to know when init starts says
-    // there what it is to print first.
+    // The kernel hands on what it does not know of its command line: whoever wants to know when init starts
+    // says there what it is to print first.
     if let Ok(greeting) = std::env::var("MILLRACE_GREETING") {
         println!("{greeting}");
     }

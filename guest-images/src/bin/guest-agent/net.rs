@@ -21,8 +21,8 @@ pub fn up(name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<(), Str
     done.map_err(|error| format!("{name}: {error}"))
 }
 
-/// Connects to `address`, receives `length` bytes, at most [`MOST`], and sends the same back: how many bytes, and their
-/// SHA-256 as hexadecimal digits.
+/// Connects to `address`, receives `length` bytes, at most [`MOST`], and sends the same back: how many bytes,
+/// and their SHA-256 as hexadecimal digits.
 pub fn echo(address: SocketAddr, length: u64) -> Result<(usize, String), String> {
     let mut bytes = Vec::new();
     let echoed = TcpStream::connect_timeout(&address, SILENCE).and_then(|mut stream| {

@@ -1,7 +1,7 @@
 //! What the agent has written where, and whether it is still there.
 //!
-//! For each block the agent keeps two sequence numbers: the last write that the device acknowledged, and the last
-//! one that was asked for. They differ where a write failed: then either content, old or new, is right.
+//! For each block the agent keeps two sequence numbers: the last write that the device acknowledged, and the
+//! last one that was asked for. They differ where a write failed: then either content, old or new, is right.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -87,7 +87,8 @@ impl Region {
         Ok(Region { seed, offset, cells, users: AtomicUsize::new(0) })
     }
 
-    /// Reads every block back and compares; what is right, or explained by a failed write, is expected from now on.
+    /// Reads every block back and compares; what is right, or explained by a failed write, is expected from
+    /// now on.
     pub fn verify(&self, device: &Device) -> Result<Report, String> {
         let mut report = Report::default();
         let mut index = 0;

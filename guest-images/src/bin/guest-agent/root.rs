@@ -1,7 +1,8 @@
-//! Init of a guest that goes on with the root file system on one of its disks, as every initramfs does in the end.
+//! Init of a guest that goes on with the root file system on one of its disks, as every initramfs does in the
+//! end.
 //!
-//! `root=/dev/NAME` on the kernel's command line says which; without it, it is the first disk or partition, in
-//! the order of their names, that has an init. It is mounted writable unless the command line says `ro`.
+//! `root=/dev/NAME` on the kernel's command line says which; without it, it is the first disk or partition,
+//! in the order of their names, that has an init. It is mounted writable unless the command line says `ro`.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,5 @@
-//! What a latency budget does: a guest's reads while its disk streams without one, and within one of a millisecond.
+//! What a latency budget does: a guest's reads while its disk streams without one, and within one of a
+//! millisecond.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What a guest feels of a stream: random requests of 4 KiB over each program's NBD export, first while nothing
-//! else happens, then while the disk streams.
+//! What a guest feels of a stream: random requests of 4 KiB over each program's NBD export, first while
+//! nothing else happens, then while the disk streams.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

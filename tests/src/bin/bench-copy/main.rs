@@ -2,8 +2,8 @@
 //! and as the floor what copies a file without any disk image: cp, dd, copy_file_range.
 //!
 //! What everybody's time ends with is the same: the copy is on stable storage. Ours says so by its event;
-//! QEMU's is waited for until the daemon has ended and its leaf is synced, the others' until the copy is synced.
-//! Besides, what a guest feels of a stream and of a switch, and the memory that a huge disk takes.
+//! QEMU's is waited for until the daemon has ended and its leaf is synced, the others' until the copy is
+//! synced. Besides, what a guest feels of a stream and of a switch, and the memory that a huge disk takes.
 
 mod budget;
 mod copy;

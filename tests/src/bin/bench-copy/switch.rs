@@ -1,4 +1,5 @@
-//! What a guest feels of `change`: the disk goes from image to image under load, raw to qcow2 to QED and back.
+//! What a guest feels of `change`: the disk goes from image to image under load, raw to qcow2 to QED and
+//! back.
 
 use std::path::Path;
 use std::process::Command;

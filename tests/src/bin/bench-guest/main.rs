@@ -1,6 +1,6 @@
-//! Measures what a guest and its host feel of our machine beside QEMU's microvm: the same kernel, initramfs, command
-//! line and image, in turn, on the same KVM. Where this host has none that runs a stock kernel, all of it runs in the
-//! lab, where absolute figures mean little and ratios do.
+//! Measures what a guest and its host feel of our machine beside QEMU's microvm: the same kernel, initramfs,
+//! command line and image, in turn, on the same KVM. Where this host has none that runs a stock kernel, all
+//! of it runs in the lab, where absolute figures mean little and ratios do.
 
 mod machine;
 mod rows;
@@ -17,7 +17,8 @@ use tests::{Failure, programs};
 /// Measures our machine beside QEMU's microvm, and prints ratios.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these rows of I/O, or all whose name begins so; see `--list`. Boot and memory are always measured.
+    /// Only these rows of I/O, or all whose name begins so; see `--list`. Boot and memory are always
+    /// measured.
     rows: Vec<String>,
     /// What rows there are.
     #[arg(long)]

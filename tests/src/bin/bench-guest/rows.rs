@@ -135,8 +135,8 @@ impl Bench {
         Ok(boot)
     }
 
-    /// Boots a guest on each machine; each row is measured on one right after the other, in slices, so that what a
-    /// busy host does, it does to both.
+    /// Boots a guest on each machine; each row is measured on one right after the other, in slices, so that
+    /// what a busy host does, it does to both.
     fn round(&self, io: &[&Io], all: [(Vmm, &mut Figures); 2]) -> Result<(), Failure> {
         let mut machines = Vec::new();
         for (vmm, figures) in all {

@@ -2,8 +2,8 @@
 
 use ::tests::Failure;
 
-/// Bytes of a process's memory beyond its guest's RAM of `ram` bytes: its share of all other mappings' resident pages
-/// (`Pss` in `proc_pid_smaps(5)`: a page that N processes map counts as an N-th).
+/// Bytes of a process's memory beyond its guest's RAM of `ram` bytes: its share of all other mappings'
+/// resident pages (`Pss` in `proc_pid_smaps(5)`: a page that N processes map counts as an N-th).
 pub fn beyond(process: u32, ram: u64) -> Result<u64, Failure> {
     let smaps = std::fs::read_to_string(format!("/proc/{process}/smaps"))?;
     sum(&smaps, ram).ok_or_else(|| "smaps: no mapping of the guest's RAM".into())

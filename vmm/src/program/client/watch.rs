@@ -142,8 +142,8 @@ struct Screen {
     bars: Option<MultiProgress>,
     jobs: BTreeMap<String, Watched>,
     disks: BTreeMap<String, ProgressBar>,
-    /// The images that stopped being a backing file before the last look: the event of the job's end may come a look
-    /// later.
+    /// The images that stopped being a backing file before the last look: the event of the job's end may come
+    /// a look later.
     released: Vec<String>,
 }
 

@@ -9,8 +9,8 @@ use qmp::types::*;
 
 use super::Drive;
 
-/// The most images that one description holds, each within the one above: JSON readers have a limit of their own,
-/// 128 levels many of them. The rest of a longer chain is in `query-named-block-nodes`.
+/// The most images that one description holds, each within the one above: JSON readers have a limit of their
+/// own, 128 levels many of them. The rest of a longer chain is in `query-named-block-nodes`.
 const NESTED: usize = 64;
 /// The most descriptions that the answer about a whole chain holds, or a few for each image of a long one.
 const DESCRIBED: usize = 4096;
@@ -103,7 +103,8 @@ pub(super) async fn images(drive: &Drive, flat: bool) -> block::Result<Vec<Block
     Ok((0..layers.len()).filter_map(|at| inserted(drive, &layers[at..], nested, flat)).collect())
 }
 
-/// The image at the head of `layers`, as attached to the drive, with `nested` of those behind it described within.
+/// The image at the head of `layers`, as attached to the drive, with `nested` of those behind it described
+/// within.
 fn inserted(drive: &Drive, layers: &[Layer], nested: usize, flat: bool) -> Option<BlockDeviceInfo> {
     let (leaf, behind) = layers.split_first()?;
     let image = image(layers, nested)?;

@@ -41,8 +41,8 @@ impl Control {
         }
     }
 
-    /// The drive that has an image of this node name in its chain. Where that is not the leaf: with the name of
-    /// what is above it, a drive or an image.
+    /// The drive that has an image of this node name in its chain. Where that is not the leaf: with the name
+    /// of what is above it, a drive or an image.
     pub(super) async fn node(&self, name: &str) -> Result<Option<(&Rc<Drive>, Option<String>)>> {
         for drive in &self.drives {
             let names = node_names(drive).await?;

@@ -6,9 +6,9 @@ use block::disk::{PIECE, first_piece};
 use block::{Buf, Disk, ErrorKind, Ticket};
 use nbd::{Errno, Error, Export, Extent, Result};
 
-/// A disk on its own thread. Each piece of a request has a ticket of its own from when its data are here until
-/// its result is known: what a client does before and after holds no drain up, and no request is longer to
-/// wait for than a piece.
+/// A disk on its own thread. Each piece of a request has a ticket of its own from when its data are here
+/// until its result is known: what a client does before and after holds no drain up, and no request is longer
+/// to wait for than a piece.
 pub(super) struct DiskExport {
     pub disk: Rc<Disk>,
     /// Each write is flushed before it is answered.

@@ -76,8 +76,8 @@ fn a_file_system_that_fits_no_range_is_not_asked_for_ever() {
     assert!(!known.may_work());
 }
 
-/// The memory of this process as a file, with a mapping in it that goes on behind the end of its file: what lies
-/// there cannot be read.
+/// The memory of this process as a file, with a mapping in it that goes on behind the end of its file: what
+/// lies there cannot be read.
 #[test]
 fn what_was_copied_before_a_read_that_fails_is_told() {
     let (good, len) = (192 << 10, 1 << 20);
