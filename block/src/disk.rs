@@ -171,7 +171,7 @@ pub struct Disk {
     /// Where `block_stream` of a single cluster goes on.
     pub(crate) cursor: Cell<u64>,
     pub(crate) copy_on_read: Cell<bool>,
-    /// Whether space goes back that is not needed any more.
+    /// True if space that is not needed any more is given back (`discard=unmap`).
     unmaps: Cell<bool>,
     /// Room for the copies that reads leave.
     pub(crate) bounce: Rc<Semaphore>,
@@ -336,15 +336,15 @@ impl Disk {
         executor::timeout(deadline, empty).await.map(|()| closed)
     }
 
-    /// What the job does that has the disk.
+    /// Returns the kind of the job that has the disk, if there is one.
     pub fn busy_with(&self) -> Option<JobKind> {
         self.active_job().map(|job| job.info().kind)
     }
 
-    /// Whether a job leaves the disk to somebody else, who asks for it by the name `node`.
+    /// Checks that no job has the disk. `node` is the name by which the caller asked for it.
     ///
     /// # Errors
-    /// `InUse`, with QEMU's text.
+    /// `InUse`, with QEMU's text, if a job has it.
     pub(crate) fn check_no_job(&self, node: &str) -> Result<()> {
         let Some(kind) = self.busy_with() else { return Ok(()) };
         let text = format!("Node '{node}' is busy: block device is in use by block job: {}", kind.name());

@@ -41,7 +41,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     text: Arc<str>,
-    /// What the operating system, or an NBD server, called it; 0: neither did.
+    /// The number that the operating system or an NBD server gave it; 0 if neither did.
     errno: i32,
     of_source: bool,
 }

@@ -338,8 +338,8 @@ impl Format {
         }
     }
 
-    /// Whether space that was reserved and turns out to be zero is best kept: where it cannot be given back
-    /// for good.
+    /// Returns true if reserved space that turns out to be zero is best kept, because this format cannot give
+    /// it back for good.
     pub(crate) fn keeps_space(&self) -> bool {
         matches!(self, Format::Qed(_))
     }
@@ -390,7 +390,7 @@ impl Format {
         }
     }
 
-    /// Whether [`Format::set_backing`] can record this one, as the header is now.
+    /// Checks that [`Format::set_backing`] can record this one in the header as it is now.
     pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
         if matches!(self, Format::Raw(_)) {
             return Err(Error::new(ErrorKind::Unsupported, "a raw image has no backing file"));
@@ -416,7 +416,7 @@ impl Format {
         }
     }
 
-    /// How often freed clusters came back by now, for [`Format::reclaim`].
+    /// Returns the number of times that freed clusters came back, for [`Format::reclaim`].
     pub(crate) fn given_back(&self) -> u64 {
         match self {
             Format::Raw(_) => 0,

@@ -216,7 +216,12 @@ fn the_guests_clock_stands_still_while_it_is_stopped() {
 }
 
 /// A device that does nothing but remember whether it is paused.
-struct Pausable(Arc<AtomicBool>);
+#[derive(Default)]
+struct Pausable {
+    paused: Arc<AtomicBool>,
+    /// It has a request that never ends.
+    hangs: bool,
+}
 
 impl Device for Pausable {
     fn id(&self) -> u32 {
@@ -237,39 +242,17 @@ impl Device for Pausable {
     }
     fn reset(&mut self) {}
     fn pause(&mut self) -> Reply<()> {
-        self.0.store(true, Ordering::Relaxed);
-        executor::remote().call(async || {})
+        self.paused.store(true, Ordering::Relaxed);
+        let hangs = self.hangs;
+        executor::remote().call(async move || {
+            if hangs {
+                std::future::pending().await
+            }
+        })
     }
     fn resume(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.paused.store(false, Ordering::Relaxed);
     }
-}
-
-/// A device with a request that never ends.
-struct Hung;
-
-impl Device for Hung {
-    fn id(&self) -> u32 {
-        4
-    }
-    fn features(&self) -> u64 {
-        1 << 32
-    }
-    fn queue_sizes(&self) -> Vec<u16> {
-        vec![2]
-    }
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
-    fn activate(&mut self, _: Activation) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn reset(&mut self) {}
-    fn pause(&mut self) -> Reply<()> {
-        executor::remote().call(async || std::future::pending().await)
-    }
-    fn resume(&mut self) {}
 }
 
 /// A machine that is to end does not wait for a stop that waits for a device: other disks are to be saved.
@@ -277,7 +260,7 @@ impl Device for Hung {
 fn an_end_overtakes_a_stop_that_waits_for_a_device() {
     with_kvm(async || {
         let directory = tempfile::tempdir().unwrap();
-        let devices: Vec<Box<dyn Device>> = vec![Box::new(Hung)];
+        let devices: Vec<Box<dyn Device>> = vec![Box::new(Pausable { hangs: true, ..Pausable::default() })];
         let machine = machine_of(directory.path(), &guest::ECHO, 1, devices, &[Backend::Null]).unwrap();
         let machine = std::rc::Rc::new(machine);
         machine.start().await.unwrap();
@@ -301,7 +284,7 @@ fn a_stopped_machine_stays_stopped_through_a_reset_that_fails() {
     with_kvm(async || {
         let directory = tempfile::tempdir().unwrap();
         let paused = Arc::new(AtomicBool::new(false));
-        let device = Box::new(Pausable(paused.clone()));
+        let device = Box::new(Pausable { paused: paused.clone(), hangs: false });
         let machine = machine_of(directory.path(), &guest::ECHO, 1, vec![device], &[Backend::Null]).unwrap();
         let (path, kernel) = (directory.path().join("kernel"), guest::kernel(&guest::ECHO));
         let is_paused = || paused.load(Ordering::Relaxed);

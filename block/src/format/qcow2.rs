@@ -87,8 +87,8 @@ pub struct Qcow2 {
     metadata: Rc<Metadata>,
     /// A change found the metadata to be wrong; there are no more.
     refused: Cell<bool>,
-    /// Whether data may be written to the clusters that it has: not before the header has no autoclear
-    /// feature any more, nor once changes are refused.
+    /// True if data may be written in place: not while the header has an autoclear feature, and not once
+    /// changes are refused.
     in_place: Cell<bool>,
     /// New L2 tables are made one at a time.
     tables: Rc<Semaphore>,

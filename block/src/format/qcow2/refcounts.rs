@@ -186,7 +186,7 @@ impl Refcounts {
         }
     }
 
-    /// How many clusters the file can have.
+    /// Returns the number of clusters that the file can have.
     fn most_clusters(&self) -> u64 {
         if self.storage.is_fixed() { self.storage.len() >> self.cluster_bits } else { u64::MAX }
     }

@@ -123,7 +123,7 @@ impl Qed {
         self.name_place(backing).await.map(drop)
     }
 
-    /// Where in the header the name of another backing file has room, in bytes.
+    /// Returns the offset in the header, in bytes, at which the name of another backing file has room.
     async fn name_place(&self, backing: &Backing) -> Result<u64> {
         let buf = Buf::new(header::LEN);
         self.storage.read(0, buf.clone()).await?;

@@ -12,7 +12,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 /// The L2 entry of a zero cluster.
 pub(super) const ZERO: u64 = 1;
 
-/// How clusters that have data come to read as zeros.
+/// The ways in which clusters with data come to read as zeros.
 #[derive(Clone, Copy)]
 pub(crate) enum Clear {
     /// Their space is given back where it can be.

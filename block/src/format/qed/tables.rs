@@ -79,7 +79,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Where those that are known are, in order.
+    /// Returns the offsets of the tables that are known, in order.
     pub(super) fn offsets(&self) -> Vec<u64> {
         self.offsets.borrow().iter().copied().collect()
     }
