@@ -68,4 +68,5 @@ fn punch(file: &File) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[path = "host_tests.rs"]
 mod tests;

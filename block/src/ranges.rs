@@ -104,4 +104,5 @@ impl Drop for RangeGuard {
 }
 
 #[cfg(test)]
+#[path = "ranges_tests.rs"]
 mod tests;

@@ -152,4 +152,5 @@ impl Opener for SimDir {
 }
 
 #[cfg(test)]
+#[path = "sim_tests.rs"]
 mod tests;

@@ -21,6 +21,7 @@ use crate::proto::{REQUEST_MAGIC, Request, command, flag};
 mod negotiate;
 mod receive;
 #[cfg(test)]
+#[path = "client_tests.rs"]
 mod tests;
 
 pub use negotiate::{NegotiateError, Offer, Terms, negotiate};

@@ -360,4 +360,5 @@ impl Terms {
 }
 
 #[cfg(test)]
+#[path = "handshake_tests.rs"]
 mod tests;

@@ -338,4 +338,5 @@ impl<E: Export> Server<E> {
 }
 
 #[cfg(test)]
+#[path = "serve_tests.rs"]
 mod tests;

@@ -288,4 +288,5 @@ fn remove_stale(path: &Path) -> Result<(), AddressError> {
 }
 
 #[cfg(test)]
+#[path = "address_tests.rs"]
 mod tests;

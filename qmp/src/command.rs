@@ -515,4 +515,5 @@ commands! {
 }
 
 #[cfg(test)]
+#[path = "command_tests.rs"]
 mod tests;

@@ -281,4 +281,5 @@ fn words(line: &str) -> std::result::Result<Vec<String>, &'static str> {
 }
 
 #[cfg(test)]
+#[path = "hmp_tests.rs"]
 mod tests;

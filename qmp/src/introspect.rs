@@ -145,4 +145,5 @@ pub(crate) fn schema() -> Vec<SchemaInfo> {
 }
 
 #[cfg(test)]
+#[path = "introspect_tests.rs"]
 mod tests;

@@ -232,4 +232,5 @@ impl Events {
 }
 
 #[cfg(test)]
+#[path = "output_tests.rs"]
 mod tests;

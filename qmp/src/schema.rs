@@ -404,4 +404,5 @@ macro_rules! qapi_union {
 pub(crate) use {qapi_enum, qapi_struct, qapi_union, wire_name};
 
 #[cfg(test)]
+#[path = "schema_tests.rs"]
 mod tests;

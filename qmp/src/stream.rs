@@ -336,4 +336,5 @@ impl<'de> Visitor<'de> for Strict {
 }
 
 #[cfg(test)]
+#[path = "stream_tests.rs"]
 mod tests;

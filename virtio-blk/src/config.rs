@@ -4,10 +4,10 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use virtio::Interrupt;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_device::Interrupt;
 
 use crate::policy::ErrorPolicy;
 
@@ -94,7 +94,7 @@ impl Config {
         lock(&self.interrupt)
     }
 
-    /// [`virtio_device::Device::config_generation`].
+    /// [`virtio::Device::config_generation`].
     pub(crate) fn generation(&self) -> u32 {
         lock(&self.capacity).generation
     }
@@ -177,4 +177,5 @@ impl Config {
 pub(crate) const WRITEBACK: u64 = offset_of!(virtio_blk_config, wce) as u64;
 
 #[cfg(test)]
+#[path = "config_tests.rs"]
 mod tests;

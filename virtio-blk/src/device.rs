@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use executor::{Handle, Reply};
+use virtio::{Activation, Device};
+use virtio::{Runner, has};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use virtio_device::{Activation, Device};
-use virtqueue::{Runner, has};
 
 use crate::backend::Backend;
 use crate::config::{Config, Options, QUEUE_SIZE, WRITEBACK};

@@ -4,7 +4,7 @@
 //! thread) → `serve` (on the disk's thread: chains out of the queues, while the disk's gate is open) →
 //! `request` (a chain to a command, a result to a status, or by `policy` to a request kept for later) →
 //! [`Backend`] (the disk; `disk` makes `block::Disk` one). Its queues, and what becomes of them when the
-//! machine is stopped or the driver is wrong, are `virtqueue`'s.
+//! machine is stopped or the driver is wrong, are `virtio`'s.
 //!
 //! The driver is hostile: whatever stands in its memory, and whenever it changes, this device neither
 //! panics nor spins nor touches anything outside of guest memory. Everything in guest memory that decides

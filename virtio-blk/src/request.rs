@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use block::disk::{PIECE, first_piece};
 use block::{Buf, Error, ErrorKind, Result};
+use virtio::{Aside, Chain, Malformed, Token};
 use virtio_bindings::virtio_blk::*;
-use virtqueue::{Aside, Chain, Malformed, Token};
 
 use crate::backend::Backend;
 use crate::config::{Config, MAX_ZEROES_SECTORS, MAX_ZEROES_SEGMENTS, SECTOR};
@@ -455,4 +455,5 @@ fn parts(ranges: impl Iterator<Item = (u64, u64, u32)>, piece: &Range<u64>) -> i
 }
 
 #[cfg(test)]
+#[path = "request_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use executor::sync::Event;
 use executor::{Handle, spawn};
-use virtqueue::{Queue, Task};
+use virtio::{Queue, Task};
 
 use crate::backend::Backend;
 use crate::config::Config;

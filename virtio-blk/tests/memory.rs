@@ -16,10 +16,10 @@ use block::disk::{MOST_INSIDE, PIECE};
 use block::storage::{Extent, Identity, Lock, Storage};
 use block::{Buf, Disk, DiskHandle, Kind, Result};
 use executor::{Handle, Thread};
+use virtio::Device;
+use virtio::driver::{Driver, Interrupts, Piece, activation};
 use virtio_bindings::virtio_blk::*;
 use virtio_blk::{ErrorPolicy, Options, QUEUE_SIZE, VirtioBlk};
-use virtio_device::Device;
-use virtqueue::driver::{Driver, Interrupts, Piece, activation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Counts what the process has in use, all threads together.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor::{AsyncFd, Executor, Reply, Thread, spawn, timeout};
-use virtio_device::{Activation, Device, Interrupt, ReadyQueue};
+use virtio::{Activation, Device, Interrupt, ReadyQueue};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestMemoryMmap};
 use vmm::serial::Backend;

@@ -227,4 +227,5 @@ impl Aml for PvPanic {
 }
 
 #[cfg(test)]
+#[path = "acpi_tests.rs"]
 mod tests;

@@ -12,6 +12,16 @@ pub trait Target: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
+impl Target for virtio::mmio::Transport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.write(offset, data);
+    }
+}
+
 struct Window {
     start: u64,
     len: u64,
@@ -81,4 +91,5 @@ impl Bus {
 }
 
 #[cfg(test)]
+#[path = "bus_tests.rs"]
 mod tests;

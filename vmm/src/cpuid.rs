@@ -140,4 +140,5 @@ pub fn for_vcpu(
 }
 
 #[cfg(test)]
+#[path = "cpuid_tests.rs"]
 mod tests;

@@ -14,7 +14,7 @@ use crate::hypervisor::{self, Vm};
 use crate::layout::{ACPI, MAX_CPUS};
 use crate::machine::Config;
 use crate::memory;
-use crate::notice::lock;
+use executor::lock;
 
 /// What every start of a machine is made from.
 pub(crate) struct Foundation {

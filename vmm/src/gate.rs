@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::notice::{Signal, lock};
+use crate::notice::Signal;
+use executor::lock;
 
 /// What the vCPUs are to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,4 +101,5 @@ impl Drop for Seat {
 }
 
 #[cfg(test)]
+#[path = "gate_tests.rs"]
 mod tests;

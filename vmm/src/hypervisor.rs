@@ -43,7 +43,11 @@ pub fn check_host() -> Result<(), Error> {
     open().map(drop)
 }
 
-pub(crate) fn open() -> Result<Kvm, Error> {
+/// Opens `/dev/kvm`.
+///
+/// # Errors
+/// As [`check_host`].
+pub fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|e| {
         let what = match e.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => {

@@ -24,15 +24,13 @@ pub mod cpuid;
 mod error;
 mod foundation;
 mod gate;
-mod hypervisor;
+pub mod hypervisor;
 pub mod layout;
 mod machine;
 pub mod memory;
-pub mod mmio;
-mod notice;
+pub mod notice;
 mod output;
 pub mod ports;
-pub mod program;
 pub mod serial;
 mod vcpu;
 
@@ -42,12 +40,12 @@ pub use machine::{Config, DEFAULT_CMDLINE, Machine, Prepared, State};
 pub use notice::Event;
 
 /// Confines the calling thread; if the kernel cannot, logs so once.
-fn confine(role: sandbox::Role, mode: sandbox::Mode) {
+pub fn confine(role: sandbox::Role, mode: sandbox::Mode) {
     warn_of(&sandbox::confine(role, mode));
 }
 
 /// Takes from all threads of the program what none of them ever needs; if the kernel cannot, logs so once.
-fn confine_program(mode: sandbox::Mode) {
+pub fn confine_program(mode: sandbox::Mode) {
     warn_of(&sandbox::confine_program(mode));
 }
 

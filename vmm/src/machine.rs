@@ -11,7 +11,7 @@ use executor::unblock;
 use futures_util::future::{Either, join_all, select};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VmFd;
-use virtio_device::Device;
+use virtio::Device;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -24,11 +24,11 @@ use crate::hypervisor::{Doorbell, Line, Vm};
 use crate::layout::{
     BUTTON_GSI, MAX_DEVICES, MMIO_SIZE, SERIAL_GSIS, SERIAL_PORTS, device_gsi, device_window,
 };
-use crate::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
 use crate::notice::{Event, Notices, Waiter};
 use crate::serial::{Backend, Port, Running as SerialTask};
 use crate::vcpu::{Vcpus, World};
 use crate::{acpi, memory, ports};
+use virtio::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
 
 /// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
 /// one at once after a panic, and no look for a PCI bus, which there is not. A kernel that finds one CPU
@@ -450,7 +450,7 @@ impl Machine {
     }
 
     /// Has [`Machine::shutdown`] await the output of another terminal too.
-    pub(crate) fn attach(&self, terminal: SerialTask) {
+    pub fn attach(&self, terminal: SerialTask) {
         self.serial_tasks.borrow_mut().push(terminal);
     }
 

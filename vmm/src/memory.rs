@@ -121,4 +121,5 @@ pub fn clear(memory: &GuestMemoryMmap) -> Result<(), Error> {
 }
 
 #[cfg(test)]
+#[path = "memory_tests.rs"]
 mod tests;

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
-use executor::AsyncFd;
+use executor::{AsyncFd, lock};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Something that the main loop has to decide about.
@@ -25,46 +25,46 @@ pub enum Event {
     Quit,
 }
 
-/// A lock whose holders never panic: a poisoned one is still whole.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Wakes one task of the main loop from any thread, without blocking.
-pub(crate) struct Signal(EventFd);
+pub struct Signal(EventFd);
 
 impl Signal {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A signal that is not raised.
+    ///
+    /// # Errors
+    /// If there is no eventfd to be had.
+    pub fn new() -> io::Result<Self> {
         EventFd::new(EFD_NONBLOCK).map(Signal)
     }
 
-    pub(crate) fn raise(&self) {
+    /// Wakes the waiting side, now or when it waits next.
+    pub fn raise(&self) {
         // Fails only when the counter is full, and then it is readable already.
         let _ = self.0.write(1);
     }
 
     /// What is written to raise it.
-    pub(crate) fn event(&self) -> &EventFd {
+    pub fn event(&self) -> &EventFd {
         &self.0
     }
 
     /// The waiting side, for one task at a time of the current executor.
-    pub(crate) fn waiter(&self) -> io::Result<Waiter> {
+    pub fn waiter(&self) -> io::Result<Waiter> {
         Waiter::new(&self.0)
     }
 }
 
 /// The waiting side of a [`Signal`].
-pub(crate) struct Waiter(AsyncFd<EventFd>);
+pub struct Waiter(AsyncFd<EventFd>);
 
 impl Waiter {
     /// Waits for writes to a copy of `event`.
-    pub(crate) fn new(event: &EventFd) -> io::Result<Self> {
+    pub fn new(event: &EventFd) -> io::Result<Self> {
         Ok(Waiter(AsyncFd::new(event.try_clone()?)?))
     }
 
     /// Ends when the signal was raised since this ended last: test the condition, then wait, in a loop.
-    pub(crate) async fn wait(&self) {
+    pub async fn wait(&self) {
         self.0.readable().await;
         self.0.clear_readable();
     }
@@ -77,13 +77,13 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Notices { queue: Mutex::default(), signal: Signal::new()? })
     }
 
     /// Adds an event. One that is waiting already is not added again, so that a guest cannot fill the
     /// host's memory by repeating itself.
-    pub(crate) fn push(&self, event: Event) {
+    pub fn push(&self, event: Event) {
         let mut queue = lock(&self.queue);
         if !queue.contains(&event) {
             queue.push_back(event);
@@ -92,16 +92,16 @@ impl Notices {
         self.signal.raise();
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         lock(&self.queue).is_empty()
     }
 
-    pub(crate) fn pop(&self) -> Option<Event> {
+    pub fn pop(&self) -> Option<Event> {
         lock(&self.queue).pop_front()
     }
 
     /// Forgets what the guest said before a reset; what the user said stays.
-    pub(crate) fn forget_guest(&self) {
+    pub fn forget_guest(&self) {
         lock(&self.queue).retain(|event| *event == Event::Quit);
     }
 }

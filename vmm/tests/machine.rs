@@ -1,8 +1,6 @@
 //! The whole machine around a guest of 96 bytes, on whatever KVM there is: its instructions are few and
 //! plain enough for the slowest. Without `/dev/kvm` these tests say so and pass.
 
-mod guest;
-
 use std::future::Future;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,8 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use executor::{AsyncFd, Executor, Reply, spawn, timeout};
+use guest_images::micro;
 use tempfile::TempDir;
-use virtio_device::{Activation, Device};
+use virtio::{Activation, Device};
 use vmm::serial::Backend;
 use vmm::{Config, Error, Event, Machine, State, check_host};
 
@@ -26,7 +25,7 @@ struct Rig {
 
 impl Rig {
     fn new(cpus: u32) -> Self {
-        Self::of(&guest::ECHO, cpus)
+        Self::of(&micro::ECHO, cpus)
     }
 
     fn of(guest: &[u8], cpus: u32) -> Self {
@@ -61,7 +60,7 @@ impl Rig {
 }
 
 fn machine(directory: &Path, cpus: u32, serial: &[Backend]) -> Result<Machine, Error> {
-    machine_of(directory, &guest::ECHO, cpus, Vec::new(), serial)
+    machine_of(directory, &micro::ECHO, cpus, Vec::new(), serial)
 }
 
 fn machine_of(
@@ -72,7 +71,7 @@ fn machine_of(
     serial: &[Backend],
 ) -> Result<Machine, Error> {
     let path = directory.join("kernel");
-    std::fs::write(&path, guest::kernel(guest)).unwrap();
+    std::fs::write(&path, micro::kernel(guest)).unwrap();
     let config = Config {
         kernel: path,
         initrd: None,
@@ -126,9 +125,9 @@ fn a_guest_resets_panics_and_powers_off() {
 #[test]
 fn string_instructions_reach_a_port_byte_by_byte() {
     with_kvm(async || {
-        let rig = Rig::of(&guest::STRINGS, 1);
+        let rig = Rig::of(&micro::STRINGS, 1);
         rig.machine.start().await.unwrap();
-        rig.expect_all(guest::LINE).await;
+        rig.expect_all(micro::LINE).await;
         // All at one time, so that the guest takes them with one instruction.
         rig.console.get().write_all(b"0123456789abcdef").unwrap();
         rig.expect_all(b"0123456789abcdef").await;
@@ -189,7 +188,7 @@ async fn clock(rig: &Rig) -> u64 {
 #[test]
 fn the_guests_clock_stands_still_while_it_is_stopped() {
     with_kvm(async || {
-        let rig = Rig::of(&guest::CLOCK, 1);
+        let rig = Rig::of(&micro::CLOCK, 1);
         let machine = &rig.machine;
         machine.start().await.unwrap();
         rig.expect(b'>').await;
@@ -261,7 +260,7 @@ fn an_end_overtakes_a_stop_that_waits_for_a_device() {
     with_kvm(async || {
         let directory = tempfile::tempdir().unwrap();
         let devices: Vec<Box<dyn Device>> = vec![Box::new(Pausable { hangs: true, ..Pausable::default() })];
-        let machine = machine_of(directory.path(), &guest::ECHO, 1, devices, &[Backend::Null]).unwrap();
+        let machine = machine_of(directory.path(), &micro::ECHO, 1, devices, &[Backend::Null]).unwrap();
         let machine = std::rc::Rc::new(machine);
         machine.start().await.unwrap();
         let stopping = executor::spawn({
@@ -285,8 +284,8 @@ fn a_stopped_machine_stays_stopped_through_a_reset_that_fails() {
         let directory = tempfile::tempdir().unwrap();
         let paused = Arc::new(AtomicBool::new(false));
         let device = Box::new(Pausable { paused: paused.clone(), hangs: false });
-        let machine = machine_of(directory.path(), &guest::ECHO, 1, vec![device], &[Backend::Null]).unwrap();
-        let (path, kernel) = (directory.path().join("kernel"), guest::kernel(&guest::ECHO));
+        let machine = machine_of(directory.path(), &micro::ECHO, 1, vec![device], &[Backend::Null]).unwrap();
+        let (path, kernel) = (directory.path().join("kernel"), micro::kernel(&micro::ECHO));
         let is_paused = || paused.load(Ordering::Relaxed);
         machine.start().await.unwrap();
         for stopped in [false, true] {

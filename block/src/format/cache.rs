@@ -300,4 +300,5 @@ impl Drop for Loading<'_> {
 }
 
 #[cfg(test)]
+#[path = "cache_tests.rs"]
 mod tests;

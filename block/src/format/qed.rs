@@ -194,4 +194,5 @@ impl Qed {
 }
 
 #[cfg(test)]
+#[path = "qed_tests.rs"]
 mod tests;

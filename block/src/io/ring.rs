@@ -382,4 +382,5 @@ impl Drop for Ring {
 }
 
 #[cfg(test)]
+#[path = "ring_tests.rs"]
 mod tests;

@@ -63,4 +63,5 @@ fn time(bytes: u64, speed: u64) -> Duration {
 }
 
 #[cfg(test)]
+#[path = "pace_tests.rs"]
 mod tests;

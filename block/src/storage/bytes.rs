@@ -302,4 +302,5 @@ async fn all(pieces: impl Iterator<Item = impl Future<Output = Result<()>>>) -> 
 }
 
 #[cfg(test)]
+#[path = "bytes_tests.rs"]
 mod tests;

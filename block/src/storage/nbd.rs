@@ -414,4 +414,5 @@ fn kind(errno: Errno) -> ErrorKind {
 }
 
 #[cfg(test)]
+#[path = "nbd_tests.rs"]
 mod tests;

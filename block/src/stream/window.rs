@@ -133,4 +133,5 @@ impl Window {
 }
 
 #[cfg(test)]
+#[path = "window_tests.rs"]
 mod tests;

@@ -29,4 +29,5 @@ qapi_union! {
 }
 
 #[cfg(test)]
+#[path = "socket_tests.rs"]
 mod tests;

@@ -1,8 +1,8 @@
 //! Every command, its answers, and what is refused.
 
 use block::ErrorKind;
+use virtio::Device;
 use virtio_bindings::virtio_blk::*;
-use virtio_device::Device;
 
 use super::disk::Op;
 use super::rig::{Data, Rig, Setup};

@@ -1,9 +1,9 @@
 //! What the disk's errors do, by policy: told, ignored, or kept until the machine goes on.
 
 use block::ErrorKind;
+use virtio::Device;
 use virtio_bindings::virtio_blk::*;
 use virtio_blk::{Action, IoError, OnError};
-use virtio_device::Device;
 
 use super::disk::Op;
 use super::rig::{Data, Posted, Rig, Setup};

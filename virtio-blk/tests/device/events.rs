@@ -1,8 +1,8 @@
 //! Kicks and interrupts: as few as the two sides agreed on, and no request is ever stuck.
 
 use proptest::prelude::*;
+use virtio::Device;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
-use virtio_device::Device;
 
 use super::rig::{Data, Posted, Rig, Setup};
 

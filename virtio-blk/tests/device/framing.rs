@@ -5,7 +5,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{BORDER, Rig, Setup, header};
-use virtqueue::driver::Piece;
+use virtio::driver::Piece;
 
 /// Cuts a run of `len` bytes at `address` at the given places.
 fn cut(address: u64, len: usize, cuts: &[usize], write: bool) -> Vec<Piece> {

@@ -3,10 +3,10 @@
 
 use block::ErrorKind;
 use block::disk::PIECE;
+use virtio::Device;
+use virtio::driver::Piece;
 use virtio_bindings::virtio_blk::*;
 use virtio_blk::{Action, OnError};
-use virtio_device::Device;
-use virtqueue::driver::Piece;
 
 use super::disk::Op;
 use super::rig::{BORDER, Posted, Rig, Setup, header};

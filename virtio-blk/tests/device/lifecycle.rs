@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use virtio::Device;
+use virtio::driver::Driver;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_MQ, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_blk::{ErrorPolicy, Options, VirtioBlk};
-use virtio_device::Device;
-use virtqueue::driver::Driver;
 
 use super::disk::{FakeHandle, Op};
 use super::rig::{Data, Posted, Rig, Setup};

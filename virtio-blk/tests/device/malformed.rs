@@ -1,12 +1,12 @@
 //! Rings and chains that no driver may build: the device asks for a reset and touches nothing.
 
+use virtio::Device;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
-use virtio_device::Device;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{Data, END, Rig, Setup, header};
-use virtqueue::driver::{Driver, INDIRECT, NEXT, WRITE};
+use virtio::driver::{Driver, INDIRECT, NEXT, WRITE};
 
 const HEADER: u64 = 0x20_0000;
 const DATA: u64 = 0x20_1000;

@@ -1,7 +1,7 @@
 //! Any bytes for rings and descriptors: no panic, no hang, nothing outside of the descriptors' reach.
 
 use proptest::prelude::*;
-use virtio_device::Device;
+use virtio::Device;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{Data, Rig, Setup, header};

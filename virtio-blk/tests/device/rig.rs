@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use executor::Thread;
+use virtio::driver::{Driver, Interrupts, Piece};
+use virtio::{Activation, Device, ReadyQueue};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_blk::{ErrorPolicy, IoError, OnError, Options, QUEUE_SIZE, VirtioBlk};
-use virtio_device::{Activation, Device, ReadyQueue};
-use virtqueue::driver::{Driver, Interrupts, Piece};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::disk::{self, FakeHandle};

@@ -97,7 +97,7 @@ impl Backend {
 
 /// Opens a socket at `path` as the other end of `terminal`, and starts to serve its clients on the current
 /// executor.
-pub(crate) fn listen(path: &Path, terminal: Arc<dyn Terminal>) -> Result<Running, String> {
+pub fn listen(path: &Path, terminal: Arc<dyn Terminal>) -> Result<Running, String> {
     let (mut running, output, room) = ends(terminal)?;
     let listener = unix::Listener::bind(path).map_err(|e| e.to_string())?;
     running.run(listener.serve(output, room));
@@ -118,7 +118,7 @@ fn explain(what: &str, e: io::Error) -> String {
 }
 
 /// The task of one back end. Dropping it ends the task and restores the terminal.
-pub(crate) struct Running {
+pub struct Running {
     port: Arc<dyn Terminal>,
     finishing: Rc<Cell<bool>>,
     work: Option<(JoinHandle<()>, OneSender<()>)>,

@@ -10,7 +10,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::panic::PanicWatch;
 use crate::bus::Target;
-use crate::notice::{Signal, lock};
+use crate::notice::Signal;
+use executor::lock;
 
 /// Output that waits for a back end: what is more pushes out the oldest.
 pub const OUTPUT_MAX: usize = 64 << 10;

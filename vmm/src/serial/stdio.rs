@@ -12,7 +12,8 @@ use executor::{AsyncFd, unblock};
 
 use super::backend::CHUNK;
 use super::terminal::Terminal;
-use crate::notice::{Event, Notices, Waiter, lock};
+use crate::notice::{Event, Notices, Waiter};
+use executor::lock;
 
 /// The terminal's settings before raw mode.
 static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);

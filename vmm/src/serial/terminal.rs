@@ -1,12 +1,11 @@
 //! What a back end is connected to, whatever the guest sees of it.
 
-use virtio_console::Line;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Port;
 
 /// Output of a guest's and input for it, both bounded. Neither side ever blocks in it.
-pub(crate) trait Terminal: Send + Sync {
+pub trait Terminal: Send + Sync {
     /// Takes up to `most` bytes of output, oldest first; empty where there is none.
     fn take_output(&self, most: usize) -> Vec<u8>;
     /// Puts output that could not be delivered back to the front, as far as there is room.
@@ -39,27 +38,5 @@ impl Terminal for Port {
 
     fn room_event(&self) -> &EventFd {
         self.room.event()
-    }
-}
-
-impl Terminal for Line {
-    fn take_output(&self, most: usize) -> Vec<u8> {
-        self.take_output(most)
-    }
-
-    fn return_output(&self, bytes: &[u8]) {
-        self.return_output(bytes);
-    }
-
-    fn offer_input(&self, bytes: &[u8]) -> usize {
-        self.offer_input(bytes)
-    }
-
-    fn output_event(&self) -> &EventFd {
-        self.output_event()
-    }
-
-    fn room_event(&self) -> &EventFd {
-        self.room_event()
     }
 }

@@ -125,4 +125,5 @@ impl Pass {
 }
 
 #[cfg(test)]
+#[path = "check_tests.rs"]
 mod tests;

@@ -153,4 +153,5 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[path = "compressed_tests.rs"]
 mod tests;

@@ -67,4 +67,5 @@ impl Entry {
 }
 
 #[cfg(test)]
+#[path = "entry_tests.rs"]
 mod tests;

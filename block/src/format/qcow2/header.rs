@@ -391,4 +391,5 @@ fn backing(
 }
 
 #[cfg(test)]
+#[path = "header_tests.rs"]
 mod tests;

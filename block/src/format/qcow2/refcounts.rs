@@ -451,4 +451,5 @@ pub(super) fn set(bytes: &mut [u8], order: u32, index: u64, value: u64) {
 }
 
 #[cfg(test)]
+#[path = "refcounts_tests.rs"]
 mod tests;

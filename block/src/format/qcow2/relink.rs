@@ -124,4 +124,5 @@ impl Qcow2 {
 }
 
 #[cfg(test)]
+#[path = "relink_tests.rs"]
 mod tests;

@@ -327,4 +327,5 @@ impl<'a> Pass<'a> {
 }
 
 #[cfg(test)]
+#[path = "check_tests.rs"]
 mod tests;

@@ -215,4 +215,5 @@ impl Copy {
 }
 
 #[cfg(test)]
+#[path = "copy_tests.rs"]
 mod tests;

@@ -1,0 +1,301 @@
+//! On the disk's thread: what comes through the request, control and event queues (virtio 1.2, 5.6.6).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::disk::PIECE;
+use block::{Buf, ErrorKind};
+use executor::sync::Event;
+use executor::{Handle, spawn};
+use virtio::{Chain, Malformed, Queue, Task};
+use virtio_bindings::virtio_scsi::*;
+
+use crate::backend::Backend;
+use crate::cdrom::{Cdrom, Step};
+use crate::config::{Config, QUEUE_SIZE};
+use crate::request::{Answer, Command, Lun, OURS, is_ours};
+use crate::sense::Sense;
+
+/// Queue numbers (virtio 1.2, 5.6.2).
+const CONTROL: u16 = 0;
+const EVENT: u16 = 1;
+
+/// Asynchronous notifications (virtio 1.2, 5.6.6.2): the medium has changed, or somebody wants it out.
+const MEDIA_CHANGE: u32 = 16;
+
+/// The most bytes of one READ. The config space offers less (`max_sectors`), so no driver that is sound comes
+/// here. Longer reads are refused, as a drive with a maximum transfer length does (SBC-3, 6.6.4): a read is
+/// in flight until its end, and a pause or a switch waits for it.
+const MOST_READ: u64 = PIECE;
+
+/// With a read goes its ticket until the driver was told.
+type Keep<B> = Option<<B as Backend>::Ticket>;
+
+/// An active host.
+struct Host<B: Backend> {
+    cdrom: Cdrom<B>,
+    config: Arc<Config>,
+    requests: Vec<Queue<Keep<B>>>,
+    /// The tags of requests in flight, by their order.
+    in_flight: RefCell<BTreeMap<u64, u64>>,
+    taken: Cell<u64>,
+    ended: Event,
+    /// The driver wants to hear of media changes.
+    subscribed: Cell<bool>,
+}
+
+/// The tasks of a host with the drive behind `handle`; `None` where it is gone.
+pub(crate) fn tasks<H: Handle<Target: Backend>>(
+    handle: &H,
+    config: Arc<Config>,
+    serial: &str,
+    queues: Vec<Queue<Keep<H::Target>>>,
+) -> Option<Vec<Task>> {
+    let Some(disk) = handle.get() else {
+        executor::limited!(warn, "the drive of a virtio SCSI host is gone");
+        return None;
+    };
+    let (mut special, mut requests) = (Vec::new(), Vec::new());
+    for queue in queues {
+        if queue.index() > EVENT { requests.push(queue) } else { special.push(queue) }
+    }
+    let count = requests.len();
+    let host = Rc::new(Host {
+        cdrom: Cdrom::new(disk, serial),
+        config,
+        requests,
+        in_flight: RefCell::default(),
+        taken: Cell::new(0),
+        ended: Event::new(),
+        subscribed: Cell::new(false),
+    });
+    let mut tasks: Vec<Task> = Vec::new();
+    for queue in special {
+        let host = host.clone();
+        tasks.push(match queue.index() {
+            CONTROL => Box::pin(host.control(queue)),
+            _ => Box::pin(host.events(queue)),
+        });
+    }
+    for number in 0..count {
+        tasks.push(Box::pin(host.clone().commands(number)));
+    }
+    Some(tasks)
+}
+
+impl<B: Backend> Host<B> {
+    async fn commands(self: Rc<Self>, number: usize) {
+        loop {
+            self.requests[number].available().await;
+            if let Some(chain) = self.requests[number].take() {
+                self.begin(chain);
+            }
+        }
+    }
+
+    /// Does a command, or starts to.
+    fn begin(self: &Rc<Self>, chain: Chain<Keep<B>>) {
+        let Some((command, data, answer)) = Command::of(chain, &self.config) else { return };
+        if !is_ours(&command.lun) {
+            return answer.not_done(VIRTIO_SCSI_S_BAD_TARGET, None);
+        }
+        match self.cdrom.execute(&command.cdb) {
+            Ok(Step::Done(bytes)) if bytes.len() > data.len() => {
+                answer.not_done(VIRTIO_SCSI_S_OVERRUN, None);
+            }
+            Ok(Step::Done(bytes)) => {
+                if answer.is_wanted() {
+                    data.copy_from(&bytes);
+                }
+                answer.good(bytes.len(), None);
+            }
+            Ok(Step::Read { len, .. }) if len > data.len() as u64 => {
+                answer.not_done(VIRTIO_SCSI_S_OVERRUN, None);
+            }
+            Ok(Step::Read { len, .. }) if len > MOST_READ => {
+                answer.check_condition(Sense::INVALID_FIELD, None);
+            }
+            Ok(Step::Read { offset, len }) => {
+                let number = self.taken.get();
+                self.taken.set(number + 1);
+                self.in_flight.borrow_mut().insert(number, command.tag);
+                let host = self.clone();
+                spawn(async move {
+                    // No longer than the data, so it is one in memory too.
+                    host.read(offset, data.slice(0..len as usize), answer).await;
+                    host.in_flight.borrow_mut().remove(&number);
+                    host.ended.notify();
+                });
+            }
+            Err(sense) => answer.check_condition(sense, None),
+        }
+    }
+
+    async fn read(&self, offset: u64, data: Buf, answer: Answer<Keep<B>>) {
+        let disk = &self.cdrom.disk;
+        let len = data.len();
+        let mut ticket = disk.enter().await;
+        B::carry(&mut ticket, len as u64);
+        // From here on the medium is not exchanged.
+        let checked = self.cdrom.blocks().and_then(|blocks| {
+            let end = offset.checked_add(len as u64);
+            let inside = end.is_some_and(|end| end <= blocks * crate::pages::BLOCK);
+            if inside { Ok(()) } else { Err(Sense::BLOCK_OUT_OF_RANGE) }
+        });
+        let result = match checked {
+            Ok(()) if len == 0 => Ok(()),
+            Ok(()) => disk.read(&ticket, offset, data).await.map_err(|error| {
+                tracing::debug!("a read of a medium failed: {error}");
+                match error.kind() {
+                    ErrorKind::OutOfRange => Sense::BLOCK_OUT_OF_RANGE,
+                    _ => Sense::UNRECOVERED_READ,
+                }
+            }),
+            Err(sense) => Err(sense),
+        };
+        match result {
+            Ok(()) => answer.good(len, Some(ticket)),
+            Err(sense) => answer.check_condition(sense, Some(ticket)),
+        }
+    }
+
+    /// Ends when all requests that the driver had sent before have ended, of those with `tag` only where one
+    /// is given: also those that it has left in the ring.
+    async fn all_ended(self: &Rc<Self>, tag: Option<u64>) {
+        for queue in &self.requests {
+            // A driver has no more there, unless it adds some meanwhile.
+            for _ in 0..QUEUE_SIZE {
+                let Some(chain) = queue.next_there().await else { break };
+                self.begin(chain);
+            }
+        }
+        let until = self.taken.get();
+        let is_awaited = |(_, other): (&u64, &u64)| tag.is_none_or(|tag| tag == *other);
+        while self.in_flight.borrow().range(..until).any(is_awaited) {
+            self.ended.wait().await;
+        }
+    }
+
+    async fn control(self: Rc<Self>, queue: Queue<Keep<B>>) {
+        loop {
+            let Chain { readable, writable, token } = queue.next().await;
+            // Copied once, and no more than the longest control request.
+            let len = readable.len().min(size_of::<virtio_scsi_ctrl_tmf_req>());
+            let bytes = readable.slice(0..len).to_vec();
+            let kind = bytes.first_chunk().map(|kind| u32::from_le_bytes(*kind));
+            let answer = match kind {
+                Some(VIRTIO_SCSI_T_TMF) => match TaskManagement::of(&bytes) {
+                    Some(wish) => Some(vec![self.manage(&wish).await as u8]),
+                    None => None,
+                },
+                Some(VIRTIO_SCSI_T_AN_QUERY) => self.notifications(&bytes, false),
+                Some(VIRTIO_SCSI_T_AN_SUBSCRIBE) => self.notifications(&bytes, true),
+                _ => None,
+            };
+            match answer {
+                Some(answer) if answer.len() <= writable.len() => {
+                    if token.is_wanted() {
+                        writable.copy_from(&answer);
+                    }
+                    token.complete(answer.len() as u32, None);
+                }
+                _ => token.refuse(Malformed("a SCSI control request that is none")),
+            }
+        }
+    }
+
+    /// Task management (virtio 1.2, 5.6.6.2; SAM-4, 7). Nothing in flight is given up half way: it is
+    /// awaited.
+    async fn manage(self: &Rc<Self>, wish: &TaskManagement) -> u32 {
+        if !is_ours(&wish.lun) {
+            return VIRTIO_SCSI_S_INCORRECT_LUN;
+        }
+        match wish.function {
+            VIRTIO_SCSI_T_TMF_ABORT_TASK => self.all_ended(Some(wish.tag)).await,
+            VIRTIO_SCSI_T_TMF_ABORT_TASK_SET | VIRTIO_SCSI_T_TMF_CLEAR_TASK_SET => {
+                self.all_ended(None).await;
+            }
+            VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET | VIRTIO_SCSI_T_TMF_I_T_NEXUS_RESET => {
+                self.all_ended(None).await;
+                self.cdrom.reset();
+            }
+            VIRTIO_SCSI_T_TMF_QUERY_TASK if self.in_flight.borrow().values().any(|tag| *tag == wish.tag) => {
+                return VIRTIO_SCSI_S_FUNCTION_SUCCEEDED;
+            }
+            VIRTIO_SCSI_T_TMF_QUERY_TASK_SET if !self.in_flight.borrow().is_empty() => {
+                return VIRTIO_SCSI_S_FUNCTION_SUCCEEDED;
+            }
+            VIRTIO_SCSI_T_TMF_QUERY_TASK | VIRTIO_SCSI_T_TMF_QUERY_TASK_SET => {}
+            // There is no auto contingent allegiance to clear.
+            _ => return VIRTIO_SCSI_S_FUNCTION_REJECTED,
+        }
+        FUNCTION_COMPLETE
+    }
+
+    /// A query of, or a subscription to, asynchronous notifications: what there is of those asked for.
+    fn notifications(&self, bytes: &[u8], subscribe: bool) -> Option<Vec<u8>> {
+        const LEN: usize = size_of::<virtio_scsi_ctrl_an_req>();
+        let bytes: &[u8; LEN] = bytes.get(..LEN)?.try_into().ok()?;
+        let [_, _, _, _, l0, l1, l2, l3, l4, l5, l6, l7, e0, e1, e2, e3] = *bytes;
+        if !is_ours(&[l0, l1, l2, l3, l4, l5, l6, l7]) {
+            return Some([&0_u32.to_le_bytes()[..], &[VIRTIO_SCSI_S_INCORRECT_LUN as u8]].concat());
+        }
+        let actual = u32::from_le_bytes([e0, e1, e2, e3]) & MEDIA_CHANGE;
+        if subscribe {
+            self.subscribed.set(actual != 0);
+        }
+        Some([&actual.to_le_bytes()[..], &[VIRTIO_SCSI_S_OK as u8]].concat())
+    }
+
+    /// Tells a driver that has subscribed. Several changes without a buffer in between are one event: it
+    /// says only that there was one.
+    async fn events(self: Rc<Self>, queue: Queue<Keep<B>>) {
+        loop {
+            self.cdrom.moved().await;
+            if !self.subscribed.get() {
+                self.cdrom.announced();
+                continue;
+            }
+            let Chain { writable, token, .. } = queue.next().await;
+            self.cdrom.announced();
+            let event =
+                [&VIRTIO_SCSI_T_ASYNC_NOTIFY.to_le_bytes()[..], &OURS, &MEDIA_CHANGE.to_le_bytes()].concat();
+            if writable.len() < event.len() {
+                token.refuse(Malformed("a buffer too short for a SCSI event"));
+                continue;
+            }
+            if token.is_wanted() {
+                writable.copy_from(&event);
+            }
+            token.complete(event.len() as u32, None);
+        }
+    }
+}
+
+/// VIRTIO_SCSI_S_FUNCTION_COMPLETE (virtio 1.2, 5.6.6.2), which the bindings leave out.
+const FUNCTION_COMPLETE: u32 = 0;
+
+/// A task management request.
+struct TaskManagement {
+    function: u32,
+    lun: Lun,
+    tag: u64,
+}
+
+impl TaskManagement {
+    fn of(bytes: &[u8]) -> Option<Self> {
+        const LEN: usize = size_of::<virtio_scsi_ctrl_tmf_req>();
+        let bytes: &[u8; LEN] = bytes.get(..LEN)?.try_into().ok()?;
+        let (_, rest) = bytes.split_first_chunk::<4>()?;
+        let (function, rest) = rest.split_first_chunk::<4>()?;
+        let (lun, rest) = rest.split_first_chunk::<8>()?;
+        let (tag, _) = rest.split_first_chunk::<8>()?;
+        Some(TaskManagement {
+            function: u32::from_le_bytes(*function),
+            lun: *lun,
+            tag: u64::from_le_bytes(*tag),
+        })
+    }
+}

@@ -1,0 +1,264 @@
+//! What lives on the executor's thread between DRIVER_OK and reset.
+//!
+//! Other threads name it by the device's number: it is not `Send`, and a task of the executor owns it, so
+//! that it ends with that executor at the latest. Each step does its work when it is called and leaves only
+//! the waiting to its future, so calls from other threads act in their order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Activation, Interrupt};
+use executor::sync::{Event, OneSender, oneshot};
+use executor::{JoinHandle, Remote, Reply, spawn};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::QueueT;
+
+use crate::chain::{Malformed, Memory};
+use crate::queue::Queue;
+
+thread_local! {
+    static ACTIVE: RefCell<HashMap<u64, Weak<Active>>> = RefCell::default();
+}
+
+/// What a device does between DRIVER_OK and reset. It is cancelled when no chain is in flight; chains that
+/// were set aside ([`crate::Aside`]) should be its own, so that they end with it.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Whether `features` has the bit of a VIRTIO_*_F constant.
+pub fn has(features: u64, bit: u32) -> bool {
+    features & (1 << bit) != 0
+}
+
+/// What all queues of an active device share.
+pub(crate) struct Shared {
+    pub(crate) memory: Memory,
+    pub(crate) interrupt: Arc<dyn Interrupt>,
+    /// VIRTIO_RING_F_INDIRECT_DESC was negotiated.
+    pub(crate) indirect: bool,
+    /// VIRTIO_RING_F_EVENT_IDX was negotiated.
+    pub(crate) event_idx: bool,
+    /// A ring or chain was malformed: nothing is taken from any ring any more.
+    pub(crate) broken: Cell<bool>,
+    /// The driver has asked for a reset: it hears nothing of what ends now.
+    pub(crate) silent: Cell<bool>,
+    /// Nothing is taken from any ring until it is resumed.
+    pub(crate) paused: Cell<bool>,
+    pub(crate) resumed: Event,
+    /// How often a pause has ended.
+    pub(crate) resumes: Cell<u64>,
+    /// Chains taken from a ring whose completion is not delivered yet.
+    undelivered: Cell<usize>,
+    idle: Event,
+}
+
+impl Shared {
+    /// Asks the driver for a reset, once, and stops all queues.
+    pub(crate) fn break_down(&self, index: u16, why: Malformed) {
+        if !self.broken.replace(true) {
+            executor::limited!(warn, queue = index, "a virtio device needs a reset: {}", why.0);
+            self.interrupt.needs_reset();
+        }
+    }
+
+    pub(crate) fn taken(&self) {
+        self.undelivered.set(self.undelivered.get() + 1);
+    }
+
+    pub(crate) fn delivered(&self, chains: usize) {
+        self.undelivered.set(self.undelivered.get() - chains);
+        if self.undelivered.get() == 0 {
+            self.idle.notify();
+        }
+    }
+
+    async fn idle(&self) {
+        while self.undelivered.get() > 0 {
+            self.idle.wait().await;
+        }
+    }
+}
+
+struct Active {
+    shared: Rc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Dropped at the end, which ends the task that owns this.
+    end: RefCell<Option<OneSender<()>>>,
+}
+
+fn find(id: u64) -> Option<Rc<Active>> {
+    ACTIVE.with(|all| all.borrow().get(&id)?.upgrade())
+}
+
+fn start<K: 'static>(
+    id: u64,
+    activation: Activation,
+    paused: bool,
+    serve: impl FnOnce(Vec<Queue<K>>) -> Option<Vec<Task>>,
+) {
+    let Activation { memory, features, queues, interrupt } = activation;
+    let shared = Rc::new(Shared {
+        memory: Memory::new(memory),
+        interrupt,
+        indirect: has(features, VIRTIO_RING_F_INDIRECT_DESC),
+        event_idx: has(features, VIRTIO_RING_F_EVENT_IDX),
+        broken: Cell::new(false),
+        silent: Cell::new(false),
+        paused: Cell::new(paused),
+        resumed: Event::new(),
+        resumes: Cell::new(0),
+        undelivered: Cell::new(0),
+        idle: Event::new(),
+    });
+    let queues: io::Result<_> = queues.into_iter().map(|queue| Queue::new(shared.clone(), queue)).collect();
+    let tasks = match queues {
+        Ok(queues) => serve(queues),
+        Err(e) => {
+            executor::limited!(warn, "watching a queue's kicks: {e}");
+            None
+        }
+    };
+    let Some(tasks) = tasks else { return shared.interrupt.needs_reset() };
+    let (end, ended) = oneshot();
+    let tasks = tasks.into_iter().map(spawn).collect();
+    let active = Rc::new(Active { shared, tasks, end: RefCell::new(Some(end)) });
+    ACTIVE.with(|all| all.borrow_mut().insert(id, Rc::downgrade(&active)));
+    spawn(async move {
+        ended.await;
+        drop(active);
+    });
+}
+
+fn pause(id: u64) -> impl Future<Output = ()> {
+    let active = find(id);
+    if let Some(active) = &active {
+        active.shared.paused.set(true);
+    }
+    async move {
+        if let Some(active) = active {
+            active.shared.idle().await;
+        }
+    }
+}
+
+fn resume(id: u64) {
+    if let Some(active) = find(id) {
+        let shared = &active.shared;
+        if shared.paused.replace(false) {
+            shared.resumes.set(shared.resumes.get() + 1);
+        }
+        shared.resumed.notify();
+    }
+}
+
+fn reset(id: u64) -> impl Future<Output = ()> {
+    let active = find(id);
+    if let Some(active) = &active {
+        // Nobody else finds it any more: the driver's next DRIVER_OK may come before it is dropped.
+        ACTIVE.with(|all| all.borrow_mut().remove(&id));
+        active.shared.paused.set(true);
+        active.shared.silent.set(true);
+    }
+    async move {
+        if let Some(active) = active {
+            active.shared.idle().await;
+            for task in &active.tasks {
+                task.cancel();
+            }
+            active.end.take();
+        }
+    }
+}
+
+/// Runs a device's queues on the thread of an executor: the steps of a [`crate::Device`] that are
+/// the same for all of them, done on that thread in the order of asking. Dropping it while active resets it
+/// without waiting.
+pub struct Runner {
+    remote: Remote,
+    /// Names the device in the executor's thread.
+    id: u64,
+    active: bool,
+    paused: bool,
+}
+
+impl Runner {
+    /// A runner on the executor behind `remote`, inactive.
+    pub fn new(remote: Remote) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        Runner { remote, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), active: false, paused: false }
+    }
+
+    /// The executor.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Whether it runs queues: from a successful [`Runner::start`] to the next [`Runner::reset`].
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// Makes a [`Queue`] of each queue of `activation`, in order, and runs the futures that `serve` makes of
+    /// them. Where it makes `None` (it says why in the log), the driver is asked for a reset.
+    ///
+    /// # Errors
+    /// `InvalidInput` where it is active already, or rings lie outside of guest memory.
+    pub fn start<K: 'static>(
+        &mut self,
+        activation: Activation,
+        serve: impl FnOnce(Vec<Queue<K>>) -> Option<Vec<Task>> + Send + 'static,
+    ) -> io::Result<()> {
+        let unfit = |queue: &crate::ReadyQueue| !queue.queue.is_valid(&*activation.memory);
+        if self.active || activation.queues.iter().any(unfit) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        self.active = true;
+        let (id, paused) = (self.id, self.paused);
+        self.remote.spawn(move || {
+            start(id, activation, paused, serve);
+            std::future::ready(())
+        });
+        Ok(())
+    }
+
+    /// Stops to use the queues: blocks until nothing of the device uses guest memory any more. Without effect
+    /// where it is not active. Not for the executor's own thread.
+    pub fn reset(&mut self) {
+        if std::mem::take(&mut self.active) {
+            let id = self.id;
+            // An error says that the executor has ended, and all that was in flight with it.
+            let _ = self.remote.call(move || reset(id)).wait();
+        }
+    }
+
+    /// Stops to take chains, and answers when none is in flight or being delivered.
+    pub fn pause(&mut self) -> Reply<()> {
+        self.paused = true;
+        let id = self.id;
+        self.remote.call(move || pause(id))
+    }
+
+    /// Takes chains again.
+    pub fn resume(&mut self) {
+        self.paused = false;
+        let id = self.id;
+        self.remote.spawn(move || {
+            resume(id);
+            std::future::ready(())
+        });
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if self.active {
+            let id = self.id;
+            self.remote.spawn(move || reset(id));
+        }
+    }
+}

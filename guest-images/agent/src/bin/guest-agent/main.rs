@@ -1,0 +1,93 @@
+//! The static program that is `/init` in every initramfs of ours.
+//!
+//! In a guest it serves the line protocol of `guest_agent::wire` on the second serial port; in the emulated host's
+//! machine it runs one command; in front of a disk it mounts its root file system and goes on there. Which of
+//! these, the file `/etc/role` tells. It is process 1, whose end is a kernel panic: whatever fails is
+//! reported, and only a guest that has no root file system ends so.
+
+mod button;
+mod device;
+mod disc;
+mod emulated_host;
+mod entropy;
+mod files;
+mod init;
+mod jobs;
+mod load;
+mod net;
+mod rate;
+mod regions;
+mod root;
+mod serve;
+mod system;
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+/// The agent's own line; kernel messages are on the first serial port.
+const LINE: &str = "/dev/ttyS1";
+
+fn main() {
+    if !rustix::process::getpid().is_init() {
+        eprintln!("guest-agent is the init of a guest, and runs nowhere else");
+        return;
+    }
+    // The kernel hands on what it does not know of its command line: whoever wants to know when init starts
+    // says there what it is to print first.
+    if let Ok(greeting) = std::env::var("MILLRACE_GREETING") {
+        println!("{greeting}");
+    }
+    if let Err(error) = init::prepare() {
+        eprintln!("guest-agent: {error}");
+    }
+    match fs::read_to_string("/etc/role").as_deref().map(str::trim) {
+        Ok("emulated-host") => emulated_host::run(),
+        Ok("root") => eprintln!("guest-agent: {}", root::run()),
+        _ => guest(),
+    }
+}
+
+fn guest() -> ! {
+    let agent = serve::Agent::new();
+    let owner = agent.clone();
+    if let Err(error) = button::listen(move || owner.power_off()) {
+        eprintln!("guest-agent: no power button: {error}");
+    }
+    loop {
+        let served = open_line(LINE).and_then(|line| agent.serve(line.try_clone()?, line));
+        // Unplugged or absent; it may come back, and nothing else tells.
+        eprintln!(
+            "guest-agent: {LINE}: {}",
+            served.map_or_else(|error| error.to_string(), |()| "closed".to_owned())
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Sends back on a terminal what comes from it, for as long as it is there.
+fn echo(path: &str) -> Result<(), String> {
+    let told = |error: io::Error| format!("{path}: {error}");
+    let line = open_line(path).map_err(told)?;
+    let (mut from, mut to) = (line.try_clone().map_err(told)?, line);
+    let thread = std::thread::Builder::new().spawn(move || io::copy(&mut from, &mut to));
+    thread.map(drop).map_err(told)
+}
+
+/// Opens a serial port for bytes as they are: no echo, no line editing, no translation, no modem control.
+fn open_line(path: &str) -> io::Result<fs::File> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // Without CLOCAL a blocking open would wait for a carrier that virtual ports need not have.
+    let line = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    let mut settings = tcgetattr(&line)?;
+    settings.make_raw();
+    settings.control_modes |= rustix::termios::ControlModes::CLOCAL | rustix::termios::ControlModes::CREAD;
+    settings.set_speed(115_200)?;
+    tcsetattr(&line, OptionalActions::Now, &settings)?;
+    let status = rustix::fs::fcntl_getfl(&line)?;
+    rustix::fs::fcntl_setfl(&line, status - OFlags::NONBLOCK)?;
+    Ok(line.into())
+}

@@ -1,0 +1,93 @@
+//! What passes between the emulated host's host side and the init of its machine, over one virtio-serial port.
+//!
+//! A frame is one kind byte, a 32-bit little-endian length, and that many bytes. To the machine goes one
+//! [`Kind::Command`]; back come [`Kind::Stdout`] and [`Kind::Stderr`] as they arise, then one of
+//! [`Kind::Exit`] (the status, 4 bytes) and [`Kind::Failed`] (why the command could not be run, text).
+
+use std::io::{self, Read, Write};
+
+/// No frame's payload is longer than this, in bytes.
+pub const MAX_PAYLOAD: usize = 16 << 20;
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// What to run: see [`Command`].
+    Command = 1,
+    /// Bytes of the command's standard output.
+    Stdout = 2,
+    /// Bytes of the command's standard error.
+    Stderr = 3,
+    /// The command's exit status, or 128 and the signal that ended it: an `i32`, little-endian.
+    Exit = 4,
+    /// Why there is no exit status, as text.
+    Failed = 5,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Kind::Command, Kind::Stdout, Kind::Stderr, Kind::Exit, Kind::Failed]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Writes one frame, in one call where the stream allows.
+pub fn send(stream: &mut impl Write, kind: Kind, payload: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(payload.len()).map_err(|_| io::Error::other("frame too long"))?;
+    let mut frame = Vec::with_capacity(payload.len() + 5);
+    frame.push(kind as u8);
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(payload);
+    stream.write_all(&frame)
+}
+
+/// Reads one frame. An end of the stream, in a frame or between two, is `UnexpectedEof`.
+pub fn receive(stream: &mut impl Read) -> io::Result<(Kind, Vec<u8>)> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header)?;
+    let [kind, length @ ..] = header;
+    let invalid = |text| io::Error::new(io::ErrorKind::InvalidData, text);
+    let kind = Kind::from_byte(kind).ok_or_else(|| invalid("unknown frame"))?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_PAYLOAD {
+        return Err(invalid("frame too long"));
+    }
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload)?;
+    Ok((kind, payload))
+}
+
+/// What the emulated host runs, as bytes: neither arguments nor paths need be UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Command {
+    /// The working directory.
+    pub cwd: Vec<u8>,
+    /// The program and its arguments.
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment, each `NAME=VALUE`.
+    pub env: Vec<Vec<u8>>,
+}
+
+impl Command {
+    /// As the payload of a frame: the number of arguments, then every string, each ended by a zero byte.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let count = self.argv.len().to_string().into_bytes();
+        let strings = [&count, &self.cwd].into_iter().chain(&self.argv).chain(&self.env);
+        strings.flat_map(|string| string.iter().copied().chain([0])).collect()
+    }
+
+    /// The reverse of [`Command::to_bytes`]; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut strings = bytes.strip_suffix(&[0])?.split(|&byte| byte == 0).map(<[u8]>::to_vec);
+        let count: usize = String::from_utf8(strings.next()?).ok()?.parse().ok()?;
+        let cwd = strings.next()?;
+        let argv: Vec<_> = strings.by_ref().take(count).collect();
+        (argv.len() == count && count > 0).then(|| Command { cwd, argv, env: strings.collect() })
+    }
+}
+
+#[cfg(test)]
+#[path = "frames_tests.rs"]
+mod tests;

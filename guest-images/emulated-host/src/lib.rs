@@ -1,0 +1,170 @@
+//! A machine with a real KVM for hosts that have none: QEMU's software emulation of AMD SVM.
+//!
+//! The emulated host boots a stock kernel (L1) whose init sees the host's own file system, changes to it kept in memory
+//! only, and runs one command there: programs built on the host run unchanged, now with a complete /dev/kvm.
+//! Output and status come back over a channel of their own, apart from the kernel's console. Everything that
+//! the emulated host starts dies with the process that started it, however that ends, and nothing is left in the file
+//! system.
+
+mod error;
+mod process;
+mod qemu;
+mod root;
+mod session;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use guest_agent::frames;
+use guest_images::{initramfs, kernel};
+
+pub use error::{Error, Result};
+pub use qemu::{Qemu, find as qemu};
+
+/// Set to `1` in the environment of a command that runs inside the emulated host.
+pub const INSIDE_VARIABLE: &str = "MILLRACE_EMULATED_HOST";
+/// In the environment of a command inside the emulated host: a directory on the scratch disk, an ext4 with room for
+/// images. The rest of what a command writes there goes to memory.
+pub const SCRATCH_VARIABLE: &str = "MILLRACE_SCRATCH";
+/// How the host's files reach the emulated host: `virtiofs` or `image`; unset: the first that this host allows.
+pub const ROOT_VARIABLE: &str = "MILLRACE_EMULATED_HOST_ROOT";
+/// Any value but the empty one: the console of the emulated host's machine is copied to standard error as it comes.
+pub const CONSOLE_VARIABLE: &str = "MILLRACE_EMULATED_HOST_CONSOLE";
+/// Overrides every command's time-out, in seconds.
+pub const TIMEOUT_VARIABLE: &str = "MILLRACE_EMULATED_HOST_TIMEOUT";
+
+const SCRATCH_DIRECTORY: &str = "/run/millrace-scratch";
+
+/// A command to run in the emulated host. It gets no standard input.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The program, by its path or found in the `PATH` of `env`, and its arguments.
+    pub argv: Vec<OsString>,
+    /// The whole environment; the emulated host adds its own variables.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// The machine's memory in MiB.
+    pub memory_mib: u32,
+    /// The scratch disk's size in MiB; it takes space on the host only as it is filled.
+    pub scratch_mib: u64,
+    /// The longest that all of it may take.
+    pub timeout: Duration,
+    /// Where the host's file system cannot be shared: what the command needs besides itself and its
+    /// libraries. A program's own libraries are added, a directory is taken with all in it.
+    pub files: Vec<PathBuf>,
+}
+
+impl Invocation {
+    /// `argv` in this process's environment and working directory, with 2 GiB of memory, 16 GiB of scratch
+    /// disk and 30 minutes.
+    pub fn new(argv: Vec<OsString>) -> Result<Self> {
+        Ok(Invocation {
+            argv,
+            env: std::env::vars_os().collect(),
+            cwd: std::env::current_dir()
+                .map_err(guest_images::Error::system("find the working directory"))?,
+            memory_mib: 2048,
+            scratch_mib: 16 << 10,
+            timeout: Duration::from_secs(30 * 60),
+            files: Vec::new(),
+        })
+    }
+
+    /// This very process again: the same program and arguments.
+    pub fn this_process() -> Result<Self> {
+        let program = std::env::current_exe().map_err(guest_images::Error::system("find this program"))?;
+        Self::new(std::iter::once(program.into()).chain(std::env::args_os().skip(1)).collect())
+    }
+
+    fn to_frame(&self) -> frames::Command {
+        let assignment = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
+        let mut env: Vec<_> =
+            self.env.iter().map(|(name, value)| assignment(name.as_bytes(), value.as_bytes())).collect();
+        env.push(assignment(INSIDE_VARIABLE.as_bytes(), b"1"));
+        env.push(assignment(SCRATCH_VARIABLE.as_bytes(), SCRATCH_DIRECTORY.as_bytes()));
+        frames::Command {
+            cwd: self.cwd.as_os_str().as_bytes().to_vec(),
+            argv: self.argv.iter().map(|argument| argument.clone().into_vec()).collect(),
+            env,
+        }
+    }
+}
+
+/// What this host's KVM is, and where guests run therefore: one line.
+pub fn where_guests_run() -> String {
+    let kvm = kvm_probe::kvm();
+    let place = if kvm.is_usable() { "on it directly" } else { "in the emulated host, a machine under QEMU" };
+    format!("{kvm}: guests run {place}")
+}
+
+/// Whether this process runs inside the emulated host.
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE_VARIABLE).is_some()
+}
+
+/// Returns where guests can be run: on a host with a usable KVM, and inside the emulated host. Elsewhere it says so on
+/// one line of standard error, runs this process again inside the emulated host, and exits with its status.
+///
+/// To be called first in `main`, from the main thread. An error means that there is no emulated host either.
+pub fn enter_if_needed() -> Result<()> {
+    enter_if_needed_with(|_| {})
+}
+
+/// [`enter_if_needed`], for commands that need other than the usual limits or files.
+pub fn enter_if_needed_with(adjust: impl FnOnce(&mut Invocation)) -> Result<()> {
+    if is_inside() || kvm_probe::kvm().is_usable() {
+        return Ok(());
+    }
+    let mut command = Invocation::this_process()?;
+    adjust(&mut command);
+    eprintln!("{}", where_guests_run());
+    let status = run_again_if_lost(&command)?;
+    std::process::exit(status)
+}
+
+/// [`run`], and once more where the first machine gave no exit status, which is said on standard error.
+///
+/// The emulation sometimes ends or hangs the machine. A command that hangs looks the same, so every such line
+/// is worth a look.
+pub fn run_again_if_lost(command: &Invocation) -> Result<i32> {
+    match run(command) {
+        Err(error @ Error::Lost { .. }) => {
+            eprintln!("{error}\nthat is no result of the command: once more");
+            run(command)
+        }
+        other => other,
+    }
+}
+
+/// Runs a command in the emulated host; its output goes to this process's standard output and error as it comes.
+///
+/// The result is the command's exit status, or 128 and the number of the signal that ended it. It must be
+/// called from a thread that lives on until it returns: the machine ends with that thread.
+pub fn run(command: &Invocation) -> Result<i32> {
+    run_to(command, &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+/// [`run`] with the command's output written to `stdout` and `stderr`.
+pub fn run_to(command: &Invocation, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<i32> {
+    let kernel = kernel::find()?;
+    let mut command = command.clone();
+    let guest_initrd = initramfs::guest(&kernel)?;
+    command.env.push((kernel::PATH_VARIABLE.into(), kernel.root.clone().into()));
+    command.env.push((initramfs::PATH_VARIABLE.into(), guest_initrd.clone().into()));
+    if let Some(seconds) = std::env::var_os(TIMEOUT_VARIABLE) {
+        let seconds = seconds.to_string_lossy().parse();
+        let invalid =
+            |_| guest_images::Error::Missing(format!("{TIMEOUT_VARIABLE} must be a number of seconds"));
+        command.timeout = Duration::from_secs(seconds.map_err(invalid)?);
+    }
+    let shared = root::HostFiles::choose(&command, &kernel, &guest_initrd)?;
+    session::run(&command, &kernel, shared, stdout, stderr)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

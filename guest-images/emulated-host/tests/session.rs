@@ -1,0 +1,164 @@
+//! A whole session with a real guest: a stock kernel with our initramfs, on QEMU, on real KVM.
+//!
+//! Where the host has none this program runs itself again in the emulated host. QEMU stands in for a VMM, so that a
+//! failure here is the guest's or the emulated host's, never our VMM's.
+
+use std::error::Error;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use guest_agent::client::{self, Agent, AgentError, Load, Region};
+use guest_images::{initramfs, kernel};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A guest boots in a few seconds, several times that on a busy host under emulation.
+const BOOT: Duration = Duration::from_secs(120);
+const DISK: u64 = 64 << 20;
+const PART: u64 = 16 << 20;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials()).exit_code();
+    }
+    if let Err(error) = emulated_host::enter_if_needed() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    libtest_mimic::run(&arguments, trials()).exit_code()
+}
+
+fn trials() -> Vec<Trial> {
+    let trial = |name: &str, test: fn() -> Result<(), Box<dyn Error>>| {
+        Trial::test(name, move || test().map_err(|error| Failed::from(error.to_string())))
+    };
+    vec![
+        trial("kvm_is_usable_here", kvm_is_usable_here),
+        trial("a_session_over_virtio_mmio", || session("microvm,rtc=on", "device")),
+        trial("a_panic_is_seen_on_the_console", a_panic_is_seen_on_the_console),
+    ]
+}
+
+fn kvm_is_usable_here() -> Result<(), Box<dyn Error>> {
+    check(kvm_probe::kvm().is_usable(), kvm_probe::kvm())
+}
+
+/// Fill, load, verify, reboot, verify again, and a file system: everything the agent can do to a disk.
+fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
+    let mut guest = Guest::boot(machine, transport, &[])?;
+    let disk = guest.directory.path().join("disk0");
+    let agent = &mut guest.agent;
+    let region = Region::new("/dev/vda", PART, PART, 42);
+    check(agent.size("/dev/vda")? == DISK, "the disk's size")?;
+
+    agent.fill(&region, 1)?;
+    let load = Load { depth: 8, read_percent: 25, fsync_every: 100, ..Load::new("/dev/vda") };
+    let job = agent.random_write(&load)?;
+    let files = agent.fs_load("/dev/vdb", 7, 20, 100_000)?;
+    wait_for(|| Ok(agent.stat(job)?.total.count >= 300 && agent.stat(files)?.writes >= 30))?;
+    let stat = agent.stop(job)?;
+    check(stat.errors == 0 && stat.total.count > 0, format!("{stat:?}"))?;
+    agent.stop(files)?;
+    check(agent.fs_verify("/dev/vdb")? == 20, "the number of files")?;
+    let report = agent.verify("/dev/vda")?;
+    check(report.blocks == PART / 4096, format!("{report:?}"))?;
+    let hash = agent.read_hash("/dev/vda", PART, PART)?;
+
+    agent.reboot(BOOT)?;
+    check(agent.uptime()? < BOOT, "a new kernel's uptime")?;
+    let again = agent.verify_full(&region, 1)?;
+    check(again.digest == report.digest, "the digest after a reboot")?;
+    check(agent.read_hash("/dev/vda", PART, PART)? == hash, "the hash after a reboot")?;
+    check(agent.fs_verify("/dev/vdb")? == 20, "the number of files after a reboot")?;
+
+    // Behind the guest's back, as a VMM with a bug would.
+    std::os::unix::fs::FileExt::write_all_at(&File::options().write(true).open(disk)?, &[0; 4096], PART)?;
+    let damage = agent.verify("/dev/vda");
+    check(
+        matches!(&damage, Err(AgentError::Damaged(report)) if report.faults["lost"] == 1),
+        format!("{damage:?}"),
+    )?;
+
+    check(agent.errors()?.is_empty(), "no kernel errors")?;
+    check(!agent.dmesg(5)?.is_empty() && agent.capacity_changes()? == 0, "kernel messages")?;
+    agent.poweroff()?;
+    check(guest.child.wait()?.success(), "QEMU's exit status")
+}
+
+fn a_panic_is_seen_on_the_console() -> Result<(), Box<dyn Error>> {
+    let mut guest = Guest::boot("microvm,rtc=on", "device", &["-no-reboot"])?;
+    guest.agent.panic()?;
+    guest.child.wait()?;
+    let console = std::fs::read_to_string(guest.directory.path().join("console"))?;
+    check(console.contains("Kernel panic"), console)
+}
+
+/// QEMU with two disks, the kernel's console in a file and the agent's port on a socket.
+struct Guest {
+    agent: Agent<std::os::unix::net::UnixStream>,
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Guest {
+    fn boot(machine: &str, transport: &str, more: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let scratch =
+            std::env::var_os(emulated_host::SCRATCH_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from);
+        let directory = tempfile::tempdir_in(scratch)?;
+        let path = |name: &str| directory.path().join(name);
+        let kernel = kernel::find()?;
+        let started = Instant::now();
+        let mut command: Command = emulated_host::qemu()?.command();
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-enable-kvm", "-cpu", "host"]);
+        command.args(["-smp", "2", "-m", "256", "-M", machine]).args(more);
+        command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(initramfs::guest(&kernel)?);
+        // 't': a triple fault resets a machine that has no reset register.
+        command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"]);
+        command.arg("-serial").arg(format!("file:{}", path("console").display()));
+        command
+            .arg("-chardev")
+            .arg(format!("socket,id=agent,server=on,wait=off,path={}", path("agent").display()));
+        command.args(["-device", "isa-serial,chardev=agent,index=1,iobase=0x2f8,irq=3"]);
+        for index in 0..2 {
+            let disk = path(&format!("disk{index}"));
+            File::create(&disk)?.set_len(DISK)?;
+            command.arg("-drive").arg(format!("if=none,id=d{index},format=raw,file={}", disk.display()));
+            command.arg("-device").arg(format!("virtio-blk-{transport},drive=d{index}"));
+        }
+        let mut child = command.stdin(Stdio::null()).spawn()?;
+        let console = client::console_file(path("console"));
+        match Agent::connect_unix(path("agent"), BOOT, console) {
+            Ok(agent) => {
+                eprintln!("{machine}: agent ready {:.1} s after power-on", started.elapsed().as_secs_f64());
+                Ok(Guest { agent, child, directory })
+            }
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Both fail only where QEMU has already ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(mut condition: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+    let started = Instant::now();
+    while !condition()? {
+        check(started.elapsed() < BOOT, "the guest makes no progress")?;
+    }
+    Ok(())
+}
+
+fn check(condition: bool, what: impl ToString) -> Result<(), Box<dyn Error>> {
+    if condition { Ok(()) } else { Err(what.to_string().into()) }
+}

@@ -1,0 +1,102 @@
+//! `--monitor stdio`: HMP where the program was started, with line editing and history on a terminal.
+//!
+//! The lines are read by a thread of their own, which may wait for the person for ever; the commands run
+//! on the main loop.
+
+use std::cell::RefCell;
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use executor::Remote;
+use qmp::{Monitor, hmp};
+use rustyline::completion::{Completer, Pair};
+use rustyline::error::ReadlineError;
+use rustyline::history::DefaultHistory;
+use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
+
+use super::Failure;
+use vmm::serial;
+
+thread_local! {
+    /// The monitor of this thread, for the lines that come from another one.
+    static MONITOR: RefCell<Option<Monitor>> = const { RefCell::new(None) };
+}
+
+/// Serves the text monitor on standard input and output until the input ends.
+pub(super) fn start(monitor: &Monitor) -> Result<(), Failure> {
+    MONITOR.set(Some(monitor.clone()));
+    let main = executor::remote();
+    // The editor's raw mode must not outlive a program that ends while somebody types.
+    serial::save_terminal();
+    let read = move || if io::stdin().is_terminal() { edited(&main) } else { plain(&main) };
+    std::thread::Builder::new().name("monitor".into()).spawn(read).map_err(|e| format!("--monitor: {e}"))?;
+    Ok(())
+}
+
+/// Runs a line on the main loop. `None` where that has ended.
+fn run(main: &Remote, line: String) -> Option<String> {
+    let reply = main.call(move || async move {
+        let monitor = MONITOR.with_borrow(Option::clone);
+        match monitor {
+            Some(monitor) => hmp::execute(&monitor, &line).await,
+            None => String::new(),
+        }
+    });
+    reply.wait().ok()
+}
+
+fn plain(main: &Remote) {
+    let mut output = io::stdout();
+    let mut lines = io::stdin().lock().lines();
+    loop {
+        // Nobody sees the prompt where the output is gone; the commands run all the same.
+        let _ = write!(output, "{}", qmp::PROMPT).and_then(|()| output.flush());
+        let Some(Ok(line)) = lines.next() else { return };
+        let Some(said) = run(main, line) else { return };
+        let _ = write!(output, "{said}");
+    }
+}
+
+/// Completes the names of commands.
+#[derive(Helper, Highlighter, Hinter, Validator)]
+struct Names;
+
+impl Completer for Names {
+    type Candidate = Pair;
+
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let typed = line.get(..at).unwrap_or(line);
+        let pair = |name: &str| Pair { display: name.to_owned(), replacement: format!("{name} ") };
+        Ok((0, hmp::names().filter(|name| name.starts_with(typed)).map(pair).collect()))
+    }
+}
+
+/// How lines are edited: as a shell does it. A completion is done when it is shown, and what happens
+/// meanwhile can be printed then.
+pub(super) fn editing() -> Config {
+    Config::builder().completion_type(CompletionType::List).build()
+}
+
+fn edited(main: &Remote) {
+    let mut editor = match Editor::<Names, DefaultHistory>::with_config(editing()) {
+        Ok(editor) => editor,
+        // A terminal that cannot be edited on.
+        Err(_) => return plain(main),
+    };
+    editor.set_helper(Some(Names));
+    loop {
+        match editor.readline(qmp::PROMPT) {
+            Ok(line) => {
+                // Fails for lines that are not to be remembered.
+                let _ = editor.add_history_entry(&line);
+                let Some(said) = run(main, line) else { return };
+                print!("{said}");
+            }
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => return,
+            Err(e) => {
+                tracing::warn!("the monitor on standard input ends: {e}");
+                return;
+            }
+        }
+    }
+}

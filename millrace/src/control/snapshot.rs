@@ -1,0 +1,155 @@
+//! Overlays, and switches of several disks at one point in time.
+
+use std::rc::Rc;
+
+use block::job::{Manner, Wish};
+use block::step;
+use block::switch::{DEADLINE, Overlay, Switched, Target};
+use block::{Disk, Kind};
+use futures_util::future::join_all;
+use qmp::command::{BlockdevSnapshotSync, Change, XLiveCopy};
+use qmp::types::*;
+use qmp::{Error, Result, event};
+
+use super::{Control, classed, generic};
+use crate::drive::Drive;
+
+/// One disk's part of a transaction.
+struct Step {
+    drive: Rc<Drive>,
+    file: String,
+    /// Its disk's thread holds it ready.
+    switch: step::Step,
+}
+
+fn format(name: &str) -> Result<Kind> {
+    name.parse().map_err(|_| Error::generic(format!("Unknown file format '{name}'")))
+}
+
+impl Control {
+    /// Prepares all switches, then closes all gates, then does all switches; or none.
+    pub(super) async fn transact(&self, actions: Vec<TransactionAction>) -> Result<Empty> {
+        let mut steps = Vec::new();
+        let prepared = self.prepare(actions, &mut steps).await;
+        let ready = match prepared {
+            Ok(()) => close(&steps).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = ready {
+            join_all(steps.into_iter().map(|step| step.switch.abandon())).await;
+            return Err(e);
+        }
+        let commits = steps.into_iter().map(|Step { drive, file, switch }| async move {
+            let switched = switch.commit().await.map_err(generic)?;
+            // Of commands that clients written for QEMU use, who know no such event.
+            self.events.emit_extra(&switched_event(&drive, &file, switched));
+            Ok(())
+        });
+        let done: Vec<Result<()>> = join_all(commits).await;
+        done.into_iter().collect::<Result<()>>().map(|()| Empty {})
+    }
+
+    async fn prepare(&self, actions: Vec<TransactionAction>, steps: &mut Vec<Step>) -> Result<()> {
+        for action in actions {
+            let step = match action {
+                TransactionAction::Abort(_) => {
+                    return Err(Error::generic("Transaction aborted using Abort action"));
+                }
+                TransactionAction::BlockdevSnapshotSync(arguments) => self.hold_overlay(arguments).await?,
+                TransactionAction::Change(arguments) => self.hold_change(arguments).await?,
+            };
+            steps.push(step);
+        }
+        Ok(())
+    }
+
+    async fn hold_overlay(&self, arguments: BlockdevSnapshotSync) -> Result<Step> {
+        let drive = self.find(arguments.device.as_deref(), arguments.node_name.as_deref()).await?;
+        if let Some(name) = &arguments.snapshot_node_name {
+            if self.is_named(name).await? {
+                return Err(Error::generic("New overlay node-name already in use"));
+            }
+            super::jobs::check_node_name(name).map_err(Error::generic)?;
+        }
+        let overlay = Overlay {
+            name: arguments.snapshot_file.clone(),
+            format: format(arguments.format.as_deref().unwrap_or("qcow2"))?,
+            existing: arguments.mode == Some(NewImageMode::Existing),
+            node_name: arguments.snapshot_node_name,
+            notify: true,
+        };
+        let prepare = move |disk: Rc<Disk>| async move { disk.prepare_overlay(&overlay).await };
+        let switch = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), file: arguments.snapshot_file, switch })
+    }
+
+    async fn hold_change(&self, arguments: Change) -> Result<Step> {
+        let drive = self.drive(&arguments.device)?;
+        let target = target(arguments)?;
+        let file = target.name.clone();
+        let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&target).await };
+        let switch = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), file, switch })
+    }
+
+    /// Creates an overlay, switches to it, and streams into it.
+    pub(super) async fn live_copy(&self, arguments: XLiveCopy) -> Result<Empty> {
+        let drive = self.drive(&arguments.device)?;
+        let speed = u64::try_from(arguments.speed.unwrap_or(0))
+            .map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))?;
+        let overlay = Overlay {
+            name: arguments.target.clone(),
+            format: format(&arguments.format)?,
+            existing: false,
+            node_name: None,
+            notify: arguments.notify.unwrap_or(true),
+        };
+        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
+        let wish = Wish { speed, manner: Manner::BlockStream, ..Wish::new(id.clone()) };
+        self.jobs.take(&id, drive)?;
+        let copy = drive.handle.call(move |disk| async move {
+            let switched = disk.prepare_overlay(&overlay).await?.commit(DEADLINE).await?;
+            // Nobody can come in between: nothing is awaited since the switch let go of the disk.
+            disk.start_whole_stream(wish)?;
+            Ok(switched)
+        });
+        let switched = copy.await.map_err(|e| {
+            self.jobs.remove(&id);
+            classed(e)
+        })?;
+        self.tell_switched(drive, &arguments.target, switched);
+        Ok(Empty {})
+    }
+
+    /// Tells all clients of a switch, after a command of our own.
+    pub(super) fn tell_switched(&self, drive: &Drive, file: &str, switched: Switched) {
+        self.events.emit(&switched_event(drive, file, switched));
+    }
+}
+
+fn switched_event(drive: &Drive, file: &str, switched: Switched) -> event::BlockSwitched {
+    event::BlockSwitched {
+        device: drive.options.id.clone(),
+        file: file.to_owned(),
+        blackout: switched.blackout.as_micros() as u64,
+    }
+}
+
+/// Closes the gates of all disks at once: from then to the first switch no request is on the way anywhere.
+async fn close(steps: &[Step]) -> Result<()> {
+    let closes = join_all(steps.iter().map(|step| step.switch.close(DEADLINE))).await;
+    closes.into_iter().collect::<block::Result<()>>().map_err(generic)
+}
+
+/// What `change` of a disk asks for.
+pub(super) fn target(arguments: Change) -> Result<Target> {
+    let format = match (arguments.arg, arguments.format) {
+        (Some(arg), Some(format)) if arg != format => {
+            let text = format!("'arg' says '{arg}' and 'format' says '{format}': give one format");
+            return Err(Error::generic(text));
+        }
+        (arg, format) => format.or(arg),
+    };
+    let format = format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
+    Ok(Target { name: arguments.target, format, notify: arguments.notify.unwrap_or(true) })
+}

@@ -1,0 +1,157 @@
+//! A drive: a disk on its own thread, and how the main loop reaches it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::io::{Aio, Engine};
+use block::storage::file::FileOpener;
+use block::tray::{Listener, TrayEvent};
+use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
+use executor::{Handle, Remote, Thread};
+use qmp::types::IoStatus;
+
+use super::allowed::{Allowed, Exports};
+use super::options;
+
+/// A disk of the machine.
+pub(super) struct Drive {
+    pub options: options::Drive,
+    pub handle: DiskHandle,
+    /// Size in bytes when it was opened.
+    pub size: u64,
+    thread: Cell<Option<Thread>>,
+    /// What of its errors has stopped the machine since it last went on.
+    pub io_status: Cell<IoStatus>,
+}
+
+/// Returns when a thread that runs for ever has ended: it has panicked.
+pub(super) fn lost(thread: &Remote) -> impl Future<Output = ()> + 'static {
+    let waiting = thread.call(std::future::pending::<()>);
+    async {
+        // Only an end of the thread ends it.
+        let _ = waiting.await;
+    }
+}
+
+impl Drive {
+    /// Starts the disk's thread, confined as `mode` says, and opens its chain there, of NBD exports only
+    /// `exports`. `listener` runs on the main loop, `main`, for each of its events, and `tray_moved` where
+    /// its tray has opened or closed.
+    pub(super) async fn open(
+        options: options::Drive,
+        mode: sandbox::Mode,
+        exports: Exports,
+        main: Remote,
+        listener: fn(DiskEvent),
+        tray_moved: fn(String, bool),
+    ) -> block::Result<Rc<Self>> {
+        let no_thread = |e| Error::io("starting a disk's thread", &e);
+        let thread = Thread::start(&options.id, std::future::pending).map_err(no_thread)?;
+        let wish = options.clone();
+        let opened = thread.remote().call(move || async move {
+            let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
+            let files = FileOpener { engine: Engine::new(aio), direct: wish.direct };
+            let opener = Rc::new(Allowed { files, exports });
+            vmm::confine(sandbox::Role::Disk, mode);
+            let leaf = match wish.file.as_str() {
+                "" => None,
+                file => Some(chain::open(&*opener, file, wish.format, !wish.read_only).await?),
+            };
+            let (main_of_tray, id) = (main.clone(), wish.id.clone());
+            let tell = move |event| {
+                main.spawn(move || async move {
+                    // An answer that was on its way before the event is given before it.
+                    executor::yield_now().await;
+                    listener(event);
+                });
+            };
+            let disk = match leaf {
+                Some(leaf) if !wish.cdrom => Disk::new(&wish.id, leaf, wish.read_only, opener, tell),
+                medium => Disk::removable(&wish.id, medium, opener, tell).await?,
+            };
+            let hears: Listener = Rc::new(move |event| {
+                let open = match event {
+                    TrayEvent::Opened => true,
+                    TrayEvent::Closed => false,
+                    TrayEvent::EjectRequested => return,
+                };
+                let id = id.clone();
+                main_of_tray.spawn(move || async move { tray_moved(id, open) });
+            });
+            if let Ok(tray) = disk.tray() {
+                tray.listen(&hears);
+            }
+            disk.set_copy_on_read(wish.copy_on_read);
+            disk.set_unmap(wish.unmap);
+            // Keeps the disk alive: everybody else holds handles.
+            let kept = disk.clone();
+            executor::spawn(async move {
+                kept.closed().await;
+                drop(hears);
+            });
+            Ok((disk.handle(), disk.size()))
+        });
+        let gone = |_| Error::new(ErrorKind::NotFound, "the disk's thread has ended");
+        let (handle, size) = opened.await.unwrap_or_else(|e| Err(gone(e)))?;
+        let (thread, io_status) = (Cell::new(Some(thread)), Cell::new(IoStatus::Ok));
+        Ok(Rc::new(Drive { options, handle, size, thread, io_status }))
+    }
+
+    /// Makes the guest's device hear of a new size.
+    pub(super) async fn connect(&self, config: Arc<virtio_blk::Config>) -> block::Result<()> {
+        let connect = move |disk: Rc<Disk>| async move {
+            disk.on_capacity(move |size| config.capacity_changed(size));
+            Ok(())
+        };
+        self.handle.call(connect).await
+    }
+
+    /// Returns when the disk's thread has ended, which it does only by a panic.
+    pub(super) fn lost(&self) -> impl Future<Output = ()> + 'static {
+        lost(self.handle.remote())
+    }
+
+    /// Ends the disk: its stream is stopped, and everything acknowledged is durable.
+    pub(super) async fn close(&self) -> block::Result<()> {
+        let result = self.handle.call(|disk| async move { disk.close().await }).await;
+        // Ends with the process: its executor waits for ever.
+        drop(self.thread.take());
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use executor::{Executor, timeout};
+
+    use super::*;
+
+    async fn open(folder: &std::path::Path, id: &str) -> Rc<Drive> {
+        let file = folder.join(id);
+        std::fs::write(&file, [1; 4096]).unwrap();
+        let (id, file) = (id.to_owned(), file.display().to_string());
+        let options = options::Drive { id, file, ..options::Drive::new() };
+        let (mode, main) = (sandbox::Mode::Off, executor::remote());
+        let opened = Drive::open(options, mode, Exports::default(), main, |_| {}, |_, _| {});
+        opened.await.unwrap()
+    }
+
+    #[test]
+    fn a_disk_whose_thread_panics_is_missed_and_the_others_end_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        Executor::new().unwrap().block_on(async move {
+            let (lost, kept) = (open(folder.path(), "lost").await, open(folder.path(), "kept").await);
+            let (missed, alive) = (lost.lost(), kept.lost());
+            let call = lost.handle.call(|_| async { panic!("a test") });
+            assert!(block::Result::<()>::is_err(&call.await));
+            timeout(Duration::from_secs(60), missed).await.unwrap();
+            assert!(lost.close().await.is_err());
+            kept.close().await.unwrap();
+            assert!(timeout(Duration::from_millis(1), alive).await.is_none());
+        });
+    }
+}

@@ -1,0 +1,106 @@
+//! A disk as NBD clients see it.
+
+use std::rc::Rc;
+
+use block::disk::{PIECE, first_piece};
+use block::{Buf, Disk, ErrorKind, Ticket};
+use nbd::{Errno, Error, Export, Extent, Result};
+
+/// A disk on its own thread. Each piece of a request has a ticket of its own from when its data are here
+/// until its result is known: what a client does before and after holds no drain up, and no request is longer
+/// to wait for than a piece.
+pub(super) struct DiskExport {
+    pub disk: Rc<Disk>,
+    /// Each write is flushed before it is answered.
+    pub writethrough: bool,
+}
+
+/// The number for an error of the block layer.
+fn refusal(e: block::Error) -> Error {
+    let errno = match e.kind() {
+        ErrorKind::NoSpace => Errno::NoSpace,
+        ErrorKind::ReadOnly => Errno::Perm,
+        ErrorKind::OutOfRange | ErrorKind::Invalid => Errno::Invalid,
+        ErrorKind::NotFound => Errno::Shutdown,
+        // NOTSUP would say that another way of asking could do.
+        _ => Errno::Io,
+    };
+    Error::new(errno, e.to_string())
+}
+
+impl DiskExport {
+    /// Does a request of `len` bytes at `offset` in pieces of at most `most` bytes, one after the other.
+    async fn in_pieces(
+        &self,
+        offset: u64,
+        len: u64,
+        most: u64,
+        work: impl AsyncFn(&Ticket, u64, u64) -> block::Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let piece = first_piece(offset + done, len - done, most);
+            let mut ticket = self.disk.enter().await;
+            ticket.carry(piece);
+            work(&ticket, offset + done, piece).await.map_err(refusal)?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// After a write.
+    async fn written(&self) -> Result<()> {
+        if self.writethrough { self.flush().await } else { Ok(()) }
+    }
+}
+
+impl Export for DiskExport {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
+        let read = async |ticket: &Ticket, at: u64, len: u64| {
+            let start = (at - offset) as usize;
+            self.disk.read(ticket, at, buf.slice(start..start + len as usize)).await
+        };
+        self.in_pieces(offset, buf.len() as u64, PIECE, read).await
+    }
+
+    async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        let write = async |ticket: &Ticket, at: u64, len: u64| {
+            let start = (at - offset) as usize;
+            self.disk.write(ticket, at, buf.slice(start..start + len as usize)).await
+        };
+        self.in_pieces(offset, buf.len() as u64, PIECE, write).await?;
+        self.written().await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let ticket = self.disk.enter().await;
+        self.disk.flush(&ticket).await.map_err(refusal)
+    }
+
+    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        let trim = async |ticket: &Ticket, at, len| self.disk.discard(ticket, at, len).await;
+        self.in_pieces(offset, len, self.disk.zero_piece(), trim).await?;
+        self.written().await
+    }
+
+    async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> Result<()> {
+        let zero = async |ticket: &Ticket, at, len| self.disk.write_zeroes(ticket, at, len, may_unmap).await;
+        self.in_pieces(offset, len, self.disk.zero_piece(), zero).await?;
+        self.written().await
+    }
+
+    async fn block_status(&self, offset: u64, len: u64) -> Result<Extent> {
+        let _ticket = self.disk.enter().await;
+        let run = self.disk.leaf().map(offset, len).await.map_err(refusal)?;
+        let depth = if run.allocated { run.depth as u32 + 1 } else { 0 };
+        Ok(Extent { len: run.len, data: run.data, depth })
+    }
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -1,0 +1,93 @@
+//! The `millrace` program: disks, machine and monitor joined.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+mod allowed;
+mod boot;
+mod client;
+mod console;
+mod control;
+mod devices;
+mod drive;
+mod end;
+mod exports;
+mod host;
+mod image;
+mod io_errors;
+mod log;
+mod options;
+mod pidfile;
+mod run;
+mod signals;
+mod user;
+
+use options::{Cli, Command};
+
+/// What went wrong, in one line for a person.
+type Failure = String;
+
+/// Runs the program with the process's arguments.
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return not_a_command(&e),
+    };
+    // Before the first thread, so that none of them takes a signal or keeps rights.
+    let held = matches!(cli.command, Command::Run(_)).then(signals::hold_back);
+    let given_up = match &cli.command {
+        Command::Run(options) if options.user.is_some() => sandbox::gain_none(),
+        _ => Ok(()),
+    };
+    log::start();
+    raise_limits();
+    let result = match (cli.command, held) {
+        (Command::Run(options), held) => {
+            let given_up = given_up.map_err(|e| format!("--user: giving up rights: {e}"));
+            given_up.and_then(|()| run::run(*options, held.unwrap_or_else(signals::hold_back)))
+        }
+        (Command::Image(command), _) => image::run(command),
+        (Command::Host { folder }, _) => host::run(&folder),
+        (Command::Qmp { socket, command }, _) => client::qmp(&socket, &command),
+        (Command::Watch { socket, once }, _) => client::watch(&socket, once),
+    };
+    let code = result.unwrap_or_else(|failure| {
+        log::say(&format!("millrace: {failure}"));
+        ExitCode::FAILURE
+    });
+    log::finish(end::FAREWELL);
+    code
+}
+
+/// Takes as many open files as the hard limit allows. Disks, queues and clients need some each, and a chain
+/// of images one for each image; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_limits() {
+    let raise = |(soft, hard): (u64, u64)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    };
+    if let Err(e) = getrlimit(Resource::RLIMIT_NOFILE).and_then(raise) {
+        tracing::warn!("the limit of open files stays as it is: {}", e.desc());
+    }
+}
+
+/// Help and version are answers; everything else is an error like any other: one line, status 1.
+fn not_a_command(e: &clap::Error) -> ExitCode {
+    if !e.use_stderr() {
+        // Nobody reads it where this fails.
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = e.render().to_string();
+    if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("{text}");
+        return ExitCode::FAILURE;
+    }
+    // What clap says first, without its hints; arguments that are missing stand on lines of their own.
+    let said = text.split("\n\n").next().unwrap_or_default();
+    let said: Vec<_> = said.lines().map(str::trim).collect();
+    eprintln!("millrace: {}", said.join(" ").trim_start_matches("error: "));
+    ExitCode::FAILURE
+}

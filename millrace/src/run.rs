@@ -1,0 +1,367 @@
+//! `millrace run`: from options to a running machine, and to its end.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::DiskEvent;
+use block::job::{JobEvent, Status};
+use executor::{Executor, Remote, Reply};
+use futures_util::future::{Either, select, try_join};
+use kvm_probe::Kvm;
+use nbd::tls::Credentials;
+use qmp::event::{self, BlockStreamCompleted, DeviceTrayMoved};
+use qmp::types::ShutdownCause;
+use qmp::{Events, Listener, Monitor};
+use virtio::Device;
+use virtio_blk::{ErrorPolicy, VirtioBlk};
+use virtio_scsi::VirtioScsi;
+
+use super::Failure;
+use super::allowed::Exports;
+use super::boot;
+use super::console;
+use super::control::jobs::Ids;
+use super::control::{self, Control, End};
+use super::devices;
+use super::drive::{Drive, lost};
+use super::end;
+use super::io_errors::IoErrors;
+use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
+use super::pidfile;
+use super::signals::{Held, Signals};
+use super::user::NewUser;
+use vmm::notice::Waiter;
+use vmm::serial::Backend;
+use vmm::{Config, Event, Machine, Prepared};
+
+thread_local! {
+    /// Where events of the disks go: they arrive as plain functions from other threads.
+    static EVENTS: RefCell<Option<Events>> = const { RefCell::new(None) };
+    /// The names of the jobs of all disks.
+    static JOBS: Rc<Ids> = Rc::default();
+}
+
+fn on_disk_event(event: DiskEvent) {
+    let Some(events) = EVENTS.with_borrow(Option::clone) else { return };
+    match event {
+        DiskEvent::StreamCompleted { device, len, offset, error } => {
+            events.emit(&BlockStreamCompleted { device, len, offset, error });
+        }
+        DiskEvent::Job { job, what } => {
+            if what == JobEvent::Status && job.status == Status::Null {
+                JOBS.with(|jobs| jobs.remove(&job.id));
+            }
+            control::jobs::tell(&events, &job, what);
+        }
+    }
+}
+
+fn on_tray_moved(device: String, tray_open: bool) {
+    if let Some(events) = EVENTS.with_borrow(Option::clone) {
+        events.emit(&DeviceTrayMoved { id: device.clone(), device, tray_open });
+    }
+}
+
+/// Runs until the guest, a client, a person or a signal ends it.
+pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
+    let signals = signals.watch().map_err(|e| format!("signals: {e}"))?;
+    // The log has a thread already.
+    vmm::confine_program(options.sandbox.into());
+    // Goes on while everything else is opened. Should that fail too, it is what is told.
+    let begun = match options.machine {
+        MachineKind::None => None,
+        MachineKind::Kvm => Some(prepare(&options)),
+    };
+    // Sockets first: errors there are errors of the command line.
+    let listeners = options.qmp.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
+    let listeners = listeners.map_err(|e| e.to_string())?;
+    let credentials = credentials(&options.tls_creds)?;
+    if options.monitor == Some(TextMonitor::Stdio) && options.serial.contains(&Backend::Stdio) {
+        return Err("--monitor stdio and --serial stdio exclude each other".into());
+    }
+    let text = match &options.monitor {
+        Some(TextMonitor::Socket(address)) => Some(Listener::bind(address).map_err(|e| e.to_string())?),
+        _ => None,
+    };
+    let folders = options.allow_dir.clone();
+    let confine = move || if folders.is_empty() { Ok(()) } else { sandbox::allow_only(&folders) };
+    let confined = executor::start_outside(confine).map_err(|e| format!("a thread that opens files: {e}"))?;
+    confined.map_err(|e| format!("--allow-dir: {e}"))?;
+    let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
+    let _pid_file = options.pidfile.as_deref().map(pidfile::write).transpose()?;
+    let waiting = Waiting { listeners, text, signals, credentials };
+    executor.block_on(async move { main(options, begun, waiting).await })
+}
+
+fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
+    let mut all = BTreeMap::new();
+    for wish in wishes {
+        let loaded = Credentials::load(&wish.folder, wish.verify_peer);
+        let loaded = loaded.map_err(|e| format!("TLS credentials '{}': {e}", wish.id))?;
+        if all.insert(wish.id.clone(), loaded).is_some() {
+            return Err(format!("two TLS credentials have the id '{}'", wish.id));
+        }
+    }
+    Ok(all)
+}
+
+/// What is there before the executor, and waits for it.
+struct Waiting {
+    listeners: Vec<Listener>,
+    text: Option<Listener>,
+    signals: Arc<Signals>,
+    credentials: BTreeMap<String, Credentials>,
+}
+
+/// Everything that the command line names, open.
+struct Ready {
+    machine: Option<Rc<Machine>>,
+    control: Rc<Control>,
+    monitor: Monitor,
+    /// Errors of the guest's disks.
+    failed: Waiter,
+    signalled: Waiter,
+}
+
+async fn main(
+    options: Run,
+    begun: Option<Result<Begun, Failure>>,
+    waiting: Waiting,
+) -> Result<ExitCode, Failure> {
+    let mut drives = Vec::new();
+    match make_ready(&options, begun, waiting, &mut drives).await {
+        Ok(ready) => ready.serve(&options).await,
+        Err(failure) => match end::close_drives(&drives).await {
+            Ok(()) => Err(failure),
+            Err(more) => Err(format!("{failure}; {more}")),
+        },
+    }
+}
+
+/// Opens the drives, which are added to `drives` as they come, builds the machine and lets clients in.
+async fn make_ready(
+    options: &Run,
+    begun: Option<Result<Begun, Failure>>,
+    waiting: Waiting,
+    drives: &mut Vec<Rc<Drive>>,
+) -> Result<Ready, Failure> {
+    let Waiting { listeners, text, signals, credentials } = waiting;
+    let user = options.user.as_deref().map(NewUser::find).transpose()?;
+    let events = Events::new();
+    EVENTS.set(Some(events.clone()));
+    let (prepared, suits) = match begun {
+        None => (None, None),
+        Some(Ok(begun)) => (Some(Ok(begun.prepared)), begun.suits),
+        Some(Err(failure)) => (Some(Err(failure)), None),
+    };
+    let opening = async {
+        open_drives(options, &mut *drives).await?;
+        let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
+        let machine = match prepared {
+            None => None,
+            Some(prepared) => Some(build(options, prepared?, drives, &io_errors).await?),
+        };
+        Ok((machine, io_errors))
+    };
+    let ((), (machine, io_errors)) = try_join(suitable(suits), opening).await?;
+    let (machine, devices) = machine.map(|(machine, thread)| (Rc::new(machine), thread)).unzip();
+    // Everything that the command line names is open by now, and no guest has run.
+    if let Some(user) = user {
+        user.enter()?;
+    }
+    if machine.is_none() && options.qmp.is_empty() && options.monitor.is_none() {
+        return Err("there is nothing to do: without a guest, give --qmp or --monitor".into());
+    }
+    let eventfd = |e| format!("eventfd: {e}");
+    let failed = io_errors.waiter().map_err(eventfd)?;
+    let signalled = signals.waiter().map_err(eventfd)?;
+    let jobs = JOBS.with(Rc::clone);
+    let control = Control::new(drives.clone(), machine.clone(), events.clone(), jobs, io_errors);
+    let control = Rc::new(control);
+    control.exports.add_credentials(credentials);
+    let monitor = Monitor::new(control.clone(), events);
+    // What clients are promised from here on is kept.
+    signals.serve();
+    for listener in listeners {
+        monitor.listen(listener).map_err(|e| format!("QMP socket: {e}"))?;
+    }
+    if let Some(listener) = text {
+        monitor.listen_text(listener).map_err(|e| format!("monitor socket: {e}"))?;
+    }
+    if options.monitor == Some(TextMonitor::Stdio) {
+        console::start(&monitor)?;
+    }
+    if let Some(thread) = &devices {
+        end_with(&control, lost(thread), "the thread of the guest's devices panicked".into());
+    }
+    for drive in &control.drives {
+        end_with(&control, drive.lost(), format!("disk '{}': its thread panicked", drive.options.id));
+    }
+    Ok(Ready { machine, control, monitor, failed, signalled })
+}
+
+/// Ends the program with an error when `lost` ends: with a thread went all that it did for the guest, and
+/// nobody who does not look is told of it. The other disks end in order.
+fn end_with(control: &Rc<Control>, lost: impl Future<Output = ()> + 'static, why: String) {
+    let control = control.clone();
+    executor::spawn(async move {
+        lost.await;
+        control.end(End::Broken(why));
+    });
+}
+
+async fn open_drives(options: &Run, drives: &mut Vec<Rc<Drive>>) -> Result<(), Failure> {
+    let exports = Exports::of(options).map_err(|e| e.to_string())?;
+    for drive in options.drive.iter().chain(&options.cdrom) {
+        if drives.iter().any(|other| other.options.id == drive.id) {
+            return Err(format!("two drives have the id '{}'", drive.id));
+        }
+        let (mode, exports) = (options.sandbox.into(), exports.clone());
+        let main = executor::remote();
+        let drive = Drive::open(drive.clone(), mode, exports, main, on_disk_event, on_tray_moved).await;
+        drives.push(drive.map_err(|e| e.to_string())?);
+    }
+    Ok(())
+}
+
+/// Waits until it is known whether the kernel runs on this host's KVM.
+async fn suitable(answer: Option<Reply<Kvm>>) -> Result<(), Failure> {
+    let Some(answer) = answer else { return Ok(()) };
+    match answer.await {
+        Ok(kvm) if !kvm.is_usable() => Err(format!(
+            "{kvm}: boot guests on a host with hardware virtualization (vmx or svm in /proc/cpuinfo), or run disks \
+             alone with --machine none"
+        )),
+        // A probe that panicked has said so; the guest is the better one.
+        _ => Ok(()),
+    }
+}
+
+impl Ready {
+    /// Starts the guest, serves it and its disks until an end is asked for, and ends everything.
+    async fn serve(self, options: &Run) -> Result<ExitCode, Failure> {
+        let Ready { machine, control, monitor, failed, signalled } = self;
+        let told = control.clone();
+        executor::spawn(async move {
+            signalled.wait().await;
+            told.end(End::Quit(ShutdownCause::HostSignal));
+        });
+        let told = control.clone();
+        executor::spawn(async move {
+            loop {
+                failed.wait().await;
+                told.io_failed().await;
+            }
+        });
+        let guest = async {
+            match &machine {
+                Some(machine) => guest_life(machine, &control, options).await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = match select(pin!(guest), pin!(control.ended())).await {
+            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        };
+        end::close(end, machine.clone(), &control, &monitor).await
+    }
+}
+
+/// A machine whose first start has begun.
+struct Begun {
+    prepared: Prepared,
+    /// Whether this host's KVM runs a kernel such as this one, where that is in doubt.
+    suits: Option<Reply<Kvm>>,
+}
+
+fn prepare(options: &Run) -> Result<Begun, Failure> {
+    let boot = boot::choose(options)?;
+    let config = Config {
+        kernel: boot.kernel,
+        initrd: boot.initrd,
+        cmdline: options.cmdline.clone(),
+        cpus: options.cpus,
+        memory: options.memory,
+        sandbox: options.sandbox.into(),
+    };
+    let prepared = Machine::prepare(&config).map_err(|e| e.to_string())?;
+    let probe = || executor::aside("probe", || kvm_probe::kvm().clone());
+    let suits = prepared.is_stock_kernel().then(probe).transpose();
+    Ok(Begun { suits: suits.map_err(|e| format!("a thread: {e}"))?, prepared })
+}
+
+/// Makes the machine with its devices, and tells on which thread those work that are no drives.
+async fn build(
+    options: &Run,
+    prepared: Prepared,
+    drives: &[Rc<Drive>],
+    io_errors: &Arc<IoErrors>,
+) -> Result<(Machine, Remote), Failure> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for drive in drives {
+        if drive.options.cdrom {
+            devices.push(Box::new(VirtioScsi::new(drive.handle.clone(), &drive.options.id)));
+            continue;
+        }
+        let (io_errors, id) = (io_errors.clone(), drive.options.id.clone());
+        let device = VirtioBlk::new(
+            drive.handle.clone(),
+            virtio_blk::Options {
+                size: drive.size,
+                read_only: drive.options.read_only,
+                serial: drive.options.serial.clone(),
+                queues: drive.options.queues,
+                errors: ErrorPolicy {
+                    read: drive.options.on_read_error,
+                    write: drive.options.on_write_error,
+                    tell: Arc::new(move |error| io_errors.push(&id, error)),
+                },
+            },
+        );
+        drive.connect(device.config()).await.map_err(|e| e.to_string())?;
+        devices.push(Box::new(device));
+    }
+    // Behind the drives, whose names in the guest follow their order.
+    let others = devices::start(options)?;
+    devices.extend(others.devices);
+    let default = match options.monitor {
+        Some(TextMonitor::Stdio) => &[Backend::Null],
+        _ => &[Backend::Stdio],
+    };
+    let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
+    let machine = Machine::new(prepared, devices, serial).map_err(|e| e.to_string())?;
+    others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
+    Ok((machine, others.thread))
+}
+
+/// Starts the machine and serves its events until one of them ends the program.
+async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> End {
+    if let Err(e) = machine.start().await {
+        return End::Broken(e.to_string());
+    }
+    // It is stopped, if it was told to before it ran.
+    control.tell_run_state();
+    loop {
+        match machine.event().await {
+            Event::PowerOff => return End::Guest(ShutdownCause::GuestShutdown),
+            Event::Reset if options.on_reset == OnReset::Exit => {
+                return End::Guest(ShutdownCause::GuestReset);
+            }
+            Event::Reset => {
+                if let Err(e) = machine.reset().await {
+                    return End::Broken(e.to_string());
+                }
+                control.events.emit(&event::Reset { guest: true, reason: ShutdownCause::GuestReset });
+                control.tell_run_state();
+            }
+            Event::Panicked => return End::Failed("the guest's kernel panicked".into()),
+            Event::TripleFault => return End::Failed("the guest ended in a triple fault".into()),
+            Event::Failed(why) => return End::Broken(why),
+            Event::Quit => return End::Quit(ShutdownCause::HostUi),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A single-threaded async executor over an `event-manager` loop, with a seeded twin on a virtual
+//! clock for simulation.
+//!
+//! One [`Executor`] owns one thread: its tasks are `!Send`, need no locks, and interleave only at an
+//! `.await`. Inside a task the free functions of this crate ([`spawn`], [`sleep`], [`now`],
+//! [`unblock`], [`AsyncFd::new`]) refer to the executor that runs it. Other threads reach it through
+//! its [`Remote`].
+//!
+//! [`Executor::simulated`] runs the same tasks with a seeded choice of the next ready task and a
+//! clock that jumps to the next timer when nothing is ready, so that a schedule is replayable from
+//! its seed.
+
+mod fd;
+pub mod log;
+mod outside;
+mod pool;
+mod remote;
+mod run;
+pub mod sync;
+mod task;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod timer;
+
+pub use fd::AsyncFd;
+pub use outside::{connecting, outside, start_outside};
+pub use remote::{Gone, Handle, Remote, Reply, lock};
+pub use run::{Executor, before_wait, is_simulated, now, random, remote};
+pub use task::{JoinHandle, spawn, to_the_end, yield_now};
+pub use thread::Thread;
+pub use timer::{sleep, sleep_until, timeout};
+
+/// Runs a closure that may block on a worker thread and awaits its result.
+///
+/// Under simulation the closure runs at once on the calling thread. The closure runs to its end
+/// even when the returned future is dropped, so it must own everything that it touches.
+pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    if is_simulated() {
+        return work();
+    }
+    let pool = run::current().pool.clone();
+    worked(work, |work| pool.run(work)).await
+}
+
+/// Runs a closure that may block on a thread of its own, begun at once; its result is awaited on any
+/// executor, or waited for. A closure that panics answers [`Gone`].
+///
+/// # Errors
+/// Where the kernel gives no thread.
+pub fn aside<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<Reply<T>> {
+    let (reply, receiver) = remote::Reply::pair();
+    std::thread::Builder::new().name(name.into()).spawn(move || reply.send(work()))?;
+    Ok(receiver)
+}
+
+/// Hands `work` to a worker by `run` and awaits its result.
+async fn worked<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    run: impl FnOnce(Box<dyn FnOnce() + Send>),
+) -> T {
+    let (reply, receiver) = remote::Reply::pair();
+    run(Box::new(move || reply.send(work())));
+    match receiver.await {
+        Ok(value) => value,
+        // The sender is dropped unanswered only when `work` panicked.
+        Err(Gone) => panic!("a worker panicked"),
+    }
+}

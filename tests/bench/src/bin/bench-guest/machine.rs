@@ -1,0 +1,209 @@
+//! One guest on one of the two machines.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bench::{Vmm, storage};
+use guest_agent::client::{self, Agent};
+use harness::programs::Programs;
+use harness::{BOOT, CMDLINE, Failure, STEP, images};
+
+use crate::Arguments;
+
+/// Guest RAM in MiB.
+pub const MEMORY: u64 = 256;
+/// What init prints first.
+const GREETING: &str = "init-has-started";
+
+/// What both machines are started from.
+pub struct Stage {
+    programs: Programs,
+    folder: PathBuf,
+    /// One for each machine: each locks its own.
+    images: [PathBuf; 2],
+    direct: bool,
+    aio: String,
+    qemu_machine: String,
+    qemu_aio: String,
+    qemu_iothread: bool,
+}
+
+/// A booted guest, whose machine is killed when this is dropped.
+pub struct Machine {
+    pub agent: Agent<UnixStream>,
+    /// From the machine's start to its init's.
+    pub boot: Duration,
+    child: Child,
+}
+
+impl Stage {
+    /// Makes full raw images.
+    pub fn new(folder: &Path, arguments: &Arguments) -> Result<Self, Failure> {
+        let size = arguments.size << 20;
+        let programs = Programs::ready()?;
+        let images = images::Images::new(&programs.millrace, folder);
+        let images =
+            [images.raw("ours.img", size, &[(0, size)])?, images.raw("theirs.img", size, &[(0, size)])?];
+        Ok(Stage {
+            programs,
+            folder: folder.to_owned(),
+            images,
+            direct: arguments.direct,
+            aio: arguments.aio.clone(),
+            qemu_machine: arguments.qemu_machine.clone(),
+            qemu_aio: arguments.qemu_aio.clone(),
+            qemu_iothread: arguments.qemu_iothread,
+        })
+    }
+
+    /// Waits until nothing of an earlier row is on its way to the storage.
+    pub fn settle(&self) -> Result<(), Failure> {
+        storage::settle(&self.folder)
+    }
+
+    /// Boots a guest and waits for its agent.
+    pub fn boot(&self, vmm: Vmm) -> Result<Machine, Failure> {
+        let name = |what: &str| self.folder.join(format!("{what}-{vmm:?}"));
+        let (socket, log) = (name("agent"), name("log"));
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
+        let cmdline = format!("{CMDLINE} MILLRACE_GREETING={GREETING}");
+        let mut command = match vmm {
+            Vmm::Ours => self.ours(&socket, &cmdline),
+            Vmm::Qemu => self.qemu(&socket, &cmdline)?,
+        };
+        // Standard input and output are the first serial port, the guest's console.
+        let (mut console, other) = UnixStream::pair()?;
+        command.stdin(Stdio::from(OwnedFd::from(other.try_clone()?))).stdout(OwnedFd::from(other));
+        command.stderr(File::create(&log)?);
+        storage::fault_in_free()?;
+        let started = Instant::now();
+        let child = command.spawn().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+        // Else a machine that ends would leave its console open.
+        drop(command);
+        let mut machine = Starting(Some(child));
+        let told = |e: Failure| -> Failure {
+            format!("{vmm:?}: {e}: {}", std::fs::read_to_string(&log).unwrap_or_default()).into()
+        };
+        let boot = greeted(&mut console, started).map_err(told)?;
+        // Nobody reads on; a quiet kernel does not fill the buffer.
+        let mut agent =
+            Agent::connect_unix(&socket, BOOT, client::console_file(&log)).map_err(|e| told(e.into()))?;
+        agent.set_patience(STEP);
+        let child = machine.0.take().ok_or("the machine has gone")?;
+        Ok(Machine { agent, boot, child })
+    }
+
+    fn ours(&self, socket: &Path, cmdline: &str) -> Command {
+        let mut command = Command::new(&self.programs.millrace);
+        command
+            .arg("run")
+            .arg("--kernel")
+            .arg(&self.programs.kernel)
+            .arg("--initrd")
+            .arg(&self.programs.initrd);
+        command.args(["--cmdline", cmdline, "--memory", &format!("{MEMORY}M"), "--serial", "stdio"]);
+        command.args(["--serial", &format!("unix:{}", socket.display()), "--drive"]);
+        let cache = if self.direct { "none" } else { "writeback" };
+        command.arg(format!(
+            "id=disk,file={},format=raw,cache={cache},aio={}",
+            self.images[0].display(),
+            self.aio
+        ));
+        command
+    }
+
+    fn qemu(&self, socket: &Path, cmdline: &str) -> Result<Command, Failure> {
+        let mut command = emulated_host::qemu()?.command();
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-enable-kvm", "-cpu", "host"]);
+        // Without an RTC the kernel would wait for one, for seconds.
+        command.args(["-M", &format!("microvm,rtc=on{}", self.qemu_machine), "-m", &MEMORY.to_string()]);
+        command.arg("-kernel").arg(&self.programs.kernel).arg("-initrd").arg(&self.programs.initrd);
+        command.args(["-append", cmdline, "-serial", "stdio", "-chardev"]);
+        command.arg(format!("socket,id=agent,server=on,wait=off,path={}", socket.display()));
+        command.args(["-device", "isa-serial,chardev=agent,index=1,iobase=0x2f8,irq=3", "-drive"]);
+        let cache = if self.direct { "none" } else { "writeback" };
+        let aio = &self.qemu_aio;
+        command.arg(format!(
+            "if=none,id=disk,format=raw,file={},cache={cache},aio={aio}",
+            self.images[1].display()
+        ));
+        if self.qemu_iothread {
+            command.args([
+                "-object",
+                "iothread,id=io",
+                "-device",
+                "virtio-blk-device,drive=disk,iothread=io",
+            ]);
+        } else {
+            command.args(["-device", "virtio-blk-device,drive=disk"]);
+        }
+        Ok(command)
+    }
+}
+
+/// A machine that is killed if its guest does not come up.
+struct Starting(Option<Child>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // Both fail only where it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Reads the console until init greets.
+fn greeted(console: &mut UnixStream, started: Instant) -> Result<Duration, Failure> {
+    let mut text = Vec::new();
+    let mut chunk = [0; 4096];
+    console.set_read_timeout(Some(BOOT))?;
+    loop {
+        let count = console.read(&mut chunk)?;
+        let now = started.elapsed();
+        text.extend_from_slice(&chunk[..count]);
+        if text.windows(GREETING.len()).any(|window| window == GREETING.as_bytes()) {
+            return Ok(now);
+        }
+        if count == 0 || now > BOOT {
+            return Err(format!("no init; the console: {}", String::from_utf8_lossy(&text)).into());
+        }
+    }
+}
+
+impl Machine {
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has the guest power off, and waits for the machine's end.
+    pub fn end(mut self) -> Result<(), Failure> {
+        self.agent.poweroff()?;
+        let mut status = None;
+        harness::wait_for("the machine to end", STEP, || {
+            status = self.child.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        harness::check(
+            status.is_some_and(|status| status.success()),
+            format!("the machine ends well: {status:?}"),
+        )
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,63 @@
+//! What a tester has: a Debian system on a disk, and a terminal.
+
+use std::process::Command;
+use std::time::Duration;
+
+use emulated_host::Invocation;
+use guest_images::debian::Debian;
+use guest_images::{boot, kernel};
+use harness::images::Images;
+use harness::programs::{Programs, scratch};
+use harness::terminal::Terminal;
+use harness::{Failure, check};
+
+use crate::MIB;
+
+/// A system's start takes a few seconds on hardware, and many times that where all of it is emulated.
+const START: Duration = Duration::from_secs(300);
+
+fn system() -> Debian {
+    Debian { suite: "bookworm".to_owned(), size: 1024 * MIB }
+}
+
+/// Makes the system and what it boots ready while there is a network, and gives them to a command in the emulated host.
+pub fn equip(command: &mut Invocation) -> Result<(), Failure> {
+    let kernel = kernel::find()?;
+    command.files.push(boot::publish(&kernel)?);
+    command.files.push(system().cached(&kernel)?);
+    command.timeout += START;
+    Ok(())
+}
+
+/// `millrace run` with nothing but a disk: it boots to a login, the person logs in and powers off, and the
+/// terminal is what it was before.
+pub fn login_and_power_off() -> Result<(), Failure> {
+    let programs = Programs::ready()?;
+    let kernel = kernel::find()?;
+    let base = system().cached(&kernel)?;
+    let folder = scratch()?;
+    let images = Images::new(&programs.millrace, folder.path());
+    let leaf = images.leaf("leaf.qcow2", (&base.display().to_string(), "raw"))?;
+    let mut command = Command::new(&programs.millrace);
+    command.args(["run", "--sandbox", "strict", "--drive"]);
+    command.arg(format!("id=virtio0,file={},format=qcow2", leaf.display()));
+    let mut terminal = Terminal::run(&mut command)?;
+    terminal.shows(&format!("boots {}", kernel.vmlinuz.display()))?;
+    terminal.shows_within(START, "Linux version")?;
+    terminal.shows_within(START, "millrace login: ")?;
+    check(!terminal.is_as_before()?, "what is typed goes to the guest as it is")?;
+    terminal.press(&["root\r"])?;
+    terminal.shows_within(START, "root@millrace:~# ")?;
+    // Told apart from its echo.
+    terminal.press(&["echo user-$(id -un) disk-$(findmnt -no SOURCE /)\r"])?;
+    terminal.shows("user-root disk-/dev/vda")?;
+    terminal.press(&["poweroff\r"])?;
+    terminal.ended_within(START)?;
+    check(terminal.is_as_before()?, "the terminal is what it was")?;
+    // The other way to end it, at any time.
+    let mut terminal = Terminal::run(&mut command)?;
+    terminal.shows_within(START, "Linux version")?;
+    terminal.press(&["\x01", "x"])?;
+    terminal.ended()?;
+    check(terminal.is_as_before()?, "the terminal is what it was after Ctrl-A x")
+}

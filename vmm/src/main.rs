@@ -1,5 +1,0 @@
-//! The `millrace` program; see `millrace --help`.
-
-fn main() -> std::process::ExitCode {
-    vmm::program::main()
-}
