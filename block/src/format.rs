@@ -1,4 +1,4 @@
-//! Image formats: where the bytes of a disk are in a file, and how they come to be there.
+//! Image formats: the mapping of a disk's bytes to places in a file, and the changes of that mapping.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub(crate) use retire::Reading;
 /// The longest name of a backing file, in bytes, in all formats.
 const MAX_BACKING_NAME: usize = 1023;
 
-/// The formats, by the names that people give them.
+/// An image format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// The bytes of the disk as they are.
@@ -43,8 +43,8 @@ impl Kind {
         }
     }
 
-    /// The copy-on-write format that storage begins like. Only for storage whose content no guest
-    /// chose, or where the answer is checked by other means.
+    /// Returns the copy-on-write format whose magic number storage begins with. Use it only for storage
+    /// whose content no guest chose, or if the result is checked by other means.
     pub(crate) async fn probe(storage: &dyn Storage) -> Result<Option<Kind>> {
         let buf = Buf::new(4);
         storage.read(0, buf.clone()).await?;
@@ -78,21 +78,21 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// Makes the first `len` bytes of what is to become an image read as zeros.
+/// Makes the first `len` bytes of storage that is to become an image read as zeros.
 pub(crate) async fn blank(storage: &dyn Storage, len: u64) -> Result<()> {
     let old = storage.len().min(len);
     storage.truncate(len).await?;
     if old > 0 { storage.punch(0, old).await } else { Ok(()) }
 }
 
-/// What an image holds for a range of the disk.
+/// The content of a range of the disk in one image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum What {
-    /// Nothing: the backing file answers; without one, zeros.
+    /// Nothing: the range reads as the backing file, or as zeros if there is none.
     Absent,
     /// Zeros, without data.
     Zero,
-    /// Data at this offset in the image's storage, for the start of the range.
+    /// Data; the start of the range is at this offset in the image's storage.
     Data(u64),
     /// Data in a compressed cluster of qcow2, from this byte of the cluster on.
     Packed(qcow2::compressed::Packed, u64),
@@ -104,26 +104,26 @@ pub(crate) struct Mapping {
     /// Length in bytes, at least 1.
     pub len: u64,
     pub what: What,
-    /// What a write here has to be aligned to, in bytes: 1 where data can be written in place, else
-    /// the allocation or presence unit, whose old content the writer fills in.
+    /// The alignment that a write here needs, in bytes: 1 if data can be written in place, otherwise the
+    /// allocation or presence unit, whose old content the writer fills in.
     pub granule: u64,
 }
 
-/// What an image says of itself at its beginning.
+/// The properties of an image that stand at its beginning.
 pub(crate) struct Summary {
     /// Size of the disk in bytes.
     pub size: u64,
     pub cluster_size: Option<u64>,
     pub extended_l2: Option<bool>,
     pub backing: Option<Backing>,
-    /// The image was not closed.
+    /// True if the image was not closed.
     pub dirty: bool,
-    /// All that a qcow2 header says.
+    /// The whole header of a qcow2 image.
     pub qcow2: Option<qcow2::header::Header>,
 }
 
 impl Summary {
-    /// Reads no more than the header; nothing is locked or changed.
+    /// Reads only the header; nothing is locked or changed.
     pub(crate) async fn read(storage: &dyn Storage, kind: Kind) -> Result<Self> {
         let named = |e: Error| e.context(storage.name());
         let mut summary = Summary {
@@ -164,19 +164,19 @@ pub(crate) enum Format {
     Qed(Rc<Qed>),
 }
 
-/// Space for clusters that are being written. Nobody sees them before [`Format::commit`]; dropped
-/// without it, the space is given back.
+/// Space for clusters that are being written. Nobody sees them before [`Format::commit`]. If it is dropped
+/// without that, the space is given back.
 pub(crate) struct Reservation {
     /// The range of the disk.
     pub offset: u64,
     pub len: u64,
-    /// Where `offset` is in the storage; the range is contiguous there.
+    /// Offset of the range's start in the storage, where the range is contiguous.
     pub host: u64,
     pub(crate) claim: Claim,
 }
 
 impl Reservation {
-    /// Takes the first `len` bytes off, whole clusters of a reservation that begins with one.
+    /// Splits off the first `len` bytes, whole clusters of a reservation that begins with one.
     pub(crate) fn split_front(&mut self, len: u64) -> Reservation {
         let fresh = self.claim.fresh.as_mut().map(|fresh| {
             let front = fresh.start..fresh.start + len;
@@ -192,7 +192,7 @@ impl Reservation {
     }
 }
 
-/// Host clusters that were allocated for a reservation; dropped with them, they are given back.
+/// Host clusters that were allocated for a reservation. If they are dropped with it, they are given back.
 pub(crate) struct Claim {
     pub(crate) image: Rc<dyn Owner>,
     pub(crate) fresh: Option<Range<u64>>,
@@ -200,7 +200,7 @@ pub(crate) struct Claim {
 
 /// An image that takes host clusters back.
 pub(crate) trait Owner {
-    /// Frees clusters once the next commit has made the disappearance of their reference durable.
+    /// Frees clusters once the next commit has removed the reference to them durably.
     fn free_later(&self, range: Range<u64>);
 }
 
@@ -216,12 +216,12 @@ impl Drop for Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Backing {
     pub name: String,
-    /// `None` where it is not recorded. Never to be guessed: the guest wrote the file's content.
+    /// `None` if it is not recorded. It must never be guessed: a guest wrote the file's content.
     pub format: Option<String>,
 }
 
 impl Format {
-    /// Reads the metadata of an image; for writing, repairs it where the format asks for that.
+    /// Reads the metadata of an image. For writing, also repairs it if the format requires that.
     pub(crate) async fn open(storage: Rc<dyn Storage>, kind: Kind, writable: bool) -> Result<Self> {
         Ok(match kind {
             Kind::Raw => Format::Raw(Raw::new(storage)),
@@ -247,7 +247,7 @@ impl Format {
         }
     }
 
-    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    /// Until the returned value is dropped, host clusters seen in a map are neither given back nor reused.
     pub(crate) fn reading(&self) -> Option<Reading> {
         match self {
             Format::Raw(_) => None,
@@ -274,7 +274,7 @@ impl Format {
         }
     }
 
-    /// The first run of `[offset, offset + len)`, which lies inside of the disk.
+    /// Returns the first run of `[offset, offset + len)`, which must lie inside of the disk.
     pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
         match self {
             Format::Raw(raw) => raw.map(offset, len).await,
@@ -283,7 +283,7 @@ impl Format {
         }
     }
 
-    /// Reads from a compressed cluster that a map named, starting at byte `within` of it.
+    /// Reads from a compressed cluster that a map returned, starting at byte `within` of it.
     pub(crate) async fn read_packed(
         &self,
         packed: qcow2::compressed::Packed,
@@ -296,7 +296,7 @@ impl Format {
         }
     }
 
-    /// Takes space for a range aligned to its granule, or for the first part of it.
+    /// Reserves space for a range aligned to its granule, or for the first part of it.
     pub(crate) async fn reserve(&self, offset: u64, len: u64) -> Result<Reservation> {
         match self {
             Format::Raw(raw) => Err(raw.never_allocates()),
@@ -305,7 +305,7 @@ impl Format {
         }
     }
 
-    /// Makes what was written to a reservation the content of its range.
+    /// Makes the data that was written to a reservation the content of its range.
     pub(crate) async fn commit(&self, reservation: Reservation) -> Result<()> {
         match self {
             Format::Raw(raw) => Err(raw.never_allocates()),
@@ -314,9 +314,9 @@ impl Format {
         }
     }
 
-    /// Makes a range read as zeros without the backing file. `Unsupported` where the format has no
-    /// such clusters. The range is aligned to the presence unit, but for its end at the disk's end.
-    /// Without `unmap`, qcow2 and QED keep the space that they have, for later writes, and raw keeps or takes
+    /// Makes a range read as zeros without the backing file. Fails with `Unsupported` if the format has no
+    /// such clusters. The range is aligned to the presence unit, but may end at the disk's end. Without
+    /// `unmap`, qcow2 and QED keep the space that they have, for later writes, and raw keeps or allocates
     /// it.
     pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         match self {
@@ -328,8 +328,8 @@ impl Format {
         }
     }
 
-    /// Lets go of whole clusters, which read as zeros or as before afterwards. `Unsupported` if the format or
-    /// its storage cannot.
+    /// Discards whole clusters, which read as zeros or as before afterwards. Fails with `Unsupported` if
+    /// the format or its storage cannot do that.
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         match self {
             Format::Raw(raw) => raw.discard(offset, len).await,
@@ -353,8 +353,8 @@ impl Format {
         }
     }
 
-    /// Makes the format ready for a disk of `size` bytes, more than now: ranges up to there can be
-    /// written and made zero.
+    /// Prepares the format for a disk of `size` bytes, more than now: ranges up to there can be written
+    /// and made zero.
     pub(crate) async fn make_room(&self, size: u64) -> Result<()> {
         match self {
             Format::Raw(_) => Ok(()),
@@ -363,7 +363,7 @@ impl Format {
         }
     }
 
-    /// Makes `size`, for which there is room, the disk's size, durably.
+    /// Sets the disk's size durably. [`Format::make_room`] must have made room for it.
     pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
         match self {
             Format::Raw(raw) => raw.set_size(size).await,
@@ -390,7 +390,7 @@ impl Format {
         }
     }
 
-    /// Checks that [`Format::set_backing`] can record this one in the header as it is now.
+    /// Fails if [`Format::set_backing`] cannot record this backing file in the header as it is now.
     pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
         if matches!(self, Format::Raw(_)) {
             return Err(Error::new(ErrorKind::Unsupported, "a raw image has no backing file"));
@@ -407,7 +407,8 @@ impl Format {
         }
     }
 
-    /// Records durably that there is another backing file, which says the same of every absent cluster.
+    /// Records durably that there is another backing file, which must read the same at every absent
+    /// cluster.
     pub(crate) async fn set_backing(&self, backing: Backing) -> Result<()> {
         match self {
             Format::Raw(raw) => Err(raw.never_allocates()),
@@ -425,8 +426,9 @@ impl Format {
         }
     }
 
-    /// Makes clusters that were freed usable; whether any came back since `before`. Must not be called by who
-    /// holds a lock on clusters, or a [`Reading`] of this image.
+    /// Makes freed clusters usable. Returns true if any came back since `before`, a result of
+    /// [`Format::given_back`]. Must not be called while holding a lock on clusters, or a [`Reading`] of
+    /// this image.
     pub(crate) async fn reclaim(&self, before: u64) -> bool {
         match self {
             Format::Raw(_) => false,

@@ -1,4 +1,4 @@
-//! System calls on files, awaited: io_uring where the kernel grants it, else worker threads.
+//! File operations as futures: over io_uring if the kernel grants it, otherwise on worker threads.
 
 use std::fs::File;
 use std::io;
@@ -12,10 +12,10 @@ mod ring;
 
 use ring::Ring;
 
-/// How file operations are handed to the kernel.
+/// The way in which file operations are handed to the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Aio {
-    /// io_uring, or threads where it is refused.
+    /// io_uring, or threads if it is refused.
     #[default]
     IoUring,
     /// Worker threads.
@@ -34,7 +34,7 @@ pub enum Engine {
 /// The most segments that one system call takes (IOV_MAX).
 const MAX_SEGMENTS: usize = 1024;
 
-/// Returns whether this kernel grants a ring as an [`Engine`] uses one.
+/// Checks that this kernel grants a ring as an [`Engine`] uses it.
 ///
 /// # Errors
 /// Fails with the kernel's error if a restricted ring is refused.
@@ -42,12 +42,13 @@ pub(crate) fn ring_is_offered() -> io::Result<()> {
     ring::restricted().map(drop)
 }
 
-/// What an operation uses, on its way to a worker thread and back. Lost on the way, it is never freed:
-/// the executor ended, and nobody may count its references any more.
+/// The file and the buffer of an operation, on their way to a worker thread and back. If they do not come
+/// back they are never freed: the executor has ended, and nobody may touch their reference counts any
+/// more.
 struct Crossing(ManuallyDrop<(Rc<File>, Option<Buf>)>);
 
-// SAFETY: what crosses is not `Send` for the sake of its reference counts alone. The worker neither
-// clones nor drops it, and it is taken apart only back on the owning thread.
+// SAFETY: only its reference counts keep the content from being `Send`. The worker neither clones nor
+// drops it, and it is taken apart only back on the owning thread.
 unsafe impl Send for Crossing {}
 
 impl Crossing {
@@ -62,7 +63,7 @@ impl Crossing {
 }
 
 impl Engine {
-    /// The engine for the executor that runs the caller.
+    /// Makes the engine for the executor that runs the caller. Uses threads if io_uring is refused.
     pub fn new(aio: Aio) -> Self {
         if aio == Aio::Threads {
             return Engine::Threads;
@@ -76,7 +77,7 @@ impl Engine {
         }
     }
 
-    /// Reads some of `buf`; 0 at the file's end.
+    /// Reads into some of `buf`. Returns the number of bytes read, 0 at the file's end.
     pub(crate) async fn read(&self, file: &Rc<File>, offset: u64, buf: &Buf) -> io::Result<usize> {
         match self {
             Engine::Ring(ring) => ring.read(file, offset, buf.clone()).await,
@@ -91,7 +92,7 @@ impl Engine {
         }
     }
 
-    /// Writes some of `buf`.
+    /// Writes some of `buf`. Returns the number of bytes written.
     pub(crate) async fn write(&self, file: &Rc<File>, offset: u64, buf: &Buf) -> io::Result<usize> {
         match self {
             Engine::Ring(ring) => ring.write(file, offset, buf.clone()).await,
@@ -117,7 +118,7 @@ impl Engine {
         }
     }
 
-    /// fallocate(2).
+    /// Does what fallocate(2) does.
     pub(crate) async fn fallocate(
         &self,
         file: &Rc<File>,
@@ -137,15 +138,15 @@ impl Engine {
     }
 }
 
-/// Makes a system call on a worker, again where a signal interrupted it.
+/// Makes a system call on a worker, and repeats it if a signal interrupts it.
 async fn on_worker(
     file: &Rc<File>,
     buf: Option<&Buf>,
     call: impl Fn(&Crossing) -> isize + Send + 'static,
 ) -> io::Result<usize> {
     let crossing = Crossing(ManuallyDrop::new((file.clone(), buf.cloned())));
-    // The task that awaits is detached from the caller: dropped half way, it still gets the buffer
-    // back on this thread.
+    // A task of its own, so that the buffer comes back to this thread even if the caller is dropped half
+    // way.
     let task = executor::spawn(async move {
         let (crossing, result) = executor::unblock(move || {
             let crossing = crossing;

@@ -1,9 +1,9 @@
-//! The simulator's storage: files in memory whose delays, failures and power cuts come from a seed, and which
-//! are what file systems and devices are: with sectors, of fixed size, without holes.
+//! The simulator's storage: files in memory whose delays, failures and power cuts come from a seed. They
+//! can have the properties of real file systems and devices: sectors, a fixed size, no holes.
 //!
-//! It runs under [`executor::Executor::simulated`], so a whole schedule is replayable from its number. What
-//! lies between bytes and blocks is the same code as for files and exports (`storage/bytes.rs`); a
-//! [`SimFile`] is what the kernel is to them, and refuses what a kernel would.
+//! It runs under [`executor::Executor::simulated`], so that a whole schedule can be replayed from its
+//! seed. The code between bytes and blocks is the same as for files and exports (`storage/bytes.rs`); a
+//! [`SimFile`] stands in the place of the kernel, and refuses what a kernel would refuse.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,51 +22,53 @@ mod medium;
 pub use file::SimFile;
 use medium::Power;
 
-/// What a simulated file does wrong, each drawn anew for every operation.
+/// The faults of a simulated file, each drawn anew for every operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// Reads that fail, of 1000.
+    /// Reads that fail, out of 1000.
     pub read: u32,
-    /// Writes that fail, of 1000; a failed write may have written any of its sectors.
+    /// Writes that fail, out of 1000; a failed write may have written some of its first sectors.
     pub write: u32,
-    /// Syncs that fail, of 1000.
+    /// Syncs that fail, out of 1000.
     pub sync: u32,
-    /// The length beyond which nothing can be written (`NoSpace`).
+    /// The length in bytes beyond which nothing can be written (`NoSpace`).
     pub limit: Option<u64>,
-    /// The bytes that cannot be read: start and end.
+    /// The range of bytes that cannot be read: start and end.
     pub bad: Option<(u64, u64)>,
-    /// The longest time that an operation takes, in microseconds. 0: none waits.
+    /// The upper limit of an operation's delay, in microseconds; with 0, no operation waits.
     pub delay: u64,
 }
 
-/// How ranges come from one simulated file to another without a way through the caller's memory.
+/// The way in which ranges are copied between simulated files, without passing through the caller's
+/// memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Sharing {
-    /// Shared, copied or refused, as it comes.
+    /// Shares, copies or refuses, at random.
     #[default]
     Mixed,
     /// The file system shares blocks, and takes any range of whole blocks.
     Always,
-    /// It does not.
+    /// The file system never shares blocks.
     Never,
 }
 
-/// What kind of thing a simulated file is. It holds for openings from then on.
+/// The properties of a simulated file. They hold for openings from then on.
 #[derive(Clone, Copy, Debug)]
 pub struct Nature {
-    /// What offsets, lengths and memory must be multiples of, as under O_DIRECT: a power of two. 1: nothing.
+    /// The alignment of offsets, lengths and memory in bytes, as under O_DIRECT: a power of two, 1 for
+    /// none.
     pub alignment: u64,
-    /// A block device: it keeps its length and takes no byte behind it.
+    /// True for a block device, which keeps its length and takes no byte past it.
     pub fixed: bool,
-    /// Takes space ahead of its use (fallocate).
+    /// True if it can allocate space ahead of its use (fallocate).
     pub allocates: bool,
-    /// Punches holes.
+    /// True if it can punch holes.
     pub punches: bool,
-    /// Makes a range read as zeros and keeps its space.
+    /// True if it can make a range read as zeros and keep its space.
     pub zeroes: bool,
-    /// How it copies from others.
+    /// The way in which it copies from others.
     pub sharing: Sharing,
-    /// Operations of others come between what an operation does and its end.
+    /// True if operations of others can come between an operation's effect and its end.
     pub late: bool,
 }
 
@@ -98,12 +100,12 @@ impl SimDir {
         Rc::default()
     }
 
-    /// An empty folder, whose files are of this nature.
+    /// An empty folder, whose files have these properties.
     pub fn of(nature: Nature) -> Rc<Self> {
         Rc::new(SimDir { nature: Cell::new(nature), ..SimDir::default() })
     }
 
-    /// Adds a file, in the place of one of the same name.
+    /// Adds a file. It replaces one of the same name.
     pub fn add(&self, name: &str, content: Vec<u8>) -> Rc<SimFile> {
         let file = SimFile::powered(name, content, self.nature.get(), self.power.clone());
         self.files.borrow_mut().insert(name.to_owned(), file.clone());
@@ -116,12 +118,12 @@ impl SimDir {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: no such simulated file")))
     }
 
-    /// Cuts the power at the `n`-th change of any file from now: from there on every operation fails.
+    /// Cuts the power at the `n`-th change of any file from now on: every operation fails from then on.
     pub fn cut_after(&self, n: u64) {
         self.power.cut_after(n);
     }
 
-    /// All files as a power cut leaves them, in a new folder.
+    /// Returns a new folder with all files as a power cut would leave them.
     pub fn after_power_cut(&self) -> Rc<Self> {
         let next = SimDir::of(self.nature.get());
         for (name, file) in &*self.files.borrow() {
@@ -144,7 +146,7 @@ impl Opener for SimDir {
             Use::refuse_any(&*old)?;
         }
         match self.get(name) {
-            // A device is not made, and keeps what is on it.
+            // A device is not created anew, and keeps its content.
             Ok(device) if device.nature().fixed => Ok(device),
             _ => Ok(self.add(name, Vec::new()).open()),
         }

@@ -1,4 +1,4 @@
-//! What lies between bytes and blocks, where nothing else of the block layer hides it.
+//! The code between bytes and blocks, where nothing else of the block layer hides its faults.
 
 use std::rc::Rc;
 
@@ -26,8 +26,8 @@ fn runs(seeds: u64, scenario: impl AsyncFn() + Clone + 'static) {
     }
 }
 
-/// A small write, which is widened to a block, beside a copy and an allocation behind it: the file is
-/// longer than anybody knows while those are at work.
+/// A small write, which is widened to a block, beside a copy and an allocation behind it: while those are
+/// at work, the file is longer than its known length.
 #[test]
 fn what_others_put_behind_a_widened_write_is_not_cut_off() {
     runs(200, async || {
@@ -63,7 +63,7 @@ fn what_others_put_behind_a_widened_write_is_not_cut_off() {
     });
 }
 
-/// The end is where it was asked to be, by a sync, or at the latest when the file is closed.
+/// The file ends where it should after a sync, or at the latest when it is closed.
 #[test]
 fn an_end_inside_of_a_block_is_kept() {
     for synced in [true, false] {
@@ -82,7 +82,7 @@ fn an_end_inside_of_a_block_is_kept() {
     }
 }
 
-/// Whoever gave up the leaf's lock knows nothing of the file's end any more.
+/// An opening that gave up the leaf's lock no longer knows the file's end.
 #[test]
 fn a_file_that_was_handed_on_is_not_cut() {
     runs(1, async || {
@@ -98,7 +98,7 @@ fn a_file_that_was_handed_on_is_not_cut() {
     });
 }
 
-/// A resize and a write to the last, partial block: the file is as long as was answered.
+/// A resize and a write to the last, partial block: the file keeps the length that the resize gave it.
 #[test]
 fn a_file_that_grows_under_a_write_to_its_last_block_keeps_its_new_length() {
     runs(100, async || {
@@ -135,7 +135,7 @@ fn neighbours_in_one_block_keep_what_each_of_them_did() {
     });
 }
 
-/// Large requests at every misalignment, in pieces; storage that does nothing but write.
+/// Large requests at every misalignment, in pieces, also on storage that can do nothing but write.
 #[test]
 fn any_range_of_bytes_on_storage_of_any_nature() {
     for (punches, zeroes, allocates) in [(true, true, true), (false, false, false), (false, true, true)] {

@@ -1,7 +1,7 @@
-//! The only door to the world: a named, flat run of bytes.
+//! Storage: named, flat sequences of bytes, through which the block layer does all of its I/O.
 //!
-//! Nothing above this trait sees a file descriptor, and everything in it exists in the simulator
-//! ([`crate::sim`]) too.
+//! Nothing above [`Storage`] sees a file descriptor, and the simulator ([`crate::sim`]) implements all of
+//! the trait too.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ pub(crate) mod bytes;
 pub mod file;
 pub mod nbd;
 
-/// A run of bytes that is all data, or all hole.
+/// A run of bytes that is all data or all hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
     /// Its length in bytes, at least 1.
@@ -22,125 +22,129 @@ pub struct Extent {
     pub data: bool,
 }
 
-/// How a range came to hold what another storage has.
+/// The way in which [`Storage::copy_from`] filled a range.
 #[derive(Clone, Debug)]
 pub enum Transfer {
     /// Both share the blocks.
     Shared,
-    /// The bytes were written, but for these ranges, relative to its start and in order, which are zero.
+    /// The bytes were written, except for ranges that are all zero in the source and were left out.
     Written {
-        /// Multiples of the caller's unit.
+        /// The ranges left out: in order, relative to the start of the copy, in multiples of the caller's
+        /// unit.
         zero: Vec<Range<u64>>,
     },
-    /// Only the first `len` bytes were written so; then this failed.
+    /// Only the first `len` bytes were copied, as in `Written`; then an error occurred.
     Stopped {
-        /// In bytes, less than was asked for.
+        /// The length copied, in bytes; less than was asked for.
         len: u64,
-        /// As above.
+        /// The ranges left out, as in `Written`; they may reach past `len`.
         zero: Vec<Range<u64>>,
-        /// Marked where it is the source's.
+        /// The error, marked as the source's if reading failed.
         error: Error,
     },
 }
 
-/// Tells one storage object from another: the same file has the same identity by whatever name.
+/// Identifies a storage object: a file has the same identity under all its names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// The device that holds it.
+    /// Number of the device that holds it, or of the block device itself.
     pub device: u64,
-    /// Its number there.
+    /// Number of the object on that device.
     pub inode: u64,
 }
 
-/// What a user of an image holds and what it denies to others, as QEMU's image locks say it.
+/// The permissions on an image that its user holds and denies to others, as in QEMU's image locks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lock {
-    /// Nothing.
+    /// Holds and denies nothing.
     None,
-    /// Whoever only looks at a file that others may be writing: reads, and denies nothing.
+    /// For inspecting a file that others may be writing: reads, and denies nothing.
     Look,
-    /// A backing file: reads, and denies others to write and resize.
+    /// For a backing file: reads, and denies writing and resizing to others.
     Backing,
-    /// A leaf: reads, writes and resizes, and denies others to write and resize.
+    /// For a leaf: reads, writes and resizes, and denies writing and resizing to others.
     Leaf,
 }
 
-/// A file, a block device, memory, a network export or a simulated device.
+/// A file, a block device, a network export or a simulated device.
 ///
-/// Offsets and lengths are in bytes. The caller bounds them by what the image's format says; an
-/// implementer may rely on `offset + len` not to overflow. Any number of operations may be in flight;
-/// overlapping ones have no order. A dropped future abandons the result, not the operation: its
-/// buffer stays alive until the operation has ended.
+/// Offsets and lengths are in bytes. The caller keeps them within what the image's format allows; an
+/// implementer may rely on `offset + len` not overflowing. Any number of operations may be in flight;
+/// overlapping ones have no order. A dropped future abandons the result, not the operation: its buffer
+/// stays alive until the operation has ended.
 #[async_trait(?Send)]
 pub trait Storage {
-    /// The name by which people know it, for messages: a file's path.
+    /// The name to show in messages: a file's path, or a URI.
     fn name(&self) -> &str;
 
-    /// Its length as its user knows it. What failed may have left more behind that, which reads as anything
-    /// until [`Storage::truncate`] sets the length.
+    /// The length in bytes, as the storage's user knows it. A failed operation may have left bytes past
+    /// this end; their content is undefined until [`Storage::truncate`] sets the length.
     fn len(&self) -> u64;
 
-    /// Whether it is empty.
+    /// Returns true if the length is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Reads the whole of `buf`; what lies past the end reads as zeros.
+    /// Reads the whole of `buf`; bytes past the end read as zeros.
     async fn read(&self, offset: u64, buf: Buf) -> Result<()>;
 
-    /// Writes the whole of `buf`, growing the storage where needed and possible.
+    /// Writes the whole of `buf`, growing the storage if needed and possible.
     async fn write(&self, offset: u64, buf: Buf) -> Result<()>;
 
-    /// Makes every write that completed before this call durable (fdatasync). Once it has failed it
-    /// fails for ever: nobody knows then which writes were lost.
+    /// Makes every write that completed before this call durable (fdatasync). Once it has failed, it
+    /// always fails: nobody knows which writes were lost.
     async fn sync(&self) -> Result<()>;
 
-    /// Whether its length is not ours to change: a block device, an NBD export.
+    /// Returns true if we cannot change the length, as with a block device or an NBD export.
     fn is_fixed(&self) -> bool {
         false
     }
 
-    /// Whether asking for space ahead of its use is worth it.
+    /// Returns true if it pays to allocate space ahead of its use.
     fn gains_from_space_ahead(&self) -> bool {
         true
     }
 
-    /// Sets the length. What is fixed takes any that it has room for, and stays as it is.
+    /// Sets the length. Storage of fixed length accepts any length that it has room for, and keeps its
+    /// own.
     async fn truncate(&self, len: u64) -> Result<()>;
 
-    /// Asks for space for a range, whose unwritten bytes read as zeros; grows the length to its end.
-    /// `Unsupported` where the storage cannot; the caller goes on without.
+    /// Allocates space for a range, whose unwritten bytes read as zeros, and grows the length to the
+    /// range's end. Fails with `Unsupported` if the storage cannot do that; the caller then goes on
+    /// without.
     async fn allocate(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Makes a range read as zeros and gives its space back where possible. The length stays.
+    /// Makes a range read as zeros, and gives its space back if possible. The length does not change.
     async fn punch(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Makes a range read as zeros and keeps its space, or takes it, where the storage can. The length stays.
+    /// Makes a range read as zeros, and keeps or allocates its space if the storage can. The length does
+    /// not change.
     async fn zero(&self, offset: u64, len: u64) -> Result<()> {
         self.punch(offset, len).await
     }
 
-    /// Gives the space of a range back if that takes no writing. What is given back reads as zeros, the rest
-    /// as before; only of an NBD export its server decides. The length stays. `Unsupported` if the storage
-    /// cannot.
+    /// Gives the space of a range back if that needs no writing. The parts given back read as zeros, the
+    /// others as before; for an NBD export, its server decides what they read as. The length does not
+    /// change. Fails with `Unsupported` if the storage cannot give space back.
     async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
         let _ = (offset, len);
         Err(Error::new(ErrorKind::Unsupported, format!("{}: space cannot be given back", self.name())))
     }
 
-    /// As [`Storage::unmap`], of what nobody refers to: the range holds anything afterwards.
+    /// As [`Storage::unmap`], for a range that nothing refers to: its content is undefined afterwards.
     async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.unmap(offset, len).await
     }
 
-    /// The run of one kind at `offset`, no longer than `len`. Past the end all is hole. Where the
-    /// storage does not know, all is data.
+    /// Returns the extent at `offset`, at most `len` bytes long. Everything past the end is a hole.
+    /// Storage that cannot tell reports data.
     async fn map(&self, offset: u64, len: u64) -> Result<Extent>;
 
-    /// Makes a range hold what `source` has without a way through the caller's memory. `None` where that
-    /// is not possible: the target range holds anything then, and the caller copies by itself. The range
-    /// lies inside of `source`; whole multiples of `unit` bytes from its start on that are all zero may be
-    /// left out, and hold anything then.
+    /// Copies a range of `source` to `to` without passing the data through the caller's memory. Returns
+    /// `None` if that is not possible: the content of the target range is undefined then, and the caller
+    /// copies by itself. The range lies inside of `source`. Whole multiples of `unit` bytes, counted from
+    /// its start, that are all zero may be left out; the target's content there is undefined.
     async fn copy_from(
         &self,
         source: &dyn Storage,
@@ -153,38 +157,38 @@ pub trait Storage {
         Ok(None)
     }
 
-    /// Whether [`Storage::copy_from`] is worth a trial.
+    /// Returns true if [`Storage::copy_from`] is worth trying.
     fn can_copy_from(&self, source: &dyn Storage) -> bool {
         let _ = source;
         false
     }
 
-    /// Itself, for an implementer that knows how to copy from its own kind.
+    /// Returns itself, for an implementer that can copy from its own type.
     fn as_any(&self) -> &dyn std::any::Any;
 
     /// Changes the locks held to exactly `lock`.
     ///
     /// # Errors
-    /// `Locked` where another process denies it; what was held before is then still held.
+    /// `Locked` if another process denies it; the locks held before are then still held.
     fn lock(&self, lock: Lock) -> Result<()>;
 
-    /// How many bytes of its host's storage it takes, where that can be known.
+    /// Returns the space that it takes on its host's storage, in bytes, if that can be known.
     fn space(&self) -> Option<u64> {
         None
     }
 
-    /// Takes the locks of `lock`, and lets `before`, the same object opened another time, hold none:
-    /// in between, others see one or the other.
+    /// Moves the locks over from `before`, the same object opened another time: takes those of `lock`, and
+    /// leaves `before` with none. At every moment, others see the locks of at least one of the two.
     ///
     /// # Errors
-    /// `Locked` where another process denies it; what `before` held is then still held.
+    /// `Locked` if another process denies it; the locks that `before` held are then still held.
     fn lock_after(&self, before: &dyn Storage, lock: Lock) -> Result<()> {
         before.lock(lock)?;
         self.lock(lock)?;
         before.lock(Lock::None)
     }
 
-    /// Which object this is, where that can be known.
+    /// Returns the identity of this object, if it can be known.
     fn identity(&self) -> Option<Identity>;
 
     /// Makes the name itself durable: syncs the directory that holds the file.

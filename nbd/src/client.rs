@@ -1,8 +1,8 @@
 //! The client side: [`negotiate`] with a server, then a [`Client`] with any number of requests in flight.
 //!
 //! Nothing that a server sends is trusted: the length of each message is checked against what was asked
-//! before it is read, data go only to where a request wants them, and a server that breaks the protocol
-//! is hung up on.
+//! before it is read, data are only written to the memory of their request, and a server that breaks the
+//! protocol is hung up on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,20 +26,20 @@ mod tests;
 
 pub use negotiate::{NegotiateError, Offer, Terms, negotiate};
 
-/// Requests in flight at once; more wait their turn.
+/// The most requests in flight at once; further requests wait.
 pub const MAX_IN_FLIGHT: u64 = 128;
 
 /// The factor of the time-out for requests whose duration the client cannot foresee: flush, write zeroes,
 /// trim.
 pub const SLOW: u32 = 10;
 
-/// Why a request has no good answer.
+/// The reason why a request failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The server said no.
+    /// The server refused it.
     #[error(transparent)]
     Refused(#[from] Error),
-    /// The connection ended first; whether the request was done is not known.
+    /// The connection ended first; it is not known whether the request was done.
     #[error("{0}")]
     Disconnected(Rc<str>),
 }
@@ -49,17 +49,17 @@ pub enum RequestError {
 pub struct Status {
     /// Its length in bytes, at least 1.
     pub len: u32,
-    /// It reads as zeros.
+    /// True if it reads as zeros.
     pub zero: bool,
 }
 
-/// A request whose answer is not whole yet.
+/// A request whose answer is not complete yet.
 struct Pending {
     request: Request,
-    /// Where a read's data go; what a write sends lives as long.
+    /// The memory that a read fills; the data of a write, held as long.
     buf: Option<Buf>,
     answer: Option<OneSender<Result<Vec<Status>, Error>>>,
-    /// What of a read has arrived: from, to; both relative to the request.
+    /// The ranges of a read that have arrived: from, to; both relative to the request.
     arrived: BTreeMap<u32, u32>,
     status: Vec<Status>,
     error: Option<Error>,
@@ -72,11 +72,11 @@ struct Shared {
     terms: Terms,
     outbox: Outbox<()>,
     pending: RefCell<BTreeMap<u64, Pending>>,
-    /// Answers that are not whole yet.
+    /// The number of answers that are not complete yet.
     owed: Cell<u64>,
     cookie: Cell<u64>,
     slots: Rc<Semaphore>,
-    /// When a request was last answered, or the first one asked.
+    /// The time of the last answer, or of the first request while none was due.
     progress: Cell<Duration>,
     end: RefCell<Option<Rc<str>>>,
     ended: Event,
@@ -86,12 +86,12 @@ struct Shared {
 pub struct Client(Rc<Shared>);
 
 impl Client {
-    /// Goes on where the negotiation ended. A server that answers nothing for `patience` while it owes
-    /// answers is hung up on; it has [`SLOW`] times as long while a flush, or a range to zero or to trim, is
-    /// among them.
+    /// Continues where the negotiation ended. A server that answers nothing for `patience` while answers
+    /// are due is hung up on; it has [`SLOW`] times as long while a flush, or a range to zero or to
+    /// trim, is among them.
     ///
     /// # Errors
-    /// What the host says of the descriptor.
+    /// The host's error for the descriptor.
     pub fn new(connection: &Connection, offer: Offer, patience: Duration) -> std::io::Result<Self> {
         let shared = Rc::new(Shared {
             link: Link::new(connection, offer.carried)?,
@@ -122,19 +122,19 @@ impl Client {
         Ok(Client(shared))
     }
 
-    /// What was agreed on.
+    /// Returns the negotiated properties of the export.
     pub fn terms(&self) -> &Terms {
         &self.0.terms
     }
 
-    /// Reads into the whole of `buf`, which no one request can be too long for: see
+    /// Reads into the whole of `buf`, which must not be too long for one request: see
     /// [`Terms::max_payload`].
     pub async fn read(&self, offset: u64, buf: Buf) -> Result<(), RequestError> {
         let len = buf.len() as u32;
         self.request(0, command::READ, offset, len, Some(buf)).await.map(drop)
     }
 
-    /// Writes the whole of `buf`.
+    /// Writes the whole of `buf`, with the same limit.
     pub async fn write(&self, offset: u64, buf: Buf) -> Result<(), RequestError> {
         let len = buf.len() as u32;
         self.request(0, command::WRITE, offset, len, Some(buf)).await.map(drop)
@@ -145,31 +145,31 @@ impl Client {
         self.request(0, command::FLUSH, 0, 0, None).await.map(drop)
     }
 
-    /// Makes a range read as zeros. With `may_unmap` the server may give its space back; without, it is to
-    /// keep or to take it (NBD_CMD_FLAG_NO_HOLE).
+    /// Makes a range read as zeros. With `may_unmap` the server may give its space back; without, the
+    /// range must have space afterwards (NBD_CMD_FLAG_NO_HOLE).
     pub async fn write_zeroes(&self, offset: u64, len: u32, may_unmap: bool) -> Result<(), RequestError> {
         let flags = if may_unmap { 0 } else { flag::NO_HOLE };
         self.request(flags, command::WRITE_ZEROES, offset, len, None).await.map(drop)
     }
 
-    /// Says that a range is not needed any more. What it reads as afterwards, the server decides. Only if
-    /// [`Terms::can_trim`].
+    /// Tells the server that a range is not needed any more; the server decides what it reads as
+    /// afterwards. Must be called only if [`Terms::can_trim`].
     pub async fn trim(&self, offset: u64, len: u32) -> Result<(), RequestError> {
         self.request(0, command::TRIM, offset, len, None).await.map(drop)
     }
 
-    /// The runs at `offset`: at least one, together no longer than `len`. Only where
+    /// Returns the runs at `offset`: at least one, together no longer than `len`. Must be called only if
     /// [`Terms::has_status`].
     pub async fn block_status(&self, offset: u64, len: u32) -> Result<Vec<Status>, RequestError> {
         self.request(0, command::BLOCK_STATUS, offset, len, None).await
     }
 
-    /// Why it has ended, where it has.
+    /// Returns the reason why the transmission has ended, if it has.
     pub fn end(&self) -> Option<Rc<str>> {
         self.0.end.borrow().clone()
     }
 
-    /// Waits for the end. The future does not keep the client alive.
+    /// Waits for the end and returns its reason. The future does not keep the client alive.
     pub fn ended(&self) -> impl Future<Output = Rc<str>> + use<> {
         let shared = self.0.clone();
         async move {
@@ -182,7 +182,7 @@ impl Client {
         }
     }
 
-    /// Ends it: requests in flight are answered with `Disconnected`.
+    /// Ends the transmission: requests in flight fail with `Disconnected`.
     pub fn hang_up(&self, why: &str) {
         self.0.finish(why);
     }
@@ -220,7 +220,7 @@ impl Client {
         }
         shared.pending.borrow_mut().insert(cookie, pending);
         if shared.outbox.push(vec![Message { head: request.to_bytes(), body, keep: None }]) {
-            // A task of its own: whoever asked may be dropped, and a message is sent whole or not at all.
+            // Its own task: the caller's future may be dropped, but a message is sent whole or not at all.
             let shared = shared.clone();
             executor::spawn(async move {
                 if let Err(e) = shared.outbox.send(&shared.link).await {
@@ -238,7 +238,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if self.end().is_none() {
-            // A server that is not told takes it for an accident; no more than that depends on it.
+            // Without this message the server takes the end for an accident, which changes nothing else.
             let goodbye = Request { flags: 0, command: command::DISC, cookie: 0, offset: 0, len: 0 };
             if self.0.outbox.is_idle() {
                 self.0.link.send_now(&goodbye.to_bytes());
@@ -255,13 +255,13 @@ impl Shared {
             *self.end.borrow_mut() = Some(why.into());
         }
         self.link.hang_up();
-        // Their askers hear of it when the answer's sender is dropped, with nothing borrowed.
+        // Dropping the senders of their answers wakes the callers: nothing may be borrowed then.
         let pending = self.pending.take();
         drop(pending);
         self.ended.notify();
     }
 
-    /// Hangs up on a server that is silent for too long. Answers how long to wait before the next look.
+    /// Hangs up on a server that is silent for too long. Returns the time until the next check.
     fn watch(&self, patience: Duration) -> Option<Duration> {
         if self.end.borrow().is_some() {
             return None;
@@ -295,7 +295,7 @@ impl Request {
     }
 }
 
-/// The error that a server's number means.
+/// Returns the error that a server's number means.
 fn errno(number: u32) -> Errno {
     let known = [
         Errno::Perm,
@@ -309,7 +309,7 @@ fn errno(number: u32) -> Errno {
     known.into_iter().find(|errno| *errno as u32 == number).unwrap_or(Errno::Io)
 }
 
-/// What a server says, fit for a terminal.
+/// Returns a server's text in a form that is fit for a terminal.
 fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

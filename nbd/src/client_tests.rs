@@ -137,9 +137,9 @@ fn a_server_that_breaks_the_protocol_is_hung_up_on() {
     let (done, kind) = (chunk::DONE, chunk::OFFSET_DATA);
     let simple = [&proto::SIMPLE_MAGIC.to_be_bytes()[..], &[0; 12], &[0; 512]].concat();
     for (bytes, complaint) in [
-        (vec![7; 64], "no reply"),
+        (vec![7; 64], "not a reply"),
         (simple, "a simple reply to a read"),
-        (piece(done, kind, 9, &data(1024, 512)), "was not asked"),
+        (piece(done, kind, 9, &data(1024, 512)), "was not sent"),
         (piece(done, kind, 0, &data(1024, 511)), "left a part"),
         (piece(done, kind, 0, &data(1024, 513)), "outside"),
         (piece(done, kind, 0, &data(1023, 512)), "outside"),
@@ -187,7 +187,7 @@ fn good_replies_in_any_pieces_are_taken() {
         piece(chunk::DONE, chunk::NONE, 0, &[]),
     ];
     assert_eq!(against(bytes.concat()).unwrap(), [Ok(()), Ok(())]);
-    // An error is the request's alone.
+    // An error fails only its own request.
     let error = [&[0, 0, 0, 5, 0, 6][..], b"f\x1bire!"].concat();
     let bytes = [
         handshake(),
@@ -207,10 +207,10 @@ fn a_handshake_that_fails_says_why() {
     let go = |answers: &[Vec<u8>]| [&greeting[..], &unsupported, &answers.concat()].concat();
     let many = vec![answer(option::GO, rep::INFO, &export(1)); 65];
     for (bytes, complaint) in [
-        (vec![b'x'; 18], "is no NBD server"),
+        (vec![b'x'; 18], "is not an NBD server"),
         (b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0".to_vec(), "oldstyle"),
         (b"NBDMAGICIHAVEOPT\0\0".to_vec(), "fixed newstyle"),
-        ([&greeting[..], &[9; 20]].concat(), "no answer"),
+        ([&greeting[..], &[9; 20]].concat(), "not an answer"),
         ([&greeting[..], &answer(option::GO, rep::ACK, &[])].concat(), "answer to nothing"),
         (go(&[answer(option::GO, rep::ERR_UNKNOWN, b"x")]), "no export 'disk'"),
         (go(&[answer(option::GO, rep::ERR_TLS_REQD, b"x")]), "TLS is required"),

@@ -8,20 +8,19 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// After this long without a sign of life a TCP peer is asked for one: a host that vanished must not
-/// hold a connection for ever.
+/// The idle time after which TCP probes the peer: a host that vanished must not hold a connection for ever.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Why a connection ended other than by its client's wish.
+/// The reason why a connection ended without its client's request.
 #[derive(Debug, thiserror::Error)]
 pub enum Disconnect {
     /// The peer hung up in the middle of something, or the host failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The client broke the protocol in a way that leaves no way on.
+    /// The client broke the protocol, so that the connection cannot go on.
     #[error("the NBD client {0}")]
     Protocol(&'static str),
-    /// The same of a server.
+    /// The same for a server.
     #[error("the NBD server {0}")]
     Server(&'static str),
 }
@@ -35,23 +34,22 @@ impl Connection {
     /// Takes a connected socket over, and makes it non-blocking.
     ///
     /// # Errors
-    /// What the host says of it, for one where it is no socket.
+    /// The host's error, for example if it is not a socket.
     pub fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let fd = socket.into();
         let socket = SockRef::from(&fd);
         socket.set_nonblocking(true)?;
         if socket.local_addr()?.is_ipv4() || socket.local_addr()?.is_ipv6() {
-            // Replies are whole messages: never held back for more to send.
+            // Replies are whole messages: they must not be held back for more to send.
             socket.set_tcp_nodelay(true)?;
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         }
         Ok(Connection(Arc::new(fd)))
     }
 
-    /// Ends the connection, from any thread: whoever reads from it meets the end, whoever writes to it
-    /// an error.
+    /// Ends the connection, from any thread: a reader gets the end of the stream, a writer an error.
     pub fn hang_up(&self) {
-        // Fails only where the client was faster.
+        // Fails only if the peer has hung up already.
         let _ = SockRef::from(&*self.0).shutdown(Shutdown::Both);
     }
 }

@@ -1,4 +1,4 @@
-//! What a client can be given: an export, its errors and its extents.
+//! The export that a client uses, its errors and its extents.
 
 use std::future::Future;
 
@@ -18,16 +18,16 @@ pub enum Errno {
     Invalid = 22,
     /// No space left, or a write outside of the export.
     NoSpace = 28,
-    /// A length that cannot be done at once.
+    /// A length that cannot be handled at once.
     Overflow = 75,
-    /// Not done that way.
+    /// Not supported in this way.
     NotSupported = 95,
     /// The export is going away.
     Shutdown = 108,
 }
 
 impl Errno {
-    /// What a person reads where the server sends no words: the C library's.
+    /// Returns the C library's text, for servers that send no text of their own.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Errno::Perm => "Operation not permitted",
@@ -47,9 +47,9 @@ impl Errno {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Error {
-    /// What the client's program sees.
+    /// The number, for the client's program.
     pub errno: Errno,
-    /// What a person reads; at most 4096 bytes of it are sent.
+    /// The text, for people; at most 4096 bytes of it are sent.
     pub text: String,
 }
 
@@ -57,7 +57,7 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error with its sentence.
+    /// Creates an error with its text.
     pub fn new(errno: Errno, text: impl Into<String>) -> Self {
         Error { errno, text: text.into() }
     }
@@ -68,21 +68,22 @@ impl Error {
 pub struct Extent {
     /// Its length in bytes, at least 1.
     pub len: u64,
-    /// `false`: it reads as zeros and takes no space.
+    /// True for data; false for a hole, which reads as zeros and takes no space.
     pub data: bool,
-    /// For `qemu:allocation-depth`: which image of the chain has it, 1 being the leaf; 0: none.
+    /// For `qemu:allocation-depth`: the position in the chain of the image that has it, 1 for the leaf;
+    /// 0: no image has it.
     pub depth: u32,
 }
 
-/// What is exported, on its own thread. Offsets and lengths are in bytes.
+/// An export on its own thread. Offsets and lengths are in bytes.
 ///
-/// [`serve`](crate::serve) checks each range against [`Export::size`] before it asks, but the size may
-/// change before the request gets there: bounds are the export's to check too. Writes to a read-only
-/// export never come here. Any number of requests may be in flight. A method that has ended is done:
-/// whatever it held of the export (its leave to be in flight, for one) it has let go, and the answer is
-/// sent afterwards, so that a client that does not read keeps nothing waiting.
+/// [`serve`](crate::serve) checks each range against [`Export::size`] before it calls a method, but the
+/// size may change before the request gets there: the export must check bounds too. Requests that change
+/// a read-only export never come here. Any number of requests may be in flight. A method that returns
+/// must have released whatever it held of the export, such as its permission to be in flight. The reply
+/// is sent afterwards, so that a client that does not read keeps nothing waiting.
 pub trait Export: 'static {
-    /// The size now.
+    /// Returns the current size.
     fn size(&self) -> u64;
 
     /// Reads the bytes at `offset` into the whole of `buf`.
@@ -91,15 +92,15 @@ pub trait Export: 'static {
     /// Writes the whole of `buf` to `offset`.
     fn write(&self, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
 
-    /// Makes everything durable that was answered before this call, on whatever connection.
+    /// Makes everything durable that was answered before this call, on any connection.
     fn flush(&self) -> impl Future<Output = Result<()>>;
 
-    /// Says that the content of a range is not needed any more.
+    /// Discards a range, whose content is not needed any more.
     fn trim(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>>;
 
     /// Makes a range read as zeros; with `may_unmap`, its space may be given back.
     fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> impl Future<Output = Result<()>>;
 
-    /// The run of one kind at `offset`, no longer than `len`, which is at least 1.
+    /// Returns the run of one kind at `offset`, no longer than `len`, which is at least 1.
     fn block_status(&self, offset: u64, len: u64) -> impl Future<Output = Result<Extent>>;
 }

@@ -1,5 +1,4 @@
-//! The handshake: a client learns what there is and chooses an export (section "Fixed newstyle
-//! negotiation").
+//! The handshake: a client learns about the exports and chooses one (section "Fixed newstyle negotiation").
 
 use std::future::Future;
 
@@ -11,15 +10,15 @@ use crate::tls::Credentials;
 
 /// The longest data of an option in bytes.
 pub const MAX_OPTION: usize = 64 << 10;
-/// What we say is a good size for requests, in bytes: QEMU says the same.
+/// The recommended size of requests, in bytes: QEMU's.
 const PREFERRED_BLOCK: u32 = 4096;
 
-/// What a client is told of an export.
+/// The properties of an export that a client gets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Info {
     /// Size in bytes, now.
     pub size: u64,
-    /// Whether writes are refused.
+    /// True if writes are refused.
     pub read_only: bool,
     /// A sentence for people, at most 4096 bytes.
     pub description: Option<String>,
@@ -27,39 +26,39 @@ pub struct Info {
 
 /// The exports that a client can choose among.
 pub trait Exports {
-    /// What finding an export hands to the caller of [`handshake`].
+    /// The value for an export that was found, which [`handshake`] returns to its caller.
     type Found;
 
-    /// All names, each at most 4096 bytes.
+    /// Returns all names, each at most 4096 bytes.
     fn names(&self) -> Vec<String>;
 
-    /// The export of that name. Called once for each time that a client asks; the future may be
-    /// dropped.
+    /// Returns the export of that name, if there is one. Called each time that a client asks for it; the
+    /// future may be dropped.
     fn find(&self, name: &str) -> impl Future<Output = Option<(Info, Self::Found)>>;
 }
 
-/// A transmission that can begin, on whatever thread.
+/// A transmission that can begin, on any thread.
 pub struct Session {
     pub(crate) terms: Terms,
     pub(crate) carried: Carried,
 }
 
-/// What was agreed: how the transmission goes.
+/// The negotiated form of the transmission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Terms {
     pub(crate) structured: bool,
     pub(crate) read_only: bool,
-    /// Which of [`CONTEXTS`] block status answers.
+    /// Flags for [`CONTEXTS`]: those that block status reports.
     pub(crate) contexts: [bool; 2],
 }
 
-/// Greets a client and serves its options until it chooses an export; `None` where it does not want
-/// one. The connection goes on in [`crate::serve`]. With `tls`, nothing is told before TLS began.
+/// Greets a client and serves its options until it chooses an export. Returns `None` if it leaves without
+/// one. The connection continues in [`crate::serve`]. With `tls`, nothing is revealed before TLS has begun.
 ///
-/// The caller bounds the time: a client may send nothing for ever.
+/// The caller must limit the time: a client may send nothing for ever.
 ///
 /// # Errors
-/// [`Disconnect`]: the connection is of no use any more.
+/// [`Disconnect`]: the connection cannot be used any more.
 pub async fn handshake<E: Exports>(
     connection: &Connection,
     exports: &E,
@@ -120,7 +119,7 @@ impl Client<'_> {
             let (Some(proto::OPTION_MAGIC), Some(kind), Some(len)) =
                 (fields.u64(), fields.u32(), fields.u32())
             else {
-                return Err(Disconnect::Protocol("sent something that is no option"));
+                return Err(Disconnect::Protocol("sent something that is not an option"));
             };
             if len as usize > MAX_OPTION {
                 self.answer(kind, error(rep::ERR_TOO_BIG, "option too long")).await?;
@@ -184,7 +183,7 @@ impl Client<'_> {
                 let tls = rustls::ServerConnection::new(credentials.0.clone());
                 let tls = tls.map_err(std::io::Error::other)?;
                 self.link.secure(tls.into()).await?;
-                // What was agreed on in the clear does not count ("NBD_OPT_STARTTLS").
+                // What was negotiated in the clear does not count ("NBD_OPT_STARTTLS").
                 (self.structured, self.contexts) = (false, None);
                 return Ok(());
             }
@@ -212,14 +211,14 @@ impl Client<'_> {
         Terms { structured: self.structured, read_only: info.read_only, contexts }
     }
 
-    /// The oldest way to choose, which knows no errors but to hang up.
+    /// Serves `EXPORT_NAME`, the oldest way to choose, whose only error is hanging up.
     async fn export_name<E: Exports>(
         &self,
         exports: &E,
         data: &[u8],
     ) -> Result<(Terms, E::Found), Disconnect> {
         let name = std::str::from_utf8(data).ok().filter(|name| name.len() <= proto::MAX_STRING);
-        let name = name.ok_or(Disconnect::Protocol("sent a name that is none"))?;
+        let name = name.ok_or(Disconnect::Protocol("sent an invalid export name"))?;
         let found = exports.find(name).await;
         let (info, found) = found.ok_or(Disconnect::Protocol("asked for an export that does not exist"))?;
         let terms = self.terms(name, &info);
@@ -258,7 +257,7 @@ impl Client<'_> {
                     let sizes = [1, PREFERRED_BLOCK, MAX_REQUEST].map(u32::to_be_bytes);
                     answers.push(item(info::BLOCK_SIZE, sizes.as_flattened()));
                 }
-                // What we do not know is left out ("NBD_OPT_INFO").
+                // Unknown types are left out ("NBD_OPT_INFO").
                 _ => {}
             }
         }
@@ -269,7 +268,7 @@ impl Client<'_> {
     /// Answers `LIST_META_CONTEXT` and `SET_META_CONTEXT`.
     async fn meta_context<E: Exports>(&mut self, exports: &E, data: &[u8], set: bool) -> Answers {
         if set {
-            // Even where it fails ("NBD_OPT_SET_META_CONTEXT").
+            // Even if it fails ("NBD_OPT_SET_META_CONTEXT").
             self.contexts = None;
         }
         if !self.structured {
@@ -283,7 +282,7 @@ impl Client<'_> {
         }
         let asked = |context: &str| match set {
             true => queries.contains(&context),
-            // A query of a namespace alone lists all that is in it, and no query at all everything.
+            // A query that is only a namespace lists all contexts in it; without a query, all are listed.
             false => {
                 let namespace = |query: &&str| query.ends_with(':') && context.starts_with(*query);
                 queries.is_empty() || queries.iter().any(|query| *query == context || namespace(query))
@@ -305,7 +304,7 @@ impl Client<'_> {
 }
 
 fn unknown(name: &str) -> Answers {
-    // The client knows its name; a long one need not be told back.
+    // The client knows the name; a long one need not be sent back.
     let text =
         if name.len() <= 256 { format!("export '{name}' not present") } else { "no such export".into() };
     error(rep::ERR_UNKNOWN, &text)
@@ -318,7 +317,7 @@ fn list<E: Exports>(exports: &E) -> Answers {
     answers
 }
 
-/// The name and the information types of `INFO` and `GO`.
+/// Parses the name and the information types of `INFO` and `GO`.
 fn parse_info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
     let mut fields = Fields(data);
     let name = fields.string()?;
@@ -326,7 +325,7 @@ fn parse_info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
     let mut wishes = Vec::new();
     for _ in 0..count {
         let wish = fields.u16()?;
-        // Asked twice is answered once: bounds what a client can make us send.
+        // A type that is requested twice is answered once: limits what a client can make us send.
         if !wishes.contains(&wish) && wish <= info::BLOCK_SIZE {
             wishes.push(wish);
         }
@@ -334,7 +333,7 @@ fn parse_info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
     fields.is_empty().then_some((name, wishes))
 }
 
-/// The name and the queries of the options on metadata contexts.
+/// Parses the name and the queries of the options on metadata contexts.
 fn parse_queries(data: &[u8]) -> Option<(&str, Vec<&str>)> {
     let mut fields = Fields(data);
     let name = fields.string()?;
@@ -347,8 +346,8 @@ fn parse_queries(data: &[u8]) -> Option<(&str, Vec<&str>)> {
 }
 
 impl Terms {
-    /// What the export can do, for this client (section "Transmission flags"). Any number of
-    /// connections see one coherent export, and a flush on one is a flush for all: `CAN_MULTI_CONN`.
+    /// Returns the abilities of the export, for this client (section "Transmission flags"). Any number
+    /// of connections see one coherent export, and a flush on one is a flush for all: `CAN_MULTI_CONN`.
     fn transmission_flags(&self) -> u16 {
         let mut flags = can::HAS_FLAGS | can::FLUSH | can::FUA | can::MULTI_CONN | can::CACHE;
         flags |= match self.read_only {

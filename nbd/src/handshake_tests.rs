@@ -1,4 +1,4 @@
-//! Every option, what it answers, and what ends the connection.
+//! Every option, its answers, and what ends the connection.
 
 use super::*;
 use crate::testing::{Session, info_data, is_violation, option as message, queries, string};
@@ -35,7 +35,7 @@ fn information_is_what_was_asked_for() {
     assert_eq!(session.answer().2, b"\0\x01disk");
     assert_eq!(session.answer().2, b"\0\x02a fake");
     assert_eq!(session.answer(), (option::INFO, rep::ACK, vec![]));
-    // Still haggling; another export has no description.
+    // The negotiation goes on; another export has no description.
     session.send(&message(option::INFO, &info_data("größe", &[2])));
     assert_eq!(session.answer().1, rep::INFO);
     assert_eq!(session.answer().1, rep::ACK);
@@ -77,7 +77,7 @@ fn what_is_wrong_is_refused_and_the_haggling_goes_on() {
         (option::LIST_META_CONTEXT, queries("disk", &[]), rep::ERR_INVALID),
         (option::SET_META_CONTEXT, queries("disk", &[]), rep::ERR_INVALID),
         (option::STARTTLS, vec![], rep::ERR_POLICY),
-        // PEEK_EXPORT, EXTENDED_HEADERS, and what nobody has defined.
+        // PEEK_EXPORT, EXTENDED_HEADERS, and an option that nobody has defined.
         (4, vec![], rep::ERR_UNSUP),
         (11, vec![], rep::ERR_UNSUP),
         (u32::MAX, vec![0; MAX_OPTION], rep::ERR_UNSUP),

@@ -1,20 +1,20 @@
 //! The NBD protocol, client and server sides, over any byte stream.
 //!
-//! A server has two places. [`handshake`] runs wherever connections are accepted: it lets the client
-//! choose among [`Exports`] and answers the choice. [`serve`] then runs where the chosen [`Export`]
-//! lives, on another thread for all that this crate knows, and does the client's requests there, so
-//! that data never cross threads. Between the two goes a [`Connection`], a descriptor that both share
-//! and that either may [hang up](Connection::hang_up).
+//! A server runs in two places. [`handshake`] runs on the thread that accepts connections: it lets the
+//! client choose among [`Exports`] and returns the choice. [`serve`] then runs on the thread of the
+//! chosen [`Export`], which may be another one, and performs the client's requests there, so that data
+//! never cross threads. Both use one [`Connection`], a descriptor that they share and that either may
+//! [hang up](Connection::hang_up).
 //!
 //! The protocol is `doc/proto.md` of the NetworkBlockDevice project; sections named in this crate are
-//! its. Only fixed newstyle negotiation is spoken, on the server side with TLS where asked for, and without
-//! extended headers.
+//! sections of it. Only fixed newstyle negotiation is supported, on the server side with TLS if
+//! required, and without extended headers.
 //!
 //! Nothing that a client sends is trusted: an option has at most [`MAX_OPTION`] bytes, a request's data
 //! at most [`MAX_REQUEST`], and one connection has at most [`MAX_REQUESTS`] requests and
 //! [`MAX_IN_FLIGHT`] bytes of data at a time; beyond that nothing more is read from it. A client that
-//! does not read its answers keeps only its own memory and descriptor: requests are done with their
-//! export before the answer is sent.
+//! does not read its replies holds only the memory and the descriptor of its own connection: a request
+//! has ended in its export before its reply is sent.
 
 pub mod client;
 mod connection;

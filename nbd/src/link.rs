@@ -1,4 +1,4 @@
-//! Reading and writing a connection: what arrives is read in large steps, what is sent is gathered.
+//! Reading and writing a connection: data are read in large steps, and messages are sent together.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,24 +12,23 @@ use smallvec::SmallVec;
 use crate::connection::Connection;
 use crate::tls::Socket;
 
-/// What is read ahead of the messages that were asked for, in bytes: many small requests come with one
-/// system call.
+/// The number of bytes read ahead of the requested messages: many small requests come with one system call.
 const INBOX: usize = 64 << 10;
-/// Pieces of memory in one system call: Linux takes 1024 (`UIO_MAXIOV`).
+/// The most pieces of memory in one system call: Linux takes 1024 (`UIO_MAXIOV`).
 const MAX_PIECES: usize = 1024;
-/// Bytes gathered into one system call: past it nothing is won.
+/// The number of bytes after which no more are gathered into one system call: that would gain nothing.
 const MAX_GATHERED: usize = 1 << 20;
-/// What is handed to TLS at a time, in bytes: its largest record.
+/// The most bytes that are handed to TLS at a time: its largest record.
 const RECORD: usize = 16 << 10;
 
-/// What a transmission goes on with after the handshake, on whatever thread.
+/// The state of a connection with which a transmission goes on after the handshake, on any thread.
 #[derive(Default)]
 pub(crate) struct Carried {
     inbox: Inbox,
     tls: Option<Box<rustls::Connection>>,
 }
 
-/// What was received and not asked for yet.
+/// Bytes that were received and not requested yet.
 #[derive(Default)]
 struct Inbox {
     bytes: Vec<u8>,
@@ -38,7 +37,7 @@ struct Inbox {
 }
 
 impl Inbox {
-    /// Moves bytes out, as many as fit and are here.
+    /// Moves bytes out, as many as fit and are here. Returns their number.
     fn take(&mut self, into: &mut [u8]) -> usize {
         let n = into.len().min(self.end - self.start);
         into[..n].copy_from_slice(&self.bytes[self.start..self.start + n]);
@@ -56,7 +55,7 @@ impl Inbox {
         n
     }
 
-    /// Room for more; what was in it is gone.
+    /// Returns room for more; the bytes that were in the inbox are gone.
     fn room(&mut self) -> libc::iovec {
         self.bytes.resize(INBOX, 0);
         (self.start, self.end) = (0, 0);
@@ -64,7 +63,7 @@ impl Inbox {
     }
 }
 
-/// A connection on the executor that uses it right now. Several tasks may: one that reads, and one at a
+/// A connection on the executor that uses it now. Several tasks may use it: one that reads, and one at a
 /// time that writes.
 pub(crate) struct Link {
     fd: AsyncFd<Connection>,
@@ -81,7 +80,7 @@ fn cut_off<T>() -> io::Result<T> {
 }
 
 impl Link {
-    /// The connection from where another link [left off](Link::leave).
+    /// Goes on where another link to the connection [left off](Link::leave).
     pub(crate) fn new(connection: &Connection, carried: Carried) -> io::Result<Self> {
         let Carried { inbox, tls } = carried;
         Ok(Link {
@@ -91,7 +90,7 @@ impl Link {
         })
     }
 
-    /// What the next link to the same connection has to go on with.
+    /// Returns the state with which the next link to the same connection goes on.
     pub(crate) fn leave(self) -> Carried {
         Carried { inbox: self.inbox.take(), tls: self.tls.map(RefCell::into_inner) }
     }
@@ -100,10 +99,10 @@ impl Link {
         self.tls.is_some()
     }
 
-    /// Goes over to TLS.
+    /// Switches to TLS.
     ///
     /// # Errors
-    /// Where its handshake fails, or the peer went on in the clear.
+    /// Fails if the TLS handshake fails, or if the peer sent anything more in the clear.
     pub(crate) async fn secure(&mut self, tls: rustls::Connection) -> io::Result<()> {
         let inbox = self.inbox.take();
         if inbox.start != inbox.end {
@@ -121,13 +120,13 @@ impl Link {
         Ok(())
     }
 
-    /// Receives some of what TLS needs; 0 at the end of the connection.
+    /// Receives some of the data that TLS needs. Returns 0 at the end of the connection.
     async fn receive_records(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<usize> {
         let receive = |connection: &Connection| tls.borrow_mut().read_tls(&mut Socket(connection));
         let n = self.fd.read_io(receive).await?;
         let processed = tls.borrow_mut().process_new_packets();
         if let Err(e) = processed {
-            // The peer is told why, where it still listens.
+            // Sends TLS's alert to the peer, if it still reads.
             let _ = tls.borrow_mut().write_tls(&mut Socket(self.fd.get()));
             return Err(io::Error::other(format!("TLS: {e}")));
         }
@@ -137,7 +136,7 @@ impl Link {
     async fn send_records(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<()> {
         while tls.borrow().wants_write() {
             let send = |connection: &Connection| tls.borrow_mut().write_tls(&mut Socket(connection));
-            // Nothing was left where another task sent it while this one waited.
+            // Zero is right if another task sent the rest while this one waited.
             if self.fd.write_io(send).await? == 0 && tls.borrow().wants_write() {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -145,7 +144,7 @@ impl Link {
         Ok(())
     }
 
-    /// Receives into the inbox; 0 at the end of the connection.
+    /// Receives into the inbox. Returns 0 at the end of the connection.
     async fn receive_secure(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<usize> {
         loop {
             let read = {
@@ -157,7 +156,7 @@ impl Link {
             };
             match read {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // Hung up without TLS's goodbye: NBD has its own.
+                // The peer hung up without TLS's goodbye: NBD has its own.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 other => return other,
             }
@@ -166,7 +165,7 @@ impl Link {
         }
     }
 
-    /// Sends some of the pieces as records.
+    /// Sends some of the pieces as records. Returns the number of bytes.
     async fn write_secure(
         &self,
         tls: &RefCell<Box<rustls::Connection>>,
@@ -200,8 +199,8 @@ impl Link {
         self.fd.get().hang_up();
     }
 
-    /// Receives more, which there was none of: into `rest` first, then into the inbox. Answers how much
-    /// went into `rest`; `None` at the end of the connection.
+    /// Receives more when the inbox is empty: into `rest` first, then into the inbox. Returns the number
+    /// of bytes that went into `rest`, or `None` at the end of the connection.
     async fn receive(&self, rest: Option<&Buf>) -> io::Result<Option<usize>> {
         if let Some(tls) = &self.tls {
             if self.receive_secure(tls).await? == 0 {
@@ -228,7 +227,7 @@ impl Link {
         Ok(if n == 0 { None } else { Some(n.min(direct)) })
     }
 
-    /// Fills `bytes`. `false` where the peer hung up before the first.
+    /// Fills `bytes`. Returns `false` if the peer hung up before the first byte.
     pub(crate) async fn fill_or_end(&self, bytes: &mut [u8]) -> io::Result<bool> {
         let mut at = 0;
         loop {
@@ -236,7 +235,7 @@ impl Link {
             if at == bytes.len() {
                 return Ok(true);
             }
-            // Whoever sends without a pause shares the thread with everybody else.
+            // A peer that sends without a pause must not keep the thread from other tasks.
             executor::yield_now().await;
             if self.receive(None).await?.is_none() {
                 return if at == 0 { Ok(false) } else { cut_off() };
@@ -275,7 +274,7 @@ impl Link {
         Ok(())
     }
 
-    /// Sends bytes if that is possible at once, and nobody else is sending.
+    /// Sends bytes as far as that is possible at once. Must be called only while nobody else is sending.
     pub(crate) fn send_now(&self, bytes: &[u8]) {
         if let Some(tls) = &self.tls {
             let mut tls = tls.borrow_mut();
@@ -284,13 +283,13 @@ impl Link {
             let _ = tls.write_tls(&mut Socket(self.fd.get()));
             return;
         }
-        // SAFETY: `bytes` is valid for reads of its length. What was not taken is not worth a wait.
+        // SAFETY: `bytes` is valid for reads of its length. Bytes not taken at once are not worth a wait.
         unsafe {
             libc::send(self.fd.get().as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL);
         }
     }
 
-    /// Sends some of the pieces; the caller keeps their memory alive and readable.
+    /// Sends some of the pieces and returns the number of bytes. The caller keeps their memory readable.
     async fn write(&self, pieces: &mut [libc::iovec]) -> io::Result<usize> {
         if let Some(tls) = &self.tls {
             return match self.write_secure(tls, pieces).await? {
@@ -314,7 +313,7 @@ impl Link {
     }
 }
 
-/// A message, and what is kept until it was sent.
+/// A message, and a value that is held until it is sent.
 pub(crate) struct Message<K> {
     pub(crate) head: Vec<u8>,
     pub(crate) body: Option<Buf>,
@@ -342,8 +341,8 @@ impl<K> Default for Outbox<K> {
 }
 
 impl<K> Outbox<K> {
-    /// Queues messages, next to each other. Answers whether nobody is sending: then the caller
-    /// [does](Outbox::send).
+    /// Queues messages, next to each other. Returns true if nobody is sending: then the caller must call
+    /// [`Outbox::send`].
     #[must_use]
     pub(crate) fn push(&self, messages: Vec<Message<K>>) -> bool {
         match self.state.get() {
@@ -353,8 +352,8 @@ impl<K> Outbox<K> {
         self.state.replace(Sending::Busy) == Sending::Idle
     }
 
-    /// Sends until nothing is left. Not to be dropped before its end. After an error nothing is sent any
-    /// more, and what is queued is dropped.
+    /// Sends until nothing is left. Must not be dropped before its end. After an error nothing more is
+    /// sent, and queued messages are dropped.
     pub(crate) async fn send(&self, link: &Link) -> io::Result<()> {
         loop {
             let batch = self.batch();

@@ -1,6 +1,6 @@
 //! Numbers and headers of the wire, all big-endian (section "Values").
 
-/// What a server sends first: "NBDMAGIC".
+/// The first bytes that a server sends: "NBDMAGIC".
 pub(crate) const MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// Follows [`MAGIC`] in newstyle, and begins each option: "IHAVEOPT".
 pub(crate) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
@@ -80,7 +80,7 @@ pub(crate) mod info {
     pub(crate) const BLOCK_SIZE: u16 = 3;
 }
 
-/// Transmission flags: what an export can do.
+/// Transmission flags: the abilities of an export.
 pub(crate) mod can {
     pub(crate) const HAS_FLAGS: u16 = 1 << 0;
     pub(crate) const READ_ONLY: u16 = 1 << 1;
@@ -130,9 +130,9 @@ pub(crate) mod chunk {
 pub(crate) const STATE_HOLE: u32 = 1 << 0;
 pub(crate) const STATE_ZERO: u32 = 1 << 1;
 
-/// The metadata contexts that we know; a context's id is its place here. The second is QEMU's
-/// (`docs/interop/nbd.txt`): an extent's number says which image of the chain has it, 1 being the
-/// leaf, and 0 that none has.
+/// The metadata contexts that are supported; a context's id is its index here. The second is QEMU's
+/// (`docs/interop/nbd.txt`): an extent's number is the position in the chain of the image that has its
+/// data, 1 for the leaf, or 0 if no image has it.
 pub(crate) const CONTEXTS: [&str; 2] = ["base:allocation", "qemu:allocation-depth"];
 
 /// A request's header (section "Request message").
@@ -140,17 +140,17 @@ pub(crate) const CONTEXTS: [&str; 2] = ["base:allocation", "qemu:allocation-dept
 pub(crate) struct Request {
     pub(crate) flags: u16,
     pub(crate) command: u16,
-    /// Chosen by the client, handed back with the reply.
+    /// Chosen by the client, returned with the reply.
     pub(crate) cookie: u64,
     pub(crate) offset: u64,
     pub(crate) len: u32,
 }
 
 impl Request {
-    /// Its length in bytes.
+    /// The length in bytes.
     pub(crate) const LEN: usize = 28;
 
-    /// `None` where the magic number is wrong: the two sides are out of step for good.
+    /// Parses a header. Returns `None` if the magic number is wrong: the two sides are out of step for good.
     pub(crate) fn parse(bytes: &[u8; Self::LEN]) -> Option<Self> {
         let mut fields = Fields(bytes);
         if fields.u32()? != REQUEST_MAGIC {
@@ -166,7 +166,7 @@ impl Request {
     }
 }
 
-/// Takes numbers and strings off the front of some bytes; `None` where too few are left.
+/// Takes numbers and strings off the front of some bytes; `None` if too few are left.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -192,14 +192,14 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A string behind its length of 32 bits; `None` too where it is no UTF-8 or too long.
+    /// Takes a string after its length of 32 bits. Also `None` if it is not UTF-8 or too long.
     pub(crate) fn string(&mut self) -> Option<&'a str> {
         let len = self.u32()? as usize;
         let bytes = self.bytes(len).filter(|bytes| bytes.len() <= MAX_STRING)?;
         std::str::from_utf8(bytes).ok()
     }
 
-    /// Whether nothing is left.
+    /// Returns true if nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -7,22 +7,22 @@ use crate::export::{Error, Extent, Result};
 use crate::link::Message;
 use crate::proto::{CONTEXTS, MAX_STRING, SIMPLE_MAGIC, STATE_HOLE, STATE_ZERO, STRUCTURED_MAGIC, chunk};
 
-/// A part of what was read.
+/// A part of the data of a read.
 pub(crate) struct Part {
     /// Length in bytes, at least 1.
     pub(crate) len: u32,
-    /// `false`: zeros, which are not sent.
+    /// True for data; false for zeros, which are not sent.
     pub(crate) data: bool,
 }
 
-/// What a request that went well answers.
+/// The result of a successful request.
 pub(crate) enum Answer {
-    /// Nothing more to say.
+    /// No data.
     Done,
-    /// What was read, in one piece.
+    /// The data of a read, in one piece.
     Data { offset: u64, buf: Buf },
-    /// What was read from `offset` on, its zeros left out. `buf` is whole where a part is data, else
-    /// empty.
+    /// The data of a read at `offset`, without its zeros. `buf` has the whole length if any part is
+    /// data, and is empty otherwise.
     Sparse { offset: u64, buf: Buf, parts: Vec<Part> },
     /// The extents of the negotiated contexts.
     Status { contexts: [bool; 2], extents: Vec<Extent> },
@@ -35,7 +35,7 @@ pub(crate) struct Reply<K> {
 }
 
 impl<K> Reply<K> {
-    /// The messages; the last keeps `keep` until it was sent.
+    /// Returns the messages of a reply; the last one holds `keep` until it is sent.
     pub(crate) fn messages(
         structured: bool,
         cookie: u64,
@@ -46,8 +46,8 @@ impl<K> Reply<K> {
         match result {
             Err(e) if structured => reply.error(&e),
             Err(e) => reply.simple(e.errno as u32, None),
-            // "MAY use either a simple reply or a structured reply" where nothing is to be sent but
-            // success; `Done` answers a structured read of no bytes too, which may not be simple.
+            // A server "MAY use either a simple reply or a structured reply" if it sends nothing but success.
+            // `Done` also answers a structured read of no bytes, which must not get a simple reply.
             Ok(Answer::Done) if structured => reply.chunk(chunk::DONE, chunk::NONE, &[]),
             Ok(Answer::Done) => reply.simple(0, None),
             Ok(Answer::Data { offset, buf }) if structured => {
@@ -116,7 +116,7 @@ impl<K> Reply<K> {
         for id in (0..CONTEXTS.len()).filter(|id| contexts[*id]) {
             let mut payload = (id as u32).to_be_bytes().to_vec();
             for (len, state) in merged(extents.iter().map(|extent| (extent.len, state(id, extent)))) {
-                // The sum is a request's length, of 32 bits.
+                // The sum is a request's length, which has 32 bits.
                 payload.extend((len as u32).to_be_bytes());
                 payload.extend(state.to_be_bytes());
             }
@@ -126,7 +126,7 @@ impl<K> Reply<K> {
     }
 }
 
-/// What an extent is called in one of [`CONTEXTS`].
+/// Returns the number for an extent in one of [`CONTEXTS`].
 pub(crate) fn state(context: usize, extent: &Extent) -> u32 {
     match context {
         0 if extent.data => 0,
@@ -135,7 +135,7 @@ pub(crate) fn state(context: usize, extent: &Extent) -> u32 {
     }
 }
 
-/// Neighbours of one kind joined.
+/// Joins neighbours of one kind.
 fn merged(runs: impl Iterator<Item = (u64, u32)>) -> Vec<(u64, u32)> {
     let mut joined: Vec<(u64, u32)> = Vec::new();
     for (len, state) in runs {

@@ -1,17 +1,17 @@
-//! The transmission: one connection's requests, done where their export lives (section
+//! The transmission: performs one connection's requests on the thread of their export (section
 //! "Transmission").
 //!
-//! One task reads requests, and with them the data of writes; each request then is a task of its own,
-//! so that replies go out in the order in which requests end; those that end together leave in one
-//! system call. Every request holds a slot, and its data bytes of memory, until its reply is sent: a client
-//! that does not read its replies is soon not read from any more, and that is all that it achieves,
-//! since its requests are done with the export before they queue to reply. For the same reason an export
-//! is not asked before all data of a write are here.
+//! One task reads requests, together with the data of writes. Each request then runs as a task of its
+//! own, so that replies are sent in the order in which requests end; those that end together are sent by
+//! one system call. Every request holds a slot, and memory for its data, until its reply is sent. So a
+//! client that does not read its replies is soon not read from any more. It achieves nothing else by
+//! that, since its requests have ended in the export before their replies are queued. For the same
+//! reason a write is passed to the export only when all its data have arrived.
 //!
-//! That a reply is sent outside of the export differs from a guest's ring, where an export counts as
-//! drained only when the guest has been told. There the answer is written to memory that a switch or
-//! reset takes away; here it is in our own buffer, and a client's request that a switch overtakes
-//! between its end and its reply was concurrent with that switch: either content is right for it.
+//! A guest's ring is different: there an export counts as drained only when the guest has been notified,
+//! since the answer is written to memory that a switch or reset takes away. Here a reply is sent after its
+//! request has left the export. Its data are in our own buffer, and a request that a switch overtakes between
+//! its end and its reply was concurrent with that switch: either content is right for it.
 
 use std::cell::Cell;
 use std::io;
@@ -27,29 +27,29 @@ use crate::link::{Link, Outbox};
 use crate::proto::{CONTEXTS, Request, command, flag};
 use crate::reply::{Answer, Part, Reply, state};
 
-/// The most data of one request in bytes; clients are told, and it is what the protocol lets them
-/// expect (section "Size constraints").
+/// The most data of one request, in bytes. Clients get this limit, which is also the one that the
+/// protocol lets them assume (section "Size constraints").
 pub const MAX_REQUEST: u32 = 32 << 20;
-/// Requests of one connection in flight at once, those included whose reply is being sent.
+/// The most requests of one connection in flight at once, including those whose reply is being sent.
 pub const MAX_REQUESTS: u64 = 64;
-/// Bytes of data of one connection in flight at once: room for one request of the largest size.
+/// The most bytes of data of one connection in flight at once: room for one request of the largest size.
 pub const MAX_IN_FLIGHT: u64 = MAX_REQUEST as u64;
 /// The most runs that one request looks at.
 const MAX_EXTENTS: usize = 1024;
-/// From this length in bytes on a read leaves zeros out of its reply; below, looking for them would
-/// cost more than sending them.
+/// The length in bytes from which on a read leaves zeros out of its reply; for shorter reads, looking
+/// for zeros would cost more than sending them.
 const SPARSE: u32 = 64 << 10;
-/// Up to this length in bytes a request's memory is used again.
+/// The length in bytes up to which a request's memory is used again.
 const POOLED: usize = 1 << 20;
-/// What is read at once for `CACHE`, in bytes.
+/// The length of one read for `CACHE`, in bytes.
 const CACHE_STEP: u64 = POOLED as u64;
 
-/// Serves a client's requests until it disconnects, hangs up or [is hung up](Connection::hang_up);
-/// ends when none of them is in flight any more. Runs on the export's executor, and its requests
-/// continue as tasks there: it is not to be dropped before its end.
+/// Serves a client's requests until it disconnects, hangs up or [is hung up](Connection::hang_up), then
+/// waits until none of them is in flight any more. Must run on the export's executor, where its requests
+/// run as tasks, and must not be dropped before its end.
 ///
 /// # Errors
-/// [`Disconnect`], where the connection did not end as the protocol says.
+/// [`Disconnect`], if the connection did not end as the protocol says.
 pub async fn serve<E: Export>(
     connection: &Connection,
     session: Session,
@@ -68,10 +68,10 @@ pub async fn serve<E: Export>(
     });
     let result = server.receive().await;
     if result.is_err() {
-        // Replies in flight go nowhere: their client is out of step.
+        // Replies in flight are of no use: their client is out of step.
         server.link.hang_up();
     }
-    // All slots free: no request in flight.
+    // All slots are free when no request is in flight.
     server.slots.acquire(MAX_REQUESTS).await;
     match server.failed.take() {
         Some(e) => result.and(Err(e.into())),
@@ -84,17 +84,17 @@ struct Server<E> {
     terms: Terms,
     export: E,
     outbox: Outbox<Held<E>>,
-    /// Requests whose reply is not sent yet.
+    /// The number of requests whose reply is not sent yet.
     in_flight: Cell<u64>,
-    /// Where the memory of requests of [`POOLED`] and less comes from.
+    /// The memory of requests of [`POOLED`] bytes and less.
     pool: Pool,
     slots: Rc<Semaphore>,
     memory: Rc<Semaphore>,
-    /// Why replies cannot be sent any more.
+    /// The reason why replies cannot be sent any more.
     failed: Cell<Option<io::Error>>,
 }
 
-/// What a request keeps until its reply is sent.
+/// Resources that a request holds until its reply is sent.
 struct Held<E> {
     _slot: Permit,
     _memory: Option<Permit>,
@@ -123,7 +123,7 @@ impl<E: Export> Server<E> {
                 return Ok(());
             }
             let Some(request) = Request::parse(&head) else {
-                return Err(Disconnect::Protocol("sent something that is no request"));
+                return Err(Disconnect::Protocol("sent something that is not a request"));
             };
             if request.command == command::DISC {
                 return Ok(());
@@ -135,7 +135,7 @@ impl<E: Export> Server<E> {
             }
             let data = match request.command {
                 command::WRITE => request.len,
-                // A longer one is refused when its turn comes.
+                // A longer request is refused when it is performed.
                 command::READ if request.len <= MAX_REQUEST => request.len,
                 command::CACHE if request.len <= MAX_REQUEST => request.len.min(CACHE_STEP as u32),
                 _ => 0,
@@ -156,7 +156,7 @@ impl<E: Export> Server<E> {
         }
     }
 
-    /// Memory with any content.
+    /// Returns memory with any content.
     fn buffer(&self, len: usize) -> Buf {
         if len <= POOLED { self.pool.get(len) } else { Buf::new(len) }
     }
@@ -183,7 +183,7 @@ impl<E: Export> Server<E> {
         match request.command {
             command::READ => return self.read(&request, held).await,
             command::BLOCK_STATUS => return self.block_status(&request).await,
-            // The kinds below are only for whom they are of some length.
+            // The requests below, except `FLUSH`, are skipped if their length is 0.
             _ if len == 0 && request.command != command::FLUSH => {}
             command::CACHE => self.cache(offset, len).await?,
             command::WRITE => {
@@ -202,7 +202,7 @@ impl<E: Export> Server<E> {
         Ok(Answer::Done)
     }
 
-    /// Refuses what makes no sense (section "Request types").
+    /// Refuses invalid requests (section "Request types").
     fn check(&self, request: &Request) -> Result<()> {
         let (known, changes) = match request.command {
             command::READ if self.terms.structured => (flag::DF, false),
@@ -228,14 +228,14 @@ impl<E: Export> Server<E> {
             return error(errno, "outside of the export");
         }
         if request.flags & flag::FAST_ZERO != 0 && request.command == command::WRITE_ZEROES {
-            // Whether zeros will be fast is not known before they are written, and then a server
-            // "MUST fail quickly" ("NBD_CMD_WRITE_ZEROES").
-            return error(Errno::NotSupported, "zeros may take as long as data");
+            // It is not known before zeros are written whether that is fast, and then a server "MUST
+            // fail quickly" ("NBD_CMD_WRITE_ZEROES").
+            return error(Errno::NotSupported, "fast zeroing cannot be promised");
         }
         Ok(())
     }
 
-    /// Reads and forgets: what copy-on-read or the host's cache keep of it is the use.
+    /// Reads a range and drops the data: the use is what copy-on-read or the host's page cache keeps of it.
     async fn cache(&self, offset: u64, len: u64) -> Result<()> {
         if len > u64::from(MAX_REQUEST) {
             return error(Errno::Invalid, "more than 32 MiB at once");
@@ -261,8 +261,8 @@ impl<E: Export> Server<E> {
         if self.terms.structured && len >= SPARSE && flags & flag::DF == 0 {
             parts = self.parts(offset, len).await?;
         }
-        // Looked up first and read afterwards: what is written meanwhile may be missed, as by any read
-        // that is concurrent with a write, but what was there before is read.
+        // The extents are looked up first, and the data are read afterwards: a write meanwhile may be
+        // missed, as by any read that is concurrent with a write, but all earlier data are read.
         let some_data = parts.iter().any(|part| part.data);
         let buf = if some_data { self.buffer(len as usize) } else { Buf::new(0) };
         if some_data {
@@ -275,7 +275,7 @@ impl<E: Export> Server<E> {
         }
     }
 
-    /// What of a range is data and what is zeros.
+    /// Returns the parts of a range that are data and those that are zeros.
     async fn parts(&self, offset: u64, len: u32) -> Result<Vec<Part>> {
         let mut parts: Vec<Part> = Vec::new();
         let extents = self.extents(offset, len, |_, _| true).await?;
@@ -288,7 +288,7 @@ impl<E: Export> Server<E> {
                 _ => parts.push(Part { len, data: extent.data }),
             }
         }
-        // Past so many runs it is not worth to look on.
+        // After [`MAX_EXTENTS`] runs it is not worth looking on: the rest counts as data.
         match parts.last_mut() {
             Some(last) if last.data => last.len += left,
             _ if left > 0 => parts.push(Part { len: left, data: true }),
@@ -297,8 +297,8 @@ impl<E: Export> Server<E> {
         Ok(parts)
     }
 
-    /// The runs at `offset`: at least one, at most [`MAX_EXTENTS`], together no longer than `len`, and
-    /// only as long as each `goes_on` after the first.
+    /// Returns the runs at `offset`: at least one, at most [`MAX_EXTENTS`], together no longer than
+    /// `len`. Stops before a run for which `goes_on`, called with the first run and that run, is false.
     async fn extents(
         &self,
         offset: u64,
@@ -325,9 +325,9 @@ impl<E: Export> Server<E> {
             return error(Errno::Invalid, "no metadata context was negotiated");
         }
         if request.len == 0 {
-            return error(Errno::Invalid, "the status of no bytes");
+            return error(Errno::Invalid, "the length is 0");
         }
-        // One extent of each context: as far as none of them changes.
+        // With `REQ_ONE`, each context gets one extent, which ends where any of them changes.
         let one = request.flags & flag::REQ_ONE != 0;
         let same = |first: &Extent, next: &Extent| {
             (0..CONTEXTS.len()).all(|id| !one || !contexts[id] || state(id, first) == state(id, next))

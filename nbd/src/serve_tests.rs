@@ -79,8 +79,8 @@ fn what_makes_no_sense_is_refused_and_the_connection_kept() {
     let no_space = Errno::NoSpace as u32;
     for (flags, kind, offset, len, error) in [
         (0, 99, 0, 0, INVALID),
-        // RESIZE is not offered.
         (0, command::CACHE, 1, MIB as u32, INVALID),
+        // RESIZE is not offered.
         (0, 8, 0, 512, INVALID),
         (0, command::READ, end, 1, INVALID),
         (0, command::READ, u64::MAX, u32::MAX, INVALID),
@@ -165,7 +165,7 @@ fn zeros_are_left_out_of_long_reads() {
     assert_eq!(session.chunk(), data(chunk::DONE, 4 * page, 5 * page + page / 2));
     session.send(&request(0, command::READ, 1, PAGE, PAGE as u32));
     assert_eq!(session.chunk(), hole(chunk::DONE, page, PAGE as u32));
-    // Whole where that was asked for, and where looking is not worth it.
+    // The reply has one piece if the client asked for that, and if looking for zeros is not worth it.
     for (flags, at, len) in [(flag::DF, page / 2, 5 * page), (0, page - 100, 200)] {
         session.send(&request(flags, command::READ, 1, at as u64, len as u32));
         let reply = session.chunk();
@@ -293,7 +293,7 @@ fn a_split_at_any_byte_changes_nothing() {
         replies.sort_by_key(|reply| reply.cookie);
         let kinds = [chunk::OFFSET_DATA, chunk::NONE, chunk::BLOCK_STATUS, chunk::BLOCK_STATUS, chunk::ERROR];
         assert_eq!(replies.iter().map(|reply| reply.kind).collect::<Vec<_>>(), kinds);
-        // What the write does not touch.
+        // The part that the write does not touch.
         assert_eq!(replies[0].payload[8 + 6..], bytes(23..47));
     }
 }

@@ -21,17 +21,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A run of the fake is data or hole by the number of its page.
 pub(crate) const PAGE: u64 = 64 << 10;
 
-/// What the fake export holds and what became of it.
+/// The content of the fake export, and a record of the requests to it.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) content: Vec<u8>,
-    /// What every request to the export answers.
+    /// The error that every request to the export fails with, if any.
     pub(crate) fail: Option<Error>,
     /// Reads wait for the next flush.
     pub(crate) hold_reads: bool,
     pub(crate) flushes: u64,
     pub(crate) trims: Vec<(u64, u64)>,
-    /// Ranges made zero, and whether a hole was allowed.
+    /// Ranges made zero; the flag is true if a hole was allowed.
     pub(crate) zeroes: Vec<(u64, u64, bool)>,
     pub(crate) inside: u64,
     pub(crate) most_inside: u64,
@@ -147,7 +147,7 @@ impl Exports for FakeExports {
     }
 }
 
-/// How a server's session ended: whether it came to a transmission.
+/// The end of a server's session: true if it came to a transmission.
 pub(crate) type Ended = std::result::Result<bool, Disconnect>;
 
 /// A session: the client's end, and the server on its thread.
@@ -332,19 +332,19 @@ impl Session {
         }
     }
 
-    /// Hangs up and tells how the server's session ended.
+    /// Hangs up and returns the end of the server's session.
     pub(crate) fn end(self) -> Ended {
         drop(self.client);
         self.server.join().expect("the server does not panic")
     }
 }
 
-/// Whether the session ended because the client broke the protocol.
+/// Returns true if the session ended because the client broke the protocol.
 pub(crate) fn is_violation(ended: &Ended) -> bool {
     matches!(ended, Err(Disconnect::Protocol(_)))
 }
 
-/// An error that the fake export can answer.
+/// Returns an error for the fake export to fail with.
 pub(crate) fn failure() -> Error {
     Error::new(Errno::Io, "the disk is on fire")
 }

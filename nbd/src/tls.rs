@@ -1,5 +1,5 @@
-//! TLS below the protocol (`STARTTLS`), by rustls: who we are and whom we trust, and the records of one
-//! connection.
+//! TLS below the protocol (`STARTTLS`), by rustls: a server's credentials, and the socket for the
+//! records of one connection.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -13,12 +13,12 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::connection::Connection;
 
-/// The files of a folder of credentials: QEMU's names for them.
+/// The files in a folder of credentials, by QEMU's names.
 const CA: &str = "ca-cert.pem";
 const CERTIFICATE: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
 
-/// What is wrong with credentials.
+/// The reason why credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// A file cannot be read, or holds something else.
@@ -29,13 +29,13 @@ pub enum CredentialsError {
     Unfit(PathBuf, String),
 }
 
-/// A server's TLS credentials. Clones are the same.
+/// A server's TLS credentials. Clones share them.
 #[derive(Clone)]
 pub struct Credentials(pub(crate) Arc<ServerConfig>);
 
 impl Credentials {
-    /// Reads `server-cert.pem` and `server-key.pem` from a folder; with `verify_peer` also `ca-cert.pem`,
-    /// and only clients with a certificate of that authority are let in. Blocks.
+    /// Reads `server-cert.pem` and `server-key.pem` from a folder. With `verify_peer` it also reads
+    /// `ca-cert.pem`, and only clients with a certificate of that authority are accepted. Blocks.
     ///
     /// # Errors
     /// [`CredentialsError`], which names the file.

@@ -1,4 +1,4 @@
-//! NBD URIs (`doc/uri.md` of the NetworkBlockDevice project): where a server is, and what it exports.
+//! NBD URIs (`doc/uri.md` of the NetworkBlockDevice project): a server's address and the name of an export.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -15,7 +15,7 @@ const PORT: u16 = 10809;
 const TCP: &str = "nbd://";
 const UNIX: &str = "nbd+unix://";
 
-/// Where a server listens.
+/// The address that a server listens on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Address {
     /// A host's name or number, without brackets, and a port.
@@ -31,28 +31,28 @@ pub struct Uri {
     pub address: Address,
     /// The name of the export; may be empty.
     pub export: String,
-    /// Everything of the query but `socket`, in order.
+    /// The query's parameters except `socket`, in order.
     pub parameters: Vec<(String, String)>,
 }
 
-/// What is wrong with a URI.
+/// The reason why a URI is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no NBD URI: {0}; give nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH")]
+#[error("invalid NBD URI: {0}; use nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH")]
 pub struct UriError(&'static str);
 
 impl Uri {
-    /// Whether a name means an NBD server rather than a file.
+    /// Returns true if a name is the URI of an NBD server rather than the name of a file.
     pub fn is_one(name: &str) -> bool {
         name.starts_with(TCP) || name.starts_with(UNIX)
     }
 
-    /// Takes a URI apart.
+    /// Parses a URI.
     ///
     /// # Errors
-    /// [`UriError`], also where a part is longer than the protocol allows.
+    /// [`UriError`], also if the export's name is longer than the protocol allows.
     pub fn parse(text: &str) -> Result<Self, UriError> {
         let unix = text.strip_prefix(UNIX);
-        let rest = unix.or_else(|| text.strip_prefix(TCP)).ok_or(UriError("another protocol"))?;
+        let rest = unix.or_else(|| text.strip_prefix(TCP)).ok_or(UriError("unknown scheme"))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
         let export = decoded(export)?;
@@ -74,7 +74,7 @@ impl Uri {
             }
             (Some(_), Some(_)) => return Err(UriError("a Unix socket has no host")),
             (Some(_), None) => return Err(UriError("socket=PATH is missing")),
-            (None, Some(_)) => return Err(UriError("socket=PATH is for nbd+unix")),
+            (None, Some(_)) => return Err(UriError("socket=PATH works only with nbd+unix")),
             (None, None) => tcp(authority)?,
         };
         Ok(Uri { address, export, parameters })
@@ -92,9 +92,9 @@ fn tcp(authority: &str) -> Result<Address, UriError> {
             (host, Some(port))
         }
     };
-    let port = match port.ok_or(UriError("what follows the host is no port"))? {
+    let port = match port.ok_or(UriError("the text after the host is not a port"))? {
         "" => PORT,
-        port => port.parse().map_err(|_| UriError("the port is no number below 65536"))?,
+        port => port.parse().map_err(|_| UriError("the port is not a number below 65536"))?,
     };
     let host = if host.is_empty() { "localhost".into() } else { decoded(host)? };
     Ok(Address::Tcp(host, port))
@@ -106,11 +106,11 @@ fn decoded(text: &str) -> Result<String, UriError> {
 }
 
 impl Address {
-    /// Connects. Blocks, for `patience` at most and for as long as the host takes to look a name up: not
-    /// for an executor's thread.
+    /// Connects. Blocks, for `patience` at most and for as long as the host takes to look a name up:
+    /// must not be called on an executor's thread.
     ///
     /// # Errors
-    /// What the host says of the last address that was tried.
+    /// The host's error for the last address that was tried.
     pub fn connect(&self, patience: Duration) -> io::Result<Connection> {
         let deadline = Instant::now() + patience;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

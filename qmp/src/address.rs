@@ -1,4 +1,4 @@
-//! Where a monitor, or another server, listens: `unix:PATH` or `tcp:HOST:PORT`.
+//! The addresses that a monitor, or another server, listens on: `unix:PATH` or `tcp:HOST:PORT`.
 
 use std::fmt;
 use std::io;
@@ -16,39 +16,39 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub enum Address {
     /// `unix:PATH`: a socket file, which only its owner can connect to.
     Unix(PathBuf),
-    /// `tcp:HOST:PORT`: whoever reaches it controls the machine.
+    /// `tcp:HOST:PORT`: everybody who can reach it controls the machine.
     Tcp(String),
 }
 
-/// Why an address cannot be used.
+/// The reason why an address cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// Neither `unix:PATH` nor `tcp:HOST:PORT`.
     #[error("'{0}' is neither unix:PATH nor tcp:HOST:PORT")]
     Syntax(String),
-    /// An option behind the address that is not known, or that asks for what is never done.
+    /// An option after the address that is unknown or not supported.
     #[error("'{0}': {1}")]
     Option(String, &'static str),
     /// `tcp::PORT`, which QEMU takes for all addresses of the host.
-    #[error("'{0}' names no host: give 127.0.0.1, or 0.0.0.0 for everybody who reaches this host")]
+    #[error("'{0}' names no host: use 127.0.0.1, or 0.0.0.0 for all addresses of this host")]
     NoHost(String),
     /// Another process listens there.
     #[error("{0}: another process listens on this socket")]
     InUse(PathBuf),
-    /// A file that is no socket is in the way.
-    #[error("{0} exists and is no socket")]
+    /// A file that is not a socket is in the way.
+    #[error("{0} exists and is not a socket")]
     NoSocket(PathBuf),
     /// The host refused.
     #[error("{address}: {source}")]
     Io {
-        /// Where.
+        /// The address.
         address: Address,
-        /// Why.
+        /// The host's error.
         source: io::Error,
     },
 }
 
-/// Takes the options off an address as QEMU writes them (`unix:PATH,server=on,wait=off`): a comma that
+/// Removes the options of QEMU's syntax from an address (`unix:PATH,server=on,wait=off`). A comma that
 /// belongs to the address is doubled.
 fn without_options(text: &str) -> Result<String, AddressError> {
     let text = text.replace(",,", "\0");
@@ -58,9 +58,9 @@ fn without_options(text: &str) -> Result<String, AddressError> {
         let refuse = |why| Err(AddressError::Option(option.replace('\0', ","), why));
         match option {
             "server" | "server=on" | "wait=off" | "nowait" => {}
-            "server=off" => return refuse("the program listens on its sockets, and does not connect"),
-            "wait" | "wait=on" => return refuse("the start does not wait for a client: give wait=off"),
-            _ => return refuse("not an option of a socket; a comma in a path is written ',,'"),
+            "server=off" => return refuse("connecting is not supported: the program listens on its sockets"),
+            "wait" | "wait=on" => return refuse("waiting for a client is not supported; use wait=off"),
+            _ => return refuse("unknown socket option; write a comma in a path as ',,'"),
         }
     }
     Ok(address)
@@ -69,8 +69,8 @@ fn without_options(text: &str) -> Result<String, AddressError> {
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// Reads `unix:PATH` or `tcp:HOST:PORT`. Options that QEMU needs there to listen without waiting are
-    /// allowed (`,server=on,wait=off`), since that is what is done anyway.
+    /// Parses `unix:PATH` or `tcp:HOST:PORT`. The options that QEMU needs to listen without waiting
+    /// (`,server=on,wait=off`) are allowed, since that is what is done anyway.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let address = without_options(text)?;
         if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
@@ -78,7 +78,7 @@ impl FromStr for Address {
         }
         let tcp = address.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':'));
         match tcp {
-            // Whoever connects controls the machine: nobody is to let the whole network in by an omission.
+            // Everybody who connects controls the machine: an omission must not let the whole network in.
             Some(("", port)) if port.parse::<u16>().is_ok() => Err(AddressError::NoHost(text.to_owned())),
             Some((host, port)) if port.parse::<u16>().is_ok() => Ok(Address::Tcp(format!("{host}:{port}"))),
             _ => Err(AddressError::Syntax(text.to_owned())),
@@ -114,7 +114,7 @@ impl Address {
     }
 }
 
-/// Tries the addresses of a host one after the other.
+/// Tries the addresses of a host one after the other. Returns the first success, or the last error.
 fn first<T>(host_port: &str, mut attempt: impl FnMut(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in host_port.to_socket_addrs()? {
@@ -150,15 +150,15 @@ pub struct Listener {
     file: Option<BoundFile>,
 }
 
-/// Connections that wait to be accepted.
+/// The most connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
 impl Listener {
     /// Binds and listens. A socket file that nobody listens on any more is replaced.
     ///
     /// # Errors
-    /// [`AddressError::InUse`] and [`AddressError::NoSocket`] where something else has that path, and
-    /// what the host answers.
+    /// [`AddressError::InUse`] and [`AddressError::NoSocket`] if something else has that path, and the
+    /// host's errors.
     pub fn bind(address: &Address) -> Result<Self, AddressError> {
         let io = |source| AddressError::Io { address: address.clone(), source };
         match address {
@@ -182,7 +182,7 @@ impl Listener {
 
     fn bind_unix(path: &Path) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Until the file is known: an end of the process removes it at any time.
+        // Held until the file is recorded: an exit of the process may remove the sockets at any time.
         let mut bound = lock(&BOUND);
         socket.bind(&SockAddr::unix(path)?)?;
         let file = (path.to_owned(), file_id(path)?);
@@ -197,7 +197,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Where it listens: the port that the host chose where port 0 was asked for.
+    /// Returns the address that it listens on, with the port that the host chose if port 0 was requested.
     pub fn address(&self) -> Option<Address> {
         match &self.file {
             Some((path, _)) => Some(Address::Unix(path.clone())),
@@ -208,11 +208,11 @@ impl Listener {
     /// Accepts one connection.
     ///
     /// # Errors
-    /// `WouldBlock` where none waits, and what the host answers.
+    /// `WouldBlock` if no connection waits, and the host's errors.
     pub fn accept(&self) -> io::Result<Socket> {
         let (socket, _) = self.socket.accept()?;
         if self.file.is_none() {
-            // Answers are small and awaited: never held back for more to send.
+            // Answers are small and awaited: they must not be held back for more to send.
             socket.set_tcp_nodelay(true)?;
         }
         Ok(socket)
@@ -229,27 +229,28 @@ impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
             if let Err(e) = remove(file) {
-                tracing::warn!("the socket {} stays behind: {e}", file.0.display());
+                tracing::warn!("cannot remove the socket {}: {e}", file.0.display());
             }
             lock(&BOUND).retain(|other| other != file);
         }
     }
 }
 
-/// Removes a socket's file where it is still that one: somebody may have replaced it.
+/// Removes a socket's file if it is still that one: somebody may have replaced it.
 fn remove((path, id): &BoundFile) -> io::Result<()> {
     if file_id(path).is_ok_and(|now| now == *id) { std::fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Gives the files of all listeners of this process to a user and a group, by number: that user alone may
-/// connect from then on. A file that is no longer that of its listener is left alone.
+/// Gives the socket files of all listeners of this process to a user and a group, by number: from then
+/// on only that user may connect. A file that is no longer that of its listener is left alone.
 ///
 /// # Errors
 /// Fails if the caller is not root, who alone may give files away, or with the host's error.
 pub fn give_sockets(uid: u32, gid: u32) -> io::Result<()> {
     use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fstat, open};
     for (path, (device, inode)) in &*lock(&BOUND) {
-        // Held while it is looked at: in a folder of somebody else's, a name may come to mean another file.
+        // Opened before it is checked: in a folder that belongs to somebody else, the name may come to
+        // mean another file.
         let Ok(file) = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) else {
             continue;
         };
@@ -261,11 +262,12 @@ pub fn give_sockets(uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the files of all listeners of this process, for an end that runs no destructors. Returns `false`,
-/// and does nothing, while another thread binds one; after `true` nobody does any more.
+/// Removes the socket files of all listeners of this process, for an exit that runs no destructors.
+/// Returns `false`, and does nothing, while another thread binds a socket; after `true` no thread can
+/// bind one any more.
 pub fn remove_sockets() -> bool {
     let Ok(mut bound) = BOUND.try_lock() else { return false };
-    // Nobody can be told where it fails.
+    // Nobody is left to report an error to.
     bound.drain(..).for_each(|file| drop(remove(&file)));
     std::mem::forget(bound);
     true
@@ -279,7 +281,7 @@ fn remove_stale(path: &Path) -> Result<(), AddressError> {
     }
     let io = |source| AddressError::Io { address: Address::Unix(path.to_owned()), source };
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(io)?;
-    // A live listener with a full backlog would block here otherwise.
+    // Otherwise a live listener with a full backlog would block this thread.
     probe.set_nonblocking(true).map_err(io)?;
     match probe.connect(&SockAddr::unix(path).map_err(io)?) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(io),

@@ -53,7 +53,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     assert!(matches!(Listener::bind(&address), Err(AddressError::InUse(_))));
     drop(live);
 
-    // One that is alive, but has no room for another client: nobody waits for it, and nobody replaces it.
+    // A live listener that has no room for another client is neither waited for nor replaced.
     let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     full.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     full.listen(0).unwrap();
@@ -103,7 +103,7 @@ fn sockets_are_given_to_a_user_and_nothing_that_took_their_place_is() {
     let path = |name: &str| directory.path().join(name);
     let bind = |name| Listener::bind(&Address::Unix(path(name))).unwrap();
     let (_kept, _replaced, _linked, _gone) = (bind("kept"), bind("replaced"), bind("linked"), bind("gone"));
-    // What somebody who owns the folder may do meanwhile.
+    // The owner of the folder may do this meanwhile.
     std::fs::write(path("precious"), "root's").unwrap();
     for name in ["replaced", "linked", "gone"] {
         std::fs::remove_file(path(name)).unwrap();

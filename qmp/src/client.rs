@@ -1,4 +1,4 @@
-//! A blocking client, for tests, the demo and whoever scripts a machine.
+//! A blocking client, for tests, the demo and programs that control a machine.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -17,23 +17,23 @@ use crate::output::EventMessage;
 use crate::stream::Splitter;
 use crate::types::{VersionInfo, VersionTriple};
 
-/// How long an answer may take unless [`Client::set_timeout`] says otherwise.
+/// The time limit for an answer, unless [`Client::set_timeout`] sets another.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Events kept until somebody looks; the oldest give way.
+/// The most events kept until they are taken; beyond that the oldest are dropped.
 const MAX_EVENTS: usize = 1 << 16;
 /// The pause between two attempts to connect while the server is not there yet.
 const CONNECT_AGAIN: Duration = Duration::from_millis(10);
 const READ_SIZE: usize = 32 << 10;
 
-/// Why a client's call failed.
+/// The reason why a client's call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The server answered an error.
+    /// The server returned an error.
     #[error("{command}: {error}")]
     Command {
         /// The command.
         command: String,
-        /// The answer.
+        /// The server's error.
         error: Error,
     },
     /// Nothing came in time.
@@ -42,21 +42,21 @@ pub enum ClientError {
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// The server sent what QMP does not allow here.
+    /// The server sent something that QMP does not allow here.
     #[error("not QMP: {0}")]
     Protocol(String),
     /// The connection failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         context: String,
-        /// Why it failed.
+        /// The reason.
         source: io::Error,
     },
 }
 
 impl ClientError {
-    /// The server's error, if it is one.
+    /// Returns the server's error, if this is one.
     pub fn command_error(&self) -> Option<&Error> {
         match self {
             ClientError::Command { error, .. } => Some(error),
@@ -91,10 +91,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and negotiates within `time`; a server that does not listen yet is waited for.
+    /// Connects and negotiates within `time`; waits for a server that does not listen yet.
     ///
     /// # Errors
-    /// Where there is no QMP server at that address in time.
+    /// Fails if there is no QMP server at that address in time.
     pub fn connect(address: &Address, time: Duration) -> Result<Self, ClientError> {
         let deadline = Instant::now() + time;
         loop {
@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// As [`Client::connect`], to a server that is there: where none listens, that is told at once.
+    /// Like [`Client::connect`], but fails at once if no server listens at that address.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -120,7 +120,7 @@ impl Client {
     /// Negotiates on a connected stream socket, such as one end of a pair.
     ///
     /// # Errors
-    /// Where the other end is no QMP server.
+    /// Fails if the other end is not a QMP server.
     pub fn from_socket(socket: impl Into<Socket>) -> Result<Self, ClientError> {
         Self::negotiate(socket.into(), Instant::now() + TIMEOUT)
     }
@@ -150,7 +150,7 @@ impl Client {
         &self.version
     }
 
-    /// Sets how long an answer may take; 30 s without it.
+    /// Sets the time limit for an answer; it is 30 s by default.
     pub fn set_timeout(&mut self, time: Duration) {
         self.timeout = time;
     }
@@ -158,7 +158,7 @@ impl Client {
     /// Runs a typed command.
     ///
     /// # Errors
-    /// [`ClientError::Command`] with the server's error; others where the connection fails.
+    /// [`ClientError::Command`] with the server's error; others if the connection fails.
     pub fn execute<R: Request>(&mut self, request: &R) -> Result<R::Answer, ClientError> {
         let answer = self.call(R::NAME, Some(to_value(request)), Instant::now() + self.timeout)?;
         serde_json::from_value(answer).map_err(|e| ClientError::Protocol(format!("{}: {e}", R::NAME)))
@@ -192,7 +192,7 @@ impl Client {
                 let answer =
                     Answer::deserialize(message).map_err(|e| ClientError::Protocol(e.to_string()))?;
                 match answer {
-                    // Of a command that was not waited for long enough.
+                    // A late answer to a command that timed out.
                     Answer { id: Some(other), .. } if other != id => {}
                     Answer { error: Some(error), .. } => {
                         return Err(ClientError::Command { command: command.to_owned(), error });
@@ -203,11 +203,11 @@ impl Client {
         }
     }
 
-    /// Waits for an event of that name; one that came earlier and was not taken counts. Other events
-    /// stay in the queue.
+    /// Waits for an event of that name. Returns at once if one came earlier and was not taken. Other
+    /// events stay in the queue.
     ///
     /// # Errors
-    /// [`ClientError::Timeout`] at the deadline; others where the connection fails.
+    /// [`ClientError::Timeout`] at the deadline; others if the connection fails.
     pub fn wait_event(&mut self, name: &str, deadline: Instant) -> Result<EventMessage, ClientError> {
         loop {
             let position = self.events.iter().position(|event| event.event == name);
@@ -219,7 +219,7 @@ impl Client {
         }
     }
 
-    /// Waits for an event and tells its data. See [`Client::wait_event`].
+    /// Waits for an event and returns its data. See [`Client::wait_event`].
     ///
     /// # Errors
     /// As [`Client::wait_event`].
@@ -247,7 +247,7 @@ impl Client {
 
     /// Takes all events that have come, without waiting.
     pub fn events(&mut self) -> Vec<EventMessage> {
-        // A connection that fails here fails in the next call too, which tells.
+        // A connection that fails here fails in the next call too, which reports it.
         while let Ok(message) = self.read(Instant::now(), "event") {
             if self.keep_event(message).is_err() {
                 break;
@@ -256,7 +256,7 @@ impl Client {
         self.events.drain(..).collect()
     }
 
-    /// Queues an event; hands anything else back.
+    /// Queues an event; returns any other message.
     fn keep_event(&mut self, message: Value) -> Result<Option<Value>, ClientError> {
         if message.get("event").is_none() {
             return Ok(Some(message));
@@ -282,7 +282,7 @@ impl Client {
             })
     }
 
-    /// The next message: one that is there already even after the deadline.
+    /// Returns the next message. One that is there already is returned even after the deadline.
     fn read(&mut self, deadline: Instant, wanted: &str) -> Result<Value, ClientError> {
         let mut buffer = vec![0; READ_SIZE];
         loop {
@@ -311,7 +311,7 @@ impl Client {
     }
 }
 
-/// Whether the server may still be starting.
+/// Returns true if the server may still be starting.
 fn not_yet(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

@@ -1,7 +1,7 @@
-//! The commands: each is one entry here, from which come its argument structure, its strict parser,
-//! its method of [`Handler`], its line in `query-commands` and its schema.
+//! The commands. Each is one entry here, which generates its argument structure, its strict parser, its
+//! method of [`Handler`], its line in `query-commands` and its schema.
 //!
-//! To add one, write an entry and, for the VMM to serve it, that method.
+//! To add a command, write an entry, and implement its method of [`Handler`] in the program.
 
 use std::future::Future;
 
@@ -17,11 +17,11 @@ use crate::types::*;
 pub struct CommandInfo {
     /// The name on the wire.
     pub name: &'static str,
-    /// What it does, in one line.
+    /// A description in one line.
     pub doc: &'static str,
     /// Its arguments: always an object.
     pub arguments: fn() -> Type,
-    /// What it answers.
+    /// The type of its answer.
     pub answer: fn() -> Type,
 }
 
@@ -29,11 +29,11 @@ pub struct CommandInfo {
 pub trait Request: Serialize + Qapi + Into<Command> {
     /// The name on the wire.
     const NAME: &'static str;
-    /// What it answers.
+    /// The type of its answer.
     type Answer: Serialize + DeserializeOwned + Qapi;
 }
 
-/// Serializing our own types cannot fail: no map has keys that are not strings.
+/// Converts a value to JSON. This cannot fail for our own types: no map has keys that are not strings.
 pub(crate) fn to_value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
@@ -102,11 +102,11 @@ macro_rules! commands {
     (@handler $(
         $(#[$doc:meta])* $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;
     )*) => {
-        /// What serves the commands: the machine.
+        /// The implementation of the commands: the machine.
         ///
-        /// A method runs on the monitor's executor as part of a client's task, once at a time for each
-        /// client, and always to its end, even where the client is gone. It may await as long as it
-        /// needs; other clients are served meanwhile. A method that is left out answers
+        /// A method runs on the monitor's executor as part of a client's task, one at a time for each
+        /// client, and always to its end, even if the client is gone. It may wait as long as it needs;
+        /// other clients are served meanwhile. A method that is not implemented fails with
         /// `CommandNotFound`, "Command NAME has been disabled".
         pub trait Handler {
             $(
@@ -134,11 +134,11 @@ commands! {
     monitor {
         /// Ends the negotiation of capabilities; nothing else is served before it.
         "qmp_capabilities" qmp_capabilities: QmpCapabilities {
-            /// Capabilities to enable: none is offered.
+            /// Capabilities to enable; none is offered.
             enable: Option<Vec<QMPCapability>>,
         } -> Empty;
 
-        /// Tells the version of QMP and of this program.
+        /// Returns the version of QMP and of this program.
         "query-version" query_version: QueryVersion {} -> VersionInfo;
 
         /// Lists all commands.
@@ -147,48 +147,48 @@ commands! {
         /// Describes all commands and events, and their types.
         "query-qmp-schema" query_qmp_schema: QueryQmpSchema {} -> Vec<SchemaInfo>;
 
-        /// Says whether this connection gets all events of our own, and not only those that follow our own
-        /// commands.
+        /// Selects whether this connection gets all events of our own, or only those after our own commands.
         "x-events" x_events: XEvents {
-            /// Whether it does.
+            /// True to get all of them.
             enable: bool,
         } -> Empty;
 
-        /// Runs a command of the text monitor and answers what it printed.
+        /// Runs a command of the text monitor and returns what it printed.
         "human-monitor-command" human_monitor_command: HumanMonitorCommand {
             /// The command and its arguments.
             command_line as "command-line": String,
-            /// Of which CPU; has no effect.
+            /// The CPU to run it for; has no effect.
             cpu_index as "cpu-index": Option<i64>,
         } -> String;
     }
     handler {
-        /// Copies one cluster of a disk's backing chain into its image; or starts or stops doing so for all.
+        /// Copies one cluster of a disk's backing chain into its leaf; with `all` or `stop`, starts or
+        /// stops copying everything in the background.
         "block_stream" block_stream: BlockStream {
             /// The disk.
             device: String,
-            /// Whether to stream everything in the background.
+            /// True to stream everything in the background.
             all: Option<bool>,
-            /// Whether to stop the background stream.
+            /// True to stop the background stream.
             stop: Option<bool>,
-            /// Where to look for the cluster, instead of where the last one ended.
+            /// The offset to look for the cluster from; the end of the last one unless given.
             offset as "x-offset": Option<u64>,
         } -> BlockStreamReply;
 
         /// Lists active background streams.
         "query-block-stream" query_block_stream: QueryBlockStream {} -> Vec<BlockStreamInfo>;
 
-        /// Switches a disk's image or changes a drive's medium while the guest runs; or sets a VNC password.
+        /// Switches a disk's image or changes a drive's medium while the guest runs.
         "change" change: Change {
-            /// The drive, or `vnc`.
+            /// The drive; `vnc` is refused, since there is no VNC server.
             device: String,
-            /// The file of the new image, or `password`.
+            /// The file of the new image, or `password` for `vnc`.
             target: String,
             /// The format (drives), or the password (`vnc`).
             arg: Option<String>,
             /// The format of the new image.
             format: Option<String>,
-            /// Whether the guest is told; it is unless this is false.
+            /// False to hide the switch from the guest; true unless given.
             notify: Option<bool>,
         } -> Empty;
 
@@ -198,17 +198,17 @@ commands! {
             device: Option<String>,
             /// The same, by the id of the guest's device.
             id: Option<String>,
-            /// Whether to do it while the guest has the tray locked.
+            /// True to do it even if the guest has the tray locked.
             force: Option<bool>,
         } -> Empty;
 
-        /// Opens a removable drive's tray; where the guest has it locked, asks the guest.
+        /// Opens a removable drive's tray; if the guest has it locked, asks the guest.
         "blockdev-open-tray" blockdev_open_tray: BlockdevOpenTray {
             /// The drive.
             device: Option<String>,
             /// The same, by the id of the guest's device.
             id: Option<String>,
-            /// Whether to do it while the guest has the tray locked.
+            /// True to do it even if the guest has the tray locked.
             force: Option<bool>,
         } -> Empty;
 
@@ -230,9 +230,9 @@ commands! {
             filename: String,
             /// Its format; raw unless given.
             format: Option<String>,
-            /// Whether to do it while the guest has the tray locked.
+            /// True to do it even if the guest has the tray locked.
             force: Option<bool>,
-            /// Whether the new medium is written; a CD-ROM's is not.
+            /// Selects whether the new medium is writable; that of a CD-ROM never is.
             read_only_mode as "read-only-mode": Option<BlockdevChangeReadOnlyMode>,
         } -> Empty;
 
@@ -251,65 +251,65 @@ commands! {
 
         /// Lists the images of all drives' chains.
         "query-named-block-nodes" query_named_block_nodes: QueryNamedBlockNodes {
-            /// Whether the images behind each one are left out of its description.
+            /// True to leave the images behind each one out of its description.
             flat: Option<bool>,
         } -> Vec<BlockDeviceInfo>;
 
-        /// Tells what drives have done.
+        /// Returns counters of the drives' requests and jobs.
         "query-blockstats" query_blockstats: QueryBlockstats {
-            /// Whether all images are listed, instead of drives.
+            /// True to list all images instead of drives.
             query_nodes as "query-nodes": Option<bool>,
         } -> Vec<BlockStats>;
 
-        /// Creates an image over a disk's running one and switches to it.
+        /// Creates an overlay of a disk's leaf and switches the disk to it.
         "blockdev-snapshot-sync" blockdev_snapshot_sync: BlockdevSnapshotSync {
             /// The disk.
             device: Option<String>,
-            /// Its running image.
+            /// The node name of its leaf.
             node_name as "node-name": Option<String>,
-            /// The file of the new image.
+            /// The file of the overlay.
             snapshot_file as "snapshot-file": String,
-            /// The node name of the new image.
+            /// The node name of the overlay.
             snapshot_node_name as "snapshot-node-name": Option<String>,
-            /// The format of the new image; qcow2 unless given.
+            /// The format of the overlay; qcow2 unless given.
             format: Option<String>,
-            /// Whether the new image is created; it is unless given.
+            /// The source of the overlay's file; it is created unless given.
             mode: Option<NewImageMode>,
         } -> Empty;
 
-        /// Does several things to several disks, all at one point in time, or none of them.
+        /// Does several things to several disks, all at one point in time, or does nothing.
         "transaction" transaction: Transaction {
             /// The steps.
             actions: Vec<TransactionAction>,
-            /// What holds for all of them.
+            /// Properties of the whole transaction.
             properties: Option<TransactionProperties>,
         } -> Empty;
 
-        /// Creates an image over a disk's running one, switches to it and streams everything into it.
+        /// Creates an overlay of a disk's leaf, switches to it and streams everything into it.
         "x-live-copy" x_live_copy: XLiveCopy {
             /// The disk.
             device: String,
-            /// The file of the new image.
+            /// The file of the overlay.
             target: String,
             /// Its format.
             format: String,
             /// The job's id; the disk's name unless given.
             job_id as "job-id": Option<String>,
-            /// The job's limit in bytes a second; 0: none.
+            /// The job's limit in bytes per second; 0: none.
             speed: Option<i64>,
-            /// Whether the guest is told of the switch; it is unless this is false.
+            /// False to hide the switch from the guest; true unless given.
             notify: Option<bool>,
         } -> Empty;
 
         /// Starts the NBD server.
         "nbd-server-start" nbd_server_start: NbdServerStart {
-            /// Where it listens.
+            /// The address to listen on.
             addr: SocketAddressLegacy,
-            /// How many clients it serves at once; 0: any number. 100 unless given.
+            /// The most clients at a time; 0: any number. 100 unless given.
             max_connections as "max-connections": Option<u32>,
             /// Seconds within which a client must choose an export; 0: no limit. 10 unless given.
             handshake_max_seconds as "handshake-max-seconds": Option<u32>,
-            /// The id of a `--tls-creds`: clients must begin with TLS.
+            /// The id of a `--tls-creds`; with it, clients must begin with TLS.
             tls_creds as "tls-creds": Option<String>,
         } -> Empty;
 
@@ -317,11 +317,11 @@ commands! {
         "nbd-server-add" nbd_server_add: NbdServerAdd {
             /// The export's name and id; the disk's unless given.
             name: Option<String>,
-            /// What clients are told of it.
+            /// A description for clients.
             description: Option<String>,
             /// The disk.
             device: String,
-            /// Whether clients may write; they may not unless given. A read-only disk never is.
+            /// True to let clients write; false unless given. A read-only disk is never writable.
             writable: Option<bool>,
         } -> Empty;
 
@@ -329,7 +329,7 @@ commands! {
         "nbd-server-remove" nbd_server_remove: NbdServerRemove {
             /// Its id.
             name: String,
-            /// What becomes of its clients; `safe` unless given.
+            /// The treatment of its clients; `safe` unless given.
             mode: Option<BlockExportRemoveMode>,
         } -> Empty;
 
@@ -338,19 +338,19 @@ commands! {
 
         /// Exports a disk.
         "block-export-add" block_export_add: BlockExportAdd {
-            /// How.
+            /// The type of the export.
             kind as "type": BlockExportType,
             /// The export's id.
             id: String,
             /// The disk.
             node_name as "node-name": String,
-            /// Whether clients may write; they may not unless given.
+            /// True to let clients write; false unless given.
             writable: Option<bool>,
-            /// Whether each write is flushed before it is answered; it is not unless given.
+            /// True to flush each write before it is answered; false unless given.
             writethrough: Option<bool>,
             /// The name that clients ask for; the disk's unless given.
             name: Option<String>,
-            /// What clients are told of it.
+            /// A description for clients.
             description: Option<String>,
         } -> Empty;
 
@@ -358,48 +358,48 @@ commands! {
         "block-export-del" block_export_del: BlockExportDel {
             /// Its id.
             id: String,
-            /// What becomes of its clients; `safe` unless given.
+            /// The treatment of its clients; `safe` unless given.
             mode: Option<BlockExportRemoveMode>,
         } -> Empty;
 
         /// Lists exports, the newest first.
         "query-block-exports" query_block_exports: QueryBlockExports {} -> Vec<BlockExportInfo>;
 
-        /// Starts to copy what a disk's backing chain has into its image, as a job.
+        /// Starts a job that copies the data of an image's backing chain into that image.
         "block-stream" block_stream_job: BlockStreamJob {
             /// The job's id; the disk's name unless given.
             job_id as "job-id": Option<String>,
             /// The disk, or the node name of an image of its chain.
             device: String,
-            /// The file that becomes the backing file; none unless given, and the whole chain is copied.
+            /// The file of the image that becomes the backing file; without it, the whole chain is copied.
             base: Option<String>,
             /// The same, by its node name.
             base_node as "base-node": Option<String>,
-            /// What is recorded as the name of the backing file.
+            /// The name to record for the backing file.
             backing_file as "backing-file": Option<String>,
-            /// Whether the format of a base that is used by a protocol alone is recorded as raw: all bases
-            /// here have a format, so that it changes nothing.
+            /// True to record the format of a base that is used by a protocol alone as raw. It has no
+            /// effect, since all bases here have a format.
             backing_mask_protocol as "backing-mask-protocol": Option<bool>,
-            /// The last node that is copied.
+            /// The node name of the last image that is copied.
             bottom: Option<String>,
-            /// Bytes a second; 0: no limit.
+            /// The limit in bytes per second; 0: none.
             speed: Option<i64>,
-            /// What becomes of the job on an error; `report` unless given.
+            /// The reaction to an I/O error; `report` unless given.
             on_error as "on-error": Option<BlockdevOnError>,
-            /// A name for the job's filter node. It must be free, and no node gets it: a stream has no filter
-            /// here.
+            /// A name for the job's filter node, which must not be in use. No node gets it: a stream has
+            /// no filter here.
             filter_node_name as "filter-node-name": Option<String>,
-            /// Whether it finalizes itself; it does unless this is false.
+            /// False to wait for `job-finalize` at the end; true unless given.
             auto_finalize as "auto-finalize": Option<bool>,
-            /// Whether it leaves the table by itself; it does unless this is false.
+            /// False to keep the job after its end until `job-dismiss`; true unless given.
             auto_dismiss as "auto-dismiss": Option<bool>,
-            /// What is copied first; `sequential` unless given.
+            /// The order of copying; `sequential` unless given.
             order as "x-order": Option<StreamOrder>,
-            /// A file of ranges that are copied first, in its order.
+            /// A trace file, whose ranges are copied first, in its order.
             trace as "x-trace": Option<String>,
-            /// A file for what is read meanwhile, as a trace for later streams.
+            /// A file to record the guest's reads in meanwhile, as a trace for later streams.
             record_trace as "x-record-trace": Option<String>,
-            /// Milliseconds within which 99 of 100 of the disk's reads and writes shall end.
+            /// The limit in milliseconds within which 99 of 100 of the disk's reads and writes should end.
             max_latency as "x-max-latency": Option<u64>,
         } -> Empty;
 
@@ -407,7 +407,7 @@ commands! {
         "block-job-set-speed" block_job_set_speed: BlockJobSetSpeed {
             /// The job: the disk's name for a background stream.
             device: String,
-            /// Bytes a second; 0: no limit.
+            /// The limit in bytes per second; 0: none.
             speed: i64,
         } -> Empty;
 
@@ -415,7 +415,7 @@ commands! {
         "block-job-cancel" block_job_cancel: BlockJobCancel {
             /// The job.
             device: String,
-            /// Whether a job that is paused or ready is cancelled too.
+            /// True to cancel the job even if it is paused.
             force: Option<bool>,
         } -> Empty;
 
@@ -425,7 +425,7 @@ commands! {
             device: String,
         } -> Empty;
 
-        /// Lets a paused job go on.
+        /// Resumes a paused job.
         "block-job-resume" block_job_resume: BlockJobResume {
             /// The job.
             device: String,
@@ -443,7 +443,7 @@ commands! {
             id: String,
         } -> Empty;
 
-        /// Forgets a job that has ended.
+        /// Removes a job that has ended.
         "block-job-dismiss" block_job_dismiss: BlockJobDismiss {
             /// The job.
             id: String,
@@ -455,7 +455,7 @@ commands! {
             id: String,
         } -> Empty;
 
-        /// Lets a paused job go on.
+        /// Resumes a paused job.
         "job-resume" job_resume: JobResume {
             /// The job.
             id: String,
@@ -479,7 +479,7 @@ commands! {
             id: String,
         } -> Empty;
 
-        /// Forgets a job that has ended.
+        /// Removes a job that has ended.
         "job-dismiss" job_dismiss: JobDismiss {
             /// The job.
             id: String,
@@ -491,16 +491,16 @@ commands! {
         /// Lists jobs.
         "query-jobs" query_jobs: QueryJobs {} -> Vec<JobInfo>;
 
-        /// Tells whether the machine runs.
+        /// Returns the machine's state.
         "query-status" query_status: QueryStatus {} -> StatusInfo;
 
-        /// Tells the machine's name.
+        /// Returns the machine's name.
         "query-name" query_name: QueryName {} -> NameInfo;
 
         /// Stops the vCPUs and the guest's I/O.
         "stop" stop: Stop {} -> Empty;
 
-        /// Lets a stopped machine go on.
+        /// Resumes a stopped machine.
         "cont" cont: Cont {} -> Empty;
 
         /// Asks the guest to power off.

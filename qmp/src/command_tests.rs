@@ -36,7 +36,7 @@ fn wrong_arguments_are_named() {
         refused("block_stream", json!({"device": "a", "all": "on"})),
         "Invalid parameter type for 'all', expected: boolean"
     );
-    // JSON null is no absent member.
+    // JSON null does not count as an absent member.
     assert_eq!(
         refused("block_stream", json!({"device": "a", "all": null})),
         "Invalid parameter type for 'all', expected: boolean"

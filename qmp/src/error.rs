@@ -1,14 +1,15 @@
-//! What a failed command answers.
+//! The error of a failed command.
 
 use serde::{Deserialize, Serialize};
 
-/// The class of an error: all that a program should decide by (QAPI `QapiErrorClass`; the last two
-/// are those of the 2011 streaming commands).
+/// The class of an error, the only part that a program should act on (QAPI `QapiErrorClass`;
+/// `DeviceInUse` and `NotSupported` are those of the 2011 streaming commands).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ErrorClass {
     /// Everything that has no class of its own.
     GenericError,
-    /// No such command, or not now: before the negotiation of capabilities, or twice.
+    /// The command is unknown, or not allowed now: any before the negotiation of capabilities, or a
+    /// second negotiation.
     CommandNotFound,
     /// The named device does not exist, or has nothing that the command needs.
     DeviceNotFound,
@@ -20,7 +21,7 @@ pub enum ErrorClass {
     DeviceInUse,
     /// The device or its format cannot do that.
     NotSupported,
-    /// A class that another server answered and that this crate does not know.
+    /// A class of another server that this crate does not know.
     #[serde(other)]
     Unknown,
 }
@@ -29,27 +30,27 @@ pub enum ErrorClass {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{desc}")]
 pub struct Error {
-    /// What a program may decide by.
+    /// The class, for programs.
     pub class: ErrorClass,
-    /// What a person reads; its text may change.
+    /// The description, for people; its text may change.
     pub desc: String,
 }
 
-/// What a command answers.
+/// The result of a command.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error of any class.
+    /// Creates an error of any class.
     pub fn new(class: ErrorClass, desc: impl Into<String>) -> Self {
         Error { class, desc: desc.into() }
     }
 
-    /// An error that only people look at.
+    /// Creates a `GenericError`, which only people look at.
     pub fn generic(desc: impl Into<String>) -> Self {
         Self::new(ErrorClass::GenericError, desc)
     }
 
-    /// No disk of that name, in QEMU's words.
+    /// Creates the error for a disk that does not exist, in QEMU's words.
     pub fn device_not_found(device: &str) -> Self {
         Self::new(ErrorClass::DeviceNotFound, format!("Device '{device}' not found"))
     }

@@ -1,4 +1,4 @@
-//! The events: each is one entry here. Their data is QEMU 10.0's, but for `BLOCK_STREAM_COMPLETED`
+//! The events. Each is one entry here. Their data is QEMU 10.0's, except for `BLOCK_STREAM_COMPLETED`
 //! (2011), `BLOCK_SWITCHED` and `EVENTS_DROPPED` (ours), and members whose names begin with `x-`.
 
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::types::*;
 pub struct EventInfo {
     /// The name on the wire.
     pub name: &'static str,
-    /// What it tells, in one line.
+    /// A description in one line.
     pub doc: &'static str,
     /// Its data: always an object.
     pub data: fn() -> Type,
@@ -47,50 +47,50 @@ events! {
         device: String,
         /// Its size in bytes.
         len: u64,
-        /// Up to where it is streamed.
+        /// The offset up to which the disk is streamed.
         offset: u64,
-        /// Why it failed.
+        /// The reason for a failure.
         error: Option<String>,
     }
 
     /// A disk was switched to another image. Our own event: it follows `change` and `x-live-copy`; after
-    /// other commands it is sent to those who asked by `x-events`.
+    /// other commands it is sent only to clients that asked for it by `x-events`.
     "BLOCK_SWITCHED" BlockSwitched {
         /// The disk.
         device: String,
         /// The file of its new image.
         file: String,
-        /// For how long the disk took no requests, in microseconds.
+        /// The time during which the disk took no requests, in microseconds.
         blackout as "blackout-us": u64,
     }
 
     /// A job ended, with success or failure.
     "BLOCK_JOB_COMPLETED" BlockJobCompleted {
-        /// What it does.
+        /// The kind of job.
         kind as "type": JobType,
         /// Its id.
         device: String,
-        /// Where `offset` ends.
+        /// The value of `offset` at the end.
         len: u64,
-        /// How far it is.
+        /// The progress so far.
         offset: u64,
         /// Its limit in bytes per second; 0: none.
         speed: u64,
-        /// Why it failed, in the C library's words.
+        /// The reason for a failure, in the C library's words.
         error: Option<String>,
-        /// The same in full: what it failed at, and where.
+        /// The same in full: the operation that failed, and where.
         detail as "x-error": Option<String>,
     }
 
     /// A job was cancelled.
     "BLOCK_JOB_CANCELLED" BlockJobCancelled {
-        /// What it does.
+        /// The kind of job.
         kind as "type": JobType,
         /// Its id.
         device: String,
-        /// Where `offset` ends.
+        /// The value of `offset` at the end.
         len: u64,
-        /// How far it is.
+        /// The progress so far.
         offset: u64,
         /// Its limit in bytes per second; 0: none.
         speed: u64,
@@ -100,9 +100,9 @@ events! {
     "BLOCK_JOB_ERROR" BlockJobError {
         /// Its id.
         device: String,
-        /// What failed.
+        /// The operation that failed.
         operation: IoOperationType,
-        /// What follows.
+        /// The reaction to the error.
         action: BlockErrorAction,
         /// The error in full.
         detail as "x-error": Option<String>,
@@ -110,13 +110,13 @@ events! {
 
     /// A job can be completed.
     "BLOCK_JOB_READY" BlockJobReady {
-        /// What it does.
+        /// The kind of job.
         kind as "type": JobType,
         /// Its id.
         device: String,
-        /// Where `offset` ends.
+        /// The value of `offset` at the end.
         len: u64,
-        /// How far it is.
+        /// The progress so far.
         offset: u64,
         /// Its limit in bytes per second; 0: none.
         speed: u64,
@@ -124,7 +124,7 @@ events! {
 
     /// A job waits for its finalization.
     "BLOCK_JOB_PENDING" BlockJobPending {
-        /// What it does.
+        /// The kind of job.
         kind as "type": JobType,
         /// Its id.
         id: String,
@@ -138,7 +138,7 @@ events! {
         status: JobStatus,
     }
 
-    /// A guest's I/O failed.
+    /// An I/O request of the guest failed.
     "BLOCK_IO_ERROR" BlockIoError {
         /// The path of its guest device: empty, since there is no tree of devices to look it up in.
         qom_path as "qom-path": String,
@@ -146,15 +146,15 @@ events! {
         device: String,
         /// The node.
         node_name as "node-name": Option<String>,
-        /// What failed.
+        /// The operation that failed.
         operation: IoOperationType,
-        /// What follows.
+        /// The reaction to the error.
         action: BlockErrorAction,
-        /// Whether for want of space.
+        /// True if no space is left.
         nospace: Option<bool>,
-        /// Why, in the C library's words.
+        /// The reason, in the C library's words.
         reason: String,
-        /// The same in full: what failed, and where.
+        /// The same in full: the operation that failed, and where.
         detail as "x-reason": Option<String>,
     }
 
@@ -170,38 +170,38 @@ events! {
         device: String,
         /// The path of its guest device.
         id: String,
-        /// Whether it is open now.
+        /// True if it is open now.
         tray_open as "tray-open": bool,
     }
 
     /// The machine stopped.
     "STOP" Stopped {}
 
-    /// The machine goes on.
+    /// The machine was resumed.
     "RESUME" Resumed {}
 
-    /// The machine ends.
+    /// The machine shuts down.
     "SHUTDOWN" Shutdown {
-        /// Whether the guest asked for it.
+        /// True if the guest asked for it.
         guest: bool,
-        /// Why.
+        /// The cause.
         reason: ShutdownCause,
     }
 
     /// The machine was reset.
     "RESET" Reset {
-        /// Whether the guest asked for it.
+        /// True if the guest asked for it.
         guest: bool,
-        /// Why.
+        /// The cause.
         reason: ShutdownCause,
     }
 
     /// The guest was asked to power off.
     "POWERDOWN" Powerdown {}
 
-    /// Events were dropped because this client did not read; this one stands where they would have.
+    /// Events were dropped because this client did not read; this event stands in their place.
     "EVENTS_DROPPED" EventsDropped {
-        /// How many.
+        /// The number of dropped events.
         count: u64,
     }
 }

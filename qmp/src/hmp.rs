@@ -10,7 +10,7 @@ use crate::types::{BlockInfo, DetectZeroes, JobType, RunState};
 const HELP: &[(&str, &str)] = &[
     ("block_stream [-a|-s] device", "copy one cluster from the backing chain (-a: all, -s: stop)"),
     ("change [-n] device target [format]", "switch a disk's image (-n: do not notify the guest)"),
-    ("cont", "let a stopped machine go on"),
+    ("cont", "resume a stopped machine"),
     ("eject [-f] device", "take a removable drive's medium out (-f: also while the guest has it locked)"),
     ("help [command]", "show the help"),
     ("info subcommand", "show the state: block, block-jobs, block-stream, status, version"),
@@ -25,7 +25,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     HELP.iter().filter_map(|(usage, _)| usage.split(' ').next())
 }
 
-/// Runs one line of the text monitor and tells what it prints: lines that end with `\n`.
+/// Runs one line of the text monitor and returns what it prints: lines that end with `\n`.
 pub async fn execute(monitor: &Monitor, line: &str) -> String {
     match run(monitor, line).await {
         Ok(text) => text,
@@ -35,7 +35,7 @@ pub async fn execute(monitor: &Monitor, line: &str) -> String {
 }
 
 enum Failure {
-    /// The line is no command: what to print.
+    /// The line is not a valid command; the text to print.
     Usage(String),
     /// The command failed.
     Command(Error),
@@ -66,7 +66,7 @@ async fn run(monitor: &Monitor, line: &str) -> std::result::Result<String, Failu
             let (device, target) = (arguments.required("device")?, arguments.required("target")?);
             let third = arguments.optional();
             arguments.end()?;
-            // For a disk it is the format; for `vnc` it is the password, which only `arg` can be.
+            // The third word is the format for a disk; for `vnc` it is the password, which only `arg` can be.
             let (arg, format) = if device == "vnc" { (third, None) } else { (None, third) };
             let notify = arguments.has('n').then_some(false);
             monitor.request(Change { device, target, arg, format, notify }).await?;
@@ -202,7 +202,7 @@ fn help(command: Option<&str>) -> String {
     lines.map(|(usage, doc)| format!("{usage} -- {doc}\n")).collect()
 }
 
-/// What follows the command's name.
+/// A command's name, its options and its other words.
 struct Arguments {
     command: String,
     flags: String,
@@ -210,7 +210,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// Takes leading options, of those in `known`.
+    /// Takes the leading options. Fails if one of them is not in `known`.
     fn take_flags(&mut self, known: &str) -> std::result::Result<(), Failure> {
         while let Some(flags) = self.words.front().and_then(|word| word.strip_prefix('-')) {
             if let Some(other) = flags.chars().find(|flag| !known.contains(*flag)) {
@@ -247,8 +247,8 @@ impl Arguments {
     }
 }
 
-/// Splits a line at blanks. Double quotes hold blanks; in them `\` makes the next character plain, and
-/// `\n` and `\r` line ends.
+/// Splits a line at blanks. A word in double quotes may contain blanks, and the escapes `\n`, `\r`, `\\`,
+/// `\'` and `\"`.
 fn words(line: &str) -> std::result::Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut rest = line.chars().peekable();

@@ -10,7 +10,7 @@ use crate::output::Events;
 use crate::types::*;
 use crate::{Handler, Result};
 
-/// Keeps the commands that it gets and answers for one empty drive.
+/// Records the commands that it gets, and reports a disk and an empty drive.
 #[derive(Default)]
 struct Fake {
     commands: RefCell<Vec<Command>>,

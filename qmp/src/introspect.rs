@@ -51,7 +51,7 @@ impl Types {
         })
     }
 
-    /// The name of a type, which is added with all that it refers to.
+    /// Adds a type with all types that it refers to. Returns its name.
     fn add(&mut self, of: &Type) -> String {
         match of {
             Type::Str => self.builtin("str", "string"),
@@ -78,7 +78,7 @@ impl Types {
         if self.0.contains_key(name) {
             return name.to_owned();
         }
-        // First, since an object can hold its own kind.
+        // Entered before its members, since an object can contain its own type.
         self.put(entry(name, SchemaMetaType::Object));
         let members = members().iter().map(|member| self.member(member)).collect();
         self.put(SchemaInfo { members: Some(members), ..entry(name, SchemaMetaType::Object) })
@@ -87,7 +87,7 @@ impl Types {
     fn member(&mut self, member: &Member) -> Value {
         let mut value = json!({"name": member.name, "type": self.add(&member.of), "x-doc": member.doc});
         if member.optional {
-            // QAPI tells no defaults yet: null means that the member can be left out.
+            // QAPI's schema has no default values yet: null means that the member can be left out.
             value["default"] = Value::Null;
         }
         value
@@ -111,7 +111,8 @@ impl Types {
         })
     }
 
-    /// The arguments of a command or the data of an event, whose Rust name says nothing on the wire.
+    /// Adds the arguments of a command or the data of an event. Returns the type's name, which is made
+    /// of the wire name: its Rust name means nothing on the wire.
     fn members_of(&mut self, wire: &str, of: &Type) -> String {
         match of {
             Type::Object { members, .. } => self.object(&format!("q_obj_{wire}-arg"), *members),

@@ -69,7 +69,7 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// `text` has one entry a line.
+    /// Parses `text`, which has one entry per line.
     fn parse(text: &'a str) -> Self {
         let entry = |line: &'a str| {
             let end = line.find([' ', '(']).unwrap();
@@ -90,7 +90,7 @@ impl<'a> Record<'a> {
         Record(text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(entry).collect())
     }
 
-    /// What differs between a recorded type and ours.
+    /// Returns the differences between a recorded type and ours.
     fn compare(&self, path: &str, of: &'a str, ours: &Type, seen: &mut Vec<&'a str>) -> Vec<String> {
         let is_same = match (of, ours) {
             ("*", _) | ("str", Type::Str) | ("int", Type::Int) | ("bool", Type::Bool) => true,

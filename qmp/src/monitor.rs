@@ -24,9 +24,9 @@ use crate::{hmp, introspect};
 
 /// Bytes read at once.
 const READ_SIZE: usize = 32 << 10;
-/// How long a client that sends nothing more may take to read its last answers.
+/// The time that a client that sends nothing more has to read its last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
-/// The pause after a failed accept: the host is out of descriptors or memory, and the connection stays
+/// The pause after a failed accept: the host is out of descriptors or memory, and the listener stays
 /// readable, so that trying at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -41,7 +41,7 @@ pub(crate) struct Answer {
     pub(crate) id: Option<Value>,
 }
 
-/// [`Handler`] as an object: a method for each command cannot be one.
+/// [`Handler`] as a trait object. `Handler` itself cannot be one, since its methods are asynchronous.
 trait Dispatch {
     fn dispatch(&self, command: Command) -> Pin<Box<dyn Future<Output = Result<Value>> + '_>>;
 }
@@ -56,7 +56,7 @@ struct Inner {
     handler: Rc<dyn Dispatch>,
     events: Events,
     listeners: RefCell<Vec<JoinHandle<()>>>,
-    /// Commands that are being served.
+    /// The number of commands that are being served.
     busy: Cell<usize>,
     idle: Signal,
     closing: Cell<bool>,
@@ -69,7 +69,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// A monitor whose commands `handler` serves and whose clients get `events`.
+    /// Creates a monitor whose commands are served by `handler` and whose clients get `events`.
     pub fn new<H: Handler + 'static>(handler: Rc<H>, events: Events) -> Self {
         let inner = Inner {
             handler,
@@ -85,7 +85,7 @@ impl Monitor {
     /// Accepts clients until [`Monitor::shutdown`].
     ///
     /// # Errors
-    /// Where the event loop does not take the listener.
+    /// Fails if the event loop does not accept the listener.
     pub fn listen(&self, listener: Listener) -> io::Result<()> {
         let listener = AsyncFd::new(listener)?;
         let monitor = self.clone();
@@ -107,7 +107,7 @@ impl Monitor {
         self.inner.listeners.borrow_mut().push(task);
     }
 
-    /// Counts a command as running while the result lives.
+    /// Counts a command as running while the returned guard lives.
     pub(crate) fn busy(&self) -> Busy<'_> {
         Busy::new(&self.inner)
     }
@@ -115,7 +115,7 @@ impl Monitor {
     /// Serves one connected stream socket.
     ///
     /// # Errors
-    /// Where the event loop does not take the socket.
+    /// Fails if the event loop does not accept the socket.
     pub fn serve(&self, socket: impl Into<Socket>) -> io::Result<()> {
         let socket = socket.into();
         socket.set_nonblocking(true)?;
@@ -129,8 +129,8 @@ impl Monitor {
     }
 
     /// Stops listening, removes the socket files, and waits until the running commands have ended and
-    /// all clients have read what was sent to them, for at most `time`. Not to be awaited by a command's
-    /// method, whose end it waits for.
+    /// all clients have read what was sent to them, for at most `time`. Must not be awaited by a
+    /// command's method, whose end it waits for.
     pub async fn shutdown(&self, time: Duration) {
         self.inner.closing.set(true);
         for listener in self.inner.listeners.take() {
@@ -148,23 +148,23 @@ impl Monitor {
         .await;
     }
 
-    /// Serves one command, as for a client that has ended the negotiation.
+    /// Serves one command, like a command of a client that has ended the negotiation.
     ///
     /// # Errors
-    /// The command's.
+    /// The command's error.
     pub async fn execute(&self, command: Command) -> Result<Value> {
         match command {
             Command::QmpCapabilities(_) => {
                 Err(Error::command_not_found("Capabilities negotiation is already complete, command ignored"))
             }
-            Command::XEvents(_) => Err(Error::generic("only a connection of its own has events")),
+            Command::XEvents(_) => Err(Error::generic("x-events works only on a QMP connection")),
             Command::QueryVersion(_) => Ok(to_value(&version())),
             Command::QueryCommands(_) => {
                 let name = |command: &command::CommandInfo| CommandName { name: command.name.to_owned() };
                 Ok(to_value(&COMMANDS.iter().map(name).collect::<Vec<_>>()))
             }
             Command::QueryQmpSchema(_) => Ok(to_value(&introspect::schema())),
-            // Boxed, since HMP commands are again commands.
+            // Boxed, since a line of HMP calls this function again.
             Command::HumanMonitorCommand(arguments) => {
                 let text = Box::pin(hmp::execute(self, &arguments.command_line)).await;
                 Ok(text.replace('\n', "\r\n").into())
@@ -176,7 +176,7 @@ impl Monitor {
     /// Serves one typed command.
     ///
     /// # Errors
-    /// The command's.
+    /// The command's error.
     pub async fn request<R: Request>(&self, request: R) -> Result<R::Answer> {
         let value = self.execute(request.into()).await?;
         serde_json::from_value(value).map_err(|e| Error::generic(e.to_string()))
@@ -197,10 +197,10 @@ impl Monitor {
                 if outbox.is_closed() || self.inner.closing.get() {
                     break;
                 }
-                // A web page can have a browser send anything to a TCP port of this host, behind a request
-                // line and headers of its own; and what comes from a page must not get as far as a command.
+                // A web page can make a browser send anything to a TCP port of this host, after a
+                // request line and headers. Data from a page must not get as far as a command.
                 if from_network && !outbox.is_negotiated() && !matches!(message, Ok(Value::Object(_))) {
-                    tracing::info!("a monitor client on TCP does not begin with QMP: it is hung up on");
+                    tracing::info!("closing a TCP monitor connection that does not begin with QMP");
                     return hang_up(&socket, &outbox);
                 }
                 self.serve_message(message, &outbox).await;
@@ -221,14 +221,14 @@ impl Monitor {
             Ok((name, arguments)) if outbox.is_negotiated() => {
                 let _busy = Busy::new(&self.inner);
                 match Command::parse(&name, arguments) {
-                    // Of the connection, and so not of `execute`.
+                    // Served here and not in `execute`, since it concerns the connection.
                     Ok(Command::XEvents(command::XEvents { enable })) => {
                         outbox.set_extra(enable);
                         Ok(json!({}))
                     }
                     Ok(command) => {
                         let result = self.execute(command).await;
-                        // Queued before `_busy` ends: `shutdown` waits for both.
+                        // Queued before `_busy` is dropped: `shutdown` waits for both.
                         return outbox.answer(answer(result, id));
                     }
                     Err(e) => Err(e),
@@ -271,10 +271,10 @@ async fn send(socket: Rc<AsyncFd<Socket>>, outbox: Rc<Outbox>) {
     }
 }
 
-/// Ends both tasks of a connection: the one that reads meets the end, the one that writes an error.
+/// Ends both tasks of a connection: the reader gets the end of the stream, the writer an error.
 fn hang_up(socket: &AsyncFd<Socket>, outbox: &Outbox) {
     outbox.close();
-    // Fails only where the client was faster.
+    // Fails only if the client has hung up already.
     let _ = socket.get().shutdown(Shutdown::Both);
 }
 
@@ -286,8 +286,8 @@ fn answer(result: Result<Value>, id: Option<Value>) -> Rc<str> {
     line(&Answer { value, error, id })
 }
 
-/// Reads what a client sent as the server would, as far as its commands are known, and tells `each`
-/// one, or why it is refused. For fuzzers.
+/// Parses what a client sent as the server does. Calls `each` with every command, or with the error if
+/// it is refused. For fuzzers.
 pub fn read_commands(bytes: &[u8], mut each: impl FnMut(Result<Command>)) {
     let mut splitter = Splitter::default();
     for part in bytes.chunks(READ_SIZE) {
@@ -300,7 +300,7 @@ pub fn read_commands(bytes: &[u8], mut each: impl FnMut(Result<Command>)) {
     splitter.finish();
 }
 
-/// Takes a request apart; `id` is told even where it is refused.
+/// Splits a request into its command and arguments. Sets `id` even if the request is refused.
 fn request(message: Value, id: &mut Option<Value>) -> Result<(String, Map<String, Value>)> {
     let Value::Object(mut message) = message else {
         return Err(Error::generic("QMP input must be a JSON object"));
@@ -337,7 +337,7 @@ fn negotiate(name: &str, arguments: Map<String, Value>, outbox: &Outbox) -> Resu
     Ok(json!({}))
 }
 
-/// The QMP that this is, which clients choose their commands by, and the program behind it.
+/// Returns the version of QMP, by which clients choose their commands, and the program's name and version.
 fn version() -> VersionInfo {
     VersionInfo {
         qemu: VersionTriple { major: 10, minor: 0, micro: 0 },

@@ -1,4 +1,4 @@
-//! What waits to be sent to one client, and the events that all clients get.
+//! The lines that wait to be sent to one client, and the events that all clients get.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,17 +12,17 @@ use serde_json::Value;
 use crate::command::to_value;
 use crate::event::{Event, EventsDropped};
 
-/// Bytes of events that wait for one client; later ones are dropped and counted.
+/// The most bytes of events that wait for one client; later events are dropped and counted.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
-/// Bytes that wait for one client before its next command is looked at.
+/// The number of bytes waiting for one client above which its next command has to wait.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// When an event happened, by the host's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Timestamp {
-    /// Seconds since 1970; -1 where the clock is of no use.
+    /// Seconds since 1970; -1 if the clock is unusable.
     pub seconds: i64,
-    /// Microseconds of that second; -1 where the clock is of no use.
+    /// Microseconds of that second; -1 if the clock is unusable.
     pub microseconds: i64,
 }
 
@@ -43,9 +43,9 @@ impl Timestamp {
 pub struct EventMessage {
     /// When it happened.
     pub timestamp: Timestamp,
-    /// Which event.
+    /// The name of the event.
     pub event: String,
-    /// Its data; null where it has none.
+    /// Its data; null if it has none.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub data: Value,
 }
@@ -77,7 +77,7 @@ struct Line {
     is_event: bool,
 }
 
-/// What waits to be sent to one client, in order.
+/// The lines that wait to be sent to one client, in order.
 #[derive(Default)]
 pub(crate) struct Outbox {
     lines: RefCell<VecDeque<Line>>,
@@ -85,7 +85,7 @@ pub(crate) struct Outbox {
     event_bytes: Cell<usize>,
     dropped: Cell<u64>,
     negotiated: Cell<bool>,
-    /// Whether it gets all events of our own.
+    /// True if the client gets all events of our own.
     extra: Cell<bool>,
     closed: Cell<bool>,
     changed: Signal,
@@ -104,7 +104,7 @@ impl Outbox {
         self.changed.notify();
     }
 
-    /// Queues an answer. Never dropped: the asker waits for room before it looks at the next command.
+    /// Queues an answer. Answers are never dropped: the session waits for room before the next command.
     pub(crate) fn answer(&self, text: Rc<str>) {
         self.push(text, false);
     }
@@ -113,7 +113,7 @@ impl Outbox {
         if !self.negotiated.get() {
             return;
         }
-        // While the count of dropped ones is not told, later ones would appear before the gap.
+        // Until the number of dropped events is reported, later events would appear before the gap.
         if self.dropped.get() > 0 || self.event_bytes.get() + text.len() > MAX_EVENT_BYTES {
             self.dropped.set(self.dropped.get() + 1);
         } else {
@@ -121,7 +121,7 @@ impl Outbox {
         }
     }
 
-    /// The next line to send; `None` once the outbox is closed.
+    /// Waits for the next line to send. Returns `None` once the outbox is closed.
     pub(crate) async fn next(&self) -> Option<Rc<str>> {
         loop {
             if self.closed.get() {
@@ -134,14 +134,15 @@ impl Outbox {
         }
     }
 
-    /// The line that [`Outbox::next`] told is sent.
+    /// Removes the line that [`Outbox::next`] returned, after it was sent.
     pub(crate) fn sent(&self) {
         let Some(line) = self.lines.borrow_mut().pop_front() else { return };
         self.bytes.set(self.bytes.get() - line.text.len());
         if line.is_event {
             self.event_bytes.set(self.event_bytes.get() - line.text.len());
         }
-        // Half empty: a client that reads slowly gets few notices of many events, not one of each.
+        // Not before half of the room is free: a client that reads slowly then gets few reports of many
+        // dropped events, not one report for each.
         if self.dropped.get() > 0 && self.event_bytes.get() <= MAX_EVENT_BYTES / 2 {
             let count = self.dropped.take();
             self.push(self::line(&EventMessage::new(&EventsDropped { count })), true);
@@ -149,21 +150,21 @@ impl Outbox {
         self.changed.notify();
     }
 
-    /// Waits until the next command may be looked at; at once where the client is gone.
+    /// Waits until there is room for the next command's answer. Returns at once if the client is gone.
     pub(crate) async fn room(&self) {
         while !self.closed.get() && self.bytes.get() > MAX_ANSWER_BYTES {
             self.changed.wait().await;
         }
     }
 
-    /// Waits until all is sent; at once where the client is gone.
+    /// Waits until everything is sent. Returns at once if the client is gone.
     pub(crate) async fn drained(&self) {
         while !self.closed.get() && !self.lines.borrow().is_empty() {
             self.changed.wait().await;
         }
     }
 
-    /// The client is gone, or must go.
+    /// Drops all lines, now and later: the client is gone, or must go.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.lines.borrow_mut().clear();
@@ -178,7 +179,7 @@ impl Outbox {
         self.negotiated.set(true);
     }
 
-    /// Whether the client gets what [`Events::emit_extra`] sends, from now on.
+    /// Sets whether the client gets the events of [`Events::emit_extra`], from now on.
     pub(crate) fn set_extra(&self, extra: bool) {
         self.extra.set(extra);
     }
@@ -195,20 +196,20 @@ pub struct Events {
 }
 
 impl Events {
-    /// A sender that has no clients until a [`Monitor`](crate::Monitor) is made with it.
+    /// Creates a sender that has no clients until a [`Monitor`](crate::Monitor) is made with it.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sends an event. It never waits: a client that does not read loses events, and is told how many
-    /// ([`EventsDropped`]) when it reads again. An event that is sent before a command's method ends
-    /// reaches its client before the answer.
+    /// Sends an event, without waiting: a client that does not read loses events, and gets their number
+    /// ([`EventsDropped`]) when it reads again. An event that is sent before a command's method returns
+    /// reaches the command's client before the answer.
     pub fn emit<E: Event>(&self, event: &E) {
         self.send(event, |_| true);
     }
 
-    /// As [`Events::emit`], to those clients only that have asked by `x-events` for all events of our own:
-    /// for one that a client written for QEMU would not expect.
+    /// Like [`Events::emit`], but only to clients that have asked by `x-events` for all events of our
+    /// own: for events that a client written for QEMU would not expect.
     pub fn emit_extra<E: Event>(&self, event: &E) {
         self.send(event, |client| client.extra.get());
     }

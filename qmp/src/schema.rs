@@ -1,19 +1,19 @@
-//! What the definitions of commands, events and their types are made of.
+//! The building blocks of the definitions of commands, events and their types.
 //!
-//! `qapi_struct!`, `qapi_enum!`, `commands!` and `events!` each turn one entry, name, documentation and
-//! members, into the Rust type, its strict parser with QEMU's error texts, and its description
+//! `qapi_struct!`, `qapi_enum!`, `commands!` and `events!` each turn one entry (name, documentation and
+//! members) into the Rust type, its strict parser with QEMU's error texts, and its description
 //! ([`Type`]), so that the three cannot disagree.
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// A type on the wire, as much of it as `query-qmp-schema` tells.
+/// A type on the wire, in the detail of `query-qmp-schema`.
 #[derive(Clone, Debug)]
 pub enum Type {
     /// A string.
     Str,
-    /// An integer; QAPI's schema does not tell widths apart.
+    /// An integer; QAPI's schema does not distinguish widths.
     Int,
     /// A number.
     Number,
@@ -23,14 +23,14 @@ pub enum Type {
     Any,
     /// A list.
     Array(Box<Type>),
-    /// One of some strings.
+    /// An enumeration of strings.
     Enum {
         /// The type's QAPI name.
         name: &'static str,
         /// All values.
         values: &'static [&'static str],
     },
-    /// An object. Members are told lazily, since an object can hold its own kind.
+    /// An object. Its members are described lazily, since an object can contain its own type.
     Object {
         /// The type's QAPI name.
         name: &'static str,
@@ -41,10 +41,10 @@ pub enum Type {
     Union {
         /// The type's QAPI name.
         name: &'static str,
-        /// What T can be, and D then.
+        /// The possible values of T, each with the type of D.
         variants: fn() -> Vec<(&'static str, Type)>,
     },
-    /// One of several types that their JSON tells apart.
+    /// One of several types, distinguished by their JSON.
     Alternate {
         /// The type's QAPI name.
         name: &'static str,
@@ -58,20 +58,20 @@ pub enum Type {
 pub struct Member {
     /// The name on the wire.
     pub name: &'static str,
-    /// What it means, in one line.
+    /// A description in one line.
     pub doc: &'static str,
     /// Its type.
     pub of: Type,
-    /// Whether it can be left out.
+    /// True if it can be left out.
     pub optional: bool,
 }
 
-/// A type of the wire: how it is described and how it is read from JSON.
+/// A type on the wire: its description and its parser from JSON.
 pub trait Qapi: Sized {
-    /// Whether a member of this type can be left out.
+    /// True if a member of this type can be left out.
     const OPTIONAL: bool = false;
 
-    /// The description.
+    /// Returns the description.
     fn describe() -> Type;
 
     /// Reads a value found at `path` (`size`, `actions[0].type`).
@@ -80,15 +80,15 @@ pub trait Qapi: Sized {
     /// `GenericError` with QEMU's text, which names the path.
     fn parse(path: &str, value: Value) -> Result<Self>;
 
-    /// The value where none was given.
+    /// Returns the value of a member that was left out.
     ///
     /// # Errors
-    /// Where the member is not optional.
+    /// Fails if the member is not optional.
     fn absent(path: &str) -> Result<Self> {
         Err(missing(path))
     }
 
-    /// Whether the value stays out of the JSON.
+    /// Returns true if the value is left out of the JSON.
     fn is_absent(&self) -> bool {
         false
     }
@@ -102,7 +102,7 @@ fn wrong_type(path: &str, expected: &str) -> Error {
     Error::generic(format!("Invalid parameter type for '{path}', expected: {expected}"))
 }
 
-/// A member's path inside its parent's; the root has none.
+/// Returns a member's path below its parent's path, which is empty for the root.
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
@@ -116,7 +116,7 @@ pub fn member<T: Qapi>(path: &str, object: &mut Map<String, Value>, name: &str) 
     }
 }
 
-/// Refuses what no member took.
+/// Fails if the object has a member that was not taken.
 #[doc(hidden)]
 pub fn finish(path: &str, object: &Map<String, Value>) -> Result<()> {
     match object.keys().next() {
@@ -125,7 +125,7 @@ pub fn finish(path: &str, object: &Map<String, Value>) -> Result<()> {
     }
 }
 
-/// Takes the object that a structure is read from.
+/// Returns the object that a structure is read from. Fails if `value` is not an object.
 #[doc(hidden)]
 pub fn object(path: &str, value: Value) -> Result<Map<String, Value>> {
     match value {
@@ -134,18 +134,18 @@ pub fn object(path: &str, value: Value) -> Result<Map<String, Value>> {
     }
 }
 
-/// Looks a string up among an enum's values; answers its index.
+/// Returns the index of a string among an enumeration's values.
 #[doc(hidden)]
 pub fn choice(path: &str, value: Value, values: &[&str]) -> Result<usize> {
     let text = String::parse(path, value)?;
     values.iter().position(|known| *known == text).ok_or_else(|| {
-        // QEMU names here the last part of the path only, and a list's elements have no name.
+        // Like QEMU, this names only the last part of the path; a list's elements have no name.
         let name = if path.ends_with(']') { "null" } else { path.rsplit('.').next().unwrap_or(path) };
         Error::generic(format!("Parameter '{name}' does not accept value '{text}'"))
     })
 }
 
-/// Takes the member that chooses a union's variant; answers one of `kinds`.
+/// Takes the member that chooses a union's variant. Returns its value, one of `kinds`.
 #[doc(hidden)]
 pub fn kind(path: &str, object: &mut Map<String, Value>, kinds: &[&'static str]) -> Result<&'static str> {
     let path = join(path, "type");
@@ -371,7 +371,7 @@ macro_rules! qapi_union {
         }
 
         impl $name {
-            /// The name on the wire of what it is.
+            /// Returns the variant's name on the wire.
             pub fn kind(&self) -> &'static str {
                 match self {
                     $($name::$variant(_) => $wire),*

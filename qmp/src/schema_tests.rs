@@ -1,4 +1,4 @@
-//! Nested structures, lists and enumerations: what they tell about themselves and what they refuse.
+//! Nested structures, lists and enumerations: how they describe themselves and what they refuse.
 
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn types_describe_themselves() {
     assert_eq!((name, members[0].name, members[0].optional), ("Outer", "all-sizes", true));
     assert!(matches!(&members[0].of, Type::Array(of) if matches!(**of, Type::Int)));
     let Type::Object { members, .. } = BlockStreamInfo::describe() else { panic!("no object") };
-    assert_eq!(members()[2].doc, "Up to where it is streamed.");
-    // Holds its own kind: describing it must not recurse for ever.
+    assert_eq!(members()[2].doc, "The offset up to which the disk is streamed.");
+    // It contains its own type: describing it must not recurse for ever.
     assert!(matches!(ImageInfo::describe(), Type::Object { name: "ImageInfo", .. }));
 }

@@ -19,7 +19,7 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// The deepest nesting of a value; a deeper one is skipped to its end. Below the 127 of `serde_json`,
 /// which recurses.
 pub const MAX_NESTING: u32 = 100;
-/// The most brackets, commas and colons of a value: bounds what its parsed form takes.
+/// The most brackets, commas and colons of a value: limits the memory of its parsed form.
 const MAX_TOKENS: u32 = 1 << 20;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -36,7 +36,7 @@ enum State {
     Recovery,
 }
 
-/// The stream of values in what was fed.
+/// Splits the bytes that it is fed into values.
 pub struct Splitter {
     state: State,
     /// The value so far, in plain JSON.
@@ -44,7 +44,7 @@ pub struct Splitter {
     braces: i32,
     brackets: i32,
     tokens: u32,
-    /// Why the value that is being skipped is refused.
+    /// The reason why the value that is being skipped is refused.
     skip: Option<&'static str>,
     done: VecDeque<Result<Value>>,
     too_long: bool,
@@ -82,7 +82,7 @@ impl Splitter {
         }
     }
 
-    /// The stream has ended: a last number or keyword is complete.
+    /// Ends the stream, which completes a last number or keyword.
     pub fn finish(&mut self) {
         self.ended = true;
         if self.state == State::Word && self.depth() == 0 {
@@ -91,12 +91,12 @@ impl Splitter {
         }
     }
 
-    /// The next value in the stream, or why it is none.
+    /// Returns the next value in the stream, or the reason why it is refused.
     pub fn next_value(&mut self) -> Option<Result<Value>> {
         self.done.pop_front()
     }
 
-    /// Whether nothing more can follow what was fed: its end was told, or a value was longer than
+    /// Returns true if no more values can follow: the stream was ended, or a value was longer than
     /// [`MAX_MESSAGE`].
     pub fn is_ended(&self) -> bool {
         self.ended || self.too_long
@@ -125,7 +125,7 @@ impl Splitter {
             State::Escape(quote) => {
                 self.state = State::Text(quote);
                 match byte {
-                    // JSON knows no escape for it, QEMU does.
+                    // JSON has no such escape, QEMU has.
                     b'\'' => self.keep(byte),
                     0..0x20 | 0xfe | 0xff => self.stray(byte),
                     _ => {
@@ -158,7 +158,7 @@ impl Splitter {
     fn text(&mut self, quote: u8, byte: u8) {
         match byte {
             b'\\' => self.state = State::Escape(quote),
-            // No UTF-8 has these two, so they can mean 'start over' even in a string.
+            // UTF-8 never contains 0xfe and 0xff, so they can mean 'start over' even in a string.
             0..0x20 | 0xfe | 0xff => self.stray(byte),
             _ if byte == quote => {
                 self.state = State::Idle;
@@ -175,7 +175,7 @@ impl Splitter {
         }
     }
 
-    /// A byte outside of strings and words.
+    /// Handles a byte outside of strings and words.
     fn token(&mut self, byte: u8) {
         match byte {
             b' ' | b'\t' | b'\r' | b'\n' => {
@@ -222,7 +222,7 @@ impl Splitter {
         self.value = Vec::new();
     }
 
-    /// A byte that no token has here.
+    /// Refuses a byte that cannot be part of a token here.
     fn stray(&mut self, byte: u8) {
         let shown = char::from(byte).escape_default();
         self.reset();
@@ -263,7 +263,7 @@ fn parse(bytes: &[u8]) -> Result<Value> {
     parsed.and_then(|value| deserializer.end().map(|()| value)).map_err(|e| syntax_error(&e))
 }
 
-/// QEMU's words for what `serde_json` found.
+/// Translates an error of `serde_json` into QEMU's words.
 fn syntax_error(e: &serde_json::Error) -> Error {
     let text = e.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
@@ -279,7 +279,7 @@ fn syntax_error(e: &serde_json::Error) -> Error {
     Error::generic(format!("JSON parse error, {text}"))
 }
 
-/// Reads a [`Value`] that has no key twice, which `serde_json` alone would not notice.
+/// Reads a [`Value`] and refuses duplicate keys, which `serde_json` alone would not notice.
 struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {

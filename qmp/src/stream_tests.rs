@@ -1,4 +1,4 @@
-//! The splitter: values whatever the packets, QEMU's extensions, errors word for word, recovery.
+//! The splitter: values that do not depend on packets, QEMU's extensions, errors word for word, recovery.
 
 use proptest::prelude::*;
 use serde_json::json;

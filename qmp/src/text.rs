@@ -1,4 +1,4 @@
-//! HMP on a stream socket: lines in, what they print out, a prompt before each.
+//! HMP on a stream socket: lines are read, and their output is sent, with a prompt before each line.
 
 use std::io::{self, Read, Write};
 use std::rc::Rc;
@@ -11,20 +11,20 @@ use crate::address::Listener;
 use crate::hmp;
 use crate::monitor::Monitor;
 
-/// Printed when a line is awaited: QEMU's, which scripts wait for.
+/// The prompt for a line: QEMU's, which scripts wait for.
 pub const PROMPT: &str = "(qemu) ";
 /// The longest line; a longer one ends the connection.
 const MAX_LINE: usize = 64 << 10;
 /// Bytes read at once.
 const READ_SIZE: usize = 4 << 10;
-/// The pause after a failed accept, which would be readable again at once.
+/// The pause after a failed accept: the listener stays readable, so that trying at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 impl Monitor {
     /// Accepts clients of the text monitor until [`Monitor::shutdown`].
     ///
     /// # Errors
-    /// Where the event loop does not take the listener.
+    /// Fails if the event loop does not accept the listener.
     pub fn listen_text(&self, listener: Listener) -> io::Result<()> {
         let listener = AsyncFd::new(listener)?;
         let monitor = self.clone();
@@ -45,7 +45,7 @@ impl Monitor {
         let socket = Rc::new(AsyncFd::new(socket)?);
         let monitor = self.clone();
         executor::spawn(async move {
-            // Ends where the client does: there is nobody left to be told.
+            // An error means that the client is gone: there is nobody to report it to.
             let _ = monitor.text_session(&socket).await;
         });
         Ok(())
@@ -54,7 +54,7 @@ impl Monitor {
     async fn text_session(&self, socket: &AsyncFd<Socket>) -> io::Result<()> {
         let mut line = Vec::new();
         let mut buffer = vec![0; READ_SIZE];
-        // What cannot be told any more is not told; every whole line that was sent is done all the same.
+        // After a failed write nothing more is sent, but every complete line from the client is still run.
         let mut reads = write(socket, PROMPT).await.is_ok();
         loop {
             let length = socket.read_io(|socket| (&mut &*socket).read(&mut buffer)).await?;
@@ -79,7 +79,7 @@ impl Monitor {
     }
 }
 
-/// Sends everything. A client that does not read holds up its own next line only.
+/// Sends the whole text. A client that does not read delays only its own next line.
 async fn write(socket: &AsyncFd<Socket>, text: &str) -> io::Result<()> {
     let mut left = text.as_bytes();
     while !left.is_empty() {

@@ -1,5 +1,5 @@
-//! The types of answers and events, named as in QEMU 10.0's QAPI (`qapi/*.json`). Of the optional members
-//! only those with a meaning here are kept; docs/qmp.md lists the others. Sizes and offsets are in bytes.
+//! The types of answers and events, named as in QEMU 10.0's QAPI (`qapi/*.json`). Optional members
+//! without a meaning here are left out; docs/qmp.md lists them. Sizes and offsets are in bytes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,23 +25,23 @@ qapi_struct! {
     /// The answer `{}`.
     struct Empty {}
 
-    /// Progress of a stream (2011).
+    /// Progress of streaming, in the form of the 2011 commands.
     struct BlockStreamInfo {
         /// The disk.
         device: String,
         /// The size of the disk.
         len: u64,
-        /// Up to where it is streamed.
+        /// The offset up to which the disk is streamed.
         offset: u64,
         /// With `x-offset`: the bytes that are still absent.
         absent: Option<u64>,
     }
 
-    /// What `query-version` answers, and part of the greeting.
+    /// The answer of `query-version`, and a part of the greeting.
     struct VersionInfo {
-        /// The version of QEMU whose QMP this is.
+        /// The version of QEMU whose QMP is spoken.
         qemu: VersionTriple,
-        /// Whose server this is.
+        /// The name and version of this program.
         package: String,
     }
 
@@ -61,17 +61,17 @@ qapi_struct! {
         name: String,
     }
 
-    /// What `query-name` answers.
+    /// The answer of `query-name`.
     struct NameInfo {
         /// The machine's name, if it was given one.
         name: Option<String>,
     }
 
-    /// What `query-status` answers.
+    /// The answer of `query-status`.
     struct StatusInfo {
-        /// Whether vCPUs run.
+        /// True if the vCPUs run.
         running: bool,
-        /// Why they run or do not.
+        /// The state, which says why they run or do not.
         status: RunState,
     }
 
@@ -83,15 +83,15 @@ qapi_struct! {
         qdev: Option<String>,
         /// Kept for old clients: always `unknown`.
         kind as "type": String,
-        /// Whether its medium can be changed by the guest.
+        /// True if its medium can be changed.
         removable: bool,
-        /// Whether the guest locked the tray.
+        /// True if the guest has locked the tray.
         locked: bool,
         /// The medium, if there is one.
         inserted: Option<BlockDeviceInfo>,
-        /// Whether the tray is open; absent without a tray.
+        /// True if the tray is open; absent without a tray.
         tray_open: Option<bool>,
-        /// Whether an I/O error stopped the machine.
+        /// The I/O error that stopped the machine, if any; absent if no error of this drive may stop it.
         io_status as "io-status": Option<IoStatus>,
     }
 
@@ -101,19 +101,19 @@ qapi_struct! {
         file: String,
         /// The name of its node in the graph.
         node_name as "node-name": Option<String>,
-        /// Whether it is read-only.
+        /// True if it is read-only.
         ro: bool,
         /// Its format.
         drv: String,
         /// The name of its backing file.
         backing_file: Option<String>,
-        /// How many images lie below it.
+        /// The number of images below it.
         backing_file_depth: u64,
-        /// Whether this process may use it: always.
+        /// True if this process may use it: always.
         active: bool,
-        /// Whether it is encrypted.
+        /// True if it is encrypted.
         encrypted: bool,
-        /// Whether written zeros are looked for.
+        /// The treatment of zeros that are written.
         detect_zeroes: DetectZeroes,
         /// The limit of bytes per second; 0: none.
         bps: u64,
@@ -129,19 +129,19 @@ qapi_struct! {
         iops_wr: u64,
         /// The image and its chain.
         image: ImageInfo,
-        /// How the host caches it.
+        /// The caching by the host.
         cache: CacheInfo,
-        /// The offset whose writing is reported; 0: none.
+        /// The offset above which writes are reported; 0: none.
         write_threshold: u64,
     }
 
-    /// How the host caches an image.
+    /// The caching of an image by the host.
     struct CacheInfo {
-        /// Whether the guest sees a write cache.
+        /// True if the guest sees a write cache.
         writeback: bool,
-        /// Whether the host's page cache is bypassed.
+        /// True if the host's page cache is bypassed.
         direct: bool,
-        /// Whether flushes are ignored.
+        /// True if flushes are ignored.
         no_flush as "no-flush": bool,
     }
 
@@ -151,7 +151,7 @@ qapi_struct! {
         filename: String,
         /// Its format.
         format: String,
-        /// Whether it must be checked before use.
+        /// True if it must be checked before use.
         dirty_flag as "dirty-flag": Option<bool>,
         /// Bytes that its file takes on the host.
         actual_size as "actual-size": Option<u64>,
@@ -159,19 +159,19 @@ qapi_struct! {
         virtual_size as "virtual-size": u64,
         /// Its format's unit of allocation.
         cluster_size as "cluster-size": Option<u64>,
-        /// Whether it is encrypted.
+        /// True if it is encrypted.
         encrypted: Option<bool>,
-        /// Whether it is compressed.
+        /// True if it is compressed.
         compressed: Option<bool>,
         /// Its backing file as recorded.
         backing_filename as "backing-filename": Option<String>,
-        /// The same as a path from here.
+        /// The same as a path that can be opened from here.
         full_backing_filename as "full-backing-filename": Option<String>,
         /// The recorded format of its backing file.
         backing_filename_format as "backing-filename-format": Option<String>,
         /// Its backing image.
         backing_image as "backing-image": Option<Box<ImageInfo>>,
-        /// What only its format has, as QEMU's `ImageInfoSpecific`.
+        /// Properties that only its format has, as QEMU's `ImageInfoSpecific`.
         format_specific as "format-specific": Option<Value>,
     }
 
@@ -179,43 +179,43 @@ qapi_struct! {
     struct BlockExportInfo {
         /// Its id.
         id: String,
-        /// How it is exported.
+        /// The type of the export.
         kind as "type": BlockExportType,
-        /// What is exported.
+        /// The node that is exported.
         node_name as "node-name": String,
-        /// Whether it is going away.
+        /// True if it is being removed.
         shutting_down as "shutting-down": bool,
     }
 
     /// An entry of `query-block-jobs`.
     struct BlockJobInfo {
-        /// What it does.
+        /// The kind of job.
         kind as "type": JobType,
         /// Its id.
         device: String,
-        /// Where `offset` ends.
+        /// The value of `offset` at the end.
         len: u64,
-        /// How far it is.
+        /// The progress so far.
         offset: u64,
-        /// Whether it does something right now.
+        /// True if it is working right now.
         busy: bool,
-        /// Whether it is paused.
+        /// True if it is paused, or will pause as soon as it can.
         paused: bool,
         /// Its limit in bytes per second; 0: none.
         speed: u64,
-        /// Whether an I/O error paused it.
+        /// The kind of I/O error that paused it, if any.
         io_status as "io-status": IoStatus,
-        /// Whether it can be completed.
+        /// True if it can be completed.
         ready: bool,
         /// Its state.
         status: JobStatus,
-        /// Whether it finalizes itself.
+        /// True if it finalizes itself.
         auto_finalize as "auto-finalize": bool,
-        /// Whether it leaves the table by itself.
+        /// True if it dismisses itself.
         auto_dismiss as "auto-dismiss": bool,
-        /// Why it failed or was cancelled, in the C library's words.
+        /// The reason why it failed or was cancelled, in the C library's words.
         error: Option<String>,
-        /// What it failed at or pauses for, in full.
+        /// The error that it failed with or pauses for, in full.
         detail as "x-error": Option<String>,
     }
 
@@ -223,17 +223,17 @@ qapi_struct! {
     struct JobInfo {
         /// Its id.
         id: String,
-        /// What it does.
+        /// The kind of job.
         kind as "type": JobType,
         /// Its state.
         status: JobStatus,
-        /// How far it is, in its own unit.
+        /// The progress so far, in the job's own unit.
         current_progress as "current-progress": u64,
-        /// Where that ends; it may grow.
+        /// The value of `current-progress` at the end; it may grow.
         total_progress as "total-progress": u64,
-        /// Why it failed or was cancelled, in the C library's words.
+        /// The reason why it failed or was cancelled, in the C library's words.
         error: Option<String>,
-        /// What it failed at or pauses for, in full.
+        /// The error that it failed with or pauses for, in full.
         detail as "x-error": Option<String>,
     }
 }
@@ -249,11 +249,11 @@ qapi_enum! {
     enum RunState {
         /// A debugger stopped it.
         Debug = "debug",
-        /// An error in the VMM.
+        /// An error in the VMM stopped it.
         InternalError = "internal-error",
         /// A guest I/O error stopped it.
         IoError = "io-error",
-        /// `stop`.
+        /// The command `stop` stopped it.
         Paused = "paused",
         /// Not started yet.
         Prelaunch = "prelaunch",
@@ -265,15 +265,15 @@ qapi_enum! {
         GuestPanicked = "guest-panicked",
     }
 
-    /// Why a machine shut down or was reset (QAPI `ShutdownCause`).
+    /// The cause of a machine's shutdown or reset (QAPI `ShutdownCause`).
     enum ShutdownCause {
-        /// None.
+        /// No cause.
         None = "none",
         /// An error of the host.
         HostError = "host-error",
-        /// `quit`.
+        /// The command `quit`.
         HostQmpQuit = "host-qmp-quit",
-        /// `system_reset`.
+        /// The command `system_reset`.
         HostQmpSystemReset = "host-qmp-system-reset",
         /// A signal.
         HostSignal = "host-signal",
@@ -287,27 +287,27 @@ qapi_enum! {
         GuestPanic = "guest-panic",
     }
 
-    /// Whether I/O works.
+    /// The kind of I/O error that stopped a machine or paused a job.
     enum IoStatus {
-        /// It does.
+        /// No error.
         Ok = "ok",
-        /// The last operation failed.
+        /// An I/O error.
         Failed = "failed",
-        /// It failed for want of space.
+        /// No space left.
         Nospace = "nospace",
     }
 
-    /// What becomes of zeros that are written.
+    /// The treatment of zeros that are written.
     enum DetectZeroes {
         /// They are written.
         Off = "off",
-        /// They become a zero write.
+        /// They are turned into a write-zeroes request.
         On = "on",
-        /// They become a discard.
+        /// They are turned into a discard.
         Unmap = "unmap",
     }
 
-    /// What a job does.
+    /// The kind of a job.
     enum JobType {
         /// Moves a layer down.
         Commit = "commit",
@@ -315,13 +315,13 @@ qapi_enum! {
         Stream = "stream",
         /// Copies a disk and follows its writes.
         Mirror = "mirror",
-        /// Copies a disk as it was.
+        /// Copies a disk as it is at the start.
         Backup = "backup",
     }
 
     /// A job's state.
     enum JobStatus {
-        /// Never seen.
+        /// Never reported.
         Undefined = "undefined",
         /// Not started.
         Created = "created",
@@ -333,7 +333,7 @@ qapi_enum! {
         Ready = "ready",
         /// Paused while ready.
         Standby = "standby",
-        /// Waits for the others of its transaction.
+        /// Waits for the other jobs of its transaction.
         Waiting = "waiting",
         /// Waits for `job-finalize`.
         Pending = "pending",
@@ -345,21 +345,21 @@ qapi_enum! {
         Null = "null",
     }
 
-    /// What a stream copies first.
+    /// The order in which a stream copies.
     enum StreamOrder {
         /// From the disk's start to its end.
         Sequential = "sequential",
-        /// What lies near recent reads before the rest.
+        /// The surroundings of recent reads before the rest.
         HotFirst = "hot-first",
     }
 
-    /// What becomes of a job on an I/O error.
+    /// The reaction of a job to an I/O error.
     enum BlockdevOnError {
         /// It fails.
         Report = "report",
         /// It goes on, and fails at its end.
         Ignore = "ignore",
-        /// `stop` for want of space, else `report`.
+        /// `stop` if no space is left, else `report`.
         Enospc = "enospc",
         /// It pauses.
         Stop = "stop",
@@ -367,15 +367,15 @@ qapi_enum! {
         Auto = "auto",
     }
 
-    /// How something is exported.
+    /// The type of an export.
     enum BlockExportType {
         /// By the NBD server.
         Nbd = "nbd",
     }
 
-    /// Whether clients keep an export from going away.
+    /// The treatment of clients when an export is removed.
     enum BlockExportRemoveMode {
-        /// They do.
+        /// The command fails while there are any.
         Safe = "safe",
         /// They are disconnected.
         Hard = "hard",
@@ -389,18 +389,18 @@ qapi_enum! {
         Write = "write",
     }
 
-    /// What follows on an I/O error.
+    /// The reaction to an I/O error.
     enum BlockErrorAction {
-        /// It goes on.
+        /// The error is ignored.
         Ignore = "ignore",
-        /// The guest, or the job's owner, is told.
+        /// The guest, or the job's owner, gets the error.
         Report = "report",
         /// The machine, or the job, stops.
         Stop = "stop",
     }
 }
 
-/// What `block_stream` answers.
+/// The answer of `block_stream`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum BlockStreamReply {

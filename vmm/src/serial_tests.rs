@@ -128,7 +128,7 @@ async fn read_exactly(client: &AsyncFd<UnixStream>, count: usize) -> Vec<u8> {
 fn a_socket_serves_clients_in_turn_and_replays_what_they_missed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("serial");
-    // What a dead process leaves behind.
+    // A socket that a dead process left behind.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let socket = path.clone();
     Executor::new().unwrap().block_on(async move {
@@ -179,20 +179,20 @@ fn a_socket_takes_the_place_of_nothing_but_a_dead_socket() {
     };
     std::fs::write(&path, "precious").unwrap();
     Executor::new().unwrap().block_on(async move {
-        assert!(start(path.clone()).err().unwrap().contains("is no socket"));
+        assert!(start(path.clone()).err().unwrap().contains("is not a socket"));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let socket = path.with_extension("sock");
         let running = start(socket.clone()).unwrap();
-        // Whoever types there is root in many a guest.
+        // In many guests, anyone who types there is root.
         assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        // Somebody has put something of their own there meanwhile.
+        // Another file has taken the socket's place meanwhile.
         std::fs::rename(&path, &socket).unwrap();
         running.finish().await;
         assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
     });
 }
 
-/// Opens a file and locks a byte of it for reading, as a program does that runs on an image.
+/// Opens a file and locks a byte of it for reading, as a program does that uses an image.
 fn locked(path: &Path) -> File {
     let file = File::open(path).unwrap();
     let lock = libc::flock {

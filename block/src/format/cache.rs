@@ -1,4 +1,4 @@
-//! Pieces of metadata tables in memory: loaded when asked for, written back by the commit.
+//! Pieces of metadata tables in memory: loaded on demand, written back by the commit.
 //!
 //! Tables are held in slices of at most 4 KiB, so that a random lookup in a large image reads 4 KiB,
 //! and each slice knows which of its 512-byte sectors differ from the file.
@@ -15,10 +15,10 @@ use crate::{Buf, Error, ErrorKind, Result};
 /// The unit that storage writes whole or not at all, and so the unit of table writes.
 pub(crate) const SECTOR: usize = 512;
 const MAX_SLICE: u64 = 4096;
-/// What a slice takes beside its bytes, about.
+/// The memory of a slice beside its bytes, in bytes; approximate.
 const OVERHEAD: u64 = 128;
 
-/// How a format writes numbers.
+/// The byte order in which a format stores numbers.
 #[derive(Clone, Copy)]
 pub(crate) enum ByteOrder {
     Big,
@@ -30,7 +30,7 @@ pub(crate) struct Slice {
     offset: u64,
     order: ByteOrder,
     bytes: RefCell<Box<[u8]>>,
-    /// One bit per sector.
+    /// The sectors that differ from the file, one bit each.
     dirty: Cell<u8>,
     used: Cell<u64>,
 }
@@ -46,7 +46,7 @@ impl Slice {
         }
     }
 
-    /// Looks at the bytes.
+    /// Calls `look` with the bytes.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         look(&self.bytes.borrow())
     }
@@ -68,15 +68,15 @@ pub(crate) struct Cache {
     slices: RefCell<HashMap<u64, Rc<Slice>>>,
     /// In the order of the file, so that neighbours are written in one piece.
     dirty: RefCell<BTreeMap<u64, Rc<Slice>>>,
-    /// How many slices are being written, and cannot leave before that ends.
+    /// The number of slices that are being written, and cannot leave before that ends.
     writing: Rc<Cell<usize>>,
     loading: RefCell<BTreeMap<u64, Rc<Event>>>,
     clock: Cell<u64>,
 }
 
 impl Cache {
-    /// A cache of `capacity` bytes of tables that are whole clusters. Dirty slices may exceed it
-    /// until the next commit, which their owner brings about ([`Cache::is_crowded`]).
+    /// A cache of `capacity` bytes of tables that are whole clusters. Dirty slices may exceed it until the
+    /// next commit, which the owner starts ([`Cache::is_crowded`]).
     pub(crate) fn new(storage: Rc<dyn Storage>, order: ByteOrder, cluster_size: u64, capacity: u64) -> Self {
         let slice_len = cluster_size.min(MAX_SLICE);
         Cache {
@@ -96,7 +96,7 @@ impl Cache {
         self.slice_len
     }
 
-    /// The slice at `offset` in the file, which must be a multiple of the slice length.
+    /// Returns the slice at `offset` in the file, which must be a multiple of the slice length.
     pub(crate) async fn get(&self, offset: u64) -> Result<Rc<Slice>> {
         loop {
             if let Some(slice) = self.slices.borrow().get(&offset) {
@@ -118,7 +118,7 @@ impl Cache {
         let _loading = Loading::begin(self, offset);
         let mut buf = Buf::new(self.slice_len as usize);
         self.storage.read(offset, buf.clone()).await?;
-        // A table made anew at this place while the read was in flight is the truth.
+        // If a new table was made at this place while the read was in flight, that one is right.
         if let Some(slice) = self.slices.borrow().get(&offset) {
             return Ok(slice.clone());
         }
@@ -126,15 +126,15 @@ impl Cache {
         Ok(self.insert(offset, bytes.into()))
     }
 
-    /// The slice at `offset`, where it is in memory.
+    /// Returns the slice at `offset`, if it is in memory.
     #[cfg(test)]
     pub(crate) fn peek(&self, offset: u64) -> Option<Rc<Slice>> {
         self.slices.borrow().get(&offset).cloned()
     }
 
-    /// Writes a new table of `bytes` to `offset`, which nothing refers to, and knows it from then on. A table
-    /// has its space before anything depends on it: where there is none nothing has changed, and what was
-    /// changed before can still be made durable.
+    /// Writes a new table of `bytes` to `offset`, which nothing refers to, and keeps it in memory from
+    /// then on. So a table has its space before anything depends on it: if there is none, nothing has
+    /// changed, and earlier changes can still be made durable.
     pub(crate) async fn write_table(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.storage.write(offset, Buf::from_bytes(bytes)).await?;
         for (index, bytes) in bytes.chunks(self.slice_len as usize).enumerate() {
@@ -181,19 +181,19 @@ impl Cache {
         }
     }
 
-    /// Memory that it takes, in bytes, about.
+    /// The memory that it takes, in bytes; approximate.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> u64 {
         self.slices.borrow().len() as u64 * (self.slice_len + OVERHEAD)
     }
 
-    /// Whether dirty slices take so much of the capacity that a commit is due.
+    /// Returns true if dirty slices take so much of the capacity that a commit is due.
     pub(crate) fn is_crowded(&self) -> bool {
         self.dirty.borrow().len() > self.capacity / 2
     }
 
-    /// Whether slices that are dirty or being written take all of the capacity: whoever makes more dirty
-    /// has to wait for a commit.
+    /// Returns true if slices that are dirty or being written take all of the capacity: to make more
+    /// dirty, a caller has to wait for a commit.
     pub(crate) fn is_full(&self) -> bool {
         self.dirty.borrow().len() + self.writing.get() >= self.capacity
     }
@@ -202,7 +202,7 @@ impl Cache {
         !self.dirty.borrow().is_empty()
     }
 
-    /// Changes bytes of a slice through `change`, which answers the range that it changed.
+    /// Changes bytes of a slice through `change`, which returns the range that it changed.
     pub(crate) fn modify(&self, slice: &Rc<Slice>, change: impl FnOnce(&mut [u8]) -> std::ops::Range<usize>) {
         let range = change(&mut slice.bytes.borrow_mut());
         let before = slice.dirty.get();
@@ -214,7 +214,7 @@ impl Cache {
         }
     }
 
-    /// Sets a word.
+    /// Sets the word at `index`.
     pub(crate) fn set_u64(&self, slice: &Rc<Slice>, index: usize, value: u64) {
         let word = match self.order {
             ByteOrder::Big => value.to_be_bytes(),
@@ -244,7 +244,7 @@ impl Cache {
         taken
     }
 
-    /// Marks dirty again what could not be written.
+    /// Makes sectors dirty again that could not be written.
     pub(crate) fn give_back(&self, taken: &Taken) {
         for (mask, slice) in &taken.slices {
             slice.dirty.set(slice.dirty.get() | mask);

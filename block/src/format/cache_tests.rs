@@ -1,4 +1,4 @@
-//! The cache drops what was used longest ago, and never what the file does not have yet.
+//! The cache drops the slices that were used longest ago, and never those that the file does not have yet.
 
 use super::*;
 use crate::sim::SimFile;

@@ -1,4 +1,4 @@
-//! What the ordered commits of all formats share: batches, table writes, and allocation ahead.
+//! The parts of ordered commits that all formats share: batches, table writes, and allocation ahead.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -15,14 +15,14 @@ use crate::{Buf, ErrorKind, Result};
 const DEPTH: usize = 16;
 /// The first and the largest step of allocation ahead, in bytes.
 const AHEAD: Range<u64> = 1 << 20..64 << 20;
-/// The smallest step of allocation ahead on a file system that has no more, in bytes.
+/// The smallest step of allocation ahead, in bytes, on a file system that is short of space.
 const LEAST: u64 = 64 << 10;
 
 /// An image whose changes become durable by commits.
 pub(crate) trait Commit: 'static {
     fn commits(&self) -> &Commits;
 
-    /// Makes everything that is changed in memory by now durable, in the format's order.
+    /// Makes everything that has been changed in memory by now durable, in the format's order.
     async fn commit_once(&self) -> Result<()>;
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Waits for its end.
+    /// Waits until the commit has ended, and returns its result.
     pub(crate) async fn wait(&self) -> Result<()> {
         while self.result.borrow().is_none() {
             self.done.wait().await;
@@ -55,8 +55,8 @@ impl Commits {
         self.running.get()
     }
 
-    /// Joins the next commit, and starts it where none runs. It runs in a task of its own, so that a
-    /// request that is dropped does not leave it half done.
+    /// Joins the next commit, and starts it if none runs. It runs in a task of its own, so that a request
+    /// that is dropped does not leave it half done.
     pub(crate) fn request(image: Rc<impl Commit>) -> Rc<Batch> {
         let commits = image.commits();
         let batch = commits.next.borrow_mut().get_or_insert_default().clone();
@@ -91,7 +91,7 @@ pub(crate) async fn write_all(storage: &dyn Storage, runs: Vec<Run>) -> Result<(
     outcome
 }
 
-/// Changes the first 512 bytes of storage in one write, durably; `one` keeps the changes apart.
+/// Changes the first 512 bytes of storage in one write, durably; `one` serializes the changes.
 pub(crate) async fn patch_header(
     storage: &dyn Storage,
     one: &Rc<Semaphore>,
@@ -112,9 +112,9 @@ pub(crate) struct Ahead {
     until: Cell<u64>,
     step: Cell<u64>,
     busy: Cell<bool>,
-    /// The storage has no such thing.
+    /// True once the storage has refused to allocate space ahead.
     refused: Cell<bool>,
-    /// Nothing is asked for before the file is used up to here.
+    /// No space is asked for until the file is used up to this offset.
     rest: Cell<u64>,
     used: Cell<bool>,
     done: Event,
@@ -133,7 +133,7 @@ impl Ahead {
         })
     }
 
-    /// Says that the file is used up to `end`.
+    /// Notes that the file is used up to `end`, and allocates ahead if that is due.
     pub(crate) fn reach(self: &Rc<Self>, storage: &Rc<dyn Storage>, end: u64) {
         let until = self.until.get().max(storage.len());
         let step = self.step.get();
@@ -149,7 +149,7 @@ impl Ahead {
         let (this, storage) = (self.clone(), storage.clone());
         executor::spawn(async move {
             let start = until.max(end);
-            // Also if it fails: it may have got half way.
+            // Set even if it fails, since it may have got half way.
             this.used.set(true);
             match storage.allocate(start, step).await {
                 Ok(()) => {
@@ -157,7 +157,7 @@ impl Ahead {
                     this.step.set((step * 2).min(AHEAD.end));
                 }
                 Err(e) if e.kind() == ErrorKind::Unsupported => this.refused.set(true),
-                // Short of space now, which may be for a moment.
+                // Space is short, perhaps only for a moment.
                 Err(_) if step > LEAST => this.step.set(step / 2),
                 Err(_) => this.rest.set(end + AHEAD.start),
             }
@@ -166,7 +166,8 @@ impl Ahead {
         });
     }
 
-    /// Ends allocation in flight before the file is trimmed; whether there is anything to trim.
+    /// Waits until an allocation in flight has ended, before the file is trimmed. Returns true if there is
+    /// anything to trim.
     pub(crate) async fn stop(&self) -> bool {
         while self.busy.get() {
             self.done.wait().await;

@@ -1,6 +1,6 @@
 //! qcow2, versions 2 and 3 (QEMU `docs/interop/qcow2.txt`).
 //!
-//! What every byte of a disk is, and what changes it:
+//! The states of a disk's bytes, and their changes:
 //!
 //! | L2 entry | reads as | a write makes it |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | zero, no cluster | zeros | data, in a new cluster |
 //! | zero, with its own cluster | zeros | data, in that cluster |
 //! | data, refcount 1 (COPIED) | the cluster | the same, in place |
-//! | compressed | the decompressed bytes | data, in a new cluster; one reference less to each old |
-//! | data, shared with a snapshot | the cluster | data, in a new cluster; one reference less to the old |
+//! | compressed | the decompressed bytes | data, in a new cluster; each old cluster loses a reference |
+//! | data, shared with a snapshot | the cluster | data, in a new cluster; the old one loses a reference |
 //!
 //! With extended L2 entries each of a cluster's 32 subclusters is absent, zero or data by itself.
 
@@ -69,13 +69,14 @@ struct L1 {
     offset: u64,
     /// Sectors that differ from the file.
     dirty: BTreeSet<usize>,
-    /// The table was moved: all of it is to be written, then the header. Holds the old place.
+    /// The old place of the table if it was moved: all of the table is to be written then, and after it
+    /// the header.
     moved: Option<Range<u64>>,
 }
 
 /// An open qcow2 image.
 pub struct Qcow2 {
-    /// For tasks of its own.
+    /// A reference to itself, for tasks of its own.
     this: Weak<Qcow2>,
     storage: Rc<dyn Storage>,
     header: Header,
@@ -85,21 +86,21 @@ pub struct Qcow2 {
     l2: Cache,
     refcounts: Refcounts,
     metadata: Rc<Metadata>,
-    /// A change found the metadata to be wrong; there are no more.
+    /// True once a change has found the metadata to be wrong; further changes are refused.
     refused: Cell<bool>,
     /// True if data may be written in place: not while the header has an autoclear feature, and not once
     /// changes are refused.
     in_place: Cell<bool>,
-    /// New L2 tables are made one at a time.
+    /// Held while an L2 table is made.
     tables: Rc<Semaphore>,
     unpacked: compressed::Unpacked,
     commits: Commits,
     ahead: Rc<Ahead>,
     retired: Retired,
-    /// The header is changed by one at a time.
+    /// Held while the header is changed.
     patching: Rc<Semaphore>,
     changed: Cell<bool>,
-    /// See [`Qcow2::has_unwritten`]; only `image map` asks.
+    /// See [`Qcow2::has_unwritten`]; only `image map` uses it.
     unwritten: Cell<Option<bool>>,
 }
 
@@ -110,10 +111,10 @@ impl Owner for Qcow2 {
 }
 
 impl Qcow2 {
-    /// Reads the metadata of an image. Nothing is written before the first change.
-    /// But where the image was not closed and its refcounts are stale (the dirty bit, which only images
-    /// with lazy refcounts get), and it is to be written: then they are made exact first. We keep them
-    /// exact always, and so never set that bit, whatever `lazy_refcounts` says.
+    /// Reads the metadata of an image. Opening writes nothing, with one exception: an image with the dirty
+    /// bit that is opened for writing has its refcounts rebuilt first. Only other programs set that bit,
+    /// on images with lazy refcounts: Millrace always keeps refcounts exact, whatever `lazy_refcounts`
+    /// says.
     pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let name = storage.name().to_owned();
         Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
@@ -135,7 +136,7 @@ impl Qcow2 {
         let buf = Buf::new(header.l1_entries as usize * 8);
         storage.read(header.l1_offset, buf.clone()).await?;
         let l1 = L1 { entries: words(&buf.to_vec()).collect(), offset: header.l1_offset, ..L1::default() };
-        // Who only reads need not know what may be written.
+        // A reader need not know which clusters may be written.
         let snapshots =
             if writable { Snapshots::read(&*storage, &header).await? } else { Snapshots::default() };
         let metadata = Rc::new(Metadata::new(&header, &snapshots));
@@ -213,7 +214,7 @@ impl Qcow2 {
         self.retired.reading()
     }
 
-    /// Memory that tables take, in bytes, about.
+    /// Memory that tables take, in bytes; approximate.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> u64 {
         self.l2.memory() + self.refcounts.cache.memory()

@@ -1,6 +1,6 @@
 //! QED (QEMU `docs/interop/qed_spec.txt`).
 //!
-//! What every byte of a disk is, and what changes it:
+//! The states of a disk's bytes, and their changes:
 //!
 //! | L2 entry | reads as | a write makes it | zeroing makes it |
 //! |---|---|---|---|
@@ -8,16 +8,16 @@
 //! | 1 | zeros | data, in a new cluster | zero |
 //! | an offset | the cluster | the same, in place | the same, which becomes a hole in the host's file |
 //!
-//! There are no refcounts: the file's length is the allocator. NEED_CHECK is durable in the header
-//! before the first change, and cleared by a clean close; opened for writing with the bit set, an image
-//! is checked first and trimmed to what its tables refer to. Of every image that is opened for writing the
-//! L2 tables' places are known, so that an entry that points into one is refused, not written to; and where
-//! they are not many, that no two entries refer to one cluster.
+//! There are no refcounts: space is allocated at the file's end. NEED_CHECK is durable in the header
+//! before the first change, and cleared by a clean close. An image that is opened for writing with the bit
+//! set is checked first, and trimmed to what its tables refer to. For writing, the places of the L2 tables
+//! are read, so that an entry that points into one is refused, not written to; and if the tables are not
+//! too large, it is checked that no two entries refer to one cluster.
 //!
-//! The format cannot say that a cluster is free: what nothing refers to is leaked. So a cluster never leaves
-//! its entry. What a failed write had taken is used again in the same session; at a clean close the file is
-//! cut off behind the last cluster in use, and what is free before it goes to entries that read as zeros, as
-//! a hole does.
+//! The format cannot say that a cluster is free: a cluster that nothing refers to is leaked. So a cluster
+//! never leaves its entry. Clusters that a failed write had taken are used again in the same session. At a
+//! clean close, the file is cut off behind the last cluster in use; free clusters before it become holes,
+//! and go to entries that read as zeros, as holes do.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -50,14 +50,14 @@ use tables::Tables;
 /// Memory for tables of one image, in bytes.
 const CACHE: u64 = 28 << 20;
 
-/// Tables that contradict themselves or each other.
+/// Returns the error for tables that contradict themselves or each other.
 fn not_sound(what: impl std::fmt::Display) -> Error {
     let text = format!("{what}; repair it with 'millrace image check -f qed --repair all'");
     Error::new(ErrorKind::Corrupt, text)
 }
 
-/// Refuses storage that cannot grow, for who would write to an image there: QED allocates by the file's
-/// length, and relies on a new table to read as zeros.
+/// Fails if the storage cannot grow; for a caller that would write to an image there. QED allocates at the
+/// file's end, and relies on a new table reading as zeros.
 pub(crate) fn refuse_fixed(storage: &dyn Storage) -> Result<()> {
     if !storage.is_fixed() {
         return Ok(());
@@ -69,24 +69,24 @@ pub(crate) fn refuse_fixed(storage: &dyn Storage) -> Result<()> {
 
 /// An open QED image.
 pub struct Qed {
-    /// For tasks of its own.
+    /// A reference to itself, for tasks of its own.
     this: Weak<Qed>,
     storage: Rc<dyn Storage>,
     header: Header,
     size: Cell<u64>,
     backing: RefCell<Option<Backing>>,
     l2_tables: Tables,
-    /// L1 and L2 tables: a table may be 1 GiB large, so that not even the L1 is held whole.
+    /// L1 and L2 tables. A table may be as large as 1 GiB, so not even the L1 table is held whole.
     tables: Cache,
-    /// New L2 tables are made one at a time.
+    /// Held while an L2 table is made.
     making: Rc<Semaphore>,
     space: Space,
     commits: Commits,
     ahead: Rc<Ahead>,
     retired: Retired,
-    /// The header is changed by one at a time.
+    /// Held while the header is changed.
     patching: Rc<Semaphore>,
-    /// NEED_CHECK is in the file.
+    /// True if this session has set NEED_CHECK in the file.
     changed: Cell<bool>,
 }
 
@@ -98,10 +98,10 @@ impl Owner for Qed {
 
 impl Qed {
     /// Reads the metadata of an image. For writing, an image that was not closed is repaired first, and
-    /// features that others would have to keep up to date are marked stale.
+    /// autoclear features, which others would have to keep up to date, are cleared.
     ///
     /// # Errors
-    /// `Corrupt` where a write could destroy metadata; only a repair that was asked for goes on there.
+    /// `Corrupt` if a write could destroy metadata; only a repair that a user asks for goes on then.
     pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let name = storage.name().to_owned();
         Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
@@ -130,7 +130,7 @@ impl Qed {
             l2_tables.refuse_shared(&*storage, &header).await?;
         }
         if writable && (dirty || header.autoclear != 0) {
-            // What a process that died had written may be in memory only.
+            // The writes of a process that died may be in memory only.
             storage.sync().await?;
             let clear = |sector: &mut [u8]| {
                 header::change_features(sector, 0, header::NEED_CHECK);
@@ -165,7 +165,7 @@ impl Qed {
         let buf = Buf::new((place.end - place.start) as usize);
         storage.read(place.start, buf.clone()).await?;
         let name = String::from_utf8(buf.to_vec()).ok().filter(|name| !name.contains('\0'));
-        let name = name.ok_or_else(|| header::corrupt("the backing file name is no text"))?;
+        let name = name.ok_or_else(|| header::corrupt("the backing file name is not text"))?;
         let raw = header.features & header::NO_PROBE != 0;
         Ok((header, Some(Backing { name, format: raw.then(|| "raw".to_owned()) })))
     }
@@ -178,7 +178,7 @@ impl Qed {
         self.header.cluster_size
     }
 
-    /// The backing file as the image records it now: "raw", or no format.
+    /// The backing file as the image records it now; its format is "raw" or not recorded.
     pub(crate) fn backing(&self) -> Option<Backing> {
         self.backing.borrow().clone()
     }

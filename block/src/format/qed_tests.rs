@@ -11,7 +11,7 @@ use crate::switch::{DEADLINE, Target};
 use crate::{Buf, Disk, Error, ErrorKind, Kind, Result, chain};
 
 pub(super) const CLUSTER: usize = 4096;
-/// In an image by [`new_image`]: the L1 table, and the L2 table and data cluster that it gets first.
+/// The places in an image by [`new_image`]: the L1 table, and its first L2 table and data cluster.
 pub(super) const L1: usize = CLUSTER;
 pub(super) const L2: usize = 2 * CLUSTER;
 pub(super) const DATA: usize = 3 * CLUSTER;
@@ -62,7 +62,7 @@ pub(super) fn word(file: &SimFile, at: usize) -> u64 {
     u64::from_le_bytes(file.content()[at..at + 8].try_into().unwrap())
 }
 
-/// The image with words replaced, in the place of the old.
+/// Adds the image again with some words replaced, in place of the old one.
 pub(super) fn patched(files: &SimDir, file: &SimFile, words: &[(usize, u64)]) -> Rc<SimFile> {
     let mut bytes = file.content();
     for (at, word) in words {
@@ -217,7 +217,7 @@ fn without_a_backing_file_zeroing_what_is_absent_writes_nothing() {
     });
 }
 
-/// A device's end reads as what was there before, and its length is no allocator.
+/// New space on a device reads as its old content, and its length cannot serve as the allocator.
 #[test]
 fn an_image_on_a_device_is_read_only() {
     simulate(|files| async move {
@@ -301,7 +301,7 @@ fn free_clusters_are_adopted_at_a_close() {
     });
 }
 
-/// A read that found its cluster before a discard sees what was there, or zeros.
+/// A read that found its cluster before a discard sees the old content, or zeros.
 #[test]
 fn a_discard_under_a_read_shows_nobody_elses_data() {
     for seed in 0..500 {
@@ -405,7 +405,7 @@ fn a_change_without_format_takes_a_qed_over_the_running_image() {
     });
 }
 
-/// Whatever bytes an image has: no panic, no end outside of memory, and an error or an answer.
+/// No content of an image causes a panic or takes memory without bound: it fails to open, or it works.
 #[test]
 fn hostile_images_do_no_harm() {
     let seeds = if cfg!(debug_assertions) { 300 } else { 5000 };

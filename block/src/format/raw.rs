@@ -7,7 +7,7 @@ use super::{Mapping, What};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
-/// The mapping of a raw image: everything is where it is.
+/// The mapping of a raw image: every byte of the disk is at the same offset in the file.
 pub(crate) struct Raw {
     storage: Rc<dyn Storage>,
     size: Cell<u64>,
@@ -42,7 +42,7 @@ impl Raw {
         if unmap { self.storage.punch(offset, len).await } else { self.storage.zero(offset, len).await }
     }
 
-    /// Gives space back where that takes no writing: zeros written over a discarded disk would take its space
+    /// Gives space back if that needs no writing: zeros written over a discarded disk would take its space
     /// instead.
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.storage.unmap(offset, len).await

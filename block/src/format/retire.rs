@@ -1,8 +1,9 @@
 //! Clusters that nothing refers to any more, on their way back to the allocator, in all formats.
 //!
-//! A cluster is freed in memory; the next commit makes that durable; reads that began before it end; then the
-//! format gives it back: its space in the host's file, and last its place, so that it is never taken anew
-//! before it was punched. All of this is behind the guest's back: no request waits for it.
+//! A cluster is freed in memory, the next commit makes that durable, and the reads that began before it
+//! end. Then the format gives back the cluster's space in the host's file, and last its place, so that it
+//! is never allocated again before it was punched. All of this happens in the background: a request waits
+//! for it only if it finds no space.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,18 +19,18 @@ use crate::storage::Storage;
 pub(crate) trait Retire: 'static {
     fn retired(&self) -> &Retired;
 
-    /// Punches ranges, and lets the allocator have them.
+    /// Punches ranges, and returns them to the allocator.
     async fn give_back(&self, ranges: Vec<Range<u64>>);
 }
 
-/// What of an image waits to be given back.
+/// The clusters of an image that wait to be given back.
 pub(crate) struct Retired {
     quarantine: Quarantine,
-    /// Whether a task gives back.
+    /// True while a task gives clusters back.
     busy: Cell<bool>,
     done: Event,
     given_back: Cell<u64>,
-    /// Whether the storage punches holes, for all that is known.
+    /// True until the storage turns out not to punch holes.
     punches: Cell<bool>,
 }
 
@@ -44,12 +45,13 @@ impl Retired {
         }
     }
 
-    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    /// Until the returned value is dropped, host clusters seen in a map are neither given back nor reused.
     pub(crate) fn reading(&self) -> Reading {
         self.quarantine.reading()
     }
 
-    /// Takes what a commit made durable to be free, and gives back what no read can still be looking at.
+    /// Adds ranges whose freeing a commit has made durable, and gives back those that no read can still
+    /// refer to.
     pub(crate) fn add(image: &Weak<impl Retire>, freed: Vec<Range<u64>>) {
         let Some(image) = image.upgrade() else { return };
         let this = image.retired();
@@ -71,8 +73,8 @@ impl Retired {
         });
     }
 
-    /// Waits until everything is given back that was freed before this call, for the reads of its time too.
-    /// Must not be called by who holds a [`Reading`] of the image.
+    /// Waits until everything that was freed before this call is given back, also what current reads hold
+    /// back. Must not be called while holding a [`Reading`] of the image.
     pub(crate) async fn drain(image: &Weak<impl Retire>) {
         Self::all(image).await;
         let waiting = image.upgrade().map_or(0, |image| image.retired().quarantine.waiting.borrow().len());
@@ -84,12 +86,12 @@ impl Retired {
         }
     }
 
-    /// How often something was given back.
+    /// The number of times that clusters were given back.
     pub(crate) fn given_back(&self) -> u64 {
         self.given_back.get()
     }
 
-    /// Waits until everything is given back that can be.
+    /// Waits until everything that can be given back now is given back.
     pub(crate) async fn all(image: &Weak<impl Retire>) {
         Self::add(image, Vec::new());
         let Some(image) = image.upgrade() else { return };
@@ -99,12 +101,12 @@ impl Retired {
         }
     }
 
-    /// Whether the storage punches holes, for all that is known.
+    /// Returns false once the storage has turned out not to punch holes.
     pub(crate) fn punches(&self) -> bool {
         self.punches.get()
     }
 
-    /// Gives a range's space in the host's file back, where that is possible.
+    /// Gives a range's space in the host's file back, if possible.
     pub(crate) async fn punch(&self, storage: &dyn Storage, hole: &Range<u64>) {
         if self.punches.get()
             && let Err(e) = storage.discard(hole.start, hole.end - hole.start).await
@@ -115,7 +117,7 @@ impl Retired {
     }
 }
 
-/// The readers of one time: all that began between two commits.
+/// The readers of one epoch: all that began between two commits.
 #[derive(Default)]
 struct Readers {
     /// Notified when the last of them has ended.
@@ -128,32 +130,32 @@ impl Drop for Readers {
     }
 }
 
-/// Ranges that wait for the readers of their time.
+/// Ranges that wait for the readers of their epoch.
 struct Waiting {
     readers: Weak<Readers>,
     ended: Rc<Event>,
     ranges: Vec<Range<u64>>,
 }
 
-/// Clusters that nothing durable refers to any more, kept until no read can still be looking at them.
+/// Clusters that nothing durable refers to any more, kept until no read can still refer to them.
 #[derive(Default)]
 struct Quarantine {
-    /// Counts operations on host clusters.
+    /// The readers of the current epoch.
     readers: RefCell<Rc<Readers>>,
     /// Oldest first.
     waiting: RefCell<VecDeque<Waiting>>,
 }
 
-/// Holds off the reuse of clusters that are freed while it lives.
+/// While it lives, clusters that are freed are not reused.
 pub(crate) struct Reading(#[allow(dead_code, reason = "counted")] Rc<Readers>);
 
 impl Quarantine {
-    /// Until the answer is dropped, host clusters seen in a map stay what they are.
+    /// Until the returned value is dropped, host clusters seen in a map are neither given back nor reused.
     fn reading(&self) -> Reading {
         Reading(self.readers.borrow().clone())
     }
 
-    /// Adds ranges, to which no new read finds a way.
+    /// Adds ranges that no new read can find.
     fn add(&self, ranges: Vec<Range<u64>>) {
         if !ranges.is_empty() {
             let readers = self.readers.take();
@@ -165,14 +167,15 @@ impl Quarantine {
     /// Takes ranges that may be used again.
     fn take(&self) -> Option<Vec<Range<u64>>> {
         let mut waiting = self.waiting.borrow_mut();
-        // Readers of an earlier time may know these ranges too: in order, not any.
+        // In order: readers of an older epoch may still refer to these ranges too.
         match waiting.front() {
             Some(first) if first.readers.strong_count() == 0 => waiting.pop_front().map(|first| first.ranges),
             _ => None,
         }
     }
 
-    /// Notified when the readers that the oldest ranges wait for have ended; `None` if no ranges wait.
+    /// Returns the event for the end of the readers that the oldest ranges wait for; `None` if there are
+    /// no such readers.
     fn readers_end(&self) -> Option<Rc<Event>> {
         let waiting = self.waiting.borrow();
         let first = waiting.front().filter(|first| first.readers.strong_count() > 0);
@@ -180,13 +183,13 @@ impl Quarantine {
     }
 }
 
-/// Pieces of a range, of `most` bytes each at the most.
+/// Splits a range into pieces of at most `most` bytes.
 pub(super) fn steps(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
     let end = range.end;
     range.step_by(most as usize).map(move |at| at..end.min(at + most))
 }
 
-/// These ranges in order, neighbours as one.
+/// Returns these ranges in order, neighbours joined.
 pub(super) fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     ranges.dedup_by(|next, last| {

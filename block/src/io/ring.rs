@@ -4,8 +4,8 @@
 //! waits; completions wake their tasks. What the kernel may still touch (buffer, descriptor) lives in
 //! the ring's table until the completion, whatever happens to the task that asked.
 //!
-//! Seccomp does not see what a ring is asked to do. So the kernel itself holds each ring to the operations of
-//! this file, for good: whoever takes over the thread gets no socket and no file out of its ring.
+//! Seccomp does not see the operations in a ring. So the kernel itself restricts each ring, for good, to
+//! the operations of this file: whoever takes over the thread gets no socket and no file out of its ring.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -26,14 +26,14 @@ use crate::Buf;
 /// Entries of the submission queue; more wait in memory.
 const ENTRIES: u32 = 256;
 
-/// Entries of the completion queue, and the most operations that the kernel has at one time: each has room
-/// for its result there, so no result is ever late or lost.
+/// Entries of the completion queue, and the most operations that the kernel has at one time. Each has room
+/// for its result there, so that no result is ever late or lost.
 const RESULTS: u32 = 1024;
 
 /// The pause after which operations that the kernel could not take are handed to it again.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// All that a ring may be asked to do.
+/// All operations that a ring may do.
 const OPERATIONS: [u8; 6] = [
     opcode::Read::CODE,
     opcode::Readv::CODE,
@@ -46,17 +46,17 @@ const OPERATIONS: [u8; 6] = [
 /// IORING_REGISTER_ENABLE_RINGS of linux/io_uring.h.
 const ENABLE_RINGS: u8 = 12;
 
-/// The most that one operation moves: its length has 32 bits, and the kernel stops at 2 GiB.
+/// The most bytes that one operation moves: its length has 32 bits, and the kernel stops at 2 GiB.
 const MAX_LENGTH: usize = 1 << 30;
 
-/// An operation that the kernel has, or will have.
+/// An operation that was or will be handed to the kernel.
 struct Op {
     /// Held for the kernel: the buffer, whose segment list it reads too, and the file.
     _buf: Option<Buf>,
     _file: Rc<File>,
     waker: Option<Waker>,
     result: Option<i32>,
-    /// Nobody waits for the result any more.
+    /// True if nobody waits for the result any more.
     abandoned: bool,
 }
 
@@ -72,17 +72,17 @@ struct Ops {
 pub struct Ring {
     uring: RefCell<IoUring>,
     ops: RefCell<Ops>,
-    /// Entries that found the submission queue full.
+    /// Entries that wait for room in the submission queue.
     backlog: RefCell<VecDeque<squeue::Entry>>,
     unsubmitted: Cell<bool>,
-    /// The kernel could not take operations, and they wait for [`AGAIN`] to be over.
+    /// True while operations that the kernel could not take wait for [`AGAIN`] to be over.
     pausing: Cell<bool>,
-    /// What the next calls of io_uring_enter(2) fail with, the last one first.
+    /// The errors with which the next calls of io_uring_enter(2) fail, the last one first.
     #[cfg(test)]
     refusals: RefCell<Vec<libc::c_int>>,
 }
 
-/// Makes a ring that takes [`OPERATIONS`] alone, without flags, and no registration.
+/// Makes a ring that takes only [`OPERATIONS`], without flags, and no registration.
 ///
 /// # Errors
 /// If the kernel has no io_uring, refuses it, or cannot restrict it (before Linux 5.10).
@@ -91,7 +91,7 @@ pub(crate) fn restricted() -> io::Result<IoUring> {
     build(true).or_else(|_| build(false))
 }
 
-/// [`restricted`]; `modern` adds flags that Linux has since 5.18 and 5.19.
+/// Does the work of [`restricted`]; `modern` adds flags that Linux has since 5.18 and 5.19.
 fn build(modern: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_r_disabled().setup_cqsize(RESULTS);
@@ -101,7 +101,8 @@ fn build(modern: bool) -> io::Result<IoUring> {
     }
     let uring = builder.build(ENTRIES)?;
     let mut allowed = Vec::from(OPERATIONS.map(Restriction::sqe_op));
-    // A kernel may leave registrations alone if none is named. This one fails on a ring that is enabled.
+    // A kernel may leave registrations unrestricted if none is named. The one named here fails on an
+    // enabled ring.
     allowed.push(Restriction::register_op(ENABLE_RINGS));
     uring.submitter().register_restrictions(&mut allowed)?;
     uring.submitter().register_enable_rings()?;
@@ -112,7 +113,7 @@ impl Ring {
     /// Makes a ring served by the executor that runs the caller.
     ///
     /// # Errors
-    /// As [`restricted`].
+    /// Fails if [`restricted`] does.
     pub fn new() -> io::Result<Rc<Self>> {
         Self::over(restricted()?)
     }
@@ -135,7 +136,8 @@ impl Ring {
             if let Some(ring) = weak.upgrade() {
                 ring.submit();
                 ring.reap();
-                // Results that nobody waits for any more make room, and wake nobody.
+                // Abandoned operations make room as they end but wake nobody, so waiting entries are
+                // handed over here.
                 ring.submit();
             }
         });
@@ -144,7 +146,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Reads some of `buf`.
+    /// Reads into some of `buf`. Returns the number of bytes read.
     pub async fn read(&self, file: &Rc<File>, offset: u64, buf: Buf) -> io::Result<usize> {
         let fd = types::Fd(file.as_raw_fd());
         self.run(file, Some(buf), |buf| match buf {
@@ -161,7 +163,7 @@ impl Ring {
         .await
     }
 
-    /// Writes some of `buf`.
+    /// Writes some of `buf`. Returns the number of bytes written.
     pub async fn write(&self, file: &Rc<File>, offset: u64, buf: Buf) -> io::Result<usize> {
         let fd = types::Fd(file.as_raw_fd());
         self.run(file, Some(buf), |buf| match buf {
@@ -178,14 +180,14 @@ impl Ring {
         .await
     }
 
-    /// fdatasync(2).
+    /// Makes what was written durable (fdatasync).
     pub async fn sync(&self, file: &Rc<File>) -> io::Result<()> {
         let fd = types::Fd(file.as_raw_fd());
         let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
         self.run_through(file, entry).await
     }
 
-    /// fallocate(2).
+    /// Does what fallocate(2) does.
     pub async fn fallocate(
         &self,
         file: &Rc<File>,
@@ -198,7 +200,7 @@ impl Ring {
         self.run_through(file, entry).await
     }
 
-    /// Runs an operation without a buffer, again where a signal interrupted it.
+    /// Runs an operation without a buffer, and repeats it if a signal interrupts it.
     async fn run_through(&self, file: &Rc<File>, entry: squeue::Entry) -> io::Result<()> {
         loop {
             match self.run(file, None, |_| entry.clone()).await {
@@ -251,8 +253,8 @@ impl Ring {
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) }
     }
 
-    /// Hands waiting entries to the kernel. It may take a part of them at a time: without SUBMIT_ALL it stops
-    /// behind an entry that it refuses, and anyway where it is short of memory.
+    /// Hands waiting entries to the kernel. It may take only some of them at a time: without SUBMIT_ALL it
+    /// stops after an entry that it refuses, and in any case when it is short of memory.
     fn submit(self: &Rc<Self>) {
         if !self.unsubmitted.get() || self.pausing.get() {
             return;
@@ -268,7 +270,7 @@ impl Ring {
     }
 
     /// Moves waiting entries into the submission queue, as far as there is room for them and for their
-    /// results. Returns the number of entries there.
+    /// results. Returns the number of entries in the queue.
     fn fill(&self) -> usize {
         let mut uring = self.uring.borrow_mut();
         let mut backlog = self.backlog.borrow_mut();
@@ -297,23 +299,23 @@ impl Ring {
         self.uring.borrow().submit()
     }
 
-    /// Tries again after a while: the kernel is short of memory (EAGAIN), and may have no operation whose end
-    /// would bring this thread back here.
+    /// Tries again after a while: the kernel is short of memory (EAGAIN), and may have no operation in
+    /// flight whose end would bring this thread back here.
     fn pause(self: &Rc<Self>, why: Option<io::Error>) {
         let why = why.map_or_else(|| "no operation was taken".to_owned(), |e| e.to_string());
-        executor::limited!(warn, "io_uring_enter: {why}; tried again after {AGAIN:?}");
+        executor::limited!(warn, "io_uring_enter: {why}; trying again in {AGAIN:?}");
         self.pausing.set(true);
         let ring = Rc::downgrade(self);
         executor::spawn(async move {
             executor::sleep(AGAIN).await;
             if let Some(ring) = ring.upgrade() {
-                // What follows all tasks that are ready is the next attempt.
+                // The next attempt is made when all ready tasks have run.
                 ring.pausing.set(false);
             }
         });
     }
 
-    /// Takes completions and wakes those who wait for them.
+    /// Takes completions and wakes the tasks that wait for them.
     fn reap(&self) {
         let mut uring = self.uring.borrow_mut();
         let mut ops = self.ops.borrow_mut();
@@ -321,7 +323,7 @@ impl Ring {
             let key = completion.user_data() as usize;
             let Some(Some(op)) = ops.slots.get_mut(key) else { continue };
             op.result = Some(completion.result());
-            // The kernel is done with them; the waiting task holds its own.
+            // The kernel is done with the buffer; the waiting task holds its own reference.
             op._buf = None;
             let (waker, abandoned) = (op.waker.take(), op.abandoned);
             ops.in_flight -= 1;
@@ -336,7 +338,8 @@ impl Ring {
     }
 }
 
-/// Waits on a descriptor of its own, so that neither the ring nor this task holds the other alive.
+/// Takes completions whenever the ring has any. Waits on a descriptor of its own, so that neither the ring
+/// nor this task keeps the other alive.
 async fn reap_when_ready(fd: AsyncFd<OwnedFd>, ring: Weak<Ring>) {
     loop {
         fd.readable().await;
@@ -346,7 +349,7 @@ async fn reap_when_ready(fd: AsyncFd<OwnedFd>, ring: Weak<Ring>) {
     }
 }
 
-/// Leaves an operation to the kernel when the task that asked is dropped.
+/// Leaves an operation to the kernel if the task that waits for it is dropped.
 struct Waiting<'a> {
     ring: &'a Ring,
     key: usize,
@@ -374,7 +377,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         let ops = self.ops.get_mut();
         if ops.in_flight > 0 {
-            // Freeing what the kernel may write to would be worse than keeping it.
+            // Leaks the memory: the kernel may still write to it.
             tracing::warn!("{} operations in flight at the end of their ring", ops.in_flight);
             std::mem::forget(std::mem::take(&mut ops.slots));
         }

@@ -2,7 +2,8 @@ use executor::Executor;
 
 use super::*;
 
-/// `IORING_OP_*` of linux/io_uring.h by which a thread gets at what is not open yet, or at other processes.
+/// `IORING_OP_*` of linux/io_uring.h through which a thread would reach what is not open yet, or other
+/// processes.
 const OUTWARD: [(&str, u8); 12] = [
     ("SOCKET", 45),
     ("CONNECT", 16),
@@ -87,7 +88,7 @@ fn a_ring_does_what_it_is_for_and_nothing_else() {
 
 #[test]
 fn an_entry_that_the_kernel_refuses_holds_no_other_up() {
-    // Without SUBMIT_ALL the kernel stops behind each of them.
+    // Without SUBMIT_ALL the kernel stops after each of them.
     for modern in [true, false] {
         with_ring(modern, |ring, file| async move {
             let refused =
@@ -106,11 +107,11 @@ fn an_entry_that_the_kernel_refuses_holds_no_other_up() {
 fn operations_wait_until_the_kernel_has_memory() {
     for errno in [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EINTR] {
         with_ring(true, move |ring, file| async move {
-            // With nothing in flight, whose end would make the ring look again.
+            // Nothing is in flight whose end would make the ring try again.
             *ring.refusals.borrow_mut() = vec![errno; 3];
             reads(&ring, &file).await.unwrap();
             assert!(ring.refusals.borrow().is_empty());
-            // With something in flight, and several behind it.
+            // Something is in flight, and several operations are behind it.
             let all = (0..100).map(|_| reads(&ring, &file));
             *ring.refusals.borrow_mut() = vec![errno; 2];
             futures_util::future::try_join_all(all).await.unwrap();
@@ -123,7 +124,7 @@ fn the_kernel_has_no_more_than_it_has_room_for_results_of() {
     with_ring(true, |ring, file| async move {
         let results = ring.uring.borrow().params().cq_entries() as usize;
         let count = 5 * results;
-        // Begun and given up: their results make room and wake nobody.
+        // These are begun and dropped: their results make room and wake nobody.
         for _ in 0..count {
             let mut read = Box::pin(ring.read(&file, 0, Buf::new(512)));
             let begun = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await;

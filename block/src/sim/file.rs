@@ -34,27 +34,27 @@ impl SimFile {
         Rc::new(SimFile { medium, bytes })
     }
 
-    /// Opens it once more: another one that knows its length, and nothing of what is in flight.
+    /// Opens it once more. The new opening knows the length, and nothing of operations in flight.
     pub fn open(&self) -> Rc<Self> {
         Self::over(self.medium.clone())
     }
 
-    /// What it does wrong from now on.
+    /// Sets the faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.medium.faults.set(faults);
     }
 
-    /// What it is, for openings from now on.
+    /// Sets the properties, for openings from now on.
     pub fn set_nature(&self, nature: Nature) {
         self.medium.nature.set(nature);
     }
 
-    /// What it is.
+    /// The properties.
     pub fn nature(&self) -> Nature {
         self.medium.nature.get()
     }
 
-    /// Gives a device another size, as whoever manages its volume does.
+    /// Changes the size of a device, as its volume manager would.
     pub fn set_device_size(&self, len: u64) {
         self.medium.resize(len);
     }
@@ -64,14 +64,15 @@ impl SimFile {
         self.medium.content()
     }
 
-    /// What a power cut now would leave: everything synced, and of the rest any sectors in any
-    /// combination, each old or new, and any length that the file had or was growing to.
+    /// Returns the content that a power cut would leave now: everything that was synced, and of the rest
+    /// any sectors in any combination, each old or new, and any length that the file had or was growing
+    /// to.
     pub fn after_power_cut(&self) -> Vec<u8> {
         self.medium.after_power_cut()
     }
 
-    /// Runs an operation in a task of its own: dropping the future that asked abandons its result, and
-    /// what the device has, it does.
+    /// Runs an operation in a task of its own: dropping the caller's future abandons the result, but the
+    /// device still does the operation.
     async fn detached<T: 'static, F: Future<Output = Result<T>> + 'static>(
         &self,
         operation: impl FnOnce(Rc<Medium>) -> F,
@@ -135,7 +136,7 @@ impl Storage for SimFile {
     }
 
     async fn sync(&self) -> Result<()> {
-        // What stays too long is cut off later.
+        // A later sync cuts off an excess that cannot be cut off now.
         let _ = self.bytes.trim(self).await;
         self.medium.sync().await
     }

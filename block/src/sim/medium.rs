@@ -1,5 +1,5 @@
-//! The state of a simulated file that all its openings share: its bytes, those that a power cut leaves, and
-//! the calls that a kernel would take.
+//! The state of a simulated file that all its openings share: its bytes, those that survive a power cut,
+//! and the operations of a kernel.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,7 +27,7 @@ struct State {
     content: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
-    /// How many changes have left `pending`, so that each has a number for good.
+    /// The number of changes that have left `pending`, so that each change has a permanent number.
     synced: u64,
 }
 
@@ -44,7 +44,7 @@ fn apply(content: &mut Vec<u8>, change: &Change) {
     }
 }
 
-/// The supply that files share: when it is cut, every one of them stops.
+/// The power supply that files share: when it is cut, all of them stop.
 #[derive(Default)]
 pub(super) struct Power {
     cut: Cell<bool>,
@@ -76,7 +76,7 @@ pub(super) fn chance(per_mille: u32) -> bool {
 
 impl Medium {
     pub(super) fn new(name: &str, content: Vec<u8>, nature: Nature, power: Rc<Power>) -> Rc<Self> {
-        // Whatever the seed: one of another thread is another file.
+        // Not drawn from the seed: the files of different threads must differ.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let inode = NEXT.fetch_add(1, Ordering::Relaxed);
         Rc::new(Medium {
@@ -98,7 +98,7 @@ impl Medium {
         self.state.borrow().content.len() as u64
     }
 
-    /// Gives a device another size, as whoever manages its volume does.
+    /// Changes the size of a device, as its volume manager would.
     pub(super) fn resize(&self, len: u64) {
         let mut state = self.state.borrow_mut();
         state.content.resize(len as usize, 0);
@@ -141,7 +141,7 @@ impl Medium {
         Error::new(ErrorKind::NoSpace, format!("{doing} {}: no space", self.name))
     }
 
-    /// The length behind which there is no space.
+    /// The length in bytes past which there is no space.
     fn limit(&self) -> u64 {
         let limit = self.faults.get().limit.unwrap_or(LARGEST);
         if self.nature.get().fixed { limit.min(self.len()) } else { limit }
@@ -167,7 +167,7 @@ impl Medium {
         Ok(())
     }
 
-    /// The time between what an operation has done and its end.
+    /// Waits between the effect of an operation and its end.
     pub(super) async fn end(&self) {
         if self.nature.get().late {
             self.delay().await;
@@ -187,7 +187,7 @@ impl Medium {
         Ok(())
     }
 
-    /// What a kernel says of a range, or memory, that is no multiple of a sector.
+    /// Fails, as a kernel would, if a range or memory is not aligned.
     pub(super) fn check(&self, offset: u64, buf: &Buf) -> Result<()> {
         let unit = self.nature.get().alignment;
         if unit == 1 || offset.is_multiple_of(unit) && buf.is_aligned(unit as usize) {
@@ -207,7 +207,7 @@ impl Medium {
         }
     }
 
-    /// What a read of a range meets that a worker makes.
+    /// Fails if a read of a range by a copying worker would fail.
     pub(super) fn check_copied(&self, offset: u64, len: u64) -> Result<()> {
         if chance(self.faults.get().read) {
             return Err(Error::new(ErrorKind::Io, format!("reading {}: simulated error", self.name)));
@@ -231,7 +231,7 @@ impl Medium {
         let limit = self.limit();
         if offset + buf.len() as u64 > limit {
             if self.nature.get().fixed && failed.is_ok() && offset < limit {
-                // What fits is written.
+                // The part that fits is written.
                 let data = buf.slice(0..(limit - offset) as usize).to_vec();
                 self.change(Change::Write { offset, data })?;
             }
@@ -248,7 +248,7 @@ impl Medium {
     }
 
     pub(super) async fn sync(&self) -> Result<()> {
-        // What completes while the device is at it may or may not be included: count it out.
+        // Changes that complete during the sync may or may not be included: count them out.
         let covered = {
             let state = self.state.borrow();
             state.synced + state.pending.len() as u64
@@ -277,10 +277,10 @@ impl Medium {
         self.change(Change::Length(len))
     }
 
-    /// Cuts it off without a wait.
+    /// Cuts the file off without waiting.
     pub(super) fn cut(&self, len: u64) {
         if len < self.len() && !self.power.cut.get() {
-            // If this is the change that the power is cut at, nobody is left to be told.
+            // If the power is cut at this change, nobody is left to handle the error.
             let _ = self.change(Change::Length(len));
         }
     }
@@ -303,7 +303,7 @@ impl Medium {
         if end > self.len() { self.change(Change::Length(end)) } else { Ok(()) }
     }
 
-    /// Makes a range read as zeros. The length stays, also if the range lies behind it.
+    /// Makes a range read as zeros. The length does not change, even if the range lies past it.
     pub(super) async fn clear(&self, offset: u64, len: u64, unmap: bool) -> Result<bool> {
         self.begin(self.faults.get().write, "punching").await?;
         let nature = self.nature.get();
@@ -311,7 +311,7 @@ impl Medium {
             return Ok(false);
         }
         if nature.fixed && !(offset | len).is_multiple_of(nature.alignment.max(SECTOR)) {
-            let text = format!("punching {}: {len} bytes at {offset} are no sectors", self.name);
+            let text = format!("punching {}: {len} bytes at {offset} are not whole sectors", self.name);
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         self.fill(offset, len, 0).map(|()| true)
@@ -331,7 +331,7 @@ impl Medium {
             let text = format!("discarding {}: not supported here", self.name);
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        // Noise, so that whoever still looks at it sees what is nobody's data.
+        // Noise, so that whoever still reads the range sees data that is nobody's.
         self.fill(offset, len, executor::random() as u8)
     }
 
@@ -351,7 +351,8 @@ impl Medium {
         Ok(Extent { len: run.min(len), data })
     }
 
-    /// What a copy from `source` would write; `None` if it is refused, as a file system may at any time.
+    /// Returns the data that a copy from `source` would write, and true if it shares the blocks; `None` if
+    /// the copy is refused, as a file system may do at any time.
     pub(super) async fn copies(
         &self,
         source: &Medium,
@@ -369,7 +370,7 @@ impl Medium {
         let shares = match nature.sharing {
             _ if nature.fixed => false,
             Sharing::Mixed if chance(300) => return Ok(None),
-            // Whoever shares reads nothing; what cannot be read is to be met.
+            // Sharing reads nothing; a copy of a bad range must meet the read error.
             Sharing::Mixed => whole && source.check_good(from, len).is_ok() && chance(500),
             Sharing::Always => whole,
             Sharing::Never => false,
@@ -386,7 +387,7 @@ impl Medium {
         self.change(Change::Write { offset, data })
     }
 
-    /// That of its sectors that are not all zeros, which its map calls data.
+    /// The bytes of its sectors that are not all zeros, which its map calls data.
     pub(super) fn space(&self) -> u64 {
         let state = self.state.borrow();
         let sectors = state.content.chunks(SECTOR as usize);

@@ -1,17 +1,18 @@
-//! Access by bytes to storage that takes whole blocks only, and the length of such a file.
+//! Access by bytes to storage that takes only whole blocks, and the length of such a file.
 //!
-//! O_DIRECT, and the servers of some NBD exports, take offsets and lengths that are multiples of a block.
-//! Everything else goes through bounce buffers, in pieces of bounded size: the blocks that a write begins or
-//! ends in are read first, and written back with the new bytes in them. So two neighbours may write one
+//! O_DIRECT, and some NBD servers, take only offsets and lengths that are multiples of a block. Everything
+//! else goes through bounce buffers, in pieces of bounded size: the blocks that a write begins or ends in
+//! are read first, and written back with the new bytes in them. So two neighbouring writes may change one
 //! block, and whoever changes bytes holds a lock on them until they are changed.
 //!
-//! The block that a file ends in reaches past that end. Writing it makes the file longer than anybody asked
-//! for; the excess is zeros, and shorter than a block. **Only [`Bytes::trim`] and [`Bytes::truncate`] cut a
-//! file.** Whoever is at work past the end holds a lock there, and somebody who cuts holds all locks from
-//! the new end on: what others put there, and is not in the known length before they end, is never cut off.
-//! `trim` gives up if anybody is at work there; the next sync tries again.
+//! The block that a file ends in reaches past that end. Writing it makes the file longer than anybody
+//! asked for; the excess is zeros, and shorter than a block. **Only [`Bytes::trim`] and
+//! [`Bytes::truncate`] cut a file.** Whoever is at work past the end holds a lock there, and a cut holds
+//! the locks of everything from the new end on. So it never removes bytes that others put there and that
+//! are not part of the known length until those have finished. `trim` gives up if anybody is at work
+//! there; the next sync tries again.
 //!
-//! Files, NBD exports and the simulator all go through here.
+//! Files, NBD exports and the simulator all use this module.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -23,28 +24,29 @@ use futures_util::{StreamExt, stream};
 use crate::ranges::{RangeGuard, RangeLocks};
 use crate::{Buf, Result};
 
-/// The most that one bounce buffer holds, in bytes, unless one block is larger: a power of two.
+/// The largest bounce buffer in bytes, unless one block is larger: a power of two.
 const PIECE: u64 = 512 << 10;
 /// Bounce buffers of one request in flight at once.
 const PIECES: usize = 4;
-/// What the bounce buffers of one storage hold together at the most, in bytes; more wait.
+/// The most memory that the bounce buffers of one storage take together, in bytes; further requests wait.
 const BOUNCED: u64 = 16 << 20;
 /// The most zeros that are written at once, in bytes.
 const ZEROS: u64 = 1 << 20;
-/// Whoever may move the end of a file without changing bytes that have a place already holds this.
+/// The range that an operation locks while it may move the end of a file without changing existing bytes.
 const END: Range<u64> = u64::MAX - 1..u64::MAX;
 
-/// Storage that takes whole blocks only: offsets, lengths and, where it says so, memory are multiples of
-/// its unit.
+/// Storage that takes only whole blocks: offsets, lengths and, if required, memory addresses are multiples
+/// of its unit.
 pub(crate) trait Blocks {
-    /// Reads the whole of `buf`; what lies past the end reads as zeros.
+    /// Reads the whole of `buf`; bytes past the end read as zeros.
     async fn read_blocks(&self, offset: u64, buf: &Buf) -> Result<()>;
 
     /// Writes the whole of `buf`.
     async fn write_blocks(&self, offset: u64, buf: &Buf) -> Result<()>;
 
-    /// Makes a range read as zeros without writing them; with `unmap` its space is given back, else it is
-    /// kept or taken. `false`: the storage cannot, and the range holds old content or zeros.
+    /// Makes a range read as zeros without writing them. With `unmap` its space is given back, otherwise
+    /// it is kept or allocated. Returns false if the storage cannot do this; the range then holds old
+    /// content or zeros.
     async fn clear_blocks(&self, offset: u64, len: u64, unmap: bool) -> Result<bool>;
 
     /// Sets the length.
@@ -53,17 +55,19 @@ pub(crate) trait Blocks {
 
 /// The bytes of one open [`Blocks`].
 pub(crate) struct Bytes {
-    /// A power of two; 1: nothing has to be aligned, and nobody takes a lock.
+    /// The block size in bytes, a power of two. With 1, nothing has to be aligned, and reads and writes
+    /// take no locks.
     unit: u64,
-    /// Whether memory must be aligned too.
+    /// True if memory must be aligned too.
     memory: bool,
-    /// Its length is what it is: a device, an export.
+    /// True if the length cannot change, as with a device or an export.
     fixed: bool,
-    /// The length that was asked for.
+    /// The length that was asked for, in bytes.
     len: Cell<u64>,
-    /// The length that the file may have; more than `len` by what writes and failures left behind.
+    /// The length in bytes that the file may really have: writes and failures may have left more than
+    /// `len`.
     reached: Cell<u64>,
-    /// Somebody else may change the file by now, whose end this one does not know.
+    /// True if somebody else may change the file by now, so that this opening no longer knows its end.
     resigned: Cell<bool>,
     locks: Rc<RangeLocks>,
     bounced: Rc<Semaphore>,
@@ -84,23 +88,23 @@ impl Bytes {
         }
     }
 
-    /// The length as everybody but the kernel knows it.
+    /// The length in bytes, without an excess that only the kernel knows.
     pub(crate) fn len(&self) -> u64 {
         self.len.get()
     }
 
-    /// What offsets, lengths and memory are multiples of without a bounce buffer.
+    /// The unit in bytes of which offsets, lengths and memory must be multiples to need no bounce buffer.
     pub(crate) fn unit(&self) -> u64 {
         self.unit
     }
 
-    /// Notes that a device was found to have another size.
+    /// Sets the length that the storage was found to have.
     pub(crate) fn measured(&self, len: u64) {
         self.len.set(len);
         self.reached.set(len);
     }
 
-    /// Notes that the file has at least this length by now: somebody who held a lock there asked for it.
+    /// Notes that the file has at least this length by now: a caller with a lock there asked for it.
     pub(crate) fn grown(&self, end: u64) {
         if !self.fixed {
             self.len.set(self.len.get().max(end));
@@ -110,13 +114,13 @@ impl Bytes {
 
     /// Notes that the file may have this length.
     pub(crate) fn reach(&self, end: u64) {
-        // Without blocks nobody takes locks, so that nobody may cut.
+        // With a unit of 1 nobody takes locks, so nobody may cut.
         if self.unit > 1 {
             self.reached.set(self.reached.get().max(end));
         }
     }
 
-    /// Says who may cut the file: this one, or nobody through here any more.
+    /// Sets whether this opening (`owner`), or nobody through it any more, may cut the file.
     pub(crate) fn set_owner(&self, owner: bool) {
         self.resigned.set(!owner);
         self.reached.set(self.len.get());
@@ -128,17 +132,18 @@ impl Bytes {
                 && (!self.memory || buf.is_aligned(self.unit as usize))
     }
 
-    /// Keeps everybody else from the blocks of a range while its bytes are changed by other means.
+    /// Locks a range while its bytes are changed by other means: no write changes its blocks meanwhile.
     pub(crate) async fn hold(&self, offset: u64, len: u64) -> Option<RangeGuard> {
         if self.unit == 1 { None } else { Some(self.locks.lock(offset..offset + len).await) }
     }
 
-    /// Keeps everybody from cutting the file while space behind its end is asked for.
+    /// Prevents cuts of the file while space past its end is allocated.
     pub(crate) async fn hold_end(&self) -> RangeGuard {
         self.locks.lock(END).await
     }
 
-    /// The blocks of a range, in pieces: where each is, and which part of it is of the range.
+    /// Splits the blocks of a range into pieces. Returns each piece with the part of it that belongs to
+    /// the range.
     fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, Range<u64>)> + use<> {
         let blocks = self.blocks(&range);
         let step = PIECE.max(self.unit);
@@ -149,13 +154,13 @@ impl Bytes {
         })
     }
 
-    /// The whole blocks around a range; none around no bytes.
+    /// The range widened to whole blocks; empty if the range is empty.
     fn blocks(&self, range: &Range<u64>) -> Range<u64> {
         let start = range.start - range.start % self.unit;
         if range.is_empty() { start..start } else { start..range.end.next_multiple_of(self.unit) }
     }
 
-    /// Reads the whole of `buf`; what lies past the end reads as zeros.
+    /// Reads the whole of `buf`; bytes past the end read as zeros.
     pub(crate) async fn read(&self, storage: &impl Blocks, offset: u64, buf: &Buf) -> Result<()> {
         if self.is_aligned(offset, buf) {
             return storage.read_blocks(offset, buf).await;
@@ -181,7 +186,7 @@ impl Bytes {
         }
         let blocks = self.blocks(&range);
         let _lock = self.locks.lock(blocks.clone()).await;
-        // Also if it fails.
+        // The file may become this long even if the write fails.
         self.reach(blocks.end);
         if self.is_aligned(offset, buf) {
             storage.write_blocks(offset, buf).await?;
@@ -199,7 +204,7 @@ impl Bytes {
         Ok(())
     }
 
-    /// Reads the blocks of `piece` that `part` does not cover whole: its first and its last one.
+    /// Reads the blocks of `piece` that `part` does not cover completely: its first and its last one.
     async fn read_around(
         &self,
         storage: &impl Blocks,
@@ -219,8 +224,8 @@ impl Bytes {
         Ok(())
     }
 
-    /// Makes a range read as zeros: whole units of `unit` bytes by [`Blocks::clear_blocks`], the rest, or
-    /// everything if the storage cannot do that, by writing them. The length stays.
+    /// Makes a range read as zeros: whole units of `unit` bytes by [`Blocks::clear_blocks`], and the rest,
+    /// or everything if the storage cannot do that, by writing zeros. The length does not change.
     pub(crate) async fn clear(
         &self,
         storage: &impl Blocks,
@@ -242,7 +247,7 @@ impl Bytes {
     }
 
     async fn write_zeros(&self, storage: &impl Blocks, range: Range<u64>) -> Result<()> {
-        // Behind the end everything reads as zeros.
+        // Everything past the end reads as zeros already.
         let end = range.end.min(self.len.get());
         if range.start >= end {
             return Ok(());
@@ -255,7 +260,7 @@ impl Bytes {
         Ok(())
     }
 
-    /// Sets the length, once nobody is at work behind it.
+    /// Waits until nobody is at work past the old or the new end, then sets the length.
     pub(crate) async fn truncate(&self, storage: &impl Blocks, len: u64) -> Result<()> {
         let _lock = self.locks.lock(len.min(self.len.get())..u64::MAX).await;
         storage.set_end(len).await?;
@@ -270,7 +275,7 @@ impl Bytes {
         (self.reached.get() > len && !self.fixed && !self.resigned.get()).then_some(len)
     }
 
-    /// Cuts off what nobody asked for, unless somebody is at work there.
+    /// Cuts off the excess that nobody asked for, unless somebody is at work there.
     pub(crate) async fn trim(&self, storage: &impl Blocks) -> Result<()> {
         if let Some(len) = self.excess()
             && let Some(_lock) = self.locks.try_lock(len..u64::MAX)
@@ -291,7 +296,8 @@ fn within(range: &Range<u64>, start: u64) -> Range<usize> {
     (range.start - start) as usize..(range.end - start) as usize
 }
 
-/// Waits for all of them, even if one fails: with the answer the buffer and the locks are the caller's again.
+/// Waits for all pieces even if one fails, because the caller reuses the buffer and releases the locks
+/// afterwards.
 async fn all(pieces: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
     let mut results = stream::iter(pieces).buffer_unordered(PIECES);
     let mut outcome = Ok(());

@@ -1,4 +1,4 @@
-//! How much memory requests that are not aligned take. What they do is tested with the simulator.
+//! Bounds on the memory of requests that are not aligned. Their effect is tested with the simulator.
 
 use executor::Executor;
 

@@ -25,14 +25,14 @@ mod locks;
 
 pub(crate) use copy::clone_range;
 
-/// What the sectors of every block device divide, in bytes.
+/// A multiple of the sector size of every block device, in bytes.
 const DEVICE_SECTOR: u64 = 4096;
 
-/// How the files of a disk are opened, and NBD exports beside them.
+/// Opens the files and NBD exports of a disk.
 pub struct FileOpener {
-    /// What operations go through.
+    /// The I/O engine for all operations.
     pub engine: Engine,
-    /// Past the host's page cache (O_DIRECT).
+    /// True to bypass the host's page cache (O_DIRECT).
     pub direct: bool,
 }
 
@@ -68,7 +68,7 @@ impl Opener for FileOpener {
 
     async fn identity(&self, name: &str) -> Result<Option<Identity>> {
         match Name::parse(name)? {
-            // Not by a connection: some servers serve one client at a time.
+            // Found without connecting: some servers serve only one client at a time.
             Name::Export(uri) => nbd::identity(uri).map(Some),
             Name::File(_) => Ok(self.open(name, false).await?.identity()),
         }
@@ -86,17 +86,18 @@ struct FileStorage {
     name: String,
     file: Rc<File>,
     engine: Engine,
-    /// Its length, and what is not aligned as O_DIRECT asks for it.
+    /// The length, and access that is not aligned as O_DIRECT requires.
     bytes: Bytes,
     is_device: bool,
-    /// It lies on tmpfs.
+    /// True if the file lies on tmpfs.
     is_in_memory: bool,
     writable: bool,
     identity: Identity,
     sync_failed: Cell<bool>,
     copying: copy::Known,
     held: Cell<Lock>,
-    /// The last answer of [`Storage::map`], for files that nobody writes: start, end, data.
+    /// The last result of [`Storage::map`], for files that are not writable: start, end, and true for
+    /// data.
     mapped: RefCell<Option<(u64, u64, bool)>>,
 }
 
@@ -156,12 +157,13 @@ impl FileStorage {
         Error::io(format_args!("{doing} {} at {at}", self.name), e)
     }
 
-    /// Whether both go through the host's page cache.
+    /// Returns true if both files go through the host's page cache.
     fn is_cached_with(&self, source: &FileStorage) -> bool {
         self.bytes.unit() == 1 && source.bytes.unit() == 1
     }
 
-    /// fallocate(2) that leaves the length as it is; `false` where the file has no such mode.
+    /// Calls fallocate(2) without changing the length. Returns false if the file does not support the
+    /// mode.
     async fn fallocated(&self, doing: &str, mode: libc::c_int, offset: u64, len: u64) -> Result<bool> {
         let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
         match self.engine.fallocate(&self.file, mode, offset, len).await {
@@ -171,10 +173,10 @@ impl FileStorage {
         }
     }
 
-    /// Notes the locks held. A leaf that is none any more may be written, and made longer, by others.
+    /// Notes the locks now held. A file that is no longer our leaf may be written and extended by others.
     fn holds(&self, lock: Lock) {
         let before = self.held.replace(lock);
-        // Whoever held it since it was opened may have changed its length.
+        // Others may have changed its length between the opening and this lock.
         if before == Lock::None
             && !self.is_device
             && let Ok(metadata) = self.file.metadata()
@@ -187,9 +189,9 @@ impl FileStorage {
         }
     }
 
-    /// What of a file's ranges fallocate(2) takes.
+    /// The unit in bytes of the ranges that fallocate(2) takes.
     fn clear_unit(&self) -> u64 {
-        // A device takes its own sectors only, and 4096 bytes are a multiple of any of them.
+        // A device takes only whole sectors, and 4096 bytes are a multiple of any sector size.
         if self.is_device { DEVICE_SECTOR } else { 1 }
     }
 }
@@ -205,7 +207,7 @@ impl Blocks for FileStorage {
                     rest.zero();
                     break;
                 }
-                // An unaligned rest under O_DIRECT is the file's own end.
+                // Under O_DIRECT, only a read at the file's end is cut short like this.
                 Ok(n) if unit > 1 && !(n as u64).is_multiple_of(unit) => {
                     rest.slice(n..rest.len()).zero();
                     break;
@@ -243,7 +245,7 @@ impl Blocks for FileStorage {
         if !self.fallocated("punching a hole into", punch, offset, len).await? {
             return Ok(false);
         }
-        // Zero by now; where there is no way to take space ahead, that is all that can be had.
+        // The range is zero by now; if its space cannot be allocated ahead, nothing better is possible.
         if !unmap {
             self.fallocated("allocating space in", 0, offset, len).await?;
         }
@@ -262,10 +264,10 @@ impl Drop for FileStorage {
         if let Some(len) = self.bytes.excess()
             && let Err(e) = self.file.set_len(len)
         {
-            tracing::warn!("{}: it stays longer than its {len} bytes: {e}", self.name);
+            tracing::warn!("{}: cannot cut the file to its {len} bytes: {e}", self.name);
         }
-        // Said, not left to the descriptor's end: io_uring holds the file for a moment longer than the
-        // last operation, and whoever opens the image next would find it locked.
+        // Unlocks explicitly, not by closing the descriptor: io_uring holds the file for a moment longer
+        // than the last operation, and whoever opens the image next would find it locked.
         let _ = self.lock(Lock::None);
     }
 }
@@ -296,7 +298,7 @@ impl Storage for FileStorage {
             let text = format!("syncing {}: an earlier sync failed, so data may be lost", self.name);
             return Err(Error::new(ErrorKind::Io, text));
         }
-        // What stays too long is no reason to fail; it is cut off later.
+        // An excess that cannot be cut off is no reason to fail; a later call cuts it off.
         if let Err(e) = self.bytes.trim(self).await {
             tracing::debug!("{e}");
         }
@@ -314,7 +316,7 @@ impl Storage for FileStorage {
     }
 
     fn gains_from_space_ahead(&self) -> bool {
-        // It would zero memory that is then written.
+        // On tmpfs it would zero memory that is overwritten later.
         !self.is_in_memory
     }
 
@@ -322,7 +324,7 @@ impl Storage for FileStorage {
         if !self.is_device {
             return self.bytes.truncate(self, len).await;
         }
-        // It may have grown since it was opened.
+        // The device may have grown since it was opened.
         let has = kernel::device_size(&self.file);
         let has = has.map_err(|e| Error::io(format_args!("sizing {}", self.name), &e))?;
         self.bytes.measured(has);
@@ -342,7 +344,7 @@ impl Storage for FileStorage {
                 Ok(())
             }
             Err(e) => {
-                // It may have got half way.
+                // The call may have got half way.
                 self.bytes.reach(end);
                 Err(self.error("allocating space in", offset, &e))
             }
@@ -358,7 +360,7 @@ impl Storage for FileStorage {
     }
 
     async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
-        // Parts of blocks would be written, not given back.
+        // For parts of blocks the kernel would write zeros instead of giving space back.
         let end = offset + len;
         let inner = offset.next_multiple_of(DEVICE_SECTOR)..end - end % DEVICE_SECTOR;
         if inner.start >= inner.end {
@@ -400,7 +402,7 @@ impl Storage for FileStorage {
     ) -> Result<Option<Transfer>> {
         let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(None) };
         let _lock = self.bytes.hold(to, len).await;
-        // Also if it fails.
+        // The file may become this long even if the copy fails.
         self.bytes.reach(to + len);
         let done = self.copying.share(&source.file, from, &self.file, to, len).await;
         let transfer = if done.map_err(|e| self.error("copying to", to, &e))? {
@@ -445,7 +447,7 @@ impl Storage for FileStorage {
     }
 
     fn lock_after(&self, before: &dyn Storage, lock: Lock) -> Result<()> {
-        // What the other one may hold, this one may.
+        // This opening may hold whatever the other one may hold, so it checks for no conflict.
         before.lock(lock)?;
         locks::hold(&self.file, &self.name, self.held.get(), lock)?;
         self.holds(lock);

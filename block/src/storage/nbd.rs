@@ -1,20 +1,23 @@
-//! An NBD server's export as storage, by `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`.
+//! An NBD server's export as storage, named `nbd://HOST[:PORT]/EXPORT` or
+//! `nbd+unix:///EXPORT?socket=PATH`.
 //!
-//! A connection that is lost is made again in the background. Requests in flight and new ones wait for
-//! that: for `reconnect-delay` seconds after the loss (10 unless the URI says otherwise), then they fail,
-//! and go on failing at once until the server is back. A server that accepts, and is silent while it owes
-//! answers, is given up after `timeout` seconds (30); ten times as many while it flushes, zeroes or trims,
-//! which may have gigabytes to move. Both are parameters of the URI that are ours alone.
+//! A lost connection is made again in the background. Requests in flight and new ones wait for that until
+//! `reconnect-delay` seconds after the loss (10 unless the URI says otherwise). Then they fail, and
+//! further requests fail at once until the server is back. A server that accepts connections but sends
+//! nothing while it owes answers is given up after `timeout` seconds (30), or ten times that while it
+//! flushes, zeroes or trims, since it may have to move gigabytes. Both are parameters of the URI that only
+//! Millrace knows.
 //!
-//! **What a flush means here.** A server may die with writes that it has answered and not flushed, and
-//! a new connection does not tell whether it did: the same address may be another process, on another
-//! machine. Where answered writes are not flushed when a connection ends, they count as lost: every
-//! later flush of this storage fails, as after a failed fdatasync, until it is opened again. That two
-//! connections may share a flush (`CAN_MULTI_CONN`) changes nothing, since it speaks of one server's
-//! life. Requests that were in flight were not answered, and are sent again. A server that still does an
-//! old one behind our back, after the connection ended, is not defended against; Linux and QEMU neither.
+//! **What a flush means here.** A server may die with writes that it has answered but not flushed, and a
+//! new connection does not show whether it did: the same address may be another process, on another
+//! machine. So writes that were answered but not flushed when a connection ends count as lost: every later
+//! flush of this storage fails, as after a failed fdatasync, until it is opened again. It does not help
+//! that two connections may share a flush (`CAN_MULTI_CONN`), since that is a promise about one server's
+//! lifetime. Requests that were in flight were not answered, and are sent again. There is no defence
+//! against a server that still carries out an old request after its connection has ended; Linux and QEMU
+//! have none either.
 //!
-//! Nobody locks an export: two writers of one are their owners' business.
+//! Exports have no locks: the owners of an export must see to it that it has only one writer.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -34,23 +37,24 @@ use link::Link;
 
 mod link;
 
-/// The most data in one request, in bytes: a slow network still answers it in time.
+/// The most data in one request, in bytes: small enough that a slow network still answers it in time.
 const PIECE: u64 = 2 << 20;
 /// Requests that one read or write is split into, in flight at once.
 const PIECES: usize = 8;
-/// The longest range that is asked about by one request, in bytes.
+/// The longest range whose status one request asks for, in bytes.
 const RANGE: u64 = 1 << 30;
-/// The longest range that is zeroed or trimmed by one request, in bytes: a server may have to write it.
+/// The longest range that one request zeroes or trims, in bytes: a server may have to write it.
 const CLEARED: u64 = 128 << 20;
-/// No device has this number.
+/// The device number in the identity of an export, which no device has.
 const DEVICE: u64 = u64::MAX;
 
-/// Whether a name is an NBD export's. Such names are absolute wherever they are recorded.
+/// Returns true if a name is the URI of an NBD export. Such names are absolute wherever they are recorded.
 pub fn is_uri(name: &str) -> bool {
     Uri::is_one(name)
 }
 
-/// Which export a URI means: one server's address and one name, whatever the parameters.
+/// Returns the identity of the export that a URI names: its server's address and its name, whatever the
+/// parameters.
 pub fn identity(name: &str) -> Result<Identity> {
     Ok(identity_of(&parse(name)?))
 }
@@ -60,18 +64,18 @@ fn parse(name: &str) -> Result<Uri> {
 }
 
 fn identity_of(uri: &Uri) -> Identity {
-    // Keyed anew in each process, so that nobody makes two names that look like one.
+    // Hashed with a random key of this process, so that nobody can construct two names with one identity.
     static KEY: OnceLock<RandomState> = OnceLock::new();
     let inode = KEY.get_or_init(RandomState::new).hash_one((&uri.address, &uri.export));
     Identity { device: DEVICE, inode }
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy)]
 struct Patience {
-    /// A connection, a handshake, an answer.
+    /// For a connection, a handshake or an answer.
     answer: Duration,
-    /// A request, from the loss of its connection on.
+    /// For a request, counted from the loss of its connection.
     reconnect: Duration,
 }
 
@@ -82,19 +86,19 @@ impl Patience {
             let wrong = |what| Error::new(ErrorKind::Invalid, format!("{name}: {key}={value}: {what}"));
             let seconds = |least| {
                 let number = value.parse().ok().filter(|n| (least..=86_400).contains(n));
-                number.map(Duration::from_secs).ok_or_else(|| wrong("give seconds, a day at most"))
+                number.map(Duration::from_secs).ok_or_else(|| wrong("must be seconds, at most 86400"))
             };
             match key.as_str() {
                 "reconnect-delay" => patience.reconnect = seconds(0)?,
                 "timeout" => patience.answer = seconds(1)?,
-                _ => return Err(wrong("not known")),
+                _ => return Err(wrong("unknown parameter")),
             }
         }
         Ok(patience)
     }
 }
 
-/// What an export holds from `start` on: where each run ends, and whether it is data.
+/// The content of an export from `start` on: the end of each run, and true if it is data.
 #[derive(Default)]
 struct Map {
     start: u64,
@@ -123,20 +127,20 @@ pub(crate) struct NbdStorage {
     link: Link,
     writable: bool,
     identity: Identity,
-    /// What is not aligned to the server's blocks.
+    /// Access that is not aligned to the server's blocks.
     bytes: Bytes,
-    /// The last answer about holes, where nobody writes.
+    /// The last block status, kept if the export is not writable.
     mapped: RefCell<Map>,
-    /// Writes that were answered, as a count, and how many of these were flushed since.
+    /// Number of changes that were answered, and the number of those that have been flushed.
     written: Cell<u64>,
     flushed: Cell<u64>,
     sync_failed: Cell<bool>,
-    /// Connections that were lost, when last looked.
+    /// Number of lost connections at the last look.
     losses: Cell<u64>,
 }
 
 impl NbdStorage {
-    /// Connects. A server that is not there is an error at once.
+    /// Connects. Fails at once if the server is not there.
     pub(crate) async fn open(name: &str, writable: bool) -> Result<Self> {
         let uri = parse(name)?;
         let patience = Patience::of(&uri, name)?;
@@ -155,14 +159,14 @@ impl NbdStorage {
         })
     }
 
-    /// Notes what a lost connection took with it.
+    /// Makes later flushes fail if a connection was lost with answered changes that were not flushed.
     fn look_for_losses(&self) {
         if self.losses.replace(self.link.losses()) != self.link.losses() && self.written != self.flushed {
             self.sync_failed.set(true);
         }
     }
 
-    /// Does a request that changes something.
+    /// Sends a request that changes something.
     async fn change(
         &self,
         doing: &str,
@@ -178,7 +182,7 @@ impl NbdStorage {
         self.look_for_losses();
         self.written.update(|n| n + 1);
         if answered_by.get() != self.link.losses() {
-            // Its connection ended between its answer and now.
+            // The connection ended between its answer and now.
             self.sync_failed.set(true);
         }
         Ok(())
@@ -188,7 +192,7 @@ impl NbdStorage {
         self.link.max_payload().min(PIECE)
     }
 
-    /// Does whole blocks in pieces that the server takes.
+    /// Reads or writes whole blocks in pieces that the server takes.
     async fn in_pieces(
         &self,
         offset: u64,
@@ -204,7 +208,7 @@ impl NbdStorage {
             let part = buf.slice(at..(at + piece).min(buf.len()));
             async move { one(offset + at as u64, part).await }
         });
-        // All of them, even when one fails: the buffer is the caller's again with the answer.
+        // Waits for all of them even if one fails, because the caller reuses the buffer afterwards.
         let mut results = stream::iter(pieces).buffer_unordered(PIECES);
         let mut outcome = Ok(());
         while let Some(result) = results.next().await {
@@ -217,16 +221,16 @@ impl NbdStorage {
         Error::new(ErrorKind::Unsupported, format!("{}: an NBD export {what}", self.name()))
     }
 
-    /// Makes what of a range lies inside of the export read as zeros; with `unmap` its space may be given
-    /// back.
+    /// Makes the part of a range that lies inside of the export read as zeros; with `unmap` its space may
+    /// be given back.
     async fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        // It may have come back larger.
+        // The export may have become larger with a new connection.
         self.bytes.measured(self.len());
         let end = (offset + len).min(self.len());
         self.bytes.clear(self, offset.min(end)..end, unmap, self.bytes.unit()).await
     }
 
-    /// Does something to a range, a step after the other.
+    /// Does something to a range, one step after the other.
     async fn in_steps(&self, range: Range<u64>, one: impl AsyncFn(u64, u32) -> Result<()>) -> Result<()> {
         for at in range.clone().step_by(CLEARED as usize) {
             one(at, CLEARED.min(range.end - at) as u32).await?;
@@ -251,7 +255,7 @@ impl Blocks for NbdStorage {
     }
 
     async fn clear_blocks(&self, offset: u64, len: u64, unmap: bool) -> Result<bool> {
-        // TRIM is of no use: what it leaves need not read as zeros.
+        // TRIM is of no use: a trimmed range need not read as zeros.
         if !self.link.can_write_zeroes() {
             return Ok(false);
         }
@@ -342,7 +346,7 @@ impl Storage for NbdStorage {
 
     async fn unmap(&self, offset: u64, len: u64) -> Result<()> {
         if !self.link.can_trim() {
-            return Err(self.refused("of this server takes no discards"));
+            return Err(self.refused("of this server does not support discards"));
         }
         let (unit, end) = (self.bytes.unit(), (offset + len).min(self.len()));
         let inner = offset.next_multiple_of(unit)..end - end % unit;
@@ -369,7 +373,7 @@ impl Storage for NbdStorage {
             return Ok(extent);
         }
         let start = offset - offset % self.bytes.unit();
-        // What nobody writes is asked about for later too.
+        // If nobody writes, one request also covers the range of later ones.
         let wanted = if self.writable { offset - start + len } else { u64::MAX };
         let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.bytes.unit()).min(self.len());
         let ask = (end - start) as u32;
@@ -378,7 +382,7 @@ impl Storage for NbdStorage {
             Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Extent { len, data: true }),
             asked => Map::new(start, &asked?),
         };
-        // A server that tells of nothing at `offset` tells nothing.
+        // A server that does not describe `offset` cannot tell, so it counts as data.
         let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.bytes.unit()), data: true });
         if !self.writable {
             *self.mapped.borrow_mut() = map;
@@ -403,7 +407,7 @@ impl Storage for NbdStorage {
     }
 }
 
-/// The block layer's word for a server's refusal. Its number stays with the error.
+/// Returns the error kind for a server's refusal. The server's number stays with the error.
 fn kind(errno: Errno) -> ErrorKind {
     match errno {
         Errno::NoSpace => ErrorKind::NoSpace,

@@ -1,5 +1,5 @@
-//! Names, and what a lost connection does to reads, writes and flushes, against a server of our own
-//! whose connections are cut at will.
+//! Names, and the effect of a lost connection on reads, writes and flushes, against a server of our own
+//! whose connections the tests cut.
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -14,19 +14,19 @@ use super::*;
 
 const SIZE: usize = 1 << 20;
 
-/// What all connections of the server share.
+/// State that all connections of the server share.
 #[derive(Default)]
 struct Shared {
     content: Vec<u8>,
     connections: Vec<Connection>,
     flushes: u64,
-    /// Whether each range of zeros might be unmapped.
+    /// For each request to write zeros, true if it allowed unmapping.
     unmapped: Vec<bool>,
-    /// What was trimmed: offset, length.
+    /// Trimmed ranges: offset and length.
     trimmed: Vec<(u64, u64)>,
-    /// How long a flush takes.
+    /// The time that a flush takes.
     flush_takes: Duration,
-    /// The next write is done, and its connection cut before the answer.
+    /// True to cut the connection after the next write is done and before its answer.
     cut_write: bool,
 }
 
@@ -147,7 +147,7 @@ impl Server {
         });
     }
 
-    /// Gone until it listens again.
+    /// Cuts all connections and accepts no more until it listens again.
     fn stop(&self) {
         std::fs::remove_file(self.socket()).unwrap();
         self.memory.cut();
@@ -179,7 +179,7 @@ fn reading_and_writing_goes_on_after_a_cut() {
     run(async move {
         let storage = NbdStorage::open(&uri, true).await.unwrap();
         assert_eq!(storage.len(), SIZE as u64);
-        // What lies past the end reads as zeros.
+        // Bytes past the end read as zeros.
         let buf = Buf::from_bytes(&[9; 20]);
         storage.read(SIZE as u64 - 10, buf.clone()).await.unwrap();
         assert_eq!(buf.to_vec(), [[3; 10], [0; 10]].concat());
@@ -227,7 +227,7 @@ fn answered_writes_that_were_not_flushed_are_lost_with_their_connection() {
         storage.sync().await.unwrap();
         let flushes = memory.with(|shared| shared.flushes);
         assert_eq!(flushes, 2);
-        // An answered one is.
+        // An answered write that was not flushed is lost.
         write(3).await.unwrap();
         memory.cut();
         read().await.unwrap();
@@ -237,7 +237,7 @@ fn answered_writes_that_were_not_flushed_are_lost_with_their_connection() {
         }
         write(4).await.unwrap();
         assert!(storage.sync().await.is_err());
-        // Opened again, it is another storage.
+        // Another storage, opened anew, can flush.
         let storage = NbdStorage::open(&uri, true).await.unwrap();
         storage.write(0, Buf::from_bytes(&[5; 512])).await.unwrap();
         storage.sync().await.unwrap();
@@ -253,17 +253,17 @@ fn requests_wait_for_a_server_then_fail_then_work_again() {
         server.stop();
         let error = storage.read(0, Buf::new(512)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
-        // Past the time, at once.
+        // Past `reconnect-delay`, requests fail at once.
         assert!(storage.read(0, Buf::new(512)).await.is_err());
         server.listen();
         let mut tries = 0;
         while storage.read(0, Buf::new(512)).await.is_err() {
             tries += 1;
             assert!(tries < 600, "it works again");
-            // Nothing but a request tells that the server is back.
+            // Only a request shows that the server is back.
             executor::sleep(Duration::from_millis(100)).await;
         }
-        // A wait that is long enough is no error.
+        // A request that may wait long enough does not fail.
         let patient = NbdStorage::open(&server.uri("&reconnect-delay=60"), false).await.unwrap();
         server.stop();
         let waiting = executor::spawn(async move { patient.read(0, Buf::new(512)).await });
@@ -294,7 +294,7 @@ fn what_cannot_be_opened_says_why() {
     });
 }
 
-/// A flush of gigabytes takes a server its time; a read that long is silence.
+/// A server may need long for a flush of gigabytes; a read that takes as long counts as a silent server.
 #[test]
 fn a_slow_flush_is_no_lost_connection() {
     let server = Server::new();
@@ -309,7 +309,7 @@ fn a_slow_flush_is_no_lost_connection() {
     });
 }
 
-/// A discard is passed on as one: zeros would be written by servers that punch no holes.
+/// A discard is sent as a trim: a server that punches no holes would write zeros instead.
 #[test]
 fn a_discard_is_a_trim() {
     let server = Server::new();

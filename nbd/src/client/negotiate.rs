@@ -5,22 +5,23 @@ use crate::connection::{Connection, Disconnect};
 use crate::link::{Carried, Link};
 use crate::proto::{self, Fields, MAX_STRING, can, info, option, rep};
 
-/// The longest answer to an option in bytes that we take.
+/// The longest answer to an option that is accepted, in bytes.
 const MAX_ANSWER: u32 = 64 << 10;
 /// The most answers to one option.
 const MAX_ANSWERS: usize = 64;
-/// What a server takes in one request that does not say, in bytes (section "Size constraints").
+/// The most data in one request, in bytes, if the server does not report its limit (section "Size
+/// constraints").
 const DEFAULT_PAYLOAD: u32 = 32 << 20;
-/// The largest smallest block, in bytes.
+/// The largest minimum block size accepted, in bytes.
 const MAX_MINIMUM: u32 = 64 << 10;
 
-/// Why there is no transmission.
+/// The reason why a negotiation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NegotiateError {
-    /// The connection is of no use.
+    /// The connection cannot be used any more.
     #[error(transparent)]
     Disconnect(#[from] Disconnect),
-    /// The server does not want to, in its words.
+    /// The server refused, with its text.
     #[error("the server answers: {0}")]
     Refused(String),
     /// The server does not have that export, or not for us.
@@ -34,7 +35,7 @@ impl From<std::io::Error> for NegotiateError {
     }
 }
 
-/// What an export is and can.
+/// The properties of an export.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Terms {
     /// Size in bytes.
@@ -50,27 +51,27 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Whether writes are refused.
+    /// Returns true if writes are refused.
     pub fn is_read_only(&self) -> bool {
         self.flags & can::READ_ONLY != 0
     }
 
-    /// Whether there is anything to flush.
+    /// Returns true if the server takes flushes.
     pub fn can_flush(&self) -> bool {
         self.flags & can::FLUSH != 0
     }
 
-    /// Whether zeros can be made without sending them.
+    /// Returns true if zeros can be written without sending them.
     pub fn can_write_zeroes(&self) -> bool {
         self.flags & can::WRITE_ZEROES != 0
     }
 
-    /// Whether it takes hints that a range is not needed any more.
+    /// Returns true if the server takes hints that a range is not needed any more.
     pub fn can_trim(&self) -> bool {
         self.flags & can::TRIM != 0
     }
 
-    /// Whether it knows where its holes are.
+    /// Returns true if the server reports its holes.
     pub fn has_status(&self) -> bool {
         self.allocation.is_some()
     }
@@ -78,15 +79,15 @@ impl Terms {
 
 /// A transmission that can begin.
 pub struct Offer {
-    /// What it will be like.
+    /// The properties of the export.
     pub terms: Terms,
     pub(crate) carried: Carried,
 }
 
-/// Asks a server for an export. The caller bounds the time.
+/// Asks a server for an export. The caller must limit the time.
 ///
 /// # Errors
-/// [`NegotiateError`]; the connection is of no use then.
+/// [`NegotiateError`]; the connection cannot be used then.
 pub async fn negotiate(connection: &Connection, export: &str) -> Result<Offer, NegotiateError> {
     let mut server = Server { link: Link::new(connection, Carried::default())?, no_zeroes: false };
     server.greet().await?;
@@ -136,7 +137,7 @@ impl Server {
         self.link.fill(&mut greeting).await?;
         let mut fields = Fields(&greeting);
         if fields.u64() != Some(proto::MAGIC) {
-            return Err(Disconnect::Server("is no NBD server").into());
+            return Err(Disconnect::Server("is not an NBD server").into());
         }
         let (Some(proto::OPTION_MAGIC), Some(flags)) = (fields.u64(), fields.u16()) else {
             return Err(Disconnect::Server("speaks the oldstyle protocol only").into());
@@ -159,7 +160,7 @@ impl Server {
         Ok(())
     }
 
-    /// Sends an option and shows `each` answer but the last, which it hands back: `ACK` or an error.
+    /// Sends an option and calls `each` with every answer but the last, which it returns: `ACK` or an error.
     async fn ask(
         &self,
         kind: u32,
@@ -173,7 +174,7 @@ impl Server {
             let mut fields = Fields(&head);
             let head = (fields.u64(), fields.u32(), fields.u32(), fields.u32());
             let (Some(proto::OPTION_REPLY_MAGIC), Some(to), Some(answer), Some(len)) = head else {
-                return Err(Disconnect::Server("sent something that is no answer").into());
+                return Err(Disconnect::Server("sent something that is not an answer").into());
             };
             if to != kind || len > MAX_ANSWER {
                 return Err(Disconnect::Server("sent an answer to nothing, or one that is too long").into());
@@ -197,16 +198,16 @@ impl Server {
             match (kind, fields.u16()) {
                 (rep::INFO, Some(info::EXPORT)) => {
                     let (Some(size), Some(flags)) = (fields.u64(), fields.u16()) else {
-                        return Err(Disconnect::Server("told no size"));
+                        return Err(Disconnect::Server("sent no size"));
                     };
                     (terms.size, terms.flags, told) = (size, flags, true);
                 }
                 (rep::INFO, Some(info::BLOCK_SIZE)) => {
                     let (Some(min), Some(_), Some(max)) = (fields.u32(), fields.u32(), fields.u32()) else {
-                        return Err(Disconnect::Server("told no block sizes"));
+                        return Err(Disconnect::Server("sent no block sizes"));
                     };
                     if !min.is_power_of_two() || min > MAX_MINIMUM || max < min {
-                        return Err(Disconnect::Server("told block sizes that make no sense"));
+                        return Err(Disconnect::Server("sent block sizes that make no sense"));
                     }
                     terms.min_block = min;
                     terms.max_payload = max.min(DEFAULT_PAYLOAD) / min * min;
@@ -218,7 +219,7 @@ impl Server {
         let (kind, data) = self.ask(option::GO, &data, each).await?;
         match kind {
             rep::ACK if told => Ok(()),
-            rep::ACK => Err(Disconnect::Server("told no size").into()),
+            rep::ACK => Err(Disconnect::Server("sent no size").into()),
             rep::ERR_UNSUP => self.export_name(export, terms).await,
             rep::ERR_UNKNOWN => Err(NegotiateError::NoExport(export.to_owned())),
             rep::ERR_TLS_REQD => Err(NegotiateError::Refused("TLS is required".into())),
@@ -231,7 +232,7 @@ impl Server {
         }
     }
 
-    /// The oldest way to choose, for servers that know no other.
+    /// Chooses by `EXPORT_NAME`, the oldest way, for servers that know no other.
     async fn export_name(&self, export: &str, terms: &mut Terms) -> Result<(), NegotiateError> {
         self.send(option::EXPORT_NAME, export.as_bytes()).await?;
         let mut answer = [0; 10];

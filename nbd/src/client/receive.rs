@@ -8,9 +8,9 @@ use crate::connection::Disconnect;
 use crate::export::Error;
 use crate::proto::{Fields, MAX_STRING, SIMPLE_MAGIC, STATE_ZERO, STRUCTURED_MAGIC, chunk, command};
 
-/// The most runs in one answer; a server that has more to tell is asked again.
+/// The most runs in one answer; a server that sends more breaks the protocol.
 const MAX_STATUS: usize = 64 << 10;
-/// A read comes in no more pieces than sectors of this size, and a few that carry nothing.
+/// A read may come in one chunk for each sector of this size in bytes, and a few more that carry nothing.
 const SMALLEST_CHUNK: u64 = 512;
 const SPARE_CHUNKS: u64 = 16;
 
@@ -29,16 +29,17 @@ impl Shared {
             match u32::from_be_bytes(magic) {
                 SIMPLE_MAGIC => self.simple().await?,
                 STRUCTURED_MAGIC if self.terms.structured => self.chunk().await?,
-                _ => return violation("sent something that is no reply"),
+                _ => return violation("sent something that is not a reply"),
             }
         }
     }
 
-    /// Takes the request out that a reply is for. It is not in the table while its memory is filled, so
-    /// its answer comes when nothing is written any more, whatever ends the transmission.
+    /// Takes the request that a reply is for out of the table. It is not in the table while its memory
+    /// is being filled, so that its caller gets the answer only when nothing is written any more,
+    /// whatever ends the transmission.
     fn take(&self, cookie: u64) -> Result<Pending, Disconnect> {
         let pending = self.pending.borrow_mut().remove(&cookie);
-        pending.ok_or(Disconnect::Server("answered what was not asked"))
+        pending.ok_or(Disconnect::Server("answered a request that was not sent"))
     }
 
     fn answered(&self, mut pending: Pending, result: Result<Vec<Status>, Error>) {
@@ -108,7 +109,7 @@ impl Shared {
             Some(error) => Err(error),
             None if of == command::READ && !whole => return violation("left a part of a read out"),
             None if of == command::BLOCK_STATUS && status.is_empty() => {
-                return violation("told no block status");
+                return violation("sent no block status");
             }
             None => Ok(status),
         };
@@ -148,7 +149,7 @@ impl Shared {
             if len == 0 {
                 return violation("sent a run of no bytes");
             }
-            // Only the last may reach further than what was asked for.
+            // Only the last run may reach beyond the requested range.
             let len = len.min(left);
             if len > 0 {
                 pending.status.push(Status { len, zero: state & STATE_ZERO != 0 });
@@ -183,7 +184,7 @@ impl Shared {
 }
 
 impl Pending {
-    /// Notes a part of a read, which must not have arrived before. Answers its place in memory.
+    /// Records a part of a read, which must not have arrived before. Returns its place in memory.
     fn arrives(&mut self, offset: u64, len: u32) -> Result<Buf, Disconnect> {
         let within = offset.checked_sub(self.request.offset).and_then(|at| u32::try_from(at).ok());
         let place = within.and_then(|from| Some((from, from.checked_add(len)?)));

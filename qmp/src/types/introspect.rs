@@ -1,20 +1,21 @@
-//! What `query-qmp-schema` answers: QAPI's `SchemaInfo`, a union told flat, each kind with its members.
+//! The answer of `query-qmp-schema`: QAPI's `SchemaInfo`, a union written as one structure with the
+//! members of every kind.
 
 use crate::schema::{qapi_enum, qapi_struct};
 use serde_json::Value;
 
 qapi_enum! {
-    /// What an entry of the schema describes.
+    /// The kind of thing that an entry of the schema describes.
     enum SchemaMetaType {
-        /// A type that the protocol brings.
+        /// A built-in type of the protocol.
         Builtin = "builtin",
-        /// One of some strings.
+        /// An enumeration of strings.
         Enum = "enum",
         /// A list.
         Array = "array",
         /// An object.
         Object = "object",
-        /// One of several types, told apart by their JSON.
+        /// One of several types, distinguished by their JSON.
         Alternate = "alternate",
         /// A command.
         Command = "command",
@@ -28,16 +29,16 @@ qapi_struct! {
     struct SchemaInfo {
         /// The name of the command or event; of a type, a name by which other entries refer to it.
         name: String,
-        /// What it is.
+        /// The kind of entry.
         meta_type as "meta-type": SchemaMetaType,
         /// A built-in type's JSON.
         json_type as "json-type": Option<String>,
         /// The members of an enumeration, an object or an alternate, as QAPI's `SchemaInfoEnumMember`,
         /// `SchemaInfoObjectMember` (here with `x-doc`) and `SchemaInfoAlternateMember`.
         members: Option<Vec<Value>>,
-        /// An enumeration's values, as QEMU told them before 6.2.
+        /// An enumeration's values, in the form that QEMU used before 6.2.
         values: Option<Vec<String>>,
-        /// A list's elements.
+        /// The type of a list's elements.
         element_type as "element-type": Option<String>,
         /// The member that chooses an object's variant.
         tag: Option<String>,
@@ -45,11 +46,11 @@ qapi_struct! {
         variants: Option<Vec<SchemaInfoObjectVariant>>,
         /// The object that holds a command's arguments, or an event's data.
         arg_type as "arg-type": Option<String>,
-        /// What a command answers.
+        /// The type of a command's answer.
         ret_type as "ret-type": Option<String>,
-        /// Whether a command can be run out of band.
+        /// True if a command can be run out of band.
         allow_oob as "allow-oob": Option<bool>,
-        /// What it does, in one line. Our own: QEMU tells none.
+        /// A description in one line. Our own: QEMU has none.
         doc as "x-doc": Option<String>,
     }
 

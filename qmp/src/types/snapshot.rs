@@ -4,15 +4,15 @@ use crate::command::{BlockdevSnapshotSync, Change};
 use crate::schema::{qapi_enum, qapi_struct, qapi_union};
 
 qapi_enum! {
-    /// Where an overlay's file comes from.
+    /// The source of an overlay's file.
     enum NewImageMode {
-        /// It exists, and its backing file is the running image.
+        /// It exists, and its backing file is the disk's leaf.
         Existing = "existing",
-        /// It is created, and records the running image by an absolute path.
+        /// It is created, and records the disk's leaf by an absolute path.
         AbsolutePaths = "absolute-paths",
     }
 
-    /// What becomes of a transaction's jobs when one fails.
+    /// The treatment of a transaction's jobs when one fails.
     enum ActionCompletionMode {
         /// The others go on.
         Individual = "individual",
@@ -20,21 +20,21 @@ qapi_enum! {
         Grouped = "grouped",
     }
 
-    /// What becomes of a read-only flag when a medium changes.
+    /// The treatment of the read-only flag when a medium changes.
     enum BlockdevChangeReadOnlyMode {
         /// It stays.
         Retain = "retain",
         /// The medium is read-only.
         ReadOnly = "read-only",
-        /// The medium is written.
+        /// The medium is writable.
         ReadWrite = "read-write",
     }
 }
 
 qapi_struct! {
-    /// What holds for a whole transaction.
+    /// Properties of a whole transaction.
     struct TransactionProperties {
-        /// What becomes of its jobs.
+        /// The treatment of its jobs when one fails.
         completion_mode as "completion-mode": Option<ActionCompletionMode>,
     }
 
@@ -45,11 +45,11 @@ qapi_struct! {
 qapi_union! {
     /// A step of a transaction.
     union TransactionAction {
-        /// Fails, and the transaction with it: for tests.
+        /// Makes the transaction fail: for tests.
         Abort(Abort) = "abort",
-        /// As the command `blockdev-snapshot-sync`.
+        /// Like the command `blockdev-snapshot-sync`.
         BlockdevSnapshotSync(BlockdevSnapshotSync) = "blockdev-snapshot-sync",
-        /// As the command `change` of a disk. Our own.
+        /// Like the command `change` of a disk. Our own.
         Change(Change) = "x-change",
     }
 }

@@ -5,7 +5,7 @@ use crate::schema::{qapi_struct, qapi_union};
 qapi_struct! {
     /// A Unix socket.
     struct UnixSocketAddress {
-        /// Its file.
+        /// The path of its file.
         path: String,
     }
 
@@ -19,7 +19,7 @@ qapi_struct! {
 }
 
 qapi_union! {
-    /// Where a server listens.
+    /// The address that a server listens on.
     union SocketAddressLegacy {
         /// A Unix socket.
         Unix(UnixSocketAddress) = "unix",

@@ -1,4 +1,4 @@
-//! What `query-blockstats` answers: QAPI's `BlockStats`, and counters of ours whose names begin with `x-`.
+//! The answer of `query-blockstats`: QAPI's `BlockStats`, and counters of ours whose names begin with `x-`.
 
 use crate::schema::qapi_struct;
 
@@ -21,7 +21,7 @@ qapi_struct! {
         rd_bytes: u64,
         /// Bytes written.
         wr_bytes: u64,
-        /// Bytes appended to zones: no disk has any, as in the members below that are named so.
+        /// Bytes appended to zones: always 0, as in the other members on zones, since no disk has any.
         zone_append_bytes: u64,
         /// Bytes discarded.
         unmap_bytes: u64,
@@ -35,7 +35,7 @@ qapi_struct! {
         flush_operations: u64,
         /// Discards done.
         unmap_operations: u64,
-        /// How long reads took together, in ns.
+        /// The time that all reads took together, in ns.
         rd_total_time_ns: u64,
         /// The same for writes.
         wr_total_time_ns: u64,
@@ -45,9 +45,9 @@ qapi_struct! {
         flush_total_time_ns: u64,
         /// The same for discards.
         unmap_total_time_ns: u64,
-        /// The end of the highest byte that was written.
+        /// The largest offset that a write ended at.
         wr_highest_offset: u64,
-        /// Reads that were merged: none is.
+        /// Reads that were merged: always 0.
         rd_merged: u64,
         /// The same for writes.
         wr_merged: u64,
@@ -55,7 +55,7 @@ qapi_struct! {
         zone_append_merged: u64,
         /// The same for discards.
         unmap_merged: u64,
-        /// For how long no request has ended, in ns; absent before the first.
+        /// The time since the last request ended, in ns; absent before the first.
         idle_time_ns: Option<u64>,
         /// Reads that failed.
         failed_rd_operations: u64,
@@ -67,21 +67,21 @@ qapi_struct! {
         failed_flush_operations: u64,
         /// The same for discards.
         failed_unmap_operations: u64,
-        /// Reads that were refused, as outside of the disk.
+        /// Reads that were refused, such as those outside of the disk.
         invalid_rd_operations: u64,
-        /// Writes that were refused, as outside of the disk or to a read-only one.
+        /// Writes that were refused, such as those outside of the disk or to a read-only one.
         invalid_wr_operations: u64,
         /// The same for appends to zones.
         invalid_zone_append_operations: u64,
-        /// The same for flushes: none is.
+        /// The same for flushes: always 0.
         invalid_flush_operations: u64,
         /// The same for discards.
         invalid_unmap_operations: u64,
-        /// Whether refused requests count as accesses for the idle time.
+        /// True if refused requests count as accesses for the idle time.
         account_invalid: bool,
-        /// Whether failed requests count in times and latencies.
+        /// True if failed requests count in times and latencies.
         account_failed: bool,
-        /// Averages over intervals: none is kept.
+        /// Averages over intervals: always empty.
         timed_stats: Vec<BlockDeviceTimedStats>,
         /// Latencies of reads.
         rd_latency_histogram: Option<BlockLatencyHistogramInfo>,
@@ -89,17 +89,17 @@ qapi_struct! {
         wr_latency_histogram: Option<BlockLatencyHistogramInfo>,
         /// The same for flushes.
         flush_latency_histogram: Option<BlockLatencyHistogramInfo>,
-        /// Latencies of reads, the same ones by share.
+        /// The same latencies of reads, as quantiles.
         rd_latency as "x-rd-latency": Option<LatencyInfo>,
         /// The same for writes.
         wr_latency as "x-wr-latency": Option<LatencyInfo>,
         /// The same for flushes.
         flush_latency as "x-flush-latency": Option<LatencyInfo>,
-        /// What jobs did to the drive's images.
+        /// Bytes that jobs copied into the drive's images.
         copied as "x-copied": Option<CopiedInfo>,
         /// Requests that waited for a job's copy.
         job_waits as "x-job-waits": Option<u64>,
-        /// How long they did together, in ns.
+        /// The time that all of them waited together, in ns.
         job_wait_time as "x-job-wait-time-ns": Option<u64>,
     }
 
@@ -111,31 +111,31 @@ qapi_struct! {
 
     /// A histogram of latencies.
     struct BlockLatencyHistogramInfo {
-        /// Where one bin ends and the next begins, in ns.
+        /// The boundaries between the bins, in ns.
         boundaries: Vec<u64>,
-        /// How many requests fell into each bin: one more than there are boundaries.
+        /// The number of requests in each bin; there is one bin more than there are boundaries.
         bins: Vec<u64>,
     }
 
-    /// Latencies by the share of requests that took no longer, in ns.
+    /// Quantiles of latencies, in ns: the time within which a share of the requests ended.
     struct LatencyInfo {
-        /// Half of them.
+        /// Half of the requests.
         p50: u64,
         /// 99 of 100.
         p99: u64,
         /// 999 of 1000.
         p999: u64,
-        /// All of them.
+        /// All requests.
         max: u64,
     }
 
-    /// What jobs copied, in bytes.
+    /// Bytes that jobs copied, by method.
     struct CopiedInfo {
         /// Through memory.
         copied: u64,
         /// Made zero without writing data.
         zero: u64,
-        /// Passed over, since they were there already.
+        /// Skipped, since the image had them already.
         skipped: u64,
         /// Shared or copied by the kernel between files.
         offloaded: u64,

@@ -50,7 +50,7 @@ impl Handler for Fake {
         Ok(StatusInfo { running: true, status: RunState::Running })
     }
 
-    /// Tells how many `cont` have ended.
+    /// Returns the number of `cont` that have ended.
     async fn query_name(&self, _: command::QueryName) -> qmp::Result<NameInfo> {
         Ok(NameInfo { name: Some(self.resumed.get().to_string()) })
     }
@@ -60,7 +60,7 @@ impl Handler for Fake {
         Ok(Empty {})
     }
 
-    /// Says that it began and waits for `system_powerdown`.
+    /// Sends an event when it begins, and waits for `system_powerdown`.
     async fn cont(&self, _: command::Cont) -> qmp::Result<Empty> {
         self.events.emit(&event::Resumed {});
         self.release.wait().await;
@@ -198,7 +198,7 @@ impl Wire {
         self.receive()
     }
 
-    /// Sends no more.
+    /// Ends the sending side.
     pub fn end(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The protocol byte by byte, against a fake machine: what QEMU 10.0 answers.
+//! The protocol byte by byte, against a fake machine: the answers are those of QEMU 10.0.
 
 use crate::common::Server;
 use serde_json::{Value, json};

@@ -5,9 +5,9 @@
 //! are counted in 16 bits for each cluster of the file that is referred to, saturating (`counts`):
 //! 32 MiB for 1 TiB in clusters of 64 KiB.
 //!
-//! A repair never changes what a sound reference reads, and leaves an image that can be repaired
-//! again wherever it is cut off: counts written anew go behind the file's end, or where storage of a fixed
-//! length has nothing else, and one sector of the header switches to them.
+//! A repair never changes what a sound reference reads, and leaves an image that can be repaired again
+//! wherever it is cut off: new refcounts are written past the file's end, or on storage of a fixed length
+//! to clusters that nothing uses, and then one sector of the header switches to them.
 
 use std::rc::Rc;
 
@@ -28,19 +28,21 @@ mod walk;
 
 use counts::Counts;
 
-/// One look at all of an image's metadata.
+/// One pass over all of an image's metadata.
 struct Pass {
     storage: Rc<dyn Storage>,
     header: Header,
     counts: Counts,
     report: Report,
-    /// Clusters that the file has.
+    /// The number of clusters in the file.
     file_clusters: u64,
     /// L1 tables of snapshots: offset and entries.
     snapshots: Vec<(u64, u64)>,
-    /// Some refcounts are too low, or refcount blocks are not where they can be: write all anew.
+    /// True if some refcounts are too low, or refcount blocks are at impossible places: all are written
+    /// anew.
     rebuild: bool,
-    /// An image that was not closed is checked while a guest runs on the same thread.
+    /// Gives other tasks their turn: an image that was not closed is checked while a guest runs on the
+    /// same thread.
     turns: Turns,
 }
 
@@ -51,7 +53,7 @@ pub(crate) async fn check(storage: &Rc<dyn Storage>, repair: Option<Repair>) -> 
     let before = (first.report.corruptions, first.report.leaks);
     let mut report = first.report.clone();
     if before != (0, 0) {
-        // Features that we do not know would be about another image; bitmaps stay true.
+        // Autoclear features that we do not know may not hold for the repaired image; bitmaps stay valid.
         if first.header.autoclear & !autoclear::BITMAPS != 0 {
             let known = first.header.autoclear & autoclear::BITMAPS;
             patch(storage, |sector| sector[88..96].copy_from_slice(&known.to_be_bytes())).await?;
@@ -77,7 +79,7 @@ async fn patch(storage: &Rc<dyn Storage>, change: impl FnOnce(&mut [u8])) -> Res
 }
 
 impl Pass {
-    /// Counts what everything but the refcounts themselves refers to.
+    /// Counts all references except those to the refcounts themselves.
     async fn references(storage: &Rc<dyn Storage>) -> Result<Pass> {
         let header = Qcow2::read_header(&**storage).await?;
         let mut pass = Pass {
@@ -97,7 +99,7 @@ impl Pass {
         Ok(pass)
     }
 
-    /// Counts everything, and compares.
+    /// Counts all references, and compares them with the refcounts.
     async fn whole(storage: &Rc<dyn Storage>) -> Result<Pass> {
         let mut pass = Pass::references(storage).await?;
         pass.refcount_blocks().await?;
@@ -112,13 +114,13 @@ impl Pass {
         Ok(buf.to_vec())
     }
 
-    /// Whether a table, one cluster, can be read there.
+    /// Returns true if a table of one cluster can be read there.
     fn is_table(&self, offset: u64) -> bool {
         let cluster = self.header.cluster_size();
         offset != 0 && offset.is_multiple_of(cluster) && offset / cluster < self.file_clusters
     }
 
-    /// How many counts a refcount block holds.
+    /// The number of counts in a refcount block.
     fn per_block(&self) -> u64 {
         (self.header.cluster_size() * 8) >> self.header.refcount_order
     }

@@ -30,7 +30,7 @@ async fn content(disk: &Rc<Disk>) -> crate::Result<Vec<u8>> {
     Ok(buf.to_vec())
 }
 
-/// An image with some data: its bytes, and what it holds.
+/// An image with some data: the bytes of its file, and the content of its disk.
 async fn image() -> (Vec<u8>, Vec<u8>) {
     let files = SimDir::new();
     let (cluster_size, extended_l2) = [(512, false), (4096, false), (16 << 10, true)][random(3) as usize];
@@ -57,7 +57,7 @@ fn a_repair_that_is_cut_off_is_repaired_by_the_next() {
     for seed in 0..300 {
         Executor::simulated(seed).block_on(async move {
             let (mut bytes, held) = image().await;
-            // Dirty, and stale: every count of the first refcount block is any number.
+            // Dirty and stale: every count of the first refcount block is random.
             bytes[79] |= 1;
             let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
             let (block, cluster) = (word(word(48)), 1 << bytes[23]);

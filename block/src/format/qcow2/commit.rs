@@ -5,14 +5,15 @@
 //!
 //! 1. guest data and new tables (both written before the change entered memory), refcount increases; then a
 //!    barrier (fdatasync);
-//! 2. where there are new refcount blocks, the refcount table that names them; then a barrier;
-//! 3. entries in L2 tables, and the L1 table; then a barrier;
-//!    where the L1 table moved, all of it and then the header that names it, with a barrier after each;
+//! 2. if there are new refcount blocks, the refcount table that names them; then a barrier; if the table
+//!    moved, also the header that names it, with a barrier after it;
+//! 3. entries in L2 tables, and the L1 table; then a barrier; if the L1 table moved, all of it and then
+//!    the header that names it, with a barrier after each;
 //! 4. clusters that nothing refers to any more are given back (`retire`). Their lower counts go to the
 //!    file with the next commit.
 //!
-//! A commit takes no space that the file does not have: each table was written when it was made. So storage
-//! that is full fails the request that needs more of it, and no flush.
+//! A commit needs no space that the file does not have, since each table was written when it was made. So
+//! if storage is full, the request that needs more of it fails, and no flush does.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,7 @@ use crate::format::cache::{Run, SECTOR};
 use crate::format::commit::{Commit, Commits, patch_header, write_all};
 use crate::format::retire::Retired;
 
-/// A table held whole in memory: its changed sectors as they are now.
+/// The changed sectors of a table that is held whole in memory, as they are now.
 fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
     let sector = |&n: &usize| {
         let start = n * SECTOR / 8;
@@ -30,7 +31,7 @@ fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {
             .iter()
             .flat_map(|entry| entry.to_be_bytes())
             .collect();
-        // The rest of an L1 table's last sector belongs to its cluster, and to nobody else.
+        // The rest of an L1 table's last sector belongs to its cluster, and to nothing else.
         bytes.resize(SECTOR, 0);
         Run { offset: offset + (n * SECTOR) as u64, bytes }
     };
@@ -86,8 +87,8 @@ impl Commit for Qcow2 {
                 {
                     let mut l1 = self.l1.borrow_mut();
                     l1.dirty.extend(l1_dirty);
-                    // The file still names the oldest place, or one that is left by now: both are free once
-                    // it names the newest.
+                    // The table moved again meanwhile. The file names the oldest place or the one in
+                    // between: both are free once it names the newest.
                     if let Some((old, _)) = l1_moved
                         && let Some(between) = l1.moved.replace(old)
                     {
@@ -174,7 +175,8 @@ impl Qcow2 {
         patch_header(&*self.storage, &self.patching, change).await
     }
 
-    /// What has to be in the file before its first change.
+    /// Prepares a change: writes what must be in the file before the first one, and flushes if a cache is
+    /// full.
     pub(super) async fn begin_change(&self) -> Result<()> {
         self.check_sound()?;
         if self.l2.is_full() || self.refcounts.cache.is_full() {
@@ -184,17 +186,17 @@ impl Qcow2 {
             return Ok(());
         }
         if self.header.autoclear != 0 {
-            // Whoever set these bits relies on nobody else having written.
+            // Whoever set these bits relies on nobody else writing to the image.
             self.patch_header(|sector| sector[88..96].fill(0)).await?;
         }
         self.changed.set(true);
-        // A change that was refused meanwhile stays refused.
+        // Changes may have been refused meanwhile, and stay so.
         self.in_place.set(!self.refused.get());
         Ok(())
     }
 
-    /// See [`crate::format::Format::drop_backing`]. The caller has made sure that nothing is absent,
-    /// and flushed. One sector changes; header extensions stay where they are.
+    /// See [`crate::format::Format::drop_backing`]. The caller has made sure that nothing is absent, and
+    /// flushed. One sector changes; header extensions stay in their places.
     pub(crate) async fn drop_backing(&self) -> Result<()> {
         self.begin_change().await?;
         self.patch_header(|sector| sector[8..20].fill(0)).await?;
@@ -216,7 +218,8 @@ impl Qcow2 {
         self.given_back() != before
     }
 
-    /// Flushes, and trims what was allocated ahead. The caller sees to it that nothing is in flight.
+    /// Flushes, and cuts off the space that was allocated ahead. The caller makes sure that nothing is in
+    /// flight.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
             // Data may have been written in place.
@@ -232,7 +235,7 @@ impl Qcow2 {
         }
         if self.ahead.stop().await {
             let end = self.refcounts.used_end().await?.max(self.metadata.end());
-            // Also if it is as long as that: what was allocated may lie behind a file's end.
+            // Even if it has that length: allocated space may lie past a file's end.
             if end <= self.storage.len() {
                 self.storage.truncate(end).await?;
                 self.storage.sync().await?;

@@ -1,10 +1,9 @@
 //! Compressed clusters (QEMU `docs/interop/qcow2.txt`, "Compressed Clusters Descriptor").
 //!
-//! They are only read: a write to one makes a cluster of its own. A descriptor says where the
-//! compressed bytes begin, to the byte, and in which 512-byte sector they end; several clusters may
-//! share a host cluster, and one may begin in one host cluster and end in the next. So the compressed
-//! bytes are bounded by the descriptor and the decompressed ones by the cluster size, whatever the
-//! image says.
+//! They are only read: a write to one goes to a new, uncompressed cluster. A descriptor gives the byte at
+//! which the compressed data begins, and the 512-byte sector in which it ends; several clusters may share
+//! a host cluster, and one may begin in one host cluster and end in the next. So the compressed bytes are
+//! bounded by the descriptor and the decompressed ones by the cluster size, whatever the image says.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,18 +19,19 @@ use crate::{Buf, Result};
 
 /// Decompressed clusters that are kept, in bytes; always at least one cluster.
 const CACHE: u64 = 2 << 20;
-/// Clusters larger than this are decompressed on a worker.
+/// The largest cluster that is decompressed on the disk's own thread, in bytes; larger ones go to a
+/// worker.
 const INLINE: u64 = 16 << 10;
 /// The largest zstd window that is accepted. Writers use no more than the cluster size, or, without
 /// knowing that, the 2 MiB of zstd's default level.
 const MAX_ZSTD_WINDOW: u64 = 8 << 20;
 
-/// Where a compressed cluster is in the file.
+/// The place of a compressed cluster in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Packed {
-    /// In bytes.
+    /// Its offset in bytes.
     pub offset: u64,
-    /// How many bytes it may take; the compressed data may end earlier.
+    /// The most bytes that it takes; the compressed data may end earlier.
     pub len: u64,
 }
 
@@ -55,7 +55,7 @@ impl Packed {
 /// The last decompressed clusters of an image.
 pub(super) struct Unpacked {
     recent: RefCell<VecDeque<(Packed, Rc<[u8]>)>>,
-    /// One read of a cluster at a time: those who wait for it find it in the cache.
+    /// Serializes the reads of a cluster: those that waited find it in the cache.
     locks: Rc<RangeLocks>,
 }
 
@@ -66,7 +66,8 @@ impl Default for Unpacked {
 }
 
 impl Unpacked {
-    /// Nothing here gets stale: no compressed cluster is ever written, so none changes in its place.
+    /// Returns a cluster if it is in memory. It cannot be stale: no compressed cluster is ever written, so
+    /// none changes in its place.
     fn find(&self, packed: Packed) -> Option<Rc<[u8]>> {
         self.recent.borrow().iter().find(|(at, _)| *at == packed).map(|(_, bytes)| bytes.clone())
     }
@@ -98,7 +99,7 @@ impl Qcow2 {
             return Err(self.corrupt(format_args!("a compressed cluster at {packed:#x?} lies past the end")));
         }
         let buf = Buf::new(packed.len as usize);
-        // A table may claim more than the file has; what is missing reads as zeros.
+        // A table may claim more than the file has; missing bytes read as zeros.
         let inside = packed.len.min(self.storage.len() - packed.offset) as usize;
         self.storage.read(packed.offset, buf.slice(0..inside)).await?;
         let (from, len, zstd) = (buf.to_vec(), self.cluster_size(), self.header.zstd);
@@ -117,7 +118,7 @@ impl Qcow2 {
     }
 }
 
-/// Raw deflate data, until one cluster is full. What follows in the last sector is ignored.
+/// Inflates raw deflate data until one cluster is full. Ignores what follows in the last sector.
 fn inflate(from: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut out = vec![0; len];
     let mut state = Decompress::new(false);
@@ -125,7 +126,7 @@ fn inflate(from: &[u8], len: usize) -> Option<Vec<u8>> {
     (state.total_out() == len as u64).then_some(out)
 }
 
-/// One zstd frame, as [`inflate`].
+/// Decompresses one zstd frame, as [`inflate`].
 fn unzstd(from: &[u8], len: usize) -> Option<Vec<u8>> {
     if zstd_window(from)? > MAX_ZSTD_WINDOW {
         return None;
@@ -136,7 +137,7 @@ fn unzstd(from: &[u8], len: usize) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// How much memory a zstd frame asks for (RFC 8878, 3.1.1.1): the decoder takes it at once.
+/// The memory that a zstd frame asks for, in bytes (RFC 8878, 3.1.1.1): the decoder allocates it at once.
 fn zstd_window(frame: &[u8]) -> Option<u64> {
     let descriptor = *frame.get(4)?;
     let single_segment = descriptor >> 5 & 1 == 1;
@@ -145,7 +146,7 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
         let base = 1u64 << (10 + (window >> 3));
         return Some(base + base / 8 * u64::from(window & 7));
     }
-    // A single segment's window is its content; the size follows a dictionary's number.
+    // The window of a single segment is its content; the size comes after the ID of a dictionary.
     let at = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
     let width = [1, 2, 4, 8][usize::from(descriptor >> 6)];
     let bytes = frame.get(at..at + width)?;

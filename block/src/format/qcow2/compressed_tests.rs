@@ -36,7 +36,7 @@ fn only_a_whole_cluster_is_an_answer() {
         assert_eq!(unpack(&packed[..packed.len() / 2], plain.len()), None);
         assert_eq!(unpack(&packed, plain.len() + 512), None);
         assert_eq!(unpack(&[], 512), None);
-        // Damage ends in an answer or none, never otherwise.
+        // Damaged data is decompressed or refused, and does nothing else.
         let mut seed = 1u64;
         for _ in 0..3000 {
             let mut damaged = packed.clone();

@@ -10,32 +10,33 @@ pub(crate) mod preallocate;
 use preallocate::Layout;
 pub use preallocate::Preallocation;
 
-/// What a new image is to be like.
+/// The options of a new image.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Size of the disk in bytes; rounded up to 512.
     pub size: u64,
     /// Allocation unit in bytes: a power of two from 512 to 2 MiB.
     pub cluster_size: u64,
-    /// Presence by 32nds of a cluster, so that a small write copies nothing. Needs QEMU 5.2 to read,
-    /// and clusters of at least 16 KiB.
+    /// Presence by 32nds of a cluster, so that a small write copies nothing. Reading the image takes QEMU
+    /// 5.2, and clusters need at least 16 KiB.
     pub extended_l2: bool,
     /// Width of a refcount in bits: a power of two from 1 to 64.
     pub refcount_bits: u32,
-    /// 3, or 2 for readers older than QEMU 1.1.
+    /// The version of the format: 3, or 2 for readers older than QEMU 1.1.
     pub version: u32,
-    /// Allows others to leave refcounts stale while they have the image open. We never do.
+    /// Allows others to leave refcounts stale while they have the image open. Millrace never does.
     pub lazy_refcounts: bool,
-    /// Compressed clusters are zstd's, not zlib's. We write none.
+    /// True if compressed clusters are compressed by zstd, false for zlib. Millrace writes no compressed
+    /// clusters.
     pub zstd: bool,
-    /// Clusters that are there from the start.
+    /// The clusters that exist from the start.
     pub preallocation: Preallocation,
     /// The backing file's name as it will stand in the image, and its format.
     pub backing: Option<(String, String)>,
 }
 
 impl Options {
-    /// What leaves that we create are like, for a disk of `size` bytes.
+    /// The default options, for a disk of `size` bytes.
     pub fn new(size: u64) -> Self {
         Options {
             size,
@@ -58,9 +59,9 @@ fn invalid(text: impl Into<String>) -> Error {
 /// A new image, laid out; nothing is written yet.
 pub(crate) struct Plan {
     header: Header,
-    /// The header with all that stands beside it.
+    /// The header with its extensions and the backing file's name.
     bytes: Vec<u8>,
-    /// Clusters from the start of the file that are in use.
+    /// Number of clusters in use, counted from the start of the file.
     used: u64,
     blocks: u64,
     ahead: Layout,
@@ -70,17 +71,17 @@ pub(crate) struct Plan {
 /// Lays out a new image.
 ///
 /// # Errors
-/// `Invalid` where an option is out of range, or does not go with another.
+/// `Invalid` if an option is out of range, or contradicts another.
 pub(crate) fn plan(options: &Options) -> Result<Plan> {
     let cluster = options.cluster_size;
     if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
-        return Err(invalid("cluster_size is a power of two from 512 to 2M"));
+        return Err(invalid("cluster_size must be a power of two from 512 to 2M"));
     }
     if options.extended_l2 && cluster < 16 << 10 {
         return Err(invalid("extended_l2 needs a cluster_size of at least 16K"));
     }
     if !options.refcount_bits.is_power_of_two() || options.refcount_bits > 64 {
-        return Err(invalid("refcount_bits is a power of two from 1 to 64"));
+        return Err(invalid("refcount_bits must be a power of two from 1 to 64"));
     }
     let newer = options.extended_l2 || options.lazy_refcounts || options.refcount_bits != 16 || options.zstd;
     if options.version == 2 && newer {
@@ -96,7 +97,7 @@ pub(crate) fn plan(options: &Options) -> Result<Plan> {
     let size = size.ok_or_else(|| invalid("the size is over 8 EiB"))?;
     let backing = options.backing.as_ref();
     if backing.is_some_and(|(name, _)| name.is_empty() || name.len() > 1023) {
-        return Err(invalid("a backing file name has 1 to 1023 bytes"));
+        return Err(invalid("a backing file name must have 1 to 1023 bytes"));
     }
 
     let mut header = Header {
@@ -126,8 +127,8 @@ pub(crate) fn plan(options: &Options) -> Result<Plan> {
     }
     let l1_clusters = l1_bytes.div_ceil(cluster).max(1);
 
-    // Header, L1 table, refcount table, refcount blocks, what is preallocated, in this order: as many
-    // blocks as count them all, themselves included.
+    // The order in the file is: header, L1 table, refcount table, refcount blocks, preallocated clusters.
+    // There are as many blocks as it takes to count all of these, the blocks included.
     let per_block = cluster * 8 / u64::from(options.refcount_bits);
     let ahead = if preallocated { Layout::new(&header) } else { Layout::default() };
     let (mut blocks, mut tables) = (1, 1);
@@ -140,7 +141,7 @@ pub(crate) fn plan(options: &Options) -> Result<Plan> {
         (blocks, tables) = (blocks.max(want_blocks), tables.max(want_tables));
     };
     if tables * cluster > MAX_REFCOUNT_TABLE_BYTES.max(cluster) {
-        return Err(invalid("preallocating so much needs a larger cluster_size"));
+        return Err(invalid("preallocating this much needs a larger cluster_size"));
     }
     header.l1_entries = (l1_bytes / 8) as u32;
     header.l1_offset = cluster;
@@ -162,7 +163,7 @@ impl Plan {
         let per_block = (cluster * 8) >> header.refcount_order;
         let tables = u64::from(header.refcount_table_clusters);
         let blocks_offset = header.refcount_table_offset + tables * cluster;
-        // Everything but the header first: an image that is cut off here is no image.
+        // Everything but the header first: a file that is cut off here is no image.
         crate::format::blank(storage, used * cluster).await?;
         let table: Vec<u8> = (0..*blocks).flat_map(|n| (blocks_offset + n * cluster).to_be_bytes()).collect();
         storage.write(header.refcount_table_offset, Buf::from_bytes(&table)).await?;

@@ -10,11 +10,11 @@ const ZERO: u64 = 1;
 /// An L2 entry of either layout. A standard entry is one with a single subcluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Entry {
-    /// The host cluster, where it has one.
+    /// The host cluster, if it has one.
     pub host: Option<u64>,
-    /// The host cluster's refcount is exactly 1.
+    /// True if the host cluster's refcount is exactly 1.
     pub copied: bool,
-    /// Bits 0-61 of a compressed cluster's descriptor; it has no host cluster of its own then.
+    /// Bits 0-61 of the descriptor of a compressed cluster, which has no host cluster of its own.
     pub packed: Option<u64>,
     /// Subclusters with data in the host cluster, by bit.
     pub alloc: u32,
@@ -50,7 +50,7 @@ impl Entry {
         Entry { alloc: bitmap as u32, zero: (bitmap >> 32) as u32, ..entry }
     }
 
-    /// Whether its subclusters, of which there are as many as `all` has bits, are all of one kind.
+    /// Returns true if all its subclusters are of one kind. `all` has a bit for each of them.
     pub(crate) fn is_uniform(&self, all: u32) -> bool {
         self.packed.is_some() || self.alloc | self.zero == 0 || self.alloc == all || self.zero == all
     }

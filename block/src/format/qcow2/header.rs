@@ -37,11 +37,12 @@ const MAX_BACKING_NAME: u32 = 1023;
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 
-/// The smallest header that names extended L2 and ends a sector's worth of fields.
+/// The length of the version 3 headers that Millrace writes, in bytes: up to the compression type, padded
+/// to 8.
 pub(crate) const HEADER_V3_LEN: u32 = 112;
 const HEADER_V2_LEN: u32 = 72;
 
-/// What the header of an image says.
+/// The fields of an image's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub version: u32,
@@ -55,7 +56,7 @@ pub(crate) struct Header {
     pub refcount_table_clusters: u32,
     pub snapshots: u32,
     pub snapshots_offset: u64,
-    /// The directory of persistent bitmaps, where the image says that they are valid.
+    /// The directory of persistent bitmaps, if the image says that they are valid.
     pub bitmaps: Option<Bitmaps>,
     pub incompatible: u64,
     pub compatible: u64,
@@ -64,7 +65,7 @@ pub(crate) struct Header {
     pub zstd: bool,
 }
 
-/// Where the bitmap directory is (section "Bitmaps extension").
+/// The place of the bitmap directory (section "Bitmaps extension").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bitmaps {
     pub count: u32,
@@ -80,7 +81,7 @@ fn unsupported(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unsupported, what)
 }
 
-/// Big-endian fields of a byte string; what lies past its end is an error, not a panic.
+/// Reads big-endian fields of a byte string; a field past its end is an error, not a panic.
 pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
@@ -94,7 +95,7 @@ impl Fields<'_> {
     }
 }
 
-/// The cluster size of an image that begins like this, in bytes.
+/// The cluster size in bytes of an image that begins with these bytes.
 pub(super) fn cluster_size_in(bytes: &[u8]) -> Option<u64> {
     let bits = Fields(bytes).u32(20).ok()?;
     (Fields(bytes).u32(0).ok()? == MAGIC && CLUSTER_BITS.contains(&bits)).then(|| 1 << bits)
@@ -110,12 +111,12 @@ impl Header {
         self.incompatible & incompatible::EXTENDED_L2 != 0
     }
 
-    /// The refcounts in the file are stale.
+    /// Returns true if the refcounts in the file are stale.
     pub(crate) fn is_dirty(&self) -> bool {
         self.incompatible & incompatible::DIRTY != 0
     }
 
-    /// Somebody found the metadata to be wrong.
+    /// Returns true if somebody found the metadata to be wrong.
     pub(crate) fn is_corrupt(&self) -> bool {
         self.incompatible & incompatible::CORRUPT != 0
     }
@@ -125,13 +126,13 @@ impl Header {
         if self.extended_l2() { 16 } else { 8 }
     }
 
-    /// How many bytes of the disk one L2 table maps.
+    /// The number of bytes of the disk that one L2 table maps.
     pub(crate) fn l2_coverage(&self) -> u64 {
         self.cluster_size() / self.l2_entry_size() * self.cluster_size()
     }
 
-    /// Reads a header from the start of an image. `bytes` is the first cluster, or as much of it as
-    /// there is; a file of `file_len` bytes.
+    /// Reads a header from the start of an image. `bytes` is the first cluster, or as much of it as there
+    /// is; `file_len` is the length of the file in bytes.
     pub(crate) fn parse(bytes: &[u8], file_len: u64) -> Result<Header> {
         let field = Fields(bytes);
         if bytes.len() < 4 || field.u32(0)? != MAGIC {
@@ -219,7 +220,7 @@ impl Header {
             ("refcount table", self.refcount_table_offset, table_bytes),
         ] {
             let end = offset.checked_add(bytes);
-            // A table may end inside of the file's last cluster, which need not be there whole.
+            // A table may end inside of the file's last cluster, which may be incomplete.
             let room = file_len.next_multiple_of(cluster);
             if !offset.is_multiple_of(cluster)
                 || (bytes > 0 && offset == 0)
@@ -231,8 +232,8 @@ impl Header {
         Ok(())
     }
 
-    /// The header with its extensions and backing name, as a new image begins. The table of feature
-    /// names is left out where the first cluster has no room for it.
+    /// Encodes the header with its extensions and backing name, as the beginning of a new image. The table
+    /// of feature names is left out if the first cluster has no room for it.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let whole = self.encode(true);
         if whole.len() as u64 <= self.cluster_size() { whole } else { self.encode(false) }
@@ -288,7 +289,7 @@ impl Header {
     }
 }
 
-/// Names for the features that we know, so that older programs can say which one they lack.
+/// Returns the names of the features that we know, so that older programs can say which one they lack.
 fn feature_names() -> Vec<u8> {
     let names = [
         (0, 0, "dirty bit"),
@@ -309,7 +310,7 @@ fn feature_names() -> Vec<u8> {
     table
 }
 
-/// The extensions of a header, types and data, that begin at `start`.
+/// Returns the types and data of the header extensions that begin at `start`.
 pub(super) fn extensions(
     bytes: &[u8],
     start: usize,
@@ -356,7 +357,8 @@ fn refuse_unknown(features: u64, extensions: &[(u32, &[u8])]) -> Result<()> {
 
 fn bitmaps(autoclear: u64, extensions: &[(u32, &[u8])]) -> Result<Option<Bitmaps>> {
     let found = extensions.iter().find(|(kind, _)| *kind == EXTENSION_BITMAPS);
-    // Without the bit somebody wrote the image without keeping them, and their clusters are leaks.
+    // Without the bit, somebody wrote the image without updating the bitmaps, and their clusters are
+    // leaked.
     let Some((_, data)) = found.filter(|_| autoclear & autoclear::BITMAPS != 0) else { return Ok(None) };
     let field = Fields(data);
     let (count, directory_len, directory) = (field.u32(0)?, field.u64(8)?, field.u64(16)?);

@@ -1,11 +1,11 @@
-//! What only `image info` tells: the lists of snapshots and bitmaps (QEMU `docs/interop/qcow2.txt`,
+//! The lists of snapshots and bitmaps, which only `image info` shows (QEMU `docs/interop/qcow2.txt`,
 //! "Snapshots", "Bitmap directory").
 
 use super::header::{Fields, Header, corrupt};
 use crate::storage::Storage;
 use crate::{Buf, Result};
 
-/// QEMU's limits: on how many there are, and on bytes of one list.
+/// QEMU's limits: on the number of snapshots and of bitmaps, and on the bytes of one list.
 const MAX_SNAPSHOTS: u32 = 65536;
 const MAX_BITMAPS: u32 = 65535;
 const MAX_LIST: u64 = 64 << 20;
@@ -19,13 +19,13 @@ pub struct Snapshot {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// When it was taken: seconds since 1970, and nanoseconds.
+    /// Time at which it was taken: seconds since 1970, and nanoseconds.
     pub date: (u32, u32),
     /// The guest's clock then, in nanoseconds.
     pub vm_clock: u64,
     /// Size of the state of the machine in bytes.
     pub vm_state_size: u64,
-    /// The guest's instruction count then, where it was kept.
+    /// The guest's instruction count then, if it was recorded.
     pub icount: Option<u64>,
 }
 
@@ -40,7 +40,7 @@ pub struct Bitmap {
     pub flags: Vec<&'static str>,
 }
 
-/// A list of records in the file, read one piece after another; nothing past the file's end is.
+/// A list of records in the file, read one piece after another; a piece past the file's end is an error.
 struct List<'a> {
     storage: &'a dyn Storage,
     at: u64,
@@ -66,7 +66,7 @@ impl<'a> List<'a> {
         Ok(String::from_utf8_lossy(&self.take(len).await?).into_owned())
     }
 
-    /// Records begin at multiples of 8.
+    /// Moves on to the next record: they begin at multiples of 8.
     fn align(&mut self) {
         self.at = self.at.next_multiple_of(8);
     }

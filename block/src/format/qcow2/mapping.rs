@@ -1,4 +1,4 @@
-//! From an offset of the disk to one in the file, and the changes to that mapping.
+//! The mapping of an offset of the disk to one in the file, and the changes to that mapping.
 
 use std::rc::Rc;
 
@@ -11,7 +11,8 @@ use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {
-    /// The slice of the L2 table that maps `offset`, and the index of its entry there.
+    /// Returns the slice of the L2 table that maps `offset`, and the index of its entry there; `None` if
+    /// there is no table.
     pub(super) async fn slice(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
         let l1_index = (offset / self.header.l2_coverage()) as usize;
         let l1_entry = self.l1.borrow().entries.get(l1_index).copied().unwrap_or(0);
@@ -27,7 +28,7 @@ impl Qcow2 {
         Ok(Some((slice, (byte % self.l2.slice_len() / self.header.l2_entry_size()) as usize)))
     }
 
-    /// Where in its L2 table the entry for `offset` is, in bytes.
+    /// The offset of the entry for `offset` in its L2 table, in bytes.
     fn entry_byte(&self, offset: u64) -> u64 {
         offset % self.header.l2_coverage() / self.cluster_size() * self.header.l2_entry_size()
     }
@@ -36,8 +37,8 @@ impl Qcow2 {
         (self.l2.slice_len() / self.header.l2_entry_size()) as usize
     }
 
-    /// As [`Qcow2::slice`], for a change: makes the table where there is none, and a copy of one that
-    /// a snapshot shares.
+    /// As [`Qcow2::slice`], for a change: makes the table if there is none, and a copy of one that a
+    /// snapshot shares.
     async fn slice_mut(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
         let l1_index = (offset / self.header.l2_coverage()) as usize;
         let entry = |this: &Self| this.l1.borrow().entries.get(l1_index).copied();
@@ -68,7 +69,7 @@ impl Qcow2 {
         let (offset, _) = self.allocate(1).await?;
         let place = offset..offset + self.cluster_size();
         if let Err(e) = self.l2.write_table(offset, &bytes).await {
-            // Nothing refers to it.
+            // Nothing refers to the table yet.
             self.refcounts.free_now(place).await?;
             return Err(e);
         }
@@ -83,7 +84,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Takes up to `want` neighbouring host clusters.
+    /// Takes up to `want` neighbouring host clusters. Returns the offset of the first one and their
+    /// number.
     async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
         let (offset, got) = self.refcounts.allocate(want).await?;
         self.ahead.reach(&self.storage, offset + got * self.cluster_size());
@@ -119,7 +121,7 @@ impl Qcow2 {
         let mut entry = self.checked_entry(&slice, index)?;
         let (what, granule) = self.what(&entry, sub, offset % unit);
         let all = self.mask(0, self.cluster_size());
-        // To the end of this presence unit, then on while the units continue it.
+        // The run goes to the end of this presence unit, then on while the next units continue it.
         let mut run = unit - offset % unit;
         while run < len {
             sub += 1;
@@ -140,7 +142,7 @@ impl Qcow2 {
                 break;
             }
             run += unit;
-            // The units of most clusters are alike: one look does for all of them.
+            // The units of most clusters are alike, and are taken into the run at once.
             if sub == 0 && entry.is_uniform(all) {
                 sub = self.subclusters() - 1;
                 run += unit * u64::from(sub);
@@ -222,7 +224,7 @@ impl Qcow2 {
     async fn try_commit(&self, mut reservation: Reservation) -> Result<()> {
         let cluster = self.cluster_size();
         let (slice, first) = self.slice_mut(reservation.offset).await?;
-        // From here on nothing waits: the change is seen whole or not at all.
+        // From here on nothing waits, so that others see the change whole or not at all.
         let fresh = reservation.claim.fresh.take();
         let end = reservation.offset + reservation.len;
         let start = reservation.offset - reservation.offset % cluster;
@@ -243,7 +245,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Takes an entry's data away from it.
+    /// Takes an entry's data away from it, and frees its clusters.
     fn free_data(&self, entry: &mut Entry) {
         if let Some(host) = entry.host.take() {
             self.refcounts.free_later(host..host + self.cluster_size());
@@ -267,7 +269,7 @@ impl Qcow2 {
     }
 
     async fn try_zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        // Without a backing file, what is absent reads as zeros.
+        // Without a backing file, absent clusters read as zeros.
         let alone = self.backing.borrow().is_none();
         let has_flag = self.header.version >= 3;
         if !has_flag && !alone {
@@ -291,7 +293,7 @@ impl Qcow2 {
                     break;
                 }
                 let start = at - at % cluster;
-                // The disk may end inside of a cluster; what lies behind its end is zero as well.
+                // The disk may end inside of a cluster; the part past its end becomes zero as well.
                 let stop = if end >= self.size() { start + cluster } else { end.min(start + cluster) };
                 let mask = self.mask(at - start, stop - start);
                 at = start + cluster;
@@ -315,7 +317,7 @@ impl Qcow2 {
                 }
             }
             self.commit_when_crowded();
-            // A long range lets others have their turn, and a crowded cache its commit.
+            // In a long range, others have their turn, and a crowded cache gets its commit.
             executor::yield_now().await;
         }
         Ok(())

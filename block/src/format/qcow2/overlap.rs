@@ -1,11 +1,11 @@
-//! Where an image's metadata is, so that nothing else is ever written there.
+//! The places of an image's metadata, so that nothing else is ever written there.
 //!
-//! An image may say anything: that a guest's cluster is the L1 table, or that the header's cluster is
-//! free. Tables that are held whole in memory (L1, refcount table, snapshots) name all other metadata of
-//! the active image, so that a look into a set tells before a write. Two L2 entries that share a cluster
-//! are not found here: that is up to a check.
+//! An image may claim anything: that a guest's cluster is the L1 table, or that the header's cluster is
+//! free. The tables that are held whole in memory (L1, refcount table, snapshots) name all other metadata
+//! of the active image, so a look into a set before a write is enough. Two L2 entries that share a cluster
+//! are not found here, but by a check.
 //!
-//! A wrong table that a change comes upon ends all changes of the image, and the header says so: the
+//! If a change finds a wrong table, all further changes of the image are refused, and the header gets the
 //! corrupt bit (QEMU `docs/interop/qcow2.txt`, "Header", incompatible features). Reads go on.
 
 use std::cell::{Cell, RefCell};
@@ -23,16 +23,16 @@ use crate::{Error, ErrorKind, Result};
 /// The host clusters that hold metadata.
 pub(super) struct Metadata {
     cluster_bits: u32,
-    /// How many tables claim a cluster.
+    /// For each cluster, the number of tables that claim it.
     clusters: RefCell<HashMap<u64, u32>>,
-    /// Clusters of the snapshot table and of snapshots' L1 tables: in order, and apart.
+    /// Clusters of the snapshot table and of snapshots' L1 tables: in order, without overlaps.
     snapshots: Vec<Range<u64>>,
-    /// A cluster that is to be written for two purposes, by its offset.
+    /// The offset of a cluster that two tables claim, in bytes.
     clash: Cell<Option<u64>>,
 }
 
 impl Metadata {
-    /// None but the header.
+    /// Makes a set that knows only the header and the tables of snapshots.
     pub(super) fn new(header: &Header, snapshots: &Snapshots) -> Self {
         let clusters = |bytes: &Range<u64>| clusters(header.cluster_bits, bytes);
         let places = snapshots.places().map(|bytes| clusters(&bytes)).filter(|range| !range.is_empty());
@@ -61,7 +61,7 @@ impl Metadata {
             self.add_cluster(entry & OFFSET_MASK);
             turns.step().await;
         }
-        // A table that may be shared is copied before its first change, and so harms nobody.
+        // A table that may be shared is copied before its first change, so a clash with it does no harm.
         for entry in tables().filter(|entry| **entry & COPIED == 0) {
             *self.clusters.borrow_mut().entry((entry & OFFSET_MASK) >> self.cluster_bits).or_default() += 1;
             turns.step().await;
@@ -72,7 +72,7 @@ impl Metadata {
         self.add(offset..offset + 1);
     }
 
-    /// Says that a range of the file is metadata that is written in its place.
+    /// Notes that a range of the file is metadata that is written in its place.
     pub(super) fn add(&self, bytes: Range<u64>) {
         for cluster in clusters(self.cluster_bits, &bytes) {
             if self.contains(cluster) {
@@ -82,7 +82,7 @@ impl Metadata {
         }
     }
 
-    /// Says that a table has left this range.
+    /// Notes that a table has left this range.
     pub(super) fn remove(&self, bytes: Range<u64>) {
         let mut known = self.clusters.borrow_mut();
         for cluster in clusters(self.cluster_bits, &bytes) {
@@ -93,7 +93,7 @@ impl Metadata {
         }
     }
 
-    /// Whether the cluster of this number is metadata.
+    /// Returns true if the cluster of this number is metadata.
     pub(super) fn contains(&self, cluster: u64) -> bool {
         self.clusters.borrow().contains_key(&cluster) || self.is_of_snapshots(cluster)
     }
@@ -110,7 +110,7 @@ impl Metadata {
         last << self.cluster_bits
     }
 
-    /// Refuses clusters that hold metadata: what counts them as free is wrong.
+    /// Fails if one of these clusters holds metadata: the refcounts that call it free are wrong.
     pub(super) fn check_free(&self, mut clusters: Range<u64>) -> Result<()> {
         match clusters.find(|cluster| self.contains(*cluster)) {
             Some(cluster) => Err(Error::new(
@@ -136,7 +136,7 @@ impl Qcow2 {
             && !self.metadata.contains(host >> self.header.cluster_bits)
     }
 
-    /// As [`Qcow2::is_writable`], saying why not.
+    /// Fails, with the reason, if [`Qcow2::is_writable`] returns false.
     pub(super) fn check_writable(&self, host: u64) -> Result<()> {
         if self.is_writable(host) {
             return Ok(());
@@ -144,7 +144,7 @@ impl Qcow2 {
         Err(self.corrupt(format_args!("the cluster at {host:#x} is metadata or past the file's end")))
     }
 
-    /// Refuses a change to an image whose metadata was found to be wrong.
+    /// Fails if the image's metadata was found to be wrong.
     pub(super) fn check_sound(&self) -> Result<()> {
         if self.refused.get() {
             return Err(self.corrupt("found corrupt, and not written any more"));
@@ -155,7 +155,8 @@ impl Qcow2 {
         }
     }
 
-    /// Ends all changes where one came upon wrong metadata, and marks the image before that is answered.
+    /// Refuses all further changes if this one has found wrong metadata, and marks the image before the
+    /// error is returned.
     pub(super) async fn or_refuse<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
         let error = match change.await {
             Err(e) if e.kind() == ErrorKind::Corrupt => e,
@@ -166,7 +167,7 @@ impl Qcow2 {
         if !self.refused.replace(true) && self.header.version >= 3 {
             let mark = |sector: &mut [u8]| sector[79] |= incompatible::CORRUPT as u8;
             if let Err(e) = self.patch_header(mark).await {
-                executor::limited!(warn, "{}: not marked corrupt: {e}", self.storage.name());
+                executor::limited!(warn, "{}: cannot mark the image corrupt: {e}", self.storage.name());
             }
         }
         let repair = "repair it with 'millrace image check --repair all'";

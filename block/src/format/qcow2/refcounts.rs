@@ -1,5 +1,5 @@
-//! Which host clusters are in use: refcount table, refcount blocks, and the allocator over them
-//! (QEMU `docs/interop/qcow2.txt`, "Host cluster management").
+//! The use of host clusters: refcount table, refcount blocks, and the allocator over them (QEMU
+//! `docs/interop/qcow2.txt`, "Host cluster management").
 //!
 //! Counts change in memory at once; the commit writes them in an order that never lets a count in the
 //! file be too low: increases go before whatever refers to the cluster, and a decrease enters memory
@@ -20,13 +20,13 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 mod run;
 
-/// What may be counted past the file's end, in bytes: more than is ever on the way at once.
+/// The most space that may be counted past the file's end, in bytes: more than is ever in flight at once.
 const LEAKED: u64 = 1 << 30;
 
 /// Entries of the refcount table: bits 0-8 are reserved.
 pub(super) const TABLE_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
 
-/// Where the refcount table stands, and what of it is not in the file yet.
+/// The refcount table, its place, and the parts of it that are not in the file yet.
 #[derive(Default)]
 pub(crate) struct TableState {
     pub entries: Vec<u64>,
@@ -34,7 +34,8 @@ pub(crate) struct TableState {
     pub clusters: u64,
     /// Sectors that differ from the file.
     pub dirty: BTreeSet<usize>,
-    /// The table was moved: all of it is to be written, then the header. Holds the old place.
+    /// The old place of the table if it was moved: all of the table is to be written then, and after it
+    /// the header.
     pub moved: Option<Range<u64>>,
 }
 
@@ -51,9 +52,10 @@ pub(crate) struct Refcounts {
     hint: Cell<u64>,
     /// One more than the highest cluster that was allocated since the image was opened.
     highest: Cell<u64>,
-    /// Allocation reads blocks from the file in between looking and taking: one at a time.
+    /// Held by one allocation at a time: it may read blocks from the file between finding and taking
+    /// clusters.
     lock: Rc<Semaphore>,
-    /// Freed, but the reference to them is durably gone only after the next commit.
+    /// Freed ranges; the references to them are durably gone only after the next commit.
     freed: RefCell<Vec<Range<u64>>>,
 }
 
@@ -93,7 +95,7 @@ impl Refcounts {
         1 << self.cluster_bits
     }
 
-    /// How many counts one block holds.
+    /// The number of counts in one block.
     pub(super) fn per_block(&self) -> u64 {
         (self.cluster_size() * 8) >> self.order
     }
@@ -102,8 +104,8 @@ impl Refcounts {
         (self.cache.slice_len() * 8) >> self.order
     }
 
-    /// The slice with the count of `cluster` and the count's index in it; `None` where no block
-    /// covers it: its count is 0.
+    /// Returns the slice with the count of `cluster` and the count's index in it; `None` if no block
+    /// covers it, so that its count is 0.
     async fn slice(&self, cluster: u64) -> Result<Option<(Rc<Slice>, u64)>> {
         let block = cluster / self.per_block();
         let offset = self.table.borrow().entries.get(block as usize).copied().unwrap_or(0);
@@ -126,24 +128,24 @@ impl Refcounts {
         Ok(found.map_or(0, |(slice, index)| slice.read(|bytes| get(bytes, self.order, index))))
     }
 
-    /// Takes up to `want` neighbouring free clusters: the offset of the first in the file, and how
-    /// many.
+    /// Takes up to `want` neighbouring free clusters. Returns the offset of the first in the file, and
+    /// their number.
     ///
     /// # Errors
-    /// `NoSpace` where the storage cannot grow, or has no space for a block that has to be made. Nothing has
+    /// `NoSpace` if the storage cannot grow, or has no space for a block that has to be made. Nothing has
     /// changed then.
     pub(crate) async fn allocate(&self, want: u64) -> Result<(u64, u64)> {
         let _one = self.lock.acquire(1).await;
         self.take(want).await
     }
 
-    /// As [`Refcounts::allocate`], for who holds the lock.
+    /// As [`Refcounts::allocate`], for a caller that holds the lock.
     async fn take(&self, want: u64) -> Result<(u64, u64)> {
         let hint = self.hint.get();
         let mut cluster = hint;
         loop {
             if let Err(e) = self.check_room(cluster + 1).await {
-                // All before it is in use, unless something was freed meanwhile.
+                // Everything before it is in use, unless something was freed meanwhile.
                 if self.hint.get() == hint {
                     self.hint.set(cluster);
                 }
@@ -168,7 +170,7 @@ impl Refcounts {
             let first = cluster - index + start;
             let end = end.min(start + self.most_clusters().saturating_sub(first));
             if start >= end {
-                // Behind the end, as far as that is known.
+                // Past the storage's known end: `check_room` measures it again.
                 cluster = first;
                 continue;
             }
@@ -191,8 +193,8 @@ impl Refcounts {
         if self.storage.is_fixed() { self.storage.len() >> self.cluster_bits } else { u64::MAX }
     }
 
-    /// Refuses a file of more clusters than the storage has room for. A device that seems too small is asked
-    /// again: it may have grown.
+    /// Fails if the storage has no room for this many clusters. A device that seems too small is measured
+    /// again, since it may have grown.
     async fn check_room(&self, clusters: u64) -> Result<()> {
         if clusters <= self.most_clusters() {
             return Ok(());
@@ -201,11 +203,11 @@ impl Refcounts {
         if clusters <= self.most_clusters() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::NoSpace, format!("{}: no space is left on it", self.storage.name())))
+        Err(Error::new(ErrorKind::NoSpace, format!("{}: no space left", self.storage.name())))
     }
 
-    /// Makes a block for the range that holds `cluster`, whose clusters are all free, and puts it
-    /// into that range. Answers where to look on.
+    /// Makes a block for the range that holds `cluster`, whose clusters are all free, and puts it into
+    /// that range. Returns the cluster from which to look on.
     async fn add_block(&self, cluster: u64) -> Result<u64> {
         let block = cluster / self.per_block();
         if block >= self.table.borrow().entries.len() as u64 {
@@ -218,7 +220,7 @@ impl Refcounts {
         Ok(cluster + 1)
     }
 
-    /// Writes block `block`, which counts the clusters of `used` and no other, to `cluster`.
+    /// Writes block `block`, which counts the clusters of `used` and no others, to `cluster`.
     async fn write_block(&self, block: u64, cluster: u64, used: Range<u64>) -> Result<()> {
         let first = block * self.per_block();
         let mut bytes = vec![0; self.cluster_size() as usize];
@@ -228,7 +230,7 @@ impl Refcounts {
         self.cache.write_table(cluster << self.cluster_bits, &bytes).await
     }
 
-    /// Names block `block`, which was written to `cluster`, in the table.
+    /// Enters block `block`, which was written to `cluster`, into the table.
     fn install_block(&self, block: u64, cluster: u64) {
         let offset = cluster << self.cluster_bits;
         self.metadata.add(offset..offset + self.cluster_size());
@@ -237,13 +239,14 @@ impl Refcounts {
         table.dirty.insert(block as usize * 8 / SECTOR);
     }
 
-    /// Moves the table to a larger place behind `cluster`, from where on all clusters are free:
-    /// first the blocks that cover the new area, then the table.
+    /// Moves the table to a larger place at `cluster`, from where on all clusters are free: first come the
+    /// blocks that cover the new area, then the table. Returns the cluster from which to look on.
     async fn grow_table(&self, cluster: u64) -> Result<u64> {
         let per_block = self.per_block();
         let entries_per_cluster = self.cluster_size() / 8;
         let old = self.table.borrow().entries.len() as u64;
-        // Half as much again, so that growing is rare; at least what the new area itself needs.
+        // The table grows by half, so that growing is rare; at least to the size that the new area itself
+        // needs.
         let mut clusters = ((old + old / 2).max(cluster / per_block + 1)).div_ceil(entries_per_cluster);
         let blocks = loop {
             let first = cluster / per_block;
@@ -268,9 +271,9 @@ impl Refcounts {
         for (at, block) in (cluster..).zip(blocks.clone()) {
             self.write_block(block, at, cluster..end).await?;
         }
-        // The next commit writes the entries; by then the place is there.
+        // This makes sure of the space; the next commit writes the entries.
         self.storage.write(table_cluster << self.cluster_bits, Buf::new(bytes as usize)).await?;
-        // Nothing waits from here on: a commit finds all of it or nothing.
+        // From here on nothing waits, so that a commit finds all of the change or nothing.
         {
             let mut table = self.table.borrow_mut();
             let place = table.offset..table.offset + table.clusters * self.cluster_size();
@@ -293,13 +296,14 @@ impl Refcounts {
         Ok(end)
     }
 
-    /// Refuses clusters that hold metadata.
+    /// Fails if one of these clusters holds metadata.
     fn check_free(&self, clusters: Range<u64>) -> Result<()> {
         self.metadata.check_free(clusters).map_err(|e| e.context(self.storage.name()))
     }
 
-    /// Refuses a table that counts clusters far past the file's end as used: a hostile one would
-    /// have the allocator search for hours. A power cut leaves some: counted, but never written.
+    /// Fails if a table counts clusters far past the file's end as used: a hostile one would make the
+    /// allocator search for hours. Some are allowed, since a power cut leaves clusters that were counted
+    /// but never written.
     fn check_in_use(&self, next: u64) -> Result<()> {
         let end = self.storage.len().div_ceil(self.cluster_size()).max(self.highest.get());
         if next <= end + self.per_slice().max(LEAKED >> self.cluster_bits) {
@@ -327,7 +331,7 @@ impl Refcounts {
             let Some((slice, index)) = self.slice(cluster).await? else { continue };
             match slice.read(|bytes| get(bytes, self.order, index)) {
                 0 => {}
-                // An entry shared it with a table, and its count did not say so.
+                // An entry shared the cluster with a table, but its count did not say so.
                 1 if self.metadata.contains(cluster) => {
                     executor::limited!(
                         warn,
@@ -357,13 +361,13 @@ impl Refcounts {
         });
     }
 
-    /// Drops a reference to clusters once the next commit has made its disappearance durable.
+    /// Drops a reference to clusters once the next commit has removed it from the file durably.
     pub(crate) fn free_later(&self, range: Range<u64>) {
         self.freed.borrow_mut().push(range);
     }
 
-    /// Takes what was freed so far; the caller commits, then calls [`Refcounts::release`] for each
-    /// when no read can still be looking at it.
+    /// Takes the ranges that were freed so far. The caller commits, then calls [`Refcounts::release`] for
+    /// each once no read can still refer to it.
     pub(crate) fn take_freed(&self) -> Vec<Range<u64>> {
         self.freed.take()
     }
@@ -372,8 +376,8 @@ impl Refcounts {
         !self.freed.borrow().is_empty()
     }
 
-    /// How many clusters of the file are in use; no more than `enough` of them, and no more than `blocks`
-    /// refcount blocks, are looked for.
+    /// Counts the clusters of the file that are in use. Stops at `enough` of them, or after `blocks`
+    /// refcount blocks.
     pub(super) async fn count_used(&self, enough: u64, mut blocks: u64) -> Result<u64> {
         let counted = self.table.borrow().entries.len() as u64 * self.per_block();
         let end = self.storage.len().div_ceil(self.cluster_size()).min(counted);
@@ -398,12 +402,12 @@ impl Refcounts {
         Ok(used.min(enough))
     }
 
-    /// The end of the last cluster in use, in bytes, looked for backwards from the file's end. Not for ever:
-    /// a file may end far behind all that is in use, and then this is later than that.
+    /// Returns the end of the last cluster in use, in bytes, searching backwards from the file's end. The
+    /// search is bounded: if a file ends far behind all that is in use, the result is too large.
     pub(crate) async fn used_end(&self) -> Result<u64> {
         const SLICES: usize = 4096;
         let mut looked = 0;
-        // A file may be of any length, but what no block can cover is not in use.
+        // A file may be of any length, but clusters that no block can cover are not in use.
         let counted = self.table.borrow().entries.len() as u64 * self.per_block();
         let mut cluster = self.storage.len().div_ceil(self.cluster_size()).min(counted);
         while cluster > 0 && looked < SLICES {
@@ -436,7 +440,7 @@ pub(super) fn get(bytes: &[u8], order: u32, index: u64) -> u64 {
     bytes[at..at + width].iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Sets the count at `index`. The value fits: it is 1, or less than it was.
+/// Sets the count at `index`. The value must fit into its width.
 pub(super) fn set(bytes: &mut [u8], order: u32, index: u64, value: u64) {
     if order < 3 {
         let bit = index << order;

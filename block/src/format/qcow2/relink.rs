@@ -1,7 +1,8 @@
-//! Another backing file in the header, whatever instant the power goes.
+//! Records another backing file in the header, safe against a power cut at any moment.
 //!
-//! A sector is written whole or not at all, several are not. So a name that does not fit into the first
-//! sector is written where nothing refers to yet, and made durable before the first sector refers to it.
+//! A sector is written whole or not at all, but several are not. So a name that does not fit into the
+//! first sector is written to a place that nothing refers to yet, and made durable before the first sector
+//! refers to it.
 
 use std::ops::Range;
 
@@ -11,18 +12,19 @@ use crate::format::Backing;
 use crate::{Buf, Error, ErrorKind, Result};
 
 const SECTOR: usize = 512;
-/// As much of the first cluster as a header takes.
+/// The most of the first cluster that a header takes, in bytes.
 const AREA: usize = 64 << 10;
-/// Where the header says where its backing file's name is.
+/// The header's fields with the offset and length of its backing file's name.
 const NAME_FIELDS: Range<usize> = 8..20;
 
-/// What is to be written.
+/// The changes to a header.
 #[derive(Debug, PartialEq, Eq)]
 struct Relink {
-    /// Extensions up to their end, which begin at `start`.
+    /// The extensions with their end mark, which begin at `start`.
     start: usize,
     extensions: Vec<u8>,
-    /// The backing file's format alone, as extensions; where more than the first sector changes.
+    /// If more than the first sector changes, the extensions to write in between: the backing file's
+    /// format alone.
     bridge: Option<Vec<u8>>,
     name_at: usize,
     name: Vec<u8>,
@@ -36,7 +38,7 @@ fn put(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
 }
 
 impl Relink {
-    /// For the header in `area`, which is the start of the first cluster.
+    /// Plans the changes to the header in `area`, the start of the first cluster.
     fn plan(area: &[u8], backing: &Backing) -> Result<Self> {
         let no_room =
             || Error::new(ErrorKind::Unsupported, "the header has no room for another backing file");
@@ -59,7 +61,7 @@ impl Relink {
         if end + name.len() <= SECTOR {
             return Ok(Relink { start, extensions: new, bridge: None, name_at: end, name });
         }
-        // Not in a sector that has the old name, nor where extensions are or come to be.
+        // The name must not be in a sector that has the old name, nor where extensions are or will be.
         let taken = old_name.start / SECTOR * SECTOR..old_name.end.next_multiple_of(SECTOR);
         let first = end.max(old_end).next_multiple_of(SECTOR);
         let is_free = |at: &usize| {
@@ -74,7 +76,7 @@ impl Relink {
         Ok(Relink { start, extensions: new, bridge, name_at, name })
     }
 
-    /// Makes `extensions` and the name those of the header in the first sector.
+    /// Puts `extensions`, and the name or its place, into the header's first sector.
     fn patch(&self, sector: &mut [u8], extensions: &[u8]) {
         sector[NAME_FIELDS][..8].copy_from_slice(&(self.name_at as u64).to_be_bytes());
         sector[NAME_FIELDS][8..].copy_from_slice(&(self.name.len() as u32).to_be_bytes());
@@ -86,7 +88,7 @@ impl Relink {
     }
 }
 
-/// What of extensions that begin at `start` lies behind the first sector.
+/// The part of the extensions that begin at `start` that lies behind the first sector.
 fn tail(start: usize, extensions: &[u8]) -> &[u8] {
     extensions.get(SECTOR.saturating_sub(start)..).unwrap_or_default()
 }

@@ -3,8 +3,8 @@ use crate::format::qcow2::create::{Options, plan};
 use crate::sim::SimDir;
 use crate::storage::Storage;
 
-/// An image over a backing file of that name, and what it reads as its backing file after `name` was put
-/// in its place with the power going at the `cut`th change.
+/// Makes an image over `old`, and puts `name` in its place, with a power cut at the `cut`th change.
+/// Returns the backing file that the image then records.
 async fn relink(old: &Backing, name: &Backing, cluster: u64, cut: Option<u64>) -> Backing {
     let files = SimDir::new();
     let file = files.add("image", Vec::new());

@@ -1,12 +1,12 @@
-//! Host clusters behind what reads as zeros or as the backing file: space that is kept for later
-//! ("preallocated" in QEMU's words). Only `image map` asks.
+//! Host clusters of ranges that read as zeros or as the backing file: space that is kept for later
+//! ("preallocated" in QEMU's words). Only `image map` uses this.
 
 use super::Qcow2;
 use crate::Result;
 
 impl Qcow2 {
-    /// Where the file keeps space for `offset`, and for how long a run, at most `len` bytes, that goes
-    /// on: contiguous, or without space throughout.
+    /// Returns the offset in the file of the space that is kept for `offset`, if any, and the length of
+    /// the run, at most `len` bytes, over which that goes on: contiguous, or without space throughout.
     pub(crate) async fn reserved_host(&self, offset: u64, len: u64) -> Result<(Option<u64>, u64)> {
         let Some((slice, first)) = self.slice(offset).await? else { return Ok((None, len)) };
         let within = offset % self.cluster_size();
@@ -23,9 +23,9 @@ impl Qcow2 {
         Ok((start.map(|start| start + within), run.min(len)))
     }
 
-    /// Whether the image seems to have clusters that were never written: preallocated, they are holes of
-    /// its file. QEMU's rule, so that both say the same: a tenth more clusters are counted as in use, and two
-    /// at least, than the file has space for.
+    /// Returns true if the image seems to have preallocated clusters that were never written, and are
+    /// holes of its file. The rule is QEMU's, so that both report the same: the clusters counted as in use
+    /// exceed those that the file has space for by a ninth, and by at least two.
     pub(crate) async fn has_unwritten(&self) -> Result<bool> {
         if let Some(known) = self.unwritten.get() {
             return Ok(known);
@@ -34,7 +34,8 @@ impl Qcow2 {
             Some(space) => {
                 let real = space / self.cluster_size();
                 let enough = (real + real / 9).max(real + 2);
-                // Blocks with a count in them take space themselves.
+                // A refcount block with a count in it takes space itself, which bounds the number of
+                // blocks.
                 self.refcounts.count_used(enough, real + 1).await? >= enough
             }
             None => false,

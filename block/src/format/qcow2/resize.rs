@@ -1,4 +1,4 @@
-//! A larger virtual size (QEMU `docs/interop/qcow2.txt`, "Header", "L1 table").
+//! Growing the virtual size (QEMU `docs/interop/qcow2.txt`, "Header", "L1 table").
 
 use super::Qcow2;
 use super::header::MAX_L1_BYTES;
@@ -30,7 +30,7 @@ impl Qcow2 {
         let cluster = self.cluster_size();
         let place = self.refcounts.allocate_run((entries * 8).div_ceil(cluster)).await?;
         let place = place..place + (entries * 8).next_multiple_of(cluster);
-        // The commit writes the entries; where there is no space for them nothing has changed.
+        // The commit writes the entries; if there is no space for them, nothing has changed.
         let room = Buf::new((place.end - place.start) as usize);
         if let Err(e) = self.storage.write(place.start, room).await {
             self.refcounts.free_now(place).await?;
@@ -55,7 +55,7 @@ impl Qcow2 {
         self.flush().await
     }
 
-    /// Changes the size of the disk, durably, after all that was changed before.
+    /// Sets the size of the disk durably, after all earlier changes.
     pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
         self.flush().await?;
         self.patch_header(|sector| sector[24..32].copy_from_slice(&size.to_be_bytes())).await?;

@@ -14,7 +14,7 @@ impl Retire for Qcow2 {
     }
 
     async fn give_back(&self, ranges: Vec<Range<u64>>) {
-        // What cannot be given back is leaked, and a check finds it.
+        // Clusters that cannot be given back are leaked, and a check finds them.
         let leak = |e| executor::limited!(warn, "{}: clusters are leaked: {e}", self.storage.name());
         let mut last = Vec::new();
         for range in ranges {

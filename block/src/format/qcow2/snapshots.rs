@@ -1,4 +1,4 @@
-//! Where the snapshots of an image keep their tables (QEMU `docs/interop/qcow2.txt`, "Snapshots").
+//! The places of the tables that an image's snapshots keep (QEMU `docs/interop/qcow2.txt`, "Snapshots").
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::header::{Fields, Header, MAX_L1_BYTES};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
-/// QEMU's limits: so many, and so large a table of them, in bytes.
+/// QEMU's limits: on the number of snapshots, and on the size of their table in bytes.
 const MAX_SNAPSHOTS: u32 = 65536;
 const MAX_TABLE: u64 = 64 << 20;
 
@@ -17,7 +17,7 @@ pub(super) struct Snapshots {
     pub table: Range<u64>,
     /// L1 tables: offset and number of entries.
     pub l1: Vec<(u64, u64)>,
-    /// Snapshots whose L1 table cannot be where they say, by number.
+    /// The numbers of snapshots whose L1 table is at an impossible place.
     pub wrong: Vec<u32>,
 }
 
@@ -25,7 +25,7 @@ impl Snapshots {
     /// Reads the table.
     ///
     /// # Errors
-    /// `Corrupt` where it cannot be read to its end.
+    /// `Corrupt` if it cannot be read to its end.
     pub(super) async fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let cannot = |what: String| Error::new(ErrorKind::Corrupt, what);
         let start = header.snapshots_offset;
@@ -36,7 +36,7 @@ impl Snapshots {
         if header.snapshots > MAX_SNAPSHOTS || !start.is_multiple_of(header.cluster_size()) {
             return Err(cannot("the snapshot table's place or size is out of range".into()));
         }
-        // L1 tables lie apart, so that all of them are no longer than the file.
+        // L1 tables do not overlap, so that all together are no longer than the file.
         let mut room = storage.len();
         let mut at = start;
         for n in 0..header.snapshots {
@@ -63,7 +63,7 @@ impl Snapshots {
         Ok(found)
     }
 
-    /// Every table's place in the file, in bytes.
+    /// The places of all tables in the file, in bytes.
     pub(super) fn places(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         let l1 = self.l1.iter().map(|(offset, entries)| *offset..offset + entries * 8);
         std::iter::once(self.table.clone()).chain(l1)

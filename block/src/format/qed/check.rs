@@ -2,7 +2,7 @@
 //! to once, inside of the file, aligned, and behind the header.
 //!
 //! The image is not open meanwhile: this works on its file, one piece of a table in memory at a time.
-//! What is wrong is counted as QEMU counts it. A repair never changes what a sound reference reads, and
+//! Problems are counted as QEMU counts them. A repair never changes what a sound reference reads, and
 //! leaves an image that can be repaired again wherever it is cut off.
 
 use executor::sync::Semaphore;
@@ -25,41 +25,42 @@ const PIECE: u64 = 1 << 20;
 /// The most ranges of leaked clusters that are taken into use again.
 const MAX_LEAKS: usize = 1 << 16;
 
-/// What is done about an entry that cannot be.
+/// The action for an entry that is wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fix {
-    /// It is told.
+    /// It is only reported.
     Nothing,
-    /// What points behind the file's end becomes absent: a write whose data a power cut took.
+    /// An entry that points past the file's end becomes absent: a write whose data a power cut took.
     Lost,
-    /// What points to where no cluster can be becomes absent; the second reference to a cluster gets a
-    /// copy of it, so that both read what they read before.
+    /// An entry that points to an impossible place becomes absent; the second reference to a cluster gets
+    /// a copy of it, so that both read what they read before.
     All,
 }
 
-/// Why an entry cannot be.
+/// The reason why an entry is wrong.
 enum Fault {
     Unaligned,
     InHeader,
     Outside,
-    /// So many of its clusters are referred to already.
+    /// This many of its clusters are referred to already.
     InUse(u64),
 }
 
-/// One look at all of an image's metadata.
+/// One pass over all of an image's metadata.
 struct Pass<'a> {
     storage: &'a dyn Storage,
     header: &'a Header,
     fix: Fix,
-    /// Clusters of the file, as it was at the start.
+    /// The number of clusters of the file, as it was at the start.
     clusters: u64,
-    /// Where copies go, and how many clusters they may still take: the file at most doubles.
+    /// The place of the next copy, and the number of clusters that copies may still take: the file at most
+    /// doubles.
     next: u64,
     budget: u64,
     copied: bool,
     used: Used,
     report: Report,
-    /// Of the corruptions, those that a power cut explains.
+    /// The number of corruptions that a power cut explains.
     lost: u64,
 }
 
@@ -69,7 +70,7 @@ pub(crate) async fn check(storage: &dyn Storage, repair: Option<Repair>) -> Resu
     if repair.is_some() {
         super::refuse_fixed(storage)?;
     }
-    // QEMU's count of the file's clusters: one that is not there whole is none.
+    // The file's clusters as QEMU counts them: an incomplete one does not count.
     let whole = |storage: &dyn Storage| storage.len() / header.cluster_size;
     let mut pass = Pass::run(storage, &header, whole(storage), Fix::Nothing).await?;
     let Some(repair) = repair else { return Ok(pass.report) };
@@ -78,14 +79,14 @@ pub(crate) async fn check(storage: &dyn Storage, repair: Option<Repair>) -> Resu
         patch(storage, |sector| sector[header::AUTOCLEAR].fill(0)).await?;
     }
     if repair == Repair::All && before.0 > 0 {
-        // A last cluster that is cut off reads as zeros from there on: no reason to lose it.
+        // An incomplete last cluster reads as zeros from its end on, and must not be lost.
         storage.truncate(storage.len().next_multiple_of(header.cluster_size)).await?;
         Pass::run(storage, &header, whole(storage), Fix::All).await?;
         storage.sync().await?;
         pass = Pass::run(storage, &header, whole(storage), Fix::Nothing).await?;
     }
     let mut report = pass.report;
-    // Where tables contradict each other, nobody knows what is in use.
+    // If tables contradict each other, it is not known which clusters are in use.
     if report.corruptions == 0 {
         let end = pass.used.end();
         report.leaks = report.leaks.saturating_sub(pass.clusters.saturating_sub(end));
@@ -108,13 +109,13 @@ async fn patch(storage: &dyn Storage, change: impl FnOnce(&mut [u8])) -> Result<
     patch_header(storage, &Semaphore::new(1), change).await
 }
 
-/// Repairs an image that was not closed: what points behind the file's end becomes absent, and the file
-/// is cut off behind the last cluster in use. What leaked before it is free in the allocator that is
-/// answered. The caller clears NEED_CHECK.
+/// Repairs an image that was not closed: entries that point past the file's end become absent, and the
+/// file is cut off behind the last cluster in use. Returns an allocator in which the clusters that leaked
+/// before that end are free. The caller clears NEED_CHECK.
 ///
 /// # Errors
-/// `Corrupt` where clusters are referred to twice, or lie where none can be. The file is not changed then:
-/// which of two owners is right, no program can say.
+/// `Corrupt` if clusters are referred to twice, or lie at impossible places. The file is not changed then:
+/// no program can say which of two owners is right.
 pub(super) async fn repair_unclosed(storage: &dyn Storage, header: &Header) -> Result<Space> {
     // A file may end inside of its last cluster, which reads as zeros from there on.
     let clusters = storage.len().div_ceil(header.cluster_size);
@@ -144,7 +145,7 @@ pub(super) async fn repair_unclosed(storage: &dyn Storage, header: &Header) -> R
     Ok(space)
 }
 
-/// How the message for [`Fault::Outside`] ends.
+/// The end of the message for [`Fault::Outside`].
 const OUTSIDE: &str = "lies outside of the file";
 
 /// Little-endian words.
@@ -155,7 +156,8 @@ fn words(bytes: &[u8]) -> Vec<u64> {
         .collect()
 }
 
-/// The next piece of a table, from `at` on: where it starts, and its entries. Holes are not read.
+/// Returns the next piece of a table from `at` on: its offset and its entries; `None` if there is none
+/// before `end`. Holes are not read.
 pub(super) async fn next_piece(
     storage: &dyn Storage,
     mut at: u64,
@@ -208,7 +210,7 @@ impl<'a> Pass<'a> {
         Ok(pass)
     }
 
-    /// Notes a reference to `len` bytes; what is wrong with it.
+    /// Notes a reference to `len` bytes. Returns its fault, if it has one.
     fn refer(&mut self, offset: u64, len: u64) -> Result<Option<Fault>> {
         let cluster = self.header.cluster_size;
         if !offset.is_multiple_of(cluster) {
@@ -228,7 +230,7 @@ impl<'a> Pass<'a> {
         Ok((again > 0).then_some(Fault::InUse(again)))
     }
 
-    /// Tells what is wrong with an entry, and answers what it is to be.
+    /// Reports the fault of an entry, and returns the value that the entry is to have.
     async fn fault(&mut self, what: &str, fault: Fault, entry: u64, len: u64) -> Result<u64> {
         let (count, says) = match fault {
             Fault::Unaligned => (1, "is not aligned"),
@@ -249,7 +251,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Copies clusters to the file's end; `None` where that would take too many.
+    /// Copies clusters to the file's end. Returns `None` if that would take too many.
     async fn copy(&mut self, offset: u64, len: u64) -> Result<Option<u64>> {
         let cluster = self.header.cluster_size;
         let count = len / cluster;

@@ -6,7 +6,7 @@ use crate::check::{Repair, check};
 use crate::sim::{SimDir, SimFile};
 use crate::{ErrorKind, Kind};
 
-/// What a refusal names.
+/// The advice at the end of an error.
 const REPAIR: &str = "repair it with 'millrace image check -f qed --repair all'";
 
 #[test]
@@ -49,7 +49,7 @@ fn a_contradiction_is_refused_and_left_alone() {
             ((L1 + 8, L2 as u64), "in use already"),
         ];
         for (change, text) in cases {
-            // What a power cut explains does not hide what it does not.
+            // Entries that a power cut explains do not hide those that it does not.
             let changes = [(16, header::NEED_CHECK), (L2 + 80, 1 << 40), change];
             let file = patched(&files, &clean, &changes);
             let before = file.content();
@@ -58,7 +58,7 @@ fn a_contradiction_is_refused_and_left_alone() {
             assert!(error.to_string().starts_with("image: ") && error.to_string().contains(text), "{error}");
             assert!(error.to_string().contains(REPAIR), "{error}");
             assert_eq!(file.content(), before);
-            // For reading, only what makes no sense is refused, by the offset that is asked for.
+            // For reading, only wrong entries are refused, when their offset is read.
             let node = open(&files, false).await.unwrap();
             let _ = read(&node, 0, 1 << 20).await;
         }
@@ -80,7 +80,8 @@ fn what_a_power_cut_took_is_absent() {
     });
 }
 
-/// Clusters by the first word of each, as metadata has them: what no write of a guest may change.
+/// Returns the clusters before the first data cluster, which hold metadata: no write of a guest may change
+/// them.
 fn metadata(file: &SimFile) -> Vec<u8> {
     let mut bytes = file.content()[..DATA].to_vec();
     bytes[16] = 0;

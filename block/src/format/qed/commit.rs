@@ -1,6 +1,6 @@
 //! The ordered commit of QED: how changes in memory become durable.
 //!
-//! NEED_CHECK is durable before the first change. Then, for everyone who asked meanwhile together:
+//! NEED_CHECK is durable before the first change. Then a commit does, for all requests that wait for it:
 //!
 //! 1. guest data, and the zeros of new L2 tables, were written before the change entered memory; a
 //!    barrier (fdatasync);
@@ -69,7 +69,8 @@ impl Qed {
         }
     }
 
-    /// What has to be in the file before its first change.
+    /// Prepares a change: flushes if the cache is full, and sets NEED_CHECK durably before the first
+    /// change.
     pub(super) async fn begin_change(&self) -> Result<()> {
         if self.tables.is_full() {
             self.flush().await?;
@@ -94,8 +95,8 @@ impl Qed {
         Ok(())
     }
 
-    /// See [`crate::format::Format::set_backing`]. A name that does not fit into the first sector is
-    /// durable, where nothing refers to yet, before that sector refers to it.
+    /// See [`crate::format::Format::set_backing`]. A name that does not fit into the first sector is made
+    /// durable in a place that nothing refers to yet, before that sector refers to it.
     pub(crate) async fn set_backing(&self, backing: Backing) -> Result<()> {
         let place = self.name_place(&backing).await?;
         let (name, len) = (backing.name.as_bytes(), backing.name.len() as u64);
@@ -123,7 +124,8 @@ impl Qed {
         self.name_place(backing).await.map(drop)
     }
 
-    /// Returns the offset in the header, in bytes, at which the name of another backing file has room.
+    /// Returns the offset in the header, in bytes, at which there is room for the name of another backing
+    /// file.
     async fn name_place(&self, backing: &Backing) -> Result<u64> {
         let buf = Buf::new(header::LEN);
         self.storage.read(0, buf.clone()).await?;
@@ -156,15 +158,16 @@ impl Qed {
         self.given_back() != before
     }
 
-    /// Flushes, trims the file to what is in use, and says in the header that no check is needed. The
-    /// caller sees to it that no change is in flight; what reads in flight hold on to is leaked.
+    /// Flushes, trims the file to what is in use, and records in the header that no check is needed. The
+    /// caller makes sure that no change is in flight; freed clusters that reads in flight still refer to
+    /// are leaked.
     pub(crate) async fn close(&self) -> Result<()> {
         if !self.changed.get() {
             // Data may have been written in place.
             if !self.space.has_free() {
                 return self.storage.sync().await;
             }
-            // What a session that was not closed had leaked is put in use.
+            // The clusters that a session leaked by not closing the image are put to use.
             self.begin_change().await?;
         }
         self.flush().await?;
@@ -175,7 +178,7 @@ impl Qed {
             tracing::warn!("{}: clusters are leaked: {e}", self.storage.name());
         }
         self.flush().await?;
-        // Also if it is as long as that: what was allocated, or was half written as that failed, may lie
+        // Even if it has that length: space that was allocated, or half written before a failure, may lie
         // behind.
         if end <= self.storage.len() {
             self.storage.truncate(end).await?;

@@ -4,14 +4,14 @@ use super::header::{self, CLUSTER_SIZES, Header, LEN, MAX_BACKING_NAME};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Kind, Result};
 
-/// What a new image is to be like.
+/// The options of a new image.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// Size of the disk in bytes; rounded up to 512.
     pub size: u64,
     /// Allocation unit in bytes: a power of two from 4 KiB to 64 MiB.
     pub cluster_size: u64,
-    /// Size of every table in clusters: a power of two from 1 to 16. QEMU up to 10.0 opens no image
+    /// Size of every table in clusters: a power of two from 1 to 16. QEMU up to 10.0 cannot open an image
     /// with 1.
     pub table_size: u64,
     /// The backing file's name as it will stand in the image. Of its format, only raw is recorded.
@@ -19,7 +19,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What QEMU creates, for a disk of `size` bytes.
+    /// QEMU's default options, for a disk of `size` bytes.
     pub(crate) fn new(size: u64) -> Self {
         Options { size, cluster_size: 64 << 10, table_size: 4, backing: None }
     }
@@ -38,14 +38,14 @@ pub(crate) struct Plan {
 /// Lays out a new image.
 ///
 /// # Errors
-/// `Invalid` where an option is out of range.
+/// `Invalid` if an option is out of range.
 pub(crate) fn plan(options: &Options) -> Result<Plan> {
     let &Options { size, cluster_size, table_size, .. } = options;
     if !cluster_size.is_power_of_two() || !CLUSTER_SIZES.contains(&cluster_size) {
-        return Err(invalid("cluster_size is a power of two from 4K to 64M"));
+        return Err(invalid("cluster_size must be a power of two from 4K to 64M"));
     }
     if !table_size.is_power_of_two() || table_size > 16 {
-        return Err(invalid("table_size is a power of two from 1 to 16"));
+        return Err(invalid("table_size must be a power of two from 1 to 16"));
     }
     let (name, features) = match &options.backing {
         None => ("", 0),
@@ -53,7 +53,7 @@ pub(crate) fn plan(options: &Options) -> Result<Plan> {
         Some((name, _)) => (name.as_str(), header::BACKING_FILE),
     };
     if options.backing.is_some() && (name.is_empty() || name.len() as u64 > MAX_BACKING_NAME) {
-        return Err(invalid("a backing file name has 1 to 1023 bytes"));
+        return Err(invalid("a backing file name must have 1 to 1023 bytes"));
     }
     let header = Header {
         cluster_size,
@@ -82,7 +82,7 @@ impl Plan {
     /// `Unsupported` for storage of a fixed length.
     pub(crate) async fn write(&self, storage: &dyn Storage) -> Result<()> {
         super::refuse_fixed(storage)?;
-        // Everything but the header first: an image that is cut off here is no image.
+        // Everything but the header first: a file that is cut off here is no image.
         crate::format::blank(storage, self.header.l1().end).await?;
         storage.sync().await?;
         let mut bytes = self.header.to_bytes();

@@ -15,18 +15,18 @@ pub(crate) const NEED_CHECK: u64 = 1 << 1;
 /// The backing file is raw, whatever it looks like.
 pub(crate) const NO_PROBE: u64 = 1 << 2;
 
-/// Where fields are that change.
+/// The places of the fields that change.
 const FEATURES: Range<usize> = 16..24;
 pub(super) const AUTOCLEAR: Range<usize> = 32..40;
 pub(super) const SIZE: Range<usize> = 48..56;
 pub(super) const BACKING_NAME: Range<usize> = 56..64;
 
-/// The range of cluster sizes.
+/// The range of cluster sizes, in bytes.
 pub(super) const CLUSTER_SIZES: std::ops::RangeInclusive<u64> = 4 << 10..=64 << 20;
 /// The longest backing file name that QEMU reads.
 pub(super) const MAX_BACKING_NAME: u64 = 1023;
 
-/// What the header of an image says.
+/// The fields of an image's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// In bytes.
@@ -40,7 +40,7 @@ pub(crate) struct Header {
     pub l1_offset: u64,
     /// Virtual size in bytes.
     pub size: u64,
-    /// Where the backing file name is, and how many bytes it has. Used where BACKING_FILE is set.
+    /// The offset and the length of the backing file's name, in bytes; used if BACKING_FILE is set.
     pub name_offset: u64,
     pub name_len: u64,
 }
@@ -60,7 +60,7 @@ pub(super) fn change_features(sector: &mut [u8], set: u64, clear: u64) {
 }
 
 impl Header {
-    /// Entries of a table.
+    /// Number of entries of a table.
     pub(crate) fn entries(&self) -> u64 {
         self.table_len() / 8
     }
@@ -70,28 +70,28 @@ impl Header {
         self.table_size * self.cluster_size
     }
 
-    /// How many bytes of the disk one L2 table maps.
+    /// The number of bytes of the disk that one L2 table maps.
     pub(crate) fn l2_coverage(&self) -> u64 {
         self.entries() * self.cluster_size
     }
 
-    /// The largest disk that the tables can map.
+    /// The size of the largest disk that the tables can map, in bytes.
     pub(crate) fn max_size(&self) -> u64 {
         self.l2_coverage().saturating_mul(self.entries()).min(i64::MAX as u64)
     }
 
-    /// Where clusters begin.
+    /// The length of the header in bytes; clusters begin behind it.
     pub(crate) fn header_len(&self) -> u64 {
         self.header_size * self.cluster_size
     }
 
-    /// Where the L1 table is.
+    /// The place of the L1 table.
     pub(crate) fn l1(&self) -> Range<u64> {
         self.l1_offset..self.l1_offset + self.table_len()
     }
 
-    /// Whether `len` bytes at `offset` can be clusters or a table: aligned, behind the header, and not in
-    /// the L1 table.
+    /// Returns true if `len` bytes at `offset` can be clusters or a table: aligned, behind the header, and
+    /// not in the L1 table.
     pub(super) fn is_place(&self, offset: u64, len: u64) -> bool {
         let l1 = self.l1();
         offset.is_multiple_of(self.cluster_size)
@@ -134,14 +134,14 @@ impl Header {
         }
         if !self.cluster_size.is_power_of_two() || !CLUSTER_SIZES.contains(&self.cluster_size) {
             return Err(corrupt(format!(
-                "cluster size {} is no power of two from 4K to 64M",
+                "cluster size {} is not a power of two from 4K to 64M",
                 self.cluster_size
             )));
         }
         if !self.table_size.is_power_of_two() || self.table_size > 16 {
-            return Err(corrupt(format!("table size {} is no power of two from 1 to 16", self.table_size)));
+            return Err(corrupt(format!("table size {} is not a power of two up to 16", self.table_size)));
         }
-        // A file may end inside of its last cluster, which need not be there whole.
+        // A file may end inside of its last cluster, which may be incomplete.
         let end = file_len.checked_next_multiple_of(self.cluster_size).unwrap_or(u64::MAX);
         if self.header_size == 0 || self.header_len() > end {
             return Err(corrupt(format!("header size {} is out of range", self.header_size)));
@@ -159,7 +159,7 @@ impl Header {
         Ok(())
     }
 
-    /// Where the backing file's name is in the file.
+    /// The place of the backing file's name in the file.
     pub(super) fn backing_name(&self) -> Result<Option<Range<u64>>> {
         if self.features & BACKING_FILE == 0 || self.name_len == 0 {
             return Ok(None);
@@ -171,7 +171,7 @@ impl Header {
         Ok(Some(place))
     }
 
-    /// The header as a new image begins.
+    /// Encodes the header, as the beginning of a new image.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(LEN);
         out.extend_from_slice(&MAGIC);

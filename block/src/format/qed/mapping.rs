@@ -1,4 +1,4 @@
-//! From an offset of the disk to one in the file, and the changes to that mapping (QEMU
+//! The mapping of an offset of the disk to one in the file, and the changes to that mapping (QEMU
 //! `docs/interop/qed_spec.txt`, "Tables").
 
 use std::rc::Rc;
@@ -15,16 +15,16 @@ pub(super) const ZERO: u64 = 1;
 /// The ways in which clusters with data come to read as zeros.
 #[derive(Clone, Copy)]
 pub(crate) enum Clear {
-    /// Their space is given back where it can be.
+    /// Their space is given back if possible.
     Punch,
     /// Their space is kept.
     Zero,
-    /// Their space is given back; where it cannot be, they stay as they are.
+    /// Their space is given back; if that is not possible, they stay as they are.
     Unmap,
 }
 
 impl Qed {
-    /// The slice that holds entry `index` of the table at `table`, and the entry's index there.
+    /// Returns the slice that holds entry `index` of the table at `table`, and the entry's index there.
     pub(super) async fn slot(&self, table: u64, index: u64) -> Result<(Rc<Slice>, usize)> {
         let byte = index * 8;
         let within = byte % self.tables.slice_len();
@@ -36,7 +36,8 @@ impl Qed {
         self.slot(self.header.l1_offset, offset / self.header.l2_coverage()).await
     }
 
-    /// The slice with the L2 entry for `offset`, and the entry's index; `None` without an L2 table.
+    /// Returns the slice with the L2 entry for `offset`, and the entry's index; `None` if there is no L2
+    /// table.
     async fn l2_slot(&self, offset: u64) -> Result<Option<(Rc<Slice>, usize)>> {
         let (slice, index) = self.l1_slot(offset).await?;
         let table = slice.u64_at(index);
@@ -47,7 +48,7 @@ impl Qed {
         self.slot(table, offset % self.header.l2_coverage() / self.cluster_size()).await.map(Some)
     }
 
-    /// As [`Qed::l2_slot`], for a change: makes the table where there is none.
+    /// As [`Qed::l2_slot`], for a change: makes the table if there is none.
     async fn l2_slot_mut(&self, offset: u64) -> Result<(Rc<Slice>, usize)> {
         if let Some(found) = self.l2_slot(offset).await? {
             return Ok(found);
@@ -65,10 +66,11 @@ impl Qed {
         found.ok_or_else(|| self.corrupt(format_args!("offset {offset:#x} has no L2 table")))
     }
 
-    /// A table of zeros. They are written before the L1 table refers to it, so that it has its space and a
-    /// commit needs none; which of its entries are durable then does not matter, an absent one being as good
-    /// as none. A table too long for that lies at the file's end, which reads as zeros, and has its last
-    /// sector written, so that all of it is inside of the file.
+    /// Makes a table of zeros. They are written before the L1 table refers to it, so that it has its space
+    /// and a commit needs none. If a power cut then leaves only some of its new entries, that does no
+    /// harm: an absent entry reads as a missing table. A table too long for this lies at the file's end,
+    /// which reads as zeros, and has only its last sector written, so that all of it is inside of the
+    /// file.
     async fn new_table(&self) -> Result<u64> {
         const LARGEST: u64 = 1 << 20;
         let len = self.header.table_len();
@@ -91,7 +93,7 @@ impl Qed {
         Error::new(ErrorKind::NoSpace, format!("{}: the file cannot grow any more", self.storage.name()))
     }
 
-    /// Refuses an offset that no cluster or table can have ("Consistency checking", invariants 2, 3).
+    /// Fails for an offset that no cluster or table can have ("Consistency checking", invariants 2, 3).
     fn check_place(&self, offset: u64, len: u64) -> Result<()> {
         if self.header.is_place(offset, len) && offset + len <= self.space.end() {
             return Ok(());
@@ -99,7 +101,8 @@ impl Qed {
         Err(self.not_sound(offset))
     }
 
-    /// The same of a data cluster, which lies in no table either (invariant 1).
+    /// Fails for an offset that no data cluster can have, which must not lie in a table either (invariant
+    /// 1).
     fn check_data(&self, host: u64) -> Result<()> {
         let cluster = self.cluster_size();
         self.check_place(host, cluster)?;
@@ -138,7 +141,7 @@ impl Qed {
             if so_far - within >= len {
                 break;
             }
-            // An entry that makes no sense is left to whoever asks for it.
+            // A wrong entry is an error only for a request that begins there.
             let continues = match (start, self.entry(&slice, index)) {
                 (What::Data(host), Ok(What::Data(next))) => next == host + so_far,
                 (start, Ok(next)) => start == next,
@@ -178,7 +181,7 @@ impl Qed {
     /// See [`crate::format::Format::commit`].
     pub(crate) async fn commit(&self, mut reservation: Reservation) -> Result<()> {
         let (slice, first) = self.l2_slot_mut(reservation.offset).await?;
-        // From here on nothing waits: the change is seen whole or not at all.
+        // From here on nothing waits, so that others see the change whole or not at all.
         let fresh = reservation.claim.fresh.take().unwrap_or_default();
         for (index, host) in (first..).zip(fresh.step_by(self.cluster_size() as usize)) {
             self.tables.set_u64(&slice, index, host);
@@ -187,15 +190,15 @@ impl Qed {
         Ok(())
     }
 
-    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters. A cluster stays where
-    /// it is and loses its content: the format could not say that it is free.
+    /// See [`crate::format::Format::zero`]. The caller holds the lock on the clusters. A cluster stays in
+    /// its place and loses its content: the format could not say that it is free.
     pub(crate) async fn zero(&self, offset: u64, len: u64, how: Clear) -> Result<()> {
         let cluster = self.cluster_size();
         let end = offset + len;
         let mut at = offset;
         let turns = Turns::default();
         while at < end {
-            // A long range lets others have their turn, and a crowded cache its commit.
+            // In a long range, others have their turn, and a crowded cache gets its commit.
             turns.step().await;
             let run = self.map(at, end - at).await?;
             match run.what {
@@ -211,7 +214,7 @@ impl Qed {
                     }
                     at += len;
                 }
-                // Without a backing file, what is absent reads as zeros already.
+                // Without a backing file, absent clusters read as zeros already.
                 What::Absent if self.backing.borrow().is_some() => {
                     self.begin_change().await?;
                     let (slice, first) = self.l2_slot_mut(at).await?;

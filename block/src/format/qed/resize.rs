@@ -1,4 +1,5 @@
-//! A larger virtual size (QEMU `docs/interop/qed_spec.txt`, "Header"). The L1 table has room for any.
+//! Growing the virtual size (QEMU `docs/interop/qed_spec.txt`, "Header"). The L1 table has room for any
+//! size.
 
 use super::Qed;
 use super::header::SIZE;
@@ -6,7 +7,7 @@ use crate::format::commit::patch_header;
 use crate::{Error, ErrorKind, Result};
 
 impl Qed {
-    /// Refuses what the tables cannot map.
+    /// Fails if the tables cannot map a disk of `size` bytes.
     pub(crate) fn make_room(&self, size: u64) -> Result<()> {
         let most = self.header.max_size();
         if size > most || !size.is_multiple_of(512) {
@@ -19,7 +20,7 @@ impl Qed {
         Ok(())
     }
 
-    /// Changes the size of the disk, durably, after all that was changed before.
+    /// Sets the size of the disk durably, after all earlier changes.
     pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
         self.flush().await?;
         let change = |sector: &mut [u8]| sector[SIZE].copy_from_slice(&size.to_le_bytes());

@@ -1,5 +1,5 @@
-//! Clusters on their way back to the allocator. QED itself has no way to say that a cluster is free (QEMU
-//! `docs/interop/qed_spec.txt`, "Consistency checking": it leaks).
+//! Clusters on their way back to the allocator. The format itself cannot say that a cluster is free: it is
+//! leaked (QEMU `docs/interop/qed_spec.txt`, "Consistency checking").
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::tables::SCANNED;
 use crate::Result;
 use crate::format::retire::{Retire, Retired, joined, steps};
 
-/// The most bytes that a close makes zero by writing, where the storage has no other way.
+/// The most bytes that a close makes zero by writing, if the storage has no other way.
 const WRITTEN: u64 = 64 << 20;
 /// The most bytes that are given back in one step, between which others have their turn.
 const STEP: u64 = 256 << 20;
@@ -30,9 +30,9 @@ impl Retire for Qed {
 }
 
 impl Qed {
-    /// Makes free clusters those of entries that read as zeros, as they do then: of zero clusters, of absent
-    /// ones where nothing is behind them, and of what lies behind the disk's end. Whatever finds no such
-    /// entry leaks. The caller commits the entries.
+    /// Makes free clusters read as zeros, and gives them to entries that do so anyway: zero clusters,
+    /// absent ones if there is no backing file, and those past the disk's end. Free clusters without such
+    /// an entry leak. The caller commits the entries.
     pub(super) async fn adopt_free(&self) -> Result<()> {
         let free = self.space.take_all();
         let len: u64 = free.iter().map(|range| range.end - range.start).sum();

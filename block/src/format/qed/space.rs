@@ -1,20 +1,20 @@
-//! Host clusters without refcounts: the file's end, and clusters that this session freed.
+//! The allocator of host clusters without refcounts: the file's end, and clusters that this session freed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// How many free ranges are looked at for one that fits.
+/// The number of free ranges that are searched for one that fits.
 const LOOK: usize = 64;
 
 /// The allocator of one image. All offsets and lengths are multiples of the cluster size.
 pub(super) struct Space {
     cluster: u64,
-    /// Nothing from here on is in use, and all of it reads as zeros.
+    /// Offset from which on nothing is in use, and everything reads as zeros.
     end: Cell<u64>,
     /// Free ranges before the end: start and end, neighbours joined.
     free: RefCell<BTreeMap<u64, u64>>,
-    /// Freed, but the reference to them is durably gone only after the next commit.
+    /// Freed ranges; the references to them are durably gone only after the next commit.
     freed: RefCell<Vec<Range<u64>>>,
 }
 
@@ -27,7 +27,7 @@ impl Space {
         self.end.get()
     }
 
-    /// Takes `count` neighbouring clusters; `None` where the file would become too long.
+    /// Takes `count` neighbouring clusters. Returns `None` if the file would become too long.
     pub(super) fn take(&self, count: u64) -> Option<u64> {
         let len = count * self.cluster;
         let mut free = self.free.borrow_mut();
@@ -67,7 +67,7 @@ impl Space {
         free.insert(start, end);
     }
 
-    /// Gives clusters back once the next commit has made the disappearance of their reference durable.
+    /// Gives clusters back once the next commit has removed the reference to them durably.
     pub(super) fn free_later(&self, range: Range<u64>) {
         self.freed.borrow_mut().push(range);
     }
@@ -89,7 +89,7 @@ impl Space {
         self.free.take().into_iter().map(|(start, end)| start..end).collect()
     }
 
-    /// Moves the end back to the last cluster in use; the caller cuts the file off there.
+    /// Moves the end back to the last cluster in use, and returns it; the caller cuts the file off there.
     pub(super) fn trim(&self) -> u64 {
         let mut free = self.free.borrow_mut();
         if let Some(last) = free.last_entry()

@@ -1,4 +1,4 @@
-//! Where an image's L2 tables are: what may be written as data must not lie in one.
+//! The places of an image's L2 tables, in which no data may be written.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use super::not_sound;
 use crate::Result;
 use crate::storage::Storage;
 
-/// The most bytes of L2 tables that an opening, or a close, looks through: 128 GiB in clusters of 64 KiB.
+/// The most bytes of L2 tables that an opening or a close reads: enough for 128 GiB in clusters of 64 KiB.
 pub(super) const SCANNED: u64 = 16 << 20;
 
 /// The L2 tables of an image that is open for writing.
@@ -20,7 +20,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// None known: for an image that is only read, which has nothing to lose.
+    /// Makes an empty set: for an image that is only read, which has nothing to lose.
     pub(super) fn unknown(header: &Header) -> Self {
         Tables { len: header.table_len(), offsets: RefCell::default() }
     }
@@ -28,7 +28,7 @@ impl Tables {
     /// Reads the L1 table, as far as a disk of any size can come to use it.
     ///
     /// # Errors
-    /// `Corrupt` where a table lies where none can be, or in another.
+    /// `Corrupt` if a table lies at an impossible place, or overlaps another.
     pub(super) async fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let known = Tables::unknown(header);
         let file_end = storage.len().next_multiple_of(header.cluster_size);
@@ -49,11 +49,12 @@ impl Tables {
     }
 
     /// Looks for clusters that two entries refer to: a write to one would change the other, and a discard
-    /// take it away. In larger tables they are left to a check, since reading those would hold up every
-    /// opening; QEMU looks in none. An entry that cannot be is refused when it is asked for.
+    /// take its data away. Tables of more than [`SCANNED`] bytes are left to a check, since reading them
+    /// would delay every opening; QEMU looks in none. An entry that points to an impossible place is
+    /// refused when it is used.
     ///
     /// # Errors
-    /// `Corrupt` where there is one.
+    /// `Corrupt` if there is such a cluster.
     pub(super) async fn refuse_shared(&self, storage: &dyn Storage, header: &Header) -> Result<()> {
         let tables = self.offsets();
         if tables.len() as u64 > SCANNED / self.len {
@@ -88,7 +89,7 @@ impl Tables {
         self.offsets.borrow_mut().insert(table);
     }
 
-    /// Whether a known table has some of the `len` bytes at `offset`.
+    /// Returns true if a known table contains some of the `len` bytes at `offset`.
     pub(super) fn overlap(&self, offset: u64, len: u64) -> bool {
         let offsets = self.offsets.borrow();
         let last = offsets.range(..offset.saturating_add(len)).next_back();

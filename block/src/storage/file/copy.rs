@@ -1,8 +1,8 @@
-//! Copies between files that do not pass the disk's thread.
+//! Copies between files whose data does not pass through the disk's thread.
 //!
-//! FICLONERANGE shares the blocks where the file system can. Else, between files in the page cache, a
+//! FICLONERANGE shares the blocks if the file system can. Otherwise, between files in the page cache, a
 //! worker copies in steps that fit into its processor's cache, and leaves zeros out; copy_file_range(2)
-//! would save one of the two copies, and write zeros.
+//! would save one of the two copies, but write the zeros.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -15,17 +15,19 @@ use std::rc::Rc;
 /// A step of a copy through the page cache, in bytes: a power of two that a processor's cache holds.
 const STEP: u64 = 64 << 10;
 
-/// Ranges in a row that did not fit, after which the file system is not asked again.
+/// The number of ranges in a row that do not fit after which sharing is not tried again.
 const MISFITS: u32 = 8;
 
-/// Whether the file system was found to share no blocks for this file; it is not asked again then.
+/// The experience with sharing blocks for this file: once the file system was found unable to, it is not
+/// tried again.
 #[derive(Default)]
 pub(super) struct Known {
     refused: Cell<bool>,
     misfits: Cell<u32>,
 }
 
-/// Errors that say 'not here' or 'not so', and nothing about the data.
+/// Returns true for errors that say that sharing is not possible here or for this range, and nothing about
+/// the data.
 fn is_refusal(e: &io::Error) -> bool {
     use libc::{EBADF, EINVAL, EISDIR, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ETXTBSY, EXDEV};
     let refusals = [EBADF, EINVAL, EISDIR, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ETXTBSY, EXDEV];
@@ -33,12 +35,12 @@ fn is_refusal(e: &io::Error) -> bool {
 }
 
 impl Known {
-    /// Whether it is worth a trial.
+    /// Returns true if sharing is worth trying.
     pub(super) fn may_work(&self) -> bool {
         !self.refused.get()
     }
 
-    /// Makes `len` bytes of `target` share the blocks of `source`; `false` where they cannot.
+    /// Makes `len` bytes of `target` share the blocks of `source`. Returns false if that is not possible.
     pub(super) async fn share(
         &self,
         source: &Rc<File>,
@@ -65,8 +67,8 @@ impl Known {
     }
 
     fn refuse(&self, e: &io::Error) {
-        // EINVAL may be of this range only: one that is not whole blocks of the file system. If clusters are
-        // smaller than those it is of nearly all.
+        // EINVAL may concern only this range, if it is not whole blocks of the file system. If clusters
+        // are smaller than those blocks, it concerns nearly all ranges.
         self.misfits.update(|n| n + 1);
         self.refused.set(e.raw_os_error() != Some(libc::EINVAL) || self.misfits.get() >= MISFITS);
     }
@@ -84,15 +86,15 @@ pub(crate) fn clone_range(source: &File, from: u64, target: &File, to: u64, len:
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// What failed, at which offset of its file.
+/// The operation that failed, with the offset in its file.
 pub(super) enum Failed {
     Read(u64, io::Error),
     Write(u64, io::Error),
 }
 
-/// Copies bytes between files in the page cache, on a worker. Units that are all zero are not written;
-/// returns which, relative to the start, and what failed, with the length of what was copied before. `unit`
-/// is a power of two.
+/// Copies bytes between files in the page cache, on a worker. Units that are all zero are not written.
+/// Returns the ranges of those, relative to the start, and in case of a failure the length that was copied
+/// before it. `unit` is a power of two.
 pub(super) async fn through_cache(
     source: &Rc<File>,
     from: u64,
@@ -116,9 +118,9 @@ struct Copy {
     target: File,
     to: u64,
     unit: u64,
-    /// What was left out.
+    /// The ranges that were left out, relative to the start.
     zero: Vec<Range<u64>>,
-    /// The end of the last unit with data: until there, zeros are written too.
+    /// The end of the last unit with data: up to there, zeros are written too.
     mixed: u64,
 }
 
@@ -141,7 +143,7 @@ impl Copy {
         (self.zero, done.err().map(|failed| (at, failed)))
     }
 
-    /// Reads the whole of `step`; what lies past the file's end reads as zeros.
+    /// Reads the whole of `step`; bytes past the file's end read as zeros.
     fn read(&self, at: u64, step: &mut [u8]) -> Result<(), Failed> {
         let mut done = 0;
         while done < step.len() {
@@ -164,7 +166,7 @@ impl Copy {
         self.target.write_all_at(bytes, offset).map_err(|e| Failed::Write(offset, e))
     }
 
-    /// Writes a step but for units that are zero, neighbours in one call.
+    /// Writes a step except for units that are all zero; neighbouring pieces take one call.
     fn write_data(&mut self, at: u64, step: &[u8]) -> Result<(), Failed> {
         let size = self.unit.min(STEP) as usize;
         let mut data = 0..0;

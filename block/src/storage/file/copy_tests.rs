@@ -60,7 +60,8 @@ fn a_source_that_ends_early_reads_as_zeros() {
     assert_eq!(target.metadata().unwrap().len(), 4096);
 }
 
-/// Clusters smaller than the file system's blocks: every trial takes clusters and gives them back.
+/// With clusters smaller than the file system's blocks, every attempt would take clusters and give them
+/// back.
 #[test]
 fn a_file_system_that_fits_no_range_is_not_asked_for_ever() {
     let known = Known::default();
@@ -76,8 +77,8 @@ fn a_file_system_that_fits_no_range_is_not_asked_for_ever() {
     assert!(!known.may_work());
 }
 
-/// The memory of this process as a file, with a mapping in it that goes on behind the end of its file: what
-/// lies there cannot be read.
+/// Reads the memory of this process as a file, in which a mapping is longer than its file: the part past
+/// the end cannot be read.
 #[test]
 fn what_was_copied_before_a_read_that_fails_is_told() {
     let (good, len) = (192 << 10, 1 << 20);

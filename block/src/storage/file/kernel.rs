@@ -1,4 +1,4 @@
-//! What the kernel says of an open file.
+//! Properties of an open file that the kernel reports.
 
 use std::fs::File;
 use std::io;
@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd;
 use rustix::fs::{SeekFrom, fstatfs, seek};
 use rustix::io::Errno;
 
-/// The end of the extent at `offset`, and whether it is data. `None`: to the end of time. A file
-/// system that does not know says that all is data.
+/// Returns the end of the extent at `offset`, and true if it is data. `None` means that it has no end. A
+/// file system that cannot tell reports data.
 pub(super) fn extent(file: &File, offset: u64) -> (Option<u64>, bool) {
-    // Each moves a file position that nobody uses.
+    // Each call moves the file position, which nobody uses.
     match seek(file, SeekFrom::Data(offset)) {
         Ok(data) if data > offset => (Some(data), false),
         Ok(_) => match seek(file, SeekFrom::Hole(offset)) {
@@ -23,22 +23,22 @@ pub(super) fn extent(file: &File, offset: u64) -> (Option<u64>, bool) {
     }
 }
 
-/// Whether it lies on tmpfs.
+/// Returns true if the file lies on tmpfs.
 pub(super) fn is_in_memory(file: &File) -> io::Result<bool> {
     Ok(fstatfs(file)?.f_type == libc::TMPFS_MAGIC)
 }
 
-/// What O_DIRECT asks for if nobody says.
+/// The alignment assumed for O_DIRECT if nothing is known, in bytes.
 const LARGEST_BLOCK: u64 = 4096;
 
 /// The size of a block device now, in bytes.
 pub(super) fn device_size(file: &File) -> io::Result<u64> {
-    // Moves a file position that nobody uses.
+    // Moves the file position, which nobody uses.
     Ok(seek(file, SeekFrom::End(0))?)
 }
 
-/// What O_DIRECT on this file asks for: what statx says, since Linux 6.1; of a device before that its
-/// sector; else 4096.
+/// The alignment that O_DIRECT on this file requires, in bytes: the one that statx reports, since Linux
+/// 6.1; otherwise the sector of a device; otherwise 4096.
 pub(super) fn direct_alignment(file: &File, is_device: bool) -> u64 {
     let sector = if is_device { sector(file).ok() } else { None };
     alignment(stated_alignment(file), sector)
@@ -72,8 +72,8 @@ fn sector(file: &File) -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    /// A device whose size is an odd multiple of 512 has its last sectors within reach on kernels that
-    /// say nothing of O_DIRECT.
+    /// On kernels that do not report the alignment of O_DIRECT, the last sectors of a device whose size is
+    /// an odd multiple of 512 are still within reach.
     #[test]
     fn a_devices_sector_counts_where_the_kernel_says_nothing_of_direct_access() {
         assert_eq!(alignment(None, Some(512)), 512);

@@ -1,6 +1,6 @@
 //! QEMU's image locks (`block/file-posix.c`): shared open-file-description locks on byte 100+n for each
-//! permission n that is held, and 200+n for each that is denied to others. Whoever finds a byte locked
-//! that contradicts its own wish gives up.
+//! permission n that is held, and 200+n for each that is denied to others. A user that finds a byte locked
+//! that contradicts its own permissions gives up.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,12 @@ use crate::{Error, ErrorKind, Result};
 
 const HELD: i64 = 100;
 const DENIED: i64 = 200;
-/// Permission numbers: what they mean is QEMU's `BLK_PERM_*`.
+/// Permission numbers, those of QEMU's `BLK_PERM_*`.
 const CONSISTENT_READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
-/// Permissions held and denied.
+/// Returns the permissions held and denied.
 fn wishes(lock: Lock) -> (&'static [i64], &'static [i64]) {
     match lock {
         Lock::None => (&[], &[]),
@@ -41,12 +41,12 @@ fn control(file: &File, command: i32, lock: &mut libc::flock) -> io::Result<()> 
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Goes from the locks of `from` to those of `to`; on an error back to `from`.
+/// Replaces the locks of `from` by those of `to`; on an error those of `from` are held again.
 pub(super) fn change(file: &File, name: &str, from: Lock, to: Lock) -> Result<()> {
     let (old, new) = (bytes(from), bytes(to));
     let added: Vec<_> = new.iter().filter(|byte| !old.contains(byte)).copied().collect();
-    // Whoever only gives up needs nobody's consent. Others that try to take the image hold some of its bytes
-    // for a moment, and must not turn up here as if they had it.
+    // Giving locks up needs nobody's consent, so nothing is checked then. Others that try to take the
+    // image hold some of its bytes for a moment, and must not look here as if they had it.
     let result = if added.is_empty() { Ok(()) } else { take(file, name, &added, to) };
     let dropped: Vec<_> = match &result {
         Ok(()) => old.into_iter().filter(|byte| !new.contains(byte)).collect(),
@@ -59,7 +59,8 @@ pub(super) fn change(file: &File, name: &str, from: Lock, to: Lock) -> Result<()
     result
 }
 
-/// Goes from the locks of `from` to those of `to`, which this process holds already by another descriptor.
+/// Adds the locks of `to` to those of `from`. This process holds them already through another descriptor,
+/// so no conflict with others is looked for.
 pub(super) fn hold(file: &File, name: &str, from: Lock, to: Lock) -> Result<()> {
     let old = bytes(from);
     let added: Vec<_> = bytes(to).into_iter().filter(|byte| !old.contains(byte)).collect();
@@ -70,8 +71,8 @@ fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
     if !place(file, name, bytes)? {
         return Ok(());
     }
-    // What we hold must not be denied by others, and what we deny not be held by them. Asked as if for
-    // a write lock, which any other process's lock refuses.
+    // Others must not deny a permission that we hold, nor hold one that we deny. The query is for a write
+    // lock, which conflicts with any lock of another process.
     let (held, denied) = wishes(to);
     let opposite = held.iter().map(|n| DENIED + n).chain(denied.iter().map(|n| HELD + n));
     for byte in opposite {
@@ -85,7 +86,7 @@ fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
     Ok(())
 }
 
-/// Locks bytes; `false` where the file system has no locks.
+/// Locks bytes. Returns false if the file system has no locks.
 fn place(file: &File, name: &str, bytes: &[i64]) -> Result<bool> {
     for byte in bytes {
         match control(file, libc::F_OFD_SETLK, &mut flock(libc::F_RDLCK, *byte)) {
@@ -93,7 +94,7 @@ fn place(file: &File, name: &str, bytes: &[i64]) -> Result<bool> {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
                 return Err(in_use(name));
             }
-            // A file system without locks has no other user to be told of either.
+            // On a file system without locks, nobody else can show that they use the image either.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::EINVAL)) => {
                 executor::limited!(warn, "{name}: the file system has no locks: {e}");
                 return Ok(false);

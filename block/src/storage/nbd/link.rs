@@ -1,4 +1,4 @@
-//! The connection behind an export, made again whenever it is lost.
+//! The connection to an export, which is made again whenever it is lost.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,13 +8,13 @@ use executor::sync::Event;
 
 use super::{Client, Errno, Error, ErrorKind, Patience, RequestError, Result, Uri, client, kind};
 
-/// The pause before a second try; it doubles up to the longest.
+/// The pause before a second attempt; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 enum State {
     Up(Rc<Client>),
-    /// Since when, and why.
+    /// The time of the loss, and the reason.
     Down(Duration, String),
 }
 
@@ -30,7 +30,7 @@ struct Inner {
     closed: Cell<bool>,
 }
 
-/// A connection to an export; ends when it is dropped.
+/// A connection to an export, which is closed when this is dropped.
 pub(super) struct Link(Rc<Inner>);
 
 impl Link {
@@ -85,13 +85,13 @@ impl Link {
         self.0.terms.get().has_status()
     }
 
-    /// How many connections were lost.
+    /// Number of connections that were lost.
     pub(super) fn losses(&self) -> u64 {
         self.0.losses.get()
     }
 
-    /// Does a request, on a later connection again where the first is lost, within `reconnect-delay` of
-    /// that loss.
+    /// Sends a request, again on a later connection if one is lost, until `reconnect-delay` after the
+    /// first loss.
     pub(super) async fn run<T>(
         &self,
         doing: &str,
@@ -127,14 +127,15 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.0.closed.set(true);
         let state = self.0.state.replace(State::Down(Duration::ZERO, "closed".into()));
-        // Says goodbye, and wakes its keeper.
+        // Dropping the client says goodbye to the server; the notification wakes `keep`.
         drop(state);
         self.0.changed.notify();
     }
 }
 
 impl Inner {
-    /// The client, once there is one; why there is none after the time that requests wait for it.
+    /// Waits for a client that is connected. Fails with the reason if there is none within the time that
+    /// requests wait.
     async fn client(&self, deadline: Option<Duration>) -> std::result::Result<Rc<Client>, String> {
         loop {
             let since = match &*self.state.borrow() {
@@ -143,7 +144,7 @@ impl Inner {
                 State::Down(since, _) => Some(*since),
             };
             let Some(since) = since else {
-                // Its keeper is about to know.
+                // `keep` is about to notice.
                 executor::yield_now().await;
                 continue;
             };
@@ -177,11 +178,11 @@ impl Inner {
             drop(lost);
             self.changed.notify();
             if executor::now().saturating_sub(since) >= LONGEST_PAUSE {
-                // At once, unless it was lost again and again.
+                // Connects again at once, unless connections are lost again and again.
                 pause = Duration::ZERO;
             }
             let client = loop {
-                // `None` where nothing closed it.
+                // Ends early if the link is closed.
                 let _ = executor::timeout(pause, self.closing()).await;
                 pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 let again = if self.closed.get() { None } else { Some(self.again().await) };
@@ -213,9 +214,9 @@ impl Inner {
     async fn again(&self) -> Result<Rc<Client>> {
         let client = connect(&self.name, &self.uri, self.patience, self.writable).await?;
         let (old, new) = (self.terms.get(), *client.terms());
-        // The formats above know the size and the unit that they were opened with.
+        // The formats above rely on the size and unit that they were opened with.
         if new.size < old.size || new.min_block > old.min_block {
-            let text = format!("{}: came back smaller, or with larger blocks", self.name);
+            let text = format!("{}: the export came back smaller, or with larger blocks", self.name);
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         Ok(client)

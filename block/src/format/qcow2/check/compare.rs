@@ -1,4 +1,4 @@
-//! The refcounts in the file against the references that were counted.
+//! Compares the refcounts in the file with the references that were counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use crate::{ErrorKind, Result};
 const CACHE: u64 = 4 << 20;
 
 impl Pass {
-    /// The refcount table: for each block, where it is.
+    /// Reads the refcount table: the place of each block.
     pub(super) async fn refcount_table(&self) -> Result<Vec<u64>> {
         let len = u64::from(self.header.refcount_table_clusters) * self.header.cluster_size();
         Ok(words(&self.read(self.header.refcount_table_offset, len).await?).collect())
@@ -47,7 +47,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Tells every refcount of a cluster in the file that is not what was counted.
+    /// Reports every refcount of a cluster in the file that differs from what was counted.
     pub(super) async fn compare(&mut self) -> Result<()> {
         let per_block = self.per_block();
         let table = self.refcount_table().await?;
@@ -91,14 +91,14 @@ impl Pass {
         Ok(())
     }
 
-    /// Tells every COPIED flag below the active L1 table that does not say whether the refcount in the
-    /// file is 1.
+    /// Reports every COPIED flag in and below the active L1 table that is wrong: it must be set exactly if
+    /// the refcount in the file is 1.
     pub(super) async fn compare_flags(&mut self) -> Result<()> {
         let header = self.header.clone();
         let metadata = Rc::new(Metadata::new(&header, &Snapshots::default()));
         let refcounts = Refcounts::open(self.storage.clone(), &header, CACHE, metadata).await?;
         let cluster = header.cluster_size();
-        // A refcount that cannot be read was told before.
+        // A refcount that cannot be read was reported before.
         let fits = async |entry: u64| match refcounts.get((entry & OFFSET_MASK) / cluster).await {
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
             refcount => Ok((refcount? == 1) == (entry & COPIED != 0)),

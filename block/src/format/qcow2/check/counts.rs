@@ -1,4 +1,4 @@
-//! How often each cluster is referred to, in memory that grows with what is referred to.
+//! Counts the references to each cluster, in memory that grows with the clusters that are referred to.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// So many references more.
+    /// Adds `times` references to a cluster.
     pub(super) fn add(&mut self, cluster: u64, times: u64) -> Result<()> {
         let full = self.chunks.len() >= MOST_CHUNKS;
         let chunk = match self.chunks.entry(cluster / CHUNK) {
@@ -32,12 +32,12 @@ impl Counts {
         Ok(())
     }
 
-    /// How many references were counted.
+    /// The number of references that were counted.
     pub(super) fn get(&self, cluster: u64) -> u64 {
         self.chunks.get(&(cluster / CHUNK)).map_or(0, |chunk| chunk[(cluster % CHUNK) as usize].into())
     }
 
-    /// Whether a refcount fits the references.
+    /// Returns true if a refcount agrees with the references.
     pub(super) fn agrees(&self, cluster: u64, refcount: u64) -> bool {
         let counted = self.get(cluster);
         counted == refcount || counted == u64::from(u16::MAX) && refcount > counted

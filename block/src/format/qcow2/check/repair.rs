@@ -11,7 +11,7 @@ use super::walk::{COMPRESSED, ZERO};
 use crate::check::Repair;
 use crate::{Buf, Error, ErrorKind, Result};
 
-/// Repairs what `found` is about.
+/// Repairs the problems that `found` reports.
 pub(super) async fn repair(found: Pass, what: Repair) -> Result<()> {
     if what == Repair::Leaks {
         return found.lower().await;
@@ -60,9 +60,9 @@ impl Pass {
         self.storage.sync().await
     }
 
-    /// Writes all refcounts anew behind the file's end, or where storage that cannot grow has a free run:
-    /// blocks, then the table, then the header, each durable before the next. The old ones are not counted,
-    /// and so free afterwards.
+    /// Writes all refcounts anew, past the file's end, or on storage that cannot grow in a free run:
+    /// blocks and table, and once they are durable, the header. The old ones are not counted, and so are
+    /// free afterwards.
     async fn rebuild(mut self) -> Result<()> {
         let (per_block, cluster) = (self.per_block(), self.header.cluster_size());
         let old: BTreeSet<u64> = self.counts.blocks(per_block).collect();
@@ -82,7 +82,8 @@ impl Pass {
             if want.is_subset(&blocks) && want_clusters <= table_clusters {
                 break start;
             }
-            // What was wanted once stays, so that this ends: a block that counts nothing does no harm.
+            // Blocks that were once needed stay, so that the loop ends: a block that counts nothing does
+            // no harm.
             blocks.extend(want);
             table_clusters = table_clusters.max(want_clusters);
         };
@@ -126,7 +127,8 @@ impl Pass {
         Err(Error::new(ErrorKind::NoSpace, text))
     }
 
-    /// The clusters of the refcounts that the header names: cut off, a repair leaves them as they are.
+    /// Returns the clusters of the refcounts that the header names now. A repair must leave them as they
+    /// are, since it may be cut off.
     async fn old_refcounts(&self) -> Result<BTreeSet<u64>> {
         let cluster = self.header.cluster_size();
         let table = self.header.refcount_table_offset / cluster;
@@ -135,7 +137,7 @@ impl Pass {
         Ok(blocks.chain(table..table + u64::from(self.header.refcount_table_clusters)).collect())
     }
 
-    /// A refcount block made of what was counted.
+    /// Makes a refcount block from the references that were counted.
     async fn block(&mut self, number: u64) -> Result<Vec<u8>> {
         let order = self.header.refcount_order;
         let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
@@ -153,11 +155,11 @@ impl Pass {
         Ok(bytes)
     }
 
-    /// Makes entries mean one thing; with `counts`, which the file has by now, also makes the COPIED
-    /// flags below the active L1 table fit them.
+    /// Makes contradictory entries consistent. With `counts`, which the file's refcounts agree with by
+    /// now, also corrects the COPIED flags in and below the active L1 table.
     async fn mend_tables(&self, counts: Option<&Counts>) -> Result<()> {
         let header = &self.header;
-        // Each once, however many L1 entries name it.
+        // Each L2 table is mended once, however many L1 entries name it.
         let mut mended = BTreeSet::new();
         self.mend_l1(header.l1_offset, header.l1_entries.into(), counts, &mut mended).await?;
         for (offset, entries) in &self.snapshots {
@@ -211,7 +213,7 @@ impl Pass {
                 entry.iter_mut().skip(1).for_each(|bitmap| *bitmap = 0);
                 continue;
             }
-            // Both data and zero: there may be data, so it is that.
+            // A subcluster that is both data and zero becomes data, since there may be data.
             let bitmap = bitmap & !(bitmap << 32);
             entry.iter_mut().skip(1).for_each(|word| *word = bitmap);
             let host = word & OFFSET_MASK;
@@ -220,7 +222,7 @@ impl Pass {
                 _ => bitmap & 0xffff_ffff != 0,
             };
             if !has_data && !host.is_multiple_of(cluster) {
-                // Space that cannot be there, and holds nothing.
+                // Space at an impossible place, which holds nothing.
                 entry[0] &= !(OFFSET_MASK | COPIED);
             } else if host != 0 {
                 entry[0] = self.copied(word, counts);

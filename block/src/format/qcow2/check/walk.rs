@@ -1,4 +1,4 @@
-//! Everything that refers to host clusters, but the refcounts themselves.
+//! Visits everything that refers to host clusters, except the refcounts themselves.
 //!
 //! Each L2 table is read once, however many entries of L1 tables name it: a small file can name one
 //! millions of times.
@@ -19,7 +19,7 @@ pub(super) const ZERO: u64 = 1;
 /// Tables of any size are read in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
 
-/// How often L1 tables name an L2 table: in all, and the active one.
+/// The number of times that L1 tables name an L2 table: all of them, and the active one.
 #[derive(Clone, Copy, Default)]
 struct Named {
     times: u64,
@@ -27,7 +27,7 @@ struct Named {
 }
 
 impl Pass {
-    /// Counts all references, and tells what is wrong with any of them.
+    /// Counts all references, and reports those that are wrong.
     pub(super) async fn walk(&mut self) -> Result<()> {
         let header = self.header.clone();
         self.refer(0, header.cluster_size()).await?;
@@ -43,8 +43,8 @@ impl Pass {
         self.bitmaps().await
     }
 
-    /// Counts a reference to each cluster of a range of the file. What lies outside of the file is
-    /// told, and not counted.
+    /// Counts a reference to each cluster of a range of the file. A range that reaches past the file's end
+    /// is reported, and the part there not counted.
     pub(super) async fn refer(&mut self, offset: u64, len: u64) -> Result<()> {
         self.refer_often(offset, len, 1).await
     }
@@ -64,7 +64,7 @@ impl Pass {
         Ok(())
     }
 
-    /// An L1 table (section "L1 table entry"): how often it names each L2 table.
+    /// Reads an L1 table (section "L1 table entry"), and counts how often it names each L2 table.
     async fn l1(
         &mut self,
         offset: u64,
@@ -98,7 +98,7 @@ impl Pass {
         Ok(())
     }
 
-    /// An L2 table (section "L2 table entry"), counted as often as it is named.
+    /// Reads an L2 table (section "L2 table entry"), which is counted as often as it is named.
     async fn l2(&mut self, table: u64, named: Named) -> Result<()> {
         let report = &self.report;
         let before = (
@@ -129,7 +129,7 @@ impl Pass {
         Ok(())
     }
 
-    /// One entry; `expected` is where the next cluster of a file without fragments would be.
+    /// Counts one entry; `expected` is the place of the next cluster in a file without fragments.
     async fn l2_entry(
         &mut self,
         entry: u64,
@@ -186,7 +186,7 @@ impl Pass {
         self.refer_often(host, cluster, times).await
     }
 
-    /// The snapshot table (section "Snapshots").
+    /// Reads the snapshot table (section "Snapshots").
     async fn read_snapshots(&mut self) -> Result<()> {
         let snapshots = Snapshots::read(&*self.storage, &self.header).await?;
         for n in snapshots.wrong {
@@ -196,13 +196,13 @@ impl Pass {
         self.refer(snapshots.table.start, snapshots.table.end - snapshots.table.start).await
     }
 
-    /// Bitmap directory, tables and data (section "Bitmaps").
+    /// Counts the bitmap directory, tables and data (section "Bitmaps").
     async fn bitmaps(&mut self) -> Result<()> {
         let Some(bitmaps) = self.header.bitmaps else { return Ok(()) };
         let end = bitmaps.directory.saturating_add(bitmaps.directory_len);
         self.refer(bitmaps.directory, bitmaps.directory_len).await?;
         let mut at = bitmaps.directory;
-        // Tables lie apart, so that all of them are no longer than the file.
+        // Tables do not overlap, so that all together are no longer than the file.
         let mut room = self.storage.len();
         for n in 0..bitmaps.count {
             if at.saturating_add(24) > end.min(self.storage.len()) {

@@ -7,21 +7,21 @@ use super::super::header::Header;
 use crate::storage::Storage;
 use crate::{Buf, Result};
 
-/// What a new image has before anything is written to it.
+/// The clusters that a new image has before anything is written to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Preallocation {
-    /// Nothing.
+    /// None.
     #[default]
     Off,
     /// Every cluster has its place in the file, which is sparse.
     Metadata,
-    /// And the file system keeps space for it.
+    /// As `Metadata`, and the file system reserves space for them.
     Falloc,
-    /// And is written with zeros.
+    /// As `Metadata`, and they are written with zeros.
     Full,
 }
 
-/// Where preallocated clusters are: tables, then data.
+/// The numbers of preallocated clusters: first tables, then data.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Layout {
     pub tables: u64,
@@ -29,7 +29,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// How much is needed for all of the disk.
+    /// Computes the numbers for all of the disk.
     pub(super) fn new(header: &Header) -> Layout {
         Layout {
             tables: header.size.div_ceil(header.l2_coverage()),
@@ -37,8 +37,8 @@ impl Layout {
         }
     }
 
-    /// Writes the L2 tables, which begin at `start`, the L1 table that names them, and what the wish
-    /// says about data. Nothing refers to this yet.
+    /// Writes the L2 tables, which begin at `start`, the L1 table that names them, and the data clusters
+    /// as the option asks. Nothing refers to them yet.
     pub(super) async fn write(
         self,
         storage: &dyn Storage,
@@ -56,14 +56,15 @@ impl Layout {
             let mut bytes = vec![0; cluster as usize];
             let first = table * per_table;
             for (entry, n) in bytes.chunks_exact_mut(width).zip(first..self.clusters) {
-                // An extended entry has its cluster, and no subcluster in it: what is behind shows.
+                // An extended entry has its cluster, but no subcluster in it: the backing file shows
+                // through.
                 entry[..8].copy_from_slice(&((data + n * cluster) | COPIED).to_be_bytes());
             }
             storage.write(start + table * cluster, Buf::from_bytes(&bytes)).await?;
         }
         let end = data + self.clusters * cluster;
         match wish {
-            // A device's space is there.
+            // A device has its space already.
             Preallocation::Falloc if end > data && !storage.is_fixed() => {
                 storage.allocate(data, end - data).await
             }
@@ -84,7 +85,7 @@ async fn write_zeros(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
     Ok(())
 }
 
-/// A raw image's space.
+/// Preallocates the space of a raw image.
 pub(crate) async fn raw(storage: &dyn Storage, size: u64, wish: Preallocation) -> Result<()> {
     match wish {
         Preallocation::Falloc if size > 0 && !storage.is_fixed() => storage.allocate(0, size).await,

@@ -5,26 +5,27 @@ use std::ops::Range;
 use super::Refcounts;
 use crate::Result;
 
-/// Holes that are too small and passed over before the run goes behind everything.
+/// The number of holes that are found too small before the run is placed behind everything.
 const MOST_HOLES: usize = 256;
 
 impl Refcounts {
-    /// Takes exactly `want` neighbouring free clusters: the offset of the first in the file.
+    /// Takes exactly `want` neighbouring free clusters. Returns the offset of the first in the file.
     pub(crate) async fn allocate_run(&self, want: u64) -> Result<u64> {
         let mut passed = Vec::new();
         let found = self.find_run(want, &mut passed).await;
-        // Also if there was no room for the run: nothing refers to these.
+        // These are freed even if there was no room for the run: nothing refers to them.
         for range in passed {
             self.free_now(range).await?;
         }
         found
     }
 
-    /// Looks for a run; what it has taken and not used stands in `passed` at the end, also if it fails.
+    /// Looks for a run. The clusters that it took but did not use are in `passed` at the end, even if it
+    /// fails.
     async fn find_run(&self, want: u64, passed: &mut Vec<Range<u64>>) -> Result<u64> {
         let bytes = |clusters: u64| clusters << self.cluster_bits;
         let (mut start, mut got) = (0, 0);
-        // Every new refcount block takes a cluster of its own range: no run is longer than the rest.
+        // Every new refcount block takes a cluster of the range that it counts, so no run fills a range.
         while got < want && want < self.per_block() && passed.len() < MOST_HOLES {
             let taken = self.allocate(want - got).await;
             let is_next = taken.as_ref().is_ok_and(|(next, _)| *next == start + bytes(got));
@@ -45,7 +46,7 @@ impl Refcounts {
         self.allocate_behind(want).await
     }
 
-    /// A run where no refcount block counts anything yet; its blocks go elsewhere.
+    /// Takes a run in a range where no refcount block counts anything yet; its blocks go elsewhere.
     async fn allocate_behind(&self, want: u64) -> Result<u64> {
         let _one = self.lock.acquire(1).await;
         let mut places = Vec::new();

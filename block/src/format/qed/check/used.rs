@@ -1,4 +1,4 @@
-//! Which clusters of a file are referred to, in memory that grows with what is referred to.
+//! The clusters of a file that are referred to, in memory that grows with their number.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Words of one piece of memory, 4 KiB.
 const WORDS: usize = 512;
-/// Clusters that one piece knows.
+/// Number of clusters that one piece knows.
 const CHUNK: u64 = 64 * WORDS as u64;
 /// The most pieces: 128 MiB, enough for 64 TiB in clusters of 64 KiB. References strewn over a huge hole
 /// could otherwise take any amount.
@@ -22,7 +22,7 @@ pub(in crate::format::qed) struct Used {
 }
 
 impl Used {
-    /// Notes a reference to a cluster; whether it is the first.
+    /// Notes a reference to a cluster. Returns true if it is the first.
     pub(in crate::format::qed) fn take(&mut self, cluster: u64) -> Result<bool> {
         let full = self.chunks.len() >= MOST_CHUNKS;
         let chunk = match self.chunks.entry(cluster / CHUNK) {
@@ -40,17 +40,17 @@ impl Used {
         Ok(first)
     }
 
-    /// How many clusters are referred to.
+    /// The number of clusters that are referred to.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Behind the last of them.
+    /// The cluster behind the last one that is referred to.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// The ranges before the end that nothing refers to, the first `most` of them.
+    /// Returns the ranges before the end that nothing refers to, at most the first `most` of them.
     pub(super) fn gaps(&self, most: usize) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
         let mut start = 0;
