@@ -1,4 +1,4 @@
-//! Chains: an image and, through what each records, the images behind it.
+//! Chains: an image and its backing files, each found by the name that the image above it records.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -13,46 +13,47 @@ use crate::node::Node;
 use crate::storage::{Identity, Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 
-/// The most images of a chain, the leaf included: each takes a descriptor and some memory while it is open,
-/// and longer ones are loops by other names, or mistakes.
+/// The maximum number of images in a chain, leaf included. Each takes a descriptor and some memory while
+/// it is open, and longer chains are mistakes, or loops by other names.
 pub const LONGEST: usize = 1024;
-/// How long an image may still be locked by a process that is gone.
+/// Time for which the locks of a process that has ended may remain.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Finds storage by name. The only place where names become files.
+/// Opens storage by name. No other code turns names into files.
 #[async_trait(?Send)]
 pub trait Opener {
-    /// Opens what exists.
+    /// Opens an existing object.
     async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>>;
 
-    /// Creates a file that is empty.
+    /// Creates an empty file, or empties an existing one. A block device is opened as it is.
     ///
     /// # Errors
-    /// `Locked` where another process holds an image of this name open.
+    /// `Locked` if another process has an image of this name open.
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>>;
 
-    /// Which object a name means.
+    /// Returns the identity of the object that a name refers to, if it is known.
     async fn identity(&self, name: &str) -> Result<Option<Identity>> {
         Ok(self.open(name, false).await?.identity())
     }
 
-    /// A name for the same that does not depend on where the program runs, to be recorded in images.
+    /// Returns a name of the same object that does not depend on the working directory, to be recorded
+    /// in images.
     fn absolute(&self, name: &str) -> Result<String> {
         Ok(name.to_owned())
     }
 }
 
-/// A backing file's name, seen from the image that records it: relative names are relative to it, and
-/// the URI of an NBD export is absolute. What follows `file:` is taken as it stands.
+/// Resolves the name of a backing file that `image` records: relative names are relative to the image,
+/// and the URI of an NBD export is absolute. A path after `file:` is taken literally.
 ///
 /// # Errors
-/// `Invalid` and `Unsupported` for what is no name of an image (see the module `name`), and for a name
-/// relative to an export.
+/// `Invalid` or `Unsupported` if `backing` is not a valid name of an image (see the module `name`);
+/// `Unsupported` for a name relative to an export.
 pub fn resolve(image: &str, backing: &str) -> Result<String> {
     let blame = |e: Error| e.context(format!("{image}: backing file"));
     let path = match Name::parse(backing).map_err(blame)? {
         Name::Export(uri) => return Ok(uri.to_owned()),
-        // Behind 'file:'.
+        // A path after 'file:'.
         Name::File(path) if path.len() < backing.len() => return Ok(name::of_file(path)),
         Name::File(path) => path,
     };
@@ -68,7 +69,8 @@ pub fn resolve(image: &str, backing: &str) -> Result<String> {
     }
 }
 
-/// How `image` is to record `backing`, both names as they were opened, so that [`resolve`] finds it again.
+/// Returns the name by which `image` should record `backing`, so that [`resolve`] finds it again. Both
+/// are the names by which the images were opened.
 pub(crate) fn name_for(image: &str, backing: &str) -> Result<String> {
     let path = match Name::parse(backing)? {
         Name::Export(uri) => return Ok(uri.to_owned()),
@@ -87,25 +89,25 @@ pub(crate) fn name_for(image: &str, backing: &str) -> Result<String> {
     Ok(name::of_file(&name.to_string_lossy()))
 }
 
-/// Opens an image with its chain: the leaf for writing where asked, all others for reading.
+/// Opens an image with its chain: the leaf for writing if `writable`, all others for reading.
 pub async fn open(opener: &dyn Opener, name: &str, kind: Kind, writable: bool) -> Result<Rc<Node>> {
     open_at(opener, name, kind, if writable { Access::Write } else { Access::Read }).await
 }
 
-/// Opens an image with its chain, to look at its metadata. `share` looks at one that another process
-/// writes, too, and at what may be half changed then.
+/// Opens an image with its chain, to inspect its metadata. With `share`, another process may be writing
+/// it, and the metadata may be half changed.
 ///
 /// # Errors
-/// `Locked` where another process writes one of the images, and `share` is not given; but raw images have
-/// no metadata, and may be written by anybody.
+/// `Locked` if another process is writing one of the images and `share` is false. Raw images have no
+/// metadata, so others may write them.
 pub async fn look(opener: &dyn Opener, name: &str, kind: Kind, share: bool) -> Result<Rc<Node>> {
     open_at(opener, name, kind, Access::Look { share }).await
 }
 
-/// What images are opened for.
+/// The purpose for which images are opened.
 #[derive(Clone, Copy)]
 enum Access {
-    /// The leaf to be written, the others to be read.
+    /// The leaf for writing, the others for reading.
     Write,
     Read,
     Look {
@@ -122,7 +124,7 @@ impl Access {
         }
     }
 
-    /// Begins to use an image; who only looks at it is in nobody's way.
+    /// Begins to use an image. `None` for an inspection, which conflicts with no other use.
     fn begin(self, storage: &dyn Storage) -> Result<Option<Use>> {
         match self {
             Access::Look { .. } => Ok(None),
@@ -130,14 +132,14 @@ impl Access {
         }
     }
 
-    /// The same for the image behind.
+    /// Returns the access for the backing file.
     fn behind(self) -> Access {
         if let Access::Write = self { Access::Read } else { self }
     }
 }
 
-/// Opens an image whose recorded backing file is `running`, which is adopted instead of opened again.
-/// `None` where it records another one.
+/// Opens an image that records `running` as its backing file, on top of that node instead of opening the
+/// file again. `None` if it does not record that file.
 pub(crate) async fn open_over(
     opener: &dyn Opener,
     name: &str,
@@ -158,7 +160,7 @@ pub(crate) async fn open_over(
     refuse_longer(name, running.depth() + 1)?;
     let recorded = match &backing.format {
         Some(format) if format != running.kind().name() => format,
-        // QED says whether it is raw or not, and no more.
+        // QED records only whether it is raw.
         None if kind == Kind::Qed && running.kind() == Kind::Raw => "not raw",
         _ => return Ok(Some(Node::new(image, storage, Some(running.clone()), Some(using), true))),
     };
@@ -166,7 +168,7 @@ pub(crate) async fn open_over(
     Err(Error::new(ErrorKind::Invalid, text))
 }
 
-/// Whether an image's recorded backing file is the file of `running`, by whatever name.
+/// Returns true if the backing file that an image records is the file of `running`, by whatever name.
 pub(crate) async fn is_same(opener: &dyn Opener, image: &str, backing: &str, running: &Node) -> Result<bool> {
     let path = resolve(image, backing)?;
     let Some(identity) = running.storage().identity() else { return Ok(false) };
@@ -179,8 +181,8 @@ pub(crate) async fn is_same(opener: &dyn Opener, image: &str, backing: &str, run
     }
 }
 
-/// Locks an image that is being opened. The kernel ends the ring of a process that was killed, and its locks
-/// with it, a little after the process itself: whoever starts again at once must not be refused for that.
+/// Locks an image that is being opened, and retries for [`LINGER`]. The kernel ends the io_uring of a killed
+/// process, and thereby its locks, a little after the process; a restart right after that must not fail.
 async fn take_lock(storage: &dyn Storage, lock: Lock) -> Result<()> {
     let deadline = executor::now() + LINGER;
     loop {
@@ -193,7 +195,7 @@ async fn take_lock(storage: &dyn Storage, lock: Lock) -> Result<()> {
     }
 }
 
-/// Fails if `images` are more than a chain may have, of which `name` is one.
+/// Fails if `images` are too many for a chain. `name` is an image of that chain, for the error.
 pub(crate) fn refuse_longer(name: &str, images: usize) -> Result<()> {
     if images <= LONGEST {
         return Ok(());
@@ -202,9 +204,9 @@ pub(crate) fn refuse_longer(name: &str, images: usize) -> Result<()> {
     Err(Error::new(ErrorKind::Invalid, text))
 }
 
-/// Fails if an image `name` over the image at `path` would be one too many to be opened again. `behind` is
-/// what the image at `path` records. No chain is opened for that: where an image cannot be looked at, nothing
-/// is said.
+/// Fails if an image `name` over the image at `path` would make its chain too long to be opened again.
+/// `behind` is the backing file that the image at `path` records. Opens no chain; stops without an error
+/// at an image that it cannot inspect.
 pub(crate) async fn refuse_over(
     opener: &dyn Opener,
     name: &str,
@@ -216,7 +218,7 @@ pub(crate) async fn refuse_over(
     for images in 2.. {
         refuse_longer(name, images)?;
         let Some(record) = behind else { break };
-        // A server may be slow to say that it is not there.
+        // An unreachable NBD server may be slow to fail, so exports are not opened.
         let Ok(next) = resolve(&path, &record.name) else { break };
         if nbd::is_uri(&next) {
             break;
@@ -237,7 +239,7 @@ struct Opened {
     storage: Rc<dyn Storage>,
 }
 
-/// Opens from the leaf to the bottom, one after the other, and joins them.
+/// Opens the images from the leaf to the bottom, one after the other, and joins them.
 async fn open_at(opener: &dyn Opener, name: &str, kind: Kind, access: Access) -> Result<Rc<Node>> {
     let mut opened: Vec<Opened> = Vec::new();
     let mut seen: Vec<Identity> = Vec::new();
@@ -276,7 +278,7 @@ async fn open_at(opener: &dyn Opener, name: &str, kind: Kind, access: Access) ->
     behind.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{name}: no image was opened")))
 }
 
-/// The format of the backing file at `path`, as image `name` of format `kind` records it.
+/// Returns the format of the backing file at `path`, as image `name` of format `kind` records it.
 async fn backing_kind(
     opener: &dyn Opener,
     name: &str,
@@ -290,7 +292,7 @@ async fn backing_kind(
         None if kind == Kind::Qed => {
             let storage = opener.open(path, false).await.map_err(blame)?;
             Kind::probe(&*storage).await.map_err(blame)?.ok_or_else(|| {
-                let text = format!("{name}: its backing file {path} is neither qcow2 nor QED, and raw only where the image says so");
+                let text = format!("{name}: its backing file {path} is neither qcow2 nor QED, and the image does not record it as raw");
                 Error::new(ErrorKind::Invalid, text)
             })
         }

@@ -1,47 +1,47 @@
-//! Whether an image's metadata is sound, and its repair: `qemu-img check` in our words.
+//! Checks and repairs an image's metadata, like `qemu-img check`.
 
 use crate::chain::Opener;
 use crate::format::{Kind, qcow2, qed};
 use crate::storage::Lock;
 use crate::{Error, ErrorKind, Result};
 
-/// Problems that are told one by one; the rest is only counted.
+/// Maximum number of problems that are described; further ones are only counted.
 const TOLD: usize = 1000;
 
-/// What may be changed.
+/// The changes that a repair may make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Repair {
-    /// Refcounts that are too high are lowered; a QED file is cut off behind what is in use. Safe on any
-    /// image.
+    /// Lowers refcounts that are too high; truncates a QED file behind its last cluster in use. Safe on
+    /// any image.
     Leaks,
-    /// Refcounts are written anew where some are too low, flags are made to fit them, and entries that
-    /// contradict themselves are made to mean one thing. In QED, what refers to a place where no cluster
-    /// can be becomes absent, and a second reference to one gets a copy.
+    /// Also rewrites the refcounts if some are too low, makes flags match them, and gives entries that
+    /// contradict themselves one meaning. In QED, a reference to a place where no cluster can be becomes
+    /// absent, and a second reference to a cluster gets a copy.
     All,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Metadata that is wrong: data is in danger, or already lost.
+    /// Number of errors in the metadata: data is in danger, or already lost.
     pub corruptions: u64,
-    /// Clusters that are kept for nobody.
+    /// Number of clusters that are allocated but not referenced.
     pub leaks: u64,
-    /// Corruptions that a repair took away.
+    /// Number of corruptions that a repair fixed.
     pub corruptions_fixed: u64,
-    /// Leaks that a repair took away.
+    /// Number of leaks that a repair fixed.
     pub leaks_fixed: u64,
-    /// Clusters that the disk has.
+    /// Number of clusters of the disk.
     pub total_clusters: u64,
-    /// Those with data.
+    /// Number of clusters with data.
     pub allocated_clusters: u64,
-    /// Those that do not follow the one before; compressed ones all count.
+    /// Number of clusters that do not follow the one before in the file; all compressed ones count.
     pub fragmented_clusters: u64,
-    /// Those that are compressed.
+    /// Number of compressed clusters.
     pub compressed_clusters: u64,
     /// The end of the last cluster in use, in bytes.
     pub image_end: u64,
-    /// What is wrong, one line each; of many, the first ones.
+    /// Descriptions of the problems, one line each; if there are many, the first ones.
     pub problems: Vec<String>,
 }
 
@@ -58,20 +58,20 @@ impl Report {
     }
 }
 
-/// Checks an image, and repairs it where asked. The report is about the image as it is at the end.
+/// Checks an image, and repairs it if `repair` is given. The report describes the image after the repair.
 ///
 /// # Errors
-/// `Unsupported` for formats without metadata to check; `Corrupt` where it cannot be checked at all;
-/// `Locked` where it is in use.
+/// `Unsupported` for formats without metadata to check; `Corrupt` if it cannot be checked at all;
+/// `Locked` if it is in use.
 pub async fn check(opener: &dyn Opener, name: &str, kind: Kind, repair: Option<Repair>) -> Result<Report> {
     let lock = if repair.is_some() { Lock::Leaf } else { Lock::Backing };
     check_under(opener, name, kind, repair, lock).await
 }
 
-/// Checks an image that another process may be writing: it may be found half changed.
+/// Checks an image that another process may be writing, so it may be half changed.
 ///
 /// # Errors
-/// As [`check`], but for `Locked`.
+/// As [`check`], except for `Locked`.
 pub async fn check_in_use(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Report> {
     check_under(opener, name, kind, None, Lock::Look).await
 }

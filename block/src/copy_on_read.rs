@@ -1,8 +1,8 @@
-//! Copy-on-read: what a guest reads from the backing chain stays in the leaf.
+//! Copy-on-read: data that a guest reads from the backing chain is also written to the leaf.
 //!
-//! The guest is answered as soon as the data is in a bounce buffer; the copy is written by a task of its
-//! own, which holds a ticket, so that a drain awaits it. A copy that fails, or for which there is no
-//! buffer left, is left out: the range stays absent, and the read was right all the same.
+//! A read completes as soon as the data is in a bounce buffer. A separate task, which holds a ticket so
+//! that a drain awaits it, writes the copy. If a copy fails, or no memory is left for its buffer, the
+//! range stays absent; the read is correct all the same.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -17,20 +17,20 @@ use crate::populate::{Populated, store};
 use crate::turns::Turns;
 use crate::{Buf, Result};
 
-/// Bytes that the copies of one disk may hold at once.
+/// Maximum number of bytes that the copies of one disk hold at once.
 pub(crate) const BOUNCE: u64 = 16 << 20;
-/// The largest copy in bytes: bounds what an overlapping write of the guest waits for.
+/// The largest copy in bytes: bounds the wait of a guest's write that overlaps it.
 const LARGEST: u64 = 1 << 20;
-/// Parts of one request in flight at once.
+/// Maximum number of parts of one request in flight at once.
 const PARTS: usize = 16;
 
 impl Disk {
-    /// Copies what is read from the backing chain into the leaf, or stops doing so.
+    /// Turns copy-on-read on or off.
     pub fn set_copy_on_read(&self, on: bool) {
         self.copy_on_read.set(on);
     }
 
-    /// As [`Node::read`] of the leaf, leaving copies of what was absent.
+    /// Like [`Node::read`] of the leaf, but leaves copies of absent ranges in it.
     pub(crate) async fn read_copying(
         &self,
         ticket: &Ticket,
@@ -70,7 +70,7 @@ impl Disk {
             }
             at += len;
         }
-        // All of them, even when one fails: the buffer is the caller's again with the answer.
+        // Awaits all of them, even if one fails: the caller may reuse the buffer afterwards.
         let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
         let mut outcome = Ok(());
         while let Some(result) = results.next().await {
@@ -80,7 +80,8 @@ impl Disk {
     }
 }
 
-/// Reads `range`, the part of `whole` that the guest asked for, and leaves the copy of `whole` to a task.
+/// Reads `range`, the part of `whole` that the guest requested, and spawns a task that writes the copy
+/// of `whole`.
 async fn read_and_copy(
     leaf: Rc<Node>,
     backing: Rc<Node>,
@@ -96,19 +97,19 @@ async fn read_and_copy(
     part.copy_from_buf(&bounce.slice(start..start + part.len()));
     executor::spawn(async move {
         if let Err(e) = keep(&leaf, &backing, whole.clone(), bounce).await {
-            tracing::debug!("{}: no copy of what was read at {}: {e}", leaf.name(), whole.start);
+            tracing::debug!("{}: copy-on-read at {} failed: {e}", leaf.name(), whole.start);
         }
         drop((ticket, room));
     });
     Ok(())
 }
 
-/// Makes what is still absent of `range` present, from `buf`, which was read from `backing`. While that is
-/// behind the leaf, what was read before the lock is still what an absent cluster reads as. Afterwards absent
-/// may mean zero: in version 2 of qcow2 nothing else does.
+/// Writes the still absent parts of `range` from `buf`, which was read from `backing`. While `backing`
+/// is behind the leaf, an absent cluster still reads as it did before the lock. Later, absence may mean
+/// zeros: version 2 of qcow2 has no other way to record them.
 async fn keep(leaf: &Node, backing: &Rc<Node>, range: Range<u64>, mut buf: Buf) -> Result<()> {
     let _lock = leaf.lock_for_job(range.clone()).await;
-    // The record goes first, then the node.
+    // The end of a stream removes the record first, then the node.
     let is_behind = leaf.backing().is_some_and(|now| Rc::ptr_eq(&now, backing));
     if !is_behind || leaf.format().backing().is_none() {
         return Ok(());

@@ -1,7 +1,7 @@
-//! A disk: the front that a guest, an export and the monitor see.
+//! A disk: the interface that guests, exports and the monitor use.
 //!
-//! Every request passes the gate as a [`Ticket`], which is dropped when its answer has been delivered;
-//! a disk is drained when no ticket is left. Everything here lives on the disk's thread.
+//! Every request passes the gate and holds a [`Ticket`] until its response has been delivered; the disk
+//! is drained when no ticket is left. Everything here but [`DiskHandle`] stays on the disk's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,10 +22,10 @@ use crate::stream::watch::Watch;
 use crate::tray::{self, Tray};
 use crate::{Buf, Error, ErrorKind, Result};
 
-/// QEMU's words for a read-only disk that a command would write to.
+/// QEMU's error text for a command that would write to a read-only disk.
 pub(crate) const READ_ONLY: &str = "Block node is read-only";
 
-/// What a disk tells the outside world by itself.
+/// An event that a disk sends to its listener.
 #[derive(Clone, Debug)]
 pub enum DiskEvent {
     /// A background stream ended; its result is on stable storage.
@@ -34,30 +34,31 @@ pub enum DiskEvent {
         device: String,
         /// Its size in bytes.
         len: u64,
-        /// How far the stream came, in bytes.
+        /// Offset that the stream reached, in bytes.
         offset: u64,
-        /// Why it did not come to its end.
+        /// The error that ended it; `None` if it completed.
         error: Option<String>,
     },
-    /// A job tells something.
+    /// An event of a job.
     Job {
-        /// What it is like now.
+        /// Information about the job at that time.
         job: job::Info,
-        /// What happened to it.
+        /// The event.
         what: JobEvent,
     },
 }
 
-/// While the requests inside of a disk's gate move this many bytes together, further ones wait outside. So a
-/// drain has no more than this and one [`PIECE`] to wait for, whoever asks and however many they are.
+/// Limit on the bytes that the requests inside a disk's gate move together: once they reach it, further
+/// requests wait outside. So a drain never waits for more than this and one [`PIECE`], however many
+/// clients there are.
 pub const MOST_INSIDE: u64 = 64 << 20;
 
-/// The most bytes that one ticket is to carry. What is longer is done in pieces of this length, each with a
-/// ticket of its own.
+/// The largest number of bytes that one ticket should carry. A longer request is split into pieces of
+/// this length, each with its own ticket.
 pub const PIECE: u64 = 16 << 20;
 
-/// The length of the first piece of `len` bytes at `offset`: all of them up to `most`; of more, those up to
-/// the next multiple of `most`. All are in bytes, and `most` is not 0.
+/// Returns the length of the first piece of `len` bytes at `offset`: all of them if they are at most
+/// `most`, else those up to the next multiple of `most`. All are in bytes, and `most` must not be 0.
 pub fn first_piece(offset: u64, len: u64, most: u64) -> u64 {
     if len <= most { len } else { most - offset % most }
 }
@@ -67,22 +68,22 @@ pub fn first_piece(offset: u64, len: u64, most: u64) -> u64 {
 struct Gate {
     closed: Cell<bool>,
     inside: Cell<u64>,
-    /// Bytes that those inside move.
+    /// Bytes that the requests inside move together.
     carried: Cell<u64>,
     changed: Event,
 }
 
-/// A request in flight. Drop it only when the answer has been delivered: until then the disk counts as
-/// not drained.
+/// A request in flight. Must be dropped only when the response has been delivered: until then the disk
+/// is not drained.
 pub struct Ticket {
     disk: Rc<Disk>,
     carried: u64,
 }
 
 impl Ticket {
-    /// Says that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded, which
-    /// may come to writing zeros. To be said before anything else is awaited, since it is by this that others
-    /// wait outside.
+    /// Records that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded,
+    /// which may amount to writing zeros. Must be called before anything else is awaited, since this
+    /// number decides whether other requests wait outside.
     pub fn carry(&mut self, bytes: u64) {
         let gate = &self.disk.gate;
         let before = gate.carried.get();
@@ -94,8 +95,8 @@ impl Ticket {
         }
     }
 
-    /// Another one, for what outlives the request that has this one: the gate may be closed by now, but
-    /// the request is inside.
+    /// Returns another ticket, for work that outlives the request with this one. The gate may be closed
+    /// by now, but the request is inside already.
     pub(crate) fn again(&self) -> Ticket {
         let inside = &self.disk.gate.inside;
         inside.set(inside.get() + 1);
@@ -129,7 +130,7 @@ impl Drop for Closed {
     }
 }
 
-/// Something that has the disk to itself among jobs, switches and resizes.
+/// Exclusive use of the disk by one job, switch or resize. Released on drop.
 pub(crate) struct Claim {
     disk: Rc<Disk>,
 }
@@ -141,7 +142,7 @@ impl Drop for Claim {
     }
 }
 
-/// A leaf of the past. A guest's flush reaches it until it is `flushed`; then it is closed, and made a
+/// A former leaf. Guests' flushes include it until it is `flushed`; then it is closed, and turned into a
 /// backing file.
 struct Old {
     node: Rc<Node>,
@@ -153,31 +154,31 @@ type CapacityListener = Box<dyn Fn(u64)>;
 
 /// A named device over a chain of images.
 ///
-/// A request whose future is dropped half way still comes to its end, by itself: its buffer, its locks and
-/// its place among the requests in flight stay taken until then, so that a drain awaits it. As with any
-/// other request in flight, one that overlaps it has no order with it.
+/// A request whose future is dropped half way still runs to its end by itself: it keeps its buffer, its
+/// locks and its ticket until then, so a drain awaits it. As with any other request in flight, its order
+/// with requests that overlap it is undefined.
 pub struct Disk {
     name: String,
     leaf: RefCell<Rc<Node>>,
     read_only: bool,
     pub(crate) opener: Rc<dyn Opener>,
     gate: Gate,
-    /// Leaves of the past that have not come to their end as leaves.
+    /// Former leaves that are not backing files yet.
     old: RefCell<Vec<Rc<Old>>>,
     claimed: Cell<Option<&'static str>>,
-    /// Nobody has the disk any more.
+    /// Notified when a claim is released.
     unclaimed: Event,
     pub(crate) jobs: RefCell<Vec<Rc<Job>>>,
-    /// Where `block_stream` of a single cluster goes on.
+    /// Offset at which `block_stream` of a single cluster continues, in bytes.
     pub(crate) cursor: Cell<u64>,
     pub(crate) copy_on_read: Cell<bool>,
-    /// True if space that is not needed any more is given back (`discard=unmap`).
+    /// True if space that is not needed any more is freed (`discard=unmap`).
     unmaps: Cell<bool>,
-    /// Room for the copies that reads leave.
+    /// Memory for the copies of copy-on-read, in bytes.
     pub(crate) bounce: Rc<Semaphore>,
-    /// Sees what is read.
+    /// Observes the guest's reads for a stream.
     pub(crate) watch: RefCell<Option<Rc<Watch>>>,
-    /// [`Disk::close`] has begun.
+    /// True once [`Disk::close`] has begun.
     closing: Cell<bool>,
     closed: Cell<bool>,
     has_closed: Event,
@@ -190,7 +191,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk named `name` over the chain of `leaf`. `listener` is called for each event.
+    /// Creates a disk named `name` over the chain of `leaf`. `listener` is called for each event.
     pub fn new(
         name: &str,
         leaf: Rc<Node>,
@@ -201,7 +202,7 @@ impl Disk {
         Rc::new(Self::with_tray(name, leaf, read_only, opener, listener, None))
     }
 
-    /// A removable drive, whose media are only read; without one it is empty.
+    /// Creates a removable drive with a read-only medium, or an empty one.
     pub async fn removable(
         name: &str,
         medium: Option<Rc<Node>>,
@@ -250,45 +251,45 @@ impl Disk {
         }
     }
 
-    /// The name by which the monitor knows the disk.
+    /// Returns the name by which the monitor knows the disk.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its size in bytes.
+    /// Returns the disk's size in bytes.
     pub fn size(&self) -> u64 {
         self.leaf().size()
     }
 
-    /// The most bytes that are zeroed or discarded with one ticket: a [`PIECE`], or one cluster of the leaf
-    /// where that is larger, because a part of a cluster is not discarded.
+    /// Returns the largest number of bytes that should be zeroed or discarded with one ticket: a [`PIECE`],
+    /// or one cluster of the leaf if that is larger, because a part of a cluster is not discarded.
     pub fn zero_piece(&self) -> u64 {
         PIECE.max(self.leaf().cluster_size())
     }
 
-    /// Whether writes are refused.
+    /// Returns true if writes are refused.
     pub fn read_only(&self) -> bool {
         self.read_only
     }
 
-    /// The image that is written.
+    /// Returns the leaf.
     pub fn leaf(&self) -> Rc<Node> {
         self.leaf.borrow().clone()
     }
 
-    /// What was done so far, as of now.
+    /// Returns a snapshot of the disk's counters.
     pub fn stats(&self) -> Stats {
         let stats = self.stats.clone();
         stats.waits.add(&self.leaf().waits);
         stats
     }
 
-    /// Calls `notify` with the new size in bytes whenever a change of it is to be made known.
+    /// Calls `notify` with the size in bytes whenever the guest should be notified of it.
     pub fn on_capacity(&self, notify: impl Fn(u64) + 'static) {
         self.capacity.borrow_mut().push(Box::new(notify));
     }
 
-    /// Whether a request is in flight, or was so recently.
+    /// Returns true if a request is in flight, or ended less than `recent` ago.
     pub(crate) fn is_busy(&self, recent: Duration) -> bool {
         self.gate.inside.get() > 0 || self.stats.idle().is_some_and(|idle| idle < recent)
     }
@@ -303,8 +304,8 @@ impl Disk {
         (self.listener)(event);
     }
 
-    /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller says
-    /// by [`Ticket::carry`] how much its request moves.
+    /// Passes the gate if it is open and the requests inside move less than [`MOST_INSIDE`] bytes. The
+    /// caller must report by [`Ticket::carry`] how many bytes its request moves.
     pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
         if self.gate.closed.get() || self.gate.carried.get() >= MOST_INSIDE {
             return None;
@@ -313,7 +314,7 @@ impl Disk {
         Some(Ticket { disk: self.clone(), carried: 0 })
     }
 
-    /// Waits until [`Disk::try_enter`] passes.
+    /// Waits until [`Disk::try_enter`] succeeds.
     pub async fn enter(self: &Rc<Self>) -> Ticket {
         loop {
             match self.try_enter() {
@@ -323,8 +324,8 @@ impl Disk {
         }
     }
 
-    /// Closes the gate and waits until the disk is drained. `None` where that takes longer than
-    /// `deadline`: the gate is open again then, and nobody was harmed.
+    /// Closes the gate and waits until the disk is drained. Returns `None` if that takes longer than
+    /// `deadline`; then the gate is open again and no request has failed.
     pub(crate) async fn drain(self: &Rc<Self>, deadline: Duration) -> Option<Closed> {
         self.gate.closed.set(true);
         let closed = Closed { disk: self.clone() };
@@ -336,25 +337,26 @@ impl Disk {
         executor::timeout(deadline, empty).await.map(|()| closed)
     }
 
-    /// Returns the kind of the job that has the disk, if there is one.
+    /// Returns the kind of the job that has claimed the disk, if there is one.
     pub fn busy_with(&self) -> Option<JobKind> {
         self.active_job().map(|job| job.info().kind)
     }
 
-    /// Checks that no job has the disk. `node` is the name by which the caller asked for it.
+    /// Checks that no job has claimed the disk. `node` is the name that the caller used for the disk.
     ///
     /// # Errors
-    /// `InUse`, with QEMU's text, if a job has it.
+    /// `InUse`, with QEMU's text, if a job has claimed it.
     pub(crate) fn check_no_job(&self, node: &str) -> Result<()> {
         let Some(kind) = self.busy_with() else { return Ok(()) };
         let text = format!("Node '{node}' is busy: block device is in use by block job: {}", kind.name());
         Err(Error::new(ErrorKind::InUse, text))
     }
 
-    /// Takes the disk for `what`.
+    /// Claims the disk for `what`.
     ///
     /// # Errors
-    /// `InUse`, naming who has it, with QEMU's text where that is a job; and where the disk is being closed.
+    /// `InUse` if it is claimed already (the text names the claim, or is QEMU's if a job has it) or is
+    /// being closed.
     pub(crate) fn claim(self: &Rc<Self>, what: &'static str) -> Result<Claim> {
         self.check_open()?;
         if let Some(other) = self.claimed.get() {
@@ -366,7 +368,7 @@ impl Disk {
         Ok(Claim { disk: self.clone() })
     }
 
-    /// Fails if the disk is being closed.
+    /// Fails with `InUse` if the disk is being closed.
     pub(crate) fn check_open(&self) -> Result<()> {
         if !self.closing.get() {
             return Ok(());
@@ -391,8 +393,8 @@ impl Disk {
         self.check_range(op, offset, len)
     }
 
-    /// Awaits a request's work and counts it. The work has a ticket of its own, since it may outlive the
-    /// caller's.
+    /// Runs a request's work to its end and counts it. The work gets its own ticket, since it may
+    /// outlive the caller's.
     async fn request<W>(&self, ticket: &Ticket, op: Op, len: u64, work: W) -> Result<()>
     where
         W: AsyncFnOnce(&Ticket) -> Result<()> + 'static,
@@ -408,7 +410,7 @@ impl Disk {
         executor::to_the_end(counted).await
     }
 
-    /// Reads the whole of `buf`.
+    /// Fills `buf` from the disk at `offset`.
     pub async fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len() as u64;
         self.check_range(Op::Read, offset, len)?;
@@ -423,7 +425,7 @@ impl Disk {
         self.request(ticket, Op::Read, len, async move |_: &Ticket| leaf.read(offset, buf).await).await
     }
 
-    /// Writes the whole of `buf`.
+    /// Writes all of `buf` to the disk at `offset`.
     pub async fn write(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len() as u64;
         self.check_write(Op::Write, offset, len)?;
@@ -432,8 +434,8 @@ impl Disk {
         self.request(ticket, Op::Write, len, async move |_: &Ticket| leaf.write(offset, buf).await).await
     }
 
-    /// Makes a range read as zeros. Without `unmap` the image keeps the range's space where it can, so
-    /// that later writes need none.
+    /// Makes a range read as zeros. Without `unmap` the image keeps the range's space if it can, so that
+    /// later writes need none.
     pub async fn write_zeroes(&self, ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
         self.check_write(Op::Write, offset, len)?;
         let (leaf, unmap) = (self.leaf(), unmap && self.unmaps.get());
@@ -442,12 +444,12 @@ impl Disk {
         self.request(ticket, Op::Write, len, work).await
     }
 
-    /// Gives back the space of what is discarded, or zeroed for that; or keeps it.
+    /// Sets whether the space of discarded ranges, and of ranges zeroed with `unmap`, is freed or kept.
     pub fn set_unmap(&self, on: bool) {
         self.unmaps.set(on);
     }
 
-    /// Says that a range's content is not needed any more.
+    /// Discards a range, whose content is not needed any more.
     pub async fn discard(&self, ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
         self.check_write(Op::Discard, offset, len)?;
         let leaf = self.unmaps.get().then(|| self.leaf());
@@ -458,7 +460,7 @@ impl Disk {
         self.request(ticket, Op::Discard, len, work).await
     }
 
-    /// Makes everything that was answered before this call durable.
+    /// Makes the effects of all requests that completed before this call durable.
     pub async fn flush(&self, ticket: &Ticket) -> Result<()> {
         let work = async |ticket: &Ticket| {
             let disk = &ticket.disk;
@@ -472,8 +474,8 @@ impl Disk {
         self.request(ticket, Op::Flush, 0, work).await
     }
 
-    /// Flushes leaves of the past. Nobody writes to them any more, so once is enough. Returns the first
-    /// error, after all have been tried.
+    /// Flushes former leaves. They are not written any more, so once is enough. Tries all of them, then
+    /// returns the first error.
     pub(crate) async fn flush_old(&self) -> Result<()> {
         let all: Vec<_> = self.old.borrow().iter().filter(|old| !old.flushed.get()).cloned().collect();
         let mut outcome = Ok(());
@@ -486,9 +488,9 @@ impl Disk {
         outcome
     }
 
-    /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files.
-    /// Returns the first error, after all have been tried; what failed is tried again by the next call.
-    /// Whoever calls has the disk's claim.
+    /// Finishes former leaves: flushes and closes them, and turns them into backing files. Tries all of
+    /// them, then returns the first error; the next call tries those that failed again. The caller must
+    /// hold the disk's claim.
     pub(crate) async fn end_old(&self) -> Result<()> {
         let mut outcome = self.flush_old().await;
         let flushed: Vec<_> = self.old.borrow().iter().filter(|old| old.flushed.get()).cloned().collect();
@@ -504,14 +506,14 @@ impl Disk {
         outcome
     }
 
-    /// Has `node`, which was written and is not any more, flushed by the guest's flushes and ended by
-    /// [`Disk::end_old`].
+    /// Makes `node`, which is not written any more, a former leaf: guests' flushes include it, and
+    /// [`Disk::end_old`] finishes it.
     pub(crate) fn retire(&self, node: &Rc<Node>) {
         self.keep_old(node, false);
     }
 
-    /// As [`Disk::retire`], for a node that holds nothing that a guest has written: only [`Disk::end_old`]
-    /// ends it, and no guest's flush fails for it.
+    /// Like [`Disk::retire`], for a node without data that a guest has written: only [`Disk::end_old`]
+    /// flushes it, so guests' flushes do not fail for it.
     pub(crate) fn retire_flushed(&self, node: &Rc<Node>) {
         self.keep_old(node, true);
     }
@@ -522,7 +524,7 @@ impl Disk {
         }
     }
 
-    /// Puts a new leaf in the place of the old. The disk is drained.
+    /// Replaces the leaf, and makes the old one, which it returns, a former leaf. The disk must be drained.
     pub(crate) fn swap(&self, leaf: Rc<Node>) -> Rc<Node> {
         let old = self.leaf.replace(leaf);
         self.stats.waits.add(&old.waits);
@@ -532,14 +534,14 @@ impl Disk {
         old
     }
 
-    /// Ends the disk's use: stops its stream, waits for whoever has the disk, drains, and makes everything
-    /// durable. Nobody takes the disk any more.
+    /// Closes the disk: aborts its job, waits until nobody claims the disk, drains it and makes
+    /// everything durable. New claims are refused from the start.
     pub async fn close(self: &Rc<Self>) -> Result<()> {
         self.closing.set(true);
         while self.claimed.get().is_some() {
-            // A switch that waits for others to come as far does not happen.
+            // Abandons switches that wait for those of other disks.
             drop(self.steps.take());
-            // Asked once or more often, by whomever: the job comes to its end, good or not.
+            // Repeating this does no harm: the job ends, with or without a result.
             if let Some(job) = self.active_job() {
                 job.abort();
             }
@@ -559,7 +561,7 @@ impl Disk {
         closed
     }
 
-    /// Ends when [`Disk::close`] has ended. Whoever keeps a disk alive waits here.
+    /// Waits until [`Disk::close`] has ended. The task that keeps a disk alive waits here.
     pub async fn closed(&self) {
         while !self.closed.get() {
             self.has_closed.wait().await;
@@ -568,11 +570,11 @@ impl Disk {
 }
 
 thread_local! {
-    /// The disks of this thread, by the number in their handles.
+    /// The disks of this thread, by the IDs in their handles.
     static DISKS: RefCell<BTreeMap<u64, Weak<Disk>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The way to a disk from other threads.
+/// A handle for using a disk from other threads.
 #[derive(Clone)]
 pub struct DiskHandle {
     remote: Remote,
@@ -580,7 +582,7 @@ pub struct DiskHandle {
 }
 
 impl Disk {
-    /// A handle for other threads.
+    /// Returns a handle for other threads.
     pub fn handle(self: &Rc<Self>) -> DiskHandle {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -605,10 +607,10 @@ impl Handle for DiskHandle {
 }
 
 impl DiskHandle {
-    /// Does something with the disk on its thread.
+    /// Calls `make` with the disk on the disk's thread, and awaits the returned future there.
     ///
     /// # Errors
-    /// What `make`'s future says, and `NotFound` where the disk is gone.
+    /// Errors of the future; `NotFound` if the disk is gone.
     pub async fn call<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
         &self,
         make: impl FnOnce(Rc<Disk>) -> F + Send + 'static,

@@ -1,10 +1,10 @@
-//! One error type: a stable kind to match on, and a sentence to act on.
+//! The error type: a stable kind to match on, and a message to act on.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// What went wrong, for code that has to decide.
+/// The kind of an error, for code that handles kinds differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -12,36 +12,36 @@ pub enum ErrorKind {
     Io,
     /// No space left, or a quota was reached.
     NoSpace,
-    /// A write to what may only be read.
+    /// A write to something read-only.
     ReadOnly,
-    /// Bytes outside of the disk or image.
+    /// The range is outside the disk or image.
     OutOfRange,
-    /// Not in this format, not on this file system, or not implemented.
+    /// The format or the file system does not support it, or it is not implemented.
     Unsupported,
     /// The image's own metadata is wrong.
     Corrupt,
-    /// A wish that cannot be granted as it was said.
+    /// The request is malformed, contradicts itself, or does not fit the current state.
     Invalid,
-    /// A job or another command has the disk.
+    /// A job or another command is using the disk.
     InUse,
-    /// Another process has the image open.
+    /// The image is open elsewhere, in another process or this one; or the guest has locked the tray.
     Locked,
-    /// There is no such thing.
+    /// The named object does not exist.
     NotFound,
-    /// What was asked for is not going on.
+    /// The operation that the request refers to is not active.
     NotActive,
     /// A deadline passed.
     TimedOut,
-    /// Stopped by whoever asked.
+    /// Cancelled on request.
     Cancelled,
 }
 
-/// An error of the block layer. Cheap to clone: one failed commit answers many requests.
+/// An error of the block layer. Cheap to clone: one failed commit fails many requests.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     text: Arc<str>,
-    /// The number that the operating system or an NBD server gave it; 0 if neither did.
+    /// Error number from the operating system or an NBD server; 0 if there is none.
     errno: i32,
     of_source: bool,
 }
@@ -50,17 +50,18 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error with its sentence.
+    /// Creates an error with this message.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         Error { kind, text: text.into().into(), errno: 0, of_source: false }
     }
 
-    /// The same with the number by which the operating system, or an NBD server, called it.
+    /// Returns the error with the number that the operating system or an NBD server gave it.
     pub(crate) fn with_errno(self, errno: i32) -> Self {
         Error { errno, ..self }
     }
 
-    /// An operating-system error, with what was being done to what: "reading disk.img at 512".
+    /// Creates an error from one of the operating system. `doing` is the operation that failed: "reading
+    /// disk.img at 512".
     pub fn io(doing: impl fmt::Display, source: &io::Error) -> Self {
         let Some(errno) = source.raw_os_error() else {
             return Error::new(ErrorKind::Io, format!("{doing}: {source}"));
@@ -75,8 +76,7 @@ impl Error {
         Error::new(kind, format!("{doing}: {}", strerror(errno))).with_errno(errno)
     }
 
-    /// The error's number as Linux has it. An error that has none of its own gets that of its kind, as
-    /// QEMU's block layer gives it.
+    /// Returns the Linux error number. An error without one gets that of its kind, as in QEMU's block layer.
     pub fn errno(&self) -> i32 {
         if self.errno != 0 {
             return self.errno;
@@ -96,35 +96,35 @@ impl Error {
         }
     }
 
-    /// The C library's words for [`Error::errno`] and nothing else: all that QEMU says of a failed request
-    /// or job, and what its clients compare.
+    /// Returns the C library's text for [`Error::errno`] and nothing else: QEMU reports only this text
+    /// for a failed request or job, and its clients compare it.
     pub fn reason(&self) -> String {
         strerror(self.errno())
     }
 
-    /// The kind.
+    /// Returns the kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The same error, with what was being tried in front of its sentence.
+    /// Returns the error with `doing`, the operation that failed, in front of its message.
     pub fn context(self, doing: impl fmt::Display) -> Self {
         let text = format!("{doing}: {}", self.text).into();
         Error { text, ..self }
     }
 
-    /// The same error, as one of what a copy reads from.
+    /// Returns the error, marked as coming from the source of a copy.
     pub(crate) fn of_source(self) -> Self {
         Error { of_source: true, ..self }
     }
 
-    /// Whether a copy failed where it reads from, and not where it writes to.
+    /// Returns true if a copy failed reading its source, not writing its target.
     pub(crate) fn is_of_source(&self) -> bool {
         self.of_source
     }
 }
 
-/// The C library's words for an error number; Rust's add the number.
+/// Returns the C library's text for an error number. Rust's own text appends the number.
 fn strerror(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
     let suffix = format!(" (os error {errno})");

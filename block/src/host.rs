@@ -1,4 +1,4 @@
-//! What this host's kernel and the file system of a folder offer images, found out by trying.
+//! Features for images that this host's kernel and a folder's file system support, found by trying them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::file::clone_range;
 
-/// The largest block of a file system that is tried, in bytes.
+/// Length of the ranges that are tried, in bytes: no usual file system has larger blocks.
 const BLOCK: u64 = 64 << 10;
 
-/// Each is an error that tells why not.
+/// The features. Each is `Ok` if it works, else the error that says why not.
 pub struct Offers {
     /// io_uring, which [`crate::io::Aio::IoUring`] uses.
     pub io_uring: io::Result<()>,
@@ -19,11 +19,12 @@ pub struct Offers {
     pub direct: io::Result<()>,
     /// FICLONERANGE: a stream shares whole clusters instead of copying them.
     pub reflink: io::Result<()>,
-    /// fallocate(2) with FALLOC_FL_PUNCH_HOLE: what a guest discards is given back.
+    /// fallocate(2) with FALLOC_FL_PUNCH_HOLE: space that a guest discards is returned to the host's
+    /// file system.
     pub punch: io::Result<()>,
 }
 
-/// A file that is gone when this is dropped.
+/// A file that is removed on drop.
 struct Trial {
     path: PathBuf,
     file: File,
@@ -39,15 +40,15 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // A file that somebody else removed is gone as well.
+        // It does not matter if somebody else has removed the file already.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Tries everything, with two small files in `folder` that are removed again.
+/// Tries every feature with two small files in `folder`, which it removes again.
 ///
 /// # Errors
-/// Where no file can be made or written there.
+/// Fails if no file can be created or written there.
 pub fn look(folder: &Path) -> io::Result<Offers> {
     let (source, target) = (Trial::new(folder, "a")?, Trial::new(folder, "b")?);
     source.file.write_all_at(&[1; BLOCK as usize], 0)?;

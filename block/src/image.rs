@@ -1,4 +1,4 @@
-//! Images as files: create one, and say what one is.
+//! Image files: creates them, and returns information about them.
 
 use crate::chain::{self, Opener};
 use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
@@ -12,16 +12,16 @@ mod info;
 pub use crate::format::qcow2::create::{Options as Qcow2Options, Preallocation};
 pub use info::{Bitmap, Info, Qcow2Info, Recorded, Snapshot, info, info_in_use};
 
-/// A new image.
+/// Options for creating an image.
 #[derive(Clone, Debug, Default)]
 pub struct Create {
-    /// Size of the disk in bytes; without one, the backing file's.
+    /// Size of the disk in bytes; the backing file's size if `None`.
     pub size: Option<u64>,
     /// The backing file as it will be recorded, and its format.
     pub backing: Option<(String, Kind)>,
     /// Allocation unit in bytes.
     pub cluster_size: Option<u64>,
-    /// Presence by subclusters.
+    /// True if presence is recorded per subcluster.
     pub extended_l2: Option<bool>,
     /// Width of a refcount in bits.
     pub refcount_bits: Option<u32>,
@@ -29,16 +29,16 @@ pub struct Create {
     pub version: Option<u32>,
     /// Allows other programs to leave refcounts stale while they have the image open.
     pub lazy_refcounts: Option<bool>,
-    /// Compressed clusters are zstd's instead of zlib's.
+    /// True if clusters are compressed with zstd instead of zlib.
     pub zstd: Option<bool>,
-    /// What is allocated from the start.
+    /// Space that is allocated at creation.
     pub preallocation: Preallocation,
     /// Size of QED's tables in clusters.
     pub table_size: Option<u64>,
 }
 
 impl Create {
-    /// Refuses wishes that a format does not know.
+    /// Fails if there are options that the format does not support.
     fn check(&self, kind: Kind) -> Result<()> {
         let for_qcow2 = self.extended_l2.is_some()
             || self.refcount_bits.is_some()
@@ -64,7 +64,7 @@ impl Create {
         Err(Error::new(ErrorKind::Invalid, refused))
     }
 
-    /// The image laid out, for a disk of `size` bytes.
+    /// Returns the layout of the image for a disk of `size` bytes.
     fn plan(&self, kind: Kind, size: u64) -> Result<Plan> {
         Ok(match kind {
             Kind::Raw => {
@@ -80,7 +80,8 @@ impl Create {
                 options.lazy_refcounts = self.lazy_refcounts.unwrap_or(false);
                 options.zstd = self.zstd.unwrap_or(false);
                 options.preallocation = self.preallocation;
-                // Subclusters want clusters of 16 KiB; a smaller wish alone is no contradiction.
+                // Subclusters need clusters of at least 16 KiB: a smaller cluster size turns them off by
+                // default.
                 let subclusters = options.cluster_size >= 16 << 10 && options.version > 2;
                 options.extended_l2 = self.extended_l2.unwrap_or(subclusters);
                 options.refcount_bits = self.refcount_bits.unwrap_or(options.refcount_bits);
@@ -97,7 +98,7 @@ impl Create {
     }
 }
 
-/// A new image, laid out: everything that can be refused by its options is refused by now.
+/// The layout of a new image. Creating one detects all invalid options.
 enum Plan {
     Raw(u64, Preallocation),
     Qcow2(qcow2_create::Plan),
@@ -114,16 +115,16 @@ impl Plan {
     }
 }
 
-/// Creates an image and makes it durable, its name included. A block device is taken as it is.
+/// Creates an image and makes it durable, its name included. A block device is used as it is.
 ///
 /// # Errors
-/// `Invalid` where the wishes contradict each other or the backing file cannot be opened: what had that
-/// name is as it was then. What the file system says.
+/// `Invalid` if the options are incomplete or contradict each other; errors of opening the backing file;
+/// errors of the file system. After the first two, a file of that name is unchanged.
 pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
     create_over(opener, name, kind, wish, None).await
 }
 
-/// As [`create`], over a chain of `images`, where that is known.
+/// Like [`create`], over a chain of `images`, if their number is known.
 pub(crate) async fn create_over(
     opener: &dyn Opener,
     name: &str,
@@ -158,7 +159,7 @@ pub(crate) async fn create_over(
     plan.write(&*storage).await.map_err(named)
 }
 
-/// An image cannot be its own backing file: creating it would empty that.
+/// Fails if the image would be its own backing file, which creating it would empty.
 async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result<()> {
     let Ok(old) = opener.open(name, false).await else { return Ok(()) };
     let below = opener.identity(backing).await.map_err(|e| e.context("backing file"))?;
@@ -174,7 +175,7 @@ async fn refuse_itself(opener: &dyn Opener, name: &str, backing: &str) -> Result
 async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocation) -> Result<()> {
     storage.truncate(size).await?;
     if storage.is_fixed() && size > 0 {
-        // Nobody may take it for the image that was there before.
+        // The device must not be taken for the image that it held before.
         storage.write(0, Buf::new(size.min(512) as usize)).await?;
     }
     preallocate::raw(storage, size, preallocation).await?;
@@ -182,7 +183,7 @@ async fn create_raw(storage: &dyn Storage, size: u64, preallocation: Preallocati
     storage.sync_name().await
 }
 
-/// What an image's header says, without opening the chain or locking anything.
+/// Reads an image's header, without opening the chain or locking anything.
 async fn summary(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Summary> {
     let storage = opener.open(name, false).await?;
     Summary::read(&*storage, kind).await

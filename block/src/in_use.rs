@@ -1,10 +1,9 @@
-//! The files that this program has in use, so that none of them is written twice, or written while it is
-//! read.
+//! The files that this process has open, so that no file has two writers, or a writer and readers.
 //!
-//! The locks of [`crate::storage::Lock`] keep other programs away. They say nothing where the storage has
-//! none (an NBD export, a file system without locks) or where one node hands its lock to another, and they do
-//! not tell whether it is this program that stands in its own way. So each node that is open is counted here
-//! too: by what it lies on, whatever its name. This is all that disks on different threads share.
+//! The locks of [`crate::storage::Lock`] keep other processes away. They do not help if the storage has no
+//! locks (an NBD export, a file system without locks) or while one node hands its lock to another, and they
+//! do not say whether the holder is this process itself. So every open node is also counted here, by the
+//! identity of its storage, whatever its name. Disks on different threads share no other data structure.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -21,7 +20,7 @@ struct Users {
 
 static USERS: Mutex<BTreeMap<(u64, u64), Users>> = Mutex::new(BTreeMap::new());
 
-/// Held for a few instructions, never at an `.await`.
+/// Locks the table. The guard is held for a few instructions, never across an `.await`.
 fn users() -> MutexGuard<'static, BTreeMap<(u64, u64), Users>> {
     USERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -30,18 +29,18 @@ fn key(identity: Identity) -> (u64, u64) {
     (identity.device, identity.inode)
 }
 
-/// An image in use. Dropped, it is not any more.
+/// The use of an image by a node. Ends on drop.
 pub(crate) struct Use {
-    /// `None`: nobody knows what it lies on.
+    /// Identity of the storage, if it is known.
     identity: Option<Identity>,
     writes: Cell<bool>,
 }
 
 impl Use {
-    /// Begins to use what `storage` lies on: to write it, or only to read it.
+    /// Begins to use the object behind `storage`: for writing if `writes`, else for reading.
     ///
     /// # Errors
-    /// `Locked` where that contradicts another use by this program.
+    /// `Locked` if that conflicts with another use by this process.
     pub(crate) fn begin(storage: &dyn Storage, writes: bool) -> Result<Self> {
         let identity = storage.identity();
         if let Some(identity) = identity {
@@ -54,17 +53,17 @@ impl Use {
         Ok(Use { identity, writes: Cell::new(writes) })
     }
 
-    /// Fails if anybody uses what `storage` lies on.
+    /// Fails with `Locked` if this process uses the object behind `storage`.
     pub(crate) fn refuse_any(storage: &dyn Storage) -> Result<()> {
         let Some(identity) = storage.identity() else { return Ok(()) };
         let users = users().get(&key(identity)).copied().unwrap_or_default();
         refuse(storage.name(), users, true)
     }
 
-    /// Makes a reader the writer.
+    /// Turns a reader into the writer.
     ///
     /// # Errors
-    /// `Locked` where it writes already, or is not the only reader: then it stays what it is.
+    /// `Locked` if it is the writer already, or not the only reader. Then nothing changes.
     pub(crate) fn begin_writing(&self, name: &str) -> Result<()> {
         if let Some(identity) = self.identity {
             let mut all = users();
@@ -77,7 +76,7 @@ impl Use {
         Ok(())
     }
 
-    /// Makes a writer a reader.
+    /// Turns the writer into a reader.
     pub(crate) fn end_writing(&self) {
         if self.writes.replace(false)
             && let Some(identity) = self.identity

@@ -1,9 +1,8 @@
-//! Jobs: what works on a disk in the background, and what is common to all of it.
+//! Jobs: background work on a disk, and the runtime that all of them share.
 //!
-//! A `Strategy` is only its own loop. It asks its job between two steps whether it may go on:
-//! `Job::must_rest` and `Job::rest` for pause and cancel, `Job::admit` for the speed,
-//! `Job::decide` after an error, `Job::advance` for the progress. States, events and commands are
-//! the runtime's, which is this module.
+//! A `Strategy` is only the loop of one kind of job. Between its steps it calls its job: `Job::must_rest`
+//! and `Job::rest` for pause and cancel, `Job::admit` for the speed, `Job::decide` after an error,
+//! `Job::advance` for the progress. States, events and commands belong to the runtime, which is this module.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -24,16 +23,17 @@ use pace::Pace;
 pub use state::{Status, Verb};
 pub use types::{Action, Info, IoStatus, JobEvent, JobKind, Manner, OnError, Operation, Wish};
 
-/// What a kind of job does.
+/// The work of one kind of job.
 #[async_trait(?Send)]
 pub(crate) trait Strategy {
-    /// The work. Nothing of it is in flight when this ends.
+    /// Does the work. Nothing of it may be in flight when this returns.
     async fn run(&self, job: &Rc<Job>) -> Result<()>;
 
-    /// Makes the result of a good [`Strategy::run`] final and durable. Not to be cancelled any more.
+    /// Makes the result of a successful [`Strategy::run`] final and durable. The job cannot be cancelled
+    /// any more.
     async fn finish(&self) -> Result<()>;
 
-    /// Gives back what was taken for the work, whatever its outcome.
+    /// Releases what was taken for the work, whatever its outcome.
     async fn clean(&self);
 }
 
@@ -50,19 +50,19 @@ pub struct Job {
     pause_asked: Cell<bool>,
     cancelled: Cell<bool>,
     finalize_asked: Cell<bool>,
-    /// From here on the job is not cancelled any more.
+    /// True once the job cannot be cancelled any more.
     committing: Cell<bool>,
     pub(crate) stop_asked: Cell<bool>,
     io_status: Cell<IoStatus>,
     error: RefCell<Option<Error>>,
-    /// The error that [`Job::decide`] was last asked about; none after a resume.
+    /// The last error passed to [`Job::decide`]; `None` after a resume.
     met: RefCell<Option<Error>>,
-    /// Anything above changed.
+    /// Notified when a field above changes.
     changed: Event,
 }
 
 impl Disk {
-    /// Starts a job that has the disk by `claim`.
+    /// Starts a job, which holds the disk by `claim`.
     pub(crate) fn start_job(
         self: &Rc<Self>,
         wish: Wish,
@@ -98,29 +98,29 @@ impl Disk {
         job
     }
 
-    /// The disk's jobs, those included that have ended and were not dismissed.
+    /// Returns the disk's jobs, including those that have ended and were not dismissed.
     pub fn jobs(&self) -> Vec<Info> {
         self.jobs.borrow().iter().map(|job| job.info()).collect()
     }
 
-    /// A job by its name.
+    /// Returns the job of this name.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound` if there is none.
     pub fn job(&self, id: &str) -> Result<Rc<Job>> {
         let found = self.jobs.borrow().iter().find(|job| job.wish.id == id).cloned();
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, "Job not found"))
     }
 
-    /// The job that has not ended yet. There is one at most, since it has the disk's claim.
+    /// Returns the job that has not ended yet. There is at most one, since it holds the disk's claim.
     pub(crate) fn active_job(&self) -> Option<Rc<Job>> {
         self.jobs.borrow().iter().find(|job| !job.has_ended()).cloned()
     }
 }
 
-// What others ask.
+// For the users of a job.
 impl Job {
-    /// What it is like now.
+    /// Returns information about the job as it is now.
     pub fn info(&self) -> Info {
         let status = self.status.get();
         let works = matches!(status, Status::Running | Status::Ready | Status::Waiting | Status::Aborting);
@@ -163,10 +163,10 @@ impl Job {
         ))
     }
 
-    /// Asks the job to rest: it does when nothing of it is in flight.
+    /// Asks the job to pause, which it does as soon as nothing of it is in flight.
     ///
     /// # Errors
-    /// `Invalid` in the wrong state, or where it is paused already.
+    /// `Invalid` in the wrong state, or if it is paused already.
     pub fn pause(&self) -> Result<()> {
         self.check(Verb::Pause)?;
         if self.pause_asked.replace(true) {
@@ -176,10 +176,10 @@ impl Job {
         Ok(())
     }
 
-    /// Lets a paused job go on, also one that an error paused.
+    /// Resumes a paused job, also one that an error paused.
     ///
     /// # Errors
-    /// `Invalid` where it is not paused.
+    /// `Invalid` in the wrong state, or if it is not paused.
     pub fn resume(&self) -> Result<()> {
         if !self.pause_asked.get() {
             return Err(Error::new(ErrorKind::Invalid, "Can't resume a job that was not paused"));
@@ -192,7 +192,7 @@ impl Job {
         Ok(())
     }
 
-    /// Asks the job to end without a result. Where that is being made final already, the end comes first.
+    /// Asks the job to end without a result. If its result is being made final already, the job completes.
     ///
     /// # Errors
     /// `Invalid` in the wrong state.
@@ -202,15 +202,15 @@ impl Job {
         Ok(())
     }
 
-    /// As [`Job::cancel`], in any state.
+    /// Like [`Job::cancel`], but in any state.
     pub(crate) fn abort(&self) {
         self.cancelled.set(true);
-        // As in QEMU, a cancelled job is not a paused one.
+        // As in QEMU, a cancelled job is not paused.
         self.pause_asked.set(false);
         self.go_on();
     }
 
-    /// Ends a rest.
+    /// Ends a pause.
     fn go_on(&self) {
         match self.status.get() {
             Status::Paused => self.enter(Status::Running),
@@ -219,7 +219,7 @@ impl Job {
         }
     }
 
-    /// Limits the speed, in bytes a second; 0: no limit.
+    /// Limits the speed to `speed` bytes per second; 0 removes the limit.
     ///
     /// # Errors
     /// `Invalid` in the wrong state.
@@ -238,7 +238,7 @@ impl Job {
         self.check(Verb::Complete)
     }
 
-    /// Makes the result final. [`Job::ended`] tells when it is.
+    /// Asks a pending job to make its result final. [`Job::ended`] waits until it is.
     ///
     /// # Errors
     /// `Invalid` in the wrong state.
@@ -249,27 +249,27 @@ impl Job {
         Ok(())
     }
 
-    /// Whether [`Job::finalize`] was asked.
+    /// Returns true if [`Job::finalize`] was called.
     pub fn is_finalized(&self) -> bool {
         self.finalize_asked.get()
     }
 
-    /// Forgets the job.
+    /// Removes the job from its disk.
     ///
     /// # Errors
-    /// `Invalid` where it has not ended.
+    /// `Invalid` if it has not ended.
     pub fn dismiss(&self) -> Result<()> {
         self.check(Verb::Dismiss)?;
         self.forget();
         Ok(())
     }
 
-    /// Whether it has come to its end, good or bad.
+    /// Returns true if the job has ended, whether it succeeded or not.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.status.get(), Status::Concluded | Status::Null)
     }
 
-    /// Waits for the job's end.
+    /// Waits until the job has ended.
     pub async fn ended(&self) {
         while !self.has_ended() {
             self.changed.wait().await;
@@ -277,19 +277,19 @@ impl Job {
     }
 }
 
-// What a strategy asks.
+// For a job's strategy.
 impl Job {
-    /// Whether the loop has to come to [`Job::rest`] soon, with nothing of its own in flight.
+    /// Returns true if the loop must call [`Job::rest`] soon, with nothing of its own in flight.
     pub(crate) fn must_rest(&self) -> bool {
         self.cancelled.get() || self.pause_asked.get()
     }
 
-    /// Where a loop stands still with nothing in flight, for as long as it has to.
+    /// Waits while the job is paused. The loop must have nothing in flight.
     ///
     /// # Errors
-    /// `Cancelled` where the loop is to end.
+    /// `Cancelled` if the loop must end.
     pub(crate) async fn rest(&self) -> Result<()> {
-        // Asked to pause again before it went on, it rests again.
+        // A job that is asked to pause again before it continues stays paused.
         while self.pause_asked.get() && !self.cancelled.get() {
             let was_ready = self.status.get() == Status::Ready;
             self.enter(if was_ready { Status::Standby } else { Status::Paused });
@@ -303,12 +303,12 @@ impl Job {
         Ok(())
     }
 
-    /// Whether the job was asked to end.
+    /// Returns true if the job was asked to end.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.get()
     }
 
-    /// Waits until `bytes` more fit into the speed limit; no longer than until [`Job::must_rest`].
+    /// Waits until the speed limit admits `bytes` more, or until [`Job::must_rest`] is true.
     pub(crate) async fn admit(&self, bytes: u64) {
         while let Some(wait) = self.pace.wait(executor::now())
             && !self.must_rest()
@@ -320,7 +320,7 @@ impl Job {
         }
     }
 
-    /// The largest step in bytes that keeps to the speed limit smoothly, `most` at the most.
+    /// Returns the largest step, in bytes and at most `most`, that keeps to the speed limit smoothly.
     pub(crate) fn step(&self, most: u64) -> u64 {
         self.pace.step(most)
     }
@@ -332,23 +332,23 @@ impl Job {
         self.sleeps.set(false);
     }
 
-    /// Everything below `offset` is done. Never goes back.
+    /// Records that everything below `offset` is done. Never goes back.
     pub(crate) fn advance(&self, offset: u64) {
         self.offset.set(self.offset.get().max(offset));
     }
 
-    /// How far the job is, in bytes.
+    /// Returns the job's progress, in bytes.
     pub(crate) fn offset(&self) -> u64 {
         self.offset.get()
     }
 
-    /// Says where [`Job::advance`] ends.
+    /// Sets the offset at which [`Job::advance`] ends, in bytes.
     pub(crate) fn set_len(&self, len: u64) {
         self.len.set(len);
     }
 
-    /// What follows from an error of the loop, by the job's policy. After `Stop` the loop comes to
-    /// [`Job::rest`] and tries again.
+    /// Returns the action that the job's policy demands after an error of the loop, and sends the event.
+    /// After `Stop` the loop must call [`Job::rest`] and try again.
     pub(crate) fn decide(&self, operation: Operation, error: &Error) -> Action {
         let no_space = error.kind() == ErrorKind::NoSpace;
         let action = match self.wish.on_error {
@@ -368,10 +368,10 @@ impl Job {
     }
 }
 
-// A job's life.
+// A job's lifecycle.
 impl Job {
     fn tell(&self, what: JobEvent) {
-        // The events of 2011 know nothing of errors on the way.
+        // In the API of 2011 a job reports only its states.
         let known = self.wish.manner == Manner::Job || what == JobEvent::Status;
         if let Some(disk) = self.disk.upgrade().filter(|_| known) {
             disk.emit(DiskEvent::Job { job: self.info(), what });
@@ -406,7 +406,7 @@ impl Job {
             self.advance(self.len.get());
         }
         strategy.clean().await;
-        // Nothing waits from here on: whoever hears of the end finds the disk free.
+        // Nothing waits from here on: a listener that is notified of the end finds the disk free.
         drop(claim);
         match (&result, self.wish.manner) {
             (Err(_), _) if cancelled => self.tell(JobEvent::Cancelled),

@@ -1,4 +1,4 @@
-//! What a chain holds where, as `qemu-img map` tells it.
+//! The map of a chain: the content of each range and the image that it comes from, like `qemu-img map`.
 
 use std::rc::Rc;
 
@@ -6,31 +6,32 @@ use crate::Result;
 use crate::format::{Format, What};
 use crate::node::Node;
 
-/// A run of a disk that one image of the chain answers for in one way.
+/// A run of the disk whose content comes from one image of the chain in one way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Piece {
     /// Offset on the disk in bytes.
     pub start: u64,
-    /// In bytes, at least 1.
+    /// Length in bytes, at least 1.
     pub length: u64,
-    /// How many images are above the one that answers: 0 is the leaf.
+    /// Depth of the image that the content comes from: 0 is the leaf.
     pub depth: usize,
-    /// Whether any image of the chain says what is here; what none does reads as zeros.
+    /// True if some image of the chain defines the content. If none does, it reads as zeros.
     pub present: bool,
-    /// It reads as zeros, and that is known without reading.
+    /// True if it is known to read as zeros without reading it.
     pub zero: bool,
-    /// There are bytes to read.
+    /// True if there is data to read.
     pub data: bool,
-    /// They are compressed.
+    /// True if the data is compressed.
     pub compressed: bool,
-    /// Where they, or the space kept for them, start in the file.
+    /// Offset in the file of the data, or of the space kept for it, in bytes; `None` if there is
+    /// neither, or the data is compressed.
     pub offset: Option<u64>,
-    /// The file.
+    /// Name of the file.
     pub file: String,
 }
 
 impl Piece {
-    /// Whether `next`, which begins where this one ends, goes on in the same way.
+    /// Returns true if `next`, which begins where this one ends, continues it in the same way.
     fn continues(&self, next: &Piece) -> bool {
         let as_if = Piece {
             start: self.start,
@@ -42,7 +43,7 @@ impl Piece {
     }
 }
 
-/// Calls `found` for each run of the disk, in order, neighbours of one kind joined.
+/// Calls `found` for each run of the disk, in order. Equal neighbours are joined.
 pub async fn map(leaf: &Rc<Node>, mut found: impl FnMut(&Piece)) -> Result<()> {
     let mut last: Option<Piece> = None;
     let mut at = 0;
@@ -64,7 +65,7 @@ pub async fn map(leaf: &Rc<Node>, mut found: impl FnMut(&Piece)) -> Result<()> {
     Ok(())
 }
 
-/// The first run of `[start, start + length)`, which lies inside of the disk.
+/// Returns the first run of `[start, start + length)`, which must be inside the disk.
 async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
     let mut node = leaf.clone();
     let mut depth = 0;
@@ -99,7 +100,7 @@ async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
             (What::Packed(..), _) => (piece.data, piece.compressed) = (true, true),
             (What::Zero | What::Absent, format) => {
                 if run.what == What::Absent {
-                    // What lies past the backing file's end reads as zeros, and is nobody's.
+                    // A range past the backing file's end reads as zeros and belongs to no image.
                     if let Some(backing) = node.backing().filter(|backing| start < backing.size()) {
                         length = run.len.min(backing.size() - start);
                         (node, depth) = (backing, depth + 1);

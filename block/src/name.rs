@@ -5,17 +5,17 @@
 //! |---|---|
 //! | `nbd://...`, `nbd+unix://...` | an NBD export |
 //! | `file:PATH` | the file PATH, whatever PATH begins with |
-//! | `WORD:...`, with the colon before the first `/` | nothing: QEMU takes WORD for a protocol, and we have no such one |
+//! | `WORD:...`, with the colon before the first `/` | an error: QEMU takes WORD for a protocol |
 //! | anything else | the file of that path |
 //!
-//! A name is not empty and holds no control characters: such a name breaks the lines and lists that it is
-//! printed in, and whoever records one as a backing name by mistake (a line feed at its end, say) cannot open
-//! that image again.
+//! A name must not be empty or contain control characters: they would break the lines and lists that the
+//! name is printed in, and an image that records such a backing name by mistake (with a line feed at its
+//! end, say) could not be opened again.
 
 use crate::storage::nbd;
 use crate::{Error, ErrorKind, Result};
 
-/// An image's name, taken apart.
+/// An image's name, parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Name<'a> {
     /// The path of a file or a block device.
@@ -25,17 +25,17 @@ pub(crate) enum Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    /// Takes a name apart.
+    /// Parses a name.
     ///
     /// # Errors
-    /// `Invalid` if it is empty or holds control characters; `Unsupported` if it names a protocol that we do
-    /// not have.
+    /// `Invalid` if it is empty or contains control characters; `Unsupported` if it names a protocol
+    /// that is not supported.
     pub(crate) fn parse(name: &'a str) -> Result<Self> {
         if name.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "an image's name is empty"));
+            return Err(Error::new(ErrorKind::Invalid, "an image name must not be empty"));
         }
         if name.contains(char::is_control) {
-            let text = format!("'{}': an image's name has no control characters", name.escape_debug());
+            let text = format!("'{}': image names must not contain control characters", name.escape_debug());
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         if nbd::is_uri(name) {
@@ -47,7 +47,7 @@ impl<'a> Name<'a> {
                 "" => Err(Error::new(ErrorKind::Invalid, format!("'{name}': the path is missing"))),
                 path => Ok(Name::File(path)),
             },
-            // 'json:' and other protocols would also reach whatever the author of an image chooses.
+            // 'json:' and other protocols would also let an image's author reach arbitrary objects.
             Some(protocol) => {
                 let text = format!(
                     "'{name}': the protocol '{protocol}' is not supported ('./{name}' is a file of that name)"
@@ -66,7 +66,7 @@ pub(crate) fn of_file(path: &str) -> String {
     }
 }
 
-/// The protocol that a name begins with. A colon after the first `/` belongs to a file's name.
+/// Returns the protocol that a name begins with. A colon after the first `/` belongs to a file's name.
 fn protocol(name: &str) -> Option<&str> {
     let (protocol, _) = name.split_once(':')?;
     if protocol.contains('/') { None } else { Some(protocol) }

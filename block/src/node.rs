@@ -1,4 +1,4 @@
-//! One image of a chain: its format over its storage, and the image behind it.
+//! One image of a chain: its format over its storage, and its backing file.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -19,34 +19,35 @@ use crate::storage::{Lock, Storage};
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
-/// Parts of one request in flight at once.
+/// Maximum number of parts of one request in flight at once.
 const PARTS: usize = 16;
-/// Parts of one read, of one image, that are known at once: a disk in small pieces has any number.
+/// Maximum number of parts of a read, per image, that are held at once: a fragmented disk may have any
+/// number.
 const WINDOW: usize = 256;
-/// The largest block of a device in bytes: what a read without bounce buffers is a multiple of.
+/// The largest block size of a device, in bytes. Reads that are multiples of it need no bounce buffer.
 const LARGEST_BLOCK: u64 = 4096;
-/// The most that one allocating write takes at once, in bytes: bounds what others wait for.
+/// The largest piece of an allocating write, in bytes: bounds the time that others wait for its locks.
 const LARGEST_WRITE: u64 = 4 << 20;
-/// The most memory that an image's allocating writes hold at once for what lies around them, in bytes; one
-/// cluster may be larger. A cluster without subclusters is filled whole, and may have 64 MiB.
+/// Limit on the memory in which an image's allocating writes hold the old data around them, in bytes. A
+/// single cluster may exceed it: one without subclusters is filled as a whole, and may have 64 MiB.
 const FILLING: u64 = 32 << 20;
-/// The most that is read for nothing to spare a second read, in bytes.
+/// The largest number of unneeded bytes that is read to save a second read.
 const LARGEST_GAP: u64 = 32 << 10;
 
-/// A future of this thread.
+/// A boxed future that stays on this thread.
 pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// What a chain holds for a range of the disk.
+/// A run of the disk, as its chain maps it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// Length in bytes, at least 1.
     pub len: u64,
-    /// `false`: reads as zeros, and no image of the chain has data for it.
+    /// False if it reads as zeros and no image of the chain has data for it.
     pub data: bool,
-    /// How many images above the one that answers: 0 is the leaf.
+    /// Depth of the image that the content comes from: 0 is the leaf.
     pub depth: usize,
-    /// Whether any image of the chain says something of it, zeros included. Raw images always do, and
-    /// a backing file does for what lies behind its own end.
+    /// True if some image of the chain defines the content, zeros included. Raw images always do, and a
+    /// backing file defines the range behind its own end.
     pub allocated: bool,
 }
 
@@ -57,13 +58,13 @@ pub(crate) struct Located {
     pub len: u64,
 }
 
-/// A part of a read, where it lies in an image's own file.
+/// A part of a read that is in the image's own file.
 enum Part {
     Plain(u64, Buf),
     Packed(qcow2::compressed::Packed, u64, Buf),
 }
 
-/// A part of a read that an image behind is asked for.
+/// A part of a read that is left to the backing file.
 struct Below {
     node: Rc<Node>,
     offset: u64,
@@ -76,15 +77,16 @@ pub struct Node {
     node_name: RefCell<String>,
     format: Format,
     backing: RefCell<Option<Rc<Node>>>,
-    /// Locks on clusters that are being allocated, populated, zeroed. A request in place holds none.
+    /// Locks on clusters that are being allocated, populated or zeroed. Requests in place take none.
     locks: Rc<RangeLocks>,
-    /// Bytes of memory for what lies around allocating writes.
+    /// Memory for the old data around allocating writes, in bytes.
     filling: Rc<Semaphore>,
     /// Requests that waited for a job's lock while this was the leaf.
     pub(crate) waits: Waits,
     pub(crate) pool: Pool,
     writable: Cell<bool>,
-    /// `None` for whoever only looks at the image, and once the disk is closed. Ends before the storage does.
+    /// `None` if the image is only inspected, and after the disk was closed. Declared before `storage`,
+    /// so that it is dropped first.
     using: RefCell<Option<Use>>,
     storage: Rc<dyn Storage>,
 }
@@ -113,43 +115,43 @@ impl Node {
         })
     }
 
-    /// The name of the image: a path.
+    /// Returns the name of the image: a path, or the URI of an NBD export.
     pub fn name(&self) -> &str {
         self.storage.name()
     }
 
-    /// The name by which the monitor knows the image: no two of a process have the same. One that
-    /// nobody chose begins with '#', which no chosen one may.
+    /// Returns the name by which the monitor knows the image. It is unique in the process. A generated
+    /// name begins with '#', which a chosen name must not.
     pub fn node_name(&self) -> String {
         self.node_name.borrow().clone()
     }
 
-    /// Gives the image another node name, which is not checked.
+    /// Sets the node name, which is not checked.
     pub fn set_node_name(&self, name: &str) {
         name.clone_into(&mut self.node_name.borrow_mut());
     }
 
-    /// The image's format.
+    /// Returns the image's format.
     pub fn kind(&self) -> Kind {
         self.format.kind()
     }
 
-    /// Size of the disk in bytes as this image says it.
+    /// Returns the size of this image's disk in bytes.
     pub fn size(&self) -> u64 {
         self.format.size()
     }
 
-    /// The allocation unit in bytes; 1 for formats that allocate nothing.
+    /// Returns the allocation unit in bytes; 1 for formats without allocation.
     pub fn cluster_size(&self) -> u64 {
         self.format.cluster_size()
     }
 
-    /// The image behind this one.
+    /// Returns the backing file.
     pub fn backing(&self) -> Option<Rc<Node>> {
         self.backing.borrow().clone()
     }
 
-    /// Whether the image was opened for writing.
+    /// Returns true if the image is open for writing.
     pub fn is_writable(&self) -> bool {
         self.writable.get()
     }
@@ -166,45 +168,45 @@ impl Node {
         *self.backing.borrow_mut() = backing;
     }
 
-    /// Makes a leaf a backing file: nothing is written any more, and the lock says so. It holds and denies
-    /// less than that of a leaf, so nobody can refuse it.
+    /// Turns a leaf into a backing file: it is not written any more, and gets the lock of a backing
+    /// file. That lock holds and denies less than a leaf's, so no other process can refuse it.
     pub(crate) fn demote(&self) {
         self.writable.set(false);
         if let Some(using) = &*self.using.borrow() {
             using.end_writing();
         }
         if let Err(e) = self.storage.lock(Lock::Backing) {
-            executor::limited!(warn, "{}: keeps the lock of an image that is written: {e}", self.name());
+            executor::limited!(warn, "{}: cannot change to the lock of a backing file: {e}", self.name());
         }
     }
 
-    /// Hands the use of the image over, to another node over the same file.
+    /// Takes the use of the image, to hand it to another node over the same file.
     pub(crate) fn take_use(&self) -> Option<Use> {
         self.using.take()
     }
 
-    /// The disk is closed: others may use the image.
+    /// Ends the use of the image when the disk is closed: others may use it.
     pub(crate) fn end_use(&self) {
         self.using.take();
     }
 
-    /// Takes what [`Node::take_use`] has taken.
+    /// Sets the use that [`Node::take_use`] returned.
     pub(crate) fn give_use(&self, using: Option<Use>) {
         self.using.replace(using);
     }
 
-    /// The number of images from here on.
+    /// Returns the number of images in the chain from this one on.
     pub(crate) fn depth(&self) -> usize {
         1 + std::iter::successors(self.backing(), |node| node.backing()).count()
     }
 
-    /// The clusters that a range touches.
+    /// Returns the range, widened to whole clusters.
     fn clusters(&self, range: Range<u64>) -> Range<u64> {
         let cluster = self.cluster_size();
         range.start - range.start % cluster..range.end.next_multiple_of(cluster)
     }
 
-    /// Locks the clusters of a range for a request. A wait for a job is counted.
+    /// Locks the clusters of a range for a request. Counts a wait for a job.
     pub(crate) async fn lock(&self, range: Range<u64>) -> RangeGuard {
         let range = self.clusters(range);
         if !self.locks.is_with_job(&range) {
@@ -221,7 +223,7 @@ impl Node {
         self.locks.lock_for_job(self.clusters(range)).await
     }
 
-    /// Reads from the chain into the whole of `buf`. What lies past the image's end reads as zeros.
+    /// Fills `buf` from the chain. A range past the image's end reads as zeros.
     pub(crate) fn read(&self, offset: u64, buf: Buf) -> LocalFuture<'_, Result<()>> {
         Box::pin(async move {
             let _reading = self.format.reading();
@@ -249,8 +251,9 @@ impl Node {
         })
     }
 
-    /// Finds the parts of a read, [`WINDOW`] of them at most: what lies in this image, and what the image
-    /// behind is to be asked for. What reads as zeros is zero then. Returns how many bytes were looked up.
+    /// Finds the parts of a read, at most [`WINDOW`] of them: those in this image go to `own`, those of
+    /// the backing file to `below`. Zeroes the parts that read as zeros. Returns the number of bytes
+    /// that were looked up.
     async fn look_up(
         &self,
         offset: u64,
@@ -291,8 +294,8 @@ impl Node {
         }
     }
 
-    /// Reads from the image's own file. Tables may point out of it, where nothing is and zeros are read:
-    /// the file is not asked for more than the rest of the cluster, or block, that it ends in.
+    /// Reads from the image's own file. Tables may point past its end, where zeros are read: no more is
+    /// requested from the file than the rest of the cluster, or block, in which it ends.
     fn storage_read(&self, host: u64, part: Buf) -> LocalFuture<'_, Result<()>> {
         let unit = self.cluster_size().max(LARGEST_BLOCK);
         let file = self.storage.len();
@@ -305,13 +308,13 @@ impl Node {
         if inside == 0 { Box::pin(async { Ok(()) }) } else { self.storage.read(host, part.slice(0..inside)) }
     }
 
-    /// Writes the whole of `buf`, which lies inside of the disk.
+    /// Writes all of `buf`, which must fit inside the disk.
     pub(crate) async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         self.or_reclaim(async || self.try_write(offset, &buf).await).await
     }
 
-    /// Does a change, once more where there was no space and clusters were free that had not come back when
-    /// it began.
+    /// Makes a change. If there is no space, makes it once more, provided that freed clusters have come
+    /// back since it began.
     async fn or_reclaim(&self, change: impl AsyncFn() -> Result<()>) -> Result<()> {
         let before = self.format.given_back();
         match change().await {
@@ -336,7 +339,7 @@ impl Node {
                 _ => {
                     let len = run.len.min(LARGEST_WRITE);
                     let _lock = self.lock(pos..pos + len).await;
-                    // Whoever held the lock may have changed what is there.
+                    // The previous holder of the lock may have changed the mapping.
                     let run = self.format.map(pos, len).await?;
                     if run.granule == 1 {
                         continue;
@@ -349,14 +352,15 @@ impl Node {
         Ok(())
     }
 
-    /// Writes to where nothing can be written in place, in steps of reserve, write, commit. The caller
-    /// holds the lock on the clusters. Answers how much of `buf` was written, at least 1 byte.
+    /// Writes to a range that cannot be written in place: reserves, writes and commits clusters. The caller
+    /// must hold the lock on them. Returns the number of bytes of `buf` that were written, at least 1.
     pub(crate) async fn write_new(&self, offset: u64, buf: Buf, granule: u64) -> Result<u64> {
         let end = offset + buf.len() as u64;
         let start = offset - offset % granule;
         let reservation = self.format.reserve(start, end.next_multiple_of(granule) - start).await?;
         let stop = end.min(reservation.offset + reservation.len);
-        // The old content around the new makes one write of whole units. It may be much larger than the new.
+        // The old content around the new completes whole units, which are written at once. It may be
+        // much larger than the new.
         let end = reservation.offset + reservation.len;
         let more = offset - start + (end - stop);
         let _room = if more > 0 { Some(self.filling.acquire(more).await) } else { None };
@@ -371,8 +375,7 @@ impl Node {
         Ok(stop - offset)
     }
 
-    /// What lies in two ranges around a write. Where that write is small, one read of all three takes
-    /// less than two.
+    /// Reads the two ranges around a write. If that write is small, one read of all three is faster than two.
     async fn around(&self, head: Range<u64>, tail: Range<u64>) -> Result<(Buf, Buf)> {
         let len = |range: &Range<u64>| (range.end - range.start) as usize;
         let between = tail.start - head.end;
@@ -392,8 +395,8 @@ impl Node {
         Ok((head?, tail?))
     }
 
-    /// Makes a range read as zeros: by zero clusters where they can be, else by writing. Without `unmap`
-    /// formats that can keep its space.
+    /// Makes a range read as zeros: with zero clusters if possible, else by writing zeros. Without
+    /// `unmap`, formats that can do so keep the range's space.
     pub(crate) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {
         self.or_reclaim(async || self.try_write_zeroes(offset, len, unmap).await).await
     }
@@ -412,8 +415,8 @@ impl Node {
         self.write_zero_bytes(inner.end, offset + len - inner.end).await
     }
 
-    /// Locks the whole units of a range; `None` where there are none. One in which the disk ends is whole
-    /// where the range goes to that end, which may have moved by the time that the lock is there.
+    /// Locks the whole units of a range; `None` if there are none. The unit in which the disk ends counts
+    /// as whole if the range reaches that end, which may have moved by the time the lock is granted.
     async fn lock_whole(&self, range: Range<u64>, unit: u64) -> Option<(RangeGuard, Range<u64>)> {
         let start = range.start.next_multiple_of(unit);
         let end = |size| if range.end >= size { range.end } else { range.end - range.end % unit };
@@ -425,7 +428,7 @@ impl Node {
         (!whole.is_empty()).then_some((lock, whole))
     }
 
-    /// Writes zeros to where they are not yet.
+    /// Writes zeros wherever the range is not known to be zero.
     pub(crate) async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let zeros = Buf::new(len.min(PIECE) as usize);
@@ -447,8 +450,9 @@ impl Node {
         Ok(())
     }
 
-    /// Says that a range's content is not needed any more. Afterwards it reads as zeros, or as before if the
-    /// image cannot hold zeros without data; never as the backing file again. No zeros are written for it.
+    /// Discards a range, whose content is not needed any more. Afterwards it reads as zeros, or as
+    /// before if the image cannot hold zeros without data; never as the backing file again. No zeros are
+    /// written for it.
     pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.or_reclaim(async || self.try_discard(offset, len).await).await
     }
@@ -462,13 +466,13 @@ impl Node {
         }
     }
 
-    /// Makes every write that was answered before this call durable, in this image.
+    /// Makes every write to this image that completed before this call durable.
     pub(crate) async fn flush(&self) -> Result<()> {
         self.format.flush(&*self.storage).await
     }
 
-    /// What the chain from here on holds at `offset`, found without reading data. `len` bounds the
-    /// answer.
+    /// Returns the run at `offset` as the chain from this image on maps it, at most `len` bytes long.
+    /// Reads no data.
     pub async fn map(&self, offset: u64, mut len: u64) -> Result<Run> {
         let mut behind: Option<Rc<Node>> = None;
         let turns = Turns::default();
@@ -496,8 +500,8 @@ impl Node {
         }
     }
 
-    /// Where the data at `offset` lies: the image of the chain that has it, the offset in its storage, and
-    /// for how many bytes, `len` at most. `None` where no image has it as plain bytes.
+    /// Finds the data at `offset`: the image of the chain that has it, its offset in that image's
+    /// storage, and its length in bytes, at most `len`. `None` if no image has it as plain bytes.
     pub(crate) async fn locate(self: &Rc<Self>, offset: u64, mut len: u64) -> Result<Option<Located>> {
         let mut node = self.clone();
         let turns = Turns::default();
@@ -518,7 +522,7 @@ impl Node {
         }
     }
 
-    /// The first absent range of this image in `range`, no longer than `most`.
+    /// Returns the first absent range of this image in `range`, at most `most` bytes long.
     pub(crate) async fn next_absent(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
         let end = range.end.min(self.size());
         let turns = Turns::default();
@@ -544,7 +548,7 @@ impl Node {
         Ok(found)
     }
 
-    /// Flushes and trims. Nothing may be in flight.
+    /// Flushes the image and trims its file. Nothing may be in flight.
     pub(crate) async fn close(&self) -> Result<()> {
         if self.writable.get() { self.format.close(&*self.storage).await } else { Ok(()) }
     }
@@ -552,7 +556,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // One after the other: each dropped by the one above, a long chain would take the whole stack.
+        // A recursive drop of a long chain would overflow the stack.
         let mut next = self.backing.take();
         while let Some(node) = next {
             next = Rc::into_inner(node).and_then(|node| node.backing.take());
@@ -560,8 +564,7 @@ impl Drop for Node {
     }
 }
 
-/// Reads from an image behind the one that was asked, and from those behind it: deeper ones take no deeper
-/// stack.
+/// Reads from a backing file and those behind it. A deep chain does not take a deep stack.
 async fn read_below(part: Below) -> Result<()> {
     let (mut found, mut readings): (_, Vec<Option<Reading>>) = (Vec::new(), Vec::new());
     let mut left = vec![part];
@@ -586,8 +589,8 @@ async fn read_below(part: Below) -> Result<()> {
     all_of(found.into_iter().map(read)).await
 }
 
-/// Awaits the parts of a request, some at once. All of them, even when one fails: the buffer is the caller's
-/// again with the answer.
+/// Awaits all parts of a request, some at once, even if one fails: the caller may reuse the buffer
+/// afterwards. Returns the first error.
 async fn all_of<'a>(mut parts: impl Iterator<Item = LocalFuture<'a, Result<()>>>) -> Result<()> {
     let (first, second) = (parts.next(), parts.next());
     let first = match (first, &second) {

@@ -1,6 +1,7 @@
-//! The one primitive of copying: make a range of absent clusters of an image present.
+//! The primitive of copying: makes absent clusters of an image present.
 //!
-//! Copy-on-read, `block_stream` of a single cluster and the stream job are all this function.
+//! `block_stream` of a single cluster and the stream job call [`populate`]; copy-on-read stores what it
+//! has read with [`store`].
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -13,14 +14,14 @@ use crate::storage::Transfer;
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
-/// The most that is copied through memory at once, in bytes.
+/// The largest copy through memory, in bytes.
 const LARGEST_COPY: u64 = 1 << 20;
-/// Runs of data and holes that are shorter, in bytes, are copied together with what is around them.
+/// Runs of data and holes shorter than this, in bytes, are copied together with their neighbours.
 const SMALL: u64 = 64 << 10;
-/// The most that is read at once for that, in bytes: what a failed read leaves out. As QEMU's stream.
+/// The largest read of a copy, in bytes, and so the range that a failed read leaves out. As in QEMU's stream.
 pub(crate) const LARGEST_READ: u64 = 512 << 10;
 
-/// What a populate did, in bytes.
+/// The result of a populate, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Populated {
     /// Copied as data.
@@ -42,21 +43,21 @@ impl std::ops::AddAssign for Populated {
     }
 }
 
-/// A populate that came to an error.
+/// A populate that failed.
 pub(crate) struct Stopped {
     /// The work completed before the error.
     pub done: Populated,
-    /// Everything before this offset of the disk is present: where the part begins that failed.
+    /// The offset on the disk at which the failed part begins: everything before it is present.
     pub at: u64,
     pub error: Error,
 }
 
-/// Copies what is absent in the clusters of `range` from the backing chain into `leaf`. All of a cluster is
-/// looked at: none is zero for what a part of it is.
+/// Copies the absent ranges in the clusters of `range` from the backing chain into `leaf`. Always
+/// examines whole clusters, so that none is taken for zero because a part of it is.
 ///
-/// The clusters are locked against everything that changes them; what was written by the guest before
-/// the lock stays, and what it writes later waits and then wins. Reads go on: what they need lies in
-/// the immutable backing.
+/// The clusters are locked against all changes: what the guest wrote before the lock stays, and what it
+/// writes later waits and then overwrites the copy. Reads continue, since they only need the immutable
+/// backing chain.
 pub(crate) async fn populate(leaf: &Node, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
     let before = leaf.format().given_back();
     let stopped = match populate_once(leaf, range.clone()).await {
@@ -92,7 +93,7 @@ async fn populate_once(leaf: &Node, range: Range<u64>) -> std::result::Result<Po
     }
 }
 
-/// Populates from `at` to `end`, which are locked. `at` follows what is done.
+/// Populates from `at` to `end`, which must be locked, and advances `at`.
 async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &mut Populated) -> Result<()> {
     let turns = Turns::default();
     while *at < end {
@@ -104,9 +105,9 @@ async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &m
             *at += run.len;
             continue;
         }
-        // What the chain behind says about the start of this run decides how far this step goes. Small pieces
-        // are copied together with what is around them: to find out about each, to allocate and to write it
-        // takes longer than the whole does.
+        // The backing chain's run at the start of this one decides how far this step goes. Small pieces
+        // are copied together with their neighbours: looking up, allocating and writing each of them
+        // takes longer than copying all at once.
         let below = backing.map(start, run.len).await.map_err(Error::of_source)?;
         let (len, data) = match below.len < SMALL.min(run.len) {
             true => (run.len.min(LARGEST_COPY), true),
@@ -130,8 +131,8 @@ async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &m
     Ok(())
 }
 
-/// Moves whole clusters from `at` on between host files without a way through our memory: shared where their
-/// file system can, else copied by a worker. `false` where that is not possible here.
+/// Copies whole clusters from `at` on between host files without passing the disk's thread: the file
+/// system shares them if it can, else a worker copies them. Returns false if that is not possible here.
 async fn offload(
     leaf: &Node,
     backing: &Rc<Node>,
@@ -154,13 +155,13 @@ async fn offload(
     let (host, len) = (left.host, left.len);
     let transfer = match storage.copy_from(&**source.node.storage(), source.host, host, len, unit).await? {
         Some(transfer) => transfer,
-        // Into the same space, which would else be freed.
+        // Copies into the reserved space, which would otherwise be freed.
         None => copy_to(leaf, backing, range.start..range.start + len, host).await?,
     };
     let (zeros, failed) = match &transfer {
         Transfer::Shared => (Vec::new(), None),
         Transfer::Written { zero } => (zero.clone(), None),
-        // The space of the rest goes back.
+        // The space reserved for the rest is freed.
         Transfer::Stopped { len, zero, error } => {
             left = left.split_front(len - len % unit);
             (zero.clone(), Some(error.clone()))
@@ -178,7 +179,7 @@ async fn offload(
             let (start, end) = (host + start - range.start, host + end - range.start);
             storage.punch(start, end - start).await?;
             if end > storage.len() {
-                // The file has to have all of it.
+                // The file must contain the whole range.
                 const LAST: u64 = 512;
                 storage.write(end - LAST, Buf::new(LAST as usize)).await?;
             }
@@ -202,7 +203,8 @@ async fn offload(
     failed.map_or(Ok(true), Err)
 }
 
-/// Copies whole clusters from the backing chain to `host` in the leaf's storage, as [`Storage::copy_from`].
+/// Copies whole clusters from the backing chain to `host` in the leaf's storage, like
+/// [`crate::storage::Storage::copy_from`].
 async fn copy_to(leaf: &Node, backing: &Node, range: Range<u64>, host: u64) -> Result<Transfer> {
     let unit = leaf.cluster_size();
     let mut zeros: Vec<Range<u64>> = Vec::new();
@@ -233,8 +235,8 @@ async fn copy_to(leaf: &Node, backing: &Node, range: Range<u64>, host: u64) -> R
     Ok(Transfer::Written { zero: zeros })
 }
 
-/// The pieces of `range` that are all zero in each of their units, or in none. `buf` begins at offset `base`
-/// of the disk.
+/// Splits `range` into pieces in which either all units are zero or none is, and returns true with those
+/// that are zero. `buf` begins at offset `base` of the disk.
 fn pieces(buf: &mut Buf, base: u64, range: Range<u64>, unit: u64) -> Vec<(Range<u64>, bool)> {
     let mut pieces: Vec<(Range<u64>, bool)> = Vec::new();
     let Some(bytes) = buf.bytes_mut() else { return vec![(range, false)] };
@@ -252,9 +254,9 @@ fn pieces(buf: &mut Buf, base: u64, range: Range<u64>, unit: u64) -> Vec<(Range<
 }
 
 async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Result<()> {
-    // Space that the image has for it was asked for when it was created.
+    // Without `unmap`: the image keeps space that it was created with.
     match leaf.format().zero(offset, len, false).await {
-        // A format without zero clusters, or a part of a cluster that is shared.
+        // The format has no zero clusters, or a part of a shared cluster was to be zeroed.
         Err(e) if e.kind() == ErrorKind::Unsupported => {
             const PIECE: u64 = 1 << 20;
             let zeros = Buf::new(len.min(PIECE) as usize);
@@ -281,13 +283,13 @@ async fn write(leaf: &Node, offset: u64, len: u64, zeros: &Buf, done: &mut Popul
 async fn write_absent(leaf: &Node, offset: u64, buf: Buf) -> Result<u64> {
     let run = leaf.format().map(offset, buf.len() as u64).await?;
     if run.what != What::Absent {
-        // A neighbouring subcluster's copy filled it in together with its own.
+        // The copy of a neighbouring subcluster has filled this one, too.
         return Ok(run.len);
     }
     leaf.write_new(offset, buf.slice(0..run.len as usize), run.granule).await
 }
 
-/// Copies from `at` to `end` through memory. What was read before a part that cannot be read is kept.
+/// Copies from `at` to `end` through memory. If a part cannot be read, what was read before it is stored.
 async fn copy(
     leaf: &Node,
     backing: &Node,
@@ -308,7 +310,7 @@ async fn copy(
             let part = buf.slice((from - start) as usize..(to - start) as usize);
             async move { backing.read(from, part).await.map_err(|e| (from, e)) }
         });
-        // All of them, even when one fails: the buffer is used again.
+        // Awaits all of them, even if one fails: the buffer is reused.
         join_all(parts).await.into_iter().collect::<std::result::Result<Vec<()>, _>>().map(|_| end)
     };
     let whole = match &read {
@@ -322,8 +324,8 @@ async fn copy(
     read.map(drop).map_err(|(_, error)| error.of_source())
 }
 
-/// Writes an absent range, whose clusters the caller has locked, from `buf`, which begins at offset
-/// `base` of the disk. Units that are all zero are not written. `done_to` follows what is done.
+/// Writes an absent range, whose clusters the caller must have locked, from `buf`, which begins at offset
+/// `base` of the disk. Units that are all zero become zero clusters if possible. Advances `done_to`.
 pub(crate) async fn store(
     leaf: &Node,
     range: Range<u64>,

@@ -1,4 +1,4 @@
-//! Locks on byte ranges, granted in the order of asking where they overlap.
+//! Locks on byte ranges. Overlapping ones are granted in the order of the requests.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 
 struct Entry {
     range: Range<u64>,
-    /// A job's, not a request's.
+    /// True if it belongs to a job, not to a request.
     job: bool,
     granted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -15,8 +15,8 @@ struct Entry {
 
 /// Exclusive locks on ranges of one object.
 ///
-/// Held and wished-for ranges stand in one list in the order of asking; a wish is granted when no
-/// entry before it overlaps. The list is as long as requests are in flight, which the callers bound.
+/// Held and requested ranges are in one list, in the order of the requests; a request is granted when no
+/// earlier entry overlaps it. The list is as long as there are requests in flight, which the callers bound.
 #[derive(Default)]
 pub struct RangeLocks {
     entries: RefCell<Vec<Rc<Entry>>>,
@@ -29,17 +29,17 @@ pub struct RangeGuard {
 }
 
 impl RangeLocks {
-    /// No locks.
+    /// Creates an empty set of locks.
     pub fn new() -> Rc<Self> {
         Rc::default()
     }
 
-    /// Waits until nobody else holds, or asked earlier for, an overlapping range.
+    /// Locks the range. Waits until nobody else holds an overlapping range or requested one earlier.
     pub async fn lock(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
         self.granted(self.ask(range, false)).await
     }
 
-    /// As [`RangeLocks::lock`], for a job: see [`RangeLocks::is_with_job`].
+    /// Like [`RangeLocks::lock`], for a job: see [`RangeLocks::is_with_job`].
     pub async fn lock_for_job(self: &Rc<Self>, range: Range<u64>) -> RangeGuard {
         self.granted(self.ask(range, true)).await
     }
@@ -56,9 +56,9 @@ impl RangeLocks {
         guard
     }
 
-    /// Locks the range where that needs no wait.
+    /// Locks the range if that is possible without waiting.
     pub fn try_lock(self: &Rc<Self>, range: Range<u64>) -> Option<RangeGuard> {
-        // Dropping a guard that was not granted takes its wish back.
+        // Dropping a guard that was not granted withdraws its request.
         Some(self.ask(range, false)).filter(|guard| guard.entry.granted.get())
     }
 
@@ -69,12 +69,12 @@ impl RangeLocks {
         RangeGuard { locks: self.clone(), entry }
     }
 
-    /// Whether anybody holds or waits for an overlapping range.
+    /// Returns true if anybody holds or waits for an overlapping range.
     pub fn is_locked(&self, range: &Range<u64>) -> bool {
         self.entries.borrow().iter().any(|entry| overlap(&entry.range, range))
     }
 
-    /// Whether a job holds or waits for an overlapping range.
+    /// Returns true if a job holds or waits for an overlapping range.
     pub fn is_with_job(&self, range: &Range<u64>) -> bool {
         self.entries.borrow().iter().any(|entry| entry.job && overlap(&entry.range, range))
     }

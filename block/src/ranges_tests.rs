@@ -1,4 +1,4 @@
-//! Overlapping locks exclude each other in the order of asking; others do not wait.
+//! Overlapping locks exclude each other in the order of the requests; others do not wait.
 
 use super::*;
 use executor::{Executor, spawn, yield_now};

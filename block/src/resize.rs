@@ -1,7 +1,8 @@
-//! A disk grows while it runs.
+//! Grows a disk while it runs.
 //!
-//! What is new reads as zeros, whatever the backing file has there and whatever an image kept behind
-//! its end: that is made durable first, and the size last, so that a cut in between leaves the old size.
+//! The new part reads as zeros, whatever the backing file has there and whatever an image kept behind
+//! its end. The zeros are made durable first and the size last, so that a power cut in between leaves
+//! the old size.
 
 use std::rc::Rc;
 
@@ -12,14 +13,15 @@ use crate::turns::Turns;
 use crate::{Error, ErrorKind, Kind, Result};
 
 impl Disk {
-    /// Makes the disk `size` bytes large and tells the guest. When this answers, the size is durable.
+    /// Grows the disk to `size` bytes and notifies the guest. When this returns, the size is durable.
     ///
     /// # Errors
-    /// `InUse` where a job or a switch has the disk; `Unsupported` for a smaller size; `ReadOnly`;
-    /// `Invalid` where the format cannot have that size.
+    /// `InUse` if a job or a switch has claimed the disk; `Unsupported` for a smaller size; `ReadOnly` for
+    /// a read-only disk; `Invalid` if the size is not a multiple of 512, or the format cannot have it.
     pub async fn resize(self: &Rc<Self>, size: u64) -> Result<()> {
         let this = self.clone();
-        // To its end, whoever asked: the claim and the locks are held until nothing is in flight.
+        // Runs to its end even if the caller goes away: the claim and the locks must be held until
+        // nothing is in flight.
         executor::to_the_end(async move { this.resize_now(size).await }).await
     }
 
@@ -53,9 +55,9 @@ impl Node {
     async fn grow(&self, size: u64) -> Result<()> {
         let old = self.size();
         self.format().make_room(size).await?;
-        // A raw image's file ends with the disk.
+        // A raw image's file ends with the disk, so nothing is behind its end.
         if self.kind() != Kind::Raw {
-            // Beyond this nothing shows through.
+            // Beyond this the backing file has nothing that could show through.
             let covered = self.backing().map_or(old, |backing| backing.size().clamp(old, size));
             let turns = Turns::default();
             let mut at = old;
@@ -72,8 +74,8 @@ impl Node {
                 at = end;
             }
         }
-        // Whoever zeroes the last cluster zeroes all of it, while the disk ends inside of it: what the guest
-        // writes behind the old end must come after that.
+        // While the disk ends inside its last cluster, a request that zeroes up to the end zeroes the
+        // whole cluster. It must end before the guest can write behind the old end.
         let last = old - old % self.cluster_size()..old;
         let _lock = if last.is_empty() { None } else { Some(self.lock(last).await) };
         self.format().set_size(size).await

@@ -1,4 +1,4 @@
-//! What a disk has done so far: requests and their latency, what jobs copied, who had to wait for them.
+//! Counters of a disk: requests and their latency, bytes that jobs copied, and requests that waited for them.
 //!
 //! Counters are 0 for a new disk and never go back; a switch keeps them. Requests of the guest and of
 //! exports count alike. All of it lives on the disk's thread; a clone is a snapshot for other threads.
@@ -10,9 +10,9 @@ use hdrhistogram::Histogram;
 
 use crate::populate::Populated;
 
-/// Latencies above this one are not told apart, in ns.
+/// The longest latency that is recorded, in ns; longer ones count as this.
 const LONGEST: u64 = 3_600_000_000_000;
-/// Decimal digits to which a latency is kept.
+/// Significant decimal digits of recorded latencies.
 const DIGITS: u8 = 2;
 
 /// A kind of request.
@@ -44,58 +44,58 @@ impl Latency {
         self.0.borrow_mut().saturating_record(nanos(time).max(1));
     }
 
-    /// The latency in ns that this share of the requests did not exceed; 0 where there were none.
+    /// Returns the latency in ns that this share of the requests did not exceed; 0 if there were none.
     pub fn quantile(&self, share: f64) -> u64 {
         self.0.borrow().value_at_quantile(share)
     }
 
-    /// The longest latency in ns; 0 where there were no requests.
+    /// Returns the longest latency in ns; 0 if there were no requests.
     pub fn max(&self) -> u64 {
         self.0.borrow().max()
     }
 
-    /// How many requests took `low` ns or longer, and less than `high` ns.
+    /// Returns the number of requests that took at least `low` ns and less than `high` ns.
     pub fn between(&self, low: u64, high: u64) -> u64 {
         self.0.borrow().count_between(low, high.saturating_sub(1).max(low))
     }
 }
 
-/// Requests of one kind.
+/// Counters of the requests of one kind.
 #[derive(Clone, Debug, Default)]
 pub struct Requests {
-    /// Those that succeeded.
+    /// Number of requests that succeeded.
     pub done: Cell<u64>,
-    /// Their bytes.
+    /// Bytes of the requests that succeeded.
     pub bytes: Cell<u64>,
-    /// Those that failed.
+    /// Number of requests that failed.
     pub failed: Cell<u64>,
-    /// Those that were refused: outside of the disk, or writes to a read-only one.
+    /// Number of requests that were refused: outside the disk, or writes to a read-only one.
     pub invalid: Cell<u64>,
-    /// How long all that were not refused took together.
+    /// Total time of the requests that were not refused.
     pub time: Cell<Duration>,
-    /// How long each of them took, from the gate to the answer.
+    /// Latencies of the requests that were not refused, from the gate to their end.
     pub latency: Latency,
 }
 
-/// What jobs did to the disk's images, in bytes.
+/// Bytes that jobs processed in the disk's images.
 #[derive(Clone, Debug, Default)]
 pub struct Copied {
-    /// Copied through memory.
+    /// Copied as data.
     pub copied: Cell<u64>,
     /// Made zero without writing data.
     pub zero: Cell<u64>,
-    /// Passed over, since they were there already.
+    /// Skipped, since they were present already.
     pub skipped: Cell<u64>,
-    /// Shared or copied by the kernel between files.
+    /// Shared between files by their file system.
     pub offloaded: Cell<u64>,
 }
 
 /// Requests that waited for a job's copy to end.
 #[derive(Clone, Debug, Default)]
 pub struct Waits {
-    /// How many.
+    /// Number of requests.
     pub count: Cell<u64>,
-    /// How long, all together.
+    /// Total time that they waited.
     pub time: Cell<Duration>,
 }
 
@@ -105,7 +105,7 @@ impl Waits {
         self.time.set(self.time.get() + time);
     }
 
-    /// Counts them as never having been.
+    /// Resets the counters.
     pub(crate) fn take(&self) {
         self.count.take();
         self.time.take();
@@ -128,15 +128,15 @@ pub struct Stats {
     pub flushes: Requests,
     /// Discards.
     pub discards: Requests,
-    /// What jobs copied.
+    /// Bytes that jobs copied.
     pub copied: Copied,
-    /// Guest requests that a job held up.
+    /// Requests that waited for a job.
     pub waits: Waits,
-    /// The end of the highest byte that a guest wrote.
+    /// The highest end offset of a guest's write, in bytes.
     pub highest_write: Cell<u64>,
-    /// Reads and writes that take too long for somebody.
+    /// Reads and writes slower than the limit set by a stream's latency bound.
     pub(crate) late: Late,
-    /// When the last request ended, by the executor's clock.
+    /// Time at which the last request ended, by the executor's clock.
     last: Cell<Option<Duration>>,
 }
 
@@ -149,14 +149,14 @@ pub(crate) struct Late {
 }
 
 impl Late {
-    /// Counts from 0, against `limit`; `None`: not at all.
+    /// Resets the counters and counts against `limit`, or not at all if it is `None`.
     pub(crate) fn watch(&self, limit: Option<Duration>) {
         self.limit.set(limit);
         self.over.take();
         self.all.take();
     }
 
-    /// How many took longer, and how many there were.
+    /// Returns the number of requests over the limit, and of all.
     pub(crate) fn seen(&self) -> (u64, u64) {
         (self.over.get(), self.all.get())
     }
@@ -169,7 +169,7 @@ impl Late {
 }
 
 impl Stats {
-    /// The requests of one kind.
+    /// Returns the counters of one kind of request.
     pub fn of(&self, op: Op) -> &Requests {
         match op {
             Op::Read => &self.reads,
@@ -179,7 +179,8 @@ impl Stats {
         }
     }
 
-    /// For how long no request has ended; `None` before the first. On the disk's thread.
+    /// Returns the time since the last request ended; `None` before the first. Must be called on the
+    /// disk's thread.
     pub fn idle(&self) -> Option<Duration> {
         self.last.get().map(|last| executor::now().saturating_sub(last))
     }
@@ -188,7 +189,7 @@ impl Stats {
         self.highest_write.set(self.highest_write.get().max(end));
     }
 
-    /// A request of `len` bytes that began at `start` has ended.
+    /// Counts a request of `len` bytes that began at `start` and has ended.
     pub(crate) fn ended<T>(&self, op: Op, len: u64, start: Duration, result: &crate::Result<T>) {
         let (requests, now) = (self.of(op), executor::now());
         let time = now.saturating_sub(start);
@@ -207,13 +208,13 @@ impl Stats {
         self.last.set(Some(now));
     }
 
-    /// A request that was refused before anything was done for it.
+    /// Counts a request that was refused before anything was done for it.
     pub(crate) fn refused(&self, op: Op) {
         add(&self.of(op).invalid, 1);
         self.last.set(Some(executor::now()));
     }
 
-    /// A job's copy came to its end.
+    /// Counts the bytes of a job's copy that has ended.
     pub(crate) fn populated(&self, done: Populated) {
         add(&self.copied.copied, done.copied);
         add(&self.copied.zero, done.zero);
@@ -226,7 +227,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Adds to a counter, which stays at the largest number rather than begin again.
+/// Adds to a counter, which saturates instead of wrapping.
 pub(crate) fn add(counter: &Cell<u64>, n: u64) {
     counter.set(counter.get().saturating_add(n));
 }

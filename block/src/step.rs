@@ -1,8 +1,8 @@
-//! A step of a switch of several disks, driven from another thread.
+//! One disk's step in a switch of several disks, driven from another thread.
 //!
-//! The disk keeps what belongs to its thread; the [`Step`] is the only thing that reaches it. So nobody
-//! takes, and nobody throws away, what somebody else has prepared: not a client that tries again while the
-//! first one's failure is still being cleaned up, and not a transaction that is abandoned half way.
+//! The disk keeps the part of the step that belongs to its thread, and only the [`Step`] gives access to it.
+//! So nobody can use or drop a switch that somebody else has prepared: neither a client that tries again
+//! while its first attempt's failure is still being cleaned up, nor a transaction that is abandoned half way.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -15,17 +15,17 @@ use crate::disk::{Disk, DiskHandle};
 use crate::switch::{Prepared, Ready, Switched};
 use crate::{Error, ErrorKind, Result};
 
-/// How far a step has come, as its disk keeps it.
+/// The progress of a step, kept by its disk.
 pub(crate) enum Stage {
-    /// Its disk's thread works on it.
+    /// The disk's thread is working on it.
     Busy,
-    /// Everything is ready, and nothing was touched yet.
+    /// Everything is ready, and the disk is unchanged.
     Prepared(Prepared),
     /// The gate is closed.
     Closed(Ready),
 }
 
-/// A switch of one disk that waits for those of others: prepared, then closed, then committed.
+/// A switch of one disk that waits for the switches of others: prepared, then closed, then committed.
 ///
 /// Dropping it, at any stage and also while one of its methods is awaited, abandons the switch: the disk runs
 /// on as before. [`Step::abandon`] also waits for that.
@@ -38,7 +38,7 @@ impl Step {
     /// Runs `prepare` on the disk's thread, and has the disk keep its result.
     ///
     /// # Errors
-    /// What `prepare` says, and `NotFound` if the disk is gone.
+    /// Errors of `prepare`; `NotFound` if the disk is gone.
     pub async fn prepare<F: Future<Output = Result<Prepared>> + 'static>(
         handle: &DiskHandle,
         prepare: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
@@ -59,7 +59,7 @@ impl Step {
     /// Closes the disk's gate and waits for the requests inside.
     ///
     /// # Errors
-    /// `TimedOut` if they do not end within `deadline`. The disk runs on as before then, and is free for
+    /// `TimedOut` if they do not end within `deadline`. The disk then runs on as before, and is free for
     /// others.
     pub async fn close(&self, deadline: Duration) -> Result<()> {
         let id = self.id;
@@ -73,10 +73,11 @@ impl Step {
         closed.await
     }
 
-    /// Does the switch. After [`Step::close`], only the end of the disk makes it fail.
+    /// Commits the switch. After [`Step::close`] it fails only if the disk is closed.
     ///
     /// # Errors
-    /// `NotActive` if it was not closed before, or the disk is being closed; `NotFound` if the disk is gone.
+    /// `NotActive` if the step was not closed before, or the disk is being closed; `NotFound` if the
+    /// disk is gone.
     pub async fn commit(self) -> Result<Switched> {
         let id = self.id;
         let committed = self.handle.call(move |disk| async move {
@@ -93,8 +94,8 @@ impl Step {
     pub async fn abandon(self) {
         let handle = self.handle.clone();
         drop(self);
-        // Behind the end of the step, since a thread begins what it is asked for in order. A disk that is
-        // gone keeps nothing.
+        // A thread starts what it is asked for in order, so this runs after the step was dropped. A disk
+        // that is gone has no steps.
         let _ = handle.call(|_| async { Ok(()) }).await;
     }
 }
@@ -103,7 +104,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         let (handle, id) = (self.handle.clone(), self.id);
         self.handle.remote().spawn(move || {
-            // Nothing is left of one that was committed.
+            // A step that was committed is not there any more.
             let stage = handle.get().and_then(|disk| disk.steps.borrow_mut().remove(&id));
             drop(stage);
             std::future::ready(())
@@ -116,12 +117,12 @@ fn out_of_order(disk: &Disk) -> Error {
 }
 
 impl Disk {
-    /// Takes a step's stage out to work on it.
+    /// Takes a step's stage, to work on it.
     fn begin(&self, id: u64) -> Option<Stage> {
         self.steps.borrow_mut().get_mut(&id).map(|stage| std::mem::replace(stage, Stage::Busy))
     }
 
-    /// Keeps what became of a step, unless it was abandoned meanwhile.
+    /// Stores the new stage of a step, unless the step was abandoned meanwhile.
     fn keep(&self, id: u64, stage: Result<Stage>) -> Result<()> {
         let mut steps = self.steps.borrow_mut();
         match stage {

@@ -33,56 +33,58 @@ use order::Plan;
 use scope::Scope;
 use watch::Watch;
 
-/// How far a stream is.
+/// The progress of a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// The disk's name.
     pub device: String,
     /// Its size in bytes.
     pub len: u64,
-    /// Everything below is in the leaf. Never goes back.
+    /// Offset in bytes below which everything is in the leaf. Never goes back.
     pub offset: u64,
 }
 
-/// How a stream goes about its work.
+/// Settings of a stream.
 #[derive(Clone, Debug, Default)]
 pub struct Tuning {
-    /// What is copied first.
+    /// The order of its copies.
     pub order: Order,
-    /// Of the disk's reads and writes, 99 of 100 shall take no longer: the stream slows down for that.
+    /// The latency that 99 of 100 reads and writes of the disk should not exceed: the stream slows down
+    /// for that.
     pub max_latency: Option<Duration>,
-    /// The file in which what is read while the stream goes on is recorded, for [`Order::Trace`].
+    /// Name of the file to record the guest's reads in while the stream runs, for [`Order::Trace`].
     pub record: Option<String>,
 }
 
-/// [`Tuning`], made ready.
+/// [`Tuning`] with its trace loaded.
 #[derive(Default)]
 struct Tuned {
     wish: Tuning,
     trace: Vec<Range<u64>>,
 }
 
-/// Where a stream ends, going down the chain.
+/// The end of a stream, going down the chain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Base {
     /// Above the image with this file name, which becomes the backing file.
     File(String),
     /// Above the image with this node name, which becomes the backing file.
     Node(String),
-    /// With the image with this node name, whose backing file becomes the backing file.
+    /// Below the image with this node name, the last one that is streamed; its backing file becomes the
+    /// backing file.
     Bottom(String),
 }
 
-/// What is streamed.
+/// The part of a chain that is streamed, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Extent {
-    /// The node name of the image that is populated; the leaf unless given.
+    /// The node name of the image that is populated; the leaf if `None`.
     pub image: Option<String>,
-    /// Where the stream ends; with the whole chain unless given.
+    /// The end of the stream; the whole chain if `None`.
     pub base: Option<Base>,
-    /// How the base is recorded as the backing file; by its own name unless given.
+    /// The name by which the base is recorded as the backing file; its own name if `None`.
     pub backing_file: Option<String>,
-    /// How.
+    /// The settings of the stream.
     pub tuning: Tuning,
 }
 
@@ -98,16 +100,15 @@ impl Disk {
         Progress { device: self.name().to_owned(), len: self.size(), offset }
     }
 
-    /// Populates the first absent cluster at or after the cursor. The answer's offset is that
-    /// cluster's end; with nothing left it is the disk's size. The backing file is dropped when
-    /// nothing is absent any more.
+    /// Populates the first absent cluster at or after the cursor. The offset of the result is that
+    /// cluster's end, or the disk's size if nothing is left. The backing file is dropped when nothing is
+    /// absent any more.
     ///
     /// # Errors
-    /// `InUse` where a stream or a switch is active, `Unsupported` for a read-only disk, and what
-    /// copying says.
+    /// `InUse` if a stream or a switch is active, `Unsupported` for a read-only disk, and errors of copying.
     pub async fn stream_one(self: &Rc<Self>) -> Result<Progress> {
         let this = self.clone();
-        // To its end, whoever asked: the claim is held while anything is in flight.
+        // Runs to its end even if the caller goes away: the claim is held while anything is in flight.
         executor::to_the_end(async move { this.stream_one_now().await }).await
     }
 
@@ -124,7 +125,8 @@ impl Disk {
         Ok(self.progress(end))
     }
 
-    /// Populates the first absent cluster at or after `offset`. Returns its end; with nothing left, the size.
+    /// Populates the first absent cluster at or after `offset`. Returns its end, or the size if nothing
+    /// is left.
     async fn stream_cluster(&self, leaf: &Rc<Node>, offset: u64) -> Result<u64> {
         let size = leaf.size();
         if leaf.backing().is_none() {
@@ -139,8 +141,8 @@ impl Disk {
         Ok(end)
     }
 
-    /// Populates the first absent cluster at or after `offset`, and leaves the cursor where it is. Answers
-    /// as [`Disk::stream_one`], and how many bytes are absent then.
+    /// Populates the first absent cluster at or after `offset`, and leaves the cursor where it is.
+    /// Returns the same as [`Disk::stream_one`], and the number of bytes that are still absent.
     ///
     /// # Errors
     /// As [`Disk::stream_one`].
@@ -151,7 +153,7 @@ impl Disk {
 
     async fn stream_at_now(self: &Rc<Self>, offset: u64) -> Result<(Progress, u64)> {
         self.check_streamable()?;
-        // Held to the end: what is counted, and completed, is the image that was populated.
+        // Held to the end, so that the image that is counted and completed is the one that was populated.
         let _claim = self.claim("a stream")?;
         let leaf = self.leaf();
         let end = self.stream_cluster(&leaf, offset.min(leaf.size())).await?;
@@ -171,7 +173,7 @@ impl Disk {
     }
 
     /// Starts to stream everything in the background. At the end the backing file is dropped and
-    /// [`crate::DiskEvent::StreamCompleted`] sent. The job's name is the disk's.
+    /// [`crate::DiskEvent::StreamCompleted`] is sent. The job's name is the disk's.
     ///
     /// # Errors
     /// As [`Disk::stream_one`].
@@ -179,10 +181,10 @@ impl Disk {
         self.start_whole_stream(self.block_stream())
     }
 
-    /// As [`Disk::start_stream`], in the way that `tuning` says.
+    /// Like [`Disk::start_stream`], with these settings.
     ///
     /// # Errors
-    /// Also what reading a trace says.
+    /// As [`Disk::stream_one`], and errors of reading the trace.
     pub async fn start_tuned_stream(self: &Rc<Self>, tuning: Tuning) -> Result<()> {
         self.check_streamable()?;
         let claim = self.claim("a stream")?;
@@ -195,7 +197,7 @@ impl Disk {
         Wish { manner: Manner::BlockStream, ..Wish::new(self.name()) }
     }
 
-    /// Starts to stream everything into the leaf as a job, before this returns.
+    /// Starts a job that streams everything into the leaf. It has started when this returns.
     ///
     /// # Errors
     /// As [`Disk::stream_one`].
@@ -223,14 +225,15 @@ impl Disk {
         Ok(Tuned { wish, trace })
     }
 
-    /// Starts to stream `extent` as a job. At its end the chain above the base is dropped.
+    /// Starts a job that streams `extent`. At its end the chain above the base is dropped.
     ///
     /// # Errors
-    /// `InUse` where a job or another command has the disk; `Invalid` where the extent is none; what
-    /// opening an image for writing says where that is not the leaf.
+    /// `InUse` if a job or another command has claimed the disk; `NotFound` or `Invalid` if the extent
+    /// is not in the chain; errors of opening an image other than the leaf for writing.
     pub async fn start_stream_job(self: &Rc<Self>, extent: Extent, wish: Wish) -> Result<()> {
         let this = self.clone();
-        // To its end, whoever asked: an image that is opened for writing half way has two owners.
+        // Runs to its end even if the caller goes away: an image whose opening for writing stops half
+        // way would have two owners.
         executor::to_the_end(async move { this.start_stream_job_now(extent, wish).await }).await
     }
 
@@ -247,7 +250,7 @@ impl Disk {
             (Some(base), name) => {
                 let name = match name {
                     Some(name) => {
-                        // Nobody could open the image again with a name that is none.
+                        // With an invalid name the image could not be opened again.
                         chain::resolve(image.name(), &name)?;
                         name
                     }
@@ -272,16 +275,17 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether an extent is one, and no other job is in its way.
+    /// Checks that an extent is valid, and that no other job has claimed the disk.
     ///
     /// # Errors
-    /// `NotFound` and `Invalid` where it is none; `InUse`. All with QEMU's texts, and in its order.
+    /// `NotFound` or `Invalid` if it is not valid; `InUse` if a job has claimed the disk. All with
+    /// QEMU's texts, and in its order.
     pub fn check_stream(&self, extent: &Extent) -> Result<()> {
         self.find_extent(extent)?;
         self.check_no_job(extent.image.as_deref().unwrap_or(self.name()))
     }
 
-    /// The image that is populated, and the one that becomes its backing file.
+    /// Returns the image that is populated, and the one that becomes its backing file.
     fn find_extent(&self, extent: &Extent) -> Result<(Rc<Node>, Option<Rc<Node>>)> {
         let image = match &extent.image {
             Some(name) => self.find_node(name).ok_or_else(|| no_node(name))?,
@@ -295,7 +299,7 @@ impl Disk {
         Ok((image, base))
     }
 
-    /// An image of the chain by its node name.
+    /// Returns the image of the chain with this node name.
     pub fn find_node(&self, name: &str) -> Option<Rc<Node>> {
         let mut next = Some(self.leaf());
         while let Some(node) = next {
@@ -307,7 +311,7 @@ impl Disk {
         None
     }
 
-    /// `top` is the name by which `image` was asked for.
+    /// Returns the base of a stream into `image`. `top` is the name that the caller used for `image`.
     fn find_base(&self, image: &Rc<Node>, top: &str, base: &Base) -> Result<Option<Rc<Node>>> {
         let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
         let found = match base {
@@ -342,11 +346,11 @@ impl Disk {
         Ok(found)
     }
 
-    /// Stops the background stream; answers when the copies in flight are done. The image stays valid
-    /// and keeps its backing file, unless the end had come first.
+    /// Stops the background stream, and waits until the copies in flight are done. The image stays valid
+    /// and keeps its backing file, unless the stream completed first.
     ///
     /// # Errors
-    /// `NotActive` where there is none, `InUse` where somebody else waits for its stop.
+    /// `NotActive` if there is none, `InUse` if somebody else is already waiting for its stop.
     pub async fn stop_stream(self: &Rc<Self>) -> Result<()> {
         let job = self.stream_job()?;
         if job.stop_asked.replace(true) {
@@ -358,10 +362,10 @@ impl Disk {
         Ok(())
     }
 
-    /// Limits the background stream to `speed` bytes a second; 0 takes the limit away.
+    /// Limits the background stream to `speed` bytes per second; 0 removes the limit.
     ///
     /// # Errors
-    /// `NotActive` where there is none.
+    /// `NotActive` if there is none.
     pub fn set_stream_speed(&self, speed: u64) -> Result<()> {
         self.stream_job()?.set_speed(speed)
     }
@@ -372,14 +376,15 @@ impl Disk {
         })
     }
 
-    /// The active background stream.
+    /// Returns the progress of the active background stream.
     pub fn query_stream(&self) -> Option<Progress> {
         Some(self.progress(self.active_job()?.offset()))
     }
 
-    /// Drops the backing file, or puts the base in its place, durably: nothing above may be absent.
+    /// Drops the backing file, or replaces it by the base, durably. Nothing above the base may be absent
+    /// any more.
     async fn complete(&self, image: &Rc<Node>, base: Option<(Rc<Node>, Backing)>) -> Result<()> {
-        // Data and tables first, then the header that does without the backing file.
+        // Data and tables first, then the header without the backing file.
         self.flush_old().await?;
         image.flush().await?;
         match base {
@@ -411,13 +416,14 @@ fn is_below(node: &Rc<Node>, image: &Rc<Node>) -> bool {
     false
 }
 
-/// The strategy: copy, again after errors where the policy says so, then drop what was copied.
+/// The strategy: copies, tries again after errors if the policy says so, then drops the images that were
+/// copied.
 struct Stream {
     disk: Rc<Disk>,
     scope: Rc<Scope>,
     tuned: RefCell<Tuned>,
     record: Option<Backing>,
-    /// The image is not the leaf: it was opened for writing for this.
+    /// True if the image is not the leaf, and was opened for writing for this stream.
     is_inner: bool,
 }
 
@@ -430,8 +436,8 @@ impl Stream {
     /// Copies until nothing is left.
     async fn copy_all(&self, job: &Rc<Job>, copy: &Rc<Copy>) -> Result<()> {
         let image = &self.scope.image;
-        // Once more from the start when something absent is found at the end: the last word has the
-        // map of the whole image, not the frontier.
+        // Starts again if something is still absent at the end: the map of the whole image decides, not
+        // the frontier.
         loop {
             if let Some(error) = self.copy(job, copy).await? {
                 return Err(error);
@@ -443,7 +449,7 @@ impl Stream {
         }
     }
 
-    /// Copies until nothing is left but what was ignored; the error of that.
+    /// Copies until nothing is left but what was ignored. Returns the first error that was ignored.
     async fn copy(&self, job: &Rc<Job>, copy: &Rc<Copy>) -> Result<Option<Error>> {
         let (mut ignored, mut from) = (None, 0);
         loop {
@@ -461,7 +467,7 @@ impl Stream {
             let operation = if error.is_of_source() { Operation::Read } else { Operation::Write };
             match job.decide(operation, &error) {
                 Action::Stop => job.rest().await?,
-                // Nothing is left out that is not known.
+                // Only a known range can be left out.
                 Action::Ignore if !range.is_empty() => {
                     if range.start <= from {
                         from = from.max(range.end);
@@ -513,7 +519,7 @@ impl Strategy for Stream {
         if self.is_inner {
             self.disk.close_inner(&self.scope.image).await;
         } else if let Err(e) = self.disk.end_old().await {
-            executor::limited!(warn, "{}: an earlier image: {e}", self.disk.name());
+            executor::limited!(warn, "{}: cannot finish a former leaf: {e}", self.disk.name());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The switch: another image under a running disk, by prepare and then commit or abort.
+//! The switch: replaces the image under a running disk, in two phases: prepare, then commit or abort.
 //!
 //! Everything that can fail or take long is in *prepare*, while the guest runs; *commit* closes the
-//! gate, waits for the requests inside, swaps a pointer and opens the gate again. Dropping what was
-//! prepared is the abort: nothing of the disk was touched.
+//! gate, waits for the requests inside, swaps a pointer and opens the gate again. Dropping the prepared
+//! switch aborts it: the disk is unchanged.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::image::{self, Create};
 use crate::node::Node;
 use crate::{Error, ErrorKind, Result};
 
-/// How long a switch waits for requests in flight before it gives up and lets the guest go on.
+/// Maximum time for which a switch waits for requests in flight. Then it gives up, and the guest continues.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What a disk is switched to.
+/// The target of a switch.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The image's file name.
     pub name: String,
     /// Its format. Without one, only an image whose backing file is the running one is accepted.
     pub format: Option<Kind>,
-    /// Whether the guest is told. If not, the sizes must be equal.
+    /// True if the guest is notified of the new size. If false, the sizes must be equal.
     pub notify: bool,
 }
 
@@ -35,11 +35,11 @@ pub struct Overlay {
     pub name: String,
     /// Its format: one that has backing files.
     pub format: Kind,
-    /// Whether it is there already, and is not to be created.
+    /// True if it exists already and must not be created.
     pub existing: bool,
-    /// Its node name; one of ours unless given.
+    /// Its node name; generated if `None`.
     pub node_name: Option<String>,
-    /// Whether the guest is told.
+    /// True if the guest is notified of the new size.
     pub notify: bool,
 }
 
@@ -51,29 +51,29 @@ pub struct Prepared {
     claim: Claim,
 }
 
-/// A switch that was done.
+/// The result of a switch.
 #[derive(Clone, Copy, Debug)]
 pub struct Switched {
-    /// For how long the gate was closed: no request waited longer because of the switch.
+    /// Time for which the gate was closed: the longest that a request waited because of the switch.
     pub blackout: Duration,
 }
 
 impl Disk {
-    /// Opens the target and makes everything ready. On any error the disk is as it was.
+    /// Opens the target and makes everything ready. On any error the disk is unchanged.
     ///
     /// # Errors
-    /// `InUse` where a job or another switch has the disk; what opening the target says; `Invalid`
-    /// where its size or format does not fit.
+    /// `InUse` if a job or another switch has claimed the disk; errors of opening the target; `Invalid`
+    /// if its size or format does not fit.
     pub async fn prepare_switch(self: &Rc<Self>, target: &Target) -> Result<Prepared> {
         let claim = self.claim("a switch")?;
         self.prepare(target, claim).await
     }
 
-    /// Creates an image over the running one, or takes one that exists, and makes everything ready to
-    /// switch to it. On any error the disk is as it was; an image that was created stays.
+    /// Creates an image over the running one, or opens an existing one, and makes everything ready to
+    /// switch to it. On any error the disk is unchanged; an image that was created stays.
     ///
     /// # Errors
-    /// As [`Disk::prepare_switch`]; `Unsupported` for a format that has no backing file, and for a
+    /// As [`Disk::prepare_switch`]; `Unsupported` for a format without backing files, and for a
     /// read-only disk.
     pub async fn prepare_overlay(self: &Rc<Self>, overlay: &Overlay) -> Result<Prepared> {
         let claim = self.claim("a switch")?;
@@ -140,8 +140,8 @@ impl Disk {
         writable: bool,
     ) -> Result<Rc<Node>> {
         let opener = &*self.opener;
-        // Opened for reading first: nothing of the target is changed, and the disk's own images are found
-        // out before their locks would refuse it.
+        // Opened for reading first: that changes nothing in the target, and detects an image of the
+        // disk's own chain before its locks refuse it.
         let probe = opener.open(name, false).await?;
         if let Some(identity) = probe.identity() {
             let is_it = |node: &Rc<Node>| node.storage().identity() == Some(identity);
@@ -165,8 +165,8 @@ impl Disk {
         chain::open(opener, name, kind, writable).await
     }
 
-    /// A guest may have written the header of an image whose format nobody says: only an image that
-    /// records the running one as its backing file is taken for what it looks like.
+    /// Opens a target of unknown format. A guest may have written such an image's header, so the format
+    /// that it seems to have is accepted only if it records the running image as its backing file.
     async fn open_unnamed(self: &Rc<Self>, name: &str, old: &Rc<Node>, writable: bool) -> Result<Rc<Node>> {
         let refuse = || {
             let text = format!(
@@ -187,7 +187,7 @@ impl Disk {
 }
 
 impl Prepared {
-    /// The image that the disk is to be switched to.
+    /// Returns the image that the disk will be switched to.
     pub fn leaf(&self) -> &Node {
         &self.leaf
     }
@@ -195,8 +195,8 @@ impl Prepared {
     /// Closes the disk's gate and waits for the requests inside: from here on the switch cannot fail.
     ///
     /// # Errors
-    /// `TimedOut` where the requests in flight do not end within `deadline`, `InUse` where the disk is being
-    /// closed; the disk runs on as before.
+    /// `TimedOut` if the requests in flight do not end within `deadline`, `InUse` if the disk is being
+    /// closed. The disk runs on as before.
     pub async fn close(self, deadline: Duration) -> Result<Ready> {
         self.disk.check_open()?;
         let started = executor::now();
@@ -211,7 +211,7 @@ impl Prepared {
         }
     }
 
-    /// Does the switch. After an error the disk runs on as before.
+    /// Commits the switch. After an error the disk runs on as before.
     ///
     /// # Errors
     /// As [`Prepared::close`].
@@ -220,7 +220,7 @@ impl Prepared {
     }
 }
 
-/// A switch whose disk is drained, with its gate closed. Dropping it opens the gate, and nothing happened.
+/// A switch whose disk is drained, with its gate closed. Dropping it opens the gate and changes nothing.
 pub struct Ready {
     prepared: Prepared,
     closed: Closed,
@@ -228,9 +228,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Swaps the images, opens the gate, and then ends the old image's life as a leaf. What fails of that is
-    /// logged: the switch is done, the guest's flushes meet the same error, and the next command that has the
-    /// disk tries again.
+    /// Swaps the images, opens the gate, and then closes the old image and turns it into a backing file.
+    /// An error of that is only logged: the switch is done, the guest's flushes meet the same error, and
+    /// the next command that claims the disk tries again.
     pub async fn commit(self) -> Switched {
         let Ready { prepared: Prepared { disk, leaf, notify, claim }, closed, started } = self;
         let resized = leaf.size() != disk.size();
@@ -240,10 +240,10 @@ impl Ready {
         if notify || resized {
             disk.announce_capacity();
         }
-        // With the guest running again: what it wrote before belongs to its flushes until this is
-        // through, whoever does it first.
+        // The guest runs again by now. Its flushes cover the old image until this has succeeded, here or
+        // later.
         if let Err(e) = disk.end_old().await {
-            executor::limited!(warn, "{}: {} after the switch: {e}", disk.name(), old.name());
+            executor::limited!(warn, "{}: cannot finish {} after the switch: {e}", disk.name(), old.name());
         }
         drop(claim);
         Switched { blackout }

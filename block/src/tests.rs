@@ -1,5 +1,5 @@
-//! Disks in the simulator: every guest operation against a byte array, while the disk is streamed and
-//! switched, and power cuts at any change.
+//! Disks in the simulator: every guest operation is compared with a byte array, while the disk is
+//! streamed and switched, and the power is cut at any change.
 //!
 //! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
 
@@ -38,7 +38,7 @@ use crate::switch::{DEADLINE, Target};
 use crate::{Buf, Disk, DiskEvent, ErrorKind, Kind, chain};
 use model::{Guest, random};
 
-/// A folder on some file system: with or without O_DIRECT, holes, space ahead of its use, shared blocks.
+/// Creates a folder on some file system: with or without O_DIRECT, holes, allocation ahead, shared blocks.
 fn folder() -> Rc<SimDir> {
     let odd = random(3) > 0;
     let drawn = Nature {
@@ -53,7 +53,7 @@ fn folder() -> Rc<SimDir> {
     SimDir::of(if odd { drawn } else { Nature::default() })
 }
 
-/// Until no stream of the disk runs. The time is simulated.
+/// Waits until no stream of the disk runs, in simulated time.
 async fn wait_for_stream(disk: &Disk) {
     while disk.query_stream().is_some() {
         executor::sleep(Duration::from_micros(50)).await;
@@ -74,7 +74,7 @@ fn seeds<F: Future<Output = ()> + 'static>(count: u64, scenario: impl Fn(u64) ->
     }
 }
 
-/// Says which seed failed.
+/// Prints the seed that failed.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -110,7 +110,7 @@ fn some_layout() -> (Kind, Create) {
     }
 }
 
-/// Creates an image of any layout, and answers its format.
+/// Creates an image of any layout, and returns its format.
 async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) -> Kind {
     let (leaf, wish) = some_layout();
     let wish = Create { backing: Some((backing.to_owned(), kind)), ..wish };
@@ -122,12 +122,12 @@ async fn create_qcow2_over(files: &SimDir, name: &str, backing: &str, kind: Kind
     while create_over(files, name, backing, kind).await != Kind::Qcow2 {}
 }
 
-/// Judges an image by its specification alone.
+/// Checks an image by its specification alone.
 fn check(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks) {
     check_since(files, name, kind, leaks, &[]);
 }
 
-/// As [`check`], for an image that several sessions wrote to; see [`model::check_qed`].
+/// Like [`check`], for an image that several sessions wrote to; see [`model::check_qed`].
 fn check_since(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks, before: &[bool]) -> Vec<bool> {
     let content = files.get(name).unwrap().content();
     match kind {
@@ -138,13 +138,13 @@ fn check_since(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks, befo
     Vec::new()
 }
 
-/// Opens a disk; its events go into the list.
+/// Opens a disk. The ends of its streams go into the list.
 async fn open(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Rc<RefCell<Vec<DiskEvent>>>) {
     let leaf = chain::open(&**files, name, kind, true).await.unwrap();
     let events: Rc<RefCell<Vec<DiskEvent>>> = Rc::default();
     let sink = events.clone();
     let disk = Disk::new("virtio0", leaf, false, files.clone(), move |event| {
-        // What jobs tell beside is heard by the tests of jobs.
+        // The tests of jobs check the other events.
         if matches!(event, DiskEvent::StreamCompleted { .. }) {
             sink.borrow_mut().push(event);
         }
@@ -152,7 +152,7 @@ async fn open(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Rc<RefCe
     (disk, events)
 }
 
-/// Content with holes, of a size that is no multiple of any cluster size.
+/// Returns content with holes, of a size that is not a multiple of any cluster size.
 fn base_content(sectors: u64) -> Vec<u8> {
     let mut bytes = vec![0; (sectors * 512) as usize];
     for sector in bytes.chunks_mut(512 * 16) {
@@ -215,7 +215,7 @@ fn live_copy_under_a_busy_guest() {
         assert_eq!(events.borrow().len(), 1);
         disk.close().await.unwrap();
 
-        // Opened again, alone, it is all there, and its metadata is exact.
+        // Reopened alone, it has all data, and exact metadata.
         let (disk, _) = open(&files, "leaf", kind).await;
         assert!(disk.leaf().backing().is_none());
         guest.verify_on(&disk).await;
@@ -278,7 +278,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
             .iter()
             .any(|event| matches!(event, DiskEvent::StreamCompleted { error: None, .. }));
         if completed {
-            // After the event the old image can be deleted, whatever dies next.
+            // After the event the old image can be deleted, whatever fails next.
             after.add("base", Vec::new());
         }
         check(&after, "leaf", kind, model::Leaks::Allowed);
@@ -286,13 +286,13 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         assert!(!completed || disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
 
-        // And the stream goes on from what is there.
+        // The stream continues from what is there.
         disk.start_stream().unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
         disk.close().await.unwrap();
-        // qcow2's leaks are repaired by nobody yet.
+        // Opening does not repair the leaks of a qcow2 image.
         check(
             &after,
             "leaf",

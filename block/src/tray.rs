@@ -7,8 +7,9 @@
 //! | open | there | an open tray | `close`; `remove` |
 //! | open | none | an open tray | `close`; `insert` |
 //!
-//! Without a medium the disk's leaf is an image of no bytes, so that nothing else has to know. A guest
-//! can lock the tray; then opening it by the monitor asks the guest, unless it is forced.
+//! Without a medium the disk's leaf is an image of no bytes, so that no other code has to handle this
+//! case. A guest can lock the tray; then the monitor's command to open it only asks the guest to eject,
+//! unless it is forced.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -22,20 +23,20 @@ use crate::storage::{Extent, Identity, Lock, Storage};
 use crate::switch::DEADLINE;
 use crate::{Buf, Error, ErrorKind, Result, chain};
 
-/// What a guest's device, and the monitor, hear of a tray.
+/// An event of a tray, for the guest's device and the monitor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TrayEvent {
     /// It opened.
     Opened,
     /// It closed; there may be another medium.
     Closed,
-    /// Somebody wants the medium out, and the tray is locked.
+    /// An eject was requested while the tray is locked.
     EjectRequested,
 }
 
 type Hears = dyn Fn(TrayEvent);
 
-/// Hears of a tray, while somebody keeps it.
+/// A listener for a tray's events, called for as long as this is held.
 pub type Listener = Rc<Hears>;
 
 /// The tray of a removable drive.
@@ -47,17 +48,17 @@ pub struct Tray {
 }
 
 impl Tray {
-    /// Whether it is open.
+    /// Returns true if it is open.
     pub fn is_open(&self) -> bool {
         self.open.get()
     }
 
-    /// Whether the guest locked it.
+    /// Returns true if the guest locked it.
     pub fn is_locked(&self) -> bool {
         self.locked.get()
     }
 
-    /// Locks or unlocks it, as the guest says; a reset of its device unlocks.
+    /// Locks or unlocks it, as the guest asks; a reset of its device unlocks it.
     pub fn set_locked(&self, locked: bool) {
         self.locked.set(locked);
     }
@@ -82,11 +83,11 @@ impl Tray {
 pub struct Medium {
     /// The image's file name.
     pub name: String,
-    /// Its format. Without one it is raw, unless it looks like something else.
+    /// Its format. `None` means raw, but an image that looks like another format is refused.
     pub format: Option<Kind>,
 }
 
-/// The leaf of a drive without a medium.
+/// Returns the leaf of a drive without a medium.
 pub(crate) async fn no_medium() -> Result<Rc<Node>> {
     let storage: Rc<dyn Storage> = Rc::new(Nothing);
     let format = Format::open(storage.clone(), Kind::Raw, false).await?;
@@ -94,26 +95,27 @@ pub(crate) async fn no_medium() -> Result<Rc<Node>> {
 }
 
 impl Disk {
-    /// The tray.
+    /// Returns the tray.
     ///
     /// # Errors
-    /// `Invalid` where the disk has none.
+    /// `Invalid` if the disk has none.
     pub fn tray(&self) -> Result<&Tray> {
         self.tray.as_ref().ok_or_else(|| {
             Error::new(ErrorKind::Invalid, format!("Device '{}' is not removable", self.name()))
         })
     }
 
-    /// Whether there is a medium, be the tray open or closed. A disk without a tray always has one.
+    /// Returns true if there is a medium, whether the tray is open or closed. A disk without a tray
+    /// always has one.
     pub fn has_medium(&self) -> bool {
         !self.leaf().storage().as_any().is::<Nothing>()
     }
 
-    /// Opens the tray. Where the guest has locked it, asks the guest, and opens it all the same where
-    /// `force` says so.
+    /// Opens the tray. If the guest has locked it, asks the guest to eject, and opens it anyway if
+    /// `force` is set.
     ///
     /// # Errors
-    /// `Locked` where the guest was asked; `Invalid` without a tray.
+    /// `Locked` if the tray is locked and `force` is not set; `Invalid` without a tray.
     pub fn open_tray(&self, force: bool) -> Result<()> {
         let tray = self.tray()?;
         if tray.open.get() {
@@ -133,7 +135,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Closes the tray, on a medium or on none.
+    /// Closes the tray, with or without a medium.
     ///
     /// # Errors
     /// `Invalid` without a tray.
@@ -156,7 +158,7 @@ impl Disk {
     /// Takes the medium out of the open tray.
     ///
     /// # Errors
-    /// `Invalid` where the tray is closed; `InUse` and `TimedOut` as for a switch.
+    /// `Invalid` if the tray is closed; `InUse` and `TimedOut` as for a switch.
     pub async fn remove_medium(self: &Rc<Self>) -> Result<()> {
         self.check_tray_open()?;
         if self.has_medium() {
@@ -165,12 +167,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Changes the medium: opens the new one, opens the tray, exchanges them and closes the tray. Without
-    /// `notify` the tray does not move, and the guest hears nothing. On any error before the exchange the
-    /// old medium is in the drive still.
+    /// Changes the medium: opens the new one, opens the tray, exchanges them and closes the tray.
+    /// Without `notify` the tray does not move, and the guest is not notified. After an error before the
+    /// exchange, the old medium is still in the drive.
     ///
     /// # Errors
-    /// What opening the image says; `Locked` as for [`Disk::open_tray`].
+    /// Errors of opening the image; `Locked` as for [`Disk::open_tray`]; `InUse` and `TimedOut` as for a
+    /// switch.
     pub async fn change_medium(self: &Rc<Self>, medium: &Medium, force: bool, notify: bool) -> Result<()> {
         let tray = self.tray()?;
         let leaf = self.open_medium(medium).await?;
@@ -207,21 +210,21 @@ impl Disk {
         chain::open(&*self.opener, &medium.name, format, false).await
     }
 
-    /// Exchanges the medium while nothing is in flight.
+    /// Drains the disk and exchanges the medium.
     async fn put(self: &Rc<Self>, leaf: Rc<Node>) -> Result<()> {
         let _claim = self.claim("a change of its medium")?;
         let Some(_closed) = self.drain(DEADLINE).await else {
             let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.name());
             return Err(Error::new(ErrorKind::TimedOut, text));
         };
-        // Nobody wrote to the old one, so nothing of it is left to be done.
+        // The old medium was not written, so there is nothing to finish.
         self.swap(leaf);
         self.announce_capacity();
         Ok(())
     }
 }
 
-/// What is in an empty drive.
+/// The storage of an empty drive.
 struct Nothing;
 
 fn nothing<T>() -> Result<T> {

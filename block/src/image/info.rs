@@ -1,4 +1,4 @@
-//! What an image says of itself, and its host of it.
+//! Information about an image, from its header and from the host.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub use crate::format::qcow2::info::{Bitmap, Snapshot};
 
-/// What an image says of itself.
+/// Information about an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Its name.
@@ -21,38 +21,38 @@ pub struct Info {
     pub virtual_size: u64,
     /// Length of the file in bytes.
     pub file_len: u64,
-    /// Bytes of the host's storage that the file takes, where that can be known.
+    /// Bytes of the host's storage that the file takes, if they are known.
     pub space: Option<u64>,
-    /// It is a block device.
+    /// True if it is a block device.
     pub is_device: bool,
-    /// Allocation unit in bytes, where the format has one.
+    /// Allocation unit in bytes, if the format has one.
     pub cluster_size: Option<u64>,
-    /// Whether presence is kept by subclusters.
+    /// True if presence is recorded per subcluster.
     pub extended_l2: Option<bool>,
-    /// It was not closed: its metadata has to be checked before a write.
+    /// True if it was not closed: its metadata must be checked before a write.
     pub dirty: bool,
     /// The backing file as recorded.
     pub backing: Option<String>,
-    /// The backing file's name from here; `None` where it is none that we open.
+    /// The backing file's name, resolved relative to the image; `None` if it is a name that we cannot open.
     pub full_backing: Option<String>,
     /// Its format as recorded.
     pub backing_format: Option<String>,
-    /// What only qcow2 has.
+    /// Details that only qcow2 images have.
     pub qcow2: Option<Qcow2Info>,
 }
 
-/// What only qcow2 has.
+/// Details that only qcow2 images have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Qcow2Info {
     /// 2 or 3.
     pub version: u32,
-    /// Compressed clusters are zstd's, not zlib's.
+    /// True if clusters are compressed with zstd, false for zlib.
     pub zstd: bool,
     /// Width of a refcount in bits.
     pub refcount_bits: u32,
-    /// Refcounts may be stale while it is open.
+    /// True if refcounts may be stale while it is open.
     pub lazy_refcounts: bool,
-    /// Somebody found its metadata to be wrong.
+    /// True if its metadata was found to be corrupt.
     pub corrupt: bool,
     /// Internal snapshots.
     pub snapshots: Vec<Snapshot>,
@@ -65,36 +65,36 @@ pub struct Qcow2Info {
 pub struct Recorded {
     /// Its name, word for word.
     pub name: String,
-    /// Its name from here; `None` where it is none that we open.
+    /// Its name, resolved relative to the image; `None` if it is a name that we cannot open.
     pub full: Option<String>,
-    /// Its format, where that is recorded.
+    /// Its format, if that is recorded.
     pub format: Option<String>,
 }
 
 impl Node {
-    /// The backing file as this image records it.
+    /// Returns the backing file as this image records it.
     pub fn recorded_backing(&self) -> Option<Recorded> {
         let Backing { name, format } = self.format().backing()?;
         let full = chain::resolve(self.name(), &name).ok();
         Some(Recorded { name, full, format })
     }
 
-    /// Bytes of the host's storage that the image's file takes, where that can be known.
+    /// Returns the bytes of the host's storage that the image's file takes, if they are known.
     pub fn space(&self) -> Option<u64> {
         self.storage().space()
     }
 }
 
-/// Looks at an image's header.
+/// Reads an image's header.
 ///
 /// # Errors
-/// `Locked` where another process writes the image, and may change what it says; but raw images say
-/// nothing.
+/// `Locked` if another process is writing the image and may change its header. Raw images have none, so
+/// others may write them.
 pub async fn info(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
     info_under(opener, name, kind, if kind == Kind::Raw { Lock::Look } else { Lock::Backing }).await
 }
 
-/// Looks at the header of an image that another process may be writing.
+/// Reads the header of an image that another process may be writing.
 pub async fn info_in_use(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
     info_under(opener, name, kind, Lock::Look).await
 }

@@ -1,19 +1,19 @@
-//! The speed limit of a job: exact over time, smooth in the small.
+//! The speed limit of a job: exact over long times, smooth over short ones.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-/// How much of the time that it was late a job may catch up.
+/// Maximum delay that a late job may catch up on.
 const SLACK: Duration = Duration::from_millis(100);
-/// Steps a second, where the speed allows only small ones.
+/// Steps per second, if the speed allows only small ones.
 const STEPS: u64 = 8;
 
-/// When the next bytes may pass.
+/// The speed limit, and the time at which the next bytes may pass.
 #[derive(Default)]
 pub(super) struct Pace {
-    /// Bytes a second; 0: no limit.
+    /// Bytes per second; 0 for no limit.
     speed: Cell<u64>,
-    /// When all that was taken is paid for.
+    /// Time at which all bytes that have passed are paid for.
     next: Cell<Duration>,
 }
 
@@ -22,13 +22,13 @@ impl Pace {
         self.speed.get()
     }
 
-    /// How long nothing may pass from `now` on.
+    /// Returns the time from `now` during which no bytes may pass; `None` if they may pass now.
     pub(super) fn wait(&self, now: Duration) -> Option<Duration> {
         let wait = self.next.get().checked_sub(now)?;
         (self.speed.get() > 0 && wait > Duration::ZERO).then_some(wait)
     }
 
-    /// Lets bytes pass: those that follow wait for as long as these may take.
+    /// Lets bytes pass; those that follow must wait for as long as these take at the limit.
     pub(super) fn take(&self, now: Duration, bytes: u64) {
         let speed = self.speed.get();
         if speed == 0 {
@@ -38,7 +38,7 @@ impl Pace {
         self.next.set(begin.saturating_add(time(bytes, speed)));
     }
 
-    /// What is owed at the old speed is paid at the new one.
+    /// Changes the limit. Bytes that are not paid for at the old speed are paid at the new one.
     pub(super) fn set_speed(&self, now: Duration, speed: u64) {
         let old = self.speed.replace(speed);
         let left = self.next.get().saturating_sub(now);
@@ -47,7 +47,7 @@ impl Pace {
         self.next.set(if speed == 0 { now } else { now.saturating_add(time(owed, speed)) });
     }
 
-    /// The largest step that passes within a part of a second, `most` at the most.
+    /// Returns the largest step, at most `most` bytes, that passes within a fraction of a second.
     pub(super) fn step(&self, most: u64) -> u64 {
         match self.speed.get() {
             0 => most,
@@ -56,7 +56,7 @@ impl Pace {
     }
 }
 
-/// How long `bytes` take.
+/// Returns the time that `bytes` take at `speed`.
 fn time(bytes: u64, speed: u64) -> Duration {
     let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(speed);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))

@@ -2,7 +2,8 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Lets steps pass for `seconds` on a clock that wakes up late by `late`; answers how many bytes did.
+/// Lets steps pass for `seconds` on a clock that wakes up late by `late`. Returns the number of bytes
+/// that passed.
 fn pass(pace: &Pace, from: Duration, seconds: u64, late: Duration) -> u64 {
     let (mut now, mut passed) = (from, 0);
     while now < from + Duration::from_secs(seconds) {

@@ -1,52 +1,52 @@
-//! The states of a job, which changes of them there are, and what may be asked of a job in each
-//! (QEMU's `qapi/job.json`; its tables are in `job.c`).
+//! The states of a job, the transitions between them, and the commands that each accepts (QEMU's
+//! `qapi/job.json`; its tables are in `job.c`).
 
 /// A job's state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     /// Not started.
     Created,
-    /// At work.
+    /// Working.
     Running,
-    /// At rest, while it was running.
+    /// Paused while it was running.
     Paused,
-    /// Has done its work and follows what changes, until it is asked to complete.
+    /// Has done its work and follows changes until it is asked to complete.
     Ready,
-    /// At rest, while it was ready.
+    /// Paused while it was ready.
     Standby,
-    /// Done; waits for the others of its transaction.
+    /// Done; waits for the other jobs of its transaction.
     Waiting,
     /// Done; its result is not final yet.
     Pending,
     /// Failed or cancelled; undoes what it prepared.
     Aborting,
-    /// At its end; the result can be queried.
+    /// Ended; the result can be queried.
     Concluded,
-    /// Forgotten.
+    /// Removed.
     Null,
 }
 
-/// What can be asked of a job.
+/// A command to a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// To end without a result.
+    /// Ends the job without a result.
     Cancel,
-    /// To rest.
+    /// Pauses it.
     Pause,
-    /// To go on.
+    /// Resumes it.
     Resume,
-    /// To keep to another speed.
+    /// Changes its speed limit.
     SetSpeed,
-    /// To end with its result, once it is ready.
+    /// Ends a ready job with its result.
     Complete,
-    /// To make its result final.
+    /// Makes its result final.
     Finalize,
-    /// To be forgotten.
+    /// Removes it.
     Dismiss,
 }
 
 impl Status {
-    /// All of them.
+    /// All states.
     pub const ALL: [Status; 10] = [
         Status::Created,
         Status::Running,
@@ -60,7 +60,7 @@ impl Status {
         Status::Null,
     ];
 
-    /// The state's name on the wire.
+    /// Returns the state's name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Status::Created => "created",
@@ -76,7 +76,7 @@ impl Status {
         }
     }
 
-    /// The states that may follow.
+    /// Returns the states that may follow this one.
     pub(super) fn followers(self) -> &'static [Status] {
         use Status::*;
         match self {
@@ -93,7 +93,7 @@ impl Status {
         }
     }
 
-    /// What may be asked of a job in this state.
+    /// Returns the commands that a job accepts in this state.
     pub(super) fn verbs(self) -> &'static [Verb] {
         use Status::*;
         match self {
@@ -110,7 +110,7 @@ impl Status {
 }
 
 impl Verb {
-    /// The verb's name in messages.
+    /// Returns the command's name in messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Verb::Cancel => "cancel",

@@ -1,8 +1,8 @@
-//! What is said of jobs: to start one, of its errors, and what it is like.
+//! Options, errors, events and properties of jobs.
 
 use super::Status;
 
-/// What a job does.
+/// A kind of job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JobKind {
     /// Populates an image from its chain.
@@ -10,7 +10,7 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    /// The kind's name on the wire.
+    /// Returns the kind's name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             JobKind::Stream => "stream",
@@ -18,69 +18,70 @@ impl JobKind {
     }
 }
 
-/// What becomes of a job that meets an error.
+/// The policy of a job for errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnError {
-    /// It fails.
+    /// The job fails.
     #[default]
     Report,
-    /// It pauses, and tries again when it is resumed.
+    /// The job pauses, and tries again when it is resumed.
     Stop,
-    /// It leaves out what it cannot do, and fails at its end.
+    /// The job skips what it cannot do, and fails at its end.
     Ignore,
-    /// `Stop` where there is no space left, else `Report`.
+    /// `Stop` if there is no space left, else `Report`.
     Enospc,
 }
 
-/// What followed from an error.
+/// The action after an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// The job fails.
     Report,
     /// The job pauses.
     Stop,
-    /// The job goes on.
+    /// The job continues.
     Ignore,
 }
 
-/// What failed.
+/// The operation that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
-    /// Reading from what is copied.
+    /// Reading from the source.
     Read,
-    /// Writing to where it is copied.
+    /// Writing to the target.
     Write,
 }
 
-/// Which commands and events the job has been started with.
+/// The API that started the job, which determines its events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Manner {
-    /// QEMU's of today.
+    /// QEMU's current job API.
     #[default]
     Job,
-    /// Those of 2011: [`crate::DiskEvent::StreamCompleted`] at the end, none where it was stopped.
+    /// The API of 2011: a job reports only its states, and [`crate::DiskEvent::StreamCompleted`] at its
+    /// end unless it was stopped.
     BlockStream,
 }
 
-/// How a job is to be run.
+/// Options of a job.
 #[derive(Clone, Debug)]
 pub struct Wish {
-    /// The job's name. Whoever asks sees to it that no other job has it.
+    /// The job's name. The caller must ensure that no other job has it.
     pub id: String,
-    /// Bytes a second; 0: no limit.
+    /// Speed limit in bytes per second; 0 for none.
     pub speed: u64,
-    /// What becomes of it on an error.
+    /// The policy for errors.
     pub on_error: OnError,
-    /// Whether its result becomes final by itself; else it waits for [`super::Job::finalize`].
+    /// True if its result becomes final by itself, false if it waits for [`super::Job::finalize`].
     pub auto_finalize: bool,
-    /// Whether it is forgotten at its end; else it waits for [`super::Job::dismiss`].
+    /// True if it is removed at its end, false if it waits for [`super::Job::dismiss`].
     pub auto_dismiss: bool,
-    /// Which events it sends.
+    /// The API whose events it sends.
     pub manner: Manner,
 }
 
 impl Wish {
-    /// A job with this name, and all else as it is by default.
+    /// Returns the default options for a job with this name.
     pub fn new(id: impl Into<String>) -> Self {
         Wish {
             id: id.into(),
@@ -93,52 +94,53 @@ impl Wish {
     }
 }
 
-/// Whether an error paused a job.
+/// The kind of error that paused a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IoStatus {
-    /// None did.
+    /// No error.
     Ok,
-    /// One did.
+    /// An I/O error.
     Failed,
-    /// It was a want of space.
+    /// No space left.
     NoSpace,
 }
 
-/// What a job is like at one moment.
+/// The properties of a job at one moment.
 #[derive(Clone, Debug)]
 pub struct Info {
     /// Its name.
     pub id: String,
-    /// What it does.
+    /// Its kind.
     pub kind: JobKind,
     /// Its state.
     pub status: Status,
-    /// How far it is, in bytes.
+    /// Its progress, in bytes.
     pub offset: u64,
-    /// Where that ends, in bytes.
+    /// The value of `offset` at its end, in bytes.
     pub len: u64,
-    /// Its limit in bytes a second; 0: none.
+    /// Its speed limit in bytes per second; 0 for none.
     pub speed: u64,
-    /// Whether it does something right now.
+    /// True if it is working right now.
     pub busy: bool,
-    /// Whether it was asked to pause.
+    /// True if it was asked to pause.
     pub paused: bool,
-    /// Whether an error paused it.
+    /// The kind of error that paused it.
     pub io_status: IoStatus,
     /// See [`Wish::auto_finalize`].
     pub auto_finalize: bool,
     /// See [`Wish::auto_dismiss`].
     pub auto_dismiss: bool,
-    /// Why it failed or was cancelled, in the C library's words ([`crate::Error::reason`]).
+    /// The reason why it failed or was cancelled, in the C library's words ([`crate::Error::reason`]).
     pub error: Option<String>,
-    /// The sentence of the error that it failed with or pauses for: what was being done, and where.
+    /// The full message of the error that it failed with or is paused for: the operation, and where it
+    /// failed.
     pub detail: Option<String>,
 }
 
-/// What a job tells by itself.
+/// An event of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JobEvent {
-    /// Its state is another one.
+    /// Its state changed.
     Status,
     /// It met an error.
     Error(Operation, Action),
@@ -146,7 +148,7 @@ pub enum JobEvent {
     Ready,
     /// It waits for [`super::Job::finalize`].
     Pending,
-    /// It came to its end; [`Info::error`] says whether to a good one.
+    /// It ended; [`Info::error`] is set if it failed.
     Completed,
     /// It was cancelled.
     Cancelled,

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 
-/// Of so many requests one may be late: the bound is one of the 99th percentile.
+/// One of this many requests may be late: the bound is for the 99th percentile.
 const OF: u64 = 100;
-/// The longest time between two looks, where there are few requests.
+/// The longest time between two adjustments of the pause, if there are few requests.
 const LOOK: Duration = Duration::from_millis(250);
-/// Pauses after a copy.
+/// The shortest and the longest pause between two copies.
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(250);
 
-/// The bound, and what is done to keep it.
+/// The bound, and the pause that keeps it.
 pub(super) struct Budget {
     disk: Rc<Disk>,
     limit: Duration,
@@ -23,18 +23,18 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Of reads and writes of `disk`, 99 of 100 shall take no longer than `limit`.
+    /// Creates the budget: 99 of 100 reads and writes of `disk` should take no longer than `limit`.
     pub(super) fn new(disk: Rc<Disk>, limit: Duration) -> Self {
         disk.stats.late.watch(Some(limit));
         Budget { disk, limit, pause: Cell::default(), looked: Cell::new(executor::now()) }
     }
 
-    /// How long the stream pauses before its next copy.
+    /// Returns the time that the stream must pause before its next copy.
     pub(super) fn pause(&self) -> Duration {
         let now = executor::now();
         let late = &self.disk.stats.late;
         let (over, all) = late.seen();
-        // One that takes long does not end to be counted.
+        // A slow request is counted only at its end, so the pause is also adjusted after some time.
         if all >= OF || now - self.looked.get() >= LOOK {
             let pause = self.pause.get();
             self.pause.set(if over * OF > all {

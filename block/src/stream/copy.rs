@@ -1,6 +1,6 @@
-//! The copy loop: all that is absent, several chunks at once.
+//! The copy loop: copies all that is absent, several chunks at once.
 //!
-//! The loop knows its images and its job, and nothing of commands, error policies and completion.
+//! The loop knows its images and its job, but no commands, error policies or completion.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,14 +18,14 @@ use crate::job::Job;
 use crate::populate::{LARGEST_READ, Stopped, populate};
 use crate::{Error, Result};
 
-/// Bytes between two commits of the leaf: bounds what a crash makes the stream do again.
+/// Bytes copied between two commits of the leaf: bounds the work that a crash makes the stream repeat.
 const COMMIT_EVERY: u64 = 64 << 20;
-/// And while a guest is at work, whose reads wait where a device flushes its cache.
+/// The same while a guest is active, whose reads wait while a device flushes its cache.
 const GENTLE_COMMIT_EVERY: u64 = 256 << 20;
-/// The largest hole that is made zero in one step.
+/// The largest hole that is made zero in one step, in bytes.
 const HOLE: u64 = 1 << 30;
 
-/// What is below the frontier, and what was finished ahead of it.
+/// The offset below which everything is done, and the ranges that were finished ahead of it.
 #[derive(Default)]
 struct Frontier {
     at: Cell<u64>,
@@ -46,14 +46,14 @@ impl Frontier {
     }
 }
 
-/// A copy that failed: of several, the one whose range is lowest.
+/// A copy that failed. Of several, the one with the lowest range is kept.
 pub(super) struct Failed {
-    /// The part that could not be copied, as far as it is known; else empty.
+    /// The range that could not be copied; empty if it is not known.
     pub range: Range<u64>,
     pub error: Error,
 }
 
-/// What copies an image's absent data.
+/// The copy loop of one image.
 pub(super) struct Copy {
     disk: Rc<Disk>,
     scope: Rc<Scope>,
@@ -62,7 +62,7 @@ pub(super) struct Copy {
     budget: Option<Budget>,
     window: Window,
     slots: Rc<Semaphore>,
-    /// One commit at a time, beside the copies.
+    /// Allows one commit at a time, beside the copies.
     committing: Rc<Semaphore>,
     since_commit: Cell<u64>,
     frontier: Frontier,
@@ -92,16 +92,17 @@ impl Copy {
         })
     }
 
-    /// Populates all that is absent, along the disk from `from` on. Nothing is in flight when this ends.
+    /// Populates all that is absent: the ranges that the plan has first, then along the disk from `from`
+    /// on. Nothing is in flight when this ends.
     ///
     /// # Errors
-    /// The first copy that failed, in the order of offsets; `Cancelled` where the job was.
+    /// The failed copy with the lowest offset; `Cancelled` if the job was cancelled.
     pub(super) async fn run(self: &Rc<Self>, from: u64) -> std::result::Result<(), Failed> {
         self.plan.go_back(from);
         self.frontier.at.set(from);
         self.frontier.ahead.take();
         let result = self.copy_all().await;
-        // Waited for after an error too: whoever goes on finds nothing half done.
+        // Waits after an error, too, so that nothing is half done when the caller continues.
         let _idle = (self.slots.acquire(SLOTS).await, self.committing.acquire(1).await);
         if let Err(error) = result {
             let at = self.plan.at();
@@ -150,7 +151,7 @@ impl Copy {
         self.slots.acquire(self.window.slots()).await
     }
 
-    /// What of an absent range is copied at once, and whether there is data for it.
+    /// Returns the part of an absent range that is copied at once, and true if there is data for it.
     async fn cut(&self, next: &Next) -> Result<(Range<u64>, bool)> {
         let Range { start, end } = next.absent.clone();
         let unit = self.scope.image.cluster_size();
@@ -172,7 +173,7 @@ impl Copy {
         Ok((start..end, false))
     }
 
-    /// A copy in a task of its own: it never waits for the loop, which may rest for long.
+    /// Copies a chunk, in a task of its own: it never waits for the loop, which may be paused for long.
     async fn copy(self: Rc<Self>, chunk: Range<u64>, sequential: bool, data: bool, slot: Permit) {
         match populate(&self.scope.image, chunk.clone()).await {
             Ok(done) => {
@@ -190,7 +191,7 @@ impl Copy {
                 if sequential {
                     self.advance(chunk.start..at);
                 }
-                // Whole clusters are populated, also where the chunk ends inside of one.
+                // Whole clusters are populated, even if the chunk ends inside one.
                 let image = &self.scope.image;
                 let end = chunk.end.next_multiple_of(image.cluster_size()).min(image.size());
                 let failed = (at - at % LARGEST_READ + LARGEST_READ).min(end);
@@ -204,12 +205,12 @@ impl Copy {
         self.job.advance(self.frontier.finish(range));
     }
 
-    /// Below here all is done, along the disk.
+    /// Returns the offset below which everything along the disk is done.
     pub(super) fn frontier(&self) -> u64 {
         self.frontier.at.get()
     }
 
-    /// Starts a commit of the image where one is due. Copies go on meanwhile.
+    /// Starts a commit of the image if one is due. Copies continue meanwhile.
     fn commit_now_and_then(self: &Rc<Self>, bytes: u64) {
         self.since_commit.set(self.since_commit.get() + bytes);
         let due = if self.window.is_gentle() { GENTLE_COMMIT_EVERY } else { COMMIT_EVERY };
@@ -228,7 +229,7 @@ impl Copy {
         });
     }
 
-    /// Keeps the lowest.
+    /// Records a failure, and keeps the one with the lowest range.
     fn note(&self, range: Range<u64>, error: Error) {
         let mut failed = self.failed.borrow_mut();
         match &*failed {

@@ -1,4 +1,4 @@
-//! An image in the middle of a chain, written for a while.
+//! Images in the middle of a chain that are written for a while.
 
 use std::rc::Rc;
 
@@ -11,12 +11,13 @@ use crate::switch::DEADLINE;
 use crate::{Error, ErrorKind, Result};
 
 impl Disk {
-    /// Opens an image of the chain, not the leaf, for writing, and puts it in its own place. On any
-    /// error the chain is as it was.
+    /// Opens an image of the chain that is not the leaf for writing, and replaces its node in the chain.
+    /// On any error the chain is unchanged.
     ///
     /// # Errors
-    /// Where the image was the leaf before and cannot be made a backing file: what it has not written yet is
-    /// in memory only, and a second node over its file would not know of it.
+    /// Fails if the image was the leaf before and cannot be turned into a backing file: some of its
+    /// changes are only in memory, and a second node over its file would not know of them. Errors of
+    /// opening the image.
     pub(super) async fn open_inner(self: &Rc<Self>, old: &Rc<Node>) -> Result<Rc<Node>> {
         let name = old.name();
         self.end_old().await?;
@@ -30,7 +31,7 @@ impl Disk {
         }
         let storage = self.opener.open(name, true).await?;
         if storage.identity() != old.storage().identity() {
-            let text = format!("{name}: is not the file any more that the disk runs on");
+            let text = format!("{name}: is no longer the file that the disk runs on");
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         let using = old.take_use();
@@ -43,7 +44,7 @@ impl Disk {
                 }
                 old.give_use(using);
                 if let Err(e) = old.storage().lock_after(&*storage, Lock::Backing) {
-                    executor::limited!(warn, "{name}: without its lock as a backing file: {e}");
+                    executor::limited!(warn, "{name}: cannot lock it as a backing file again: {e}");
                 }
             }
         }
@@ -64,7 +65,7 @@ impl Disk {
         let format = Format::open(storage.clone(), old.kind(), true).await?;
         let new = Node::new(format, storage.clone(), old.backing(), None, true);
         new.set_node_name(&old.node_name());
-        // Reads on the old one end first: it would not see what becomes of the file.
+        // Reads through the old node must end first: it does not notice changes to the file.
         let Some(_closed) = self.drain(DEADLINE).await else {
             let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.name());
             return Err(Error::new(ErrorKind::TimedOut, text));
@@ -73,11 +74,11 @@ impl Disk {
         Ok(new)
     }
 
-    /// Makes an image in the middle of a chain a backing file again.
+    /// Turns an image in the middle of a chain into a backing file again.
     pub(super) async fn close_inner(&self, image: &Rc<Node>) {
         self.retire_flushed(image);
         if let Err(e) = self.end_old().await {
-            executor::limited!(warn, "{}: {} after its stream: {e}", self.name(), image.name());
+            executor::limited!(warn, "{}: cannot finish {} after its stream: {e}", self.name(), image.name());
         }
     }
 }

@@ -1,4 +1,5 @@
-//! In what order a stream copies: along the disk, what the guest reads first, or as an earlier boot read.
+//! The order in which a stream copies: along the disk, near the guest's reads first, or as an earlier
+//! boot read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,33 +11,33 @@ use super::watch::Watch;
 use crate::Result;
 use crate::turns::Turns;
 
-/// The order of a stream's copies. Whatever it is, everything is copied in the end.
+/// The order of a stream's copies. Everything is copied in the end.
 #[derive(Clone, Debug, Default)]
 pub enum Order {
     /// From the disk's start to its end.
     #[default]
     Sequential,
-    /// What lies near the guest's recent reads before the rest.
+    /// Ranges near the guest's recent reads before the rest.
     HotFirst,
-    /// The ranges of a trace before the rest: the file's name. A line is `OFFSET LENGTH`, in bytes.
+    /// The ranges of the trace in this file before the rest. A line is `OFFSET LENGTH`, in bytes.
     Trace(String),
 }
 
-/// Where a stream goes on.
+/// The ranges that a stream has yet to copy, in their order.
 pub(super) struct Plan {
     size: u64,
-    /// The sequential part: below here, all was taken.
+    /// The sequential part: everything below this offset was taken.
     at: Cell<u64>,
-    /// Before the sequential part, in this order.
+    /// The ranges before the sequential part, in this order.
     first: RefCell<VecDeque<Range<u64>>>,
-    /// Whose recent reads come before everything else.
+    /// The observer of a guest whose recent reads come before everything else.
     hot: Option<Rc<Watch>>,
 }
 
 /// An absent range that is to be copied next.
 pub(super) struct Next {
     pub absent: Range<u64>,
-    /// Whether everything before it was taken.
+    /// True if it belongs to the sequential part: everything before it was taken.
     pub sequential: bool,
 }
 
@@ -50,14 +51,14 @@ impl Plan {
         self.at.set(at);
     }
 
-    /// The end of what was taken along the disk.
+    /// Returns the offset up to which the sequential part was taken.
     pub(super) fn at(&self) -> u64 {
         self.at.get()
     }
 
-    /// The next absent range, no longer than `most`; `None` where there is none left.
+    /// Returns the next absent range, at most `most` bytes long; `None` if none is left.
     pub(super) async fn next(&self, scope: &Scope, most: u64) -> Result<Option<Next>> {
-        // A trace may name a million places that are present.
+        // A trace may name a million ranges that are present already.
         let turns = Turns::default();
         loop {
             turns.step().await;
@@ -75,7 +76,7 @@ impl Plan {
         Ok(absent.map(|absent| Next { absent, sequential: true }))
     }
 
-    /// Says that the range that [`Plan::next`] answered last was taken up to `end`.
+    /// Records that the range that [`Plan::next`] returned last was taken up to `end`.
     pub(super) fn take(&self, next: &Next, end: u64) {
         if next.sequential {
             self.at.set(end);

@@ -1,6 +1,6 @@
-//! Traces: the ranges that a guest read, in its order, in a file that people and scripts can make too.
+//! Traces: the ranges that a guest read, in order, in a file that people and scripts can write, too.
 //!
-//! A line is `OFFSET LENGTH`, in bytes and decimal; a line that begins with `#` says nothing.
+//! A line is `OFFSET LENGTH`, in bytes and decimal. Empty lines, and lines that begin with `#`, are ignored.
 
 use std::ops::Range;
 
@@ -8,23 +8,23 @@ use super::watch::LONGEST;
 use crate::chain::Opener;
 use crate::{Buf, Error, ErrorKind, Result};
 
-/// The largest file, in bytes: more than [`LONGEST`] lines take.
+/// The largest trace file, in bytes: more than [`LONGEST`] lines take.
 const LARGEST: u64 = 64 << 20;
 
 /// Reads the trace in file `name`.
 ///
 /// # Errors
-/// What the file says, and `Invalid` with the number of a line that is none.
+/// Errors of reading the file; `Invalid` if it is too large, or with the number of a malformed line.
 pub(super) async fn load(opener: &dyn Opener, name: &str) -> Result<Vec<Range<u64>>> {
     let file = opener.open(name, false).await?;
     if file.len() > LARGEST {
-        let text = format!("{name}: a trace has {LARGEST} bytes at most");
+        let text = format!("{name}: a trace must not be larger than {LARGEST} bytes");
         return Err(Error::new(ErrorKind::Invalid, text));
     }
     let buf = Buf::new(file.len() as usize);
     file.read(0, buf.clone()).await?;
     let (name, bytes) = (name.to_owned(), buf.to_vec());
-    // A large one takes long to be understood, and the disk has other things to do.
+    // Parsing a large trace takes long, and must not block the disk's thread.
     executor::unblock(move || ranges(&name, &String::from_utf8_lossy(&bytes))).await
 }
 
@@ -45,10 +45,10 @@ fn parse(line: &str) -> Option<Range<u64>> {
     Some(offset..offset.checked_add(len)?)
 }
 
-/// Writes a trace to file `name`, in the place of what is there, durably.
+/// Writes a trace to file `name`, durably, and replaces what is there.
 pub(super) async fn save(opener: &dyn Opener, name: &str, ranges: Vec<Range<u64>>) -> Result<()> {
     let write = move || {
-        let mut text = String::from("# What a guest read, in its order: OFFSET LENGTH in bytes.\n");
+        let mut text = String::from("# The guest's reads in their order: OFFSET LENGTH in bytes.\n");
         for range in ranges {
             text += &format!("{} {}\n", range.start, range.end - range.start);
         }

@@ -1,19 +1,20 @@
-//! What a guest reads while a stream goes on: near what to copy first, and a record for later boots.
+//! Observes a guest's reads while a stream runs: to copy first what is near them, and to record them for
+//! later boots.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// The unit in which reads are near each other, in bytes.
+/// The size of a place, in bytes: reads in one place are near each other.
 const NEAR: u64 = 1 << 20;
-/// Recent places that are kept.
+/// Number of recent places that are kept.
 const PLACES: usize = 64;
 /// The longest record, in ranges.
 pub(super) const LONGEST: usize = 1 << 20;
 
-/// Sees a guest's reads.
+/// Observer of a guest's reads.
 pub(crate) struct Watch {
-    /// Recent places, in [`NEAR`], the newest last.
+    /// Recent places, in units of [`NEAR`], the newest last.
     recent: RefCell<VecDeque<u64>>,
     /// All reads in their order, neighbours joined.
     record: Option<RefCell<Vec<Range<u64>>>>,
@@ -24,7 +25,7 @@ impl Watch {
         Watch { recent: RefCell::default(), record: record.then(RefCell::default) }
     }
 
-    /// A guest reads.
+    /// Notes a read of the guest.
     pub(crate) fn saw(&self, range: Range<u64>) {
         let place = range.start / NEAR;
         let mut recent = self.recent.borrow_mut();
@@ -43,13 +44,13 @@ impl Watch {
         }
     }
 
-    /// The place of the newest read that was not taken yet, and what follows it.
+    /// Takes the place of the newest read, and returns its range together with the next place.
     pub(super) fn take_hot(&self) -> Option<Range<u64>> {
         let place = self.recent.borrow_mut().pop_back()?;
         Some(place * NEAR..(place + 2) * NEAR)
     }
 
-    /// What was recorded.
+    /// Returns the recorded reads; `None` if they are not recorded.
     pub(super) fn record(&self) -> Option<Vec<Range<u64>>> {
         self.record.as_ref().map(|record| record.borrow().clone())
     }

@@ -1,4 +1,5 @@
-//! How much a stream has in flight: found out by trial while it runs, and little while a guest is at work.
+//! The number and size of a stream's copies in flight: found by trial while it runs, and small while a
+//! guest is active.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -7,29 +8,30 @@ use crate::populate::Populated;
 
 /// The largest number of copies in flight.
 pub(super) const SLOTS: u64 = 8;
-/// The size of a copy in bytes: large, but for a guest at work, whose request would wait behind it.
+/// The size of a copy in bytes, and the smaller one while a guest is active, whose requests may wait
+/// behind it.
 const CHUNK: u64 = 1 << 20;
 const GENTLE_CHUNK: u64 = 128 << 10;
-/// And where the file system shares what is copied, which takes hardly longer for more.
+/// The same if the file system shares blocks, which takes hardly longer for more of them.
 const SHARED_CHUNK: u64 = 64 << 20;
 const GENTLE_SHARED_CHUNK: u64 = 4 << 20;
-/// A guest that did something so recently is at work.
+/// A guest with a request less than this long ago is active.
 pub(super) const RECENT: Duration = Duration::from_millis(20);
 /// Bytes over which a rate is measured.
 const SAMPLE: u64 = 48 << 20;
-/// What a trial has to gain to be kept: less may be chance.
+/// The factor by which a trial must be faster to be kept: less may be chance.
 const GAIN: f64 = 1.05;
 /// Samples between two trials.
 const SETTLED: u32 = 12;
 
-/// Bytes copied since a moment.
+/// Bytes copied since a point in time.
 #[derive(Clone, Copy)]
 struct Sample {
     since: Duration,
     bytes: u64,
 }
 
-/// A depth on trial: what it was before, and the rate then.
+/// A trial of another depth: the depth before, and the rate with it.
 #[derive(Clone, Copy)]
 struct Trial {
     before: u64,
@@ -43,7 +45,7 @@ pub(super) struct Window {
     shares: Cell<bool>,
     sample: Cell<Option<Sample>>,
     trial: Cell<Option<Trial>>,
-    /// Samples until the next trial, and whether it goes up.
+    /// Samples until the next trial, which increases the depth if `up` is set.
     rest: Cell<u32>,
     up: Cell<bool>,
 }
@@ -61,20 +63,20 @@ impl Window {
         }
     }
 
-    /// Says whether a guest is at work.
+    /// Sets whether a guest is active.
     pub(super) fn set_gentle(&self, gentle: bool) {
         if self.gentle.replace(gentle) != gentle {
-            // What is measured across the change tells nothing.
+            // A rate measured across the change means nothing.
             self.sample.set(None);
         }
     }
 
-    /// Whether a guest is at work.
+    /// Returns true if a guest is active.
     pub(super) fn is_gentle(&self) -> bool {
         self.gentle.get()
     }
 
-    /// The size of the next copy in bytes.
+    /// Returns the size of the next copy in bytes.
     pub(super) fn chunk(&self) -> u64 {
         match (self.shares.get(), self.gentle.get()) {
             (true, false) => SHARED_CHUNK,
@@ -84,7 +86,7 @@ impl Window {
         }
     }
 
-    /// How many of [`SLOTS`] the next copy takes.
+    /// Returns the number of [`SLOTS`] that the next copy takes.
     pub(super) fn slots(&self) -> u64 {
         if self.gentle.get() { SLOTS } else { SLOTS / self.depth.get() }
     }
@@ -114,7 +116,7 @@ impl Window {
                 self.up.set(!self.up.get());
                 self.rest.set(SETTLED);
             }
-            // Kept; a gain this way may go on.
+            // The new depth is kept, and the next trial goes in the same direction at once.
             Some(_) => self.rest.set(0),
             None => {}
         }

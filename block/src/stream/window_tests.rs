@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Runs a storage whose rate at each depth is known, and answers the depth used most.
+/// Simulates a storage whose rate at each depth is known. Returns the depth that was used most.
 fn settles(rate: impl Fn(u64) -> f64) -> u64 {
     let window = Window::new();
     let mut now = 0.0;

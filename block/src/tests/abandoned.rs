@@ -1,8 +1,9 @@
-//! Requests whose askers go away half way, while others go on.
+//! Requests whose callers go away half way, while others continue.
 
 use super::*;
 
-/// A disk over a base, at work: three guests' tasks that drop their requests, copies, and drains in between.
+/// Puts load on a disk over a base: three tasks of the guest that drop their requests, copies, and
+/// drains in between.
 async fn dropped_requests(files: &Rc<SimDir>, guest: &Rc<Guest>, disk: &Rc<Disk>) {
     for name in ["base", "leaf"] {
         files.get(name).unwrap().set_faults(Faults { delay: 200, ..Faults::default() });
@@ -23,7 +24,7 @@ async fn dropped_requests(files: &Rc<SimDir>, guest: &Rc<Guest>, disk: &Rc<Disk>
     drained(disk, guest).await;
 }
 
-/// While the gate is closed nothing of a request goes on, also of one that nobody waits for.
+/// Checks that no request continues while the gate is closed, not even one that nobody waits for.
 async fn drained(disk: &Rc<Disk>, guest: &Guest) {
     let _closed = disk.drain(DEADLINE).await.unwrap();
     guest.is_drained();
@@ -48,7 +49,7 @@ fn dropped_requests_come_to_their_end_and_harm_nobody() {
         let guest = Guest::new(disk.clone(), content);
         dropped_requests(&files, &guest, &disk).await;
         guest.verify().await;
-        // What was dropped is whole by now: a sector does not change any more by itself.
+        // The dropped requests have ended: no sector changes by itself any more.
         guest.clone().work(20).await;
         guest.verify().await;
         disk.close().await.unwrap();

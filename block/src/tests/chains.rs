@@ -1,10 +1,10 @@
 //! Chains of up to four images of any formats and sizes, under a guest that reads, writes, discards and
-//! flushes while the disk grows, fails, fills up, is closed and opened, and loses its power again and again.
+//! flushes while the disk grows, fails, fills up, is closed and opened, and loses power again and again.
 
 use super::*;
 use crate::Buf;
 
-/// A chain: names and formats from the bottom, and what the leaf's disk holds.
+/// A chain: names and formats from the bottom, and the content of the leaf's disk.
 struct Chain {
     layers: Vec<(String, Kind)>,
     content: Vec<u8>,
@@ -38,7 +38,7 @@ async fn build(files: &Rc<SimDir>) -> Chain {
     Chain { layers, content }
 }
 
-/// What is below the leaf, byte for byte.
+/// Returns the bytes of all files below the leaf.
 fn below(files: &SimDir, chain: &Chain) -> Vec<Vec<u8>> {
     let (_, below) = chain.layers.split_last().unwrap();
     below.iter().map(|(name, _)| files.get(name).unwrap().content()).collect()
@@ -57,7 +57,8 @@ fn some_faults(len: u64) -> Faults {
     }
 }
 
-/// Grows the disk now and then. Answers between which sizes it is, and tells the guest of what it got.
+/// Grows the disk now and then, and the guest's model with it. Returns the smallest and the largest size
+/// that the disk may have.
 async fn grow(disk: &Rc<Disk>, guest: &Rc<Guest>) -> (u64, u64) {
     let mut sure = disk.size();
     let mut asked = sure;
@@ -73,7 +74,7 @@ async fn grow(disk: &Rc<Disk>, guest: &Rc<Guest>) -> (u64, u64) {
     (sure, asked)
 }
 
-/// What the disk has more than the guest knows reads as zeros.
+/// Checks that the part of the disk that the guest does not know reads as zeros.
 async fn assert_new_sectors_are_zero(disk: &Rc<Disk>, guest: &Guest) {
     let known = guest.sectors() * 512;
     let ticket = disk.enter().await;
@@ -98,7 +99,7 @@ fn chains_survive_power_cuts_again_and_again() {
                 Some(guest) => guest.on(disk.clone()),
             };
             let used = check_since(&files, &leaf, kind, model::Leaks::Any, &[]);
-            // A disk that was growing as the power went.
+            // The disk may have been growing when the power was cut.
             assert_new_sectors_are_zero(&disk, &guest).await;
             guest.grow(disk.size() / 512);
             for (name, _) in &chain.layers {
@@ -127,7 +128,7 @@ fn chains_survive_power_cuts_again_and_again() {
             check_since(&files, &leaf, kind, model::Leaks::Allowed, &used);
             let (disk, _) = open(&files, &leaf, kind).await;
             assert!(!completed || disk.leaf().backing().is_none());
-            // A raw file may end with the block that it ended in.
+            // A raw file may be longer, up to the end of its last block.
             let most = if kind == Kind::Raw { asked.next_multiple_of(4096) } else { asked };
             assert!((sure..=most).contains(&disk.size()), "{sure} {asked} {}", disk.size());
             guest.verify_after_power_cut(&disk).await;
@@ -135,7 +136,7 @@ fn chains_survive_power_cuts_again_and_again() {
             disk.close().await.unwrap();
             known = Some(guest);
         }
-        // And on from there, with storage that holds.
+        // The chain can be used from there on, with storage that does not fail.
         let (disk, _) = open(&files, &leaf, kind).await;
         let guest = known.unwrap().on(disk.clone());
         let used = check_since(&files, &leaf, kind, model::Leaks::Any, &[]);

@@ -1,4 +1,5 @@
-//! Copy-on-read: what was read stays, at the guest's speed, and never at its expense.
+//! Copy-on-read: data that was read stays in the leaf, without slowing the guest down or failing its
+//! requests.
 
 use super::*;
 use crate::Buf;
@@ -9,7 +10,7 @@ async fn read(disk: &Rc<Disk>, offset: u64, len: usize) -> crate::Result<Vec<u8>
     disk.read(&ticket, offset, buf.clone()).await.map(|()| buf.to_vec())
 }
 
-/// Bytes of the leaf that only the backing chain has.
+/// Returns the number of data bytes that only the backing chain has.
 async fn absent_data(disk: &Rc<Disk>) -> u64 {
     let leaf = disk.leaf();
     let (mut at, mut absent) = (0, 0);
@@ -112,7 +113,7 @@ fn without_room_reads_go_on_without_copies() {
     });
 }
 
-/// In version 2 of qcow2 zeros are told by absence, once there is no backing file.
+/// In version 2 of qcow2, absence means zeros once there is no backing file.
 #[test]
 fn a_late_copy_brings_nothing_back() {
     seeds(20, |seed| async move {

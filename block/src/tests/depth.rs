@@ -1,5 +1,5 @@
-//! Long chains: how many images, what they cost, and that neither their length nor how they are cut into
-//! pieces holds up the disk's thread or takes its stack.
+//! Long chains: their limit and their cost, and that neither their length nor their fragmentation blocks
+//! the disk's thread or overflows its stack.
 
 use std::cell::Cell;
 
@@ -15,8 +15,8 @@ fn name(n: usize) -> String {
     format!("image{n:05}")
 }
 
-/// Adds images `1..=last` to a chain over image 0, which is raw and there. Each has the cluster that its
-/// number says, and is a copy of one that was created, with another name in its record.
+/// Adds images `1..=last` to a chain over image 0, which must exist and be raw. Those from 3 on are
+/// copies of image 2 with the name of another backing file.
 async fn pile(files: &Rc<SimDir>, last: usize) {
     let wish = Create { backing: Some((name(0), Kind::Raw)), ..options(4096, false) };
     image::create(&**files, &name(1), Kind::Qcow2, &wish).await.unwrap();
@@ -37,7 +37,7 @@ async fn read(disk: &Rc<Disk>, offset: u64, len: usize) -> Vec<u8> {
     buf.to_vec()
 }
 
-/// CPU time of this thread.
+/// Returns the CPU time of this thread.
 fn spent() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes one timespec.
@@ -47,7 +47,7 @@ fn spent() -> Duration {
 
 #[test]
 fn the_longest_chain_is_opened_read_streamed_and_dropped() {
-    // On a stack of the size that threads have.
+    // On a stack of a thread's default size.
     let whole = || {
         Executor::simulated(1).block_on(async {
             let files = SimDir::new();
@@ -79,15 +79,15 @@ fn one_image_too_many_is_refused_in_time() {
         let text =
             |image: &str| format!("{image}: the chain of backing files is longer than {LONGEST} images");
         let error = chain::open(&*files, &name(LONGEST), Kind::Qcow2, true).await.err().unwrap();
-        // Named is the image that is one too many, at the bottom.
+        // The error names the image that is one too many, at the bottom.
         assert_eq!(error.to_string(), text(&name(0)));
-        // Created over one that is just short enough.
+        // Created over a chain that is just short enough.
         let last = (name(LONGEST - 1), Kind::Qcow2);
         let wish = Create { backing: Some(last), ..options(64 << 10, false) };
         let error = image::create(&*files, "more", Kind::Qcow2, &wish).await.unwrap_err();
         assert!(error.to_string().ends_with(&text("more")), "{error}");
         assert!(files.get("more").is_err(), "a file is left");
-        // The disk runs on the longest that there may be.
+        // The disk runs on a chain of the maximum length.
         let (disk, _) = open(&files, &name(LONGEST - 1), Kind::Qcow2).await;
         let overlay = |name: &str, existing| Overlay {
             name: name.into(),
@@ -107,7 +107,7 @@ fn one_image_too_many_is_refused_in_time() {
             assert_eq!(error.to_string(), text(&name(LONGEST)));
         }
         disk.close().await.unwrap();
-        // The last one that is not too many.
+        // One image less, and an overlay is allowed.
         let (disk, _) = open(&files, &name(LONGEST - 2), Kind::Qcow2).await;
         disk.prepare_overlay(&overlay("more", false)).await.unwrap().commit(DEADLINE).await.unwrap();
         disk.close().await.unwrap();
@@ -115,7 +115,7 @@ fn one_image_too_many_is_refused_in_time() {
     });
 }
 
-/// Data that stay in the base are not looked at byte by byte.
+/// Data that stays in the base is not examined byte by byte.
 #[test]
 fn a_stream_to_a_base_costs_what_it_copies() {
     Executor::simulated(1).block_on(async {
@@ -132,13 +132,13 @@ fn a_stream_to_a_base_costs_what_it_copies() {
         disk.start_stream_job(extent, Wish::new("job0")).await.unwrap();
         wait_for_stream(&disk).await;
         let took = spent() - start;
-        // Byte by byte it takes minutes; this takes milliseconds, but for what the simulator does.
+        // Byte by byte it takes minutes; this takes milliseconds, apart from the simulator's own time.
         assert!(took < Duration::from_secs(10), "{took:?}");
         assert_eq!(disk.leaf().backing().unwrap().name(), "base");
     });
 }
 
-/// Others have their turn while a disk of many pieces is looked through.
+/// Other tasks run while a fragmented disk is scanned.
 #[test]
 fn looking_through_many_pieces_lets_others_have_their_turn() {
     Executor::simulated(1).block_on(async {
@@ -147,7 +147,7 @@ fn looking_through_many_pieces_lets_others_have_their_turn() {
         files.add("base", vec![1; size]);
         let low = Create { backing: Some(("base".into(), Kind::Raw)), ..options(512, false) };
         image::create(&*files, "low", Kind::Qcow2, &low).await.unwrap();
-        // Every other cluster of 512 bytes is there.
+        // Every other cluster of 512 bytes is present.
         let (disk, _) = open(&files, "low", Kind::Qcow2).await;
         for at in (0..size as u64).step_by(1024) {
             let ticket = disk.enter().await;

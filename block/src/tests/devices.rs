@@ -1,10 +1,10 @@
-//! Disks on storage that is no file of an everyday file system: devices of fixed size, and storage that
-//! punches no holes or is short of space for a moment.
+//! Disks on storage unlike the files of a usual file system: devices of fixed size, and storage that
+//! cannot punch holes or is full for a moment.
 
 use super::*;
 use crate::Buf;
 
-/// A device of this size with what somebody else left on it.
+/// Adds a device of this size, with old content of somebody else.
 fn device(files: &SimDir, name: &str, size: u64) {
     let noise = (0..size / 8).flat_map(|_| executor::random().to_le_bytes()).collect();
     let alignment = [1, 512, 4096][random(3) as usize];
@@ -21,7 +21,7 @@ fn device_layout() -> Create {
     }
 }
 
-/// Copied to a device live, where there is room, under a guest, until the power goes or the disk is closed.
+/// A live copy to a device with enough room, under a guest, until the power is cut or the disk is closed.
 #[test]
 fn a_live_copy_to_a_device() {
     seeds(80, |_| async {
@@ -59,7 +59,7 @@ fn a_live_copy_to_a_device() {
     });
 }
 
-/// A guest's mkfs discards a whole disk: nothing of it may be written.
+/// A guest's mkfs discards a whole disk: no zeros may be written for it.
 #[test]
 fn a_discard_of_a_raw_disk_writes_no_zeros() {
     for (punches, unmap) in [(false, true), (true, false), (true, true)] {
@@ -74,7 +74,7 @@ fn a_discard_of_a_raw_disk_writes_no_zeros() {
             let found = files.get("disk").unwrap().content();
             let expected = if punches && unmap { 0 } else { 7 };
             assert!(found.iter().all(|byte| *byte == expected), "{punches} {unmap}");
-            // What is to read as zeros does, whatever that takes.
+            // A range that is zeroed must read as zeros, whatever that takes.
             disk.write_zeroes(&ticket, 0, 1 << 19, true).await.unwrap();
             let found = files.get("disk").unwrap().content();
             assert!(found[..1 << 19].iter().all(|byte| *byte == 0));
@@ -98,8 +98,8 @@ fn a_raw_disk_on_a_device_that_grew_is_made_larger() {
     });
 }
 
-/// The file system is full for a moment, and then it is not: space is asked for ahead of its use again, and
-/// the closed file holds what is in use.
+/// The file system is full for a moment. Then space is allocated ahead again, and the closed file
+/// contains only the clusters in use.
 #[test]
 fn space_ahead_comes_back_after_a_moment_without() {
     for kind in [Kind::Qcow2, Kind::Qed] {

@@ -1,8 +1,8 @@
-//! Storage that fails: errors reach whoever asked, the disk goes on, its metadata stays sound.
+//! Storage that fails: errors reach the caller, the disk continues, and its metadata stays sound.
 
 use super::*;
 
-/// Streams until one comes to its end, with the faults as they are.
+/// Runs a stream, which must complete.
 async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
     events.borrow_mut().clear();
     disk.start_stream().unwrap();
@@ -14,7 +14,7 @@ async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
     assert!(disk.leaf().backing().is_none());
 }
 
-/// Starts and stops streams, whatever they end with.
+/// Starts and stops streams, however they end.
 async fn stream_on_and_off(disk: Rc<Disk>, rounds: u64) {
     for _ in 0..rounds {
         let _ = disk.start_stream();
@@ -54,7 +54,7 @@ fn failed_reads_and_writes_reach_whoever_asked() {
             worker.await;
         }
         if random(3) == 0 {
-            // And then the power goes, at any change.
+            // Then the power is cut, at any change.
             files.cut_after(1 + random(60));
             let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(40))).collect();
             stream_on_and_off(disk.clone(), 1).await;
@@ -111,7 +111,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
         let (disk, events) = open(&files, "leaf", kind).await;
         let leaf = files.get("leaf").unwrap();
-        // A file has its last block whole.
+        // The last block of a file is always whole.
         let limit = (leaf.content().len() as u64 + random(300 << 10)).next_multiple_of(4096);
         leaf.set_faults(Faults { limit: Some(limit), delay: 100, ..Faults::default() });
         let guest = Guest::new(disk.clone(), content);
@@ -134,7 +134,7 @@ fn a_full_disk_refuses_and_goes_on_with_space() {
     });
 }
 
-/// Writes `len` bytes to each of `places`; how many found space.
+/// Writes `len` bytes to each of `places`. Returns the number of writes that found space.
 async fn fill(disk: &Rc<Disk>, places: std::ops::Range<u64>, step: u64, len: usize) -> u64 {
     let mut found = 0;
     for n in places {
@@ -147,7 +147,7 @@ async fn fill(disk: &Rc<Disk>, places: std::ops::Range<u64>, step: u64, len: usi
     found
 }
 
-/// A full disk is flushed, and a guest that lets go of something can write again: in places, too, whose
+/// A full disk can be flushed, and a guest that discards something can write again, even to places whose
 /// tables found no space before.
 #[test]
 fn what_a_full_disk_has_is_durable_and_discards_make_space() {
@@ -155,7 +155,7 @@ fn what_a_full_disk_has_is_durable_and_discards_make_space() {
     seeds(90, |_| async {
         let fixed = random(2) == 0;
         let files = if fixed { SimDir::of(Nature { fixed, ..Nature::default() }) } else { folder() };
-        // A device has what was there before.
+        // A device keeps its old content.
         files.add("disk", vec![0xaa; if fixed { (2 << 20) + random(1000) as usize * 512 } else { 0 }]);
         let (kind, wish) = loop {
             match some_layout() {
@@ -175,7 +175,7 @@ fn what_a_full_disk_has_is_durable_and_discards_make_space() {
         let filled = fill(&disk, 0..256, STEP, 64 << 10).await;
         assert!(filled > 4 && filled < 256, "{filled} found space");
         flush().await;
-        // In place, and with nothing else that could be written.
+        // A write in place succeeds although nothing else can be written.
         assert_eq!(fill(&disk, 0..1, STEP, 64 << 10).await, 1);
         flush().await;
         for n in 1..5 {
@@ -185,7 +185,7 @@ fn what_a_full_disk_has_is_durable_and_discards_make_space() {
         if random(2) == 0 {
             flush().await;
         }
-        // A QED cluster stays with its entry; what is given back there is the host's.
+        // A QED cluster stays with its entry; only its space on the host is freed.
         let places = if kind == Kind::Qed { 1..3 } else { 254..256u64 };
         assert_eq!(
             fill(&disk, places.clone(), STEP, 64 << 10).await,

@@ -1,4 +1,4 @@
-//! The gate counts what those inside move, so that a drain never has much to wait for.
+//! The gate counts the bytes that the requests inside move, so that a drain never has much to wait for.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -40,7 +40,8 @@ fn what_is_more_than_may_be_inside_waits_outside() {
         inside.pop();
         let mut ticket = waiting.await.expect("it goes in when another is out");
         ticket.carry(0);
-        // What moves nothing (a flush) takes no place of others, and one that has said too much may say less.
+        // A request that moves nothing (a flush) takes no room from others, and a ticket can lower its
+        // number.
         let mut other = disk.try_enter().expect("there is room");
         other.carry(u64::MAX);
         assert!(disk.try_enter().is_none());
@@ -51,7 +52,7 @@ fn what_is_more_than_may_be_inside_waits_outside() {
     });
 }
 
-/// However many ask for however much, a drain has no more to wait for than may be inside, and one piece.
+/// However many requests there are, a drain waits for no more than may be inside, and one piece.
 #[test]
 fn a_drain_waits_for_no_more_than_may_be_inside() {
     super::seeds(4, async |_| {
@@ -59,7 +60,7 @@ fn a_drain_waits_for_no_more_than_may_be_inside() {
         let file = files.get("base").unwrap();
         file.set_faults(Faults { delay: 100_000, ..Faults::default() });
         let zeroed = Rc::new(Cell::new(0));
-        // 256 requests of 2 GiB.
+        // 256 clients that zero 1 GiB each.
         let tasks: Vec<_> = (0..256)
             .map(|_| {
                 let (disk, zeroed) = (disk.clone(), zeroed.clone());

@@ -1,9 +1,9 @@
-//! Disks large enough that refcount tables have to grow, and what stands past a file's end.
+//! Disks large enough that refcount tables have to grow, and refcounts past a file's end.
 
 use super::*;
 use crate::Buf;
 
-/// Writes `len` bytes everywhere, several at once and out of order, and flushes now and then.
+/// Writes everything in parts of `len` bytes, several at once and out of order, and flushes now and then.
 async fn fill(disk: &Rc<Disk>, content: &[u8], len: usize) -> crate::Result<()> {
     let mut parts: Vec<_> = content.chunks(len).enumerate().collect();
     while !parts.is_empty() {
@@ -67,7 +67,7 @@ fn a_power_cut_while_refcount_tables_grow() {
         let _ = disk.close().await;
         let after = files.after_power_cut();
         model::check_refcounts(&after.get("disk").unwrap().content(), model::Leaks::Allowed);
-        // And it can be written again, whatever is counted past the file's end.
+        // The image can be written again, whatever is counted past the file's end.
         let (disk, _) = open(&after, "disk", Kind::Qcow2).await;
         let content = noise(size);
         fill(&disk, &content, 200 << 10).await.unwrap();

@@ -4,7 +4,7 @@ use super::*;
 use crate::Buf;
 use crate::check::{self as judge, Repair};
 
-/// An image with data, zeros, holes, a backing file and a snapshot-like shared cluster to mutate.
+/// Returns an image with data, zeros, holes and a backing file, to be mutated.
 async fn victim(files: &Rc<SimDir>) -> Vec<u8> {
     let content = base_content(200);
     files.add("base", content.clone());
@@ -19,7 +19,7 @@ fn word(image: &[u8], at: usize) -> u64 {
     image.get(at..at + 8).map_or(0, |b| u64::from_be_bytes(b.try_into().unwrap()))
 }
 
-/// A place worth changing: header, tables, or anywhere.
+/// Returns an offset worth changing: in the header, in a table, or anywhere.
 fn a_place(image: &[u8]) -> usize {
     let cluster = 1usize << image.get(23).map_or(16, |bits| *bits).min(21);
     let offset = |at| (word(image, at) & 0x00ff_ffff_ffff_fe00) as usize;
@@ -64,7 +64,7 @@ fn mutate(image: &mut Vec<u8>) {
     }
 }
 
-/// Everything that a disk can be asked for; answers how far it came.
+/// Opens the image and sends it all kinds of requests. Returns the first error.
 async fn use_it(files: &Rc<SimDir>) -> crate::Result<()> {
     let leaf = chain::open(&**files, "victim", Kind::Qcow2, true).await?;
     let disk = Disk::new("virtio0", leaf, false, files.clone(), |_| {});
@@ -72,7 +72,7 @@ async fn use_it(files: &Rc<SimDir>) -> crate::Result<()> {
     let mut outcome = Ok(());
     for _ in 0..20 {
         let ticket = disk.enter().await;
-        // The end of a disk whose size is a lie is as good a place as its start.
+        // If the size is wrong, the disk's end is as good a place as its start.
         let base = if random(4) == 0 { disk.size() - size } else { 0 };
         let offset = base + random(size.max(1)).min(size);
         let len = random(base + size - offset + 1).min(100 << 10);
@@ -152,7 +152,7 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
         let _ = guest.flush_now().await;
         guest.verify().await;
         let after = files.get("victim").unwrap().content();
-        // But for the mark of an image that was found to be corrupt, which version 2 does not have.
+        // Except for the corrupt bit, which version 2 does not have.
         let mark = if before[7] > 2 { 2 } else { 0 };
         assert!(
             after[..79] == before[..79]
@@ -171,8 +171,8 @@ fn tables_that_are_counted_as_free_are_not_given_away() {
     });
 }
 
-/// Where a sound image of 64 KiB clusters without subclusters keeps things: the header, the L1 table, the
-/// refcount table and its block, and the L2 table.
+/// Returns the offsets of metadata in a sound image of 64 KiB clusters without subclusters: the header,
+/// the L1 table, the refcount table and its block, and the L2 table.
 fn metadata(image: &[u8]) -> [(&'static str, usize); 5] {
     let table = word(image, 48) as usize;
     let l1 = word(image, 40) as usize;
@@ -201,7 +201,7 @@ async fn plain(files: &Rc<SimDir>, version: u32) -> Vec<u8> {
     files.get("victim").unwrap().content()
 }
 
-/// Each cluster of metadata is as it was, but for the mark in the header.
+/// Checks that each cluster of metadata is unchanged, except for the corrupt bit in the header.
 fn assert_intact(before: &[u8], after: &[u8], what: &str) {
     for (name, at) in metadata(before) {
         let mut now = after[at..at + CLUSTER].to_vec();
@@ -213,8 +213,8 @@ fn assert_intact(before: &[u8], after: &[u8], what: &str) {
     }
 }
 
-/// An image that a change found to be corrupt: nothing is written any more, what was sound reads on, and
-/// the next to open it for writing is told what to do.
+/// Checks a disk on an image that a change found to be corrupt: writes fail, sound data can be read, and
+/// opening the image for writing fails with an error that says what to do.
 async fn assert_refused(files: &Rc<SimDir>, disk: &Rc<Disk>, error: &crate::Error, what: &str) {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
     let text = error.to_string();
@@ -252,19 +252,19 @@ fn a_guest_cluster_that_is_metadata_is_not_written() {
             image[l2..l2 + 8].copy_from_slice(&(at as u64 | COPIED).to_be_bytes());
             files.add("victim", image.clone());
             if at == 0 {
-                // An entry cannot name the header: 0 says that it is absent.
+                // An entry cannot refer to the header: 0 means absent.
                 continue;
             }
             let (disk, _) = open(&files, "victim", Kind::Qcow2).await;
             let ticket = disk.enter().await;
-            // Elsewhere a write is as good as ever.
+            // Writes to other places still succeed.
             disk.write(&ticket, 3 * CLUSTER as u64, Buf::from_bytes(&[7; 512])).await.unwrap();
             let error = disk.write(&ticket, 512, Buf::from_bytes(&[9; 1024])).await.unwrap_err();
             drop(ticket);
             assert_refused(&files, &disk, &error, what).await;
             assert_intact(&image, &files.get("victim").unwrap().content(), what);
 
-            // A repair makes it an image that can be written, without harm.
+            // After a repair the image can be written without harm.
             if at < image.len() {
                 let report = judge::check(&*files, "victim", Kind::Qcow2, Some(Repair::All)).await;
                 assert_eq!(report.unwrap().corruptions, 0, "{what}");
@@ -288,7 +288,7 @@ fn tables_that_share_a_cluster_are_not_written() {
             let files = SimDir::new();
             let mut image = plain(&files, 3).await;
             let places = metadata(&image);
-            // Who names the place: a field of the header, or an entry of a table.
+            // The field that refers to the place, in the header or in a table.
             let (field, flag) = match places[from].0 {
                 "L1 table" => (40, 0),
                 "refcount table" => (48, 0),
@@ -316,7 +316,7 @@ fn tables_that_share_a_cluster_are_not_written() {
     });
 }
 
-/// What only a count that is wrong lets go of stays: it is metadata.
+/// Metadata is not freed, even if a wrong reference to it is dropped and its refcount becomes 0.
 #[test]
 fn metadata_is_never_given_back() {
     Executor::simulated(1).block_on(async {
@@ -325,7 +325,7 @@ fn metadata_is_never_given_back() {
             let mut image = plain(&files, 3).await;
             let (what, at) = metadata(&image)[target];
             let l2 = metadata(&image)[4].1;
-            // Not COPIED, so that a write makes a new cluster and lets go of this one.
+            // Not COPIED, so that a write allocates a new cluster and drops this reference.
             image[l2..l2 + 8].copy_from_slice(&(at as u64).to_be_bytes());
             files.add("victim", image.clone());
             let (disk, _) = open(&files, "victim", Kind::Qcow2).await;

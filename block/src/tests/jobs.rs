@@ -4,7 +4,7 @@ use super::*;
 use crate::job::{Info, JobEvent, Manner, OnError, Status, Wish};
 use crate::stream::{Base, Extent};
 
-/// What jobs told, in order.
+/// The events of jobs, in order.
 type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
 
 async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Told) {
@@ -19,7 +19,7 @@ async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, 
     (disk, told)
 }
 
-/// States by their names, other events by theirs.
+/// Returns the events: states by their names, others by theirs in upper case.
 fn story(told: &Told) -> Vec<String> {
     let told = told.borrow();
     let word = |(job, what): &(Info, JobEvent)| match what {
@@ -43,7 +43,7 @@ async fn wait_for_status(disk: &Rc<Disk>, status: Status) {
     }
 }
 
-/// A disk over a base, both slow enough for a job to be met at work.
+/// Creates a disk over a base, both slow enough to observe a job at work.
 async fn stage() -> (Rc<SimDir>, Rc<Disk>, Told, Rc<Guest>, Kind) {
     let files = SimDir::new();
     let content = base_content(700);
@@ -87,7 +87,7 @@ fn finalize_and_dismiss_wait_for_their_commands() {
         wait_for_status(&disk, Status::Pending).await;
         let error = job.pause().err().unwrap().to_string();
         assert_eq!(error, "Job 'job0' in state 'pending' cannot accept command verb 'pause'");
-        // Nothing is final yet, and the disk is taken.
+        // Nothing is final yet, and the job still holds the disk.
         assert!(disk.leaf().backing().is_some());
         let error = disk.start_stream_job(everything(), Wish::new("job1")).await.err().unwrap();
         assert_eq!(error.to_string(), "Node 'virtio0' is busy: block device is in use by block job: stream");
@@ -104,7 +104,7 @@ fn finalize_and_dismiss_wait_for_their_commands() {
             files.add("base", Vec::new());
             assert_eq!(story(&told)[4..], ["PENDING", "COMPLETED", "concluded"]);
         }
-        // Its result stays to be seen, and is in nobody's way.
+        // The ended job can still be queried, and does not block others.
         let error = job.cancel().err().unwrap().to_string();
         assert_eq!(error, "Job 'job0' in state 'concluded' cannot accept command verb 'cancel'");
         disk.start_stream_job(everything(), Wish::new("job1")).await.unwrap();
@@ -123,7 +123,7 @@ fn a_paused_job_rests_and_goes_on() {
         let worker = spawn(guest.clone().work(40));
         disk.start_stream_job(everything(), wish()).await.unwrap();
         executor::sleep(Duration::from_micros(random(1500))).await;
-        // Its result is being made final by then, where the copies went fast.
+        // If the copies were fast, its result is being made final by now.
         let Ok(job) = disk.job("job0") else { return };
         if job.info().status != Status::Running {
             return;
@@ -193,7 +193,7 @@ fn an_error_does_what_the_policy_says() {
             wait_for_status(&disk, Status::Paused).await;
             assert!(job.info().paused && job.info().io_status != crate::job::IoStatus::Ok);
             assert!(job.info().error.is_none() && job.info().detail.is_some(), "{:?}", job.info());
-            // Resumed too early it stops again; the cause gone, it goes on.
+            // Resumed too early it stops again; without the cause it continues.
             job.resume().unwrap();
             executor::sleep(Duration::from_millis(50)).await;
             wait_for_status(&disk, Status::Paused).await;
@@ -215,7 +215,7 @@ fn an_error_does_what_the_policy_says() {
             let info = job.info();
             let words = if no_space { "No space left on device" } else { "Input/output error" };
             assert_eq!(info.error.as_deref(), Some(words));
-            // The sentence says where.
+            // The message says where.
             let name = if no_space { "leaf" } else { "base" };
             assert!(info.detail.as_ref().is_some_and(|text| text.contains(name)), "{info:?}");
             assert!(disk.leaf().backing().is_some());
@@ -256,7 +256,7 @@ fn any_command_at_any_time_under_load_and_faults() {
             for _ in 0..random(20) {
                 executor::sleep(Duration::from_micros(random(500))).await;
                 let Ok(job) = disk.job(&wish.id) else { break };
-                // Each is done or refused by the state; none hangs.
+                // Each is executed or refused by the state; none hangs.
                 let _ = match random(6) {
                     0 => job.pause(),
                     1 => job.resume(),
@@ -294,8 +294,8 @@ fn any_command_at_any_time_under_load_and_faults() {
     });
 }
 
-/// A chain of a raw base and images over it with some data of their own; their formats, and what the
-/// leaf, which is the last one, reads as.
+/// Creates a chain of a raw base and images over it with some data of their own. Returns their formats,
+/// and the content of the leaf, which is the last one.
 async fn chain_of(files: &Rc<SimDir>, names: &[&str]) -> (Vec<Kind>, Vec<u8>) {
     let mut content = base_content(300);
     let content_len = content.len();
@@ -331,7 +331,7 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
         let names: Vec<String> = std::iter::successors(Some(disk.leaf()), |node| node.backing())
             .map(|node| node.node_name())
             .collect();
-        // Down to `low` or `base`, said in any way.
+        // Down to `low` or `base`, given in any way.
         let depth = 2 + random(2) as usize;
         let stays = ["leaf", "high", "low", "base"][depth];
         let base = match random(3) {
@@ -370,7 +370,7 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
             files
         };
         if completed {
-            // What is between is needed by nobody any more.
+            // The images in between are not needed any more.
             files.add("high", Vec::new());
             if stays == "base" {
                 files.add("low", Vec::new());
@@ -499,7 +499,7 @@ fn what_cannot_be_streamed_is_refused_in_words() {
             assert_eq!(error.to_string(), text);
         }
         assert!(told.borrow().is_empty() && disk.jobs().is_empty(), "a refused job leaves a trace");
-        // A name that is given is recorded as it is.
+        // A given name is recorded as it is.
         let extent = named(
             "./base".into(),
             Some(Base::Node(disk.leaf().backing().unwrap().backing().unwrap().node_name())),

@@ -1,4 +1,4 @@
-//! What an image says in its first cluster: read wherever it stands there, and kept where we do not know it.
+//! Contents of an image's first cluster: found wherever they are in it, and preserved if we do not know them.
 
 use super::*;
 use crate::Buf;
@@ -7,7 +7,7 @@ fn half(image: &[u8], at: usize) -> usize {
     u32::from_be_bytes(image[at..at + 4].try_into().unwrap()) as usize
 }
 
-/// The end of the header's extensions.
+/// Returns the end of the header's extensions.
 fn extensions_end(image: &[u8]) -> usize {
     let mut at = half(image, 100);
     while half(image, at) != 0 {
@@ -16,7 +16,7 @@ fn extensions_end(image: &[u8]) -> usize {
     at
 }
 
-/// Moves the backing file's name away, to `to` in the first cluster.
+/// Moves the backing file's name to offset `to` in the first cluster.
 fn move_name(image: &mut [u8], to: usize) {
     let (at, len) = (half(image, 12), half(image, 16));
     let name = image[at..at + len].to_vec();
@@ -37,7 +37,7 @@ fn unknown_extensions_and_features_outlive_us() {
         let at = extensions_end(&image);
         let extension = [&[0x12, 0x34, 0x56, 0x78, 0, 0, 0, 13][..], b"what is this?"].concat();
         image[at..at + extension.len()].copy_from_slice(&extension);
-        // Unknown features: compatible ones stay, autoclear ones go.
+        // Unknown features: compatible bits stay, autoclear bits are cleared.
         image[80] |= 0x40;
         image[88] |= 0x80;
         files.add("leaf", image);
@@ -64,7 +64,8 @@ fn unknown_extensions_and_features_outlive_us() {
     });
 }
 
-/// Whoever set such a bit, QEMU's dirty bitmaps for one, relies on nobody else having written.
+/// A program that sets an autoclear bit (QEMU for its dirty bitmaps, for example) relies on no other
+/// program writing.
 #[test]
 fn features_that_others_keep_up_to_date_go_before_any_write() {
     type Write = fn(Rc<Disk>) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;

@@ -7,7 +7,7 @@ use crate::io::{Aio, Engine};
 use crate::storage::file::FileOpener;
 
 const TIB: u64 = 1 << 40;
-/// What an image's tables may take.
+/// Limit on the memory of an image's tables, in bytes.
 const MOST: u64 = 32 << 20;
 
 fn memory(disk: &Disk) -> u64 {

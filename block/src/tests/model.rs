@@ -1,4 +1,4 @@
-//! A guest that knows what its disk must hold, and independent judges of qcow2 and QED images.
+//! A guest that knows what its disk must hold, and independent checks of qcow2 and QED images.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,19 +10,18 @@ use crate::{Buf, Disk};
 
 const SECTOR: usize = 512;
 
-/// A number below `n`.
+/// Returns a random number below `n`.
 pub fn random(n: u64) -> u64 {
     executor::random() % n
 }
 
-/// What a sector may hold: every content since the last flush that covered it; the last is the
-/// newest.
+/// The contents that a sector may hold: all since the last flush that covered it, the newest last.
 #[derive(Clone)]
 struct Versions {
-    /// How many were dropped, so that each has a number for good.
+    /// Number of versions that were dropped, so that the numbers of the others do not change.
     dropped: usize,
     list: Vec<[u8; SECTOR]>,
-    /// The oldest version that a read may find: the newest, but for changes that were refused.
+    /// Number of the oldest version that a read may find: the newest, except after changes that failed.
     sure: usize,
 }
 
@@ -35,12 +34,12 @@ impl Versions {
         self.dropped + self.list.len() - 1
     }
 
-    /// Says that the newest version is what the sector holds.
+    /// Records that the sector holds the newest version.
     fn settle(&mut self) {
         self.sure = self.newest();
     }
 
-    /// What a read may find.
+    /// Returns the contents that a read may find.
     fn possible(&self) -> &[[u8; SECTOR]] {
         &self.list[self.sure - self.dropped..]
     }
@@ -66,19 +65,19 @@ impl State {
         RefCell::new(State { sectors, busy: Vec::new(), left: Vec::new() })
     }
 
-    /// Ranges that an operation may have in flight.
+    /// Returns the ranges that may have an operation in flight.
     fn taken(&self) -> impl Iterator<Item = &Range<u64>> {
         self.busy.iter().chain(self.left.iter().map(|(range, _)| range))
     }
 }
 
-/// A guest at work on a disk.
+/// A guest that uses a disk.
 pub struct Guest {
     disk: Rc<Disk>,
     state: RefCell<State>,
 }
 
-/// Takes a range of sectors for one operation.
+/// A range of sectors, taken for one operation.
 struct Busy<'a> {
     guest: &'a Guest,
     range: Range<u64>,
@@ -102,23 +101,23 @@ impl Guest {
         Rc::new(Guest { disk, state: State::new(sectors) })
     }
 
-    /// The same guest on another disk, which holds the same.
+    /// Returns the same guest on another disk with the same content.
     pub fn on(&self, disk: Rc<Disk>) -> Rc<Self> {
         let sectors = self.state.borrow().sectors.clone();
         Rc::new(Guest { disk, state: State::new(sectors) })
     }
 
-    /// How many sectors it knows.
+    /// Returns the number of sectors that it knows.
     pub fn sectors(&self) -> u64 {
         self.state.borrow().sectors.len() as u64
     }
 
-    /// Learns that its disk has this many sectors; the new ones hold zeros.
+    /// Records that its disk has this many sectors; the new ones hold zeros.
     pub fn grow(&self, sectors: u64) {
         self.state.borrow_mut().sectors.resize(sectors as usize, Versions::new([0; SECTOR]));
     }
 
-    /// Says that the newest certain content of every sector survives a power cut.
+    /// Records that the newest certain content of every sector survives a power cut.
     pub fn everything_is_durable(&self) {
         for versions in &mut self.state.borrow_mut().sectors {
             versions.forget_before(versions.sure);
@@ -135,14 +134,14 @@ impl Guest {
         Some(Busy { guest: self, range, buf, ended: false })
     }
 
-    /// `count` random operations.
+    /// Does `count` random operations.
     pub async fn work(self: Rc<Self>, count: u64) {
         for _ in 0..count {
             self.step().await.unwrap();
         }
     }
 
-    /// Up to `count` random operations, until one fails.
+    /// Does up to `count` random operations, until one fails.
     pub async fn work_until_error(self: Rc<Self>, count: u64) {
         for _ in 0..count {
             if self.step().await.is_err() {
@@ -151,7 +150,7 @@ impl Guest {
         }
     }
 
-    /// `count` random operations, of which some may fail; how many did.
+    /// Does `count` random operations, of which some may fail. Returns the number that failed.
     pub async fn work_through_errors(self: Rc<Self>, count: u64) -> u64 {
         let mut failed = 0;
         for _ in 0..count {
@@ -160,13 +159,13 @@ impl Guest {
         failed
     }
 
-    /// A flush by itself.
+    /// Flushes the disk.
     pub async fn flush_now(&self) -> crate::Result<()> {
         let ticket = self.disk.enter().await;
         self.flush(&ticket).await
     }
 
-    /// `count` random operations, of which most are dropped at a random time.
+    /// Does `count` random operations, and drops most of them at a random time.
     pub async fn work_and_drop(self: Rc<Self>, count: u64) {
         for _ in 0..count {
             let patience = Duration::from_micros(random(400));
@@ -174,7 +173,7 @@ impl Guest {
         }
     }
 
-    /// Says that no operation is in flight, those that were dropped included: nobody has their buffers.
+    /// Checks that no operation is in flight, including dropped ones: nobody holds their buffers.
     pub fn is_drained(&self) {
         for (_, mut buf) in self.state.borrow_mut().left.drain(..) {
             assert!(buf.bytes_mut().is_some(), "the buffer of a dropped request is in use after a drain");
@@ -217,7 +216,7 @@ impl Guest {
                         .take(len)
                         .collect(),
                 };
-                // Possible from now on, certain once it was answered.
+                // Possible from now on, certain once the write has succeeded.
                 self.add_versions(range, &bytes);
                 buf.copy_from(&bytes);
                 self.disk.write(ticket, offset, buf.clone()).await?;
@@ -244,7 +243,7 @@ impl Guest {
     }
 
     async fn flush(&self, ticket: &crate::Ticket) -> crate::Result<()> {
-        // What was answered before the flush began is durable when it ends; what is in flight may be.
+        // Changes that completed before the flush began are durable when it ends; those in flight may be.
         let covered: BTreeMap<usize, usize> = {
             let state = self.state.borrow();
             let idle = |n: &usize| !state.taken().any(|taken| taken.contains(&(*n as u64)));
@@ -270,7 +269,7 @@ impl Guest {
         range.clone().for_each(|n| state.sectors[n as usize].settle());
     }
 
-    /// What is found after a discard is what the sectors hold.
+    /// Records the content that is found after a discard.
     fn settle_discard(&self, range: &Range<u64>, bytes: &[u8]) {
         self.compare(range, bytes);
         self.add_versions(range, bytes);
@@ -295,12 +294,12 @@ impl Guest {
         self.compare(&(0..bytes.len() as u64 / 512), &bytes);
     }
 
-    /// Every sector holds what the last flush covered, or something newer that was written to it.
-    /// What is found is what the disk holds from now on.
+    /// Checks that every sector holds what the last flush covered, or something newer that was written
+    /// to it. The content that it finds is that of the disk from now on.
     pub async fn verify_after_power_cut(&self, disk: &Rc<Disk>) {
         let bytes = read_all(disk).await;
         let mut state = self.state.borrow_mut();
-        // A disk that grew holds more; that is not this guest's.
+        // A disk that grew holds more, which this guest does not know.
         for (n, sector) in bytes.chunks(SECTOR).enumerate().take(state.sectors.len()) {
             let found: [u8; SECTOR] = sector.try_into().unwrap();
             assert!(
@@ -319,12 +318,12 @@ pub async fn read_all(disk: &Rc<Disk>) -> Vec<u8> {
     buf.to_vec()
 }
 
-/// Whether clusters may be counted that nothing refers to.
+/// Leaks that a check accepts: clusters that are counted but not referenced.
 #[derive(PartialEq, Eq)]
 pub enum Leaks {
     None,
     Allowed,
-    /// As Allowed; and a QED image that was closed under reads may have a leaked end.
+    /// Like `Allowed`; also, a QED image that was closed while reads were in flight may have a leaked end.
     Any,
 }
 
@@ -393,10 +392,10 @@ pub fn check_refcounts(image: &[u8], leaks: Leaks) {
     }
 }
 
-/// Reads a QED image by its specification alone: no cluster has two owners, and all lie inside of the
-/// file. A leaked end needs a mark that asks for a check, which a closed image has not; but a leak of a
-/// session before may have become the end, as what was behind it was freed. Takes and answers which
-/// clusters are in use, before that session and now.
+/// Checks a QED image by its specification alone: no cluster has two owners, and all are inside the
+/// file. A leaked end needs the NEED_CHECK bit, which a closed image does not have; but a leak of an
+/// earlier session may have become the end when the clusters behind it were freed. `before` are the
+/// clusters in use before that session; returns those in use now.
 pub fn check_qed(image: &[u8], leaks: Leaks, before: &[bool]) -> Vec<bool> {
     let number = |at: usize, len: usize| {
         image[at..at + len].iter().rev().fold(0usize, |value, byte| value << 8 | *byte as usize)
@@ -423,7 +422,7 @@ pub fn check_qed(image: &[u8], leaks: Leaks, before: &[bool]) -> Vec<bool> {
         }
     }
     let marked = features & 2 != 0;
-    // Nobody knows the leaks of sessions before: what was freed in front of one stays too.
+    // Leaks of earlier sessions are not known, so clusters freed in front of one stay, too.
     let last = used.len() - 1;
     let trimmed = image.len().is_multiple_of(cluster) && (used[last] || before.get(last) == Some(&false));
     assert!(leaks != Leaks::None || !marked, "closed, but NEED_CHECK is set");

@@ -1,5 +1,5 @@
-//! No file has two owners: not after a switch whose flush failed, not while a disk is being closed, not where
-//! storage has no locks.
+//! No file has two owners: not after a switch whose flush failed, not while a disk is being closed, not
+//! on storage without locks.
 
 use super::*;
 use crate::job::{JobEvent, OnError, Wish};
@@ -26,7 +26,7 @@ fn over(name: &str, kind: Kind) -> Create {
     Create { backing: Some((name.into(), kind)), ..options(64 << 10, true) }
 }
 
-/// A switch from `mid` to `top` while nothing can be written to `mid`, with an answered write in its memory.
+/// A switch from `mid` to `top` while nothing can be written to `mid`, which has a completed write in memory.
 #[test]
 fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
     Executor::simulated(1).block_on(async {
@@ -43,7 +43,7 @@ fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
         prepared.commit(DEADLINE).await.unwrap();
         let name = disk.leaf().backing().unwrap().node_name();
         let extent = Extent { image: Some(name.clone()), ..Extent::default() };
-        // What it has in memory only cannot be written yet: refused, and nothing happened.
+        // Its changes in memory cannot be written yet: the job is refused, and nothing changes.
         let error = disk.start_stream_job(extent.clone(), Wish::new("job0")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         assert_eq!(read(&disk, 512 << 10, 4096).await, [9; 4096]);
@@ -63,8 +63,8 @@ fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
     });
 }
 
-/// An image in the middle that cannot be made durable ends its stream, and is no business of the guest's
-/// flushes: nothing that the guest has written is in it.
+/// If an image in the middle cannot be made durable, its stream fails, but the guest's flushes do not:
+/// the image contains nothing that the guest has written.
 #[test]
 fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
     seeds(50, |_| async {
@@ -77,14 +77,14 @@ fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
         let extent = Extent { image: Some(name), ..Extent::default() };
         disk.start_stream_job(extent.clone(), Wish::new("job0")).await.unwrap();
         let mid = files.get("mid").unwrap();
-        // Neither what it copies nor its tables can be written from some time on.
+        // From some time on, neither copies nor tables can be written.
         executor::sleep(Duration::from_micros(random(2000))).await;
         mid.set_faults(Faults { write: 1000, ..Faults::default() });
         wait_for_stream(&disk).await;
         write(&disk, 4096, &[9; 4096]).await;
         flush(&disk).await.unwrap();
         mid.set_faults(Faults::default());
-        // Once it can, the next stream goes on where that one ended.
+        // Once they can, the next stream continues where that one ended.
         disk.start_stream_job(extent, Wish::new("job1")).await.unwrap();
         wait_for_stream(&disk).await;
         flush(&disk).await.unwrap();
@@ -98,8 +98,8 @@ fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
     });
 }
 
-/// Snapshots, streams into any image of the chain and flushes, on storage that fails now and then: what was
-/// answered is there, whatever a switch, a stream or the end of either could not do.
+/// Snapshots, streams into any image of the chain and flushes, on storage that fails now and then:
+/// completed writes are there, whichever switch, stream or end of either failed.
 #[test]
 fn inner_streams_after_switches_whose_flush_failed() {
     seeds(150, |_| async {
@@ -126,7 +126,7 @@ fn inner_streams_after_switches_whose_flush_failed() {
                     images.push((name, new));
                 }
             }
-            // Into any image, down to anywhere.
+            // Into any image, down to any other.
             for _ in 0..1 + random(3) {
                 if random(2) == 0 {
                     files.get(&below).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
@@ -209,7 +209,7 @@ fn an_image_of_the_chain_is_no_target() {
         let before: Vec<_> =
             ["base", "low", "mid", "leaf"].map(|name| files.get(name).unwrap().content()).into();
         let to = |name: &str, format| Target { name: name.into(), format: Some(format), notify: false };
-        // Back to one's own past: every image over it would change with it.
+        // Back to a backing file of its own: every image over it would change with it.
         for (name, kind) in [("base", Kind::Raw), ("low", Kind::Qcow2), ("mid", Kind::Qcow2)] {
             let error = disk.prepare_switch(&to(name, kind)).await.err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -232,7 +232,7 @@ fn an_image_of_the_chain_is_no_target() {
                 "{error}"
             );
         }
-        // As would a record of what is read, and another disk's overlay.
+        // So would a record of the reads, and another disk's overlay.
         let tuning = Tuning { record: Some("low".into()), ..Tuning::default() };
         let extent = Extent { tuning, ..Extent::default() };
         disk.start_stream_job(extent, Wish::new("job0")).await.unwrap();
@@ -247,8 +247,8 @@ fn an_image_of_the_chain_is_no_target() {
     });
 }
 
-/// A stop that somebody waits for already, jobs that wait for commands, a resize, a cluster that is being
-/// copied: a disk is closed when nothing of it is in flight.
+/// A stop that somebody is waiting for already, jobs that wait for commands, a resize, a cluster that is
+/// being copied: a disk is closed only when nothing of it is in flight.
 #[test]
 fn a_disk_is_closed_when_nothing_is_in_flight() {
     seeds(60, |seed| async move {
@@ -301,7 +301,7 @@ fn a_disk_is_closed_when_nothing_is_in_flight() {
     });
 }
 
-/// A switch that waits for other disks to come as far does not happen on a disk that is being closed.
+/// A switch that waits for other disks fails if its disk is closed.
 #[test]
 fn a_prepared_switch_ends_with_its_disk() {
     Executor::simulated(1).block_on(async {
@@ -334,7 +334,7 @@ fn a_prepared_switch_ends_with_its_disk() {
     });
 }
 
-/// Clusters by command beside switches: the image that was populated is the one that is completed.
+/// Single clusters streamed beside switches: the image that was populated is the one that is completed.
 #[test]
 fn single_clusters_are_streamed_beside_switches() {
     seeds(60, |_| async {

@@ -1,11 +1,11 @@
-//! How far a stream is when something fails, to the byte, and on which side it failed.
+//! The exact progress of a stream when something fails, and whether its read or its write failed.
 
 use super::*;
 use crate::job::{Action, JobEvent, OnError, Operation, Status, Wish};
 use crate::stream::Extent;
 
 const SIZE: u64 = 4 << 20;
-/// What cannot be read begins here: at a boundary of copies, within one, and within a cluster.
+/// The places where the unreadable range begins: at a boundary of copies, within one, and within a cluster.
 const PLACES: [u64; 4] = [512 << 10, 3 << 19, (2 << 20) + (64 << 10), (1 << 20) + 4096];
 
 type Told = Rc<RefCell<Vec<(crate::job::Info, JobEvent)>>>;
@@ -36,7 +36,7 @@ fn errors(told: &Told) -> Vec<(u64, Operation, Action)> {
     told.iter().filter_map(error).collect()
 }
 
-/// From `offset` back to no more than what one read takes, and to a cluster's start: all of that is copied.
+/// Checks that everything was copied up to the start of the read, or of the cluster, that failed.
 fn assert_exact(offset: u64, bad: u64, disk: &Disk) {
     let unit = disk.leaf().cluster_size().max(512 << 10);
     assert!(offset <= bad && bad - offset < unit, "{offset} of {bad}");
@@ -61,7 +61,7 @@ fn a_read_that_fails_is_told_where_it_failed() {
         let (offset, operation, action) = errors(&told)[0];
         assert_eq!(operation, Operation::Read);
         assert_exact(offset, bad, &disk);
-        // All of that is in the leaf.
+        // Everything before it is in the leaf.
         let leaf = disk.leaf();
         assert_eq!(leaf.next_absent(0..SIZE, 1).await.unwrap().unwrap().start, offset);
         match on_error {
@@ -74,7 +74,7 @@ fn a_read_that_fails_is_told_where_it_failed() {
                 assert_eq!((job.info().offset, job.info().error), (SIZE, None));
             }
             OnError::Ignore => {
-                // All but the part that failed, and that is told at the end.
+                // All but the part that failed, which the error at the end reports.
                 assert_eq!((job.info().offset, job.info().error.is_some()), (SIZE, true));
                 let absent = leaf.next_absent(0..SIZE, u64::MAX).await.unwrap().unwrap();
                 assert!(absent.contains(&bad) && absent.end - absent.start <= 1 << 20, "{absent:?}");

@@ -12,7 +12,7 @@ use crate::image::{self, Create};
 use crate::sim::{Faults, SimDir};
 use crate::{Buf, Disk, ErrorKind, Kind};
 
-/// A disk of `sectors` over a backing file that is longer.
+/// Creates a disk of `sectors` over a longer backing file.
 async fn start(sectors: u64) -> (Rc<SimDir>, Vec<u8>, Kind) {
     let files = SimDir::new();
     let mut base = base_content(sectors + 2000);
@@ -64,7 +64,7 @@ fn growing_under_a_guest_survives_power_cuts() {
         assert!((durable..=asked).contains(&disk.size()), "{durable} {asked} {}", disk.size());
         guest.verify_after_power_cut(&disk).await;
         assert_zero_from(&disk, sectors * 512).await;
-        // And on from there.
+        // The disk can grow from there.
         disk.resize(disk.size() + (1 + random(3000)) * 512).await.unwrap();
         assert_zero_from(&disk, sectors * 512).await;
         guest.verify_after_power_cut(&disk).await;
@@ -113,7 +113,7 @@ fn what_an_image_kept_behind_its_end_reads_as_zeros() {
         disk.write(&ticket, 100 * 512, Buf::from_bytes(&[5; 512])).await.unwrap();
         drop(ticket);
         disk.close().await.unwrap();
-        // The file's end is that cluster's, which another program left full of something.
+        // The file ends with that cluster, whose rest another program left filled with something.
         let mut bytes = files.get("leaf").unwrap().content();
         let at = bytes.windows(512).rposition(|sector| sector == [5; 512]).unwrap() + 512;
         bytes[at..].fill(0xdd);

@@ -1,4 +1,4 @@
-//! What a disk counts.
+//! The counters of a disk.
 
 use super::*;
 use crate::Buf;
@@ -6,7 +6,7 @@ use crate::stats::Requests;
 
 const CLUSTER: u64 = 4096;
 
-/// A disk over a base full of data, of 64 clusters.
+/// Creates a disk of 64 clusters over a base full of data.
 async fn full() -> (Rc<SimDir>, Rc<Disk>) {
     let files = SimDir::new();
     files.add("base", vec![7; 64 * CLUSTER as usize]);
@@ -36,7 +36,7 @@ fn requests_are_counted_by_kind_and_outcome() {
         assert_eq!(counts(&stats.writes), (2, 3 * CLUSTER, 0, 0));
         assert_eq!(counts(&stats.discards), (1, CLUSTER, 0, 0));
         assert_eq!(counts(&stats.flushes), (1, 0, 0, 0));
-        // A request that was refused took no time.
+        // A refused request has no latency.
         let latency = &stats.reads.latency;
         assert_eq!(latency.between(0, u64::MAX), 2);
         executor::sleep(Duration::from_secs(3)).await;

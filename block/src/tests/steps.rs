@@ -1,6 +1,6 @@
-//! Switches of several disks at one point in time, asked for by several clients at once: over storage that
-//! holds requests for longer than a drain may take, by clients that try again at once and by clients that
-//! give up.
+//! Switches of several disks at one point in time, requested by several clients at once: on storage that
+//! holds requests for longer than a drain may take, by clients that try again at once, and by clients
+//! that give up.
 
 use futures_util::future::join_all;
 
@@ -9,10 +9,10 @@ use crate::DiskHandle;
 use crate::step::Step;
 
 const SIZE: usize = 4 << 10;
-/// A request takes up to this many microseconds; a drain may take less.
+/// Maximum duration of a request in microseconds; the deadline of a drain may be shorter.
 const SLOW: u64 = 9_000_000;
 
-/// What has happened to the disks: who switched them, in order.
+/// The switches in order: the disk, and who switched it.
 type Log = Rc<RefCell<Vec<(usize, u64)>>>;
 
 struct Rig {
@@ -36,7 +36,7 @@ impl Rig {
         Rc::new(Rig { files, handles, disks, log: Rc::default() })
     }
 
-    /// Prepares and closes; `None` if a disk refused.
+    /// Prepares and closes all disks; `None` if one refused.
     async fn closed(&self, by: u64, deadline: Duration) -> Option<Vec<Step>> {
         let mut steps = Vec::new();
         let mut failed = false;
@@ -77,7 +77,7 @@ impl Rig {
         join_all(commits).await;
     }
 
-    /// A client that tries until it has had its way once, and often gives up half way before.
+    /// Runs a client that tries until it has succeeded once, and often gives up half way before.
     async fn client(self: Rc<Self>, number: u64) {
         for attempt in 0.. {
             let by = number * 100_000 + attempt;
@@ -88,7 +88,7 @@ impl Rig {
                 // Dropped with its gates closed, or in the middle of anything, or refused.
                 _ => {}
             }
-            // Often before the first one's failure is cleaned up.
+            // Tries again, often before the failure is cleaned up.
             let pause = if random(2) == 0 { 1000 } else { SLOW };
             executor::sleep(Duration::from_micros(random(pause))).await;
         }

@@ -1,4 +1,4 @@
-//! Removable drives: what the guest's lock holds off, and what a change does to reads.
+//! Removable drives: the guest's lock, and changes of the medium during reads.
 
 use super::*;
 use crate::Buf;
@@ -26,7 +26,7 @@ fn a_locked_tray_opens_by_the_guest_or_by_force() {
         assert!(disk.size() == 4096 && !tray.is_open());
         assert_eq!(*heard.borrow(), [TrayEvent::Opened, TrayEvent::Closed, TrayEvent::EjectRequested]);
         heard.borrow_mut().clear();
-        // The guest hears nothing of a change that it is not to notice, so its lock has no say.
+        // Without `notify` the guest does not notice the change, so its lock does not matter.
         disk.change_medium(&medium("two"), false, false).await.unwrap();
         assert!(heard.borrow().is_empty() && disk.size() == 8192 && tray.is_locked());
         disk.change_medium(&medium("one"), true, true).await.unwrap();

@@ -1,4 +1,4 @@
-//! Streams that are told what to copy first, and how gentle to be.
+//! Streams with settings for their order and their effect on the guest.
 
 use super::*;
 use crate::Buf;
@@ -6,7 +6,7 @@ use crate::stream::Progress;
 
 const MIB: u64 = 1 << 20;
 
-/// A disk of `mib` MiB, all data, over a raw image.
+/// Creates a disk of `mib` MiB, all data, over a raw image.
 async fn start(mib: u64) -> (Rc<SimDir>, Rc<Disk>, Kind) {
     let files = SimDir::new();
     files.add("base", vec![7; (mib * MIB) as usize]);
@@ -85,7 +85,7 @@ fn a_trace_that_is_none_is_refused_by_line() {
         assert!(error.to_string().contains("trace: line 4"), "{error}");
         let error = disk.start_tuned_stream(wish("gone")).await.unwrap_err();
         assert!(error.to_string().contains("gone"), "{error}");
-        // Ranges outside of the disk, in any order and twice, are no reason not to come to the end.
+        // Ranges outside the disk, in any order and repeated, do not keep the stream from completing.
         files.add("trace", format!("{} 5000\n5 {}\n0 10\n0 10\n", u64::MAX - 5000, MIB * 9).into());
         disk.start_tuned_stream(wish("trace")).await.unwrap();
         wait_for_stream(&disk).await;
@@ -95,7 +95,7 @@ fn a_trace_that_is_none_is_refused_by_line() {
 
 #[test]
 fn a_bound_on_latency_slows_the_stream_down_and_not_for_ever() {
-    /// How long a stream takes under a guest whose every request is later than the bound, or not.
+    /// Returns the time that a stream takes under a guest. A short bound makes all the guest's requests late.
     fn taken(max_latency: Duration) -> Duration {
         Executor::simulated(1).block_on(async move {
             let (_, disk, _) = start(100).await;
@@ -120,7 +120,7 @@ fn clusters_are_streamed_wherever_they_are_asked_for() {
         let cluster = 64 << 10;
         let (progress, absent) = disk.stream_at(5 * cluster + 1).await.unwrap();
         assert_eq!((progress.offset, absent), (6 * cluster, MIB - cluster));
-        // The next one from the start on, as if nothing had been asked.
+        // The cursor did not move: the next one is at the start.
         assert_eq!(disk.stream_one().await.unwrap().offset, cluster);
         assert_eq!(
             disk.stream_at(5 * cluster).await.unwrap(),

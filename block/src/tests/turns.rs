@@ -1,4 +1,4 @@
-//! Requests over disks in many pieces: memory is bounded, and the thread's other tasks have their turns.
+//! Requests on fragmented disks: memory is bounded, and the thread's other tasks get their turns.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use super::*;
 
-/// Counts the turns that another task of the thread has until it is dropped.
+/// Counts the turns that another task of the thread gets until it is dropped.
 struct Ticker(Rc<Cell<u64>>, executor::JoinHandle<()>);
 
 impl Ticker {
@@ -34,7 +34,7 @@ impl Drop for Ticker {
     }
 }
 
-/// A disk of 4 MiB in which every other piece of 2 KiB is made by `piece`.
+/// Creates a disk of 4 MiB in which `piece` makes every other piece of 2 KiB.
 async fn striped(files: &Rc<SimDir>, piece: impl AsyncFn(&Rc<Disk>, u64)) -> Rc<Disk> {
     let wish = Create { size: Some(4 << 20), ..options(64 << 10, true) };
     image::create(&**files, "disk", Kind::Qcow2, &wish).await.unwrap();
@@ -114,7 +114,7 @@ fn what_needs_no_wait_lets_others_have_their_turns() {
     });
 }
 
-/// A piece is copied with its neighbours: a copy does not take longer for their number.
+/// Pieces are copied together with their neighbours: a copy does not take longer the more there are.
 #[test]
 fn many_small_pieces_cost_what_a_large_one_does() {
     let time = |holes: bool| {

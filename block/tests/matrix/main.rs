@@ -1,6 +1,6 @@
-//! Everything that `qemu-img create` can be asked for, alone and over chains of other formats, judged by
-//! QEMU's tools, and where it knows all of a chain's features by the crate imago: every pair of options, or
-//! with `--full` the whole product, or with `--sample=N` about one of N of that, chosen by the seed.
+//! All options of `qemu-img create`, alone and over chains of other formats, checked with QEMU's tools,
+//! and with the crate imago if it supports all features of the chain. By default every pair of values,
+//! with `--full` the whole product, with `--sample=N` about one in N of that, chosen by the seed.
 //!
 //! ```text
 //! cargo test -p block --test matrix -- --full
@@ -8,8 +8,8 @@
 //! MILLRACE_SEED=7 cargo test -p block --test matrix -- 'qcow2 compat=1.1,cluster_size=64k'
 //! ```
 //!
-//! Each image is a process of its own: an image is locked, and a process that forks for another image
-//! would share its locks.
+//! Each image is tested in a process of its own: images are locked, and a process that forks for another
+//! image would share its locks.
 
 mod oracle;
 mod pairs;
@@ -23,7 +23,7 @@ use std::process::Command;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Tells a process which image is its own.
+/// Environment variable that names the image that a process tests.
 const ONE: &str = "MILLRACE_MATRIX_ROW";
 
 fn seed() -> u64 {

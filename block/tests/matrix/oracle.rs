@@ -1,4 +1,4 @@
-//! A third reader: the crate imago, for what it knows of the formats.
+//! A third reader: the crate imago, for the features that it supports.
 
 use imago::file::File;
 use imago::qcow2::Qcow2;
@@ -6,7 +6,7 @@ use imago::{FormatAccess, FormatDriverBuilder, PermissiveImplicitOpenGate};
 
 use crate::rows::Layout;
 
-/// Whether imago reads such a layer: not QED, nor every feature of qcow2.
+/// Returns true if imago can read such a layer: not QED, nor every feature of qcow2.
 fn knows(layer: &Layout) -> bool {
     match layer.format {
         "raw" => true,
@@ -15,7 +15,7 @@ fn knows(layer: &Layout) -> bool {
     }
 }
 
-/// The disk on a qcow2 leaf, the last of these layers, as imago reads it; `None` where it cannot.
+/// Returns the disk of a qcow2 leaf, the last of these layers, as imago reads it; `None` if it cannot.
 pub fn read<'a>(mut layers: impl DoubleEndedIterator<Item = &'a Layout>, leaf: &str) -> Option<Vec<u8>> {
     let top = layers.next_back()?;
     if top.format != "qcow2" || !knows(top) || !layers.all(knows) {

@@ -1,4 +1,4 @@
-//! Combinations of options: all of them, or so few that every pair of values is among them.
+//! Combinations of options: all of them, or a few that contain every pair of values.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ pub type Row = Vec<&'static str>;
 /// A factor and one of its values, by their numbers.
 type Choice = (usize, usize);
 
-/// Every combination that `legal` allows. `legal` is asked with the first values of a row, and again when
-/// there are more.
+/// Returns every combination that `legal` allows. `legal` is called with the first values of a row, and
+/// again with each further one.
 pub fn product(factors: &[Factor], legal: impl Fn(&[&str]) -> bool) -> Vec<Row> {
     let mut rows = vec![Vec::new()];
     for (_, values) in factors {
@@ -24,7 +24,7 @@ pub fn product(factors: &[Factor], legal: impl Fn(&[&str]) -> bool) -> Vec<Row> 
     rows
 }
 
-/// Few rows in which every pair of values is that any legal row has (greedy, in a fixed order).
+/// Returns a few rows that contain every pair of values of any legal row (greedy, in a fixed order).
 pub fn pairwise(factors: &[Factor], legal: impl Fn(&[&str]) -> bool) -> Vec<Row> {
     let mut missing = BTreeSet::new();
     for (i, (_, values)) in factors.iter().enumerate() {
@@ -59,7 +59,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Completes the row, with values first that bring most of the missing pairs.
+    /// Completes the row, trying first the values that cover most of the missing pairs. Returns false if
+    /// no legal row has the wanted pair.
     fn complete(&mut self) -> bool {
         let at = self.chosen.len();
         let Some((_, values)) = self.factors.get(at) else { return true };

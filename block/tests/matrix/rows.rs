@@ -1,13 +1,13 @@
-//! The options that `qemu-img create -o help` offers, and what of their product can be.
+//! The options that `qemu-img create -o help` lists, and their legal combinations.
 
 use crate::pairs::{self, Factor, Row};
 
 /// Layers below the leaf, from the top.
 const BELOW: &[&str] =
     &["-", "raw", "qcow2", "qed", "qcow2+raw", "qed+raw", "qcow2+qed", "qed+qcow2+raw", "qcow2+qed+qcow2"];
-/// Of these, the ones left out where not everything is tried.
+/// Those of them that are left out unless everything is tested.
 const MORE_BELOW: &[&str] = &["qcow2+raw", "qed+raw", "qcow2+qed"];
-/// How layers below compare with the leaf in size.
+/// Sizes of the layers below, compared with the leaf.
 const SIZES: &[&str] = &["equal", "shorter", "longer"];
 
 const QCOW2: &[Factor] = &[
@@ -33,7 +33,7 @@ const QED: &[Factor] = &[
     ("sizes", SIZES),
 ];
 
-/// An image to be made.
+/// An image to create.
 #[derive(Clone)]
 pub struct Layout {
     pub format: &'static str,
@@ -45,7 +45,7 @@ impl Layout {
         self.options.iter().find(|(option, _)| *option == name).map(|(_, value)| *value)
     }
 
-    /// For `qemu-img -o`.
+    /// Returns the options for `qemu-img -o`.
     pub fn text(&self) -> String {
         let created = |(name, _): &&(&str, &str)| !["compressed", "below", "sizes"].contains(name);
         let said: Vec<_> =
@@ -53,7 +53,7 @@ impl Layout {
         said.join(",")
     }
 
-    /// Formats of the layers below, from the top.
+    /// Returns the formats of the layers below, from the top.
     pub fn below(&self) -> Vec<&'static str> {
         let said = self.get("below").unwrap_or("-");
         said.split('+').filter(|format| *format != "-").collect()
@@ -73,7 +73,7 @@ impl Layout {
     }
 }
 
-/// What QEMU allows; rows may be incomplete.
+/// Returns true if QEMU allows the row, which may be incomplete.
 fn legal(factors: &[Factor], row: &[&str]) -> bool {
     let is = |name: &str, values: &[&str]| {
         let value = factors.iter().zip(row).find(|((factor, _), _)| *factor == name).map(|(_, value)| value);
@@ -83,7 +83,7 @@ fn legal(factors: &[Factor], row: &[&str]) -> bool {
         let value = factors.iter().zip(row).find(|((factor, _), _)| *factor == name).map(|(_, value)| value);
         value.is_some_and(|value| *value != plain)
     };
-    // Version 2 has none of what came with version 3.
+    // Version 2 lacks what came with version 3.
     let too_old = is("compat", &["0.10"])
         && (is_not("refcount_bits", "16")
             || is_not("extended_l2", "off")
@@ -105,7 +105,7 @@ fn layouts(format: &'static str, factors: &[Factor], rows: Vec<Row>) -> Vec<Layo
     rows.into_iter().map(layout).collect()
 }
 
-/// The whole product, or every pair of values.
+/// Returns the whole product, or every pair of values.
 pub fn all(full: bool) -> Vec<Layout> {
     let rows = |factors: &[Factor]| match full {
         true => pairs::product(factors, |row| legal(factors, row)),
@@ -116,7 +116,7 @@ pub fn all(full: bool) -> Vec<Layout> {
     [layouts("qcow2", QCOW2, rows(QCOW2)), layouts("qed", QED, rows(QED))].concat()
 }
 
-/// Any layout of this format for a layer with or without layers below it.
+/// Returns any layout of this format, for a layer with or without layers below it.
 pub fn any(format: &'static str, backed: bool, random: &mut crate::support::Random) -> Layout {
     let factors = match format {
         "qcow2" => QCOW2,

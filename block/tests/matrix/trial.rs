@@ -1,4 +1,4 @@
-//! One image: made by QEMU and used by us, and made by us and read by QEMU.
+//! One image: created by QEMU and used by us, and created by us and read by QEMU.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::oracle;
 use crate::rows::{self, Layout};
 use crate::support::{Folder, MODES, Random, exercise, open, qemu_img, real, tool, try_tool, verify};
 
-/// Size of a leaf: a multiple of nothing but the sector.
+/// Size of a leaf in bytes: a multiple of nothing but the sector.
 const SIZE: usize = (2 << 20) + (300 << 10) + 512 * 37;
 
 pub fn run(layout: &Layout, seed: u64) {
@@ -19,12 +19,12 @@ pub fn run(layout: &Layout, seed: u64) {
     ours(layout, Random(number + 1));
 }
 
-/// The number that an image's random choices come from.
+/// Returns the seed of an image's random choices.
 pub fn number(name: &str, seed: u64) -> u64 {
     name.bytes().fold(seed, |seed, byte| Random(seed ^ u64::from(byte)).next())
 }
 
-/// The layers from the bottom to the leaf, with their sizes in bytes.
+/// Returns the layers from the bottom to the leaf, with their sizes in bytes.
 fn layers(layout: &Layout, random: &mut Random) -> Vec<(Layout, usize)> {
     let mut layers = vec![(layout.clone(), SIZE)];
     let below = layout.below();
@@ -45,7 +45,8 @@ fn kind(layout: &Layout) -> Kind {
     layout.format.parse().expect("rows know formats that we know")
 }
 
-/// No corruption; and no leak but in QED, where clusters that a write replaced are nobody's.
+/// Checks that there is no corruption, and no leak but in QED, where a write leaks the clusters that it
+/// replaces.
 fn check(image: &str, format: &str) {
     let check = try_tool("qemu-img", &["check", "-f", format, image]);
     let fine = check.status.success() || format == "qed" && check.status.code() == Some(3);
@@ -68,7 +69,7 @@ fn same(found: &[u8], model: &[u8], reader: &str, image: &str) {
     assert_eq!(wrong, None, "first wrong sector of {image} as {reader} reads it");
 }
 
-/// As `compare`, for a chain that imago knows.
+/// Like `compare`, for a chain that imago supports.
 fn compare_with_imago(layers: &[(Layout, usize)], leaf: &str, model: &[u8]) {
     match oracle::read(layers.iter().map(|(layout, _)| layout), leaf) {
         Some(found) => same(&found, model, "imago", leaf),
@@ -76,7 +77,7 @@ fn compare_with_imago(layers: &[(Layout, usize)], leaf: &str, model: &[u8]) {
     }
 }
 
-/// Content with holes, noise, and what compresses.
+/// Returns content with holes, noise, and compressible parts.
 fn content(random: &mut Random, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     for piece in bytes.chunks_mut(24_000) {
@@ -89,7 +90,7 @@ fn content(random: &mut Random, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Lets qemu-io write here and there.
+/// Writes here and there with qemu-io.
 fn scribble(image: &str, format: &str, size: usize, random: &mut Random) {
     let mut arguments = vec!["-f".to_owned(), format.to_owned()];
     for _ in 0..8 {
@@ -108,14 +109,14 @@ fn scribble(image: &str, format: &str, size: usize, random: &mut Random) {
     tool("qemu-io", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// Made by QEMU's tools: read as they read it, then written by us and judged by them.
+/// Tests an image created by QEMU's tools: we read it as they do, then we write it and they check it.
 fn theirs(layout: &Layout, mut random: Random) {
     let folder = Folder::new();
     let mut below: Option<(String, &str)> = None;
     let layers = layers(layout, &mut random);
     for (n, (layer, size)) in layers.iter().enumerate() {
         let image = folder.file(&format!("layer{n}"));
-        // Raw files are of any length.
+        // Raw files may have any length.
         let odd = if layer.format == "raw" { random.below(2) as usize * 100 } else { 0 };
         let raw = content(&mut random, size - odd);
         if layer.format == "raw" {
@@ -137,12 +138,12 @@ fn theirs(layout: &Layout, mut random: Random) {
     assert!(files_below(&folder, layout) == untouched, "a backing file was changed");
 }
 
-/// The files of the layers below the leaf.
+/// Returns the bytes of the layers below the leaf.
 fn files_below(folder: &Folder, layout: &Layout) -> Vec<Vec<u8>> {
     (0..layout.below().len()).map(|n| std::fs::read(folder.file(&format!("layer{n}"))).unwrap()).collect()
 }
 
-/// `qemu-img create`, or `convert -c` where the image is to have compressed clusters.
+/// Runs `qemu-img create`, or `convert -c` for an image with compressed clusters.
 fn make(folder: &Folder, layer: &Layout, image: &str, below: Option<(&str, &str)>, size: usize, raw: &[u8]) {
     let (options, size) = (layer.text(), size.to_string());
     if !layer.compressed() {
@@ -157,8 +158,8 @@ fn make(folder: &Folder, layer: &Layout, image: &str, below: Option<(&str, &str)
     qemu_img(&[&convert[..], &over, &[&raw, image]].concat());
 }
 
-/// Random requests through us, with reopening and growing, against the model and QEMU's tools; what the disk
-/// holds then.
+/// Sends random requests through us, with reopening and growing, and compares with the model and QEMU's
+/// tools. Returns the content of the disk.
 fn use_it(layout: &Layout, leaf: &str, model: Vec<u8>, folder: &Folder, mut random: Random) -> Vec<u8> {
     let (name, kind) = (leaf.to_owned(), kind(layout));
     let mode = MODES[random.below(4) as usize];
@@ -187,7 +188,7 @@ fn use_it(layout: &Layout, leaf: &str, model: Vec<u8>, folder: &Folder, mut rand
     model
 }
 
-/// Made by us with the same options, and filled through us.
+/// Tests an image created by us with the same options, and filled through us.
 fn ours(layout: &Layout, mut random: Random) {
     let folder = Folder::new();
     let layers = layers(layout, &mut random);
@@ -212,7 +213,7 @@ fn ours(layout: &Layout, mut random: Random) {
         }
         models
     });
-    // The leaf, and one of those below it where there are any.
+    // The leaf, and one of the layers below it if there are any.
     for n in other.into_iter().chain([leaf]) {
         check(&names[n], layers[n].0.format);
         compare(&folder, &names[n], layers[n].0.format, &models[n]);
@@ -254,7 +255,7 @@ async fn create(
     made.unwrap_or_else(|e| panic!("{}: {e}", layer.name()));
 }
 
-/// `64k` and the like in bytes.
+/// Converts `64k` and the like to bytes.
 fn size_of(text: &str) -> u64 {
     let (digits, shift) = match text.chars().last() {
         Some('k') => (&text[..text.len() - 1], 10),

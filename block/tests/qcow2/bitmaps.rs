@@ -1,10 +1,10 @@
-//! Dirty bitmaps of QEMU's in an image that we write: they are not taken for complete any more.
+//! QEMU's dirty bitmaps in an image that we write: QEMU must not trust them any more.
 
 use block::{Buf, Kind};
 
 use crate::support::{Folder, open, qemu_img, real, tool};
 
-/// The names of the bitmaps that QEMU trusts.
+/// Returns the names of the bitmaps that QEMU trusts.
 fn trusted(image: &str) -> Vec<String> {
     let info = qemu_img(&["info", "--output=json", "-f", "qcow2", image]);
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();

@@ -16,7 +16,7 @@ fn theirs(image: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
 }
 
-/// All of the numbers are the same.
+/// Checks that all numbers are the same.
 fn agree(image: &str, damage: &str) -> Report {
     let (ours, theirs) = (ours(image, None).unwrap(), theirs(image));
     let number = |key: &str| theirs.get(key).map_or(0, |n| n.as_u64().unwrap());
@@ -57,20 +57,20 @@ impl Patch {
         self.u64(16) & 0xff
     }
 
-    /// Where the first L2 table with entries is.
+    /// Returns the offset of the first L2 table with entries.
     fn l2(&self) -> u64 {
         let l1 = self.u64(40);
         (0..).map(|n| self.u64(l1 + n * 8)).find(|entry| *entry != 0).unwrap() & 0x00ff_ffff_ffff_fe00
     }
 
-    /// The L2 entries with host clusters, by where they are: 8 or 16 bytes each.
+    /// Returns the offsets of the L2 entries with host clusters, which have 8 or 16 bytes each.
     fn entries(&self) -> Vec<u64> {
         let step = if self.u64(72) & 16 != 0 { 16 } else { 8 };
         let table = self.l2()..self.l2() + (1 << self.cluster_bits());
         table.step_by(step).filter(|at| self.u64(*at) & 0x00ff_ffff_ffff_fe00 != 0).collect()
     }
 
-    /// Where the 16-bit refcount of a cluster is.
+    /// Returns the offset of a cluster's 16-bit refcount.
     fn refcount_at(&self, offset: u64) -> usize {
         let bits = self.cluster_bits();
         let (cluster, per_block) = (offset >> bits, 1 << (bits - 1));
@@ -93,7 +93,8 @@ type Damage = fn(&mut Patch);
 const HOST: u64 = 0x00ff_ffff_ffff_fe00;
 const COPIED: u64 = 1 << 63;
 
-/// An image with data, zeros, a snapshot that shares some of it, a bitmap, and what it holds.
+/// Creates an image with data and zeros and, with `snapshot`, a snapshot that shares some of it, and a
+/// bitmap. Returns its name and content.
 fn image(folder: &Folder, options: &str, snapshot: bool) -> (String, Vec<u8>) {
     let image = folder.file("image");
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, &image, "4M"]);
@@ -115,7 +116,7 @@ fn image(folder: &Folder, options: &str, snapshot: bool) -> (String, Vec<u8>) {
     (image, content)
 }
 
-/// What the snapshot holds.
+/// Returns the content of the snapshot.
 fn snapshot_content(folder: &Folder, image: &str) -> Vec<u8> {
     let raw = folder.file("snapshot.raw");
     qemu_img(&["convert", "-l", "snapshot.name=one", "-f", "qcow2", "-O", "raw", image, &raw]);
@@ -146,7 +147,7 @@ fn sound_images() {
 
 #[test]
 fn damage_is_told_as_qemu_tells_it_and_repaired() {
-    // What is done, whether all of it can be repaired, and whether the content survives a repair.
+    // The names of the damages, and functions that do them.
     let damages: [(&str, Damage); 9] = [
         ("a refcount of 0", |p| p.set_refcount(p.u64(p.entries()[3]) & HOST, 0)),
         ("a refcount of 5", |p| p.set_refcount(p.u64(p.entries()[3]) & HOST, 5)),
@@ -222,7 +223,7 @@ fn two_entries_for_one_cluster_are_separated_by_the_next_write() {
     });
     content[7 << 16..][..512].fill(9);
     compare(&folder, &image, &content);
-    // The other entry is alone now, and does not say so: nothing but a copy too many comes of it.
+    // The other entry is the only one now, but not marked COPIED: that costs no more than an unneeded copy.
     assert_eq!(agree(&image, "a separated cluster").corruptions, 1);
     ours(&image, Some(Repair::All)).unwrap();
     check(&image);

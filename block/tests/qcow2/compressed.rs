@@ -15,7 +15,7 @@ const LAYOUTS: [&str; 7] = [
     "compat=0.10",
 ];
 
-/// An image of `content`, compressed.
+/// Creates a compressed image of `content`.
 fn compressed(folder: &Folder, name: &str, content: &[u8], options: &str) -> String {
     let raw = folder.write("content.raw", content);
     let image = folder.file(name);
@@ -52,7 +52,7 @@ fn writes_over_compressed_clusters_leave_an_exact_image() {
         let mut random = Random(100 + seed as u64);
         let content = random.content(2 * 1024 * 1024 + 512 * 77);
         let image = compressed(&folder, "image", &content, options);
-        // A snapshot shares every one of them.
+        // A snapshot shares every cluster.
         if seed % 2 == 0 {
             qemu_img(&["snapshot", "-c", "before", &image]);
         }
@@ -72,7 +72,7 @@ fn writes_over_compressed_clusters_leave_an_exact_image() {
         check(&image);
         compare(&folder, &image, &model);
         if seed % 2 == 0 {
-            // What the snapshot shares was not touched.
+            // The clusters of the snapshot were not touched.
             qemu_img(&["snapshot", "-a", "before", &image]);
             compare(&folder, &image, &std::fs::read(folder.file("content.raw")).unwrap());
             check(&image);
@@ -112,7 +112,7 @@ fn garbage_is_told_by_the_files_name() {
         let image = compressed(&folder, "image", &content, options);
         let map = |image: &str| qemu_img(&["map", "--output=json", image]);
         assert!(map(&image).contains("\"compressed\": true"));
-        // The first compressed cluster lies behind the metadata that a new image has.
+        // The compressed clusters are at the end of the file.
         let mut bytes = std::fs::read(&image).unwrap();
         let end = bytes.len();
         let start = end - end.min(0x400);

@@ -1,4 +1,4 @@
-//! What a guest gives up leaves the image and the host's file, and QEMU agrees about what is left.
+//! Space that a guest discards leaves the image and the host's file, and QEMU agrees about the rest.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -10,12 +10,12 @@ use crate::support::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes that the file takes on the host.
+/// Returns the bytes that the file takes on the host.
 fn used(image: &str) -> u64 {
     std::fs::metadata(image).unwrap().blocks() * 512
 }
 
-/// The run of QEMU's map that begins at or covers `offset`.
+/// Returns the run of QEMU's map that covers `offset`.
 fn theirs(image: &str, offset: u64) -> Value {
     let map: Value =
         serde_json::from_str(&qemu_img(&["map", "--output=json", "-f", "qcow2", image])).unwrap();
@@ -52,7 +52,7 @@ fn the_file_shrinks_by_what_is_discarded() {
             disk.write(&ticket, 0, Buf::from_bytes(&content)).await.unwrap();
             disk.flush(&ticket).await.unwrap();
             let full = used(&path);
-            // In pieces, as a guest's file system does, and by both of the ways that it has.
+            // In pieces, as a guest's file system does, and with both kinds of request.
             for at in (8..16).map(|at| at * MIB) {
                 disk.discard(&ticket, at, MIB).await.unwrap();
                 disk.write_zeroes(&ticket, at + 8 * MIB, MIB, true).await.unwrap();
@@ -70,7 +70,7 @@ fn the_file_shrinks_by_what_is_discarded() {
         assert_eq!((&run["data"], &run["zero"]), (&false.into(), &true.into()), "{what}: {run}");
         assert!(run.get("offset").is_none(), "{what}: {run}");
 
-        // What was given back is there to be taken again.
+        // The freed space can be allocated again.
         let (path, len) = (image.clone(), std::fs::metadata(&image).unwrap().len());
         real(move |opener| async move {
             let disk = open(&opener, &path, Kind::Qcow2).await;
@@ -130,7 +130,7 @@ fn zeros_without_unmap_keep_their_space() {
         compare(&folder, &image, &model);
         let run = theirs(&image, MIB);
         assert_eq!((&run["data"], &run["zero"]), (&false.into(), &true.into()), "{what}: {run}");
-        // Version 2 has no way to say so.
+        // Version 2 cannot record zeros that keep their space.
         assert_eq!(run.get("offset").is_some(), !v2, "{what}: {run}");
 
         let (path, at) = (image.clone(), run["offset"].clone());

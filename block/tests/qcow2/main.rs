@@ -1,4 +1,4 @@
-//! The rest of qcow2, judged by QEMU's tools: compressed clusters, check and repair, map, resize,
+//! The rest of qcow2, checked with QEMU's tools: compressed clusters, check and repair, map, resize,
 //! create options. Needs `qemu-img` and `qemu-io`.
 
 mod bitmaps;

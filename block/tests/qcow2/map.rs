@@ -1,4 +1,4 @@
-//! `map` says of a chain what `qemu-img map` says.
+//! `map` reports the same as `qemu-img map`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-/// Our map in QEMU's words.
+/// Returns our map in QEMU's JSON.
 fn ours(image: &str, kind: Kind) -> Value {
     let image = image.to_owned();
     real(move |opener| async move {
@@ -98,10 +98,10 @@ fn preallocated_images_before_and_after_writes() {
         let image = folder.file(&format!("preallocated{n}"));
         qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, &image, "5M"]);
         agree(&image, Kind::Qcow2);
-        // The image's last cluster included, behind which the file ends.
+        // Includes the image's last cluster, behind which the file ends.
         tool("qemu-io", &["-c", "write -P 1 100k 200k", "-c", "write -P 2 5100k 20k", &image]);
         agree(&image, Kind::Qcow2);
-        // With most of it written, holes are not looked for any more.
+        // When most of it is written, QEMU does not look for holes any more, and neither do we.
         tool("qemu-io", &["-c", "write -P 3 500k 4300k", &image]);
         agree(&image, Kind::Qcow2);
     }

@@ -1,4 +1,4 @@
-//! A guest's entry that names metadata: the write is refused, and QEMU finds all metadata as it was.
+//! An L2 entry that refers to metadata: the write is refused, and QEMU finds all metadata unchanged.
 
 use block::{Buf, ErrorKind, Kind};
 
@@ -47,7 +47,7 @@ fn metadata_is_intact_after_a_refused_write() {
 
         let marked = try_tool("qemu-io", &["-f", "qcow2", "-c", "write 0 512", &image]);
         assert!(!marked.status.success(), "{what}: QEMU does not see the mark");
-        // With the one entry as it was, QEMU has nothing to say but that the image is marked.
+        // With that entry restored, QEMU finds nothing wrong but the corrupt bit.
         let mut mended = std::fs::read(&image).unwrap();
         mended[entry].copy_from_slice(&word(&sound, l2).to_be_bytes());
         std::fs::write(&image, &mended).unwrap();

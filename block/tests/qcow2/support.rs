@@ -1,4 +1,4 @@
-//! What these tests share: a real executor, tools, and content.
+//! Shared by these tests: a real executor, tools, and content.
 
 use std::process::{Command, Output, Stdio};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use block::storage::file::FileOpener;
 use block::{Buf, Disk, Kind, chain};
 use executor::Executor;
 
-/// A generator of numbers: small, seeded, and the same for ever (SplitMix64).
+/// A random generator: small, seeded, and the same for ever (SplitMix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -24,7 +24,7 @@ impl Random {
         self.next() % n
     }
 
-    /// Bytes that compress to about a half, with holes.
+    /// Returns bytes that compress to about a half, with holes.
     pub fn content(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         for piece in bytes.chunks_mut(5000) {
@@ -69,7 +69,7 @@ pub fn real<T: 'static, F: Future<Output = T> + 'static>(
     Executor::new().unwrap().block_on(async move { test(opener()).await })
 }
 
-/// Runs a tool, whatever it says.
+/// Runs a tool, whatever its exit status.
 pub fn try_tool(program: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -81,7 +81,7 @@ pub fn try_tool(program: &str, arguments: &[&str]) -> Output {
     output.unwrap_or_else(|e| panic!("{program}: {e}; install qemu-utils"))
 }
 
-/// Runs a tool that has to succeed.
+/// Runs a tool that must succeed. Returns its output.
 pub fn tool(program: &str, arguments: &[&str]) -> String {
     let output = try_tool(program, arguments);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -94,17 +94,17 @@ pub fn qemu_img(arguments: &[&str]) -> String {
     tool("qemu-img", arguments)
 }
 
-/// `qemu-img check`'s exit status.
+/// Returns the exit status of `qemu-img check`.
 pub fn verdict(image: &str) -> i32 {
     try_tool("qemu-img", &["check", "-f", "qcow2", image]).status.code().unwrap()
 }
 
-/// No corruption, and no leaked cluster.
+/// Checks that there is no corruption, and no leaked cluster.
 pub fn check(image: &str) {
     qemu_img(&["check", "-f", "qcow2", image]);
 }
 
-/// The disk as qemu-img reads it equals these bytes.
+/// Checks that qemu-img reads these bytes from the disk.
 pub fn compare(folder: &Folder, image: &str, expected: &[u8]) {
     let model = folder.write("expected.raw", expected);
     qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw", image, &model]);
@@ -122,7 +122,7 @@ pub async fn read(disk: &Rc<Disk>, offset: u64, len: usize) -> Vec<u8> {
     buf.to_vec()
 }
 
-/// `count` random writes, zeroes and discards, on the disk and in the model.
+/// Does `count` random writes, zeroes and discards, on the disk and in the model.
 pub async fn scribble(disk: &Rc<Disk>, model: &mut [u8], random: &mut Random, count: u64) {
     for _ in 0..count {
         let sectors = model.len() as u64 / 512;

@@ -14,7 +14,7 @@ use crate::support::{
     Folder, MODES, Mode, Mount, Random, check, compare, exercise, open, read, real, tool, try_tool, verify,
 };
 
-/// A buffer at a chosen misalignment, in one or in several segments.
+/// Returns a buffer at a chosen misalignment, in one or in several segments.
 fn crooked(len: usize, shift: usize, random: &mut Random) -> Buf {
     let pieces = 1 + random.below(3) as usize;
     let mut memory = vec![0u8; len + shift + 4096 + 16 * pieces].into_boxed_slice();
@@ -92,7 +92,7 @@ fn neighbours_do_not_overwrite_each_other() {
                 async move { file.write(n * 100, Buf::from_bytes(&bytes)).await.unwrap() }
             });
             futures_util::future::join_all(writes).await;
-            // Until then the file may end with its last block.
+            // Before the sync the file may be longer, up to the end of its last block.
             file.sync().await.unwrap();
             let found = std::fs::read(&name).unwrap();
             assert!(found.chunks(100).enumerate().all(|(n, part)| part.iter().all(|b| *b == n as u8)));
@@ -101,7 +101,7 @@ fn neighbours_do_not_overwrite_each_other() {
     }
 }
 
-/// Zeros that a client wants to keep space for, and those that it does not.
+/// Zeros for which a client wants to keep the space, and others.
 #[test]
 fn zeros_keep_or_give_back_a_raw_files_space() {
     const MIB: u64 = 1 << 20;
@@ -203,7 +203,7 @@ fn a_raw_disk_on_a_device_that_grew() {
     });
 }
 
-/// A file system of so many megabytes, and nothing else on it.
+/// Mounts an empty file system of this many megabytes.
 fn small_file_system(folder: &Folder, kind: &str, megabytes: u64) -> Mount {
     let point = folder.path().join("mounted");
     std::fs::create_dir(&point).unwrap();
@@ -248,7 +248,7 @@ async fn fill_up(mode: Mode, kind: &'static str) {
     }
     assert!(!refused.is_empty(), "8 MiB held 12");
     assert!(model.chunks(64 << 10).filter(|part| part[0] != 0).count() >= 48, "{kind}: half of it had room");
-    // What was accepted is there; and with space it goes on.
+    // Accepted writes are there, and with space it continues.
     verify(&disk, &model).await;
     std::fs::remove_file(&ballast).unwrap();
     let ticket = disk.enter().await;

@@ -10,14 +10,14 @@ use crate::support::{Folder, MODES, Random, open, qemu_img, real, try_tool};
 const CHILD: &str = "MILLRACE_TEST_KILL_CHILD";
 const SECTORS: u64 = 8192;
 
-/// Where round `n` writes, in sectors.
+/// Returns the sectors that round `n` writes.
 fn place(seed: u64, n: u64) -> std::ops::Range<u64> {
     let mut random = Random(seed * 1_000_003 + n);
     let start = random.below(SECTORS);
     start..(start + 1 + random.below(100)).min(SECTORS)
 }
 
-/// The process that is killed. As a test by itself it has nothing to do.
+/// The process that is killed. Run as a test, it does nothing.
 #[test]
 fn child() {
     let Ok(text) = std::env::var(CHILD) else { return };
@@ -103,7 +103,7 @@ fn flushed_data_survive_and_nothing_is_corrupt() {
                 last[sector]
             );
         }
-        // It goes on from there.
+        // The image can be used from there.
         real(MODES[0], move |opener| async move {
             let (disk, _) = crate::support::stream(&opener, &leaf, kind).await;
             assert!(disk.leaf().backing().is_none());

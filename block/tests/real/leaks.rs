@@ -1,14 +1,15 @@
-//! After a clean end no cluster is leaked, says QEMU, in whatever format and layout.
+//! After a clean end QEMU finds no leaked cluster, in any format and layout.
 
 use block::image::{self, Create, Preallocation};
 use block::{DiskEvent, Kind};
 
 use crate::support::{Folder, MODES, Random, compare, exercise, open, qemu_img, real, stream, verify};
 
-/// Long enough that the refcount table moves several times in clusters of 512 bytes; a multiple of nothing.
+/// Size in bytes: long enough that the refcount table moves several times with clusters of 512 bytes; a
+/// multiple of nothing but the sector.
 const SIZE: usize = (20 << 20) + 512 * 37;
 
-/// Data, zeros that are written, and holes.
+/// Returns data with zeros in between.
 fn base(random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![0; SIZE];
     for piece in bytes.chunks_mut(300 << 10) {

@@ -26,7 +26,7 @@ impl QemuIo {
             .spawn()
             .unwrap_or_else(|e| panic!("qemu-io: {e}; install qemu-utils"));
         let mut input = child.stdin.take().unwrap();
-        // Its answer to a command comes after the image was opened.
+        // It replies to a command only after it has opened the image.
         writeln!(input, "read -P 0 0 512").unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         assert!(output.lines().map(Result::unwrap).any(|line| line.contains("read 512/512")));
@@ -41,7 +41,7 @@ impl Drop for QemuIo {
     }
 }
 
-/// The bytes of OFD locks that this host's processes hold on a file, by /proc/locks.
+/// Returns the bytes of OFD locks that this host's processes hold on a file, from /proc/locks.
 fn locked_bytes(file: &str) -> Vec<u64> {
     use std::os::unix::fs::MetadataExt;
     let inode = std::fs::metadata(file).unwrap().ino();
@@ -75,7 +75,7 @@ fn an_image_in_use_is_refused_by_either_side() {
             assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
             assert!(error.to_string().contains(&leaf), "{error}");
         }
-        // Its backing file may be read by others.
+        // Others may read its backing file.
         assert!(chain::open(&*opener, &base, Kind::Raw, false).await.is_ok());
         let over = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
         let error = image::create(&*opener, &leaf, Kind::Qcow2, &over).await.err().unwrap();
@@ -96,7 +96,7 @@ fn an_image_in_use_is_refused_by_either_side() {
         }
         assert!(!try_tool("qemu-img", &["resize", "-q", "-f", "raw", &base, "2M"]).status.success());
         assert!(!try_tool("qemu-img", &["snapshot", "-c", "x", &leaf]).status.success());
-        // Read-only users of the backing file are welcome.
+        // Read-only users of the backing file are allowed.
         let reader = QemuIo::open(&["-r", "-f", "raw", &base]);
         let second = folder.file("second");
         image::create(&*opener, &second, Kind::Qcow2, &over).await.unwrap();
@@ -119,7 +119,7 @@ fn after_a_switch_the_old_leaf_is_locked_as_a_backing_file() {
         assert_eq!(locked_bytes(&base), [100, 101, 103, 201, 203]);
         let over = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
         image::create(&*opener, &leaf, Kind::Qcow2, &over).await.unwrap();
-        // Both as the reader of a qcow2 image over it, which wants it not to change.
+        // QEMU cannot read a qcow2 image over it: the reader needs the backing file not to change.
         let convert = ["convert", "-f", "qcow2", "-O", "raw", &leaf, &folder.file("copy")];
         assert!(!try_tool("qemu-img", &convert).status.success());
         let target = Target { name: leaf.clone(), format: Some(Kind::Qcow2), notify: false };
@@ -159,8 +159,8 @@ fn a_switch_to_an_image_in_use_is_refused_and_the_disk_runs_on() {
     });
 }
 
-/// Whoever fails to open an image for writing has placed some of its locks for a moment: that cannot make a
-/// switch fail that is done already.
+/// A process that fails to open an image for writing holds some of its locks for a moment. That must not
+/// fail a switch that is already done.
 #[test]
 fn a_lock_that_is_tried_for_a_moment_fails_no_switch() {
     use std::os::fd::AsRawFd;
@@ -186,7 +186,7 @@ fn a_lock_that_is_tried_for_a_moment_fails_no_switch() {
     });
 }
 
-/// Whoever held the image until then may have made it longer since it was opened here.
+/// The previous holder may have made the image longer since it was opened here.
 #[test]
 fn a_files_length_is_that_of_the_moment_when_it_is_locked() {
     for mode in MODES {
@@ -196,7 +196,7 @@ fn a_files_length_is_that_of_the_moment_when_it_is_locked() {
             std::fs::write(&name, vec![1; 64 << 10]).unwrap();
             let storage = opener.open(&name, true).await.unwrap();
             assert_eq!(storage.len(), 64 << 10);
-            // The end of another program, which holds the locks until it is done.
+            // Another program writes the file, and then ends and releases its locks.
             std::fs::write(&name, vec![2; 256 << 10]).unwrap();
             storage.lock(Lock::Leaf).unwrap();
             assert_eq!(storage.len(), 256 << 10);

@@ -1,4 +1,4 @@
-//! Disks on real files, judged by other people's programs.
+//! Disks on real files, checked with other programs.
 
 mod file;
 mod kill;

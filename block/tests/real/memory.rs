@@ -10,7 +10,7 @@ const CHILD: &str = "MILLRACE_TEST_MEMORY_CHILD";
 const CLUSTER: u64 = 16 << 20;
 const WRITES: u64 = 24;
 
-/// The process that is looked at. As a test by itself it has nothing to do.
+/// The process that is measured. Run as a test, it does nothing.
 #[test]
 fn child() {
     let Ok(name) = std::env::var(CHILD) else { return };

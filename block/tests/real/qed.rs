@@ -7,7 +7,7 @@ use crate::support::{
     Folder, MODES, Random, compare, exercise, open, qemu_img, real, stream, tool, try_tool, verify,
 };
 
-/// A size that is a multiple of nothing.
+/// A size in bytes that is a multiple of nothing but the sector.
 const SIZE: usize = (5 << 20) + 512 * 37;
 
 fn qemu_io(image: &str, commands: &[&str]) {
@@ -17,7 +17,7 @@ fn qemu_io(image: &str, commands: &[&str]) {
     tool("qemu-io", &arguments);
 }
 
-/// No corruption, and no leaked cluster.
+/// Checks that there is no corruption, and no leaked cluster.
 fn check_clean(image: &str) {
     qemu_img(&["check", "-q", "-f", "qed", image]);
 }
@@ -28,8 +28,8 @@ fn features(image: &str) -> u8 {
 
 #[test]
 fn what_we_create_and_write_is_what_qemu_reads() {
-    // Not what the specification allows and QEMU refuses: tables of one cluster, and geometries that
-    // map 2^64 bytes or more.
+    // Without layouts that the specification allows and QEMU refuses: tables of one cluster, and
+    // geometries that map 2^64 bytes or more.
     let layouts = [(4 << 10, 2), (4 << 10, 16), (64 << 10, 4), (64 << 10, 2), (1 << 20, 2), (4 << 20, 2)];
     for (n, (cluster, table)) in layouts.into_iter().enumerate() {
         for backing in [None, Some(Kind::Raw), Some(Kind::Qcow2), Some(Kind::Qed)] {
@@ -101,7 +101,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
         real(MODES[n % 4], move |opener| async move {
             let folder = Folder::new();
             let mut random = Random(n as u64);
-            // The base is shorter than the disks over it, and no multiple of a sector.
+            // The base is shorter than the disks over it, and not a multiple of a sector.
             let mut model = random.bytes((3 << 20) + 100);
             let base = folder.write("base", &model);
             model.resize(SIZE, 0);
@@ -158,7 +158,7 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
             exercise(&disk, &mut model, &mut random, 12).await;
             let ticket = disk.enter().await;
             disk.flush(&ticket).await.unwrap();
-            // As a process that dies now leaves it.
+            // The image as a process that dies now leaves it.
             let copy = folder.file("copy");
             std::fs::copy(&leaf, &copy).unwrap();
             assert_eq!(features(&copy), 2);
@@ -172,11 +172,11 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
                 verify(&disk, &model).await;
                 disk.close().await.unwrap();
             } else {
-                // Reports the leaks that it leaves: 3.
+                // Exits with 3, since it leaves leaks.
                 try_tool("qemu-img", &["check", "-q", "-f", "qed", "-r", "all", &copy]);
             }
             assert_eq!(features(&copy), 0);
-            // What the dead process had leaked is in use again; QEMU leaves it.
+            // We reuse what the dead process has leaked; QEMU leaves it.
             let check = try_tool("qemu-img", &["check", "-f", "qed", &copy]);
             assert!(check.status.code() == Some(0) || !ours && check.status.code() == Some(3), "{check:?}");
             compare(&folder, &copy, "qed", &model);
@@ -186,8 +186,8 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
     }
 }
 
-/// QED has no way to say that a cluster is free; the host's file has. No cluster is leaked: an entry that
-/// reads as zeros has it.
+/// QED cannot record that a cluster is free, but its space in the host's file can be freed. The cluster
+/// is not leaked: an entry that reads as zeros keeps it.
 #[test]
 fn discarded_clusters_leave_the_hosts_file() {
     use std::os::unix::fs::MetadataExt;
@@ -220,7 +220,7 @@ fn discarded_clusters_leave_the_hosts_file() {
     });
 }
 
-/// A file whose tables alone are 1 GiB each, and a disk of 8 EiB, in little memory and time.
+/// A file whose tables alone are 1 GiB each, and a disk of 4 EiB, in little memory and time.
 #[test]
 fn the_largest_geometry() {
     real(MODES[0], |opener| async move {

@@ -14,7 +14,7 @@ fn ours(image: &str, repair: Option<Repair>) -> Report {
     real(MODES[1], move |opener| async move { check(&*opener, &image, Kind::Qed, repair).await.unwrap() })
 }
 
-/// All numbers are the same, but for those that QEMU has none of.
+/// Checks that all numbers are the same, except those that QEMU does not report.
 fn agree(image: &str, damage: &str) -> Report {
     let ours = ours(image, None);
     let output = try_tool("qemu-img", &["check", "-f", "qed", "--output=json", image]);
@@ -64,7 +64,7 @@ const LAYOUTS: [&str; 4] =
 
 #[test]
 fn damage_is_told_as_qemu_tells_it_and_repaired() {
-    // And whether data that a guest wrote is out of reach.
+    // The names of the damages, true if guest data becomes unreachable, and functions that do them.
     let damages: [(&str, bool, Damage); 13] = [
         ("none", false, |_| ()),
         ("an entry doubled", true, |p| p.set(p.l2, p.word(p.l2 + 8) as usize)),
@@ -106,7 +106,7 @@ fn damage_is_told_as_qemu_tells_it_and_repaired() {
                 println!("{what}");
                 compare(&folder, &image, "qed", &content);
             }
-            // And it can be written, which leaves it sound.
+            // The image can be written, and stays sound.
             let name = image.clone();
             real(MODES[0], move |opener| async move {
                 let disk = open(&opener, &name, Kind::Qed).await;

@@ -7,7 +7,7 @@ use crate::support::{
     Folder, MODES, Random, check, compare, exercise, info, open, qemu_img, real, stream, tool, verify,
 };
 
-/// A size that is a multiple of nothing.
+/// A size in bytes that is a multiple of nothing but the sector.
 const SIZE: usize = (5 << 20) + 512 * 37;
 
 fn qemu_io(image: &str, commands: &[&str]) {
@@ -108,7 +108,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
         real(MODES[n % 4], move |opener| async move {
             let folder = Folder::new();
             let mut random = Random(n as u64);
-            // The base is shorter than the disks over it, and no multiple of a sector.
+            // The base is shorter than the disks over it, and not a multiple of a sector.
             let short = 3 << 20;
             let mut model = random.bytes(short + 100);
             model[1 << 20..2 << 20].fill(0);
@@ -218,7 +218,7 @@ fn internal_snapshots_stay_what_they_were() {
                 qemu_img(&["convert", "-f", "qcow2", "-O", "raw", "-l", name, &leaf, &raw]);
                 assert!(std::fs::read(&raw).unwrap() == *content, "snapshot {name} was changed");
             }
-            // QEMU's own bookkeeping goes on from ours.
+            // QEMU continues with the refcounts that we wrote.
             qemu_img(&["snapshot", "-q", "-d", "one", &leaf]);
             check(&leaf);
             qemu_img(&["snapshot", "-q", "-a", "two", &leaf]);

@@ -25,8 +25,8 @@ fn thousands_of_operations_in_flight() {
             let folder = Folder::new();
             let bytes = Random(1).bytes(4096 * 4096);
             let file = storage(&opener, &folder, &bytes).await;
-            // Several times what the submission and the completion queue hold, all asked for at once,
-            // and nothing asked for afterwards that would bring lost completions to light.
+            // Several times what the submission and the completion queue hold, all requested at once,
+            // and nothing requested afterwards that would reveal lost completions.
             let reads = (0..4096usize).map(|n| {
                 let (file, buf) = (file.clone(), Buf::new(4096));
                 async move {
@@ -56,7 +56,7 @@ fn thousands_of_operations_in_flight() {
     }
 }
 
-/// Memory whose owner says when it goes.
+/// Memory that counts its drops.
 struct Canary(Box<[u8]>, Rc<std::cell::Cell<u32>>);
 
 impl Drop for Canary {
@@ -78,7 +78,7 @@ fn buffers_outlive_futures_that_are_dropped() {
                 // SAFETY: the canary owns the memory, which does not move with it.
                 let buf = unsafe { Buf::foreign([(start, 4096)], Rc::new(canary)) };
                 let mut read = Box::pin(file.read(n << 12, buf));
-                // Begun, so that the engine has the buffer.
+                // Polled once, so that the engine has the buffer.
                 let begun = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await;
                 if begun.is_pending() {
                     let before = gone.get();
@@ -88,7 +88,7 @@ fn buffers_outlive_futures_that_are_dropped() {
                     }
                 }
             }
-            // Later operations are served, and every canary goes in the end.
+            // Later operations succeed, and every canary is dropped in the end.
             let buf = Buf::new(4096);
             file.read(0, buf.clone()).await.unwrap();
             assert_eq!(buf.to_vec(), [7; 4096]);

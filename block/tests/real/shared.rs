@@ -15,7 +15,7 @@ use crate::support::{Folder, MODES, Mount, Random, check, compare, read, real, t
 
 const SIZE: usize = 64 << 20;
 
-/// An xfs with nothing on it, on a device with sectors of 4 KiB.
+/// Mounts an empty xfs on a device with sectors of 4 KiB.
 fn xfs(folder: &Folder) -> (Mount, Loop) {
     let image = folder.write("image", &[]);
     std::fs::File::options().write(true).open(&image).unwrap().set_len(400 << 20).unwrap();
@@ -27,7 +27,7 @@ fn xfs(folder: &Folder) -> (Mount, Loop) {
     (Mount(point), device)
 }
 
-/// Files whose file system shares blocks and takes no space ahead of its use: their end is where it is
+/// Files on a file system that shares blocks but cannot allocate ahead: they end where they were last
 /// written.
 struct NoAhead(Rc<FileOpener>);
 

@@ -1,4 +1,4 @@
-//! What the tests on real files share: executors, tools, a random guest and its model.
+//! Shared by the tests on real files: executors, tools, a random guest and its model.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use block::storage::file::FileOpener;
 use block::{Buf, Disk, DiskEvent, Kind};
 use executor::Executor;
 
-/// SplitMix64: small, seeded, and the same for ever.
+/// A random generator: small, seeded, and the same for ever (SplitMix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -30,7 +30,7 @@ impl Random {
     }
 }
 
-/// How files are reached.
+/// Access to files: the I/O engine, with or without O_DIRECT.
 #[derive(Clone, Copy, Debug)]
 pub struct Mode {
     pub aio: Aio,
@@ -81,7 +81,7 @@ impl Folder {
     }
 }
 
-/// Runs a program to its end, whatever that is.
+/// Runs a program, whatever its exit status.
 pub fn try_tool(program: &str, arguments: &[&str]) -> Output {
     Command::new(program)
         .args(arguments)
@@ -89,7 +89,7 @@ pub fn try_tool(program: &str, arguments: &[&str]) -> Output {
         .unwrap_or_else(|e| panic!("{program}: {e}; install qemu-utils, e2fsprogs, util-linux and mount"))
 }
 
-/// Runs a program that has to succeed; what it printed.
+/// Runs a program that must succeed. Returns what it printed.
 pub fn tool(program: &str, arguments: &[&str]) -> String {
     let output = try_tool(program, arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -101,12 +101,12 @@ pub fn qemu_img(arguments: &[&str]) -> String {
     tool("qemu-img", arguments)
 }
 
-/// No corruption, and no leaked cluster.
+/// Checks that there is no corruption, and no leaked cluster.
 pub fn check(image: &str) {
     qemu_img(&["check", "-q", "-f", "qcow2", image]);
 }
 
-/// The disk as qemu-img reads it equals these bytes.
+/// Checks that qemu-img reads these bytes from the disk.
 pub fn compare(folder: &Folder, image: &str, format: &str, expected: &[u8]) {
     let model = folder.write("expected.raw", expected);
     qemu_img(&["compare", "-q", "-f", format, "-F", "raw", image, &model]);
@@ -116,13 +116,13 @@ pub fn info(image: &str) -> serde_json::Value {
     serde_json::from_str(&qemu_img(&["info", "--output=json", "-f", "qcow2", image])).unwrap()
 }
 
-/// A disk on an image.
+/// Opens a disk on an image.
 pub async fn open(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> Rc<Disk> {
     let leaf = chain::open(&**opener, name, kind, true).await.unwrap_or_else(|e| panic!("{e}"));
     Disk::new("virtio0", leaf, false, opener.clone(), |_| {})
 }
 
-/// Streams to the end and answers the event.
+/// Streams to the end. Returns the disk and the event.
 pub async fn stream(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> (Rc<Disk>, DiskEvent) {
     let leaf = chain::open(&**opener, name, kind, true).await.unwrap();
     let events: Rc<std::cell::RefCell<Vec<DiskEvent>>> = Rc::default();
@@ -157,7 +157,7 @@ pub async fn verify(disk: &Rc<Disk>, model: &[u8]) {
     assert_eq!(wrong, None, "first wrong sector");
 }
 
-/// Random writes, zeroes, discards, reads and flushes, four at once, each in its own quarter.
+/// Does random writes, zeroes, discards, reads and flushes, four at once, each in its own quarter.
 pub async fn exercise(disk: &Rc<Disk>, model: &mut [u8], random: &mut Random, rounds: usize) {
     let quarter = model.len() / 512 / 4;
     for _ in 0..rounds {
@@ -207,7 +207,7 @@ async fn step(disk: &Rc<Disk>, offset: u64, part: &mut [u8], random: &mut Random
     done.unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Space on a file system of its own, unmounted when dropped.
+/// A mounted file system, unmounted when dropped.
 pub struct Mount(pub PathBuf);
 
 impl Drop for Mount {
