@@ -1,4 +1,4 @@
-//! The host's side of the guest agent: a blocking client whose every wait has a deadline.
+//! The host's side of the guest agent: a blocking client. Every wait has a deadline.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -31,16 +31,17 @@ use link::Lines;
 pub use link::Link;
 pub use report::{Job, Latency, Load, Rate, Region, Stat, VerifyReport};
 
-/// How long a request may take unless [`Agent::set_patience`] says otherwise. Guests run under emulation.
+/// The time-out of a request unless [`Agent::set_patience`] sets another. Guests may run under
+/// emulation.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a guest that is still starting is asked whether it is there.
+/// The interval at which a guest that is still starting is asked for a reply.
 const KNOCK: Duration = Duration::from_millis(250);
 const CONSOLE_TAIL: u64 = 4096;
 
-/// Gives the tail of the guest's console, for errors.
+/// A function that returns the tail of the guest's console, for errors.
 pub type Console = Box<dyn Fn() -> String + Send>;
 
-/// A [`Console`] that reads the end of a file, as `--serial file:PATH` writes it.
+/// A [`Console`] that reads the end of a file that `--serial file:PATH` writes.
 pub fn console_file(path: impl Into<PathBuf>) -> Console {
     let path = path.into();
     Box::new(move || match tail(&path) {
@@ -49,59 +50,59 @@ pub fn console_file(path: impl Into<PathBuf>) -> Console {
     })
 }
 
-/// Why a request did not give what was asked for.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The agent did it not, and says why.
+    /// The agent refused the request, or failed to do it.
     #[error("guest agent: {verb}: {text}")]
     Refused {
-        /// What was asked.
+        /// The request.
         verb: String,
-        /// The agent's words.
+        /// The agent's message.
         text: String,
     },
-    /// Blocks are not what was written.
+    /// Blocks do not have the content that was written.
     #[error("the guest's data is damaged: {0}")]
     Damaged(Box<VerifyReport>),
-    /// No answer within the time given.
+    /// No reply within the time-out.
     #[error("guest agent: {verb}: no answer within {seconds} s; the guest's console ended:\n{console}")]
     Timeout {
-        /// What was asked.
+        /// The request.
         verb: String,
-        /// How long it was waited for.
+        /// The time-out, in seconds.
         seconds: u64,
-        /// The console's tail.
+        /// The tail of the console.
         console: String,
     },
     /// The serial line broke.
     #[error("guest agent: {verb}: {source}; the guest's console ended:\n{console}")]
     Line {
-        /// What was asked.
+        /// The request.
         verb: String,
-        /// How it broke.
+        /// The error of the line.
         source: io::Error,
-        /// The console's tail.
+        /// The tail of the console.
         console: String,
     },
-    /// An answer that lacks what it must hold: another version of the agent.
+    /// A reply without a required field: the agent has another version.
     #[error("guest agent: {verb}: unexpected answer: {text}")]
     Protocol {
-        /// What was asked.
+        /// The request.
         verb: String,
-        /// What is wrong.
+        /// The missing or invalid field.
         text: String,
     },
 }
 
-/// This module's result.
+/// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, AgentError>;
 
-/// The answer to one request.
+/// The reply to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// What came before the end, in order.
+    /// The texts of the `progress` lines, in order.
     pub progress: Vec<String>,
-    /// What came with `ok`.
+    /// The fields of the `ok` line.
     pub fields: Fields,
 }
 
@@ -111,19 +112,20 @@ pub struct Agent<L: Link> {
     console: Console,
     patience: Duration,
     last_id: u64,
-    /// Which boot answered last; empty before any has.
+    /// The boot whose agent replied last; empty before the first reply.
     boot: String,
 }
 
 impl Agent<std::os::unix::net::UnixStream> {
-    /// Connects to the guest's second serial port at the Unix socket `path`, which may not exist yet, and
-    /// waits until the agent answers.
+    /// Connects to the guest's second serial port at the Unix socket `path`, which may not exist yet,
+    /// and waits until the agent replies.
     pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration, console: Console) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         let link = loop {
             match std::os::unix::net::UnixStream::connect(&path) {
                 Ok(link) => break link,
-                // The program that makes the socket is starting; nothing tells when it is there.
+                // The program that makes the socket is still starting; there is no notification when the
+                // socket exists.
                 Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
                 Err(source) => {
                     return Err(AgentError::Line { verb: "connect".to_owned(), source, console: console() });
@@ -135,10 +137,10 @@ impl Agent<std::os::unix::net::UnixStream> {
 }
 
 impl<L: Link> Agent<L> {
-    /// Waits until the agent at the other end of `link` answers.
+    /// Waits until the agent at the other end of `link` replies.
     ///
-    /// It does not rely on the `ready` line, which is lost where the guest was ready first: it asks until it
-    /// is answered.
+    /// It does not rely on the `ready` line, which is lost if the guest is ready first: it asks until it
+    /// gets a reply.
     pub fn connect(link: L, timeout: Duration, console: Console) -> Result<Self> {
         let mut agent =
             Agent { lines: Lines::new(link), console, patience: PATIENCE, last_id: 0, boot: String::new() };
@@ -146,8 +148,8 @@ impl<L: Link> Agent<L> {
         Ok(agent)
     }
 
-    /// Waits until another boot's agent answers than the one that answered last: after a reset from outside,
-    /// or a crash.
+    /// Waits until the agent of another boot replies than the one that replied last: after a reset from
+    /// outside, or after a crash.
     pub fn wait_reboot(&mut self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -157,14 +159,15 @@ impl<L: Link> Agent<L> {
                     let boot = answer.fields.text("boot").map(str::to_owned);
                     let boot =
                         boot.map_err(|text| AgentError::Protocol { verb: "hello".to_owned(), text })?;
-                    // The agent of a kernel that is going down still answers for a while.
+                    // The agent of a kernel that is going down still replies for a while.
                     if std::mem::replace(&mut self.boot, boot.clone()) != boot {
                         return Ok(());
                     }
-                    // Nothing tells when it is gone; to ask without pause would keep it from going.
+                    // There is no notification when it has ended, and asking without a pause would slow
+                    // its end down.
                     std::thread::sleep(KNOCK.min(remaining));
                 }
-                // A guest that opens its port meanwhile loses bytes from the middle of the question.
+                // A guest that opens its port at this time loses bytes in the middle of the request.
                 Err(AgentError::Timeout { .. } | AgentError::Refused { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -175,17 +178,17 @@ impl<L: Link> Agent<L> {
         }
     }
 
-    /// How long each later request may take.
+    /// Sets the time-out of later requests.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// Sends any request and waits for its end. Answers to earlier requests that were given up are dropped.
+    /// Sends any request and waits for its end. Late replies to earlier requests are dropped.
     pub fn call(&mut self, verb: &str, fields: Fields, timeout: Duration) -> Result<Answer> {
         let deadline = Instant::now() + timeout;
         self.last_id += 1;
         let id = self.last_id;
-        // The leading newline ends whatever noise stands in the guest's line buffer.
+        // The leading newline ends any noise in the guest's line buffer.
         let request = format!("\n{id} {verb} {fields}\n");
         self.lines.send(request.as_bytes(), deadline).map_err(|source| self.broken(verb, timeout, source))?;
         let mut progress = Vec::new();
@@ -202,29 +205,29 @@ impl<L: Link> Agent<L> {
         }
     }
 
-    /// Writes every block of `region` with sequence number `seq` (at least 1), flushes, and from now on
-    /// expects that there.
+    /// Writes every block of `region` with sequence number `seq` (at least 1) and flushes. The agent
+    /// expects this content from now on.
     pub fn fill(&mut self, region: &Region, seq: u64) -> Result<()> {
         self.ask("fill", region.fields().with("seq", seq)).map(drop)
     }
 
-    /// Reads back every block of the device's region around the page cache, and compares with what the agent
-    /// wrote. Damage is an error. Refused while a job runs on the device.
+    /// Reads back every block of the device's region around the page cache, and compares it with what
+    /// the agent wrote. Damage is an error. Fails while a job runs on the device.
     pub fn verify(&mut self, device: &str) -> Result<VerifyReport> {
         let answer = self.ask("verify", device_field(device))?;
         report::verified("verify", &answer)
     }
 
-    /// The same without the agent's memory of what it wrote, as after a reboot: every block must be whole, in
-    /// its place, of the region's seed, and written at least `oldest` times. What is found is expected from
-    /// now on.
+    /// Like [`Agent::verify`], without the agent's memory of what it wrote, as after a reboot: every
+    /// block must be whole, in its place, of the region's seed, and written at least `oldest` times. The
+    /// content found is expected from now on.
     pub fn verify_full(&mut self, region: &Region, oldest: u64) -> Result<VerifyReport> {
         let answer = self.ask("verify-full", region.fields().with("min", oldest))?;
         report::verified("verify-full", &answer)
     }
 
-    /// A digest of the sequence numbers that the agent expects on the device: equal to the one that a later
-    /// [`Agent::verify_full`] reports if nothing was lost.
+    /// A digest of the sequence numbers that the agent expects on the device. If nothing was lost, it
+    /// equals the digest that a later [`Agent::verify_full`] reports.
     pub fn digest(&mut self, device: &str) -> Result<u64> {
         let answer = self.ask("digest", device_field(device))?;
         number("digest", &answer.fields, "digest")
@@ -236,35 +239,36 @@ impl<L: Link> Agent<L> {
         Ok(Job(number("random-write", &answer.fields, "job")?))
     }
 
-    /// Starts requests without a meaning in the background, which end by themselves. What the range held is
-    /// lost if they write.
+    /// Starts requests in the background whose content is not checked, and which end by themselves.
+    /// Writes destroy the content of the range.
     pub fn rate(&mut self, rate: &Rate) -> Result<Job> {
         let answer = self.ask("rate", rate.fields())?;
         Ok(Job(number("rate", &answer.fields, "job")?))
     }
 
-    /// Makes an ext4 on the device and keeps writing, renaming and deleting checked files in it, in the
-    /// background. At most `files` files of at most `size` bytes exist at a time.
+    /// Makes an ext4 file system on the device and keeps writing, renaming and deleting checked files in
+    /// it, in the background. At most `files` files of at most `size` bytes exist at a time.
     pub fn fs_load(&mut self, device: &str, seed: u64, files: u64, size: u64) -> Result<Job> {
         let fields = device_field(device).with("seed", seed).with("files", files).with("size", size);
         let answer = self.ask("fs-load", fields)?;
         Ok(Job(number("fs-load", &answer.fields, "job")?))
     }
 
-    /// Unmounts the device's file system, has `e2fsck -fn` check it, mounts it again and checks every file:
-    /// how many there are. Refused while the load runs.
+    /// Unmounts the device's file system, checks it with `e2fsck -fn`, mounts it again and checks every
+    /// file. Returns the number of files. Fails while the load runs.
     pub fn fs_verify(&mut self, device: &str) -> Result<u64> {
         let answer = self.ask("fs-verify", device_field(device))?;
         number("fs-verify", &answer.fields, "files")
     }
 
-    /// What a job has done so far, and since the last time this was asked.
+    /// A job's figures so far, with the latency of its requests since the last call.
     pub fn stat(&mut self, job: Job) -> Result<Stat> {
         let answer = self.ask("job-stat", job.fields())?;
         report::stat("job-stat", &answer.fields)
     }
 
-    /// Ends a job and waits until nothing of it is in flight. What went wrong in it is an error.
+    /// Stops a job and waits until none of its requests is in flight. Fails if anything went wrong in
+    /// the job.
     pub fn stop(&mut self, job: Job) -> Result<Stat> {
         let answer = self.ask("job-stop", job.fields())?;
         report::stat("job-stop", &answer.fields)
@@ -300,54 +304,55 @@ impl<L: Link> Agent<L> {
         self.ask("disc-mount", device_field(device)).map(drop)
     }
 
-    /// Unmounts it, which unlocks the tray.
+    /// Unmounts the medium, which unlocks the tray.
     pub fn disc_unmount(&mut self, device: &str) -> Result<()> {
         self.ask("disc-unmount", device_field(device)).map(drop)
     }
 
-    /// The SHA-256 of a file of the mounted medium, as hexadecimal digits.
+    /// The SHA-256 of a file on the mounted medium, as hexadecimal digits.
     pub fn disc_hash(&mut self, device: &str, file: &str) -> Result<String> {
         let answer = self.ask("disc-hash", device_field(device).with("file", file))?;
         text("disc-hash", &answer.fields, "sha256")
     }
 
-    /// Has the guest open the drive's tray.
+    /// Makes the guest open the drive's tray.
     pub fn disc_eject(&mut self, device: &str) -> Result<()> {
         self.ask("disc-eject", device_field(device)).map(drop)
     }
 
-    /// `length` bytes of the guest's hardware random number generator as hexadecimal digits, and its name.
+    /// Reads `length` bytes of the guest's hardware random number generator. Returns them as hexadecimal
+    /// digits, and the generator's name.
     pub fn random(&mut self, length: usize) -> Result<(String, String)> {
         let answer = self.ask("random", Fields::new().with("length", length))?;
         Ok((text("random", &answer.fields, "bytes")?, text("random", &answer.fields, "source")?))
     }
 
-    /// Gives the guest's interface `name` an address in a network of `prefix` common bits and packets of up
-    /// to `mtu` bytes, and sets it up.
+    /// Sets the address of the guest's interface `name`, with a network prefix of `prefix` bits, sets
+    /// its MTU to `mtu` bytes, and brings it up.
     pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<()> {
         let fields = Fields::new().with("name", name).with("address", address).with("prefix", prefix);
         self.ask("net-up", fields.with("mtu", mtu)).map(drop)
     }
 
-    /// Has the guest connect to `address`, receive `length` bytes, at most 64 MiB, and send them back: how
-    /// many there were, and their SHA-256 as hexadecimal digits.
+    /// Makes the guest connect to `address`, receive `length` bytes (at most 64 MiB) and send them back.
+    /// Returns their number, and their SHA-256 as hexadecimal digits.
     pub fn net_echo(&mut self, address: SocketAddr, length: usize) -> Result<(usize, String)> {
         let answer = self.ask("net-echo", Fields::new().with("address", address).with("length", length))?;
         Ok((number("net-echo", &answer.fields, "bytes")?, text("net-echo", &answer.fields, "sha256")?))
     }
 
-    /// Whether the guest's interface `name`, which is up, has a cable.
+    /// Returns true if the guest's interface `name`, which must be up, has a cable.
     pub fn net_carrier(&mut self, name: &str) -> Result<bool> {
         let answer = self.ask("net-carrier", Fields::new().with("name", name))?;
         Ok(number::<u8>("net-carrier", &answer.fields, "carrier")? == 1)
     }
 
-    /// Has the guest send back whatever comes from a terminal, from now on.
+    /// Makes the guest send back everything that arrives on a terminal, from now on.
     pub fn echo(&mut self, device: &str) -> Result<()> {
         self.ask("echo", device_field(device)).map(drop)
     }
 
-    /// The guest kernel's messages so far that tell of failed or hung I/O.
+    /// The guest kernel's messages so far about failed or hanging I/O.
     pub fn errors(&mut self) -> Result<Vec<String>> {
         Ok(self.ask("errors", Fields::new())?.progress)
     }
@@ -357,55 +362,56 @@ impl<L: Link> Agent<L> {
         Ok(self.ask("dmesg", Fields::new().with("lines", lines))?.progress)
     }
 
-    /// How often the guest's block driver has announced a changed capacity.
+    /// The number of capacity changes that the guest's block driver has reported.
     pub fn capacity_changes(&mut self) -> Result<u64> {
         let answer = self.ask("capacity-changes", Fields::new())?;
         number("capacity-changes", &answer.fields, "count")
     }
 
-    /// How long the guest has been up.
+    /// The time since the guest's kernel started.
     pub fn uptime(&mut self) -> Result<Duration> {
         let answer = self.ask("uptime", Fields::new())?;
         number("uptime", &answer.fields, "ms").map(Duration::from_millis)
     }
 
-    /// What loader the kernel believes that it was started by: an identifier of the Linux/x86 boot protocol,
-    /// which a kernel that was entered by PVH sets to 0xb0 itself.
+    /// The boot loader type that the kernel reports: an identifier of the Linux/x86 boot protocol. A
+    /// kernel that was entered through PVH sets it to 0xb0 itself.
     pub fn boot_loader(&mut self) -> Result<u8> {
         let answer = self.ask("boot-loader", Fields::new())?;
         number("boot-loader", &answer.fields, "type")
     }
 
-    /// Has the guest flush everything and power off; the answer comes before it does.
+    /// Makes the guest flush everything and power off; the reply comes before it does.
     pub fn poweroff(&mut self) -> Result<()> {
         self.ask("poweroff", Fields::new()).map(drop)
     }
 
-    /// Has the guest flush everything and reboot, and waits until the next boot's agent answers.
+    /// Makes the guest flush everything and reboot, and waits until the agent of the next boot replies.
     pub fn reboot(&mut self, timeout: Duration) -> Result<()> {
         self.ask("reboot", Fields::new())?;
         self.wait_reboot(timeout)
     }
 
-    /// Has the guest's kernel restart as it stands, without flushing anything; the answer comes before it
-    /// does.
+    /// Makes the guest's kernel restart immediately, without flushing anything; the reply comes before
+    /// it does.
     pub fn restart_at_once(&mut self) -> Result<()> {
         self.ask("restart-at-once", Fields::new()).map(drop)
     }
 
-    /// Takes a disk from its driver, whoever uses it: the name to [`Agent::bind`] it by.
+    /// Detaches a disk from its driver, even if it is in use. Returns the name to pass to
+    /// [`Agent::bind`].
     pub fn unbind(&mut self, device: &str) -> Result<String> {
         let answer = self.ask("unbind", device_field(device))?;
         let name = answer.fields.text("name").map(str::to_owned);
         name.map_err(|text| AgentError::Protocol { verb: "unbind".to_owned(), text })
     }
 
-    /// Gives a disk back to its driver. It has its old name where nobody has it open any more.
+    /// Attaches a disk to its driver again. It gets its old name if nobody has it open any more.
     pub fn bind(&mut self, name: &str) -> Result<()> {
         self.ask("bind", Fields::new().with("name", name)).map(drop)
     }
 
-    /// Has the guest's kernel panic, without flushing anything.
+    /// Makes the guest's kernel panic, without flushing anything.
     pub fn panic(&mut self) -> Result<()> {
         self.ask("panic", Fields::new()).map(drop)
     }

@@ -1,4 +1,4 @@
-//! The client against a scripted agent at the other end of a socket pair.
+//! Tests of the client against a scripted agent at the other end of a socket pair.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,8 @@ fn console() -> Console {
     Box::new(|| "last words".to_owned())
 }
 
-/// An agent that answers each request with what `script` says, `ID` standing for the request's id.
+/// An agent that replies to each request with the result of `script`, in which `ID` stands for the
+/// request's id.
 fn scripted(script: impl Fn(&Request) -> String + Send + 'static) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     std::thread::spawn(move || {
@@ -90,7 +91,7 @@ fn damage_is_an_error_that_tells_what() {
 fn only_another_boot_ends_a_reboot() {
     let count = std::sync::atomic::AtomicU32::new(0);
     let link = scripted(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
-        // The first hello, the request to reboot, and the old boot's last hello.
+        // The first hello, the reboot request, and the last hello of the old boot.
         0 | 2 => "ID ok version=1 boot=a\n".to_owned(),
         1 => "ID ok\n".to_owned(),
         _ => "ID ok version=1 boot=b\n".to_owned(),

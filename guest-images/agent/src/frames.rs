@@ -1,19 +1,21 @@
-//! What passes between the emulated host's host side and the init of its machine, over one virtio-serial port.
+//! The protocol between the emulated host's host side and the init of its machine, over one
+//! virtio-serial port.
 //!
-//! A frame is one kind byte, a 32-bit little-endian length, and that many bytes. To the machine goes one
-//! [`Kind::Command`]; back come [`Kind::Stdout`] and [`Kind::Stderr`] as they arise, then one of
-//! [`Kind::Exit`] (the status, 4 bytes) and [`Kind::Failed`] (why the command could not be run, text).
+//! A frame is one kind byte, a 32-bit little-endian length, and that many bytes. The host sends one
+//! [`Kind::Command`]; the machine sends [`Kind::Stdout`] and [`Kind::Stderr`] as the output appears,
+//! then one [`Kind::Exit`] (the status, 4 bytes) or [`Kind::Failed`] (the reason why the command could
+//! not be run, as text).
 
 use std::io::{self, Read, Write};
 
-/// No frame's payload is longer than this, in bytes.
+/// The largest payload of a frame, in bytes.
 pub const MAX_PAYLOAD: usize = 16 << 20;
 
-/// What a frame carries.
+/// The content of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// What to run: see [`Command`].
+    /// The command to run: see [`Command`].
     Command = 1,
     /// Bytes of the command's standard output.
     Stdout = 2,
@@ -21,7 +23,7 @@ pub enum Kind {
     Stderr = 3,
     /// The command's exit status, or 128 and the signal that ended it: an `i32`, little-endian.
     Exit = 4,
-    /// Why there is no exit status, as text.
+    /// The reason why there is no exit status, as text.
     Failed = 5,
 }
 
@@ -33,7 +35,7 @@ impl Kind {
     }
 }
 
-/// Writes one frame, in one call where the stream allows.
+/// Writes one frame, in one call if the stream allows it.
 pub fn send(stream: &mut impl Write, kind: Kind, payload: &[u8]) -> io::Result<()> {
     let length = u32::try_from(payload.len()).map_err(|_| io::Error::other("frame too long"))?;
     let mut frame = Vec::with_capacity(payload.len() + 5);
@@ -43,7 +45,7 @@ pub fn send(stream: &mut impl Write, kind: Kind, payload: &[u8]) -> io::Result<(
     stream.write_all(&frame)
 }
 
-/// Reads one frame. An end of the stream, in a frame or between two, is `UnexpectedEof`.
+/// Reads one frame. Fails with `UnexpectedEof` if the stream ends, within a frame or between two.
 pub fn receive(stream: &mut impl Read) -> io::Result<(Kind, Vec<u8>)> {
     let mut header = [0; 5];
     stream.read_exact(&mut header)?;
@@ -59,26 +61,27 @@ pub fn receive(stream: &mut impl Read) -> io::Result<(Kind, Vec<u8>)> {
     Ok((kind, payload))
 }
 
-/// What the emulated host runs, as bytes: neither arguments nor paths need be UTF-8.
+/// The command that the emulated host runs. Strings are bytes, because neither arguments nor paths need
+/// be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Command {
     /// The working directory.
     pub cwd: Vec<u8>,
     /// The program and its arguments.
     pub argv: Vec<Vec<u8>>,
-    /// The whole environment, each `NAME=VALUE`.
+    /// The whole environment; each entry is `NAME=VALUE`.
     pub env: Vec<Vec<u8>>,
 }
 
 impl Command {
-    /// As the payload of a frame: the number of arguments, then every string, each ended by a zero byte.
+    /// The payload of a frame: the number of arguments, then every string, each ended by a zero byte.
     pub fn to_bytes(&self) -> Vec<u8> {
         let count = self.argv.len().to_string().into_bytes();
         let strings = [&count, &self.cwd].into_iter().chain(&self.argv).chain(&self.env);
         strings.flat_map(|string| string.iter().copied().chain([0])).collect()
     }
 
-    /// The reverse of [`Command::to_bytes`]; `None` for anything else.
+    /// Parses the result of [`Command::to_bytes`]; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut strings = bytes.strip_suffix(&[0])?.split(|&byte| byte == 0).map(<[u8]>::to_vec);
         let count: usize = String::from_utf8(strings.next()?).ok()?.parse().ok()?;

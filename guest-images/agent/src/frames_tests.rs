@@ -1,4 +1,4 @@
-//! Frames and commands survive the way there and back; damaged ones are refused.
+//! Tests that frames and commands are read as they were written, and that damaged ones are refused.
 
 use super::*;
 

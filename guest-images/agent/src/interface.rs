@@ -1,6 +1,7 @@
-//! Network interfaces: addresses, up, and away. For guests and for the emulated host, where no tools are.
+//! Network interfaces: adds addresses, brings interfaces up, and deletes them. For guests and the
+//! emulated host, which have no tools for that.
 //!
-//! `rtnetlink(7)`: one request, and its answer, which is an error number.
+//! Uses `rtnetlink(7)`: one request, and one reply with an error number.
 
 use std::fs;
 use std::io;
@@ -8,12 +9,12 @@ use std::net::Ipv4Addr;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink};
 
-/// `linux/netlink.h`.
+/// Values of `linux/netlink.h`.
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLMSG_ERROR: u16 = 2;
-/// `linux/rtnetlink.h`, `linux/if_addr.h`, `linux/if.h`.
+/// Values of `linux/rtnetlink.h`, `linux/if_addr.h` and `linux/if.h`.
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
@@ -21,21 +22,22 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFF_UP: u32 = 1;
 const IFLA_MTU: u16 = 4;
-/// `linux/socket.h`.
+/// The value of `linux/socket.h`.
 const AF_INET: u8 = 2;
 
-/// The length, type and flags of a message, and room for its number and sender, which the kernel fills in.
+/// The length of a message's header, in bytes: length, type, flags, sequence number and sender. The last
+/// two stay 0.
 const HEADER: usize = 16;
 
-/// Sets the interface `name` up.
+/// Brings the interface `name` up.
 ///
 /// # Errors
-/// `NotFound` where there is none, and what the kernel answers.
+/// `NotFound` if the interface does not exist, and the kernel's error.
 pub fn up(name: &str) -> io::Result<()> {
     link(RTM_NEWLINK, name, IFF_UP, &[])
 }
 
-/// Lets the interface `name` have packets of up to `bytes` bytes.
+/// Sets the MTU of the interface `name`, in bytes.
 ///
 /// # Errors
 /// As [`up`].
@@ -51,8 +53,7 @@ pub fn delete(name: &str) -> io::Result<()> {
     link(RTM_DELLINK, name, 0, &[])
 }
 
-/// Gives the interface `name` an address, in a network whose addresses have the first `prefix` bits in
-/// common.
+/// Adds an address to the interface `name`. The network prefix has `prefix` bits.
 ///
 /// # Errors
 /// As [`up`].
@@ -65,7 +66,7 @@ pub fn add_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> 
     ask(RTM_NEWADDR, NLM_F_CREATE, &body)
 }
 
-/// A change of an interface itself: the flags that are to be set, and attributes.
+/// Changes the interface itself: sets these flags and attributes.
 fn link(kind: u16, name: &str, flags: u32, attributes: &[u8]) -> io::Result<()> {
     // Any family, any type.
     let mut body = vec![0; 4];
@@ -76,7 +77,7 @@ fn link(kind: u16, name: &str, flags: u32, attributes: &[u8]) -> io::Result<()> 
     ask(kind, 0, &body)
 }
 
-/// An attribute of four bytes.
+/// An attribute with a value of four bytes.
 fn attribute(kind: u16, value: [u8; 4]) -> Vec<u8> {
     [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat()
 }
@@ -101,7 +102,7 @@ fn ask(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     outcome(&answer[..count])
 }
 
-/// What the kernel's answer says.
+/// The outcome that the kernel's reply reports.
 fn outcome(answer: &[u8]) -> io::Result<()> {
     let field = |at: usize| answer.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
     let (Some([low, high, ..]), Some(error)) = (field(4), field(HEADER)) else {
@@ -110,7 +111,7 @@ fn outcome(answer: &[u8]) -> io::Result<()> {
     match (u16::from_ne_bytes([low, high]), i32::from_ne_bytes(error)) {
         (NLMSG_ERROR, 0) => Ok(()),
         (NLMSG_ERROR, error) => Err(io::Error::from_raw_os_error(-error)),
-        (kind, _) => Err(io::Error::other(format!("a message of type {kind} instead of an answer"))),
+        (kind, _) => Err(io::Error::other(format!("unexpected netlink message of type {kind}"))),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The agent inside a test's guest, and the host's client of it.
+//! The agent inside a test's guest, and the host's client for it.
 //!
-//! What the guest and the host must agree on ([`pattern`], [`wire`], [`frames`]), and what both do
-//! ([`interface`]), is compiled into both sides. [`client`], the host's side, needs the feature of that name, which the
-//! guest's own binary is built without.
+//! The modules that guest and host must agree on ([`pattern`], [`wire`], [`frames`]), and the one that
+//! both need ([`interface`]), are compiled into both sides. [`client`], the host's side, needs the
+//! feature of that name; the guest's own binary is built without it.
 
 #[cfg(feature = "client")]
 pub mod client;

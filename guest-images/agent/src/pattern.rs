@@ -1,33 +1,35 @@
-//! What the guest writes into its blocks, so that whatever comes back can be told apart.
+//! The content that the guest writes into its blocks. It allows a reader to tell every kind of damage
+//! apart.
 //!
-//! Each 512-byte sector of a 4 KiB block carries its own device offset, the block's sequence number and the
-//! workload's seed, and fills the rest with a pseudo-random stream keyed by these three. A sector is
-//! therefore its own checksum: it is valid only if regenerating it gives the same 512 bytes. Sectors are
-//! stamped singly because a disk promises no more than a sector at a time, and a torn block must be told
+//! Each 512-byte sector of a 4 KiB block carries its own device offset, the block's sequence number and
+//! the workload's seed, and fills the rest with a pseudo-random stream keyed by these three. A sector is
+//! therefore its own checksum: it is valid only if regenerating it gives the same 512 bytes. Each sector
+//! has its own stamp because a disk guarantees atomicity only for one sector, and a torn block must be
+//! told from a corrupt one.
 //! from a corrupt one.
 
 use std::fmt;
 
 /// The unit of every workload, in bytes.
 pub const BLOCK: usize = 4096;
-/// What a disk writes atomically, in bytes.
+/// The unit that a disk writes atomically, in bytes.
 pub const SECTOR: usize = 512;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MRsector");
 const HEADER_WORDS: usize = 4;
 
-/// What identifies one write of one block.
+/// The identity of one write of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// The block's offset on the device, in bytes.
     pub offset: u64,
-    /// Which write of this block it is, counted from 1.
+    /// The number of this write among the writes of the block, counted from 1.
     pub seq: u64,
-    /// The workload that wrote it.
+    /// The seed of the workload that wrote it.
     pub seed: u64,
 }
 
-/// What a block that was read back holds.
+/// The content of a block that was read back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// One whole write of this block by this workload.
@@ -39,31 +41,31 @@ pub enum Found {
     Zeros,
     /// Sectors of more than one write (or of a write and of zeros), each intact.
     Torn,
-    /// An intact sector that belongs to another place.
+    /// An intact sector that was written for another place.
     Misplaced {
         /// The device offset it was written for, in bytes.
         from: u64,
     },
     /// An intact sector that another workload wrote.
     Foreign {
-        /// That workload's seed.
+        /// The seed of that workload.
         seed: u64,
     },
-    /// A sector that nobody wrote.
+    /// A sector with unknown content.
     Corrupt,
 }
 
-/// Why a block is not what it must be.
+/// The reason why a block is not as expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Zeros where something was written.
+    /// Zeros although a write was acknowledged.
     Lost,
     /// An older write than the last acknowledged one.
     Stale {
         /// The sequence number that was read.
         found: u64,
     },
-    /// A newer write than any that was asked for.
+    /// A newer write than any that was requested.
     Ahead {
         /// The sequence number that was read.
         found: u64,
@@ -111,7 +113,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The content of one block. Panics unless `block` is [`BLOCK`] bytes long: callers slice constant sizes.
+/// Fills one block with the content of `stamp`. Panics unless `block` is [`BLOCK`] bytes long: callers
+/// slice constant sizes.
 pub fn write(block: &mut [u8], stamp: Stamp) {
     assert_eq!(block.len(), BLOCK);
     for (index, sector) in block.as_chunks_mut::<SECTOR>().0.iter_mut().enumerate() {
@@ -120,8 +123,8 @@ pub fn write(block: &mut [u8], stamp: Stamp) {
     }
 }
 
-/// Says what `block`, read at device offset `offset` in a region of workload `seed`, holds.
-/// Panics unless `block` is [`BLOCK`] bytes long.
+/// Determines the content of `block`, which was read at device offset `offset` in a region of workload
+/// `seed`. Panics unless `block` is [`BLOCK`] bytes long.
 pub fn read(block: &[u8], offset: u64, seed: u64) -> Found {
     assert_eq!(block.len(), BLOCK);
     let mut first = None;
@@ -148,8 +151,8 @@ pub fn read(block: &[u8], offset: u64, seed: u64) -> Found {
     }
 }
 
-/// Holds `found` against what must be there: a sequence number of `oldest` (the last acknowledged write) to
-/// `newest` (the last one asked for). Gives the sequence number read, 0 for zeros.
+/// Compares `found` with the expected sequence numbers: from `oldest` (the last acknowledged write) to
+/// `newest` (the last one requested). Returns the sequence number found, 0 for zeros.
 pub fn judge(found: Found, oldest: u64, newest: u64) -> Result<u64, Fault> {
     match found {
         Found::Written { seq } if seq < oldest => Err(Fault::Stale { found: seq }),
@@ -164,7 +167,7 @@ pub fn judge(found: Found, oldest: u64, newest: u64) -> Result<u64, Fault> {
     }
 }
 
-/// One round of SplitMix64: enough to tell bytes apart, and cheap enough for an emulated CPU.
+/// One round of SplitMix64: good enough to make different bytes, and cheap enough for an emulated CPU.
 pub fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! Every kind of damage is told from every other.
+//! Tests that every kind of damage is told from every other.
 
 use super::*;
 

@@ -1,19 +1,20 @@
 //! The line protocol between a test and the agent in its guest.
 //!
-//! Over a raw serial line, one request a line: `ID VERB key=value ...`. Each is answered by any number of
-//! `ID progress TEXT` lines and then exactly one `ID ok key=value ...` or `ID err TEXT`. Requests run side by
-//! side, so answers of different requests may interleave; the id tells them apart, also when an answer is
-//! late. When it starts, the agent sends `* ready version=N`. Keys and values hold no white space.
+//! It runs over a raw serial line, one request per line: `ID VERB key=value ...`. The reply to a request
+//! is any number of `ID progress TEXT` lines and then exactly one `ID ok key=value ...` or
+//! `ID err TEXT`. Requests run concurrently, so replies to different requests may interleave; the id
+//! tells them apart, also when a reply is late. When it starts, the agent sends `* ready version=N`.
+//! Keys and values contain no white space.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// The protocol's version, in the `ready` line and in the answer to `hello`, where `boot` tells one boot from
-/// the next.
+/// The version of the protocol. It is in the `ready` line and in the reply to `hello`, whose field
+/// `boot` identifies the boot.
 pub const VERSION: u64 = 1;
 
-/// The `key=value` part of a request or of an answer.
+/// The `key=value` part of a request or of a reply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(BTreeMap<String, String>);
 
@@ -23,13 +24,13 @@ impl Fields {
         Self::default()
     }
 
-    /// Takes every word of `text` that holds a `=`; other words are ignored.
+    /// Parses every word of `text` that contains a `=`; other words are ignored.
     pub fn parse(text: &str) -> Self {
         let pairs = text.split_ascii_whitespace().filter_map(|word| word.split_once('='));
         Fields(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
-    /// The same fields and one more. `value` must print without white space.
+    /// Adds a field. `value` must print without white space.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Display) -> Self {
         self.0.insert(key.to_owned(), value.to_string());
@@ -44,10 +45,10 @@ impl Fields {
     /// The value of `key` as a number.
     pub fn number<T: FromStr>(&self, key: &str) -> Result<T, String> {
         let text = self.text(key)?;
-        text.parse().map_err(|_| format!("{key}={text} is no number in range"))
+        text.parse().map_err(|_| format!("{key}={text} is not a number in range"))
     }
 
-    /// The value of `key` as a number, or `default` where the key is absent.
+    /// The value of `key` as a number, or `default` if the key is absent.
     pub fn number_or<T: FromStr>(&self, key: &str, default: T) -> Result<T, String> {
         if self.0.contains_key(key) { self.number(key) } else { Ok(default) }
     }
@@ -65,16 +66,16 @@ impl Display for Fields {
 /// A request, as the agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Chosen by the client, echoed in every answer.
+    /// The request's number, chosen by the client and repeated in every reply.
     pub id: u64,
-    /// What to do.
+    /// The name of the request.
     pub verb: String,
-    /// With what.
+    /// The parameters of the request.
     pub fields: Fields,
 }
 
 impl Request {
-    /// Reads one line. `None` if it is no request (noise on the line, an empty line).
+    /// Parses one line. `None` if it is not a request (noise on the line, an empty line).
     pub fn parse(line: &str) -> Option<Self> {
         let (id, rest) = line.trim().split_once(' ')?;
         let (verb, fields) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -85,18 +86,18 @@ impl Request {
 /// A line from the agent, as the client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// More will follow for this id.
+    /// More lines will follow for this id.
     Progress(u64, String),
-    /// The end of a request that did what was asked.
+    /// The request succeeded.
     Ok(u64, Fields),
-    /// The end of a request that did not, and why.
+    /// The request failed, with the reason.
     Err(u64, String),
     /// The agent has just started.
     Ready,
 }
 
 impl Reply {
-    /// Reads one line. `None` if it is no reply (noise on the line).
+    /// Parses one line. `None` if it is not a reply (noise on the line).
     pub fn parse(line: &str) -> Option<Self> {
         let (id, rest) = line.trim().split_once(' ')?;
         let (kind, text) = rest.split_once(' ').unwrap_or((rest, ""));

@@ -1,4 +1,4 @@
-//! Lines in, values out, and noise ignored.
+//! Tests that lines are parsed into values, and that noise is ignored.
 
 use super::*;
 

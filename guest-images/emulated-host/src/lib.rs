@@ -1,10 +1,10 @@
 //! A machine with a real KVM for hosts that have none: QEMU's software emulation of AMD SVM.
 //!
-//! The emulated host boots a stock kernel (L1) whose init sees the host's own file system, changes to it kept in memory
-//! only, and runs one command there: programs built on the host run unchanged, now with a complete /dev/kvm.
-//! Output and status come back over a channel of their own, apart from the kernel's console. Everything that
-//! the emulated host starts dies with the process that started it, however that ends, and nothing is left in the file
-//! system.
+//! The emulated host boots a stock kernel (L1). Its init sees the host's own file system, keeps changes
+//! to it in memory only, and runs one command there: programs built on the host run unchanged, with a
+//! complete /dev/kvm. Output and status come back over a channel of their own, apart from the kernel's
+//! console. Everything that the emulated host starts ends with the process that started it, in whatever
+//! way that ends, and nothing is left in the file system.
 
 mod error;
 mod process;
@@ -26,14 +26,16 @@ pub use qemu::{Qemu, find as qemu};
 
 /// Set to `1` in the environment of a command that runs inside the emulated host.
 pub const INSIDE_VARIABLE: &str = "MILLRACE_EMULATED_HOST";
-/// In the environment of a command inside the emulated host: a directory on the scratch disk, an ext4 with room for
-/// images. The rest of what a command writes there goes to memory.
+/// Set in the environment of a command inside the emulated host to a directory on the scratch disk, an
+/// ext4 with room for images. All other changes that a command makes to the file system are kept in
+/// memory.
 pub const SCRATCH_VARIABLE: &str = "MILLRACE_SCRATCH";
-/// How the host's files reach the emulated host: `virtiofs` or `image`; unset: the first that this host allows.
+/// Selects how the emulated host gets the host's files: `virtiofs` or `image`. Unset: the first that
+/// this host allows.
 pub const ROOT_VARIABLE: &str = "MILLRACE_EMULATED_HOST_ROOT";
-/// Any value but the empty one: the console of the emulated host's machine is copied to standard error as it comes.
+/// If set and not empty, the console of the emulated host is copied to standard error as it appears.
 pub const CONSOLE_VARIABLE: &str = "MILLRACE_EMULATED_HOST_CONSOLE";
-/// Overrides every command's time-out, in seconds.
+/// Overrides the time-out of every command, in seconds.
 pub const TIMEOUT_VARIABLE: &str = "MILLRACE_EMULATED_HOST_TIMEOUT";
 
 const SCRATCH_DIRECTORY: &str = "/run/millrace-scratch";
@@ -41,7 +43,7 @@ const SCRATCH_DIRECTORY: &str = "/run/millrace-scratch";
 /// A command to run in the emulated host. It gets no standard input.
 #[derive(Debug, Clone)]
 pub struct Invocation {
-    /// The program, by its path or found in the `PATH` of `env`, and its arguments.
+    /// The program and its arguments. The program is a path, or is searched in the `PATH` of `env`.
     pub argv: Vec<OsString>,
     /// The whole environment; the emulated host adds its own variables.
     pub env: Vec<(OsString, OsString)>,
@@ -51,16 +53,17 @@ pub struct Invocation {
     pub memory_mib: u32,
     /// The scratch disk's size in MiB; it takes space on the host only as it is filled.
     pub scratch_mib: u64,
-    /// The longest that all of it may take.
+    /// The time-out for the whole run.
     pub timeout: Duration,
-    /// Where the host's file system cannot be shared: what the command needs besides itself and its
-    /// libraries. A program's own libraries are added, a directory is taken with all in it.
+    /// The files that the command needs besides itself and its libraries, for hosts whose file system
+    /// cannot be shared. The libraries of a program are added, and a directory is taken with everything
+    /// in it.
     pub files: Vec<PathBuf>,
 }
 
 impl Invocation {
-    /// `argv` in this process's environment and working directory, with 2 GiB of memory, 16 GiB of scratch
-    /// disk and 30 minutes.
+    /// Runs `argv` in this process's environment and working directory, with 2 GiB of memory, 16 GiB of
+    /// scratch disk and 30 minutes.
     pub fn new(argv: Vec<OsString>) -> Result<Self> {
         Ok(Invocation {
             argv,
@@ -74,7 +77,7 @@ impl Invocation {
         })
     }
 
-    /// This very process again: the same program and arguments.
+    /// Runs this process again, with the same program and arguments.
     pub fn this_process() -> Result<Self> {
         let program = std::env::current_exe().map_err(guest_images::Error::system("find this program"))?;
         Self::new(std::iter::once(program.into()).chain(std::env::args_os().skip(1)).collect())
@@ -94,27 +97,29 @@ impl Invocation {
     }
 }
 
-/// What this host's KVM is, and where guests run therefore: one line.
+/// The state of this host's KVM, and the place where guests run because of it: one line.
 pub fn where_guests_run() -> String {
     let kvm = kvm_probe::kvm();
     let place = if kvm.is_usable() { "on it directly" } else { "in the emulated host, a machine under QEMU" };
     format!("{kvm}: guests run {place}")
 }
 
-/// Whether this process runs inside the emulated host.
+/// Returns true if this process runs inside the emulated host.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE_VARIABLE).is_some()
 }
 
-/// Returns where guests can be run: on a host with a usable KVM, and inside the emulated host. Elsewhere it says so on
-/// one line of standard error, runs this process again inside the emulated host, and exits with its status.
+/// Makes sure that guests can run. Returns at once on a host with a usable KVM, and inside the emulated
+/// host. Otherwise it prints one line to standard error, runs this process again inside the emulated
+/// host, and exits with its status.
 ///
-/// To be called first in `main`, from the main thread. An error means that there is no emulated host either.
+/// Must be called first in `main`, on the main thread. Fails if the emulated host cannot be started
+/// either.
 pub fn enter_if_needed() -> Result<()> {
     enter_if_needed_with(|_| {})
 }
 
-/// [`enter_if_needed`], for commands that need other than the usual limits or files.
+/// Like [`enter_if_needed`], for commands that need other limits or files than the usual ones.
 pub fn enter_if_needed_with(adjust: impl FnOnce(&mut Invocation)) -> Result<()> {
     if is_inside() || kvm_probe::kvm().is_usable() {
         return Ok(());
@@ -126,29 +131,31 @@ pub fn enter_if_needed_with(adjust: impl FnOnce(&mut Invocation)) -> Result<()> 
     std::process::exit(status)
 }
 
-/// [`run`], and once more where the first machine gave no exit status, which is said on standard error.
+/// Like [`run`], but runs the command a second time if the first machine returned no exit status. Prints
+/// this error to standard error.
 ///
-/// The emulation sometimes ends or hangs the machine. A command that hangs looks the same, so every such line
-/// is worth a look.
+/// The emulation sometimes ends or hangs the machine. A command that hangs looks the same, so every such
+/// line should be looked into.
 pub fn run_again_if_lost(command: &Invocation) -> Result<i32> {
     match run(command) {
         Err(error @ Error::Lost { .. }) => {
-            eprintln!("{error}\nthat is no result of the command: once more");
+            eprintln!("{error}\nthis is not a result of the command; running it once more");
             run(command)
         }
         other => other,
     }
 }
 
-/// Runs a command in the emulated host; its output goes to this process's standard output and error as it comes.
+/// Runs a command in the emulated host. Its output goes to this process's standard output and error as
+/// it appears.
 ///
-/// The result is the command's exit status, or 128 and the number of the signal that ended it. It must be
-/// called from a thread that lives on until it returns: the machine ends with that thread.
+/// Returns the command's exit status, or 128 plus the number of the signal that ended it. Must be called
+/// on a thread that lives until it returns: the machine ends with that thread.
 pub fn run(command: &Invocation) -> Result<i32> {
     run_to(command, &mut io::stdout().lock(), &mut io::stderr().lock())
 }
 
-/// [`run`] with the command's output written to `stdout` and `stderr`.
+/// Like [`run`], with the command's output written to `stdout` and `stderr`.
 pub fn run_to(command: &Invocation, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<i32> {
     let kernel = kernel::find()?;
     let mut command = command.clone();

@@ -1,4 +1,4 @@
-//! For people: tells what KVM is good for, and runs commands in the emulated host.
+//! A program for users: reports whether KVM can run guests, and runs commands in the emulated host.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Tell whether this host's KVM runs a stock kernel; exit 1 if it does not
+    /// Report whether this host's KVM runs a stock kernel; exit with status 1 if it does not
     Probe,
     /// Run a command on a software-emulated machine that has KVM
     Run {
@@ -27,10 +27,11 @@ enum Command {
         /// Size of the disk at $MILLRACE_SCRATCH in MiB
         #[arg(long, default_value_t = 16 << 10)]
         scratch: u64,
-        /// Seconds after which the machine is ended
+        /// Seconds after which the machine is killed
         #[arg(long, default_value_t = 1800)]
         timeout: u64,
-        /// Another file or directory that the command needs, where the host's root cannot be shared
+        /// Another file or directory that the command needs, if the host's root cannot be shared
+        /// (repeatable)
         #[arg(long)]
         file: Vec<PathBuf>,
         /// The command and its arguments

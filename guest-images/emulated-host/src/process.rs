@@ -1,4 +1,4 @@
-//! Child processes that end with us, and get just the descriptors that are meant for them.
+//! Child processes that end with this process, and inherit only the descriptors meant for them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,11 +11,11 @@ use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use guest_images::program_name;
 use guest_images::{Error, Result};
 
-/// A child process that is killed when this is dropped, and when the thread that started it ends.
+/// A child process that is killed when this value is dropped, or when the thread that started it ends.
 pub(super) struct Tied(Child);
 
 impl Tied {
-    /// Starts `command` with the descriptors `pass` open in it under the numbers that they have here.
+    /// Starts `command`, which inherits the descriptors `pass` under the numbers that they have here.
     pub(super) fn start(mut command: Command, pass: Vec<OwnedFd>) -> Result<Self> {
         tie(&mut command, pass);
         let program = program_name(command.get_program());
@@ -25,13 +25,13 @@ impl Tied {
 
 impl Drop for Tied {
     fn drop(&mut self) {
-        // Either fails only where the process has already ended.
+        // Both fail only if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Makes `command`'s process die with its parent's thread, and inherit the descriptors `pass`.
+/// Makes `command`'s process end with the thread that starts it, and inherit the descriptors `pass`.
 pub(super) fn tie(command: &mut Command, pass: Vec<OwnedFd>) {
     let parent = getpid();
     let prepare = move || -> io::Result<()> {
@@ -42,8 +42,8 @@ pub(super) fn tie(command: &mut Command, pass: Vec<OwnedFd>) {
         }
         pass.iter().try_for_each(|fd| keep_open(fd.as_fd()))
     };
-    // SAFETY: between fork and exec the closure makes system calls only; it allocates nothing and takes no
-    // lock.
+    // SAFETY: between fork and exec the closure only makes system calls; it neither allocates nor takes
+    // a lock.
     unsafe { command.pre_exec(prepare) };
 }
 

@@ -10,7 +10,7 @@ use guest_images::{Error, Result};
 
 const ENTRY: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
-/// QEMU's own virtiofsd until 7.2, and the separate one in Rust.
+/// The paths of virtiofsd: QEMU's own until 7.2, and the separate one in Rust.
 const VIRTIOFSD: [&str; 3] = ["usr/lib/qemu/virtiofsd", "usr/libexec/virtiofsd", "usr/lib/virtiofsd"];
 
 /// A `qemu-system-x86_64` that runs on this host.
@@ -18,12 +18,12 @@ const VIRTIOFSD: [&str; 3] = ["usr/lib/qemu/virtiofsd", "usr/libexec/virtiofsd",
 pub struct Qemu {
     /// The program.
     pub program: PathBuf,
-    /// The unpacked packages that it comes from; `None` where it is installed.
+    /// The root of the unpacked packages that it comes from; `None` if it is installed.
     pub root: Option<PathBuf>,
 }
 
 impl Qemu {
-    /// A command that runs QEMU, to which the machine's arguments are to be added.
+    /// A command that runs QEMU; the caller adds the machine's arguments.
     pub fn command(&self) -> Command {
         let mut command = self.other(&self.program);
         if let Some(root) = &self.root {
@@ -35,10 +35,11 @@ impl Qemu {
         command
     }
 
-    /// What `LD_LIBRARY_PATH` must be for an unpacked QEMU.
+    /// The value of `LD_LIBRARY_PATH` that an unpacked QEMU needs.
     pub fn library_path(&self) -> Option<String> {
         let root = self.root.as_ref()?;
-        // Where packages put libraries, before and after the /usr merge, and one that has its own directory.
+        // The library directories of packages before and after the /usr merge, and the one of a package
+        // with its own directory.
         let directories =
             ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/pulseaudio"];
         Some(directories.map(|directory| root.join(directory).display().to_string()).join(":"))
@@ -53,7 +54,8 @@ impl Qemu {
         command
     }
 
-    /// A command that runs virtiofsd, which serves the host's root on the listening socket `socket`.
+    /// A command that runs virtiofsd and serves the host's root on the listening socket `socket`. `None`
+    /// if there is no virtiofsd.
     pub(super) fn virtiofsd(&self, socket: i32) -> Option<Command> {
         let roots = [Some(Path::new("/")), self.root.as_deref()];
         let candidates = roots.into_iter().flatten().flat_map(|root| VIRTIOFSD.map(|path| root.join(path)));
@@ -69,7 +71,7 @@ impl Qemu {
     }
 }
 
-/// The QEMU in `PATH`, or the one in the cache, which is fetched if it is not there.
+/// The QEMU in `PATH`, or else the one in the cache, which is fetched if it is missing.
 pub fn find() -> Result<Qemu> {
     if let Some(program) = packages::find_program(PROGRAM) {
         return Ok(Qemu { program, root: None });

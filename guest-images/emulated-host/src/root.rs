@@ -1,4 +1,4 @@
-//! How the host's files reach the emulated host's machine: shared as they are, or copied into a disk image.
+//! Ways to give the emulated host the host's files: shared as they are, or copied into a disk image.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -28,7 +28,8 @@ pub(super) enum HostFiles {
 }
 
 impl HostFiles {
-    /// Shares the host's root where there is a virtiofsd and it may (it needs root); else makes an image.
+    /// Shares the host's root if there is a virtiofsd and this user may run it (it needs root); else
+    /// makes an image.
     pub(super) fn choose(command: &Invocation, kernel: &Kernel, initrd: &Path) -> Result<Self> {
         let forced = std::env::var_os(ROOT_VARIABLE);
         let shared = match forced.as_deref().and_then(OsStr::to_str) {
@@ -36,7 +37,7 @@ impl HostFiles {
             Some("image") => false,
             Some(other) => {
                 return Err(Error::Missing(format!(
-                    "{ROOT_VARIABLE} is 'virtiofs' or 'image', not '{other}'"
+                    "{ROOT_VARIABLE} must be 'virtiofs' or 'image', not '{other}'"
                 )));
             }
             None => rustix::process::geteuid().is_root(),
@@ -54,7 +55,7 @@ impl HostFiles {
 }
 
 fn share(qemu: &Qemu) -> Result<Option<HostFiles>> {
-    // An abstract name leaves nothing in the file system, and ends with its last descriptor.
+    // An abstract name leaves nothing in the file system, and disappears with its last descriptor.
     let unique =
         cache::hash([format!("{:?}", tempfile::tempdir()).as_bytes(), &std::process::id().to_le_bytes()]);
     let address = SocketAddr::from_abstract_name(format!("millrace-emulated-host-{unique}"))
@@ -70,7 +71,8 @@ fn share(qemu: &Qemu) -> Result<Option<HostFiles>> {
     Ok(Some(HostFiles::Shared { server, connection }))
 }
 
-/// An image of the command's program and files, their libraries, and what a guest is booted from.
+/// An image with the command's program and files, their libraries, and the kernel and initrd that a
+/// guest boots.
 fn image(command: &Invocation, kernel: &Kernel, initrd: &Path) -> Result<File> {
     let mut wanted = BTreeSet::from([kernel.vmlinuz.clone(), initrd.to_owned()]);
     let program = command.argv.first().map(PathBuf::from).unwrap_or_default();
@@ -81,7 +83,7 @@ fn image(command: &Invocation, kernel: &Kernel, initrd: &Path) -> Result<File> {
     };
     let program = program.filter(|path| path.is_file());
     wanted.insert(program.ok_or_else(|| {
-        Error::Missing("the emulated host's command is no program on this host".to_owned())
+        Error::Missing("the command to run in the emulated host is not a program on this host".to_owned())
     })?);
     wanted.extend(command.files.iter().map(|file| command.cwd.join(file)));
     let mut libraries = BTreeSet::new();
@@ -92,18 +94,19 @@ fn image(command: &Invocation, kernel: &Kernel, initrd: &Path) -> Result<File> {
     wanted.extend(libraries);
 
     let staging = tempfile::tempdir().map_err(Error::system("make a temporary directory"))?;
-    // The modules' directory marks a kernel as complete; the guest's initrd already holds the modules.
+    // A kernel counts as complete if it has a modules directory; the modules themselves are in the
+    // guest's initrd.
     for directory in [&command.cwd, &kernel.modules] {
         let path = staged(staging.path(), directory);
         fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
     }
-    // Nothing is preserved: with --parents, coreutils 9.1 fails at that. Links are followed: what stands at a
-    // path is what is found at it.
+    // Nothing is preserved: together with --parents, coreutils 9.1 fails at that. Links are followed, so
+    // that each path holds the file that it leads to.
     let mut copy = Command::new("cp");
     copy.args(["-rL", "--parents", "--reflink=auto", "--"]).args(&wanted).arg(staging.path());
     output(&mut copy)?;
     let size = tree_size(staging.path()).map_err(Error::file("read", staging.path()))?;
-    // Room for block rounding, inodes and the journal, which a sparse file does not pay for.
+    // Room for block rounding, inodes and the journal. The file is sparse, so unused room costs nothing.
     let size = size + size / 4 + (64 << 20);
     disk(size, &[OsStr::new("-d"), staging.path().as_os_str()])
 }
@@ -135,7 +138,7 @@ pub(super) fn disk(size: u64, arguments: &[&OsStr]) -> Result<File> {
     Ok(file)
 }
 
-/// A path by which a child that inherits `file` under the same number opens it.
+/// A path by which a child that inherits `file` under the same number can open it.
 pub(super) fn path_of(file: &File) -> PathBuf {
     PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()))
 }

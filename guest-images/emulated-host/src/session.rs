@@ -1,4 +1,5 @@
-//! One run of the emulated host's machine: QEMU started, the command sent, its output passed on, its status taken.
+//! One run of the emulated host: starts QEMU, sends the command, passes its output on, and returns its
+//! status.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -19,12 +20,14 @@ use guest_images::kernel::Kernel;
 use crate::{Error, Result};
 
 const CONSOLE_TAIL: usize = 4096;
-/// SVM without what QEMU 7.2 was seen to emulate wrongly with it: nested paging, 5-level page tables, virtual
-/// GIF and virtual VMSAVE; and without some features of the page tables that no guest here needs. Nor with
-/// fast string operations: QEMU runs those byte by byte, and without them Linux clears and copies memory by
-/// eight bytes a step. Nor with XSAVE: QEMU lets a guest's XSETBV by KVM, which then tells it wrong sizes.
-/// Nor with what a processor without XSAVE cannot have, which QEMU offers all the same: AVX and all that uses
-/// its registers, and MPX.
+/// SVM without the features that QEMU 7.2 was seen to emulate wrongly with it: nested paging, 5-level
+/// page tables, virtual GIF and virtual VMSAVE. These are left out too:
+/// - Some page-table features that no guest here needs.
+/// - Fast string operations: QEMU runs them byte by byte; without them Linux clears and copies memory in
+///   steps of eight bytes.
+/// - XSAVE: QEMU lets a guest's XSETBV through to KVM, which then reports wrong sizes to the guest.
+/// - Features that a processor without XSAVE cannot have but that QEMU offers all the same: AVX and
+///   everything that uses its registers, and MPX.
 const CPU: &str = "max,+svm,-npt,-la57,-vgif,-v-vmsave-vmload,-pks,-pku,-umip,-erms,-fsrm,\
                    -xsave,-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq,-mpx";
 
@@ -45,7 +48,7 @@ pub(super) fn run(
     machine.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", CPU, "-smp", "2"]);
     machine.arg("-m").arg(command.memory_mib.to_string());
     machine.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(initramfs::emulated_host(kernel)?);
-    // What it runs is trusted, and mitigations cost most under emulation.
+    // The machine runs trusted programs only, and mitigations are most expensive under emulation.
     machine.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"]);
     machine.arg("-chardev").arg(format!("socket,id=console,fd={}", console_end.as_raw_fd()));
     machine.args(["-serial", "chardev:console", "-device", "virtio-serial-pci"]);
@@ -55,7 +58,7 @@ pub(super) fn run(
     descriptors.extend([OwnedFd::from(scratch), console_end.into(), control_end.into()]);
     let _server = match shared {
         HostFiles::Shared { server, connection } => {
-            // The device reads guest memory from another process.
+            // virtiofsd reads guest memory from another process, so the memory must be shared.
             let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", command.memory_mib);
             machine.arg("-object").arg(memory).args(["-numa", "node,memdev=memory"]);
             machine.arg("-chardev").arg(format!("socket,id=root,fd={}", connection.as_raw_fd()));
@@ -73,13 +76,14 @@ pub(super) fn run(
     let machine = Tied::start(machine, descriptors)?;
     let console = Console::follow(console)?;
     let status = talk(&mut control, command, deadline, stdout, stderr);
-    // The machine's end ends its console, and only then is the tail complete.
+    // The console ends with the machine; only then is its tail complete.
     drop(machine);
     let console = console.tail();
     status.map_err(|text| Error::Lost { text, console })
 }
 
-/// Sends the command and passes its output on until its end: the exit status, or why there is none.
+/// Sends the command and passes its output on until it ends. Returns the exit status, or why there is
+/// none.
 fn talk(
     control: &mut UnixStream,
     command: &Invocation,
@@ -97,7 +101,7 @@ fn talk(
         _ => format!("lost its control channel ({error})"),
     };
     let arm = |control: &UnixStream| {
-        // Zero would mean no time-out at all.
+        // Zero would mean no time-out.
         let remaining = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         control.set_read_timeout(Some(remaining))?;
         control.set_write_timeout(Some(remaining))
@@ -126,7 +130,7 @@ fn pass_on(output: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
     output.flush()
 }
 
-/// A virtio disk that the machine's init finds by its serial `name`.
+/// A virtio disk; the machine's init finds it by its serial `name`.
 fn drive(name: &str, file: &std::fs::File, readonly: &str) -> [OsString; 4] {
     let mut drive =
         OsString::from(format!("if=none,id={name},format=raw,cache=unsafe,readonly={readonly},file="));
@@ -139,7 +143,7 @@ fn socket_pair() -> Result<(UnixStream, UnixStream)> {
     Ok(UnixStream::pair().map_err(guest_images::Error::system("make a socket pair"))?)
 }
 
-/// The machine's console, read as it comes; its end is kept.
+/// The machine's console. It is read as it appears, and its tail is kept.
 struct Console {
     text: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -155,7 +159,8 @@ impl Console {
             let mut chunk = [0; 4096];
             while let Ok(count @ 1..) = stream.read(&mut chunk) {
                 if show {
-                    // The descriptor itself: `io::stderr` is locked by the command's output.
+                    // Writes to the descriptor itself, because `io::stderr` is locked by the command's
+                    // output.
                     let _ = rustix::io::write(rustix::stdio::stderr(), &chunk[..count]);
                 }
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,12 +172,12 @@ impl Console {
         Ok(Console { text, reader: reader.map_err(guest_images::Error::system("start a thread"))? })
     }
 
-    /// The last of what the machine said. It must have ended.
+    /// The tail of the machine's console. Waits until the console ends.
     fn tail(self) -> String {
-        // A reader that panicked has still kept what it read.
+        // If the reader panicked, the text that it read is still there.
         let _ = self.reader.join();
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&text).trim().to_owned();
-        if text.is_empty() { "(it said nothing)".to_owned() } else { text }
+        if text.is_empty() { "(it was empty)".to_owned() } else { text }
     }
 }

@@ -1,4 +1,4 @@
-//! What of the emulated host needs no machine; `tests/session.rs` runs one.
+//! Tests of the emulated host that need no machine; `tests/session.rs` runs one.
 
 use crate::*;
 

@@ -1,7 +1,7 @@
 //! A whole session with a real guest: a stock kernel with our initramfs, on QEMU, on real KVM.
 //!
-//! Where the host has none this program runs itself again in the emulated host. QEMU stands in for a VMM, so that a
-//! failure here is the guest's or the emulated host's, never our VMM's.
+//! If the host has no usable KVM, this program runs itself again in the emulated host. QEMU takes the
+//! place of our VMM, so a failure here is a fault of the guest or of the emulated host.
 
 use std::error::Error;
 use std::fs::File;
@@ -13,7 +13,7 @@ use guest_agent::client::{self, Agent, AgentError, Load, Region};
 use guest_images::{initramfs, kernel};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// A guest boots in a few seconds, several times that on a busy host under emulation.
+/// A guest boots in a few seconds; under emulation on a busy host it takes several times that.
 const BOOT: Duration = Duration::from_secs(120);
 const DISK: u64 = 64 << 20;
 const PART: u64 = 16 << 20;
@@ -45,7 +45,8 @@ fn kvm_is_usable_here() -> Result<(), Box<dyn Error>> {
     check(kvm_probe::kvm().is_usable(), kvm_probe::kvm())
 }
 
-/// Fill, load, verify, reboot, verify again, and a file system: everything the agent can do to a disk.
+/// Fills, loads, verifies, reboots, verifies again, and loads a file system: everything the agent can do
+/// to a disk.
 fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
     let mut guest = Guest::boot(machine, transport, &[])?;
     let disk = guest.directory.path().join("disk0");
@@ -73,7 +74,7 @@ fn session(machine: &str, transport: &str) -> Result<(), Box<dyn Error>> {
     check(agent.read_hash("/dev/vda", PART, PART)? == hash, "the hash after a reboot")?;
     check(agent.fs_verify("/dev/vdb")? == 20, "the number of files after a reboot")?;
 
-    // Behind the guest's back, as a VMM with a bug would.
+    // Overwrites a block behind the guest's back, like a VMM with a bug.
     std::os::unix::fs::FileExt::write_all_at(&File::options().write(true).open(disk)?, &[0; 4096], PART)?;
     let damage = agent.verify("/dev/vda");
     check(
@@ -95,7 +96,7 @@ fn a_panic_is_seen_on_the_console() -> Result<(), Box<dyn Error>> {
     check(console.contains("Kernel panic"), console)
 }
 
-/// QEMU with two disks, the kernel's console in a file and the agent's port on a socket.
+/// QEMU with two disks, the kernel's console in a file, and the agent's port on a socket.
 struct Guest {
     agent: Agent<std::os::unix::net::UnixStream>,
     child: Child,
@@ -114,7 +115,7 @@ impl Guest {
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-enable-kvm", "-cpu", "host"]);
         command.args(["-smp", "2", "-m", "256", "-M", machine]).args(more);
         command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(initramfs::guest(&kernel)?);
-        // 't': a triple fault resets a machine that has no reset register.
+        // `reboot=t` resets by a triple fault, because the machine has no reset register.
         command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"]);
         command.arg("-serial").arg(format!("file:{}", path("console").display()));
         command
@@ -145,7 +146,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // Both fail only where QEMU has already ended.
+        // Both fail only if QEMU has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

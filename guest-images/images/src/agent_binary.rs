@@ -1,4 +1,4 @@
-//! The guest agent's static binary, built when first needed.
+//! The guest agent's static binary. It is built when it is first needed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::{Error, Result, cache, packages};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The agent's binary: from the cache, or built by cargo from its sources as they are now.
+/// The agent's binary: from the cache, or built by cargo from the current sources.
 ///
-/// It gets a target directory of its own, so that it neither waits for the cargo that runs the caller nor
-/// throws out what that has built.
+/// The build uses a target directory of its own, so that it neither waits for the cargo that runs the
+/// caller nor discards what that one has built.
 pub fn find() -> Result<PathBuf> {
     let package = &cache::workspace().join("guest-images/agent");
     let mut sources = vec![
@@ -20,7 +20,8 @@ pub fn find() -> Result<PathBuf> {
         cache::workspace().join("guest-images/images/src/agent_binary.rs"),
         package.join("Cargo.toml"),
     ];
-    // What the agent is built from; the host's side may change without building the agent again.
+    // The sources that the agent is built from. The host's side may change without a new build of the
+    // agent.
     let shared = ["lib.rs", "frames.rs", "interface.rs", "pattern.rs", "wire.rs"];
     sources.extend(shared.map(|name| package.join("src").join(name)));
     sources.extend(
@@ -52,7 +53,7 @@ fn build(package: &Path, path: &Path) -> Result<()> {
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
-        // Set by an outer 'cargo clippy' or by a wrapper, these would change what is built.
+        // An outer 'cargo clippy' or a wrapper may set these; they would change the build.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     output(&mut command)?;

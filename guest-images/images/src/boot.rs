@@ -1,8 +1,8 @@
-//! What `millrace run` boots where it is given no kernel: the folder `boot` of the cache.
+//! The folder `boot` of the cache: `millrace run` boots its content if it is given no kernel.
 //!
-//! It holds `vmlinuz`, the usual kernel, and `initrd`, an initramfs that goes on with the root file system of
-//! a disk. `boot` is a link to a complete folder, and put in place in one step, so a program that looks
-//! meanwhile finds the old or the new.
+//! It holds `vmlinuz`, the usual kernel, and `initrd`, an initramfs that continues with the root file
+//! system of a disk. `boot` is a link to a complete folder and is replaced in one step, so a program
+//! that reads it at any time finds either the old or the new one.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,7 +15,7 @@ use crate::{Error, Result, cache, initramfs};
 /// The name of the folder in the cache.
 const NAME: &str = "boot";
 
-/// Makes the folder hold `kernel`, and gives its path.
+/// Makes the folder hold `kernel`. Returns its path.
 pub fn publish(kernel: &Kernel) -> Result<PathBuf> {
     let initrd = initramfs::root(kernel)?;
     let files = [("vmlinuz", &kernel.vmlinuz), ("initrd", &initrd)];
@@ -33,7 +33,7 @@ pub fn publish(kernel: &Kernel) -> Result<PathBuf> {
     Ok(cache.join(NAME))
 }
 
-/// Makes `link` a symbolic link to `target`, whatever it was before.
+/// Makes `link` a symbolic link to `target`, and replaces an existing one.
 fn point(link: &Path, target: &str) -> std::io::Result<()> {
     let new = link.with_extension(format!("new-{}", std::process::id()));
     match fs::remove_file(&new) {

@@ -1,8 +1,8 @@
-//! Where built and fetched things are kept: `guest-images` under cargo's target directory.
+//! The cache for built and fetched files: the folder `guest-images` in cargo's target directory.
 //!
-//! An entry is a file or a directory whose name tells its content (a version or a hash of its inputs). It is
-//! built under a temporary name and renamed, so an entry that exists is complete; a lock file per entry keeps
-//! two processes from building the same one.
+//! An entry is a file or a directory whose name identifies its content (by a version or a hash of its
+//! inputs). It is built under a temporary name and renamed, so an entry that exists is complete; a lock
+//! file per entry keeps two processes from building the same one.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
-/// The cache's directory, made if absent: in the target directory that the running program was built in, else
-/// in the workspace's `target`.
+/// The cache's directory, created if it does not exist: in the target directory that the running program
+/// was built in, else in the workspace's `target`.
 ///
-/// A relative `CARGO_TARGET_DIR` cannot be used: tests run in another folder than the cargo that it was said
-/// to.
+/// A relative `CARGO_TARGET_DIR` cannot be used: tests run in another folder than the cargo that it was
+/// meant for.
 pub fn directory() -> Result<PathBuf> {
     let program = std::env::current_exe().ok();
     let target = program.as_deref().and_then(target_of).unwrap_or_else(|| workspace().join("target"));
@@ -36,10 +36,10 @@ pub fn workspace() -> &'static Path {
     package.ancestors().nth(2).unwrap_or(package)
 }
 
-/// The entry `name`, made by `build` if it is not there yet.
+/// The entry `name`. If it does not exist yet, `build` makes it.
 ///
-/// `build` gets a path in an empty temporary directory on the same file system, and must make a file or a
-/// directory there. What it leaves behind when it fails is removed.
+/// `build` gets a path in an empty temporary directory on the same file system, and must make a file or
+/// a directory there. If it fails, everything in that directory is removed.
 pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let directory = directory()?;
     let path = directory.join(name);
@@ -60,7 +60,7 @@ pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<Path
     Ok(path)
 }
 
-/// Holds the lock `name` until the result is dropped, or the process dies.
+/// Takes the lock `name`, which is held until the result is dropped or the process ends.
 pub fn lock(directory: &Path, name: &str) -> Result<File> {
     let path = directory.join(format!(".{name}.lock"));
     let file = File::create(&path).map_err(Error::file("create", &path))?;
@@ -68,7 +68,8 @@ pub fn lock(directory: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
-/// A name for content: the first 16 hexadecimal digits of the SHA-256 of all `parts`, each with its length.
+/// A name for some content: the first 16 hexadecimal digits of the SHA-256 of all `parts`, each with its
+/// length.
 pub fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hasher = Sha256::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! What kernels and their modules are compressed by. It is undone by the programs that everybody has for it.
+//! The compression formats of kernels and their modules. The usual command-line tools decompress them.
 
 use std::fmt;
 use std::io::{Seek, Write};
@@ -21,7 +21,8 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What the first bytes tell; `None` for what is not compressed, or not in a way known here.
+    /// Recognizes the format by the first bytes; `None` if it is not compressed, or not in a known
+    /// format.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let known: [(&[u8], _); 4] = [
             (b"\x1f\x8b", Self::Gzip),
@@ -32,7 +33,7 @@ impl Compression {
         known.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, kind)| kind)
     }
 
-    /// What `bytes` were before. They must end where the compressed data end.
+    /// Decompresses `bytes`, which must end where the compressed data end.
     pub fn decompress(self, bytes: &[u8]) -> Result<Vec<u8>> {
         let (program, package) = match self {
             Self::Gzip => ("gzip", "gzip"),

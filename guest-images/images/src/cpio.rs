@@ -1,4 +1,4 @@
-//! cpio archives in the `newc` format, as the kernel unpacks an initramfs from.
+//! cpio archives in the `newc` format, from which the kernel unpacks an initramfs.
 //!
 //! Format: `Documentation/driver-api/early-userspace/buffer-format.rst` of Linux. An entry is a header of
 //! 6 magic characters and 13 numbers of 8 hexadecimal digits, the name with its zero byte, and the content;
@@ -14,7 +14,7 @@ const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
-/// An archive being written. Parent directories are added where they are first needed.
+/// An archive being written. Parent directories are added before their first entry.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -23,12 +23,12 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An archive with no entry.
+    /// An archive without entries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the directory `path`, and those above it.
+    /// Adds the directory `path` and its parents.
     pub fn directory(&mut self, path: &str) {
         let path = path.trim_matches('/');
         if path.is_empty() || self.directories.contains(path) {

@@ -1,4 +1,5 @@
-//! The archive against a reader written from the format's description, and against `cpio` where there is one.
+//! Tests of the archive against a reader written from the format's description, and against `cpio` if it
+//! is installed.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -1,8 +1,9 @@
-//! A disk with a Debian system on it: built by mmdebstrap, without root where the host lets users do that.
+//! A disk with a Debian system, built by mmdebstrap; without root if the host allows that.
 //!
-//! It boots the usual kernel ([`crate::kernel::find`]) from outside, whose modules are in it, to a login on
-//! every console that the kernel has; root has no password. The system is cached as an archive, so that only
-//! the first image of a suite takes a minute and needs the network.
+//! It boots the usual kernel ([`crate::kernel::find`]) from outside the disk; the kernel's modules are
+//! on the disk. It boots to a login on every console that the kernel has; root has no password. The
+//! system is cached as an archive, so that only the first image of a suite takes a minute and needs the
+//! network.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,16 +16,16 @@ use crate::{Error, Result, cache};
 
 const PROGRAM: &str = "mmdebstrap";
 
-/// The most bytes that a system takes while it is made, several times over.
+/// The free space, in bytes, that is enough to build a system: several times the size of one.
 const ROOM: u64 = 2 << 30;
 
-/// What is in it besides the essential packages: an init, what finds devices, a network's tools.
+/// The packages besides the essential ones: an init, device detection, and network tools.
 const INCLUDE: &str = "systemd-sysv,udev,kmod,iproute2,dbus";
 
-/// What is done in the new system at the end, by `sh -e` with its folder as `$1`.
+/// The commands that finish the new system, run by `sh -e` with its folder as `$1`.
 ///
-/// A login needs neither the network nor mail, and a guest that is asked to power off should not wait for
-/// anybody.
+/// A login needs neither the network nor mail, and a guest that is asked to power off should not wait
+/// for any service.
 const FINISH: &str = r#"
 echo millrace >"$1/etc/hostname"
 printf '127.0.0.1 localhost millrace\n' >"$1/etc/hosts"
@@ -37,34 +38,35 @@ done
 touch -r "$1/usr" "$1/etc/.updated" "$1/var/.updated"
 "#;
 
-/// What is made.
+/// A disk image to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Debian {
-    /// The release's code name, as `bookworm`.
+    /// The release's code name, such as `bookworm`.
     pub suite: String,
-    /// The disk's size in bytes.
+    /// The size of the disk, in bytes.
     pub size: u64,
 }
 
 impl Debian {
-    /// Makes the new file `image`: an ext4 without a partition table, as a raw image.
+    /// Makes the new file `image`: a raw image of an ext4 without a partition table.
     ///
     /// # Errors
-    /// Programs that are missing, with the package that has them; a mirror that cannot be reached; a size
-    /// that is too small.
+    /// If a program is missing (the error names its package), the mirror cannot be reached, or the size
+    /// is too small.
     pub fn make(&self, kernel: &Kernel, image: &Path) -> Result<()> {
         let archive = archive(&self.suite, kernel)?;
         let file = File::create_new(image).map_err(Error::file("create", image))?;
         let made = file.set_len(self.size).map_err(Error::file("size", image));
         let made = made.and_then(|()| fill(&archive, image));
         if made.is_err() {
-            // What is half made is of no use; the first error is the one that tells.
+            // A half-made image is of no use. If it cannot be removed, the first error still tells more.
             let _ = fs::remove_file(image);
         }
         made
     }
 
-    /// The same as a file of the cache, made if it is not there. It is not to be written to.
+    /// Like [`Debian::make`], but as a file in the cache, which is made if it does not exist. It must
+    /// not be written to.
     pub fn cached(&self, kernel: &Kernel) -> Result<PathBuf> {
         let name = format!("debian-{}-{}.img", recipe(&self.suite, kernel), self.size);
         cache::entry(&name, |image| self.make(kernel, image))
@@ -81,13 +83,13 @@ fn archive(suite: &str, kernel: &Kernel) -> Result<PathBuf> {
         eprintln!("guest-images: making a Debian system ({suite}), which takes a minute");
         let program = program()?;
         let folder = program.parent().unwrap_or(Path::new("/"));
-        // It calls another program of its package.
+        // mmdebstrap calls another program of its package.
         let path_variable = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::env::split_paths(&path_variable).chain([folder.to_owned()]);
         let path_variable = std::env::join_paths(folders).unwrap_or(path_variable);
         let mut command = Command::new(&program);
         command.env("PATH", path_variable).env("LC_ALL", "C").env("TMPDIR", workplace());
-        // In namespaces where this is not root; its other ways do not make every system.
+        // Without root it works in a user namespace; its other modes cannot make every system.
         let mode = if rustix::process::geteuid().is_root() { "root" } else { "unshare" };
         command.arg(format!("--mode={mode}"));
         command.args(["--quiet", "--format=tar", "--variant=minbase", "--components=main"]);
@@ -95,14 +97,14 @@ fn archive(suite: &str, kernel: &Kernel) -> Result<PathBuf> {
         for left_out in ["man", "doc", "info", "locale"] {
             command.arg(format!("--dpkgopt=path-exclude=/usr/share/{left_out}/*"));
         }
-        // Else a package with a large Perl does what a new system does not need. In a namespace nobody may
-        // get at what lies in a user's folders.
+        // This hook avoids a package with a large Perl, whose work a new system does not need. Inside
+        // the user namespace, a hook in a user's own folders may not be readable.
         let merged = folder.join("../share/mmdebstrap/hooks/maybe-merged-usr");
         if merged.is_dir() && (mode == "root" || folder.starts_with("/usr")) {
             command.arg(format!("--hook-dir={}", merged.display()));
         }
         let modules = format!("/usr/lib/modules/{}", kernel.version);
-        // The hook's words are those of a shell.
+        // A hook is parsed by a shell.
         let source = kernel.modules.to_string_lossy().replace('\'', r"'\''");
         command.arg(format!("--customize-hook=mkdir -p \"$1{modules}\""));
         command.arg(format!("--customize-hook=sync-in '{source}' {modules}"));
@@ -113,7 +115,7 @@ fn archive(suite: &str, kernel: &Kernel) -> Result<PathBuf> {
     })
 }
 
-/// Runs mmdebstrap; an error says what it calls one.
+/// Runs mmdebstrap. An error quotes the line that mmdebstrap marks as one.
 fn bootstrap(suite: &str, command: &mut Command) -> Result<()> {
     let output = command.output().map_err(|source| Error::Start { program: PROGRAM.to_owned(), source })?;
     if output.status.success() {
@@ -121,16 +123,17 @@ fn bootstrap(suite: &str, command: &mut Command) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let first = said.lines().find(|line| line.starts_with("E: ")).or(said.lines().last());
-    let user = "; without root it takes the package uidmap and subordinate ids of the user in /etc/subuid";
+    let user = "; without root it needs the package uidmap, and subordinate IDs of the user in /etc/subuid";
     let hint = if rustix::process::geteuid().is_root() { "" } else { user };
     let text = first.unwrap_or("no message").trim_start_matches("E: ");
-    // Some lines name every package.
+    // Some lines list every package.
     let text: String = text.chars().take(300).collect();
     Err(Error::Missing(format!("no Debian system ({suite}): {PROGRAM} failed: {text}{hint}")))
 }
 
-/// Where a system is unpacked: in memory where there is room and files may be what a system needs, since dpkg
-/// waits for the disk after each of its steps; otherwise where temporary files are.
+/// The folder in which a system is unpacked. This is in memory if there is room and the mount options
+/// allow all the files of a system, because dpkg waits for the disk after each of its steps; otherwise
+/// it is the folder for temporary files.
 fn workplace() -> PathBuf {
     use rustix::fs::StatVfsMountFlags as Flags;
     let memory = Path::new("/dev/shm");
@@ -144,7 +147,8 @@ fn workplace() -> PathBuf {
     std::env::temp_dir()
 }
 
-/// mmdebstrap: the host's own, or unpacked into the cache. It is a script, and needs little of its package.
+/// mmdebstrap: the host's own, or unpacked into the cache. It is a script that needs little of its
+/// package.
 fn program() -> Result<PathBuf> {
     if let Some(program) = packages::find_program(PROGRAM) {
         return Ok(program);
@@ -154,10 +158,10 @@ fn program() -> Result<PathBuf> {
     Ok(root.map_err(explain)?.join("usr/bin").join(PROGRAM))
 }
 
-/// Makes an ext4 of all that is in `archive` in the file `image`.
+/// Makes an ext4 with the content of `archive` in the file `image`.
 fn fill(archive: &Path, image: &Path) -> Result<()> {
     let staging = tempfile::tempdir_in(workplace()).map_err(Error::system("make a temporary directory"))?;
-    // Owners and device nodes are root's business; fakeroot remembers them for those who are not.
+    // Only root can set owners and make device nodes; fakeroot simulates them for other users.
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new("sh")
     } else {

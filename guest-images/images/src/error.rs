@@ -1,21 +1,22 @@
-//! The crate's one error: each prints as one line that says what failed and, where there is one, the way out.
+//! The crate's one error. Each prints as one line that says what failed and, if possible, what to do
+//! about it.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What the host side can fail with. The guest's own failures are `guest_agent::client::AgentError`.
+/// The errors of the host's side. The guest's own errors are `guest_agent::client::AgentError`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read, written or made.
     #[error("{what} {}: {source}", path.display())]
     File {
-        /// What was being done, as in 'read'.
+        /// The operation, such as 'read'.
         what: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The reason.
         source: io::Error,
     },
     /// A program could not be started.
@@ -23,7 +24,7 @@ pub enum Error {
     Start {
         /// The program's name.
         program: String,
-        /// Why it could not be started.
+        /// The reason why it could not be started.
         source: io::Error,
     },
     /// A program ended with an error.
@@ -31,33 +32,33 @@ pub enum Error {
     Program {
         /// The program's name.
         program: String,
-        /// How it ended.
+        /// The exit status.
         status: std::process::ExitStatus,
-        /// The last line that it wrote to its standard error.
+        /// The last line that the program wrote to its standard error.
         text: String,
     },
-    /// Something that must be there is not.
+    /// A required file, program or package is missing.
     #[error("{0}")]
     Missing(String),
-    /// A file of the host's is not what it must be.
+    /// A file of the host does not have the expected form.
     #[error("{}: {text}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// A description of the fault.
         text: String,
     },
-    /// A system call on the way failed.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// Why it failed.
+        /// The reason.
         source: io::Error,
     },
 }
 
-/// The crate's result.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -73,7 +74,8 @@ impl Error {
     }
 }
 
-/// Runs `command` to its end; its standard output, or an error that quotes its standard error's last line.
+/// Runs `command` until it ends. Returns its standard output, or an error that quotes the last line of
+/// its standard error.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let program = program_name(command.get_program());
     let Output { status, stdout, stderr } =
@@ -86,7 +88,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     Err(Error::Program { program, status, text })
 }
 
-/// A program's name for messages.
+/// A program's name, for messages.
 pub fn program_name(program: &OsStr) -> String {
     Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! The initramfs that a guest, or the emulated host's own machine, boots into: modules, tools and the agent as `/init`.
+//! The initramfs that a guest or the emulated host boots: modules, tools, and the agent as `/init`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,11 +10,11 @@ use crate::kernel::Kernel;
 use crate::modules::Module;
 use crate::{Error, Result, agent_binary, cache, libraries, modules, packages};
 
-/// The environment variable that overrides [`guest`]. The emulated host sets it, so that nothing is built in its
-/// machine.
+/// The environment variable that overrides [`guest`]. The emulated host sets it, so that nothing is
+/// built inside it.
 pub const PATH_VARIABLE: &str = "MILLRACE_GUEST_INITRD";
 
-/// Found over ACPI or PCI, whichever the machine has.
+/// The modules of a guest whose devices are found through ACPI or PCI.
 const GUEST_MODULES: &[&str] = &[
     "virtio_mmio",
     "virtio_pci",
@@ -29,13 +29,13 @@ const GUEST_MODULES: &[&str] = &[
     "virtio_console",
 ];
 const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
-/// What it takes to get at a root file system; what a guest finds besides, its own udev sees to.
+/// The modules that are needed to reach a root file system. The guest's own udev loads the rest.
 const ROOT_MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4"];
 const EMULATED_HOST_MODULES: &[&str] =
     &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "overlay", "tun"];
 
-/// A guest's initramfs: its agent serves `guest_agent::wire` on the second serial port.
-/// The variable [`PATH_VARIABLE`] names another one to use instead.
+/// The initramfs of a guest: its agent serves `guest_agent::wire` on the second serial port. The
+/// variable [`PATH_VARIABLE`] can name another one to use instead.
 pub fn guest(kernel: &Kernel) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(PATH_VARIABLE) {
         return Ok(path.into());
@@ -43,22 +43,22 @@ pub fn guest(kernel: &Kernel) -> Result<PathBuf> {
     guest_of(kernel)
 }
 
-/// The same for exactly this kernel, whatever the variable says.
+/// Like [`guest`], but always for this kernel: ignores the variable.
 pub fn guest_of(kernel: &Kernel) -> Result<PathBuf> {
     build("guest", kernel, GUEST_MODULES, GUEST_TOOLS)
 }
 
-/// The initramfs of a guest that goes on with the root file system of one of its disks.
+/// The initramfs of a guest that continues with the root file system of one of its disks.
 pub fn root(kernel: &Kernel) -> Result<PathBuf> {
     build("root", kernel, ROOT_MODULES, &[])
 }
 
-/// The initramfs of the emulated host's machine: its agent runs one command.
+/// The initramfs of the emulated host: its agent runs one command.
 pub fn emulated_host(kernel: &Kernel) -> Result<PathBuf> {
     build("emulated-host", kernel, EMULATED_HOST_MODULES, &[])
 }
 
-/// The initramfs, from the cache or built now. `role` tells the agent what it is.
+/// The initramfs, from the cache or built now. `role` is the role of the agent in it.
 fn build(role: &str, kernel: &Kernel, module_names: &[&str], tools: &[&str]) -> Result<PathBuf> {
     let agent = agent_binary::find()?;
     let tools = tools.iter().map(|tool| find_tool(tool)).collect::<Result<Vec<_>>>()?;
@@ -67,7 +67,7 @@ fn build(role: &str, kernel: &Kernel, module_names: &[&str], tools: &[&str]) -> 
         files.insert(tool.clone());
         files.extend(libraries::needed_by(tool, None)?);
     }
-    // A tool or library that the host has updated has another size or time.
+    // If the host updates a tool or library, its size or time changes.
     let stamps = files.iter().map(|path| stamp(path)).collect::<Result<Vec<_>>>()?;
     let inputs = [role, &kernel.version, &agent.to_string_lossy(), &module_names.join(" ")];
     let inputs = inputs.into_iter().chain(stamps.iter().map(String::as_str));
@@ -84,7 +84,8 @@ fn archive(role: &str, agent: &[u8], modules: &[Module], files: &BTreeSet<PathBu
     for directory in ["dev", "proc", "sys", "run", "tmp", "mnt"] {
         archive.directory(directory);
     }
-    // Before /dev is mounted: a Rust program that starts without standard streams opens /dev/null or aborts.
+    // Needed before /dev is mounted: a Rust program that starts without standard streams opens /dev/null
+    // or aborts.
     archive.device("dev/console", 0o600, (5, 1));
     archive.device("dev/null", 0o666, (1, 3));
     archive.file("init", 0o755, agent);
@@ -95,7 +96,8 @@ fn archive(role: &str, agent: &[u8], modules: &[Module], files: &BTreeSet<PathBu
         archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.object);
     }
     for path in files {
-        // At the path by which it is asked for, whatever links lead there on the host.
+        // Stored at the path under which the program looks for it, whatever links lead there on the
+        // host.
         archive.file(&path.to_string_lossy(), 0o755, &read(path)?);
     }
     Ok(archive.finish())

@@ -1,22 +1,22 @@
-//! A stock kernel to boot: Debian's for cloud machines, unpacked into the cache.
+//! A stock kernel to boot: Debian's kernel for cloud machines, unpacked into the cache.
 
 use std::path::{Path, PathBuf};
 
 use crate::packages::{self, Apt};
 use crate::{Error, Result, cache};
 
-/// The metapackage whose dependency is the current kernel.
+/// The metapackage that depends on the current kernel.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 const ENTRY: &str = "kernel-";
 
-/// The environment variable that overrides the search: the directory that holds `boot/vmlinuz-*`.
-/// The emulated host sets it, so that its machine uses what its host has prepared.
+/// The environment variable that overrides the search: the directory that holds `boot/vmlinuz-*`. The
+/// emulated host sets it, so that its guests use the kernel that the host has prepared.
 pub const PATH_VARIABLE: &str = "MILLRACE_GUEST_KERNEL";
 
 /// A kernel and its modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// What holds all of it: the unpacked package.
+    /// The directory of the unpacked package, which holds everything below.
     pub root: PathBuf,
     /// The bzImage.
     pub vmlinuz: PathBuf,
@@ -26,11 +26,11 @@ pub struct Kernel {
     pub version: String,
 }
 
-/// The cached kernel, or the one that Debian ships today, which is then cached.
+/// The cached kernel, or else the one that Debian currently ships, which is then cached.
 ///
-/// A cached kernel is used as long as it is there: a run needs no network, and two runs are comparable.
+/// A cached kernel is used as long as it exists: so a run needs no network, and two runs are comparable.
 ///
-/// The variable [`PATH_VARIABLE`] names another unpacked package to use instead.
+/// The variable [`PATH_VARIABLE`] can name another unpacked package to use instead.
 pub fn find() -> Result<Kernel> {
     if let Some(path) = std::env::var_os(PATH_VARIABLE) {
         return open(Path::new(&path));
@@ -45,8 +45,8 @@ pub fn find() -> Result<Kernel> {
     }
 }
 
-/// The kernel that `metapackage` of `suite` stands for, as `linux-image-amd64` of `trixie`, which is cached
-/// apart from the usual one. A cached one is used as long as it is there.
+/// The kernel that `metapackage` of `suite` stands for (such as `linux-image-amd64` of `trixie`). It is
+/// cached apart from the usual kernel, and used as long as it exists.
 pub fn of_suite(suite: &str, metapackage: &str) -> Result<Kernel> {
     let entry = cache::entry(&format!("suite-{suite}-{metapackage}"), |root| {
         let folder = tempfile::tempdir().map_err(Error::system("make a temporary directory"))?;
@@ -67,11 +67,12 @@ fn fetch() -> Result<PathBuf> {
 /// The kernel package that a metapackage depends on.
 fn current(apt: &Apt, metapackage: &str) -> Result<String> {
     let package = apt.depends(metapackage)?.into_iter().find(|name| name.starts_with("linux-image-"));
-    package.ok_or_else(|| Error::Missing(format!("{metapackage} names no kernel")))
+    package.ok_or_else(|| Error::Missing(format!("the package {metapackage} depends on no kernel")))
 }
 
-/// The packages that hold the kernel `package`, as `linux-image-7.2.13-cloud-amd64`: itself, and after Debian
-/// 13 those of the same version (`linux-binary-...` and `linux-modules-...`) that it depends on.
+/// The packages that hold the kernel `package` (such as `linux-image-7.2.13-cloud-amd64`): the package
+/// itself and, after Debian 13, those of the same version that it depends on (`linux-binary-...` and
+/// `linux-modules-...`).
 fn parts(apt: &Apt, package: &str) -> Result<Vec<String>> {
     let version = package.strip_prefix("linux-image").unwrap_or(package);
     let is_part = |name: &String| name.starts_with("linux-") && name.ends_with(version) && name != package;
@@ -83,8 +84,9 @@ fn cannot_fetch(metapackage: &str, error: Error) -> Error {
     Error::Missing(format!("no guest kernel: Debian's package {metapackage} cannot be fetched ({error})"))
 }
 
-/// The kernel in the unpacked packages at `root`: `boot/vmlinuz-VERSION` with its modules in `lib` or, since
-/// the /usr merge after Debian 12, in `usr/lib`; after Debian 13 `vmlinuz` lies beside the modules.
+/// The kernel in the unpacked packages at `root`: `boot/vmlinuz-VERSION` with its modules in `lib` or,
+/// since the /usr merge after Debian 12, in `usr/lib`. After Debian 13 `vmlinuz` is in the directory of
+/// the modules.
 fn open(root: &Path) -> Result<Kernel> {
     let invalid = |text: &str| Error::Invalid { path: root.to_owned(), text: text.to_owned() };
     let boot = root.join("boot");

@@ -1,7 +1,8 @@
-//! What a guest boots: kernels, initramfs and disks with Debian systems, made from Debian's packages.
+//! Makes what a guest boots: kernels, initramfs and disks with Debian systems, from Debian's packages.
 //!
-//! [`kernel::find`] and [`initramfs::guest`] give what a VMM boots, [`debian::Debian`] makes a disk with a whole
-//! system, and [`micro`] has guests of a few bytes. All of it is made once and kept in a cache ([`cache`]).
+//! [`kernel::find`] and [`initramfs::guest`] return what a VMM boots, [`debian::Debian`] makes a disk
+//! with a whole system, and [`micro`] contains guests of a few bytes. Everything is made once and kept
+//! in a cache ([`cache`]).
 
 pub mod agent_binary;
 pub mod boot;

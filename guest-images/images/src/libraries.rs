@@ -1,4 +1,4 @@
-//! The shared libraries that a program needs, found by the dynamic loader itself.
+//! The shared libraries that a program needs, as the dynamic loader itself finds them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,9 +12,10 @@ use crate::{Error, Result};
 /// The program interpreter's path on x86-64 (System V ABI, AMD64 supplement).
 pub const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
-/// The files that `program` needs to start, the loader included: none for a script, a static program or data.
+/// The files that `program` needs to start, including the loader. Empty for a script, a static program
+/// or data.
 ///
-/// `library_path` is what `LD_LIBRARY_PATH` will be when it runs.
+/// `library_path` is the value of `LD_LIBRARY_PATH` that the program will run with.
 pub fn needed_by(program: &Path, library_path: Option<&str>) -> Result<BTreeSet<PathBuf>> {
     if !is_elf(program)? {
         return Ok(BTreeSet::new());
@@ -26,7 +27,7 @@ pub fn needed_by(program: &Path, library_path: Option<&str>) -> Result<BTreeSet<
     }
     let listing = match output(&mut command) {
         Ok(listing) => listing,
-        // The loader's answer for a static program; a broken one fails later, by its own name.
+        // The loader fails for a static program. A broken one fails later, with an error of its own.
         Err(Error::Program { .. }) => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
     };
@@ -37,10 +38,11 @@ pub fn needed_by(program: &Path, library_path: Option<&str>) -> Result<BTreeSet<
     Ok(files)
 }
 
-/// Lines are `name => /path (address)` or `/path (address)`; the kernel's own vdso has no path.
+/// Parses lines of the form `name => /path (address)` or `/path (address)`; the kernel's vdso has no
+/// path.
 fn parse(listing: &str) -> BTreeSet<PathBuf> {
     let path = |line: &str| {
-        // A path may hold spaces; the address behind it does not.
+        // A path may contain spaces; the address after it does not.
         let (named, _) = line.trim().rsplit_once(" (0x")?;
         let path = named.split_once(" => ").map_or(named, |(_, path)| path);
         path.starts_with('/').then(|| PathBuf::from(path))

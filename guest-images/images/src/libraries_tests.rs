@@ -1,4 +1,4 @@
-//! The loader's listing, read, and this very test program's libraries.
+//! Tests of the parsed loader listing, and of the libraries of this test program.
 
 use super::*;
 

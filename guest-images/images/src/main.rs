@@ -1,4 +1,4 @@
-//! For people: prepares a guest's kernel, initramfs and disk.
+//! A program for users: prepares a guest's kernel, initramfs and disk.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch the guest's kernel, make it what `millrace run` boots by itself, and print its path
+    /// Fetch the guest's kernel, make it the default kernel of `millrace run`, and print its path
     Kernel,
     /// Build the initramfs of the tests' guest and print its path
     Initrd,
@@ -31,9 +31,9 @@ enum Command {
         #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(512..1 << 24))]
         size: u64,
     },
-    /// Unpack the ELF kernel out of the guest's kernel, or another release's, and print its path
+    /// Extract the ELF kernel from the guest's kernel, or from another release's, and print its path
     Vmlinux {
-        /// The release's code name; the guest's kernel otherwise
+        /// The release's code name; by default, the guest's kernel is used
         #[arg(long)]
         suite: Option<String>,
         /// The package that stands for the release's current kernel

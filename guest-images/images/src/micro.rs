@@ -1,7 +1,8 @@
-//! Guests of a few bytes, for tests of the machine that need no kernel. They run on whatever KVM there is.
+//! Guests of a few bytes, for tests of the machine that need no kernel. They run on any KVM.
 
-/// Prints `>`, then echoes what it reads from ttyS0 and obeys it: `p` powers off, `r` resets by the ACPI
-/// register, `k` by the keyboard controller, `v` tells pvpanic, `t` makes a triple fault.
+/// Prints `>`, then echoes each byte that it reads from ttyS0 and acts on it: `p` powers off, `r` resets
+/// through the ACPI register, `k` resets through the keyboard controller, `v` notifies pvpanic, `t`
+/// causes a triple fault.
 #[rustfmt::skip]
 pub const ECHO: [u8; 96] = [
     0x66, 0xba, 0xf8, 0x03, 0xb0, 0x3e, 0xee,       // mov dx, 0x3f8; mov al, '>'; out dx, al
@@ -19,8 +20,9 @@ pub const ECHO: [u8; 96] = [
     0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,       // ud2; null:
 ];
 
-/// Prints `>`, then for each byte that it reads from ttyS0 40 bytes: its page of KVM's clock
-/// (`pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst), and the time-stamp counter at that time.
+/// Prints `>`. Then, for each byte that it reads from ttyS0, prints 40 bytes: its page of KVM's clock
+/// (`pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst), and the time-stamp counter at that
+/// time.
 #[rustfmt::skip]
 pub const CLOCK: [u8; 103] = [
     0xb9, 0x01, 0x4d, 0x56, 0x4b, 0xb8, 0x01, 0x00, 0x21, 0x00, 0x31, 0xd2, 0x0f, 0x30, // mov ecx, 0x4b564d01; mov eax, 0x210001; xor edx, edx; wrmsr: the clock's page
@@ -35,8 +37,8 @@ pub const CLOCK: [u8; 103] = [
     0x8a, 0x07, 0xee, 0xff, 0xc7, 0xff, 0xc9, 0x75, 0xf7, 0xeb, 0xae, // next: mov al, [rdi]; out dx, al; inc edi; dec ecx; jnz next; jmp wait
 ];
 
-/// Prints [`LINE`] with one instruction, takes as many bytes with one when there is input, prints those in
-/// the same way, and powers off.
+/// Prints [`LINE`] with one instruction, reads the same number of bytes with one instruction when there
+/// is input, prints those in the same way, and powers off.
 #[rustfmt::skip]
 pub const STRINGS: [u8; 96] = [
     0x66, 0xba, 0xf8, 0x03,                                     // mov dx, 0x3f8
@@ -53,10 +55,10 @@ pub const STRINGS: [u8; 96] = [
     b'a', b' ', b'w', b'h', b'o', b'l', b'e', b' ', b's', b't', b'r', b'i', b'n', b'g', b'!', b'\n', // line:
 ];
 
-/// What [`STRINGS`] prints.
+/// The text that [`STRINGS`] prints.
 pub const LINE: &[u8] = STRINGS.last_chunk::<16>().unwrap();
 
-/// An ELF file that loads and enters `code` at 2 MiB, in long mode.
+/// An ELF file that loads `code` at 2 MiB and enters it there, in long mode.
 pub fn kernel(code: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);

@@ -1,8 +1,9 @@
 //! Kernel modules in the order in which they must be inserted.
 //!
-//! `modules.dep` is made by `depmod` when a kernel is installed, and ours is only unpacked. Each module
-//! names the modules it needs itself: its `.modinfo` section holds `depends=a,b` among zero-terminated
-//! `key=value` strings (`include/linux/moduleinfo.h` and `scripts/mod/modpost.c` of Linux).
+//! `modules.dep` is made by `depmod` when a kernel is installed, but this kernel is only unpacked. Each
+//! module itself names the modules that it needs: its `.modinfo` section holds `depends=a,b` among
+//! zero-terminated `key=value` strings (`include/linux/moduleinfo.h` and `scripts/mod/modpost.c` of
+//! Linux).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,10 +21,10 @@ pub struct Module {
     pub object: Vec<u8>,
 }
 
-/// `names` and all that they depend on, each after its dependencies; what is built into the kernel is left
-/// out.
+/// The modules `names` and all their dependencies, each after its own dependencies. Modules that are
+/// built into the kernel are left out.
 ///
-/// `directory` is a kernel's modules directory. Compressed modules come out as they were before.
+/// `directory` is a kernel's modules directory. Compressed modules are decompressed.
 pub fn in_order(directory: &Path, names: &[&str]) -> Result<Vec<Module>> {
     let mut objects = BTreeMap::new();
     index(&directory.join("kernel"), &mut objects)?;
@@ -51,7 +52,7 @@ impl Order<'_> {
         {
             return Ok(());
         }
-        // Taken out, so that a cycle (which a real kernel does not have) ends in an error.
+        // Removed, so that a cycle (which a real kernel does not have) ends in an error.
         let path = self.objects.remove(name);
         let path = path.ok_or_else(|| Error::Invalid {
             path: self.directory.to_owned(),

@@ -1,4 +1,4 @@
-//! Order, built-in modules and refusals, over a made-up module directory.
+//! Tests of the order, of built-in modules and of errors, on a made-up module directory.
 
 use super::*;
 

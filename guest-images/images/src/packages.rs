@@ -1,7 +1,7 @@
 //! Debian packages, downloaded and unpacked into the cache, never installed.
 //!
-//! Unpacking needs no root, changes nothing on the host, and cannot push out what is installed: a machine
-//! that has `qemu-utils` from backports would lose it to the main suite's `qemu-system-x86`.
+//! Unpacking needs no root, changes nothing on the host, and cannot remove installed packages.
+//! Installing could: the main suite's `qemu-system-x86` would remove a `qemu-utils` from backports.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,26 +10,27 @@ use std::process::Command;
 use crate::error::output;
 use crate::{Error, Result};
 
-/// Whom Debian's package lists are signed by, in the package `debian-archive-keyring`.
+/// The keys that sign Debian's package lists, from the package `debian-archive-keyring`.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// An apt: the host's own, or one for another suite of its distribution, with lists and caches of its own.
+/// An apt: the host's own, or one for another suite of its distribution that has lists and caches of its
+/// own.
 pub struct Apt {
     options: Vec<String>,
-    /// Whether [`Apt::update`] may be called: the host's lists are root's business.
+    /// True if [`Apt::update`] may update the lists; only root may update the host's.
     may_update: bool,
 }
 
 impl Apt {
-    /// The host's.
+    /// The host's apt.
     pub fn host() -> Self {
-        // As root, apt would download as a user who cannot write here, and warn about it.
+        // Otherwise apt, run as root, would download as a user who cannot write here, and warn about it.
         let options = vec!["APT::Sandbox::User=root".to_owned()];
         Apt { options, may_update: rustix::process::geteuid().is_root() }
     }
 
-    /// For `suite` (a code name, as `trixie`) from the mirror that the host uses. What it knows lies in
-    /// `folder`.
+    /// An apt for `suite` (a code name, such as `trixie`) from the mirror that the host uses. Its lists
+    /// and caches are in `folder`.
     pub fn of_suite(suite: &str, folder: &Path) -> Result<Self> {
         let mirror = mirror()?.ok_or_else(|| {
             Error::Missing(format!("no packages of {suite}: this host's apt has no Debian mirror"))
@@ -42,7 +43,7 @@ impl Apt {
             fs::write(folder.join(name), content).map_err(Error::file("write", &folder.join(name)))
         };
         write("sources.list", &format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))?;
-        // Nothing counts as installed.
+        // No package counts as installed.
         write("status", "")?;
         let mut apt = Apt::host();
         apt.may_update = true;
@@ -56,7 +57,7 @@ impl Apt {
         Ok(apt)
     }
 
-    /// What apt knows about the dependencies of `package`: the names it `Depends:` on, alternatives left out.
+    /// The names of the packages that `package` directly depends on (`Depends:`), without alternatives.
     pub fn depends(&self, package: &str) -> Result<Vec<String>> {
         let listing = self.ask(|| self.command("apt-cache", &["depends", package]))?;
         let listing = String::from_utf8_lossy(&listing);
@@ -64,14 +65,15 @@ impl Apt {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Whether apt has a package of this name.
+    /// Returns true if apt has a package of this name.
     pub fn knows(&self, package: &str) -> bool {
         output(&mut self.command("apt-cache", &["show", "--no-all-versions", package])).is_ok()
     }
 
-    /// `packages`, and what they need that this host has not installed, in the order of their names.
+    /// `packages`, and the dependencies that are not installed on this host, in the order in which apt
+    /// would install them.
     pub fn with_missing_dependencies(&self, packages: &[&str]) -> Result<Vec<String>> {
-        // Simulated only: '-s' needs no root and changes nothing.
+        // Only simulated: '-s' needs no root and changes nothing.
         let simulate = ["install", "-s", "--no-install-recommends"];
         let arguments = [&simulate[..], packages].concat();
         let plan = self.ask(|| self.command("apt-get", &arguments))?;
@@ -96,15 +98,15 @@ impl Apt {
         Ok(())
     }
 
-    /// The output of a command, which is run once more with fresh package lists where it fails: a new
-    /// container has none, and apt then knows no package; lists that are older than the archive name files
-    /// that are gone.
+    /// Runs a command and returns its output. If it fails, it is run again with fresh package lists: a
+    /// new container has none, so that apt knows no package, and lists older than the archive name files
+    /// that no longer exist.
     fn ask(&self, command: impl Fn() -> Command) -> Result<Vec<u8>> {
         output(&mut command())
             .or_else(|error| if self.update() { output(&mut command()) } else { Err(error) })
     }
 
-    /// Gets the package lists, where that is allowed; whether anything may have changed.
+    /// Updates the package lists, if that is allowed. Returns true if they may have changed.
     fn update(&self) -> bool {
         self.may_update && output(&mut self.command("apt-get", &["update", "-q"])).is_ok()
     }
@@ -119,13 +121,13 @@ impl Apt {
     }
 }
 
-/// Where the host's apt has Debian's packages from; `None` where it has none.
+/// The address from which the host's apt gets Debian's packages; `None` if it has none.
 pub fn mirror() -> Result<Option<String>> {
     let ask = ["indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"];
     let apt = Apt::host();
     let listing = apt.ask(|| apt.command("apt-get", &ask))?;
     let listing = String::from_utf8_lossy(&listing);
-    // Security updates are another repository, with a label of its own.
+    // Security updates are another repository, with another label.
     Ok(listing.lines().find_map(|line| line.strip_prefix("Debian Debian ")).map(str::to_owned))
 }
 
@@ -138,7 +140,7 @@ pub fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Where `program` is: in `PATH`, or in the system directories that a user's `PATH` leaves out.
+/// The path of `program`: in `PATH`, or in the system directories that a user's `PATH` leaves out.
 pub fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -1,8 +1,8 @@
-//! Payloads of made-up kernels.
+//! Tests of payloads in made-up kernels.
 
 use super::*;
 
-/// A bzImage of three setup sectors with `payload` 16 bytes behind its protected-mode code's start.
+/// A bzImage of three setup sectors, with `payload` 16 bytes after the start of its protected-mode code.
 fn bzimage(payload: &[u8]) -> Vec<u8> {
     let mut file = vec![0; 4 * 512 + 16];
     file[0x1f1] = 3;
@@ -35,7 +35,7 @@ fn what_is_no_whole_bzimage_has_none() {
 
 #[test]
 fn what_was_compressed_comes_out_again() {
-    // One stored block, as RFC 1951 has it, between gzip's header and trailer.
+    // One stored block (RFC 1951) between gzip's header and trailer.
     let file = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x01\x05\0\xfa\xffhello\x86\xa6\x10\x36\x05\0\0\0";
     let compression = Compression::of(file).expect("recognized");
     assert_eq!(compression.decompress(file).expect("decompressed"), b"hello");

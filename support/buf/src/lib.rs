@@ -1,8 +1,8 @@
 //! Memory that the kernel, a guest and several tasks may use at the same time.
 //!
 //! A [`Buf`] is a list of segments with shared ownership: an operation in flight holds a clone, so the
-//! memory outlives the task that asked. No `&[u8]` into shared memory ever exists; bytes are copied in
-//! and out, and a slice is handed out only where nobody else holds the memory ([`Buf::bytes_mut`]).
+//! memory outlives the task that started it. No `&[u8]` into shared memory ever exists; bytes are copied
+//! in and out, and a slice is handed out only if nobody else holds the memory ([`Buf::bytes_mut`]).
 
 use std::alloc::Layout;
 use std::any::Any;
@@ -40,7 +40,8 @@ impl Owned {
 const HUGE: usize = 2 << 20;
 
 impl Owned {
-    /// Memory in huge pages where the kernel has some: what it hands to a device takes less to look up.
+    /// Allocates huge pages if the kernel has some: it then has fewer pages to look up when it passes
+    /// the memory to a device.
     fn huge(len: usize) -> Self {
         let layout = Layout::from_size_align(len.next_multiple_of(HUGE), HUGE);
         let layout = layout.expect("buffer lengths are bounded");
@@ -57,7 +58,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, and freed once.
+        // SAFETY: allocated in `new` or `huge` with this layout, and freed once.
         unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
     }
 }
@@ -94,7 +95,7 @@ impl Buf {
         buf
     }
 
-    /// Memory of somebody else, a guest's for one: `keep` holds it alive.
+    /// Memory of another owner, such as a guest's; it stays valid while `keep` lives.
     ///
     /// # Safety
     /// Each segment must be valid for reads and writes while `keep` lives. Others may change the
@@ -127,7 +128,7 @@ impl Buf {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Returns true if there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -135,7 +136,7 @@ impl Buf {
     /// The part `range` of the same memory.
     ///
     /// # Panics
-    /// Where the range is not inside of the buffer.
+    /// If the range is not inside the buffer.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "slice outside of a buffer");
         let mut segments = SmallVec::new();
@@ -164,7 +165,7 @@ impl Buf {
         &self.segments
     }
 
-    /// Whether every segment's address and length is a multiple of `alignment`.
+    /// Returns true if every segment's address and length is a multiple of `alignment`.
     pub fn is_aligned(&self, alignment: usize) -> bool {
         self.segments.iter().all(|s| (s.iov_base as usize | s.iov_len).is_multiple_of(alignment))
     }
@@ -172,22 +173,22 @@ impl Buf {
     /// Copies out the first `into.len()` bytes.
     ///
     /// # Panics
-    /// Where the buffer is shorter.
+    /// If the buffer is shorter.
     pub fn copy_to(&self, mut into: &mut [u8]) {
         assert!(into.len() <= self.len);
         for segment in &self.segments {
             let n = segment.iov_len.min(into.len());
-            // SAFETY: the segment is alive by `keep`, `into` is a separate exclusive borrow, and bytes
-            // that others change meanwhile are copied as they happen to be.
+            // SAFETY: `keep` keeps the segment alive, `into` is a separate exclusive borrow, and bytes
+            // that others change meanwhile are copied in whatever state they are.
             unsafe { std::ptr::copy_nonoverlapping(segment.iov_base.cast(), into.as_mut_ptr(), n) };
             into = &mut into[n..];
         }
     }
 
-    /// Copies `from` in, at the start.
+    /// Copies `from` to the start of this buffer.
     ///
     /// # Panics
-    /// Where the buffer is shorter.
+    /// If the buffer is shorter.
     pub fn copy_from(&self, mut from: &[u8]) {
         assert!(from.len() <= self.len);
         for segment in &self.segments {
@@ -201,7 +202,7 @@ impl Buf {
     /// Copies the whole of `from`, which may be shorter, to the start of this buffer.
     ///
     /// # Panics
-    /// Where this buffer is shorter.
+    /// If this buffer is shorter.
     pub fn copy_from_buf(&self, from: &Buf) {
         assert!(from.len <= self.len);
         let mut at = 0;
@@ -209,8 +210,8 @@ impl Buf {
             let into = self.slice(at..at + segment.iov_len);
             let mut source = segment.iov_base.cast::<u8>();
             for target in &into.segments {
-                // SAFETY: both segments are alive by their `keep`; `copy` allows an overlap, which a
-                // guest may make by naming one page twice.
+                // SAFETY: their `keep` keeps both segments alive; `copy` allows an overlap, which a
+                // guest can cause by naming one page twice.
                 unsafe { std::ptr::copy(source, target.iov_base.cast(), target.iov_len) };
                 source = source.wrapping_add(target.iov_len);
             }
@@ -221,7 +222,7 @@ impl Buf {
     /// Sets every byte to zero.
     pub fn zero(&self) {
         for segment in &self.segments {
-            // SAFETY: the segment is alive by `keep`, and no reference to its bytes exists.
+            // SAFETY: `keep` keeps the segment alive, and no reference to its bytes exists.
             unsafe { std::ptr::write_bytes(segment.iov_base.cast::<u8>(), 0, segment.iov_len) };
         }
     }
@@ -233,37 +234,38 @@ impl Buf {
         bytes
     }
 
-    /// The bytes themselves, where this is the only handle to owned memory: no operation in flight
+    /// The bytes themselves, if this is the only handle to owned memory, so that no operation in flight
     /// holds a clone.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         let Keep::Owned(owned) = &mut self.keep else { return None };
         Rc::get_mut(owned)?;
         let Some(segment) = self.segments.first() else { return Some(&mut []) };
-        // SAFETY: an owned buffer is one segment inside of its allocation, and the only handle to that
+        // SAFETY: an owned buffer is one segment inside its allocation, and the only handle to that
         // allocation is borrowed mutably for as long as the slice lives.
         Some(unsafe { std::slice::from_raw_parts_mut(segment.iov_base.cast(), segment.iov_len) })
     }
 
-    /// Where all bytes of an unshared owned buffer are zero. Shared memory is never looked at: its
-    /// content could change after the look.
+    /// Returns true if this is the only handle to owned memory and all its bytes are zero. Shared memory
+    /// is never examined: its content could change right after.
     pub fn is_zero(&mut self) -> bool {
         self.bytes_mut().is_some_and(|bytes| is_zero(bytes))
     }
 }
 
-/// Large buffers that are used again: clearing and faulting in fresh ones would cost as much as
-/// the copy that they serve.
+/// Large buffers that are reused: clearing and faulting in fresh ones would cost as much as the copy
+/// that they are used for.
 #[derive(Default)]
 pub struct Pool {
     free: std::cell::RefCell<Vec<Buf>>,
 }
 
 impl Pool {
-    /// Buffers kept, and the largest one.
+    /// The largest number of free buffers that are kept.
     const KEPT: usize = 8;
+    /// The largest buffer that is kept, in bytes.
     const LARGEST: usize = 4 << 20;
 
-    /// A buffer of `len` bytes with any content.
+    /// A buffer of `len` bytes, with arbitrary content.
     pub fn get(&self, len: usize) -> Buf {
         let mut free = self.free.borrow_mut();
         match free.iter().position(|buf| buf.len() >= len) {
@@ -286,7 +288,7 @@ impl Pool {
         }
     }
 
-    /// Takes a buffer back; one that is still in use somewhere is left to its last user.
+    /// Takes a buffer back. One that is still in use elsewhere is not kept; its last user frees it.
     pub fn put(&self, mut buf: Buf) {
         let mut free = self.free.borrow_mut();
         if free.len() >= Self::KEPT || buf.bytes_mut().is_none() {
@@ -305,7 +307,7 @@ impl Pool {
     }
 }
 
-/// Whether all bytes are zero.
+/// Returns true if all bytes are zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
     // SAFETY: any bytes are a valid u128.
     let (head, body, tail) = unsafe { bytes.align_to::<u128>() };

@@ -1,4 +1,5 @@
-//! Slices name the right bytes, shared memory is not handed out, copies cross segment ends.
+//! Tests that slices cover the right bytes, that shared memory is not handed out, and that copies cross
+//! segment ends.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! File descriptors whose readiness tasks await.
+//! File descriptors whose readiness tasks can await.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -89,7 +89,8 @@ impl Reactor {
         Ok(Reactor { manager, id })
     }
 
-    /// Waits for events for at most `milliseconds` (-1: for ever) and wakes whom they concern.
+    /// Waits for events for at most `milliseconds` (-1: without limit) and wakes the tasks that wait for
+    /// them.
     pub(crate) fn wait(&mut self, milliseconds: i32) -> io::Result<()> {
         match self.manager.run_with_timeout(milliseconds).map_err(error) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -138,8 +139,8 @@ impl Reactor {
     }
 }
 
-/// A descriptor registered with the event loop of the executor that runs the caller, edge-triggered.
-/// It must be non-blocking where it is used through [`AsyncFd::read_io`] or [`AsyncFd::write_io`].
+/// A descriptor registered, edge-triggered, with the event loop of the executor that runs the caller. It
+/// must be non-blocking if it is used through [`AsyncFd::read_io`] or [`AsyncFd::write_io`].
 pub struct AsyncFd<T: AsRawFd> {
     inner: Option<T>,
     interest: Rc<Interest>,
@@ -150,7 +151,8 @@ impl<T: AsRawFd> AsyncFd<T> {
     /// Registers `inner`.
     ///
     /// # Errors
-    /// What `epoll_ctl` answers: `EPERM` for a regular file, which is always ready and cannot be awaited.
+    /// The error of `epoll_ctl`: `EPERM` for a regular file, which is always ready and cannot be
+    /// awaited.
     ///
     /// # Panics
     /// Outside a task of a real executor: a simulation has no descriptors.
@@ -158,8 +160,9 @@ impl<T: AsRawFd> AsyncFd<T> {
         Self::with(inner, EventSet::IN | EventSet::OUT)
     }
 
-    /// The same for one that is only read from: that it takes more wakes nobody. An eventfd, or a ring whose
-    /// completions were taken already, does so after each use, which would end a wait for nothing.
+    /// Like [`AsyncFd::new`], for a descriptor that is only read from: events for writing wake nobody.
+    /// An eventfd, or a ring whose completions were taken already, reports one after each use, which
+    /// would end a wait for nothing.
     ///
     /// # Errors
     /// As [`AsyncFd::new`].
@@ -183,18 +186,18 @@ impl<T: AsRawFd> AsyncFd<T> {
         self.inner.as_ref().expect("present until dropped")
     }
 
-    /// Ends at the first event for reading since the last [`AsyncFd::clear_readable`].
+    /// Waits until the first event for reading since the last [`AsyncFd::clear_readable`].
     pub async fn readable(&self) {
         self.interest.read.wait().await
     }
 
-    /// Ends at the first event for writing since the descriptor was found not to take more.
+    /// Waits until the first event for writing since the descriptor last took no more.
     pub async fn writable(&self) {
         self.interest.write.wait().await
     }
 
-    /// Forgets that the descriptor was readable. An eventfd awaited edge by edge needs no `read`:
-    /// each write to it is a new edge.
+    /// Forgets that the descriptor was readable. An eventfd that is awaited edge by edge needs no
+    /// `read`: each write to it is a new edge.
     pub fn clear_readable(&self) {
         self.interest.read.ready.set(false);
     }
@@ -217,10 +220,10 @@ impl<T: AsRawFd> AsyncFd<T> {
         loop {
             match operation(self.get()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    // Tried first and waited for afterwards, so an edge before this call is no loss.
+                    // Tried first and awaited afterwards, so that an edge before this call is not lost.
                     direction.ready.set(false);
-                    // The edge may have come between the attempt and here only on this same thread,
-                    // which runs no event loop in between.
+                    // No edge can be missed between the attempt and this point: only this thread runs
+                    // the event loop, and not in between.
                     direction.wait().await;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

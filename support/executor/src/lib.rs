@@ -6,9 +6,9 @@
 //! [`unblock`], [`AsyncFd::new`]) refer to the executor that runs it. Other threads reach it through
 //! its [`Remote`].
 //!
-//! [`Executor::simulated`] runs the same tasks with a seeded choice of the next ready task and a
-//! clock that jumps to the next timer when nothing is ready, so that a schedule is replayable from
-//! its seed.
+//! [`Executor::simulated`] runs the same tasks, but draws the next ready task from a seed and has a
+//! clock that jumps to the next timer when nothing is ready. So a schedule can be replayed from its
+//! seed.
 
 mod fd;
 pub mod log;
@@ -33,8 +33,8 @@ pub use timer::{sleep, sleep_until, timeout};
 
 /// Runs a closure that may block on a worker thread and awaits its result.
 ///
-/// Under simulation the closure runs at once on the calling thread. The closure runs to its end
-/// even when the returned future is dropped, so it must own everything that it touches.
+/// In a simulation the closure runs at once on the calling thread. The closure runs to its end even if
+/// the returned future is dropped, so it must own everything that it uses.
 pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     if is_simulated() {
         return work();
@@ -43,11 +43,11 @@ pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     worked(work, |work| pool.run(work)).await
 }
 
-/// Runs a closure that may block on a thread of its own, begun at once; its result is awaited on any
-/// executor, or waited for. A closure that panics answers [`Gone`].
+/// Starts a thread at once that runs a closure which may block. The result can be awaited on any
+/// executor, or waited for; if the closure panics, it is [`Gone`].
 ///
 /// # Errors
-/// Where the kernel gives no thread.
+/// If the kernel cannot start a thread.
 pub fn aside<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -57,7 +57,7 @@ pub fn aside<T: Send + 'static>(
     Ok(receiver)
 }
 
-/// Hands `work` to a worker by `run` and awaits its result.
+/// Passes `work` to a worker by `run` and awaits its result.
 async fn worked<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
     run: impl FnOnce(Box<dyn FnOnce() + Send>),
@@ -66,7 +66,7 @@ async fn worked<T: Send + 'static>(
     run(Box::new(move || reply.send(work())));
     match receiver.await {
         Ok(value) => value,
-        // The sender is dropped unanswered only when `work` panicked.
+        // The sender is dropped without a reply only if `work` panicked.
         Err(Gone) => panic!("a worker panicked"),
     }
 }

@@ -1,34 +1,35 @@
-//! Log lines that somebody outside can cause as often as they like: a guest, an image, a client, a peer.
+//! Log lines that an outside party (a guest, an image, a client or a peer) can cause as often as it
+//! likes.
 //!
-//! [`limited!`](crate::limited) writes such a line, and leaves it out where there were many of its kind.
+//! [`limited!`](crate::limited) writes such a line, and leaves it out if there were many of its kind.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// As many lines of a kind are written at once.
+/// The number of lines of one kind that may be written at once.
 pub const BURST: u32 = 10;
-/// Then one for each such time.
+/// After a burst, one more line is allowed each time this interval passes.
 pub const EACH: Duration = Duration::from_secs(10);
 
-/// How many lines of one kind may be written now. Any thread may use it.
+/// The number of lines of one kind that may still be written. Usable from any thread.
 pub struct Limit(Mutex<State>);
 
 struct State {
     /// Lines that may be written, as of `since`.
     left: u32,
-    /// `None` before the first.
+    /// `None` before the first line.
     since: Option<Instant>,
     left_out: u64,
 }
 
 impl Limit {
-    /// Nothing was written yet.
+    /// A limit for which no line was written yet.
     pub const fn new() -> Self {
         Limit(Mutex::new(State { left: BURST, since: None, left_out: 0 }))
     }
 
-    /// Takes leave to write a line. With it comes how many were left out since the last one; `None` if this
-    /// one is to be left out.
+    /// Asks to write one line. Returns the number of lines that were left out since the last one, or
+    /// `None` if this one must be left out too.
     pub fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
@@ -61,9 +62,10 @@ impl Default for Limit {
     }
 }
 
-/// Writes a log line that somebody outside can cause: `limited!(warn, "client {name}: {e}")`, with what the
-/// macro `tracing::warn` takes. Each place in the code writes [`log::BURST`](crate::log::BURST) lines at once
-/// and then one each [`log::EACH`](crate::log::EACH), and says how many were left out.
+/// Writes a log line that an outside party can cause: `limited!(warn, "client {name}: {e}")`, with the
+/// arguments of the macro `tracing::warn`. Each place in the code writes
+/// [`log::BURST`](crate::log::BURST) lines at once, then one per [`log::EACH`](crate::log::EACH), and
+/// reports how many were left out.
 #[macro_export]
 macro_rules! limited {
     ($level:ident, $($line:tt)+) => {{
@@ -85,7 +87,7 @@ mod tests {
     fn a_flood_is_a_few_lines_and_says_how_long_it_was() {
         let (limit, start) = (Limit::new(), Instant::now());
         let mut written = Vec::new();
-        // A line each millisecond, for a hundred seconds.
+        // One line per millisecond, for a hundred seconds.
         for n in 0..100_000 {
             written.extend(limit.pass_at(start + Duration::from_millis(n)));
         }
@@ -94,7 +96,7 @@ mod tests {
         assert_eq!(written[10], 9_990, "{written:?}");
         let after = start + Duration::from_secs(3600);
         assert_eq!(limit.pass_at(after), Some(9_999));
-        // Silence earns a burst, and no more.
+        // A silence allows one burst, not more.
         assert_eq!((0..100).filter_map(|_| limit.pass_at(after)).count(), 9);
     }
 }

@@ -1,4 +1,4 @@
-//! Workers beyond the confinement of the thread that asks.
+//! Worker threads that are not confined like the thread that calls, for opening files and connecting.
 
 use std::io;
 use std::sync::mpsc::{self, Sender};
@@ -8,18 +8,19 @@ use crate::pool::Pool;
 
 struct Outside {
     pool: Pool,
-    /// To the thread that makes the workers, which are as free as it is.
+    /// Sends to the thread that creates the workers. They inherit its confinement.
     maker: Mutex<Sender<Pool>>,
 }
 
 static FILES: OnceLock<Outside> = OnceLock::new();
 static CONNECTIONS: OnceLock<Outside> = OnceLock::new();
 
-/// Starts the threads whose children do what [`outside`] and [`connecting`] are asked for, and calls
-/// `confine` on the first. Once in a process, before any thread is confined. Returns what `confine` returns.
+/// Starts the threads that create the workers of [`outside`] and [`connecting`], and calls `confine` on
+/// the first one. Must be called once per process, before any thread is confined. Returns the value of
+/// `confine`.
 ///
 /// # Errors
-/// If the kernel gives no thread.
+/// If the kernel cannot start a thread.
 pub fn start_outside<T: Send + 'static>(confine: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     start(&CONNECTIONS, "connector", || ())?;
     start(&FILES, "opener", confine)
@@ -33,28 +34,28 @@ fn start<T: Send + 'static>(
     let (maker, wishes) = mpsc::channel::<Pool>();
     let (answer, confined) = mpsc::channel();
     std::thread::Builder::new().name(name.into()).spawn(move || {
-        // Whoever started us waits for it.
+        // The caller of `start` waits for it.
         let _ = answer.send(confine());
         for pool in wishes {
             if pool.clone().start(name).is_err() {
-                // Without another thread, this one.
+                // If no other thread can be started, this one does the work.
                 pool.serve();
             }
         }
     })?;
-    // A second one would have no work.
+    // A second one would get no work.
     let _ = outside.set(Outside { pool: Pool::default(), maker: Mutex::new(maker) });
     confined.recv().map_err(io::Error::other)
 }
 
-/// As [`crate::unblock`], on a thread that is as free as `confine` of [`start_outside`] has left it: for what
-/// reaches files by name. Without such a thread it is `unblock`.
+/// Like [`crate::unblock`], on a thread that is confined only by what `confine` of [`start_outside`]
+/// did: for opening files by name. Without such a thread it is `unblock`.
 pub async fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     on(&FILES, work).await
 }
 
-/// As [`outside`], on a thread that `confine` was not called on: for connections, whose host names the C
-/// library looks up in files of its own.
+/// Like [`outside`], on a thread that `confine` was not called on: for connections, because the C
+/// library reads files of its own to look up host names.
 pub async fn connecting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     on(&CONNECTIONS, work).await
 }

@@ -1,7 +1,7 @@
 //! Worker threads for calls that block.
 //!
-//! An executor has a pool of its own, because a thread passes what it may ask of the kernel on to the
-//! threads that it makes: work must not reach further than whoever asked for it.
+//! Each executor has a pool of its own, because a thread passes its confinement on to the threads that
+//! it creates: work must not be able to do more than the thread that asked for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,9 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The most threads of one pool; more work waits.
+/// The largest number of threads in one pool; more work waits.
 const MOST: usize = 64;
-/// How long a thread without work stays.
+/// The time after which a thread without work ends.
 const IDLE: Duration = Duration::from_secs(5);
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -19,8 +19,9 @@ type Work = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct State {
     queue: VecDeque<Work>,
-    /// Threads that wait for work, and all of them.
+    /// Threads that wait for work.
     idle: usize,
+    /// All threads.
     threads: usize,
     closed: bool,
 }
@@ -31,7 +32,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// Threads that come with the work and go without it. Clones are the same.
+/// Threads that are started when there is work and end when there is none. Clones share the threads.
 #[derive(Clone, Default)]
 pub(crate) struct Pool(Arc<Shared>);
 
@@ -46,7 +47,7 @@ impl Shared {
         loop {
             if let Some(work) = state.queue.pop_front() {
                 drop(state);
-                // Whoever waits for it hears of the panic, and the thread lives on.
+                // The task that waits for the work is notified of the panic, and the thread lives on.
                 let _ = catch_unwind(AssertUnwindSafe(work));
                 state = self.state();
                 continue;
@@ -68,8 +69,9 @@ impl Shared {
 }
 
 impl Pool {
-    /// Runs `work` on a thread of the pool; `start` makes one that calls [`Pool::serve`] where none is idle.
-    /// Where the kernel gives no thread, one that is there does it later, and without any the caller at once.
+    /// Runs `work` on a thread of the pool. If none is idle, `start` creates one that calls
+    /// [`Pool::serve`]. If that fails, an existing thread does the work later; if there is none, the
+    /// caller does it at once.
     pub(crate) fn run_by(&self, work: Work, start: impl FnOnce(Pool) -> io::Result<()>) {
         let mut state = self.0.state();
         state.queue.push_back(work);
@@ -89,22 +91,22 @@ impl Pool {
         }
     }
 
-    /// Runs `work` on a thread that was made by a caller of this.
+    /// Runs `work` on a thread of the pool. If none is idle, the calling thread starts one.
     pub(crate) fn run(&self, work: Work) {
         self.run_by(work, |pool| pool.start("worker"));
     }
 
-    /// Starts a thread that serves.
+    /// Starts a thread that serves this pool.
     pub(crate) fn start(self, name: &str) -> io::Result<()> {
         std::thread::Builder::new().name(name.into()).spawn(move || self.serve()).map(drop)
     }
 
-    /// Does what there is to do, until there was nothing for a while.
+    /// Works until there is no work for [`IDLE`], or until the pool is closed.
     pub(crate) fn serve(&self) {
         self.0.serve();
     }
 
-    /// Lets the threads go when what there is to do is done.
+    /// Ends the threads once the queued work is done.
     pub(crate) fn close(&self) {
         self.0.state().closed = true;
         self.0.changed.notify_all();

@@ -15,28 +15,29 @@ use crate::task::{TaskKey, spawn};
 
 type Start = Box<dyn FnOnce() + Send>;
 
-/// What another thread wants.
+/// A request from another thread.
 pub(crate) enum Item {
     Wake(TaskKey),
     Start(Start),
 }
 
-/// In the order of asking: who starts a task and then answers may rely on the task to run first.
+/// Kept in the order of the requests: a thread that starts a task and then replies may rely on the task
+/// to run first.
 #[derive(Default)]
 struct Queue {
     items: VecDeque<Item>,
     closed: bool,
 }
 
-/// What an executor shares with other threads.
+/// The state that an executor shares with other threads.
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
-    /// Written when the queue becomes worth looking at; `None` under simulation, which has no
-    /// other threads and looks by itself.
+    /// Written when the queue gets an item. `None` in a simulation, which has no other threads and polls
+    /// the queue itself.
     pub(crate) event: Option<EventFd>,
 }
 
-/// Locks a mutex whose holders never panic, so that one which is poisoned all the same is still whole.
+/// Locks a mutex whose holders never panic; if it is poisoned all the same, its content is still valid.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -91,14 +92,14 @@ impl fmt::Display for Gone {
 
 impl std::error::Error for Gone {}
 
-/// The way from any thread to a value that lives on an executor's.
+/// A handle, usable from any thread, to a value that lives on an executor's thread.
 pub trait Handle: Clone + Send + 'static {
     /// The value.
     type Target: 'static;
 
-    /// The executor of its thread.
+    /// The executor of the value's thread.
     fn remote(&self) -> &Remote;
-    /// The value; called on its thread. `None` where it is gone.
+    /// Returns the value; must be called on its thread. `None` if it no longer exists.
     fn get(&self) -> Option<Rc<Self::Target>>;
 }
 
@@ -109,8 +110,8 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Runs a future on the executor, made there because futures are not `Send`. Once the executor
-    /// has ended, `make` is dropped unrun.
+    /// Runs a future on the executor. `make` makes it there, because futures are not `Send`. If the
+    /// executor has ended, `make` is dropped without being run.
     pub fn spawn<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F + Send + 'static) {
         let start: Start = Box::new(move || {
             spawn(make());
@@ -126,8 +127,8 @@ impl Remote {
         self.shared.signal();
     }
 
-    /// Runs a future on the executor and hands back its result. What it started on the executor that
-    /// asks, before it ended, runs there before the result is seen.
+    /// Runs a future on the executor and returns its result. Tasks that the future started on the
+    /// caller's executor run there before the result arrives.
     pub fn call<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         make: impl FnOnce() -> F + Send + 'static,
@@ -159,10 +160,10 @@ struct ReplyShared<T> {
     ready: Condvar,
 }
 
-/// An answer from another thread, to be awaited or waited for.
+/// The result of a call on another thread. Can be awaited, or waited for by blocking.
 pub struct Reply<T>(Arc<ReplyShared<T>>);
 
-/// The answering side of a [`Reply`]. Dropping it unanswered tells the asker [`Gone`].
+/// The replying side of a [`Reply`]. If it is dropped without a reply, the caller gets [`Gone`].
 pub(crate) struct Sender<T>(Arc<ReplyShared<T>>);
 
 impl<T> Reply<T> {
@@ -174,7 +175,8 @@ impl<T> Reply<T> {
         (Sender(shared.clone()), Reply(shared))
     }
 
-    /// Blocks the calling thread until the answer is there. Not for an executor's own thread.
+    /// Blocks the calling thread until the result arrives. Must not be called on an executor's own
+    /// thread.
     pub fn wait(self) -> Result<T, Gone> {
         let mut state = lock(&self.0.state);
         loop {

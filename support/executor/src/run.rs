@@ -31,12 +31,12 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
     before_wait: RefCell<Vec<Rc<dyn Fn()>>>,
-    /// How many batches in a row have run without a look at the events.
+    /// Batches run since the event loop was last polled.
     unlooked: Cell<u32>,
     world: World,
 }
 
-/// Batches of ready tasks after which events are looked at, though more tasks are ready.
+/// The number of batches after which the event loop is polled, even if more tasks are ready.
 const MOST_UNLOOKED: u32 = 8;
 
 thread_local! {
@@ -44,7 +44,8 @@ thread_local! {
 }
 
 pub(crate) fn try_current() -> Option<Rc<Inner>> {
-    // Unreachable thread-locals: a destructor of another thread-local woke a task at thread exit.
+    // Fails if the thread-local is gone: a destructor of another thread-local woke a task at thread
+    // exit.
     CURRENT.try_with(|current| current.borrow().last().cloned()).ok().flatten()
 }
 
@@ -68,7 +69,7 @@ impl Drop for Enter {
     }
 }
 
-/// Time since the executor was made; virtual under simulation.
+/// Time since the executor was made; virtual in a simulation.
 pub fn now() -> Duration {
     match &current().world {
         World::Real { start, .. } => start.elapsed(),
@@ -76,12 +77,12 @@ pub fn now() -> Duration {
     }
 }
 
-/// Whether the current executor is a simulation. `false` outside any.
+/// Returns true if the current executor is a simulation, and false outside any executor.
 pub fn is_simulated() -> bool {
     try_current().is_some_and(|inner| matches!(inner.world, World::Simulated { .. }))
 }
 
-/// A random number; under simulation drawn from the seed.
+/// A random number; in a simulation it is drawn from the seed.
 pub fn random() -> u64 {
     match &current().world {
         World::Simulated { random, .. } => next_random(random),
@@ -92,19 +93,19 @@ pub fn random() -> u64 {
     }
 }
 
-/// The way into the current executor from other threads.
+/// A handle to the current executor for other threads.
 pub fn remote() -> Remote {
     Remote { shared: current().shared.clone() }
 }
 
-/// Calls `hook` each time before the current executor waits for events, when all ready tasks have
-/// run: the place to hand batched work to the kernel. A hook that makes tasks ready prevents the wait.
+/// Calls `hook` each time before the current executor waits for events, when all ready tasks have run. A
+/// hook can submit batched work to the kernel there. If it makes tasks ready, the wait is skipped.
 pub fn before_wait(hook: impl Fn() + 'static) {
     current().before_wait.borrow_mut().push(Rc::new(hook));
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014): one state word, no dependency, and stable for ever, which
-/// keeps old seeds replayable.
+/// SplitMix64 (Steele, Lea and Flood 2014): one word of state, no dependency, and it never changes,
+/// which keeps old seeds replayable.
 fn next_random(state: &Cell<u64>) -> u64 {
     let s = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
     state.set(s);
@@ -145,7 +146,7 @@ impl Inner {
     }
 
     fn run_ready(&self) {
-        // Tasks woken during this batch wait for the next one, so that I/O is never starved.
+        // Tasks that become ready during this batch run in the next one, so that I/O is never starved.
         let batch = self.ready.borrow().len();
         for _ in 0..batch {
             let Some(key) = self.next_ready() else { break };
@@ -153,7 +154,7 @@ impl Inner {
         }
     }
 
-    /// Hooks, events and timers. `false` where nothing can ever happen again, which only a
+    /// Runs hooks, events and timers. Returns false if nothing can ever happen again, which only a
     /// simulation can know.
     fn wait(&self) -> io::Result<bool> {
         let hooks = self.before_wait.borrow().clone();
@@ -163,8 +164,7 @@ impl Inner {
         let idle = self.ready.borrow().is_empty();
         match &self.world {
             World::Real { reactor, start } => {
-                // A look at the events is a system call, which tasks that are ready need not wait for each
-                // time.
+                // Polling the events is a system call; ready tasks need not wait for it each time.
                 if !idle && self.unlooked.get() < MOST_UNLOOKED {
                     self.unlooked.set(self.unlooked.get() + 1);
                     return Ok(true);
@@ -185,7 +185,7 @@ impl Inner {
                 Ok(true)
             }
             World::Simulated { now, .. } => {
-                // What its tasks asked for as another thread would.
+                // Requests that its own tasks made through a [`Remote`].
                 self.take_remote();
                 if !self.ready.borrow().is_empty() {
                     return Ok(true);
@@ -215,7 +215,7 @@ impl Executor {
     /// An executor on real descriptors and the real clock.
     ///
     /// # Errors
-    /// Where the kernel gives no epoll instance or eventfd.
+    /// If the kernel cannot create an epoll instance or an eventfd.
     pub fn new() -> io::Result<Self> {
         let world = World::Real { reactor: RefCell::new(Reactor::new()?), start: Instant::now() };
         let event = EventFd::new(EFD_NONBLOCK)?;
@@ -223,7 +223,7 @@ impl Executor {
         let executor = Self::with(world, Some(event));
         let _enter = Enter::new(&executor.inner);
         let watched = AsyncFd::for_reading(watched)?;
-        // Holds the inner weakly: the task lives in it.
+        // Holds the executor weakly, because the executor holds this task.
         let inner = Rc::downgrade(&executor.inner);
         spawn(async move {
             loop {
@@ -236,7 +236,7 @@ impl Executor {
         Ok(executor)
     }
 
-    /// An executor in a simulated world: a virtual clock, and a schedule drawn from `seed`.
+    /// An executor in a simulation: a virtual clock, and a schedule drawn from `seed`.
     pub fn simulated(seed: u64) -> Self {
         Self::with(World::Simulated { now: Cell::new(Duration::ZERO), random: Cell::new(seed) }, None)
     }
@@ -255,16 +255,16 @@ impl Executor {
         Executor { inner: Rc::new(inner) }
     }
 
-    /// The way in from other threads.
+    /// A handle to this executor for other threads.
     pub fn remote(&self) -> Remote {
         Remote { shared: self.inner.shared.clone() }
     }
 
-    /// Runs all tasks until `future` ends. Tasks that are left stay, and go on in a next call.
+    /// Runs all tasks until `future` ends. Remaining tasks are kept, and continue in the next call.
     ///
     /// # Panics
-    /// In a simulation whose tasks all wait for each other, and where the event loop fails, which it
-    /// does only when the process is out of memory.
+    /// In a simulation whose tasks all wait for each other, and if the event loop fails, which happens
+    /// only when the process is out of memory.
     pub fn block_on<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
         let _enter = Enter::new(&self.inner);
         let (sender, mut receiver) = oneshot();

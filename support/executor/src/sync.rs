@@ -1,4 +1,4 @@
-//! Signals between the tasks of one executor. None of it is `Send`, and none of it locks.
+//! Signals between the tasks of one executor. Nothing here is `Send` or takes locks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -6,7 +6,8 @@ use std::future::Future;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-/// A condition that may have changed: tasks test it, and wait here while it does not hold.
+/// Signals that a condition may have changed: tasks test the condition, and wait here while it does not
+/// hold.
 ///
 /// Since tasks interleave only at an `.await`, `while !condition() { event.wait().await }` loses no
 /// signal.
@@ -22,7 +23,7 @@ impl Event {
         Self::default()
     }
 
-    /// Ends at the first [`Event::notify`] after this call.
+    /// Waits until the first [`Event::notify`] after this call.
     pub fn wait(&self) -> impl Future<Output = ()> + '_ {
         let epoch = self.epoch.get();
         std::future::poll_fn(move |cx| {
@@ -52,7 +53,7 @@ struct Waiter {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A counted resource (bytes, requests, or 1 for a lock), given out in the order of asking.
+/// A counted resource (bytes, requests, or 1 for a lock), granted in the order of the requests.
 pub struct Semaphore {
     free: Cell<u64>,
     total: u64,
@@ -65,7 +66,7 @@ impl Semaphore {
         Rc::new(Semaphore { free: Cell::new(total), total, waiters: RefCell::default() })
     }
 
-    /// Waits for `want` units. A wish for more than there are is granted when all are free.
+    /// Waits for `want` units. A request for more than the total is granted when all units are free.
     pub async fn acquire(self: &Rc<Self>, want: u64) -> Permit {
         if let Some(permit) = self.try_acquire(want) {
             return permit;
@@ -86,7 +87,7 @@ impl Semaphore {
         Permit { semaphore: self.clone(), held: want }
     }
 
-    /// Takes `want` units where they are free and nobody waits.
+    /// Takes `want` units if they are free and nobody waits.
     pub fn try_acquire(self: &Rc<Self>, want: u64) -> Option<Permit> {
         let want = want.min(self.total);
         if !self.waiters.borrow().is_empty() || self.free.get() < want {
@@ -116,7 +117,7 @@ impl Semaphore {
     }
 }
 
-/// Gives a place in the queue, or a grant that nobody took, back when the wish is dropped.
+/// Gives back a place in the queue, or an unused grant, when the request is dropped.
 struct Waiting<'a> {
     semaphore: &'a Semaphore,
     waiter: Rc<Waiter>,
@@ -132,7 +133,7 @@ impl Drop for Waiting<'_> {
             self.semaphore.release(self.waiter.want);
         } else {
             self.semaphore.waiters.borrow_mut().retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
-            // The one behind may fit where this one did not.
+            // The next waiter may fit even though this one did not.
             self.semaphore.release(0);
         }
     }
@@ -156,7 +157,7 @@ struct Slot<T> {
     waker: Option<Waker>,
 }
 
-/// Sends one value to a task of the same executor. Dropping it unsent tells the receiver `None`.
+/// Sends one value to a task of the same executor. If it is dropped unsent, the receiver gets `None`.
 pub struct OneSender<T>(Rc<RefCell<Slot<T>>>);
 
 /// Receives one value from a task of the same executor.

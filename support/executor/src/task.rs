@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use crate::remote::Shared;
 use crate::run::{current, try_current};
 
-/// Names a task for as long as the executor lives: a slot is used again, an id is not.
+/// Identifies a task for as long as the executor lives: slots are reused, ids are not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TaskKey {
     slot: usize,
@@ -21,7 +21,7 @@ pub(crate) struct TaskKey {
 /// Wakes one task, from any thread.
 struct TaskWaker {
     key: TaskKey,
-    /// Set while the task is in a ready queue, so that it is there once.
+    /// True while the task is in a ready queue, so that it is queued only once.
     queued: AtomicBool,
     shared: Arc<Shared>,
 }
@@ -70,7 +70,7 @@ impl Tasks {
         key
     }
 
-    /// Polls a task once. A key whose task has ended is ignored: wakers may outlive their task.
+    /// Polls a task once. A key whose task has ended is ignored, because wakers may outlive their task.
     pub(crate) fn poll(&self, key: TaskKey) {
         let (mut future, waker) = {
             let mut slots = self.slots.borrow_mut();
@@ -92,7 +92,7 @@ impl Tasks {
         let mut slots = self.slots.borrow_mut();
         match slots.get_mut(key.slot) {
             Some(Some(task)) if task.id == key.id => task.future = Some(future),
-            // Cancelled by itself during the poll.
+            // The task cancelled itself during the poll.
             _ => {
                 drop(slots);
                 drop(future);
@@ -111,11 +111,11 @@ impl Tasks {
                 _ => None,
             }
         };
-        // Dropped with nothing borrowed: a future's destructor may spawn or cancel tasks.
+        // Dropped while nothing is borrowed: a future's destructor may spawn or cancel tasks.
         drop(removed);
     }
 
-    /// Drops every task, those included that destructors spawn.
+    /// Drops every task, including those that destructors spawn.
     pub(crate) fn clear(&self) {
         loop {
             let tasks = std::mem::take(&mut *self.slots.borrow_mut());
@@ -134,7 +134,7 @@ struct JoinState<T> {
     waker: Option<Waker>,
 }
 
-/// Marks a task's end however it comes, so that a join never hangs on a cancelled task.
+/// Marks the end of a task in whatever way it ends, so that a join never hangs on a cancelled task.
 struct Finish<T>(Rc<RefCell<JoinState<T>>>);
 
 impl<T> Drop for Finish<T> {
@@ -154,20 +154,20 @@ pub struct JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
-    /// Whether the task has ended.
+    /// Returns true if the task has ended.
     pub fn is_finished(&self) -> bool {
         self.state.borrow().done
     }
 
-    /// Drops the task where it stands. What it had in flight in the kernel stays alive until its
-    /// completion; see the owner of that operation.
+    /// Drops the task's future at the point it has reached. Operations that it had in flight in the
+    /// kernel stay alive until they complete; see their owner.
     pub fn cancel(&self) {
         current().tasks.remove(self.key);
     }
 }
 
 impl<T> Future for JoinHandle<T> {
-    /// `None` where the task was cancelled.
+    /// `None` if the task was cancelled.
     type Output = Option<T>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
@@ -199,11 +199,11 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandl
     JoinHandle { key, state }
 }
 
-/// Runs `future` in the caller's task, to its end whatever becomes of the caller: dropped after its first
-/// poll, the rest runs in a task of its own, and what it holds stays held until then. That task is made
-/// only there, so that who awaits the end pays for one allocation.
+/// Runs `future` in the caller's task, and always to its end: if the returned future is dropped after
+/// its first poll, the rest runs in a task of its own, and what it holds stays held until then. Creating
+/// that task only in this case saves an allocation for callers who await the end.
 ///
-/// Dropped together with its executor, it ends where it stands.
+/// If the executor is dropped, the future is dropped with it, unfinished.
 pub fn to_the_end<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> {
     ToTheEnd { future: Some(Box::pin(future)), started: false }
 }
@@ -230,16 +230,16 @@ impl<T: 'static, F: Future<Output = T> + 'static> Future for ToTheEnd<T, F> {
 
 impl<T: 'static, F: Future<Output = T> + 'static> Drop for ToTheEnd<T, F> {
     fn drop(&mut self) {
-        // A panic may have come from the future itself, which must not be polled again then.
+        // The panic may have come from the future itself, which must not be polled again.
         let goes_on = self.started && !std::thread::panicking() && try_current().is_some();
         if let Some(future) = self.future.take().filter(|_| goes_on) {
-            // Everything that waits takes the waker of its latest poll, which is the new task's.
+            // All that it waits for uses the waker of its latest poll, which is now the new task's.
             spawn(future);
         }
     }
 }
 
-/// Lets every other ready task, and the I/O loop, have a turn.
+/// Lets every other ready task, and the I/O loop, run once.
 pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {

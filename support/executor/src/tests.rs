@@ -1,4 +1,4 @@
-//! What tasks may rely on: order, time, other threads, descriptors, and replayable schedules.
+//! Tests of what tasks may rely on: order, time, other threads, descriptors, and replayable schedules.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -70,7 +70,7 @@ fn what_runs_to_the_end_does_so_without_its_caller() {
         sleep(Duration::from_millis(20)).await;
         assert_eq!(*done.borrow(), ["awaited", "left alone", "of a cancelled task"]);
 
-        // And what is left when the executor ends, ends with it.
+        // What is left when the executor is dropped is dropped with it.
         let endless = to_the_end(async move {
             let _kept = kept;
             std::future::pending::<()>().await
@@ -181,11 +181,11 @@ fn semaphores_are_fair_and_survive_dropped_waiters() {
         let semaphore = Semaphore::new(4);
         let first = semaphore.acquire(3).await;
         assert!(semaphore.try_acquire(2).is_none());
-        // A waiter that gives up must not hold up the one behind it.
+        // A waiter that gives up must not block the one behind it.
         assert!(timeout(Duration::from_secs(1), semaphore.acquire(4)).await.is_none());
         let second = semaphore.acquire(1).await;
         drop((first, second));
-        // More than there is: granted when everything is free.
+        // A request for more than the total is granted when everything is free.
         drop(semaphore.acquire(100).await);
     });
 }

@@ -16,7 +16,7 @@ impl Thread {
     /// Starts a thread named `name` (15 bytes are visible) that runs `main` and all that it spawns.
     ///
     /// # Errors
-    /// Where the kernel gives no thread or no event loop.
+    /// If the kernel cannot start a thread or create an event loop.
     pub fn start<F: Future<Output = ()> + 'static>(
         name: &str,
         main: impl FnOnce() -> F + Send + 'static,
@@ -39,7 +39,7 @@ impl Thread {
         &self.remote
     }
 
-    /// Waits for the main future's end. `false` where the thread panicked.
+    /// Waits for the main future's end. Returns false if the thread panicked.
     pub fn join(self) -> bool {
         self.handle.join().is_ok()
     }

@@ -1,4 +1,4 @@
-//! Timers: futures that end at a point of the executor's clock.
+//! Timers: futures that end at a given time of the executor's clock.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -15,7 +15,7 @@ type Slot = Rc<RefCell<Option<Waker>>>;
 
 struct Entry {
     at: Duration,
-    /// Keeps timers of one instant in the order in which they were made.
+    /// Keeps timers that are due at the same time in the order in which they were made.
     sequence: u64,
     waker: Slot,
 }
@@ -50,7 +50,7 @@ impl Timers {
         self.heap.push(Reverse(Entry { at, sequence: self.sequence, waker }));
     }
 
-    /// The soonest timer that somebody still waits for.
+    /// The due time of the soonest timer that is still awaited.
     pub(crate) fn next(&mut self) -> Option<Duration> {
         while let Some(Reverse(entry)) = self.heap.peek() {
             // The heap holds the only reference once the sleeping future was dropped.
@@ -77,12 +77,12 @@ impl Timers {
     }
 }
 
-/// Ends when [`now`] has reached `at`.
+/// Waits until [`now`] reaches `at`.
 pub fn sleep_until(at: Duration) -> impl Future<Output = ()> {
     Sleep { at, waker: None }
 }
 
-/// Ends after `time`.
+/// Waits for `time`.
 pub fn sleep(time: Duration) -> impl Future<Output = ()> {
     sleep_until(now().saturating_add(time))
 }
@@ -111,7 +111,7 @@ impl Future for Sleep {
     }
 }
 
-/// Runs `future` for at most `time`; `None` where it did not end. The future is dropped then.
+/// Runs `future` for at most `time`. Returns `None`, and drops the future, if it did not end by then.
 pub async fn timeout<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut sleep = pin!(sleep(time));

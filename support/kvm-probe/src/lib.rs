@@ -1,8 +1,8 @@
-//! Whether this host's KVM can run a stock kernel.
+//! Finds out whether this host's KVM can run a stock kernel.
 //!
-//! A CPU flag is a hint, not proof: there are KVMs that open, make machines and vCPUs, and then emulate guest
-//! kernel code with an emulator that lacks what every stock kernel executes. So a throw-away vCPU runs just
-//! that: `cmpxchg16b`, `int3` with a handler, and `xsave`/`xrstor`, in long mode at ring 0.
+//! A CPU flag is only a hint: some KVMs open, create VMs and vCPUs, and then run guest kernel code with
+//! an emulator that lacks instructions which every stock kernel executes. So a throw-away vCPU runs
+//! exactly these: `cmpxchg16b`, `int3` with a handler, and `xsave`/`xrstor`, in long mode at ring 0.
 
 mod machine;
 
@@ -10,30 +10,31 @@ use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 
-/// What /dev/kvm on this host is good for.
+/// The state of /dev/kvm on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kvm {
     /// It runs a stock kernel.
     Usable,
     /// There is no /dev/kvm.
     Absent,
-    /// There is one, but this user may not open it.
+    /// It exists, but this user may not open it.
     NoPermission,
-    /// It opens, but does not execute what a stock kernel executes; with what happened instead.
+    /// It opens, but does not execute what a stock kernel executes. Carries a description of what
+    /// happened instead.
     CannotRunStockCode(String),
-    /// It opens, but a machine cannot be made; with the failed operation.
+    /// It opens, but no VM can be made. Carries the operation that failed.
     Broken(String),
 }
 
 impl Kvm {
-    /// Whether a VMM can boot a stock kernel on this host.
+    /// Returns true if a VMM can boot a stock kernel on this host.
     pub fn is_usable(&self) -> bool {
         *self == Kvm::Usable
     }
 }
 
 impl fmt::Display for Kvm {
-    /// One line: what there is.
+    /// One line that describes the state.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kvm::Usable => f.write_str("KVM runs stock kernels"),
@@ -49,7 +50,7 @@ impl fmt::Display for Kvm {
     }
 }
 
-/// Probes /dev/kvm, once per process: later calls get the first call's answer.
+/// Probes /dev/kvm once per process; later calls return the first call's result.
 pub fn kvm() -> &'static Kvm {
     static ANSWER: OnceLock<Kvm> = OnceLock::new();
     ANSWER.get_or_init(|| match std::fs::File::options().read(true).write(true).open("/dev/kvm") {

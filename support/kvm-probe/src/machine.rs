@@ -21,19 +21,19 @@ const CODE: u64 = 0x4000;
 const PAGE_DIRECTORY: u64 = 0x5000;
 const STACK_TOP: u64 = 0x7000;
 const GDT: u64 = 0x7000;
-/// Zeroed memory for the instructions to work on; 64-byte aligned, as xsave demands.
+/// Zeroed memory for the instructions to work on; 64-byte aligned, as xsave requires.
 const SCRATCH: u64 = 0x8000;
-/// The port to which the code says that it arrived at its end.
+/// The port that the code writes to when it reaches its end.
 const PORT: u16 = 0xf4;
 const ARRIVED: u8 = 0x4b;
 const CODE_SELECTOR: u16 = 8;
 const DATA_SELECTOR: u16 = 16;
 const BREAKPOINT_VECTOR: u64 = 3;
-/// A real KVM needs a millisecond; an emulated one some hundred.
+/// A real KVM needs about a millisecond, an emulated one some hundred.
 const WATCHDOG: Duration = Duration::from_secs(10);
 
-// Position independent. The handler counts breakpoints in rbx, which the code then sends as its proof. rsi
-// says whether there is xsave.
+// Position-independent code. The handler counts breakpoints in rbx, which the code then writes to the
+// port as proof. rsi is not 0 if the CPU has xsave.
 std::arch::global_asm!(
     ".pushsection .rodata",
     "probe_code:",
@@ -67,14 +67,14 @@ unsafe extern "C" {
     static probe_end: u8;
 }
 
-/// Runs the code; anything but its arrival at the end tells why stock code cannot run.
+/// Runs the code. Returns [`Kvm::Usable`] if it reached its end, and the reason otherwise.
 pub(super) fn try_stock_code() -> Kvm {
     let (answer, arrived) = mpsc::channel();
-    // On its own thread, so that a KVM that never comes back cannot hold the caller. Such a thread stays
-    // behind until the process ends: nothing can interrupt it that does not trust KVM again.
+    // Runs on a thread of its own, so that a KVM that never returns cannot block the caller. Such a
+    // thread stays until the process ends: it cannot be interrupted without relying on KVM.
     let thread = std::thread::Builder::new().name("kvm-probe".to_owned());
     let spawned = thread.spawn(move || {
-        // Nobody waits any more where it cannot be sent.
+        // If the send fails, nobody waits any more.
         let say = |kvm| drop(answer.send(kvm));
         if let Err(failure) = run(|kvm| say(Ok(kvm))) {
             say(Err(failure));
@@ -92,12 +92,13 @@ pub(super) fn try_stock_code() -> Kvm {
 
 type Failure = (&'static str, Box<dyn std::error::Error + Send + Sync>);
 
-/// For `map_err`: names the operation that failed.
+/// For `map_err`: adds the name of the operation that failed.
 fn at<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Failure {
     move |error| (what, Box::new(error))
 }
 
-/// Calls `say` with the answer before the VM is given up, which takes the kernel longer than all the rest.
+/// Calls `say` with the result before the VM is destroyed, which takes the kernel longer than everything
+/// else.
 fn run(say: impl FnOnce(Kvm)) -> Result<(), Failure> {
     let kvm = KvmHandle::new().map_err(at("open"))?;
     let vm = kvm.create_vm().map_err(at("create a VM"))?;
@@ -110,8 +111,8 @@ fn run(say: impl FnOnce(Kvm)) -> Result<(), Failure> {
         userspace_addr: host as u64,
         ..Default::default()
     };
-    // SAFETY: `memory` is mapped for MEMORY bytes from `host`, and is dropped after the VM, whose last use is
-    // below.
+    // SAFETY: `memory` is mapped for MEMORY bytes from `host`, and is dropped after the VM, whose last
+    // use is below.
     unsafe { vm.set_user_memory_region(region) }.map_err(at("give the VM memory"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(at("get CPUID"))?;
@@ -130,13 +131,13 @@ fn run(say: impl FnOnce(Kvm)) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether these CPUID entries tell of xsave, without which stock kernels do too (Intel SDM volume 2A, CPUID
-/// leaf 1).
+/// Returns true if these CPUID entries report xsave. Stock kernels also run without it (Intel SDM volume
+/// 2A, CPUID leaf 1).
 fn has_xsave(cpuid: &[kvm_cpuid_entry2]) -> bool {
     cpuid.iter().any(|entry| entry.function == 1 && entry.ecx & 1 << 26 != 0)
 }
 
-/// Where in the code the vCPU stands, in words.
+/// A description of the vCPU's position in the code.
 fn position(vcpu: &VcpuFd) -> String {
     vcpu.get_regs()
         .map_or_else(|_| "somewhere".to_owned(), |regs| format!("at {:#x}", regs.rip.wrapping_sub(CODE)))
@@ -151,11 +152,12 @@ fn fill(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemoryError>
         (std::slice::from_raw_parts(code, length), (&raw const probe_handler).offset_from_unsigned(code))
     };
     memory.write_slice(bytes, GuestAddress(CODE))?;
-    // Present and writable; in the third level one 2 MiB page, which covers all the memory there is.
+    // Present and writable. The page directory holds one 2 MiB page, which covers all the memory there
+    // is.
     memory.write_obj(PDPT | 0b11, GuestAddress(PML4))?;
     memory.write_obj(PAGE_DIRECTORY | 0b11, GuestAddress(PDPT))?;
     memory.write_obj(0b1000_0011_u64, GuestAddress(PAGE_DIRECTORY))?;
-    // Read when the breakpoint enters its handler and when it returns: nothing, 64-bit code, data.
+    // Read when the breakpoint enters its handler and when it returns: null, 64-bit code, data.
     let descriptors = [0, 0x00af_9b00_0000_ffff_u64, 0x00cf_9300_0000_ffff];
     for (address, descriptor) in (GDT..).step_by(8).zip(descriptors) {
         memory.write_obj(descriptor, GuestAddress(address))?;

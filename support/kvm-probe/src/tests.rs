@@ -1,4 +1,4 @@
-//! The answer is stable, quick and one line; which one it is depends on the host.
+//! Tests that the result is stable, quick and one line. The result itself depends on the host.
 
 use super::*;
 

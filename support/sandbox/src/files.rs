@@ -1,4 +1,4 @@
-//! Landlock: which files a thread may open, and what it may connect to and signal.
+//! Landlock: the files that a thread may open, and the peers that it may connect to and signal.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,13 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-/// The newest version whose rights are asked for; what an older kernel lacks of them stays allowed: the
-/// network before version 4, abstract sockets and signals before 6.
+/// The newest landlock version whose restrictions are requested. An older kernel leaves what it does not
+/// know unrestricted: the network before version 4, abstract sockets and signals before version 6.
 const VERSION: ABI = ABI::V10;
 
-/// Takes from this thread every file by name, and as far as the kernel can, new connections, abstract sockets
-/// and signals to other processes. Holds whichever way the kernel is asked: also through an io_uring.
+/// Takes away from this thread all access to files by name and, as far as the kernel can, new
+/// connections, abstract sockets and signals to other processes. This also holds for requests that go
+/// through an io_uring.
 ///
 /// # Errors
 /// If the kernel has no landlock.
@@ -26,8 +27,8 @@ pub(crate) fn allow_none() -> Result<(), String> {
     outcome(restrict())
 }
 
-/// Leaves this thread, and the threads that it makes, files below these folders alone. Connections to servers
-/// are not restricted.
+/// Restricts this thread, and the threads it creates, to the files below these folders. Connections to
+/// servers are not restricted.
 ///
 /// # Errors
 /// If a folder does not exist, or the kernel has no landlock.
@@ -35,7 +36,7 @@ pub fn allow_only(folders: &[PathBuf]) -> Result<(), String> {
     let folders = folders.iter().map(|folder| PathFd::new(folder).map_err(|e| e.to_string()));
     let folders = folders.collect::<Result<Vec<_>, _>>()?;
     let restrict = || {
-        // The rights on files of version 5: the later ones are about sockets.
+        // The file rights of version 5. Later versions only add rights on sockets.
         let all = AccessFs::from_all(ABI::V5);
         let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?;
         let rules = folders

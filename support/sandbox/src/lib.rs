@@ -1,17 +1,18 @@
-//! What a thread may still ask of the kernel: system calls by seccomp, files by landlock.
+//! Confinement of threads: system calls by seccomp, files by landlock.
 //!
-//! A guest that breaks out of a device's code owns the thread that the code runs on. So the threads that see
-//! what a guest writes keep only what their work takes ([`confine`]): no file is opened by name, no socket
-//! made, no process started or signalled. What they need of that kind is done by a thread that is not
-//! confined, and that sees no guest. Confinement is for good, and a thread passes it on to the threads that
-//! it makes.
+//! A guest that breaks out of a device's code owns the thread which that code runs on. So every thread
+//! that handles data from a guest keeps only what its work needs ([`confine`]): it opens no file by
+//! name, creates no socket, and starts or signals no process. Where its work needs any of that, a thread
+//! that is not confined and that handles no guest data does it. Confinement is permanent, and a thread
+//! passes it on to the threads that it creates.
 //!
-//! All threads share their memory. So those that are not confined give up what the program never needs
-//! ([`confine_program`]): somebody who makes the main thread do his work still starts no program, and
-//! reaches no other process and no rare corner of the kernel.
+//! All threads share their memory, so an attacker may also take over a thread that is not confined.
+//! Therefore all threads give up what the program never needs ([`confine_program`]): an attacker who
+//! controls the main thread still cannot start a program, reach another process or reach rarely used
+//! parts of the kernel.
 //!
-//! An io_uring goes around seccomp: a thread must be given one only that the kernel holds to a list of
-//! operations. Landlock holds there too.
+//! An io_uring bypasses seccomp. A confined thread must only get one that the kernel restricts to a list
+//! of operations. Landlock also applies to operations on a ring.
 
 mod files;
 mod filter;
@@ -24,40 +25,40 @@ use std::fmt;
 pub use files::allow_only;
 pub use rights::gain_none;
 
-/// Whether threads are confined.
+/// The strictness of confinement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
     /// A call that is not allowed fails with EPERM.
     #[default]
     On,
-    /// A call that is not allowed ends the process: finds what a list of calls forgot.
+    /// A call that is not allowed ends the process. Finds calls that are missing from a list.
     Strict,
-    /// Not at all.
+    /// No confinement.
     Off,
 }
 
-/// What a thread is for.
+/// The purpose of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// A vCPU.
     Vcpu,
     /// A disk's I/O.
     Disk,
-    /// The virtio devices that are no disks.
+    /// The virtio devices other than disks.
     Device,
 }
 
-/// What the kernel does not have, of what confinement is made of.
+/// The parts of confinement that this kernel lacks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lacks {
-    /// Why system calls are not filtered.
+    /// The reason why system calls are not filtered.
     pub seccomp: Option<String>,
-    /// Why files can be opened by name.
+    /// The reason why files can still be opened by name.
     pub landlock: Option<String>,
 }
 
 impl Lacks {
-    /// Whether nothing is lacking.
+    /// Returns true if nothing is lacking.
     pub fn is_nothing(&self) -> bool {
         *self == Lacks::default()
     }
@@ -76,7 +77,8 @@ impl fmt::Display for Lacks {
     }
 }
 
-/// Confines the calling thread, for good, as far as the kernel can. What it cannot is the answer.
+/// Confines the calling thread permanently, as far as the kernel can. Returns the parts of confinement
+/// that could not be applied.
 pub fn confine(role: Role, mode: Mode) -> Lacks {
     if mode == Mode::Off {
         return Lacks::default();
@@ -84,9 +86,9 @@ pub fn confine(role: Role, mode: Mode) -> Lacks {
     Lacks { landlock: files::allow_none().err(), seccomp: syscalls::filter(role, mode).err() }
 }
 
-/// Takes from all threads of the process, those to come too, what none of them ever needs, for good:
-/// programs, other processes, mounts, namespaces, and parts of the kernel that are beside the point. Returns
-/// what the kernel lacks for that.
+/// Takes from all threads of the process, including future ones, what none of them ever needs: starting
+/// programs, reaching other processes, mounts, namespaces, and parts of the kernel that a VMM does not
+/// use. This is permanent. Returns the parts that the kernel lacks.
 pub fn confine_program(mode: Mode) -> Lacks {
     if mode == Mode::Off {
         return Lacks::default();

@@ -1,4 +1,4 @@
-//! Seccomp for all threads of the program: what none of them ever needs.
+//! Seccomp for all threads of the program: denies the calls that none of them ever needs.
 
 use libc::*;
 use seccompiler::{BackendError, BpfProgram, SeccompAction};
@@ -7,9 +7,9 @@ use crate::Mode;
 use crate::filter::{self, Calls, Eq, MaskedEq, Ne, all_of, any, int, one_of, own, word};
 use crate::syscalls::NAMESPACES;
 
-/// Calls that reach beyond the program, whatever their arguments.
+/// Calls that reach beyond the program. They are denied whatever their arguments.
 pub(crate) const NEVER: &[c_long] = &[
-    // Programs, and processes beside this one.
+    // Starting programs and other processes.
     SYS_execve,
     SYS_execveat,
     SYS_fork,
@@ -41,12 +41,12 @@ pub(crate) const NEVER: &[c_long] = &[
     SYS_setns,
     SYS_umount2,
     SYS_unshare,
-    // Files by other ways than names, and devices.
+    // Files by other ways than their names, and device nodes.
     SYS_fanotify_init,
     SYS_mknod,
     SYS_mknodat,
     SYS_open_by_handle_at,
-    // Parts of the kernel that are large, or often wrong.
+    // Parts of the kernel that are large, or that often have bugs.
     SYS_add_key,
     SYS_bpf,
     SYS_keyctl,
@@ -56,7 +56,7 @@ pub(crate) const NEVER: &[c_long] = &[
     SYS_request_key,
     SYS_userfaultfd,
     SYS_vmsplice,
-    // The host's own affairs.
+    // Administration of the host.
     SYS_acct,
     SYS_adjtimex,
     SYS_clock_adjtime,
@@ -80,21 +80,22 @@ pub(crate) const NEVER: &[c_long] = &[
     SYS_vhangup,
 ];
 
-/// Calls whose first argument names the process that they are about.
+/// Calls whose first argument is the process ID that they act on. Only this process's own ID is allowed.
 const OWN: &[c_long] = &[SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_tgkill];
 
-/// Kinds of sockets that the program, and the C library as it looks names up, make.
+/// The socket families that are allowed: the program creates them, and the C library when it looks up
+/// names.
 const SOCKETS: [c_int; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
 
-/// The ioctls that type into the terminal as if its user did, or have the kernel send signals: TIOCSTI,
-/// TIOCLINUX, FIOSETOWN and SIOCSPGRP of asm-generic/ioctls.h and asm-generic/sockios.h.
+/// The ioctls that are denied because they type into the terminal as if its user did, or make the kernel
+/// send signals: TIOCSTI, TIOCLINUX, and FIOSETOWN and SIOCSPGRP of asm-generic/sockios.h.
 const IOCTLS: [c_ulong; 4] = [TIOCSTI, TIOCLINUX, 0x8901, 0x8902];
 
-/// The operations of fcntl that have the kernel send signals: F_SETSIG and F_SETOWN_EX of asm-generic/fcntl.h
-/// are 10 and 15.
+/// The operations of fcntl that are denied because they make the kernel send signals: F_SETSIG and
+/// F_SETOWN_EX of asm-generic/fcntl.h are 10 and 15.
 const FCNTLS: [c_int; 5] = [F_SETOWN, 10, 15, F_NOTIFY, F_SETLEASE];
 
-/// Takes the calls of this file from all threads that there are, and from those to come.
+/// Denies the calls of this file to all threads of the process, including future ones.
 pub(crate) fn filter(mode: Mode) -> Result<(), String> {
     let never = program(mode).map_err(|e| e.to_string())?;
     [filter::without_clone3(), never]
@@ -115,8 +116,8 @@ fn rules() -> Result<Calls, BackendError> {
     for call in OWN {
         rules.insert(*call, one_of([int(0, Ne, own())])?);
     }
-    // One signal may go to the whole process group: the text monitor's line editor stops it by that, at
-    // Ctrl-Z.
+    // One signal may go to the whole process group: on Ctrl-Z, the text monitor's line editor stops the
+    // group with it.
     let to_others = || int(0, Ne, own());
     let not_to_group = all_of([to_others(), int(0, Ne, 0)])?;
     let other_signals = all_of([to_others(), int(1, Ne, SIGTSTP as u64)])?;

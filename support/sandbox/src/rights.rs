@@ -1,12 +1,13 @@
-//! Rights that a thread cannot get back.
+//! Privileges that a thread gives up for good.
 
 use std::io;
 
-/// Takes from this thread, and from those that it makes from here on, the rights that a program could gain by
-/// being started: set-user-ID files count no more, and no capability is left to be gained.
+/// Makes sure that this thread, and the threads it creates from here on, gain no privileges by executing
+/// a program: set-user-ID bits are ignored, and the capability bounding set is emptied.
 ///
 /// # Errors
-/// What the kernel refuses it with. A root without CAP_SETPCAP keeps the capabilities, of no use to it here.
+/// The error of prctl(2). It is not an error if root lacks CAP_SETPCAP: it then keeps the bounding set,
+/// which is of no use to it here.
 pub fn gain_none() -> io::Result<()> {
     // SAFETY: a system call without memory.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } < 0 {
@@ -17,7 +18,7 @@ pub fn gain_none() -> io::Result<()> {
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } < 0 {
             let e = io::Error::last_os_error();
             return match e.raw_os_error() {
-                // EINVAL: the kernel has no more of them.
+                // EINVAL: the kernel has no more capabilities than these.
                 Some(libc::EINVAL | libc::EPERM) => Ok(()),
                 _ => Err(e),
             };

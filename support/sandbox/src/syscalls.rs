@@ -6,7 +6,7 @@ use seccompiler::{BackendError, BpfProgram, SeccompAction};
 use crate::filter::{self, Calls, Eq, MaskedEq, all_of, any, int, one_of, own, word};
 use crate::{Mode, Role};
 
-/// Every thread: memory, locks, signals, clocks, descriptors that are open, and its end.
+/// Calls of every thread: memory, locks, signals, clocks, open descriptors, and the end of the thread.
 const COMMON: &[c_long] = &[
     SYS_brk,
     SYS_clock_gettime,
@@ -36,14 +36,15 @@ const COMMON: &[c_long] = &[
     SYS_sigaltstack,
     SYS_write,
     SYS_writev,
-    // When the program stops being root's, the C library has each of its threads do it, and aborts where one
-    // cannot. It gives root nothing that root has not, and nobody else anything.
+    // When the program gives up root, the C library makes every thread do it, and aborts if one of them
+    // cannot. Allowing these calls gives root nothing new, and other users nothing.
     SYS_setgroups,
     SYS_setresgid,
     SYS_setresuid,
 ];
 
-/// A disk's: I/O on open files and connections, its event loop, and workers that are confined alike.
+/// Calls of a disk's threads: I/O on open files and connections, the event loop, and workers that are
+/// confined alike.
 const DISK: &[c_long] = &[
     // Files.
     SYS_copy_file_range,
@@ -64,41 +65,44 @@ const DISK: &[c_long] = &[
     SYS_pwritev2,
     SYS_statx,
     SYS_sync_file_range,
-    // The path of the working directory, for names that are relative.
+    // The path of the working directory, to resolve relative names.
     SYS_getcwd,
-    // The event loop and the ring, which was made before and is held to its operations by the kernel.
+    // The event loop, and the ring. The ring was created before, and the kernel restricts its
+    // operations.
     SYS_epoll_ctl,
     SYS_epoll_pwait,
     SYS_epoll_wait,
     SYS_eventfd2,
     SYS_io_uring_enter,
-    // Connections that were made elsewhere.
+    // Connections that another thread made.
     SYS_getpeername,
     SYS_getsockname,
     SYS_recvfrom,
     SYS_recvmsg,
     SYS_shutdown,
-    // Workers; they are made by clone(2), see `rules`.
+    // Workers, which are created by clone(2); see `rules`.
     SYS_rseq,
     SYS_sched_getaffinity,
     SYS_set_robust_list,
 ];
 
-/// A device's: its event loop, connections that were made elsewhere, and what the allocator asks once.
+/// Calls of a device's thread: the event loop, connections that another thread made, and the allocator's
+/// one query.
 const DEVICE: &[c_long] =
     &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_recvfrom, SYS_sched_getaffinity];
 
-/// What an image's file, or a connection, is asked by ioctl(2).
+/// The ioctls on an image's file or on a connection.
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 
-/// What a vCPU is asked by ioctl(2): KVM_RUN, KVM_GET_REGS and KVM_KVMCLOCK_CTRL of linux/kvm.h.
+/// The ioctls on a vCPU: KVM_RUN, KVM_GET_REGS and KVM_KVMCLOCK_CTRL of linux/kvm.h.
 const VCPU_IOCTLS: &[c_ulong] = &[0xae80, 0x8090_ae81, 0xaead];
 
-/// The commands of fcntl(2). Others have the kernel send signals, to any process (F_SETOWN, F_SETSIG).
+/// The allowed commands of fcntl(2). Others make the kernel send signals to any process (F_SETOWN,
+/// F_SETSIG).
 const FCNTLS: &[c_int] =
     &[F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW];
 
-/// What a process or a thread in a world of its own is made with.
+/// The clone(2) flags that create a process or thread in new namespaces.
 pub(crate) const NAMESPACES: u64 = (CLONE_NEWCGROUP
     | CLONE_NEWIPC
     | CLONE_NEWNET
@@ -107,13 +111,14 @@ pub(crate) const NAMESPACES: u64 = (CLONE_NEWCGROUP
     | CLONE_NEWUSER
     | CLONE_NEWUTS) as u64;
 
-/// Lets only the calls of `role` through on this thread.
+/// Allows only the calls of `role` on this thread.
 pub(crate) fn filter(role: Role, mode: Mode) -> Result<(), String> {
     let own = program(role, mode).map_err(|e| e.to_string())?;
-    // The strictest of all filters counts. These come first: behind the last one there is no seccomp(2).
+    // The kernel applies the strictest result of all filters. These are installed first: the last one
+    // denies seccomp(2).
     let mut all = vec![filter::without_clone3()];
     if mode == Mode::Strict {
-        // glibc's allocator opens /proc/sys/vm/overcommit_memory, and copes with a refusal.
+        // glibc's allocator opens /proc/sys/vm/overcommit_memory, and copes when that fails.
         all.push(filter::without_openat());
     }
     all.push(own);
@@ -124,7 +129,7 @@ fn program(role: Role, mode: Mode) -> Result<BpfProgram, BackendError> {
     let mut rules = rules(role)?;
     let otherwise = match mode {
         Mode::Strict => {
-            // Fails by a filter of its own; does not kill.
+            // Allowed here because another filter makes it fail; it must not end the process.
             rules.insert(SYS_openat, Vec::new());
             SeccompAction::KillProcess
         }
@@ -141,13 +146,14 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
     };
     let mut rules = any(COMMON);
     rules.append(&mut any(calls));
-    // The kernel looks at 32 bits of it.
+    // The kernel examines only the lower 32 bits of the request.
     rules.insert(SYS_ioctl, one_of(ioctls.iter().map(|ioctl| int(1, Eq, *ioctl)))?);
     rules.insert(SYS_fcntl, one_of(FCNTLS.iter().map(|command| int(1, Eq, *command as u64)))?);
-    // For abort(3), and for the C library's own threads.
+    // For abort(3), and for the C library's thread functions.
     rules.insert(SYS_tgkill, one_of([int(0, Eq, own())])?);
     if role != Role::Vcpu {
-        // To the peer of a connection, not to an address; MSG_FASTOPEN is another connect(2).
+        // Only to the peer of a connection, not to an address. MSG_FASTOPEN would connect like
+        // connect(2).
         let no_new_peer = [word(4, Eq, 0), int(3, MaskedEq(MSG_FASTOPEN as u64), 0)];
         rules.insert(SYS_sendto, all_of(no_new_peer)?);
     }
@@ -155,7 +161,7 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
         rules.insert(SYS_sendmsg, one_of([int(2, MaskedEq(MSG_FASTOPEN as u64), 0)])?);
         let thread = CLONE_THREAD as u64;
         rules.insert(SYS_clone, one_of([word(0, MaskedEq(thread | NAMESPACES), thread)])?);
-        // Fails by a filter of its own; does not kill.
+        // Allowed here because another filter makes it fail; it must not end the process.
         rules.insert(SYS_clone3, Vec::new());
         rules.insert(SYS_prctl, one_of([int(0, Eq, PR_SET_NAME as u64)])?);
     }

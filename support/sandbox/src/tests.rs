@@ -8,10 +8,10 @@ mod confined;
 mod network;
 mod program;
 
-/// Makes a system call with up to six arguments and returns the number of its error, 0 without one.
+/// Makes a system call with up to six arguments. Returns the error number, or 0 on success.
 fn errno(call: libc::c_long, arguments: &[usize]) -> i32 {
     let argument = |n: usize| arguments.get(n).copied().unwrap_or(0);
-    // SAFETY: the callers pass no memory, or memory of theirs that lives during the call.
+    // SAFETY: the callers pass no memory, or memory that they own and that outlives the call.
     let done = unsafe {
         let (a, b, c) = (argument(0), argument(1), argument(2));
         libc::syscall(call, a, b, c, argument(3), argument(4), argument(5))
@@ -19,15 +19,15 @@ fn errno(call: libc::c_long, arguments: &[usize]) -> i32 {
     if done < 0 { std::io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
 }
 
-/// Landlock's version in this kernel; 0 without it.
+/// The landlock ABI version of this kernel; 0 if it has no landlock.
 fn landlock() -> i64 {
     const CREATE_RULESET_VERSION: usize = 1;
-    // SAFETY: the kernel is asked for a number; there is no memory.
+    // SAFETY: this call only queries a number; it takes no memory.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION) }.max(0)
 }
 
-/// Runs the test `test` of this program in a process of its own, with `value` in its environment, and returns
-/// how it ended and what it printed.
+/// Runs the test `test` of this program in a process of its own, with the variable `name` set to `value`
+/// in its environment. Returns the exit status and everything it printed.
 fn in_process(test: &str, name: &str, value: &str) -> (std::process::ExitStatus, String) {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     let child = child.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(name, value);

@@ -1,5 +1,5 @@
-//! `millrace run --machine none` and `qemu-storage-daemon`, started on the same images and asked for the
-//! same things.
+//! `millrace run --machine none` and `qemu-storage-daemon`, started on the same images and sent the same
+//! commands.
 
 use std::fs::File;
 use std::io;
@@ -13,10 +13,10 @@ use wait4::{ResUse, Wait4};
 
 use harness::Failure;
 
-/// The longest that any measured step may take.
+/// The time-out of a measured step.
 const LONGEST: Duration = Duration::from_secs(1800);
 
-/// Which program is measured.
+/// The measured program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Vmm {
     /// `millrace`
@@ -30,32 +30,32 @@ pub enum Vmm {
 pub struct Disk {
     /// The image that is written.
     pub leaf: (PathBuf, String),
-    /// Its backing file, as its header names it.
+    /// Its backing file: path and format.
     pub backing: Option<(PathBuf, String)>,
     /// O_DIRECT instead of the page cache, on both images.
     pub direct: bool,
-    /// QEMU's `aio`; ours uses io_uring.
+    /// QEMU's `aio`; ours always uses io_uring.
     pub qemu_aio: String,
 }
 
-/// What a process has used in its life.
+/// The resources that a process has used in its life.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Usage {
     /// CPU time in user mode.
     pub user: Duration,
     /// CPU time in the kernel.
     pub system: Duration,
-    /// The most memory that was resident at a time, in bytes; 0 where nobody looked.
+    /// The largest resident memory, in bytes; 0 if it was not measured.
     pub peak: u64,
 }
 
 impl Usage {
-    /// CPU seconds.
+    /// The CPU time, in seconds.
     pub fn cpu(&self) -> f64 {
         (self.user + self.system).as_secs_f64()
     }
 
-    /// What two processes have used together.
+    /// The resources that two processes have used together; the peak is the larger one.
     #[must_use]
     pub fn plus(self, other: Usage) -> Usage {
         Usage {
@@ -66,7 +66,7 @@ impl Usage {
     }
 }
 
-/// Runs a program to its good end.
+/// Runs a program to its end. Fails if it does not succeed.
 pub fn run_measured(command: &mut Command) -> Result<Usage, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::null()).spawn().map_err(|e| format!("{name}: {e}"))?;
@@ -80,26 +80,26 @@ fn usage(name: &str, end: ResUse, peak: u64) -> Result<Usage, Failure> {
     Ok(Usage { user: end.rusage.utime, system: end.rusage.stime, peak })
 }
 
-/// A running program with one disk, `disk`, killed when dropped.
+/// A running program with one disk, `disk`. It is killed when this value is dropped.
 pub struct Daemon {
     /// Its monitor.
     pub qmp: Client,
-    /// Which it is.
+    /// The program.
     pub vmm: Vmm,
-    /// Until its end was seen.
+    /// `None` once its end was observed.
     child: Option<Child>,
     folder: PathBuf,
 }
 
 impl Daemon {
-    /// Starts `vmm`; sockets and log lie in `folder`. `millrace` is the path of ours.
+    /// Starts `vmm` with its sockets and log in `folder`. `millrace` is the path of our program.
     pub fn start(vmm: Vmm, millrace: &Path, folder: &Path, disk: &Disk) -> Result<Self, Failure> {
         let socket = folder.join("monitor");
         let mut command = match vmm {
             Vmm::Ours => ours(millrace, &socket, disk),
             Vmm::Qemu => qemu(&socket, disk),
         };
-        // A socket of an earlier run would be taken for this one's.
+        // A socket of an earlier run would be mistaken for this one's.
         match std::fs::remove_file(&socket) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
@@ -130,13 +130,13 @@ impl Daemon {
         }
     }
 
-    /// Streams the backing file into the leaf and waits for the event that tells its end.
+    /// Streams the backing file into the leaf and waits for the event of its end.
     pub fn stream(&mut self) -> Result<(), Failure> {
         self.start_stream()?;
         self.stream_ended()
     }
 
-    /// Begins to stream.
+    /// Starts a stream.
     pub fn start_stream(&mut self) -> Result<(), Failure> {
         match self.vmm {
             Vmm::Ours => self.qmp.execute_json("block_stream", json!({"device": "disk", "all": true}))?,
@@ -147,7 +147,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Limits the running stream, in bytes a second.
+    /// Limits the running stream, in bytes per second.
     pub fn set_speed(&mut self, speed: u64) -> Result<(), Failure> {
         let device = match self.vmm {
             Vmm::Ours => "disk",
@@ -157,7 +157,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Waits for the event that tells the stream's end.
+    /// Waits for the event of the stream's end.
     pub fn stream_ended(&mut self) -> Result<(), Failure> {
         let name = match self.vmm {
             Vmm::Ours => "BLOCK_STREAM_COMPLETED",
@@ -165,18 +165,18 @@ impl Daemon {
         };
         let event = self.qmp.wait_event(name, Instant::now() + LONGEST)?;
         if event.data["offset"] != event.data["len"] || event.data.get("error").is_some() {
-            return Err(format!("the stream ended wrong: {}", event.data).into());
+            return Err(format!("the stream failed: {}", event.data).into());
         }
         Ok(())
     }
 
-    /// Whether the stream runs still.
+    /// Returns true if the stream still runs.
     pub fn is_streaming(&mut self) -> Result<bool, Failure> {
         let jobs = self.qmp.execute_json("query-block-jobs", Value::Null)?;
         Ok(jobs.as_array().is_some_and(|jobs| !jobs.is_empty()))
     }
 
-    /// Exports the disk, writable, under the name `disk` on the socket that this tells.
+    /// Exports the disk, writable, under the name `disk`. Returns the path of the socket.
     pub fn export(&mut self) -> Result<PathBuf, Failure> {
         let path = self.folder.join("nbd");
         let address = json!({"addr": {"type": "unix", "data": {"path": path}}});
@@ -193,7 +193,7 @@ impl Daemon {
         Ok(path)
     }
 
-    /// The most memory that was resident at a time so far, in bytes.
+    /// The largest resident memory so far, in bytes.
     pub fn peak(&self) -> Result<u64, Failure> {
         let id = self.child.as_ref().ok_or("the program has ended")?.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
@@ -202,7 +202,7 @@ impl Daemon {
         Ok(kib << 10)
     }
 
-    /// Ends the program by `quit`, and tells what it used from its start to its end.
+    /// Ends the program by `quit`. Returns the resources it used from its start to its end.
     pub fn quit(mut self) -> Result<Usage, Failure> {
         let peak = self.peak()?;
         self.qmp.execute_json("quit", Value::Null)?;
@@ -210,7 +210,8 @@ impl Daemon {
         usage(&format!("{:?}", self.vmm), end, peak)
     }
 
-    /// Kills the program: no chance to write anything. Returns when its images are free for others.
+    /// Kills the program without a chance to write anything. Returns when its images are free for other
+    /// processes.
     pub fn kill(mut self) -> Result<(), Failure> {
         harness::vm::kill(&mut self.child.take().ok_or("the program has ended")?)
     }
@@ -219,7 +220,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // Both fail only where it has ended already.
+            // Both fail only if the process has already ended.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -238,13 +239,13 @@ fn ours(millrace: &Path, socket: &Path, disk: &Disk) -> Command {
 fn qemu(socket: &Path, disk: &Disk) -> Command {
     let mut command = Command::new("qemu-storage-daemon");
     let direct = if disk.direct { "on" } else { "off" };
-    // Linux's own interface works with O_DIRECT only.
+    // Linux's native AIO works with O_DIRECT only.
     let aio = if disk.qemu_aio == "native" && !disk.direct { "threads" } else { &disk.qemu_aio };
     let mut node = |name: &str, (path, format): &(PathBuf, String), more: &str| {
         let file = path.display();
         let common = format!("cache.direct={direct}{more}");
         let protocol = format!("driver=file,node-name={name}-file,filename={file},aio={aio},{common}");
-        // What a backing file is, is said here, so that the header's word is not needed.
+        // The backing file is given here, so that the one in the header is not needed.
         let above = if name == "disk" && disk.backing.is_some() { ",backing=base" } else { "" };
         let format = format!("driver={format},node-name={name},file={name}-file,{common}{above}");
         command.args(["--blockdev", &protocol, "--blockdev", &format]);

@@ -1,4 +1,4 @@
-//! How long requests took.
+//! The latency of requests.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use std::time::Duration;
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    /// Adds one.
+    /// Adds one latency.
     pub fn add(&mut self, latency: Duration) {
         self.0.push(latency);
     }
 
-    /// How many there are.
+    /// The number of latencies.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The latency in microseconds that `percent` of them do not exceed; 0 where there are none.
+    /// The latency, in microseconds, that `percent` percent of them do not exceed; 0 if there are none.
     pub fn percentile(&self, percent: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();

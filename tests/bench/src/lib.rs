@@ -1,7 +1,8 @@
-//! What the benchmark programs share: two kinds of daemons driven alike, storage prepared alike, and
-//! figures with their spread.
+//! The code that the benchmark programs share: two kinds of daemons driven alike, storage prepared
+//! alike, and figures with their spread.
 //!
-//! Ratios are taken round by round, so that what a busy host does to one round, it does to both.
+//! Ratios are computed round by round, so that the load of a busy host affects both sides of a ratio
+//! alike.
 
 mod daemon;
 mod latency;

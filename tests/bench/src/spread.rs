@@ -14,7 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these values; `None` where there are none.
+    /// The spread of these values; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -22,7 +22,7 @@ impl Spread {
         Some(Spread { median: values[(values.len() - 1) / 2], min, max })
     }
 
-    /// Of the quotients, round by round.
+    /// The spread of the quotients of corresponding values.
     pub fn ratio(above: &[f64], below: &[f64]) -> Option<Spread> {
         Spread::of(above.iter().zip(below).map(|(above, below)| above / below.max(f64::MIN_POSITIVE)))
     }
@@ -30,7 +30,7 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Three digits that mean something, whether it took minutes or microseconds.
+        // Three significant digits, from microseconds to minutes.
         let digits = match self.median {
             small if small < 0.1 => 4,
             small if small < 10.0 => 2,

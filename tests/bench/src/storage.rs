@@ -1,4 +1,4 @@
-//! Where images lie, and how their files are prepared, for everybody in the same way.
+//! The storage of images, and the preparation of their files, in the same way for all programs.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use rustix::fs::{Advice, fadvise, syncfs};
 
 use harness::Failure;
 
-/// A file system, for people: `ext4 on /dev/vda`.
+/// The file system of `folder`, for users: `ext4 on /dev/vda`.
 pub fn describe(folder: &Path) -> Result<String, Failure> {
     let folder = folder.canonicalize()?;
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
@@ -32,7 +32,7 @@ pub fn settle(folder: &Path) -> Result<(), Failure> {
     Ok(syncfs(File::open(folder)?)?)
 }
 
-/// Takes a file out of the page cache.
+/// Evicts a file from the page cache.
 pub fn evict(path: &Path) -> Result<(), Failure> {
     let file = File::open(path)?;
     file.sync_all()?;
@@ -45,10 +45,10 @@ pub fn warm(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes so many bytes for the page cache and gives them back.
+/// Allocates this many bytes of page cache and frees them.
 ///
-/// A virtual machine's free memory may have gone back to its host, or be unknown to the processor as the
-/// kernel's, so that whoever takes it first pays for that: with this it is nobody who is measured.
+/// A virtual machine's free memory may have been returned to its host, or its pages may be new to the
+/// kernel, so that their first use costs time. After this call, no measured program pays for it.
 pub fn fault_in(bytes: u64) -> Result<(), Failure> {
     let mut file = File::from(rustix::fs::memfd_create("fault-in", rustix::fs::MemfdFlags::CLOEXEC)?);
     let piece = vec![0x5a; 1 << 20];
@@ -58,10 +58,10 @@ pub fn fault_in(bytes: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// [`fault_in`] for the memory that is free, but for what the kernel wants to keep so.
+/// [`fault_in`] for all free memory, except what the kernel wants to keep free.
 ///
-/// Under emulation a page from which a guest's code once ran is slow to write, until it has been written:
-/// without this, each boot would pay for the one before it.
+/// Under emulation, the first write to a page from which a guest's code once ran is slow: without this,
+/// each boot would pay for the one before it.
 pub fn fault_in_free() -> Result<(), Failure> {
     const KEPT: u64 = 192 << 20;
     let all = std::fs::read_to_string("/proc/meminfo")?;
@@ -71,31 +71,32 @@ pub fn fault_in_free() -> Result<(), Failure> {
     fault_in((free << 10).saturating_sub(KEPT).min(4 << 30))
 }
 
-/// Bytes that a file takes on its device.
+/// The space that a file takes on its device, in bytes.
 pub fn allocated(path: &Path) -> Result<u64, Failure> {
     Ok(path.metadata()?.blocks() * 512)
 }
 
-/// Free bytes of the file system of `folder`.
+/// The free space of the file system of `folder`, in bytes.
 pub fn free(folder: &Path) -> Result<u64, Failure> {
     let stat = rustix::fs::statvfs(folder)?;
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
-/// A file system of its own on a loop device, gone when dropped.
+/// A file system of its own on a loop device. It is removed when this value is dropped.
 pub struct Loop {
     mount: PathBuf,
     image: PathBuf,
 }
 
 impl Loop {
-    /// Makes one of `kind` (`xfs`, `btrfs`) with room for `size` bytes, below `folder`.
+    /// Makes a file system of `kind` (`xfs`, `btrfs`) with room for `size` bytes, below `folder`.
     ///
     /// # Errors
-    /// Without root, without the `mkfs` program, without loop devices: the text says which.
+    /// If this is not root, the `mkfs` program is missing, or there are no loop devices: the text says
+    /// which.
     pub fn make(kind: &str, size: u64, folder: &Path) -> Result<Self, Failure> {
         if !rustix::process::geteuid().is_root() {
-            return Err("only root makes loop devices".into());
+            return Err("loop devices need root".into());
         }
         let made = Loop { mount: folder.join(kind), image: folder.join(format!("{kind}.img")) };
         File::create(&made.image)?.set_len(size)?;
@@ -106,7 +107,7 @@ impl Loop {
         Ok(made)
     }
 
-    /// Its root folder.
+    /// The root folder of the file system.
     pub fn folder(&self) -> &Path {
         &self.mount
     }
@@ -114,7 +115,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        // It fails where making it failed before the mount.
+        // Fails if making it failed before the mount.
         let _ = Command::new("umount").arg(&self.mount).output();
         let _ = std::fs::remove_dir(&self.mount);
         let _ = std::fs::remove_file(&self.image);

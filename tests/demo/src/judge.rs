@@ -1,4 +1,4 @@
-//! The judgement: by the guest, by QEMU's tools, and by the files themselves.
+//! The verdict on the copy: by the guest, by QEMU's tools, and by the files themselves.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,14 +12,14 @@ use harness::{Failure, Vm, qemu_img};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// What was looked at, and how it turned out.
+/// The checks and their results.
 #[derive(Default)]
 pub struct Verdict {
     lines: Vec<(String, Option<bool>, String)>,
 }
 
 impl Verdict {
-    /// Adds a finding; an error is a bad one.
+    /// Adds the result of a check; an error counts as a failed check.
     pub fn add(&mut self, what: &str, result: Result<bool, Failure>) {
         let (good, why) = match result {
             Ok(good) => (good, String::new()),
@@ -28,12 +28,12 @@ impl Verdict {
         self.lines.push((what.to_owned(), Some(good), why));
     }
 
-    /// Adds what could not be looked at.
+    /// Adds a check that could not be made.
     pub fn skip(&mut self, what: &str, why: &str) {
         self.lines.push((what.to_owned(), None, why.to_owned()));
     }
 
-    /// Prints all findings; whether all are good.
+    /// Prints all results. Returns true if no check failed.
     pub fn print(&self) -> bool {
         for (what, good, why) in &self.lines {
             let mark = match good {
@@ -48,7 +48,7 @@ impl Verdict {
     }
 }
 
-/// The guest's own findings.
+/// Adds the guest's own checks.
 pub fn guest(vm: &mut Vm, job: Job, verdict: &mut Verdict) -> Result<(), Failure> {
     let stat = vm.agent()?.stop(job)?;
     verdict.add(&format!("{} guest requests, none failed", stat.total.count), Ok(stat.errors == 0));
@@ -63,7 +63,7 @@ pub fn guest(vm: &mut Vm, job: Job, verdict: &mut Verdict) -> Result<(), Failure
     Ok(())
 }
 
-/// What others find in the new image.
+/// Adds the checks of the new image by our tools and by QEMU's.
 pub fn image(
     programs: &Programs,
     leaf: &Path,
@@ -72,7 +72,7 @@ pub fn image(
 ) -> Result<(), Failure> {
     verdict.add("the new image has no backing file", no_backing(programs, leaf));
     if !qemu_img::is_installed() {
-        verdict.skip("QEMU's opinion of the new image", "install the package qemu-utils");
+        verdict.skip("qemu-img's checks of the new image", "install the package qemu-utils");
         return Ok(());
     }
     verdict.add(
@@ -81,8 +81,7 @@ pub fn image(
     );
     let raw = leaf.with_extension("raw");
     let converted = qemu_img::convert(("qcow2", leaf), ("raw", &raw)).and_then(|()| hash(&raw));
-    verdict
-        .add("qemu-img reads what the guest read, byte for byte", converted.map(|hash| hash == guest_hash));
+    verdict.add("qemu-img reads the same bytes as the guest", converted.map(|hash| hash == guest_hash));
     verdict.add("qemu-img compare agrees", qemu_img::compare(("qcow2", leaf), ("raw", &raw)).map(|()| true));
     Ok(())
 }
@@ -96,7 +95,7 @@ fn no_backing(programs: &Programs, leaf: &Path) -> Result<bool, Failure> {
     Ok(info["virtual-size"].is_u64() && info.get("backing-filename").is_none())
 }
 
-/// SHA-256 of a file, in hex.
+/// The SHA-256 of a file, in hex.
 pub fn hash(path: &Path) -> Result<String, Failure> {
     let mut file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut digest = Sha256::new();
@@ -110,7 +109,7 @@ pub fn hash(path: &Path) -> Result<String, Failure> {
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Bytes that a file takes on its disk.
+/// The space that a file takes on its disk, in bytes.
 pub fn allocated(path: &Path) -> Result<u64, Failure> {
     Ok(path.metadata()?.blocks() * 512)
 }

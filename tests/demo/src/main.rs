@@ -1,5 +1,5 @@
-//! The demo: a running guest's disk is copied live to a new image, in the three steps of the 2011
-//! design, and judged afterwards by the guest, by QEMU's tools and by what became of the old image.
+//! The demo: copies a running guest's disk live to a new image, in the three steps of the 2011 design.
+//! Afterwards the guest, QEMU's tools and the fate of the old image show whether the copy is right.
 
 mod judge;
 mod screen;
@@ -28,13 +28,13 @@ struct Arguments {
     /// Size of the guest's disk in MiB; three quarters of it are filled.
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(32..))]
     size: u64,
-    /// How long the guest works before and after the copy, in seconds.
+    /// Seconds that the guest works before and after the copy.
     #[arg(long, value_name = "N", default_value_t = 4)]
     seconds: u64,
     /// Boot this kernel instead of Debian's.
     #[arg(long, value_name = "FILE", requires = "initrd")]
     kernel: Option<PathBuf>,
-    /// With this initramfs, whose init must be our guest agent.
+    /// Boot with this initramfs, whose init must be our guest agent.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
 }
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the guest's workload did in one phase.
+/// The guest's workload in one phase.
 struct Phase {
     name: &'static str,
     seconds: f64,
@@ -103,17 +103,17 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     std::fs::File::create(&images.base)?.set_len(arguments.size * MIB)?;
     let mut screen = Screen::new();
 
-    screen.begin("boot a Debian guest on our VMM");
+    screen.begin("boot a Linux guest on millrace");
     let drive = format!("id={DISK},file={},format=raw", images.base.display());
     let mut vm = Vm::start(&programs, folder.path(), &Options { cpus: 2, ..Options::new(&[drive]) })?;
     screen.done(if emulated_host::is_inside() {
-        "on emulated KVM, so figures are slow"
+        "on emulated KVM, so everything is slow"
     } else {
         "on this host's KVM"
     });
 
     let filled = arguments.size * 3 / 4 * MIB;
-    screen.begin(&format!("guest fills {} of its {}", mib(filled), mib(arguments.size * MIB)));
+    screen.begin(&format!("guest fills {} of its {} disk", mib(filled), mib(arguments.size * MIB)));
     vm.agent()?.fill(&Region::new(DEVICE, 0, filled, 1), 1)?;
     screen.done("");
 
@@ -132,11 +132,11 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let same_base = judge::hash(&images.base)? == copied.base_hash;
     verdict.add("the old image is unchanged since the switch", Ok(same_base));
     std::fs::remove_file(&images.base)?;
-    screen.begin("old image deleted; guest works on");
+    screen.begin("old image deleted; guest keeps working");
     std::thread::sleep(work);
     let after = meter.phase(&mut vm, "after")?;
-    // The old image has been gone for the whole phase.
-    verdict.add("the guest works on without the old image", Ok(after.stat.latency.count > 0));
+    // The old image was deleted during the whole phase.
+    verdict.add("the guest keeps working without the old image", Ok(after.stat.latency.count > 0));
     screen.done("");
 
     screen.begin("guest verifies every block that it wrote");
@@ -161,15 +161,15 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     Ok(good)
 }
 
-/// What the live copy was like.
+/// The figures of the live copy.
 struct Copied {
     blackout: Duration,
     time: Duration,
-    /// Of the old image, right after the switch.
+    /// The SHA-256 of the old image, right after the switch.
     base_hash: String,
 }
 
-/// The three steps.
+/// The three steps of a live copy.
 fn live_copy(
     vm: &mut Vm,
     programs: &Programs,
@@ -177,11 +177,11 @@ fn live_copy(
     meter: &mut Meter,
     screen: &mut Screen,
 ) -> Result<Copied, Failure> {
-    screen.begin("1. create the new image over the running one");
+    screen.begin("1. create a new image, backed by the current one");
     create_leaf(programs, images)?;
     screen.done("");
 
-    screen.begin("2. change: the guest's disk is the new image");
+    screen.begin("2. change: switch the disk to the new image");
     vm.change(DISK, &images.leaf, Some("qcow2"), false)?;
     let switched: BlockSwitched = vm.qmp.wait(Instant::now() + STEP)?;
     let blackout = Duration::from_micros(switched.blackout);
@@ -189,7 +189,7 @@ fn live_copy(
     let base_hash = judge::hash(&images.base)?;
     meter.phase(vm, "switch")?;
 
-    screen.begin("3. block_stream: copy what the old image has");
+    screen.begin("3. block_stream: copy the old image's data");
     let began = Instant::now();
     vm.stream(DISK)?;
     loop {
@@ -200,12 +200,12 @@ fn live_copy(
     }
     vm.stream_completed(STEP)?;
     let time = began.elapsed();
-    screen.done("the old image is not needed any more");
+    screen.done("the old image is no longer needed");
     Ok(Copied { blackout, time, base_hash })
 }
 
 fn create_leaf(programs: &Programs, images: &Images) -> Result<(), Failure> {
-    let backing = images.base.file_name().map(Path::new).ok_or("the base has no name")?;
+    let backing = images.base.file_name().map(Path::new).ok_or("the base image has no file name")?;
     let status = Command::new(&programs.millrace)
         .args(["image", "create", "-f", "qcow2", "-F", "raw", "-b"])
         .arg(backing)

@@ -1,4 +1,4 @@
-//! What a person sees: a line for each step, a progress bar, a table.
+//! The output for a user: a line for each step, a progress bar, a table.
 
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
@@ -8,10 +8,10 @@ use indicatif::{InMemoryTerm, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::Phase;
 
-/// Tells the demo inside the emulated host how wide the person's terminal is; unset where there is none.
+/// Gives the demo inside the emulated host the width of the user's terminal; unset if there is none.
 const WIDTH: &str = "MILLRACE_DEMO_WIDTH";
 
-/// Passes what is known of the terminal on into the emulated host, whose own output is no terminal.
+/// Passes the terminal's width on into the emulated host, whose own output is not a terminal.
 pub fn pass_terminal(command: &mut Invocation) {
     if let Some(width) = width() {
         command.env.push((WIDTH.into(), width.to_string().into()));
@@ -25,12 +25,12 @@ fn width() -> Option<u16> {
     std::io::stdout().is_terminal().then_some(80)
 }
 
-/// Sizes for people.
+/// A size for users.
 pub fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// The steps so far, and the bar of the current one.
+/// The steps so far, and the progress bar of the current one.
 pub struct Screen {
     width: Option<u16>,
     step: String,
@@ -40,12 +40,12 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// A screen as wide as the person's terminal, or plain lines.
+    /// A screen as wide as the user's terminal, or plain lines if there is none.
     pub fn new() -> Self {
         Screen { width: width(), step: String::new(), since: Instant::now(), bar: None, printed: 0 }
     }
 
-    /// A step begins.
+    /// Begins a step.
     pub fn begin(&mut self, step: &str) {
         self.step = step.to_owned();
         self.since = Instant::now();
@@ -56,10 +56,10 @@ impl Screen {
         }
     }
 
-    /// The current step has come so far.
+    /// Shows the progress of the current step.
     pub fn progress(&mut self, offset: u64, len: u64) {
         let Some(width) = self.width else {
-            // Lines for a log: one for each quarter.
+            // Without a terminal, prints one line for each quarter.
             let quarter = offset * 4 / len.max(1);
             if quarter > self.printed {
                 self.printed = quarter;
@@ -68,7 +68,8 @@ impl Screen {
             return;
         };
         let (bar, screen) = self.bar.get_or_insert_with(|| {
-            // The bar is drawn into memory and printed as one line: the emulated host's output is no terminal.
+            // The bar is drawn into memory and printed as one line, because the emulated host's output
+            // is not a terminal.
             let screen = InMemoryTerm::new(1, width);
             let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
             let bar = ProgressBar::with_draw_target(Some(len), target);
@@ -83,7 +84,7 @@ impl Screen {
         self.put(&line);
     }
 
-    /// The current step is done.
+    /// Ends the current step.
     pub fn done(&mut self, note: &str) {
         let note = if note.is_empty() { String::new() } else { format!("  ({note})") };
         let line = format!("  {:<48}{:>6.2} s{note}", self.step, self.since.elapsed().as_secs_f64());
@@ -98,12 +99,12 @@ impl Screen {
     /// Replaces the current line.
     fn put(&self, line: &str) {
         print!("\r\x1b[2K{line}");
-        // A closed pipe ends the demo at the next step.
+        // If the pipe is closed, the demo ends at the next step.
         let _ = std::io::stdout().flush();
     }
 }
 
-/// Throughput and latency of the guest's workload by phase.
+/// Prints the throughput and latency of the guest's workload in each phase.
 pub fn table(phases: &[Phase]) {
     println!(
         "  guest              {:>10} {:>10} {:>10} {:>10} {:>10}",

@@ -1,2 +1,2 @@
-//! Trials of the whole program, in `tests/`: with a real guest (`guest`), without one (`disks`, `monitor`) and over NBD
-//! (`nbd`). What they share is the crate `harness`.
+//! Tests of the whole program, in `tests/`: with a real guest (`guest`), without one (`disks`,
+//! `monitor`) and over NBD (`nbd`). Their common code is the crate `harness`.

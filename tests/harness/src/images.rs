@@ -1,5 +1,5 @@
-//! Images for a run: made by `millrace image create`, filled by us, so that whatever comes back can be
-//! told apart from what was never written.
+//! Images for a run: created by `millrace image create` and filled here, so that data can be told from
+//! ranges that were never written.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,7 +11,7 @@ use guest_agent::pattern::mix;
 
 use crate::{Failure, check};
 
-/// Where images are made: a folder and the program that makes them.
+/// Creates images: knows the folder for them and the program that makes them.
 #[derive(Clone, Debug)]
 pub struct Images {
     millrace: PathBuf,
@@ -19,17 +19,18 @@ pub struct Images {
 }
 
 impl Images {
-    /// Images in `folder`, made by the program `millrace`.
+    /// Images in `folder`, created by the program `millrace`.
     pub fn new(millrace: &Path, folder: &Path) -> Self {
         Images { millrace: millrace.to_owned(), folder: folder.to_owned() }
     }
 
-    /// The path of the file `name` here.
+    /// The path of the file `name` in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// A raw image of `size` bytes that holds data only in the ranges `data` (start and length).
+    /// Creates a raw image of `size` bytes with data only in the ranges `data` (start and length, in
+    /// bytes).
     pub fn raw(&self, name: &str, size: u64, data: &[(u64, u64)]) -> Result<PathBuf, Failure> {
         let path = self.path(name);
         let file = File::create(&path)?;
@@ -41,7 +42,8 @@ impl Images {
         Ok(path)
     }
 
-    /// A qcow2 leaf over the image `backing` of the same folder, recorded by its relative name.
+    /// Creates a qcow2 leaf over the image `backing` (name and format) in the same folder; the backing
+    /// file is recorded by its relative name.
     pub fn leaf(&self, name: &str, backing: (&str, &str)) -> Result<PathBuf, Failure> {
         let path = self.path(name);
         let output = self.image(&["create", "-f", "qcow2", "-b", backing.0, "-F", backing.1, name])?;
@@ -61,9 +63,9 @@ pub fn drive(id: &str, file: &Path, format: &str) -> String {
     format!("id={id},file={},format={format}", file.display())
 }
 
-/// Fills a range of a file with noise that `seed` chooses; each sector tells where it belongs.
+/// Fills a range of a file with noise that depends on `seed`. Each sector begins with its own offset.
 pub fn fill(file: &File, start: u64, length: u64, seed: u64) -> Result<(), Failure> {
-    // The noise repeats, so that an emulated CPU has little to do.
+    // The noise repeats, so that an emulated CPU has little work.
     let mut state = seed;
     let words = std::iter::repeat_with(|| {
         state = mix(state);
@@ -83,7 +85,7 @@ pub fn fill(file: &File, start: u64, length: u64, seed: u64) -> Result<(), Failu
     Ok(())
 }
 
-/// Whether both files hold the same bytes, ends included.
+/// Returns true if both files have the same bytes and the same length.
 pub fn same_bytes(a: &Path, b: &Path) -> Result<bool, Failure> {
     let (mut a, mut b) = (File::open(a)?, File::open(b)?);
     let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);

@@ -9,7 +9,7 @@ use crate::{Failure, check};
 /// A logical block and a logical sector, in bytes (ECMA-119, 6.1.2 and 6.2.2).
 const BLOCK: usize = 2048;
 
-/// Where things lie, in blocks. The system area comes first (6.2.1).
+/// The positions of the parts, in blocks. The system area comes first (6.2.1).
 const VOLUME: u32 = 16;
 const TERMINATOR: u32 = 17;
 const PATHS_LITTLE_ENDIAN: u32 = 18;
@@ -17,14 +17,14 @@ const PATHS_BIG_ENDIAN: u32 = 19;
 const ROOT: u32 = 20;
 const FILES: u32 = 21;
 
-/// Bytes of a path table with the root only: a record with a name of one byte, padded (9.4).
+/// Length, in bytes, of a path table with only the root: a record with a name of one byte, padded (9.4).
 const PATHS_LEN: u32 = 10;
 
 /// File flags (9.1.6).
 const DIRECTORY: u8 = 2;
 
-/// Writes an image with these files: names of at most 8 capital letters and digits, a dot and at most 3 more
-/// of them, which Linux shows in small letters.
+/// Writes an image with these files. A name has at most 8 capital letters and digits, a dot, and at most
+/// 3 more of them; Linux shows it in lower case.
 pub fn write(path: &Path, files: &[(&str, &[u8])]) -> Result<(), Failure> {
     let image = File::create(path)?;
     let put = |block: u32, bytes: &[u8]| image.write_all_at(bytes, u64::from(block) * BLOCK as u64);
@@ -42,7 +42,7 @@ pub fn write(path: &Path, files: &[(&str, &[u8])]) -> Result<(), Failure> {
     put(ROOT, &root)?;
     put(VOLUME, &primary(next))?;
     put(TERMINATOR, b"\xffCD001\x01")?;
-    // Name length, extended attributes, where it lies, its parent, and its name, which is a zero byte.
+    // Name length, extended attributes, position, parent, and the name, which is a zero byte.
     let paths = |root: [u8; 4], parent: [u8; 2]| [&[1, 0][..], &root, &parent, &[0, 0]].concat();
     put(PATHS_LITTLE_ENDIAN, &paths(ROOT.to_le_bytes(), 1_u16.to_le_bytes()))?;
     put(PATHS_BIG_ENDIAN, &paths(ROOT.to_be_bytes(), 1_u16.to_be_bytes()))?;
@@ -65,7 +65,7 @@ fn both16(number: u16) -> [u8; 4] {
 
 /// A directory record (9.1).
 fn record(block: u32, length: u32, flags: u8, name: &[u8]) -> Vec<u8> {
-    // 1 January 2000, Greenwich (9.1.5).
+    // 1 January 2000, Greenwich time (9.1.5).
     const DATE: [u8; 7] = [100, 1, 1, 0, 0, 0, 0];
     let mut record = vec![0, 0];
     record.extend(both32(block));
@@ -81,7 +81,8 @@ fn record(block: u32, length: u32, flags: u8, name: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The primary volume descriptor of an image of `blocks` (8.4). Offsets count from 0, the standard's from 1.
+/// The primary volume descriptor of an image of `blocks` (8.4). Offsets here count from 0, those of the
+/// standard from 1.
 fn primary(blocks: u32) -> Vec<u8> {
     let mut bytes = vec![0; BLOCK];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
@@ -95,9 +96,9 @@ fn primary(blocks: u32) -> Vec<u8> {
     put(140, &PATHS_LITTLE_ENDIAN.to_le_bytes());
     put(148, &PATHS_BIG_ENDIAN.to_be_bytes());
     put(156, &record(ROOT, BLOCK as u32, DIRECTORY, b"\0"));
-    put(190, &[b' '; 623]); // Identifiers of sets, people and files
+    put(190, &[b' '; 623]); // Identifiers of volume set, publisher, preparer, application and files
     for at in [813, 830, 847, 864] {
-        put(at, &[b'0'; 16]); // Dates that are not given
+        put(at, &[b'0'; 16]); // Dates that are not specified
     }
     put(881, &[1]); // File structure version
     bytes

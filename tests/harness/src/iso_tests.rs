@@ -1,4 +1,4 @@
-//! The image read back by hand, as a kernel does: descriptor, directory, file.
+//! Tests that read the image back by hand, as a kernel does: descriptor, directory, file.
 
 use super::*;
 

@@ -1,8 +1,9 @@
-//! What trials, benchmarks and the demo share.
+//! The code that tests, benchmarks and the demo share.
 //!
-//! [`programs`] finds or builds what a run needs, [`images`] and [`iso`] make disks, [`Vm`] is one `millrace`
-//! process with its guest and its monitor, [`session`] a monitor's every word, [`terminal`] is what a person
-//! sees of a program, [`qemu_img`] asks QEMU's opinion of an image.
+//! [`programs`] finds or builds the programs of a run, [`images`] and [`iso`] make disks, [`Vm`] is one
+//! `millrace` process with its guest and its monitor, [`session`] records every message of a monitor,
+//! [`terminal`] shows what a program draws on a terminal, and [`qemu_img`] checks an image with QEMU's
+//! tools.
 
 pub mod images;
 pub mod iso;
@@ -19,15 +20,16 @@ pub use vm::{BOOT, CMDLINE, Options, STEP, Vm};
 /// An error of the harness: one line that says what went wrong.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// Says that something does not hold.
+/// Fails if `holds` is false; the error quotes `what`.
 pub fn check(holds: bool, what: impl std::fmt::Display) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(format!("does not hold: {what}").into()) }
 }
 
-/// Awaits a condition that nothing announces, by asking again.
+/// Waits until `condition` returns true. For conditions without a notification: evaluates it again and
+/// again.
 ///
 /// # Errors
-/// What `condition` says, and the time-out.
+/// An error of `condition`, and the time-out.
 pub fn wait_for(
     what: &str,
     time: std::time::Duration,

@@ -1,4 +1,4 @@
-//! A small NBD client with several requests in flight, for loads and models.
+//! A small NBD client with several requests in flight, for workloads and for tests against a model.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::Failure;
 
-/// What a client asks for.
+/// A request of the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Data, by length.
+    /// Reads data of this length.
     Read(u32),
-    /// To write the same bytes that are handed over with it, by their length.
+    /// Writes data of this length; the data itself is passed separately.
     Write(u32),
-    /// To make durable what was answered before.
+    /// Makes all writes durable that the server replied to before.
     Flush,
 }
 
@@ -27,21 +27,21 @@ pub struct Nbd {
     in_flight: HashMap<u64, Command>,
 }
 
-/// The answer to a request.
+/// The server's reply to a request.
 pub struct Reply {
-    /// The request, as [`Nbd::send`] named it.
+    /// The request's number, as returned by [`Nbd::send`].
     pub cookie: u64,
-    /// What it was.
+    /// The request.
     pub command: Command,
-    /// The server's error number; 0 where it succeeded.
+    /// The server's error number; 0 on success.
     pub error: u32,
 }
 
 impl Nbd {
-    /// Connects to the export `name` behind a unix socket; answers may take `time`.
+    /// Connects to the export `name` at a Unix socket. `time` is the time-out of each reply.
     ///
     /// # Errors
-    /// Where there is no such export.
+    /// If there is no such export.
     pub fn connect(socket: &Path, name: &str, time: Duration) -> Result<Self, Failure> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(time))?;
@@ -50,7 +50,8 @@ impl Nbd {
         if !greeting.starts_with(b"NBDMAGICIHAVEOPT") {
             return Err("not an NBD server".into());
         }
-        // Our flags: fixed newstyle, no zeroes. Then EXPORT_NAME, which answers size and flags at once.
+        // The client's flags: fixed newstyle, no zeroes. Then EXPORT_NAME, whose reply is size and
+        // flags.
         let mut hello = vec![0, 0, 0, 3];
         hello.extend(b"IHAVEOPT\0\0\0\x01");
         hello.extend(u32::try_from(name.len())?.to_be_bytes());
@@ -63,17 +64,18 @@ impl Nbd {
         Ok(Nbd { stream, size, next: 0, in_flight: HashMap::new() })
     }
 
-    /// Bytes of the disk.
+    /// The size of the disk, in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Requests without an answer so far.
+    /// The number of requests without a reply so far.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Sends a request; `data` goes with a write and is empty otherwise. The number names its answer.
+    /// Sends a request; `data` is the data of a write, and empty otherwise. Returns the request's
+    /// number.
     pub fn send(&mut self, command: Command, offset: u64, data: &[u8]) -> Result<u64, Failure> {
         let (number, len) = match command {
             Command::Read(len) => (0_u16, len),
@@ -95,20 +97,20 @@ impl Nbd {
         Ok(cookie)
     }
 
-    /// Waits for the next answer, of whichever request; what was read goes to `data`.
+    /// Waits for the next reply, to any request. The data of a read goes to `data`.
     ///
     /// # Errors
-    /// Where the server hung up or broke the protocol.
+    /// If the server hangs up or breaks the protocol.
     pub fn receive(&mut self, data: &mut Vec<u8>) -> Result<Reply, Failure> {
         let mut head = [0; 16];
         self.stream.read_exact(&mut head)?;
         let (magic, rest) = head.split_at(4);
         let (error, cookie) = rest.split_at(4);
         if magic != 0x6744_6698_u32.to_be_bytes() {
-            return Err("not an answer of an NBD server".into());
+            return Err("not a reply of an NBD server".into());
         }
         let (error, cookie) = (u32::from_be_bytes(error.try_into()?), u64::from_be_bytes(cookie.try_into()?));
-        let command = self.in_flight.remove(&cookie).ok_or("an answer to no request")?;
+        let command = self.in_flight.remove(&cookie).ok_or("a reply to an unknown request")?;
         data.clear();
         if let (Command::Read(len), 0) = (command, error) {
             data.resize(usize::try_from(len)?, 0);

@@ -1,4 +1,4 @@
-//! The programs of a run: ours, built where they are not, and the guest's kernel and initramfs.
+//! The programs of a run: millrace, which is built if needed, and the guest's kernel and initramfs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use guest_images::{initramfs, kernel};
 
 use crate::Failure;
 
-/// What a run needs, made ready on the host.
+/// The files that a run needs. They are prepared on the host.
 pub struct Programs {
     /// Our VMM.
     pub millrace: PathBuf,
@@ -19,37 +19,38 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds everything, and on the host builds and fetches what is missing. In the emulated host it is there
-    /// already: [`enter_emulated_host`] came first.
+    /// Finds everything. On the host, builds and fetches what is missing; in the emulated host
+    /// everything exists already, because [`enter_emulated_host`] ran first.
     pub fn ready() -> Result<Self, Failure> {
         let kernel = kernel::find()?;
         let initrd = initramfs::guest(&kernel)?;
         Ok(Programs { millrace: millrace()?, kernel: kernel.vmlinuz, initrd })
     }
 
-    /// Gives a command in the emulated host these programs, and room for images.
+    /// Gives a command in the emulated host these programs, and space for images.
     pub fn equip(&self, command: &mut Invocation) {
         command.memory_mib = 3072;
         command.scratch_mib = 8192;
         command.files.extend([self.millrace.clone(), self.kernel.clone(), self.initrd.clone()]);
     }
 
-    /// Only what machines without a guest need.
+    /// The programs for machines without a guest.
     pub fn without_guest(millrace: &Path) -> Self {
         Programs { millrace: millrace.to_owned(), kernel: PathBuf::new(), initrd: PathBuf::new() }
     }
 }
 
-/// The `millrace` of this build: beside the running program, built by cargo in the same profile and the same
-/// target directory, however that was chosen.
+/// The `millrace` of this build: beside the running program, built by cargo in the same profile and the
+/// same target directory, whichever that is.
 pub fn millrace() -> Result<PathBuf, Failure> {
-    // Whoever was started with SIGHUP ignored (by nohup, or by some CI systems) passes that on to what it
-    // starts, and millrace then keeps to it.
-    // SAFETY: the default action is no handler, so nothing of this process runs in a signal's context.
+    // A process that was started with SIGHUP ignored (by nohup, or by some CI systems) passes that on to
+    // its children, and millrace then ignores it too.
+    // SAFETY: the default action is not a handler, so no code of this process runs in a signal's
+    // context.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let this = std::env::current_exe()?;
     let mut folder = this.parent().ok_or("the running program has no folder")?;
-    // Tests lie one folder deeper than programs.
+    // Tests are one folder deeper than programs.
     if folder.ends_with("deps") {
         folder = folder.parent().ok_or("the running program has no folder")?;
     }
@@ -57,8 +58,8 @@ pub fn millrace() -> Result<PathBuf, Failure> {
     if !emulated_host::is_inside() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--package", "millrace-vmm", "--bin", "millrace"]);
-        // A build script that looks at what cargo sets for this very package would run again each time. What
-        // the user has set (CARGO_HOME, CARGO_NET_OFFLINE, ...) stays.
+        // A build script that depends on cargo's variables for this package would run again each time.
+        // Variables that the user has set (CARGO_HOME, CARGO_NET_OFFLINE, ...) stay.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(is_of_a_package) {
                 cargo.env_remove(name);
@@ -68,7 +69,7 @@ pub fn millrace() -> Result<PathBuf, Failure> {
         let target = folder.parent().ok_or("the running program is not in cargo's target directory")?;
         cargo.arg("--target-dir").arg(target);
         match folder.file_name().and_then(|name| name.to_str()) {
-            // Cargo's folder of the profile 'dev'.
+            // The folder of the profile 'dev'.
             Some("debug") | None => {}
             Some(profile) => {
                 cargo.args(["--profile", profile]);
@@ -94,8 +95,8 @@ fn is_of_a_package(name: &str) -> bool {
         || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR"].contains(&name)
 }
 
-/// Goes into the emulated host where this host's KVM cannot run a guest; the caller's whole process starts
-/// again there. Everything is made ready first, while there is a cargo and a network.
+/// Enters the emulated host if this host's KVM cannot run a guest; the whole process of the caller
+/// starts again there. Everything is prepared first, while cargo and the network are available.
 pub fn enter_emulated_host(adjust: impl FnOnce(&mut Invocation)) -> Result<(), Failure> {
     let programs = Programs::ready()?;
     emulated_host::enter_if_needed_with(|command| {

@@ -1,4 +1,4 @@
-//! QEMU's opinion of an image, by `qemu-img`.
+//! Checks of an image with `qemu-img`.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::Failure;
 
-/// Whether `qemu-img` is installed.
+/// Returns true if `qemu-img` is installed.
 pub fn is_installed() -> bool {
     Command::new("qemu-img").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// QEMU's version, as `qemu-img` tells it.
+/// QEMU's version, as `qemu-img` reports it.
 pub fn version() -> Result<String, Failure> {
     let output = run(&["--version"])?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -28,13 +28,12 @@ fn text(path: &Path) -> Result<&str, Failure> {
     path.to_str().ok_or_else(|| format!("{}: not UTF-8", path.display()).into())
 }
 
-/// `qemu-img check`: an error unless the image has no corruptions, and no leaks where those are not
-/// allowed.
+/// `qemu-img check`. Fails if the image has corruptions, or has leaks although `leaks_allowed` is false.
 pub fn check(format: &str, image: &Path, leaks_allowed: bool) -> Result<(), Failure> {
     checked(run(&["check", "-f", format, text(image)?])?, image, leaks_allowed)
 }
 
-/// The same of an image that is in use, and that nobody writes at the moment. Leaks are allowed.
+/// Like [`check`], for an image that is in use but not written at the moment. Leaks are allowed.
 pub fn check_in_use(format: &str, image: &Path) -> Result<(), Failure> {
     checked(run(&["check", "-U", "-f", format, text(image)?])?, image, true)
 }
@@ -48,13 +47,13 @@ fn checked(output: Output, image: &Path, leaks_allowed: bool) -> Result<(), Fail
     }
 }
 
-/// `qemu-img compare`: an error unless both disks hold the same.
+/// `qemu-img compare`. Fails unless both disks have the same content.
 pub fn compare(a: (&str, &Path), b: (&str, &Path)) -> Result<(), Failure> {
     let output = run(&["compare", "-U", "-f", a.0, "-F", b.0, text(a.1)?, text(b.1)?])?;
     if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
 }
 
-/// `qemu-img convert`, from a format and file to another.
+/// `qemu-img convert`, from one format and file to another.
 pub fn convert(from: (&str, &Path), to: (&str, &Path)) -> Result<(), Failure> {
     let output = run(&["convert", "-U", "-f", from.0, "-O", to.0, text(from.1)?, text(to.1)?])?;
     if output.status.success() { Ok(()) } else { Err(said(&output).into()) }

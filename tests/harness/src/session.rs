@@ -1,4 +1,4 @@
-//! A monitor's conversation word for word, with our program or with QEMU's.
+//! A complete record of a monitor's conversation, with millrace or with QEMU.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use crate::{Failure, STEP};
 
-/// A monitor's socket, and all that came from it.
+/// A monitor's socket, and all messages on it.
 pub struct Session {
     stream: BufReader<UnixStream>,
-    /// Commands, answers and events, in the order in which they came, without their times.
+    /// Commands, replies and events in the order of their arrival, without timestamps.
     pub said: Vec<Value>,
-    /// Where in it the last command is.
+    /// The index of the last command in `said`.
     asked: usize,
 }
 
 impl Session {
-    /// Waits for the socket, and negotiates.
+    /// Waits for the socket, and negotiates capabilities.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
         let deadline = Instant::now() + STEP;
         let stream = loop {
@@ -37,7 +37,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Reads on until such a message has come since the last command.
+    /// Reads until a message since the last command satisfies `is_last`.
     pub fn until(&mut self, is_last: impl Fn(&Value) -> bool) -> Result<(), Failure> {
         while !self.said.iter().skip(self.asked).any(&is_last) {
             let mut line = String::new();
@@ -46,14 +46,14 @@ impl Session {
                 Ok(_) => {}
                 Err(e) => {
                     let said = &self.said[self.said.len().saturating_sub(8)..];
-                    return Err(format!("{e}; the last that was said: {said:?}").into());
+                    return Err(format!("{e}; the last messages: {said:?}").into());
                 }
             }
             let mut message: Value = serde_json::from_str(&line)?;
             if let Some(object) = message.as_object_mut() {
                 object.remove("timestamp");
             }
-            // What only we say has names that QEMU leaves to others.
+            // Fields that only millrace has begin with `x-`; they are removed for comparisons with QEMU.
             if let Some(data) = message.get_mut("data").and_then(Value::as_object_mut) {
                 data.retain(|key, _| !key.starts_with("x-"));
             }
@@ -62,12 +62,13 @@ impl Session {
         Ok(())
     }
 
-    /// Whether what a command starts or its answer is faster is left to chance, in QEMU too.
+    /// Moves the reply to the last command behind the events: their order is left to chance, in QEMU
+    /// too.
     pub fn settle(&mut self) {
         self.said[self.asked + 1..].sort_by_key(|message| message.get("return").is_some());
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a command and waits for the reply.
     pub fn ask(&mut self, command: &Value) -> Result<(), Failure> {
         self.asked = self.said.len();
         self.said.push(command.clone());
@@ -76,15 +77,15 @@ impl Session {
         self.until(|message| message.get("return").is_some() || message.get("error").is_some())
     }
 
-    /// Asks, and returns what came back: `return` or `error`.
+    /// Sends a command and returns the reply, with its `return` or `error`.
     pub fn answer(&mut self, command: &str, arguments: Value) -> Result<Value, Failure> {
         self.ask(&json!({"execute": command, "arguments": arguments}))?;
         let mut answers = self.said[self.asked..].iter();
         let found = answers.find(|message| message.get("return").is_some() || message.get("error").is_some());
-        found.cloned().ok_or_else(|| "no answer".into())
+        found.cloned().ok_or_else(|| "no reply".into())
     }
 
-    /// Waits for an event, from the last command on, and returns its data.
+    /// Waits for an event since the last command. Returns its data.
     pub fn event(&mut self, name: &str) -> Result<Value, Failure> {
         self.until(|message| message["event"] == name)?;
         let found = self.said[self.asked..].iter().find(|message| message["event"] == name);

@@ -1,4 +1,4 @@
-//! A terminal with a program on it, as a person has it.
+//! A terminal with a program on it, as a user has it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,21 +22,21 @@ pub struct Terminal {
     child: Child,
     keys: File,
     screen: Receiver<Vec<u8>>,
-    /// What was shown and not yet looked at.
+    /// Output that no test has consumed yet.
     shown: String,
-    /// The screen as a terminal draws it.
+    /// The screen, drawn as a terminal does.
     drawn: vt100::Parser,
-    /// Its settings before the program.
+    /// The terminal's settings before the program started.
     before: String,
 }
 
 impl Terminal {
-    /// Starts a program on it, 200 columns wide.
+    /// Starts a program on a terminal of 200 columns.
     pub fn run(command: &mut Command) -> Result<Self, Failure> {
         Self::run_on(command, 200)
     }
 
-    /// The same on one that is `columns` wide.
+    /// Starts a program on a terminal of `columns` columns.
     pub fn run_on(command: &mut Command, columns: u16) -> Result<Self, Failure> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -64,17 +64,17 @@ impl Terminal {
         Ok(Terminal { child, keys, screen, shown: String::new(), drawn, before })
     }
 
-    /// Types.
+    /// Types these keys.
     pub fn press(&mut self, keys: &[&str]) -> Result<(), Failure> {
         Ok(self.keys.write_all(keys.concat().as_bytes())?)
     }
 
-    /// Waits until the screen has shown this, and takes that away with all before it.
+    /// Waits until the program has printed `text`. Consumes the output up to and including it.
     pub fn shows(&mut self, text: &str) -> Result<(), Failure> {
         self.shows_within(STEP, text)
     }
 
-    /// The same, for what takes another time.
+    /// Like [`Terminal::shows`], with another time-out.
     pub fn shows_within(&mut self, time: Duration, text: &str) -> Result<(), Failure> {
         let deadline = Instant::now() + time;
         loop {
@@ -94,12 +94,12 @@ impl Terminal {
         self.drawn.process(output);
     }
 
-    /// Waits until the screen, its rows put together, has this on it, whatever was shown before.
+    /// Waits until `text` is on the screen, whatever was printed before. Rows are joined.
     pub fn draws(&mut self, text: &str) -> Result<(), Failure> {
         let deadline = Instant::now() + STEP;
         loop {
             let columns = self.drawn.screen().size().1;
-            // A row that goes on in the next one is full.
+            // A row that continues in the next one is full.
             let rows: Vec<_> = self.drawn.screen().rows(0, columns).collect();
             if rows.concat().contains(text) {
                 return Ok(());
@@ -111,12 +111,12 @@ impl Terminal {
         }
     }
 
-    /// Whether the terminal's settings are those from before the program.
+    /// Returns true if the terminal's settings are those from before the program.
     pub fn is_as_before(&self) -> Result<bool, Failure> {
         Ok(settings(&self.keys)? == self.before)
     }
 
-    /// Sends the program a signal, unless it has ended.
+    /// Sends the program a signal.
     pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         Ok(kill_process(pid.ok_or("no process")?, signal)?)
@@ -127,17 +127,17 @@ impl Terminal {
         self.child.id()
     }
 
-    /// How the program has ended, if it has.
+    /// The program's exit status, or `None` if it still runs.
     pub fn end(&mut self) -> Result<Option<ExitStatus>, Failure> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits for a good end of the program.
+    /// Waits until the program ends; fails if it does not succeed.
     pub fn ended(&mut self) -> Result<(), Failure> {
         self.ended_within(STEP)
     }
 
-    /// The same, for what takes another time.
+    /// Like [`Terminal::ended`], with another time-out.
     pub fn ended_within(&mut self, time: Duration) -> Result<(), Failure> {
         let mut end = None;
         crate::wait_for("the program to end", time, || {
@@ -148,14 +148,14 @@ impl Terminal {
     }
 }
 
-/// A terminal's settings as text that differs where they do. Both of its sides tell the same.
+/// A terminal's settings as text, for comparisons. Both of its sides have the same settings.
 fn settings(side: impl AsFd) -> Result<String, Failure> {
     Ok(format!("{:?}", tcgetattr(side)?))
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Ended already, in a test that passes.
+        // A program that a passing test started has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! One `millrace` process: its guest, its monitor, and what it said.
+//! One `millrace` process: its guest, its monitor and its output.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -17,19 +17,19 @@ use rustix::process::{Pid, Signal};
 use crate::Failure;
 use crate::programs::Programs;
 
-/// A guest boots in a few seconds, several times that on a busy host under emulation.
+/// A guest boots in a few seconds; under emulation on a busy host it takes several times that.
 pub const BOOT: Duration = Duration::from_secs(90);
-/// The longest that any one step of a session may take.
+/// The longest time that any one step of a session may take.
 pub const STEP: Duration = Duration::from_secs(60);
 
-/// How a machine is started.
+/// The parameters of a machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `--drive` options in order.
+    /// The `--drive` options, in order.
     pub drives: Vec<String>,
-    /// vCPUs.
+    /// The number of vCPUs.
     pub cpus: u32,
-    /// Without one, only the disks and the monitor run.
+    /// True to boot a guest. Otherwise only the disks and the monitor run.
     pub guest: bool,
     /// The guest kernel's command line.
     pub cmdline: String,
@@ -37,7 +37,7 @@ pub struct Options {
     pub more: Vec<String>,
 }
 
-/// A quiet kernel, which says only what is wrong.
+/// The command line of a quiet kernel, which prints errors only.
 pub const CMDLINE: &str = "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp cryptomgr.notests quiet";
 
 impl Options {
@@ -48,7 +48,7 @@ impl Options {
     }
 }
 
-/// A running `millrace`, killed when dropped.
+/// A running `millrace`. It is killed when this value is dropped.
 pub struct Vm {
     /// The monitor.
     pub qmp: Client,
@@ -58,11 +58,11 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts one whose sockets and logs lie in `folder`, and waits for its guest's agent.
+    /// Starts a `millrace` whose sockets and logs are in `folder`, and waits for its guest's agent.
     pub fn start(programs: &Programs, folder: &Path, options: &Options) -> Result<Self, Failure> {
         let path = |name: &str| folder.join(name);
         let mut command = Command::new(&programs.millrace);
-        // A call that the sandbox forgot ends the program, and the test.
+        // If the sandbox lacks a call, this ends the program, and the test fails.
         command.args(["run", "--sandbox", "strict", "--qmp", &format!("unix:{}", path("qmp").display())]);
         for drive in &options.drives {
             command.args(["--drive", drive]);
@@ -77,7 +77,7 @@ impl Vm {
         } else {
             command.args(["--machine", "none"]);
         }
-        // One log for all programs of a folder: the story of a restart is told in one place.
+        // All programs of a folder share one log, so that it shows a restart from both sides.
         let log = File::options().create(true).append(true).open(path("log"))?;
         let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let address = qmp::Address::Unix(path("qmp"));
@@ -102,7 +102,7 @@ impl Vm {
         }
     }
 
-    /// Another client of the monitor.
+    /// Connects another client to the monitor.
     pub fn connect(&self) -> Result<Client, Failure> {
         let mut client = Client::connect(&qmp::Address::Unix(self.folder.join("qmp")), STEP)?;
         client.set_timeout(STEP);
@@ -112,17 +112,17 @@ impl Vm {
     /// The guest's agent.
     ///
     /// # Errors
-    /// For a machine without a guest.
+    /// If the machine has no guest.
     pub fn agent(&mut self) -> Result<&mut Agent<UnixStream>, Failure> {
         self.agent.as_mut().ok_or_else(|| "there is no guest".into())
     }
 
-    /// What the program wrote to its standard output and error.
+    /// The program's standard output and error so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// `change`: switches a disk.
+    /// `change`: switches a disk to another image.
     pub fn change(
         &mut self,
         device: &str,
@@ -144,16 +144,16 @@ impl Vm {
     pub fn stream_one(&mut self, device: &str) -> Result<BlockStreamInfo, Failure> {
         match self.block_stream(device, None, None)? {
             BlockStreamReply::Cluster(info) => Ok(info),
-            other => Err(format!("block_stream of one cluster answered {other:?}").into()),
+            other => Err(format!("block_stream of one cluster returned {other:?}").into()),
         }
     }
 
-    /// `block_stream` with `all`.
+    /// `block_stream` with `all`: starts a background stream.
     pub fn stream(&mut self, device: &str) -> Result<(), Failure> {
         self.block_stream(device, Some(true), None).map(drop)
     }
 
-    /// Limits the background stream of `device`, in bytes a second; 0 takes the limit away.
+    /// Limits the background stream of `device`, in bytes per second; 0 removes the limit.
     pub fn set_speed(&mut self, device: &str, speed: i64) -> Result<(), Failure> {
         self.qmp.execute(&command::BlockJobSetSpeed { device: device.into(), speed })?;
         Ok(())
@@ -184,17 +184,17 @@ impl Vm {
             let streams = self.streams()?;
             match streams.iter().find(|stream| stream.device == device) {
                 Some(stream) => Ok(stream.offset > 0),
-                None => Err(format!("{device}: the stream ended before anybody could look").into()),
+                None => Err(format!("{device}: the stream ended before it was observed").into()),
             }
         })
     }
 
-    /// Waits for the end of the next background stream, which must be a good one.
+    /// Waits until the next background stream ends; fails if it does not end well.
     pub fn stream_completed(&mut self, time: Duration) -> Result<(), Failure> {
         let event: BlockStreamCompleted = self.qmp.wait(Instant::now() + time)?;
         match event.error {
             None if event.offset == event.len => Ok(()),
-            _ => Err(format!("the stream ended wrong: {event:?}").into()),
+            _ => Err(format!("the stream failed: {event:?}").into()),
         }
     }
 
@@ -204,19 +204,19 @@ impl Vm {
         self.ended()
     }
 
-    /// Waits for the program's end, which must be a good one.
+    /// Waits until the program ends; fails if it does not succeed.
     pub fn ended(mut self) -> Result<(), Failure> {
         let status = self.wait(STEP)?;
         if status.success() { Ok(()) } else { Err(format!("{status}: {}", self.log()).into()) }
     }
 
-    /// What the guest's kernel has written to its console.
+    /// The guest kernel's console output so far.
     pub fn console(&self) -> String {
         let console = std::fs::read(self.folder.join("console")).unwrap_or_default();
         String::from_utf8_lossy(&console).into_owned()
     }
 
-    /// Waits for the program's end.
+    /// Waits until the program ends. Returns its exit status.
     pub fn wait(&mut self, time: Duration) -> Result<ExitStatus, Failure> {
         let deadline = Instant::now() + time;
         loop {
@@ -230,7 +230,7 @@ impl Vm {
         }
     }
 
-    /// The process's number.
+    /// The process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -241,15 +241,16 @@ impl Vm {
         Ok(rustix::process::kill_process(pid.ok_or("no process")?, signal)?)
     }
 
-    /// Kills the program as a power cut of the host's process would: no chance to write anything.
+    /// Kills the program without a chance to write anything, like a power cut.
     ///
-    /// Returns when its images are free for others: the kernel lets go of them a little after its end.
+    /// Returns when its images are free for other processes: the kernel releases them a little after the
+    /// process ends.
     pub fn kill(&mut self) -> Result<(), Failure> {
         kill(&mut self.child)
     }
 }
 
-/// Kills a program and waits until the kernel has let go of its files.
+/// Kills a program and waits until the kernel has released its file locks.
 pub fn kill(child: &mut Child) -> Result<(), Failure> {
     let files = open_files(child.id())?;
     child.kill()?;
@@ -261,7 +262,7 @@ pub fn kill(child: &mut Child) -> Result<(), Failure> {
     })
 }
 
-/// Connects to the monitor of a program that is starting, and gives up where that has ended.
+/// Connects to the monitor of a program that is starting. Fails if the program ends first.
 fn connect(address: &qmp::Address, child: &mut Child) -> Result<Client, Failure> {
     let deadline = Instant::now() + STEP;
     loop {
@@ -271,16 +272,17 @@ fn connect(address: &qmp::Address, child: &mut Child) -> Result<Client, Failure>
             Err(_) => {}
         }
         if let Some(status) = child.try_wait()? {
-            return Err(format!("millrace ended before it could be asked anything: {status}").into());
+            return Err(format!("millrace ended before its monitor could be reached: {status}").into());
         }
     }
 }
 
-/// What a process has open, as `/proc/locks` writes a file: by the end of its device's number and its inode.
+/// The open files of a process, as `/proc/locks` writes a file: the end of the device number, and the
+/// inode number.
 fn open_files(process: u32) -> Result<Vec<String>, Failure> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
-        // One that was closed meanwhile is not open.
+        // A file that was closed meanwhile is not open.
         if let Ok(metadata) = std::fs::metadata(entry?.path())
             && metadata.is_file()
         {
@@ -292,7 +294,7 @@ fn open_files(process: u32) -> Result<Vec<String>, Failure> {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

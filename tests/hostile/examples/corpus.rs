@@ -1,4 +1,5 @@
-//! Writes the corpora for cargo-fuzz: `cargo run -p hostile --example corpus -- hostile/fuzz/corpus`.
+//! Writes the corpora for cargo-fuzz:
+//! `cargo run -p hostile --example corpus -- tests/hostile/fuzz/corpus`.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,6 @@
-//! What a guest sends to a virtio block device whose storage takes aligned buffers only: requests of any
-//! size, in any number of descriptors, all of which may name the same memory, and with or without a kick.
+//! Requests of a guest to a virtio block device whose storage accepts only aligned buffers. They have
+//! any size and any number of descriptors, which may all name the same memory, and come with or without
+//! a kick.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -19,28 +20,28 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::chains::{pause, settle};
 
-/// Bytes of a step: what it is, how many descriptors or segments, the size of each, where they lie, and two
-/// numbers.
+/// Length of a step, in bytes: its kind, the number of descriptors or segments, the size of each, their
+/// place, and two numbers.
 const STEP: usize = 12;
 
-/// Guest memory in bytes, of which little is touched; the rings lie at its start, then what is sent.
+/// Guest memory, in bytes, most of it untouched. The rings are at its start, followed by the requests.
 const MEMORY: usize = 24 << 20;
 const HEAP: u64 = 1 << 20;
-/// Where all data are.
+/// The address of all data.
 const DATA: u64 = 4 << 20;
-/// The longest descriptor, so that the longest request has nearly 4 GiB.
+/// The longest descriptor, in bytes; with it the longest request has nearly 4 GiB.
 const PART: u32 = 16 << 20;
 
 const QUEUES: u16 = 2;
 const RING: u16 = 64;
-/// Bytes of the disk.
+/// Size of the disk, in bytes.
 const DISK: u64 = 1 << 40;
-/// Alignment of addresses, offsets and lengths that the storage asks for.
+/// The alignment of addresses, offsets and lengths that the storage requires, in bytes.
 const ALIGNMENT: usize = 4096;
 
-/// A disk of zeros, as much of it as one likes, which keeps nothing.
+/// A disk of zeros that stores nothing, of any size.
 struct Aligned {
-    /// Bytes of all requests that have ended.
+    /// The bytes of all requests that have ended.
     moved: Rc<Cell<u64>>,
 }
 
@@ -53,8 +54,8 @@ impl Aligned {
     }
 }
 
-/// Memory beside a buffer that is not aligned, as a file with O_DIRECT needs it. It counts, and is not
-/// touched.
+/// Allocates memory in place of a buffer that is not aligned, as a file with O_DIRECT needs it. It
+/// counts as memory in use, but is not touched.
 fn bounce(offset: u64, buf: &Buf) -> Option<Vec<u8>> {
     let fits = offset.is_multiple_of(ALIGNMENT as u64) && buf.is_aligned(ALIGNMENT);
     (!fits).then(|| Vec::with_capacity(buf.len().next_multiple_of(ALIGNMENT)))
@@ -71,7 +72,7 @@ impl Storage for Aligned {
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
         let _bounce = bounce(offset, &buf);
         self.work(buf.len() as u64).await;
-        // All of it would take long.
+        // Zeroing everything would take long.
         buf.slice(0..buf.len().min(512)).zero();
         Ok(())
     }
@@ -129,7 +130,7 @@ impl Opener for Files {
     }
 }
 
-/// Does one step after the other: requests, and stops of the machine.
+/// Performs the steps of the input one after the other: requests, and stops of the machine.
 pub fn blk(input: &[u8]) {
     let Ok(executor) = Executor::new() else { return };
     let input = input.to_vec();
@@ -171,16 +172,17 @@ async fn run(input: &[u8]) {
     stop(&mut device, &moved).await;
 }
 
-/// Stops the device: it has no more to wait for than may be in flight, whatever was asked of it.
+/// Stops the device. Checks that it waits only for the bytes that may be in flight, whatever was
+/// requested.
 async fn stop(device: &mut VirtioBlk<block::DiskHandle>, moved: &Cell<u64>) {
     let before = moved.get();
     pause(device).await;
     let waited = moved.get() - before;
-    // Some turns pass before it is told of.
+    // It takes some turns of the executor until the device is notified of the stop.
     assert!(waited <= 4 * (MOST_INSIDE + PIECE), "a stop waited for {waited} bytes");
 }
 
-/// Offers a request, where there is a descriptor for it.
+/// Offers a request if there is a descriptor for it.
 fn send(step: &[u8], drivers: &mut [Driver]) {
     let &[kind, count, size, place, a, b, c, d, e, f, g, h] = step else { return };
     let (one, two) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
@@ -189,7 +191,7 @@ fn send(step: &[u8], drivers: &mut [Driver]) {
     if driver.free_descriptors() == 0 {
         return;
     }
-    // What is sent lies on one place after the other; after many of them one is used again.
+    // Requests are placed one after the other. After many of them, the first place is used again.
     if driver.heap > HEAP * (queue as u64 + 1) + (HEAP - 0x1_0000) {
         driver.heap = HEAP * (queue as u64 + 1);
     }
@@ -223,18 +225,18 @@ fn send(step: &[u8], drivers: &mut [Driver]) {
     driver.add(&pieces, true);
     match size & 0x40 == 0 {
         true => drop(driver.publish()),
-        // Shown without a kick: found with the next one.
+        // Published without a kick: the device finds it at the next kick.
         false => driver.set_avail_index(driver.next_avail),
     }
 }
 
-/// A step.
+/// Encodes a step.
 fn step(kind: u8, count: u8, size: u8, place: u8, one: u32, two: u32) -> Vec<u8> {
     [&[kind, count, size, place][..], &one.to_le_bytes(), &two.to_le_bytes()].concat()
 }
 
 pub(crate) fn corpus() -> Vec<Vec<u8>> {
-    // 2^7 sectors of 512 bytes a descriptor, or 2^15.
+    // The sizes of a descriptor: 2^7 or 2^15 sectors of 512 bytes.
     const LONG: u8 = 7;
     const LONGEST: u8 = 15;
     let data = [
@@ -265,7 +267,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     vec![data.concat(), zeros.concat(), flood(0), flood(0x40)]
 }
 
-/// What is in flight, each of it with memory beside it, whatever was asked for.
+/// The memory for the requests in flight, each with a bounce buffer, whatever was requested.
 pub(crate) fn memory(input: usize) -> usize {
     (MOST_INSIDE + PIECE) as usize + (1 << 20) + 64 * input
 }

@@ -1,5 +1,5 @@
-//! What a guest and whoever is at the other end send to a virtio console between them, and what a guest asks
-//! of a virtio entropy device.
+//! Input of a guest and of the line's other end to the virtio console between them, and requests of a
+//! guest to a virtio entropy device.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::chains::{STEP, offer, pause, settle, step};
 
-/// Guest memory in bytes; its lower part holds the rings, the upper one the buffers.
+/// Guest memory, in bytes. Its lower half holds the rings, the upper half the buffers.
 const MEMORY: usize = 1 << 20;
 const HEAP: u64 = MEMORY as u64 / 2;
 const RING: u16 = 8;
 
-/// Does one step after the other with a console.
+/// Performs the steps of the input on a console.
 pub fn console(input: &[u8]) {
     let Ok(executor) = Executor::new() else { return };
     let input = input.to_vec();
@@ -28,7 +28,7 @@ pub fn console(input: &[u8]) {
     });
 }
 
-/// Does one step after the other with an entropy device.
+/// Performs the steps of the input on an entropy device.
 pub fn rng(input: &[u8]) {
     let Ok(executor) = Executor::new() else { return };
     let input = input.to_vec();
@@ -44,7 +44,7 @@ async fn run(device: &mut dyn Device, line: Option<&Line>, input: &[u8]) {
     let driver =
         |n: u64| Driver::new(memory.clone(), (n + 1) * 0x1_0000, HEAP + n * (MEMORY as u64 / 4), RING, true);
     let mut drivers: Vec<_> = (0..sizes.len() as u64).map(driver).collect();
-    // The first byte says which features the driver takes.
+    // The first byte selects the features that the driver accepts.
     let without = u64::from(input.first().copied().unwrap_or_default() & 1) << 29;
     let activation = activation(&drivers, sizes[0], device.features() & !without, &interrupts);
     device.activate(activation).expect("good rings");
@@ -75,9 +75,9 @@ async fn do_step(step: &[u8], device: &mut dyn Device, drivers: &mut [Driver], l
             }
         }
         (3, _) => device.resume(),
-        // Many small buffers, or few.
+        // Offers many small buffers, or few.
         (4, _) => (0..=g % RING as u8).for_each(|_| offer(&mut drivers[queue], &[(one % 64, f & 1 != 0)])),
-        // Any chain to any queue.
+        // Offers any chain to any queue.
         _ => offer(&mut drivers[queue], &[(one, f & 1 != 0), (two, f & 2 != 0)]),
     }
 }
@@ -86,13 +86,13 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let steps = |features: u8| {
         [
             vec![features],
-            // Buffers for input, of which there is more than they hold, and less.
+            // Buffers for input, with more input than they hold, and with less.
             step(4, 32, 0, [0, 1, 3]),
             step(1, 200, 0, [7, 0, 0]),
             step(5, 100, 2000, [0, 3, 0]),
             step(1, 60_000, 0, [9, 0, 0]),
             step(2, 0, 0, [0, 0, 0]),
-            // Output, in one piece and in two, until nobody takes it any more.
+            // Output in one piece and in two, until the line takes no more.
             step(5, 100, 1000, [1, 0, 0]),
             step(0, 500, 100, [0; 3]),
             step(5, 60_000, 60_000, [1, 0, 0]),
@@ -102,7 +102,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
             step(2, 0, 0, [0, 0, 1]),
             step(4, 8, 0, [1, 0, 7]),
             step(3, 0, 0, [0; 3]),
-            // The wrong way round.
+            // Chains with the wrong direction.
             step(5, 10, 10, [0, 0, 0]),
             step(5, 10, 10, [1, 3, 0]),
         ]
@@ -110,7 +110,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     vec![steps(0).concat(), steps(1).concat()]
 }
 
-/// What lies in the line, and what is taken of it.
+/// The memory for the data in the line, and for the data taken from it.
 pub(crate) fn memory(input: usize) -> usize {
     (2 << 20) + 16 * input
 }

@@ -1,4 +1,4 @@
-//! Bytes as an image: everything that a disk can be asked for, in the simulator's storage.
+//! Any bytes as an image: everything that a disk can be asked to do, on the simulator's storage.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use executor::Executor;
 use crate::mutate::hash;
 use crate::watched::Folder;
 
-/// Larger disks are not walked from end to end: their holes are as good as endless.
+/// Larger disks are not walked from end to end, because their holes are practically endless. In bytes.
 const WALKED: u64 = 64 << 20;
-/// A larger image makes a fuzzer slow, in bytes.
+/// The largest image in the corpora, in bytes; a larger one makes a fuzzer slow.
 const LARGEST: usize = 512 << 10;
-/// How much a file may grow, in bytes.
+/// The largest growth of a file, in bytes.
 const GROWTH: usize = 4 << 20;
 
 /// Opens the bytes as a qcow2 image and uses it.
@@ -29,8 +29,8 @@ pub fn qed(data: &[u8]) {
     run(data, Kind::Qed);
 }
 
-/// The simulator holds a file twice, and what was not synced once more; tables are kept by clusters of up
-/// to 2 MiB.
+/// The simulator holds a file twice, and writes that are not synced once more; tables are kept as
+/// clusters of up to 2 MiB.
 pub(crate) fn memory(len: usize) -> usize {
     16 * len + 4 * GROWTH + (16 << 20)
 }
@@ -52,7 +52,7 @@ fn run(data: &[u8], kind: Kind) {
     });
 }
 
-/// What can be asked of an image that is not written.
+/// Everything that can be done with an image without writing to it.
 async fn look(files: &Rc<Folder>, kind: Kind) {
     let _ = image::info(&**files, "image", kind).await;
     let _ = check::check(&**files, "image", kind, None).await;
@@ -69,7 +69,7 @@ async fn look(files: &Rc<Folder>, kind: Kind) {
     let _ = disk.close().await;
 }
 
-/// A range of the disk, mostly near its start or its end, of which nobody has promised anything.
+/// A range of the disk, mostly near its start or its end. Some ranges lie outside the disk.
 fn some_range(disk: &Disk) -> (u64, u64) {
     let near = disk.size().min(1 << 20);
     let start = if executor::random().is_multiple_of(4) { disk.size() - near } else { 0 };
@@ -104,7 +104,7 @@ async fn requests(disk: Rc<Disk>, count: usize) {
     for _ in 0..count {
         let (offset, len) = some_range(&disk);
         let ticket = disk.enter().await;
-        // Errors are the answer to a bad image.
+        // A bad image may cause errors.
         let _ = match executor::random() % 8 {
             0 | 1 => disk.read(&ticket, offset, Buf::new(len as usize)).await,
             2..=4 => disk.write(&ticket, offset, Buf::from_bytes(&vec![0xda; len as usize])).await,
@@ -146,7 +146,7 @@ pub(crate) fn qed_corpus() -> Vec<Vec<u8>> {
     corpus(Kind::Qed, wishes)
 }
 
-/// Images with data, zeros and holes, in turns with a backing file, and in turns as a kill leaves them.
+/// Images with data, zeros and holes; some have a backing file, and some are left as a kill leaves them.
 fn corpus(kind: Kind, wishes: impl Iterator<Item = Create>) -> Vec<Vec<u8>> {
     let make = |(n, wish): (usize, Create)| {
         Executor::simulated(n as u64).block_on(async move {
@@ -162,7 +162,7 @@ fn corpus(kind: Kind, wishes: impl Iterator<Item = Create>) -> Vec<Vec<u8>> {
                 disk.close().await.expect("storage without faults");
             }
             let mut image = files.content();
-            // What was allocated ahead makes a fuzzer slow and says nothing.
+            // Space that was allocated ahead makes a fuzzer slow and tests nothing.
             let used = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             image.truncate(used.next_multiple_of(4096));
             assert!(image.len() <= LARGEST, "{} bytes of image", image.len());

@@ -1,12 +1,12 @@
-//! Hostile input: a function for each door that it comes through, for fuzzers and for a short test.
+//! Hostile input: an entry point for each interface that receives it, for fuzzers and for a short test.
 //!
-//! An entry point takes any bytes, does with them what the program would, and returns. It may not
-//! panic, not hang, and not ask for more memory than the input's size justifies; whoever calls it finds
-//! out. What it does depends on the bytes alone, so a file with them replays a failure:
+//! An entry point takes any bytes, does with them what the program would do, and returns. It must not
+//! panic, hang, or ask for more memory than the input's size justifies; its caller checks that. Its
+//! behaviour depends on the bytes alone, so a file with them replays a failure:
 //! `cargo run -p hostile --example replay -- TARGET FILE`.
 //!
-//! To add a door: a module with the entry point and its corpus, a line in [`TARGETS`], a file in
-//! `fuzz/fuzz_targets` and its name in `fuzz/Cargo.toml`.
+//! To add an entry point, add a module with it and its corpus, a line in [`TARGETS`], a file in
+//! `fuzz/fuzz_targets`, and its name in `fuzz/Cargo.toml`.
 
 mod blk;
 mod chains;
@@ -29,19 +29,19 @@ pub use nbd::{nbd_client, nbd_server};
 pub use net::net;
 pub use scsi::scsi;
 
-/// A door.
+/// An entry point for hostile input.
 pub struct Target {
-    /// Its name here, and as a fuzz target.
+    /// The name, also of the fuzz target.
     pub name: &'static str,
-    /// What is behind it.
+    /// The entry point.
     pub run: fn(&[u8]),
-    /// Sound input, to begin mutations from.
+    /// Returns valid inputs, from which mutations start.
     pub corpus: fn() -> Vec<Vec<u8>>,
-    /// Memory in bytes that may be in use at once for an input of this many bytes.
+    /// Returns the memory, in bytes, that may be in use at once for an input of this many bytes.
     pub memory: fn(usize) -> usize,
 }
 
-/// All doors.
+/// All entry points.
 pub const TARGETS: &[Target] = &[
     Target { name: "qcow2", run: qcow2, corpus: image::qcow2_corpus, memory: image::memory },
     Target { name: "qed", run: qed, corpus: image::qed_corpus, memory: image::memory },

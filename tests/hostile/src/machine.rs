@@ -1,4 +1,4 @@
-//! What a guest writes to a virtio block device's registers and rings, and to I/O ports.
+//! Writes of a guest to a virtio block device's registers and rings, and to I/O ports.
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -12,14 +12,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::layout::{KEYBOARD, POWER, PVPANIC, SERIAL_PORTS};
 use vmm::ports::Ports;
 
-/// Bytes of a step: what it is, a detail of it, where, a value, and a number more.
+/// Length of a step, in bytes: its kind, a detail, a place, a value, and one more number.
 const STEP: usize = 16;
-/// Bytes of guest memory.
+/// Size of the guest's memory, in bytes.
 const MEMORY: u64 = 1 << 20;
-/// Bytes of the disk.
+/// Size of the disk, in bytes.
 const DISK: usize = 256 << 10;
 const QUEUES: u16 = 2;
-/// Entries of each ring.
+/// Number of entries of each ring.
 const RING: u16 = 8;
 
 /// Registers (virtio 1.2, table 4.1).
@@ -32,7 +32,7 @@ const STATUS: u64 = 0x70;
 const RINGS: [u64; 3] = [0x80, 0x90, 0xa0];
 const VERSION_1: u64 = 1 << 32;
 
-/// Does one step after the other: accesses to registers, ports and memory.
+/// Performs the steps of the input: accesses to registers, ports and memory.
 pub fn machine(input: &[u8]) {
     let Some((thread, disk)) = disk() else { return };
     let tell = Arc::new(|_| ());
@@ -49,10 +49,10 @@ pub fn machine(input: &[u8]) {
     let guest = Guest { transport, ports: Ports::new().expect("ports"), memory };
     input.chunks_exact(STEP).for_each(|step| guest.step(step));
 
-    // Whatever state it is in, it lets go of everything, and starts anew.
+    // From any state, a reset must release everything and allow a new start.
     guest.transport.reset();
     assert_eq!(guest.read(STATUS), 0, "a status after a reset");
-    // What is left in the rings would be taken for requests.
+    // Anything left in the rings would be taken for requests.
     drop(guest.memory.write_slice(&[0; 0x8000], GuestAddress(0)));
     guest.bring_up(0);
     assert_eq!(guest.read(STATUS), 0xf, "it starts after a reset");
@@ -95,7 +95,7 @@ struct Guest {
     memory: GuestMemoryMmap,
 }
 
-/// Where the rings of a queue are, where [`Guest::bring_up`] puts them: descriptors, available, used.
+/// The addresses at which [`Guest::bring_up`] puts a queue's rings: descriptors, available, used.
 fn rings(queue: u16) -> [u64; 3] {
     [0, 0x1000, 0x2000].map(|at| at + 0x4000 * u64::from(queue))
 }
@@ -111,7 +111,7 @@ impl Guest {
         let bytes = &value.to_le_bytes()[..width];
         let queue = place as u16 % QUEUES;
         match kind % 8 {
-            // A register as it is to be written.
+            // A register, accessed with its width and alignment.
             0 => self.write((place % 0x200) & !3, value as u32),
             // Any access to the window.
             1 if detail & 0x80 != 0 => self.transport.read(place % 0x1000, &mut [0; 8][..width]),
@@ -124,17 +124,17 @@ impl Guest {
                     false => self.ports.bus.write(port, bytes),
                 }
             }
-            // Any bytes in memory; what lies outside of it stays out.
+            // Writes any bytes to memory; addresses outside of it have no effect.
             3 => drop(self.memory.write_slice(&value.to_le_bytes(), GuestAddress(u64::from(more)))),
             4 => self.bring_up(value),
-            // A descriptor: its index, flags and next in `place`, its address, its length.
+            // Writes a descriptor: index, flags and next in `place`, then its address and its length.
             5 => {
                 let (index, flags, next) = (place & 7, place >> 3 & 7, place >> 6 & 7);
                 let at = GuestAddress(rings(u16::from(detail) % QUEUES)[0] + 16 * index);
                 let parts = [value, u64::from(more) | flags << 32 | next << 48].map(u64::to_le_bytes);
                 drop(self.memory.write_slice(&parts.concat(), at));
             }
-            // A head, offered once or more often than there is room.
+            // Offers a head once, or more often than the ring has room.
             6 => {
                 let [_, available, _] = rings(queue);
                 let index: u16 = self.memory.read_obj(GuestAddress(available + 2)).unwrap_or(0);
@@ -144,7 +144,7 @@ impl Guest {
                 drop(self.memory.write_obj(next, GuestAddress(available + 2)));
                 self.write(QUEUE_NOTIFY_OFFSET, queue.into());
             }
-            // A stop of the machine waits for what is in flight.
+            // Stops the machine, which waits for everything in flight.
             _ => {
                 let _ = self.transport.pause().wait();
                 self.transport.resume();
@@ -162,7 +162,7 @@ impl Guest {
         self.transport.write(register, &value.to_le_bytes());
     }
 
-    /// What a driver does until the device works, with these features besides.
+    /// Does what a driver does to start the device, and accepts these features in addition.
     fn bring_up(&self, features: u64) {
         for status in [0, 1, 3] {
             self.write(STATUS, status);
@@ -186,14 +186,14 @@ impl Guest {
     }
 }
 
-/// A step.
+/// Encodes a step.
 fn step(kind: u8, detail: u8, place: u16, value: u64, more: u32) -> Vec<u8> {
     let [low, high] = place.to_le_bytes();
     [&[kind, detail, low, high][..], &value.to_le_bytes(), &more.to_le_bytes()].concat()
 }
 
-/// A request of one data descriptor (virtio 1.2, 5.2.6): what, from which sector on, its bytes, and whether
-/// the device writes them.
+/// A request with one data descriptor (virtio 1.2, 5.2.6): its kind, the first sector, the length in
+/// bytes, and whether the device writes the data.
 fn request(queue: u8, kind: u64, sector: u64, len: u32, reads: bool) -> Vec<u8> {
     const NEXT: u16 = 1 << 3;
     const WRITE: u16 = 2 << 3;
@@ -252,7 +252,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     vec![work.concat(), again.concat(), ports.concat()]
 }
 
-/// Of this thread only; a serial line keeps at most 64 KiB of output.
+/// The memory of this thread only; a serial port keeps at most 64 KiB of output.
 pub(crate) fn memory(input: usize) -> usize {
     (1 << 20) + 16 * input
 }

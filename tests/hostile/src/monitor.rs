@@ -1,6 +1,6 @@
-//! What a client of the monitor sends.
+//! Input of a monitor's client.
 
-/// Reads the bytes as a stream of commands.
+/// Parses the bytes as a stream of commands.
 pub fn qmp(input: &[u8]) {
     qmp::read_commands(input, drop);
 }
@@ -20,7 +20,8 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// A parsed value takes some dozen times its text, and much more where objects of one member nest.
+/// A parsed value takes some dozen times the memory of its text, and much more if objects of one member
+/// nest.
 pub(crate) fn memory(input: usize) -> usize {
     (1 << 20) + 512 * input
 }

@@ -1,6 +1,7 @@
-//! Mutations of sound input, from a seed: what a coverage-guided fuzzer does better, and a test can do.
+//! Mutations of valid input, drawn from a seed. A coverage-guided fuzzer finds more, but a test can run
+//! this.
 
-/// SplitMix64: small, seeded, and the same for ever.
+/// SplitMix64: small, seeded, and it never changes.
 pub struct Random(pub u64);
 
 impl Random {
@@ -18,14 +19,14 @@ impl Random {
     }
 }
 
-/// A number from the bytes, for what is to look random and depend on them alone (FNV-1a).
+/// A number that looks random but depends only on the bytes (FNV-1a over words of 8 bytes).
 pub fn hash(bytes: &[u8]) -> u64 {
     let words = bytes.chunks(8).map(|word| word.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)));
     words.fold(0xcbf2_9ce4_8422_2325, |hash, word| (hash ^ word).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Changes bytes and words here and there, words mostly where there are some, and now and then cuts off
-/// or repeats a part.
+/// Changes some bytes and words, mostly those that are not zero, and sometimes cuts the input off or
+/// repeats a part.
 pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         if bytes.is_empty() {
@@ -47,7 +48,8 @@ pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Half of the places are in the first bytes, where headers are; of the rest most are not zero.
+/// A position to change: half of them in the first bytes, where headers are, the rest mostly at bytes
+/// that are not zero.
 fn place(bytes: &[u8], random: &mut Random) -> usize {
     if random.below(2) == 0 {
         return random.below(bytes.len().min(128) as u64) as usize;
@@ -57,7 +59,8 @@ fn place(bytes: &[u8], random: &mut Random) -> usize {
     start + table.unwrap_or(0)
 }
 
-/// Replaces a word with a plausible offset or count, an extreme, or a wild guess, in either byte order.
+/// Replaces a word by a plausible offset or count, an extreme value, or a random one, in either byte
+/// order.
 fn word<const N: usize>(bytes: &mut [u8], at: usize, random: &mut Random) {
     let at = at - at % N;
     let Some(word) = bytes.get_mut(at..at + N) else { return };

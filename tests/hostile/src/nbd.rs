@@ -1,4 +1,4 @@
-//! Bytes as what an NBD peer sends: a client to our server, a server to our client.
+//! Any bytes as the messages of an NBD peer: of a client to our server, and of a server to our client.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -12,12 +12,12 @@ use ::nbd::{self, Connection, Export, Exports, Extent, Info};
 use block::Buf;
 use executor::{AsyncFd, Executor};
 
-/// Size of the export in bytes.
+/// Size of the export, in bytes.
 const SIZE: usize = 128 << 10;
-/// Never waited for: the peer says all that it has to say, and hangs up.
+/// The time-out, which never expires: the peer sends all its bytes and hangs up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Serves a client that sends these bytes: options, and requests after them.
+/// Serves a client that sends these bytes: options, then requests.
 pub fn nbd_server(data: &[u8]) {
     talk(data, |connection| async move {
         let memory = Memory(Rc::new(RefCell::new(vec![1; SIZE])));
@@ -27,7 +27,7 @@ pub fn nbd_server(data: &[u8]) {
     });
 }
 
-/// Is the client of a server that sends these bytes: answers, and replies after them.
+/// Runs a client of a server that sends these bytes: replies to options, then to requests.
 pub fn nbd_client(data: &[u8]) {
     talk(data, |connection| async move {
         let Ok(offer) = client::negotiate(&connection, "disk").await else { return };
@@ -46,12 +46,14 @@ pub fn nbd_client(data: &[u8]) {
     });
 }
 
-/// What a peer may make us hold: the server one request's data of the largest size.
+/// The memory that a peer can make our side hold: for the server, one request's data of the largest
+/// size.
 pub(crate) fn memory(len: usize) -> usize {
     nbd::MAX_IN_FLIGHT as usize + 64 * len + (4 << 20)
 }
 
-/// Runs our side with a peer that sends `data`, ends its half, and takes whatever comes.
+/// Runs our side against a peer that sends `data`, shuts down its sending half, and reads everything
+/// that arrives.
 fn talk<F: Future<Output = ()> + 'static>(data: &[u8], ours: impl FnOnce(Connection) -> F + 'static) {
     let data = data.to_vec();
     let Ok(executor) = Executor::new() else { return };
@@ -138,7 +140,7 @@ impl Exports for Memory {
     }
 }
 
-/// Numbers as they stand on the wire.
+/// Encodes numbers of these widths as they are on the wire.
 fn wire(numbers: &[(u64, usize)]) -> Vec<u8> {
     numbers.iter().flat_map(|(number, width)| number.to_be_bytes()[8 - width..].to_vec()).collect()
 }
@@ -151,7 +153,7 @@ fn request(flags: u64, command: u64, offset: u64, len: u64) -> Vec<u8> {
     wire(&[(0x2560_9513, 4), (flags, 2), (command, 2), (7, 8), (offset, 8), (len, 4)])
 }
 
-/// What good clients send.
+/// Messages of well-behaved clients.
 pub(crate) fn server_corpus() -> Vec<Vec<u8>> {
     let name = b"\0\0\0\x04disk";
     let contexts =
@@ -193,7 +195,7 @@ fn chunk(flags: u64, kind: u64, cookie: u64, data: &[u8]) -> Vec<u8> {
     [&wire(&head)[..], data].concat()
 }
 
-/// What good servers answer.
+/// Messages of well-behaved servers.
 pub(crate) fn client_corpus() -> Vec<Vec<u8>> {
     let greeting = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
     let export = wire(&[(0, 2), (1 << 20, 8), (0x16d, 2)]);

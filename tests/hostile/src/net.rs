@@ -1,4 +1,4 @@
-//! What a guest and a network link send to a virtio network device that is between them.
+//! Input of a guest and of a network link to the virtio network device between them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,12 +15,12 @@ use crate::chains::{STEP, offer, pause, settle, step};
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
-/// Guest memory in bytes; its lower part holds the rings, the upper one the buffers.
+/// Guest memory, in bytes. Its lower half holds the rings, the upper half the buffers.
 const MEMORY: usize = 1 << 20;
 const HEAP: u64 = MEMORY as u64 / 2;
 const RING: u16 = 16;
 
-/// Does one step after the other: chains, and what the link's other side sends.
+/// Performs the steps of the input: chains, and data from the link's other side.
 pub fn net(input: &[u8]) {
     let Ok(executor) = Executor::new() else { return };
     let input = input.to_vec();
@@ -38,7 +38,7 @@ async fn run(input: &[u8]) {
     interrupts.clear_used(2);
     let mut drivers = [1, 2]
         .map(|n| Driver::new(memory.clone(), n * 0x1_0000, HEAP + (n - 1) * (MEMORY as u64 / 4), RING, true));
-    // The first byte says which features the driver takes.
+    // The first byte selects the features that the driver accepts.
     let without = u64::from(input.first().copied().unwrap_or_default() & 1) << 15;
     let activation = activation(&drivers, QUEUE_SIZE, device.features() & !without, &interrupts);
     device.activate(activation).expect("good rings");
@@ -49,7 +49,7 @@ async fn run(input: &[u8]) {
             break;
         }
     }
-    // Ends only when nothing is in flight, however little the peer reads.
+    // Returns only when nothing is in flight, however little the peer reads.
     pause(&mut device).await;
     sent.take_from(&peer);
     assert!(interrupts.counts().config <= 1, "the link goes down once");
@@ -67,9 +67,9 @@ async fn do_step(
     match kind % 8 {
         0 => offer(&mut drivers[TRANSMIT], &[(12, false), (one, false), (two, false)]),
         1 => offer(&mut drivers[RECEIVE], &[(one, true), (two, true)]),
-        // Many small buffers, or few.
+        // Offers many small buffers, or few.
         2 => (0..=e % RING as u8).for_each(|_| offer(&mut drivers[RECEIVE], &[(one % 2048, true)])),
-        // A frame, or a part of it.
+        // Sends a frame, or a part of one.
         3 => {
             let frame = [&(one as u32).to_be_bytes()[..], &vec![e; one]].concat();
             let len = if f & 7 == 0 { two.min(frame.len()) } else { frame.len() };
@@ -84,21 +84,22 @@ async fn do_step(
             }
         }
         6 => device.resume(),
-        // Any chain to any queue.
+        // Offers any chain to any queue.
         _ => offer(&mut drivers[usize::from(e & 1)], &[(one, f & 1 != 0), (two, f & 2 != 0)]),
     }
 }
 
-/// Writes what the socket takes.
+/// Writes as much as the socket takes.
 fn write(mut peer: &UnixStream, bytes: &[u8]) {
     let _ = peer.write(bytes);
 }
 
-/// What came out at the other side, which must be frames.
+/// Checks that the bytes received on the other side are frames.
 #[derive(Default)]
 struct Frames {
-    /// Bytes of a length, and of its frame, that are still to come.
+    /// The bytes received so far of a frame's length.
     length: Vec<u8>,
+    /// The number of bytes of the current frame that are still to come.
     left: usize,
 }
 
@@ -161,7 +162,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     vec![up.concat(), down(0).concat(), down(1).concat()]
 }
 
-/// The device's buffers, and what lies in the socket's.
+/// The memory for the device's buffers, and for the data in the socket's buffers.
 pub(crate) fn memory(input: usize) -> usize {
     (1 << 20) + 16 * input
 }

@@ -1,4 +1,4 @@
-//! What a guest sends to a virtio SCSI host, and what a monitor does to its drive meanwhile.
+//! Requests of a guest to a virtio SCSI host, while a monitor acts on its drive.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,23 +14,24 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::chains::{pause, settle};
 
-/// Bytes of a step: what it is, room for an answer (two bytes), a byte of the target, a tag, and a CDB.
+/// Length of a step, in bytes: its kind, the room for a response (two bytes), a byte of the target, a
+/// tag, and a CDB.
 const STEP: usize = 21;
 
-/// The control, event and request queue.
+/// The number of queues: control, event and request.
 const QUEUES: usize = 3;
 const CONTROL: usize = 0;
 const REQUEST: usize = 2;
 
-/// Guest memory in bytes; its lower part holds the rings, the upper one what is sent.
+/// Guest memory, in bytes. Its lower half holds the rings, the upper half the requests.
 const MEMORY: usize = 1 << 20;
 const HEAP: u64 = MEMORY as u64 / 2;
 const RING: u16 = 16;
 
-/// A response with sense data, in bytes (virtio 1.2, 5.6.6.1).
+/// Length of a response with sense data, in bytes (virtio 1.2, 5.6.6.1).
 const RESPONSE: usize = 12 + 96;
 
-/// Does one step after the other: requests, and moves of the tray.
+/// Performs the steps of the input: requests, and actions on the tray.
 pub fn scsi(input: &[u8]) {
     let Ok(executor) = Executor::new() else { return };
     let input = input.to_vec();
@@ -58,7 +59,7 @@ async fn run(input: &[u8]) {
             break;
         }
     }
-    // What was shown without a kick is not to be left.
+    // Requests that were published without a kick must not be left over.
     drivers[REQUEST].kick.write(1).expect("an eventfd");
     settle(&mut drivers, &interrupts).await;
     pause(&mut device).await;
@@ -79,7 +80,7 @@ async fn do_step(
     let room = usize::from(u16::from_le_bytes([low, high]));
     let lun = [1, target, 0x40, 0, 0, 0, 0, 0];
     match kind % 8 {
-        // A monitor: errors are its own.
+        // A monitor's command. Its errors do not matter here.
         5 => {
             let (force, notify) = (cdb[1] & 1 != 0, cdb[1] & 2 != 0);
             let name = if cdb[1] & 4 != 0 { "one" } else { "two" }.to_owned();
@@ -90,7 +91,7 @@ async fn do_step(
                 _ => disk.change_medium(&Medium { name, format: Some(Kind::Raw) }, force, notify).await,
             };
         }
-        // Task management, or a subscription.
+        // Task management, or a subscription to events.
         6 => {
             let kind = u32::from(tag % 4).to_le_bytes();
             let body = match tag % 4 {
@@ -100,24 +101,24 @@ async fn do_step(
             };
             send(&mut drivers[CONTROL], &body, 5, true);
         }
-        // Any bytes to any queue, or to the config space.
+        // Sends any bytes to any queue, or writes them to the config space.
         7 if tag & 0x80 != 0 => device.write_config(tag.into(), &cdb[..4]),
         7 => send(&mut drivers[usize::from(target) % QUEUES], cdb, room, true),
         _ => {
             let mut request = [&lun[..], &[tag], &[0; 10], cdb].concat();
             request.resize(19 + 32, 0);
-            // Some are shown without a kick, and found by what comes next.
+            // Some requests are published without a kick; the device finds them at the next one.
             send(&mut drivers[REQUEST], &request, RESPONSE + room, kind % 8 != 4);
         }
     }
 }
 
-/// Offers a chain of `out` and of room for `into` bytes, where there are descriptors for it.
+/// Offers a chain with the bytes `out` and room for `into` bytes, if there are descriptors for it.
 fn send(driver: &mut Driver, out: &[u8], into: usize, kick: bool) {
     if driver.free_descriptors() < 2 {
         return;
     }
-    // Each step may use the same memory.
+    // All steps use the same memory.
     driver.heap = HEAP;
     let from = driver.alloc(out);
     let pieces = [(from, out.len(), false), (from + out.len() as u64, into, true)];
@@ -141,7 +142,7 @@ fn command(cdb: &[u8], room: u16) -> Vec<u8> {
     step
 }
 
-/// Another step.
+/// A step of another kind.
 fn other(head: [u8; 5], body: &[u8]) -> Vec<u8> {
     let mut step = [&head[..], body].concat();
     step.resize(STEP, 0);
@@ -200,7 +201,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     vec![probe.concat(), read.concat(), tray.concat(), unseen.concat()]
 }
 
-/// The two media and the device's own; what is read goes to guest memory.
+/// The memory for the two media and the device itself; data that is read goes to guest memory.
 pub(crate) fn memory(input: usize) -> usize {
     (1 << 20) + 16 * input
 }

@@ -1,4 +1,4 @@
-//! The simulator's storage with an eye on what is asked of it.
+//! The simulator's storage, with checks of the operations on it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,9 +9,10 @@ use block::sim::{Faults, SimFile};
 use block::storage::{Extent, Identity, Lock, Storage, Transfer};
 use block::{Buf, Error, ErrorKind, Result};
 
-/// Operations on all files of one run. Sound images need a few thousand.
+/// The number of operations on all files of one run that counts as endless. Valid images need a few
+/// thousand.
 const OPERATIONS: u64 = 300_000;
-/// A device's block in bytes, the least that is read.
+/// A device's block, in bytes: the smallest unit that is read.
 const BLOCK: u64 = 4096;
 
 /// A folder with the image under test, `image`, and a small raw file that it may name, `base`.
@@ -23,7 +24,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// The image's bytes, and by how many it may grow.
+    /// A folder with an image of these bytes, which may grow by `growth` bytes.
     pub(crate) fn new(image: Vec<u8>, growth: u64) -> Rc<Self> {
         let operations = Rc::<Cell<u64>>::default();
         let base = (0..70 * 512).map(|n| if n % 9000 < 3000 { 0 } else { 0xba }).collect();
@@ -35,13 +36,13 @@ impl Folder {
         })
     }
 
-    /// What the image does wrong from now on.
+    /// Sets the faults of the image from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         let image = self.image.borrow();
         image.file.set_faults(Faults { limit: Some(image.limit), ..faults });
     }
 
-    /// The image's bytes now.
+    /// The current bytes of the image.
     pub(crate) fn content(&self) -> Vec<u8> {
         self.image.borrow().file.content()
     }
@@ -65,7 +66,8 @@ impl Opener for Folder {
     }
 }
 
-/// The cluster size that an image's header tells, in bytes; what reads blocks of a device without one.
+/// The cluster size in an image's header, in bytes; a device's block if the format has none. `None` if
+/// the header is too short.
 fn cluster_size(image: &[u8]) -> Option<u64> {
     let word = |at: usize| image.get(at..at + 4).and_then(|word| word.try_into().ok());
     let size = match image.get(..4)? {
@@ -78,7 +80,8 @@ fn cluster_size(image: &[u8]) -> Option<u64> {
 
 struct Watched {
     file: Rc<SimFile>,
-    /// Nobody reads further than the end of the cluster in which the file ends; `None` where it is not known.
+    /// The cluster size, in bytes: no read may go beyond the cluster in which the file ends. `None` if
+    /// it is unknown.
     cluster: Option<u64>,
     limit: u64,
     operations: Rc<Cell<u64>>,
@@ -98,15 +101,16 @@ impl Watched {
         Rc::new(Watched { file, cluster, limit, operations: operations.clone() })
     }
 
-    /// Counts an operation, and holds its caller to what [`Storage`] asks of it.
+    /// Counts an operation, and checks that its caller keeps the rules of [`Storage`].
     fn watch(&self, offset: u64, len: u64) {
         self.operations.set(self.operations.get() + 1);
         assert!(self.operations.get() < OPERATIONS, "this does not come to an end");
         let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| i64::try_from(end).is_ok()), "{len} bytes at {offset:#x} are no range");
+        assert!(end.is_some_and(|end| i64::try_from(end).is_ok()), "bad range: {len} bytes at {offset:#x}");
     }
 
-    /// Holds a read that ends at `end` to the file: tables that point out of it have nothing there.
+    /// Checks that a read that ends at `end` stays within the file: tables that point outside must not
+    /// be read.
     fn watch_read(&self, end: u64) {
         let Some(cluster) = self.cluster else { return };
         let file = self.len();
@@ -219,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads from a file of 5000 bytes on which so many operations were done.
+    /// Reads from a file of 5000 bytes after this many operations on it.
     fn read(operations: u64, offset: u64, len: usize) {
         Executor::simulated(0).block_on(async move {
             let operations = Rc::new(Cell::new(operations));

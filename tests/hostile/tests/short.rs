@@ -1,7 +1,7 @@
-//! A short run of every target: its corpus as it is, then seeded mutations of it; and of targets that do
-//! what none may, to see that the judges notice.
+//! A short run of every target: first its corpus, then seeded mutations of it. Also runs bad targets, to
+//! check that each kind of failure is detected.
 //!
-//! `MILLRACE_SEED=n` replays one mutation, `MILLRACE_SEEDS=n` runs that many.
+//! `MILLRACE_SEED=n` replays one mutation, `MILLRACE_SEEDS=n` sets the number of mutations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,48 +13,48 @@ use hostile::mutate::{Random, mutate};
 use hostile::{TARGETS, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Mutations of each target where nobody says how many.
+/// The number of mutations of each target, unless it is set.
 const SEEDS: u64 = 400;
-/// Seeds beyond those, which found something once and are run each time.
+/// Seeds beyond those that found a failure once and are run each time.
 const FOUND: [u64; 2] = [2319, 3942];
-/// One input that takes longer hangs, on however busy a machine.
+/// An input that takes longer than this hangs, even on a busy machine.
 const HANGS: Duration = Duration::from_secs(60);
 
 thread_local! {
-    // Negative where a thread freed what others gave it.
+    // Negative if a thread freed memory that other threads allocated.
     static IN_USE: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
-/// Counts what each thread has in use. Entry points start no threads.
+/// Counts the memory that each thread has in use. Entry points start no threads.
 struct Counting;
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// SAFETY: all of it is the system's allocator; counters are plain thread-local numbers.
+// SAFETY: everything is left to the system's allocator; the counters are plain thread-local numbers.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size as isize - layout.size() as isize);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -67,7 +67,7 @@ fn count(bytes: isize) {
     });
 }
 
-/// Gives one input to a target, and what it cost to the judge.
+/// Runs a target with one input. Fails if it used more memory than allowed.
 fn run(target: &Target, input: &[u8]) -> Result<(), String> {
     let before = IN_USE.get();
     PEAK.set(before);
@@ -83,7 +83,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Gives one input to a target on a thread of its own; what is wrong.
+/// Runs a target with one input on a thread of its own. The error says what the target did wrong.
 fn judge(target: &'static Target, input: &[u8], patience: Duration) -> Result<(), String> {
     let (done, ended) = mpsc::channel();
     let copy = input.to_vec();
@@ -118,14 +118,14 @@ fn trial(target: &'static Target) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A door behind which `run` is.
+/// A test target that runs `run`.
 const fn bad(name: &'static str, run: fn(&[u8])) -> Target {
     Target { name, run, corpus: Vec::new, memory: |len| len + 4096 }
 }
 
 static SOUND: Target = bad("a sound target passes", |input| drop(std::hint::black_box(input.to_vec())));
 
-/// Targets that do what none may, and what the judges are to say of them.
+/// Bad targets, and a part of the error that each must cause.
 static BAD: [(Target, &str); 3] = [
     (bad("a panic is noticed", |input| panic!("{} bytes", input.len())), "it panicked"),
     (
@@ -143,7 +143,7 @@ static BAD: [(Target, &str); 3] = [
 ];
 
 fn judged(target: &'static Target, says: &str) -> Result<(), Failed> {
-    // Only what never ends takes as long.
+    // Only the target that never ends waits for this time-out.
     let patience = if says == "it hangs" { Duration::from_millis(200) } else { HANGS };
     match judge(target, &[0; 8192], patience) {
         Err(what) if what.contains(says) => Ok(()),
@@ -151,7 +151,7 @@ fn judged(target: &'static Target, says: &str) -> Result<(), Failed> {
     }
 }
 
-/// Writes an input to where `replay` and a fuzzer find it.
+/// Writes an input to a file for `replay` or a fuzzer. Returns its path.
 fn keep(target: &Target, input: &[u8]) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{}", target.name));
     match std::fs::write(&path, input) {

@@ -1,16 +1,16 @@
-//! Lines over a byte stream, each wait with a deadline.
+//! Lines over a byte stream. Each wait has a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Longer lines are cut: a guest cannot make the host buffer without end.
+/// Longer lines are cut, so that a guest cannot make the host buffer without limit.
 const MAX_LINE: usize = 64 << 10;
 
 /// A byte stream to a serial port, with time-outs.
 pub trait Link: Read + Write {
-    /// How long a later read and write may block. `timeout` is never zero.
+    /// Sets the longest time that later reads and writes may block. `timeout` is never zero.
     fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
 }
 
@@ -38,7 +38,7 @@ impl<L: Link> Lines<L> {
         Lines { link, received: Vec::new() }
     }
 
-    /// Sends all of `bytes`; `TimedOut` past the deadline.
+    /// Sends all of `bytes`. Fails with `TimedOut` after the deadline.
     pub(super) fn send(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
         while !bytes.is_empty() {
             self.arm(deadline)?;
@@ -51,7 +51,8 @@ impl<L: Link> Lines<L> {
         Ok(())
     }
 
-    /// The next line without its end; `TimedOut` past the deadline, `UnexpectedEof` where the guest is gone.
+    /// Returns the next line without its end. Fails with `TimedOut` after the deadline, and with
+    /// `UnexpectedEof` if the guest is gone.
     pub(super) fn next(&mut self, deadline: Instant) -> io::Result<String> {
         loop {
             if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
@@ -81,7 +82,7 @@ impl<L: Link> Lines<L> {
     }
 }
 
-/// A socket's time-out is `WouldBlock`; the deadline decides whether to go on.
+/// A socket reports a time-out as `WouldBlock`; the caller's deadline decides whether to continue.
 fn check(error: io::Error) -> io::Result<()> {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(()),

@@ -1,4 +1,4 @@
-//! What is asked of the agent and what it reports, as values.
+//! Parameters of the agent's requests, and its reports.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,18 +10,18 @@ use crate::wire::Fields;
 /// A range of a device that belongs to one workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Region {
-    /// The guest's device, as `/dev/vda`.
+    /// The guest's device, such as `/dev/vda`.
     pub device: String,
-    /// In bytes, a multiple of 4096.
+    /// The start, in bytes; a multiple of 4096.
     pub offset: u64,
-    /// In bytes, a multiple of 4096.
+    /// The length, in bytes; a multiple of 4096.
     pub length: u64,
-    /// Tells this workload's blocks from any other's.
+    /// Distinguishes this workload's blocks from those of others.
     pub seed: u64,
 }
 
 impl Region {
-    /// A region, all in bytes.
+    /// A region; `offset` and `length` in bytes.
     pub fn new(device: &str, offset: u64, length: u64, seed: u64) -> Self {
         Region { device: device.to_owned(), offset, length, seed }
     }
@@ -39,20 +39,20 @@ impl Region {
 pub struct Load {
     /// The guest's device.
     pub device: String,
-    /// How many requests are in flight at a time, 1 to 64.
+    /// The number of requests in flight at a time, 1 to 64.
     pub depth: u32,
     /// Each of the `depth` threads flushes the device after this many of its writes; 0: never.
     pub fsync_every: u64,
-    /// How many of 100 requests are reads; each is verified at once.
+    /// The percentage of reads; each read is verified at once.
     pub read_percent: u32,
-    /// Ends by itself after this many requests; 0: when it is stopped.
+    /// The number of requests after which the load ends by itself; 0: it runs until it is stopped.
     pub operations: u64,
-    /// Chooses the order of the offsets.
+    /// The seed that determines the order of the offsets.
     pub random: u64,
 }
 
 impl Load {
-    /// Writes only, one at a time, without flushes, until stopped.
+    /// A load of writes only, one at a time, without flushes, until stopped.
     pub fn new(device: &str) -> Self {
         Load {
             device: device.to_owned(),
@@ -74,24 +74,24 @@ impl Load {
     }
 }
 
-/// As many requests of one kind as the device takes in a time.
+/// Requests of one kind, as many as the device completes in a given time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rate {
     /// The guest's device.
     pub device: String,
-    /// Where the range begins that is read or written, in bytes.
+    /// The start of the range to read or write, in bytes.
     pub offset: u64,
-    /// Its length in bytes.
+    /// The length of the range, in bytes.
     pub length: u64,
-    /// Bytes of one request: a multiple of 4096, at most 8 MiB.
+    /// The length of one request, in bytes: a multiple of 4096, at most 8 MiB.
     pub block: u64,
-    /// How many requests are in flight at a time, 1 to 64.
+    /// The number of requests in flight at a time, 1 to 64.
     pub depth: u32,
-    /// Writes instead of reads.
+    /// True for writes, false for reads.
     pub write: bool,
-    /// One after the other instead of in random order.
+    /// True for sequential order, false for random order.
     pub sequential: bool,
-    /// How long.
+    /// The time that the requests run.
     pub time: Duration,
 }
 
@@ -118,12 +118,12 @@ impl Job {
     }
 }
 
-/// What a job has done since its start, and the latency of its requests since the last report.
+/// The figures of a job since its start, and the latency of its requests since the last report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
-    /// Whether it still runs.
+    /// True if it still runs.
     pub running: bool,
-    /// Since the job's start.
+    /// The time since the job's start.
     pub elapsed: Duration,
     /// Completed reads.
     pub reads: u64,
@@ -133,18 +133,18 @@ pub struct Stat {
     pub flushes: u64,
     /// Bytes read and written.
     pub bytes: u64,
-    /// Requests that failed, or read what was not there.
+    /// Requests that failed, and reads that found wrong data.
     pub errors: u64,
-    /// Of the requests since the last report.
+    /// The latency of the requests since the last report.
     pub latency: Latency,
-    /// Of all requests.
+    /// The latency of all requests.
     pub total: Latency,
 }
 
 /// Percentiles of request latency, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// How many requests.
+    /// The number of requests.
     pub count: u64,
     /// Median.
     pub p50_us: u64,
@@ -152,24 +152,24 @@ pub struct Latency {
     pub p99_us: u64,
     /// 99.9th percentile.
     pub p999_us: u64,
-    /// The slowest.
+    /// The slowest request.
     pub max_us: u64,
 }
 
-/// What was found on a device.
+/// The result of reading back a region.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Blocks read.
     pub blocks: u64,
-    /// The lowest sequence number; 0 for a block never written.
+    /// The lowest sequence number; 0 for a block that was never written.
     pub oldest: u64,
     /// The highest sequence number.
     pub newest: u64,
-    /// A digest of all sequence numbers in order, see [`super::Agent::digest`].
+    /// A digest of all sequence numbers in order; see [`super::Agent::digest`].
     pub digest: u64,
-    /// How many blocks have which fault, by [`crate::pattern::Fault::kind`].
+    /// The number of blocks with each fault, by [`crate::pattern::Fault::kind`].
     pub faults: BTreeMap<String, u64>,
-    /// The first few faults, in words.
+    /// Descriptions of the first few faults.
     pub examples: Vec<String>,
 }
 
@@ -183,7 +183,7 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Reads the answer to `verify` or `verify-full`; damage is an error.
+/// Parses the reply to `verify` or `verify-full`; damage is an error.
 pub(super) fn verified(verb: &str, answer: &Answer) -> Result<VerifyReport> {
     let field = |key| number(verb, &answer.fields, key);
     let mut report = VerifyReport {
@@ -203,7 +203,7 @@ pub(super) fn verified(verb: &str, answer: &Answer) -> Result<VerifyReport> {
     if report.faults.is_empty() { Ok(report) } else { Err(AgentError::Damaged(Box::new(report))) }
 }
 
-/// Reads what a job reports.
+/// Parses a job's report.
 pub(super) fn stat(verb: &str, fields: &Fields) -> Result<Stat> {
     let field = |key: &str| number::<u64>(verb, fields, key);
     let latency = |prefix: &str| {

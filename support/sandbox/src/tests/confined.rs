@@ -1,4 +1,4 @@
-//! What threads of each role may not do any more.
+//! Tests of what confined threads of each role can no longer do.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -13,9 +13,10 @@ use crate::{Mode, Role, syscalls};
 
 const ROLES: [Role; 3] = [Role::Disk, Role::Vcpu, Role::Device];
 
-/// Makes a child that ends at once, by clone(2) with these flags. Returns the number of the error.
+/// Creates a child by clone(2) with these flags; the child exits at once. Returns the error number, or
+/// 0.
 fn cloned(flags: c_int) -> i32 {
-    // SAFETY: without CLONE_VM and without a stack it is fork(2); the child does nothing but end.
+    // SAFETY: without CLONE_VM and without a stack this is fork(2); the child does nothing but exit.
     match unsafe { syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0) } {
         // SAFETY: ends the process.
         0 => unsafe { _exit(0) },
@@ -60,13 +61,13 @@ fn no_process_and_no_namespace_is_made() {
             for flags in [0, CLONE_VFORK, CLONE_NEWUSER, CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS] {
                 assert_eq!(cloned(flags), EPERM, "{role:?} {flags:x}");
             }
-            // Where clone3 is missing, the C library takes clone.
+            // If clone3 is missing, the C library falls back to clone.
             let clone3 = errno(SYS_clone3, &[0, 0]);
             assert_eq!(clone3, if role == Role::Disk { ENOSYS } else { EPERM }, "{role:?}");
             for call in [SYS_fork, SYS_vfork, SYS_execve, SYS_execveat, SYS_unshare, SYS_setns, SYS_chroot] {
                 assert_eq!(errno(call, &[0]), EPERM, "{role:?} call {call}");
             }
-            // A thread in namespaces of its own.
+            // A thread in its own namespaces.
             let thread = CLONE_THREAD | CLONE_VM | CLONE_SIGHAND | CLONE_NEWNET;
             assert_eq!(errno(SYS_clone, &[thread as usize]), EPERM, "{role:?}");
         });
@@ -103,7 +104,7 @@ fn calls_that_go_around_others_are_gone() {
             ] {
                 assert_eq!(errno(call, &[]), EPERM, "{role:?} call {call}");
             }
-            // The same calls by the numbers of the x32 ABI.
+            // The same calls by their x32 numbers.
             assert_eq!(errno(0x4000_0000 | SYS_openat, &[]), EPERM, "{role:?}");
         });
     }
@@ -166,7 +167,7 @@ fn strict_ends_the_process_over_each_of_them() {
         let (_, call) = calls[number.parse::<usize>().unwrap()];
         let mut file = tempfile::tempfile().unwrap();
         confined(Role::Disk, Mode::Strict, move || {
-            // What a disk's thread needs works.
+            // Everything that a disk's thread needs still works.
             file.write_all(b"abc").unwrap();
             std::thread::Builder::new().name("worker".into()).spawn(|| ()).unwrap().join().unwrap();
             errno(call, &[usize::MAX, usize::MAX])

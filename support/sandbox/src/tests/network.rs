@@ -1,4 +1,4 @@
-//! What landlock holds without seccomp, and so against an io_uring too.
+//! Tests that landlock holds without seccomp, and so against an io_uring too.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use libc::*;
 use super::{confined, errno, landlock};
 use crate::{Mode, Role, files};
 
-/// Runs `work` on a thread that landlock alone confines.
+/// Runs `work` on a thread that is confined by landlock only.
 fn landlocked<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
         files::allow_none().unwrap();
@@ -35,9 +35,7 @@ fn connections_sockets_and_signals_are_refused_by_landlock_too() {
         assert_eq!(landlocked(move || kind(TcpStream::connect(to))), REFUSED);
         assert_eq!(landlocked(|| kind(TcpListener::bind("127.0.0.1:0"))), REFUSED);
     } else {
-        eprintln!(
-            "not tried: landlock {version} of this kernel knows no network; seccomp and the ring's list hold"
-        );
+        eprintln!("not tried: this kernel's landlock {version} does not cover the network");
     }
     let name = format!("millrace-sandbox-{}", std::process::id());
     let address = UnixAddr::from_abstract_name(name).unwrap();
@@ -47,16 +45,16 @@ fn connections_sockets_and_signals_are_refused_by_landlock_too() {
         assert_eq!(landlocked(move || kind(UnixStream::connect_addr(&address))), REFUSED);
         assert_eq!(landlocked(move || errno(SYS_kill, &[parent, 0])), EPERM);
     } else {
-        eprintln!("not tried: landlock {version} of this kernel knows no abstract sockets and no signals");
+        eprintln!("not tried: this kernel's landlock {version} covers no abstract sockets and signals");
     }
     // In any version.
     assert_eq!(landlocked(|| kind(std::fs::File::open("/etc/passwd"))), REFUSED);
     assert_eq!(landlocked(|| errno(SYS_kill, &[std::process::id() as usize, 0])), 0);
 }
 
-/// Has the ring do one thing and returns its result, negative as the kernel has it.
+/// Performs one operation on the ring. Returns its result: an error is the negated error number.
 fn done(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
-    // SAFETY: what the entry names lives until the result is there, which is awaited.
+    // SAFETY: the memory that the entry names outlives the operation, whose end is awaited here.
     unsafe { ring.submission().push(entry).unwrap() };
     ring.submit_and_wait(1).unwrap();
     ring.completion().next().unwrap().result()
@@ -67,7 +65,8 @@ fn a_ring_that_nobody_restricted_opens_and_connects_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let SocketAddr::V4(to) = listener.local_addr().unwrap() else { panic!("no IPv4") };
     let version = landlock();
-    // A socket of before: the kernel asks landlock about the connection, not about the socket.
+    // A socket from before the confinement: landlock checks the connection, not the creation of the
+    // socket.
     let socket = socket_of_before();
     let mut ring = IoUring::new(8).expect("this host grants no io_uring: allow it to run these tests");
     let (opened, connected) = confined(Role::Disk, Mode::On, move || {
@@ -88,7 +87,7 @@ fn a_ring_that_nobody_restricted_opens_and_connects_nothing() {
     if version >= 4 {
         assert_eq!(connected, -EACCES);
     } else {
-        eprintln!("landlock {version} knows no network: connect through a bare ring: {connected}");
+        eprintln!("landlock {version} does not cover the network; a bare ring connects: {connected}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! What all threads of a program have given up, in processes of their own: it cannot be taken back.
+//! Tests of what all threads of a program give up. Each runs in a process of its own, because it cannot
+//! be undone.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -29,7 +30,7 @@ fn alone(test: &str, inside: impl FnOnce()) {
 #[test]
 fn what_no_thread_needs_is_gone_from_all() {
     alone("what_no_thread_needs_is_gone_from_all", || {
-        // A thread of before.
+        // A thread created before the confinement.
         let (ask, asked) = mpsc::channel();
         let before = std::thread::spawn(move || {
             let () = asked.recv().unwrap();
@@ -54,7 +55,7 @@ fn what_no_thread_needs_is_gone_from_all() {
             assert_eq!(errno(call, &[parent, 0, 0]), EPERM, "call {call}");
         }
         assert_eq!(errno(SYS_kill, &[own, 0]), 0);
-        // Every process that it may signal.
+        // -1 addresses every process that this one may signal.
         assert_eq!(errno(SYS_kill, &[usize::MAX, 0]), EPERM);
         for family in [AF_PACKET, AF_ALG, AF_VSOCK, AF_BLUETOOTH] {
             assert_eq!(
@@ -64,14 +65,14 @@ fn what_no_thread_needs_is_gone_from_all() {
             );
         }
         for ioctl in [TIOCSTI, TIOCLINUX, 0x8901, 0x8902] {
-            // The kernel looks at the lower 32 bits.
+            // The kernel examines only the lower 32 bits.
             assert_eq!(errno(SYS_ioctl, &[0, ioctl as usize | 1 << 32]), EPERM, "ioctl {ioctl:x}");
         }
         for command in [F_SETOWN, F_SETLEASE, F_NOTIFY, 10, 15] {
             assert_eq!(errno(SYS_fcntl, &[0, command as usize, parent]), EPERM, "command {command}");
         }
         assert_eq!(errno(SYS_prlimit64, &[parent, RLIMIT_NOFILE as usize]), EPERM);
-        // Those of x32, which many kernels have not.
+        // Calls of the x32 ABI, which many kernels lack.
         for call in [SYS_getpid, 520, 521] {
             assert_eq!(errno(0x4000_0000 | call, &[]), ENOSYS, "x32 {call}");
         }
@@ -86,7 +87,7 @@ fn what_the_program_does_still_works() {
         let _connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (unix, _peer) = UnixStream::pair().unwrap();
         unix.set_nonblocking(true).unwrap();
-        // Looks for addresses by netlink, and for files.
+        // Looks addresses up through netlink, and in files.
         let _found = ("localhost", 0).to_socket_addrs();
         assert!(File::open("/proc/self/status").is_ok());
         assert_eq!(errno(SYS_prlimit64, &[0, RLIMIT_NOFILE as usize]), 0);
@@ -104,7 +105,7 @@ fn strict_ends_the_program_over_a_call_that_is_not_allowed() {
     let test = "tests::program::strict_ends_the_program_over_a_call_that_is_not_allowed";
     if std::env::var(STRICT).is_ok() {
         assert!(confine_program(Mode::Strict).is_nothing());
-        // It is there for the C library to fall back.
+        // clone3(2) only fails, so that the C library can fall back.
         assert_eq!(errno(SYS_clone3, &[]), ENOSYS);
         errno(SYS_ptrace, &[]);
         return;

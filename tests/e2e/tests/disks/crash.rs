@@ -1,4 +1,4 @@
-//! SIGKILL at any instant: the image opens again, holds everything, and the stream comes to its end.
+//! SIGKILL at any time: the image opens again and holds all data, and a new stream completes.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn killed_at_any_instant_a_stream_starts_again_and_completes() -> Result<(), Fai
         let started = Instant::now();
         vm.stream("virtio0")?;
         match until {
-            // Nothing to await: the instant itself is what is tested.
+            // There is nothing to wait for: this test is about the moment of the kill itself.
             Some(delay) => std::thread::sleep(delay),
             None => vm.stream_completed(STEP)?,
         }
@@ -48,7 +48,7 @@ fn killed_at_any_instant_a_stream_starts_again_and_completes() -> Result<(), Fai
     check(same_bytes(&base, &copy)?, "the base is byte for byte what it was")
 }
 
-/// After the event the base may be deleted, whatever dies next.
+/// After the event the base may be deleted, even if the program is killed right then.
 #[test]
 fn killed_right_after_the_event_the_leaf_is_whole() -> Result<(), Failure> {
     for _ in 0..5 {
@@ -65,12 +65,12 @@ fn killed_right_after_the_event_the_leaf_is_whole() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a supervisor does: it starts the program again as soon as the killed one is gone.
+/// Like a supervisor, which starts the program again as soon as the killed one is gone.
 #[test]
 fn started_again_at_once_after_a_kill_nothing_is_in_the_way() -> Result<(), Failure> {
     let stage = Stage::new()?;
     for _ in 0..8 {
-        // The more is in flight, the longer the kernel takes to let go of the files.
+        // The more requests are in flight, the longer the kernel takes to release the files.
         let (_, _, leaf) = stage.base_and_leaf(LONG)?;
         let mut vm = stage.run(&disk(&leaf, "qcow2"))?;
         vm.stream("virtio0")?;
@@ -101,7 +101,8 @@ fn killed_between_single_clusters_each_answered_one_is_there() -> Result<(), Fai
     assert_alone(&leaf, &copy, true)
 }
 
-/// SIGTERM and SIGINT end as `quit` does, in the middle of a stream too: exit 0, valid, resumable.
+/// SIGTERM and SIGINT end the program like `quit`, also in the middle of a stream: exit status 0, and a
+/// valid image whose stream can be resumed.
 #[test]
 fn asked_to_end_in_the_middle_of_a_stream_it_ends_well() -> Result<(), Failure> {
     for signal in [Some(Signal::TERM), Some(Signal::INT), None] {

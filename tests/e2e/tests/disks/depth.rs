@@ -1,4 +1,4 @@
-//! A chain of a thousand images: opened, asked about, and one image longer than may be.
+//! A chain of a thousand images is opened and queried; a chain that is one image too long is refused.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 
 use crate::{MIB, Stage, disk, millrace};
 
-/// The images of a chain, all of them.
+/// The number of images in the chain, including the base.
 const IMAGES: usize = 1000;
 
 fn name(n: usize) -> String {
     format!("image{n:05}.qcow2")
 }
 
-/// Images `1..=last`, each over the one before; the first lies over `base`, which is raw.
+/// Creates the images `1..=last`, each over the one before; the first is over `base`, which is raw.
 fn pile(stage: &Stage, base: &str, last: usize) -> Result<PathBuf, Failure> {
     stage.images.leaf(&name(1), (base, "raw"))?;
     let second = stage.images.leaf(&name(2), (&name(1), "qcow2"))?;
-    // The others differ from it in the name that they record.
+    // The others differ from it only in the recorded name.
     let image = std::fs::read(&second)?;
     let (old, mut last_path) = (name(1), second);
     let at =
@@ -35,14 +35,14 @@ fn pile(stage: &Stage, base: &str, last: usize) -> Result<PathBuf, Failure> {
     Ok(last_path)
 }
 
-/// The most memory that process `id` has had, in bytes.
+/// The largest memory that process `id` has had, in bytes.
 fn peak(id: u32) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
-/// How many images are described within each other.
+/// The number of images that are described within each other.
 fn nested(image: &Value) -> usize {
     std::iter::successors(Some(image), |image| image.get("backing-image")).count()
 }
@@ -54,7 +54,7 @@ fn a_thousand_images_are_a_chain_as_any_other() -> Result<(), Failure> {
     let leaf = pile(&stage, "base.img", IMAGES - 1)?;
     let start = Instant::now();
     let mut vm = stage.run(&disk(&leaf, "qcow2"))?;
-    // Well below two seconds on a machine that is not at work; this one may be.
+    // Well below two seconds on an idle machine; this one may be busy.
     check(start.elapsed() < Duration::from_secs(30), format!("opened in {:?}", start.elapsed()))?;
     println!("{IMAGES} images are open in {:?}, with {} MiB", start.elapsed(), peak(vm.id())? >> 20);
     check(peak(vm.id())? < 100 * MIB, format!("{} bytes of memory", peak(vm.id())?))?;
@@ -71,7 +71,7 @@ fn a_thousand_images_are_a_chain_as_any_other() -> Result<(), Failure> {
         let bottom = nodes.last().ok_or("none")?;
         check(bottom["file"].as_str().is_some_and(|file| file.ends_with("base.img")), bottom)?;
     }
-    // A part in the middle, then all the rest; the images between are dropped at once.
+    // First a part in the middle, then all the rest; the images between are dropped at once.
     let nodes = session.answer("query-named-block-nodes", json!({"flat": true}))?;
     let node = |depth: usize| nodes["return"][depth]["node-name"].clone();
     let inner = json!({"device": node(400), "base-node": node(600), "job-id": "inner"});
@@ -96,7 +96,7 @@ fn a_chain_that_could_not_be_opened_again_is_not_made() -> Result<(), Failure> {
         stage.images.image(&["create", "-f", "qcow2", "-b", &name(1023), "-F", "qcow2", "more.qcow2"])?;
     let said = String::from_utf8_lossy(&created.stderr).into_owned();
     check(!created.status.success() && said.contains("longer than 1024 images"), said)?;
-    check(!stage.path("more.qcow2").exists(), "a file is left")?;
+    check(!stage.path("more.qcow2").exists(), "no file is left")?;
     let vm = stage.run(&disk(&longest, "qcow2"))?;
     let mut session = Session::connect(&stage.path("qmp"))?;
     let more = stage.path("more.qcow2").display().to_string();
@@ -104,9 +104,9 @@ fn a_chain_that_could_not_be_opened_again_is_not_made() -> Result<(), Failure> {
         session.answer("blockdev-snapshot-sync", json!({"device": "virtio0", "snapshot-file": more}))?;
     let text = refused["error"]["desc"].as_str().unwrap_or_default();
     check(text.ends_with("the chain of backing files is longer than 1024 images"), text)?;
-    check(!stage.path("more.qcow2").exists(), "a file is left")?;
+    check(!stage.path("more.qcow2").exists(), "no file is left")?;
     vm.quit()?;
-    // And one that somebody else made is refused with a line.
+    // A chain that another program made too long is refused with one line.
     let output = std::process::Command::new(millrace()?)
         .args(["run", "--machine", "none", "--drive"])
         .arg({

@@ -1,5 +1,5 @@
-//! How the program ends: by each signal at each stage of its start, with nobody who reads what it says, and
-//! what it leaves behind.
+//! The ends of the program: by each signal, at each stage of its start, with nobody who reads its
+//! output; and the files that it leaves behind.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,17 +22,17 @@ use serde_json::json;
 use crate::{MIB, Stage, disk, millrace};
 
 const SIGNALS: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::HUP];
-/// System calls of x86-64 in which a start can hang.
+/// System calls of x86-64 in which a start can hang, as /proc shows them.
 const CONNECT: &str = "42 ";
 const OPENAT: &str = "257 ";
 
-/// The program, killed when dropped.
+/// A running program. It is killed when this value is dropped.
 struct Program {
     child: Child,
 }
 
 impl Program {
-    /// Starts it in the stage's folder; what it says goes to the file `said`.
+    /// Starts the program in the stage's folder. Its standard error goes to the file `said`.
     fn start(stage: &Stage, arguments: &[&str]) -> Result<Self, Failure> {
         let said = File::create(stage.path("said"))?;
         Self::start_with(stage, arguments, |command| {
@@ -50,12 +50,12 @@ impl Program {
         Ok(Program { child: adjust(&mut command).spawn()? })
     }
 
-    /// A file of its main thread in /proc.
+    /// Reads a file in /proc about the program's main thread.
     fn proc(&self, name: &str) -> Result<String, Failure> {
         Ok(std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id()))?)
     }
 
-    /// Waits until SIGTERM does not kill it any more.
+    /// Waits until the program blocks SIGTERM, so that the signal no longer kills it.
     fn is_up(&self) -> Result<(), Failure> {
         wait_for("the program to hold signals back", STEP, || {
             let status = self.proc("status")?;
@@ -64,7 +64,7 @@ impl Program {
         })
     }
 
-    /// Waits until its main thread is in this system call, where it stays.
+    /// Waits until the program's main thread is in this system call, where it stays.
     fn hangs_in(&self, call: &str) -> Result<(), Failure> {
         wait_for("the program to hang", STEP, || Ok(self.proc("syscall")?.starts_with(call)))
     }
@@ -86,13 +86,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Ended already, in a test that passes.
+        // In a test that passes, the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Sends `signal` to a program that is starting: it ends well and leaves nothing behind.
+/// Sends `signal` to a program that is starting. It must end with status 0 and leave nothing behind.
 fn ends_well(stage: &Stage, mut program: Program, signal: Signal) -> Result<(), Failure> {
     program.signal(signal)?;
     let status = program.end()?;
@@ -112,38 +112,38 @@ fn fifo(path: &Path) -> Result<(), Failure> {
     Ok(mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)
 }
 
-/// A socket that takes no more connections. They wait for as long as this lives.
+/// A socket that accepts no more connections. New ones wait for as long as the result lives.
 fn full_listener(path: &Path) -> Result<(OwnedFd, Vec<UnixStream>), Failure> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, 0)?;
-    // One fits into a backlog of none.
+    // A backlog of 0 has room for one.
     Ok((socket, vec![UnixStream::connect(path)?]))
 }
 
-/// Writes to its serial port for ever: mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to the out.
+/// Writes to its serial port forever: mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to the out.
 const CHATTERBOX: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd];
 /// Powers itself off: mov dx, 0x600; mov al, 0x34; out dx, al; jmp to itself.
 const POWERS_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
-/// Tells pvpanic: mov dx, 0x505; mov al, 1; out dx, al; jmp to itself.
+/// Notifies pvpanic: mov dx, 0x505; mov al, 1; out dx, al; jmp to itself.
 const PANICS: &[u8] = &[0x66, 0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xeb, 0xfe];
-/// Makes a triple fault: lidt of zeros; ud2; the zeros.
+/// Causes a triple fault: lidt of zeros; ud2; the zeros.
 const FAULTS: &[u8] = &[0x0f, 0x01, 0x1d, 2, 0, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// A guest of a few instructions in a file of `len` bytes at least.
+/// A guest of a few instructions, in a file of at least `len` bytes.
 fn guest(path: &Path, code: &[u8], len: u64) -> Result<(), Failure> {
     let mut file = micro::kernel(code);
     file.resize(file.len().max(usize::try_from(len)?), 0);
     Ok(std::fs::write(path, file)?)
 }
 
-/// Whether this host has any KVM that a few instructions run on.
+/// Returns true if this host has any KVM, even one that runs only a few instructions.
 fn has_kvm() -> bool {
     let has = !matches!(kvm_probe::kvm(), kvm_probe::Kvm::Absent | kvm_probe::Kvm::NoPermission);
     if !has {
-        eprintln!("not seen: {}", kvm_probe::kvm());
+        eprintln!("not tested: {}", kvm_probe::kvm());
     }
     has
 }
@@ -178,7 +178,7 @@ fn a_signal_ends_a_start_that_hangs() -> Result<(), Failure> {
     let leaf = stage.path("leaf.qcow2");
     stage.images.image(&["create", "-f", "qcow2", "leaf.qcow2", "64M"])?;
     let first = drive("virtio0", &leaf, "qcow2");
-    // A server that takes connections and is silent.
+    // A server that accepts connections and sends nothing.
     let server = UnixListener::bind(stage.path("silent"))?;
     let silent = format!("id=virtio1,file=nbd+unix:///?socket={},format=raw", stage.path("silent").display());
     std::fs::create_dir(stage.path("tls"))?;
@@ -220,8 +220,8 @@ fn a_signal_ends_a_machine_whose_start_hangs() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes to a disk as an NBD client, which does not flush, and ends the program by `end`: the data are
-/// there.
+/// Writes to a disk as an NBD client that does not flush, and ends the program by `end`. The data must
+/// be in the image.
 fn saves(end: impl FnOnce(&mut Vm) -> Result<(), Failure>) -> Result<(), Failure> {
     let stage = Stage::new()?;
     let leaf = stage.path("leaf.qcow2");
@@ -241,7 +241,7 @@ fn saves(end: impl FnOnce(&mut Vm) -> Result<(), Failure>) -> Result<(), Failure
     check(said.contains("read 1048576") && !said.contains("failed"), said)
 }
 
-/// Exports the first disk, and connects.
+/// Exports the first disk and connects to it.
 fn export(stage: &Stage, vm: &mut Vm) -> Result<Nbd, Failure> {
     let socket = stage.path("nbd");
     vm.qmp.execute_json("nbd-server-start", json!({"addr": {"type": "unix", "data": {"path": socket}}}))?;
@@ -253,7 +253,7 @@ fn export(stage: &Stage, vm: &mut Vm) -> Result<Nbd, Failure> {
 fn every_end_saves_what_was_answered() -> Result<(), Failure> {
     for signal in SIGNALS {
         saves(|vm| vm.signal(signal)).map_err(|e| format!("{signal:?}: {e}"))?;
-        // As timeout(1) and the end of a terminal do it.
+        // timeout(1) and a closing terminal do this.
         let twice = |vm: &mut Vm| vm.signal(signal).and_then(|()| vm.signal(Signal::TERM));
         saves(twice).map_err(|e| format!("{signal:?} and SIGTERM at once: {e}"))?;
     }
@@ -263,7 +263,8 @@ fn every_end_saves_what_was_answered() -> Result<(), Failure> {
         .map_err(|e| format!("quit of the text monitor: {e}").into())
 }
 
-/// Each end of a guest and of a start that fails: the exit status, the terminal, and nothing left behind.
+/// Each end of a guest, and of a start that fails: checks the exit status, the terminal, and that
+/// nothing is left behind.
 #[test]
 fn every_end_leaves_the_terminal_as_it_was_and_no_files() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -323,7 +324,7 @@ fn every_end_leaves_the_terminal_as_it_was_and_no_files() -> Result<(), Failure>
     Ok(())
 }
 
-/// A started program that ignores SIGHUP, as nohup starts it, goes on.
+/// A program that is started with SIGHUP ignored, as nohup does, keeps running.
 #[test]
 fn nohup_keeps_the_program_running() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -357,12 +358,12 @@ fn an_end_does_not_wait_for_who_does_not_read() -> Result<(), Failure> {
     client.set_timeout(STEP);
     let socket = stage.path("nbd");
     client.execute_json("nbd-server-start", json!({"addr": {"type": "unix", "data": {"path": socket}}}))?;
-    // Each has a line of the log to itself: many times what the pipe holds.
+    // Each causes a log line: many times more than the pipe holds.
     for _ in 0..500 {
         let mut stream = UnixStream::connect(&socket)?;
         stream.write_all(&[0xff; 64])?;
         stream.shutdown(std::net::Shutdown::Write)?;
-        // Until it hangs up: the line is said by then.
+        // Waits until the program hangs up; it has logged the line by then.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     }
     client.execute_json("stop", json!({}))?;
@@ -403,7 +404,7 @@ fn an_end_does_not_wait_for_a_reader_of_the_monitor_or_the_console() -> Result<(
             let status = program.end().map_err(|e| format!("{signal:?}, {arguments:?}: {e}"))?;
             check(status.code() == Some(0), format!("{signal:?}, {arguments:?}: {status}"))?;
             leaves_nothing(&stage)?;
-            // Fails when the program has gone.
+            // Fails if the program has ended.
             let _ = typing.join();
         }
     }
@@ -419,7 +420,7 @@ fn open_files_are_limited_by_the_hard_limit_only() -> Result<(), Failure> {
     let mut program = Program { child: command.stdin(Stdio::null()).spawn()? };
     wait_for("its socket", STEP, || Ok(stage.path("qmp").exists()))?;
     let address = qmp::Address::Unix(stage.path("qmp"));
-    // More clients than the soft limit would have allowed.
+    // More clients than the soft limit allows.
     let clients = (0..60).map(|_| qmp::Client::connect(&address, STEP)).collect::<Result<Vec<_>, _>>()?;
     program.signal(Signal::TERM)?;
     check(program.end()?.code() == Some(0), "exit status 0")?;
@@ -430,7 +431,7 @@ fn open_files_are_limited_by_the_hard_limit_only() -> Result<(), Failure> {
 #[test]
 fn a_kvm_that_runs_no_stock_kernel_is_told_at_once() -> Result<(), Failure> {
     let stage = Stage::new()?;
-    // As large as a kernel: that is what it is taken for.
+    // As large as a kernel, so that it is taken for one.
     guest(&stage.path("kernel"), CHATTERBOX, 2 * MIB)?;
     let mut program =
         Program::start(&stage, &["--kernel", "kernel", "--serial", "null", "--qmp", "unix:qmp"])?;
@@ -447,7 +448,7 @@ fn a_kvm_that_runs_no_stock_kernel_is_told_at_once() -> Result<(), Failure> {
     leaves_nothing(&stage)
 }
 
-/// A guest of a few instructions is no stock kernel, and is let run on any KVM.
+/// A guest of a few instructions is not a stock kernel, so it may run on any KVM.
 #[test]
 fn a_guest_of_a_few_instructions_runs_on_any_kvm() -> Result<(), Failure> {
     if !has_kvm() {
@@ -472,7 +473,7 @@ fn a_pidfile_is_one_programs_and_no_other_file_is_touched() -> Result<(), Failur
         more: vec!["--pidfile".into(), stage.path("pid").display().to_string()],
         ..Options::new(&disk(&base, "raw"))
     };
-    // Left by a program that was killed; its number may be anybody's by now.
+    // Left over from a program that was killed; its process ID may belong to any process by now.
     std::fs::write(stage.path("pid"), format!("{}\n", std::process::id()))?;
     let vm = Vm::start(&Programs::without_guest(millrace()?), stage.folder.path(), &options)?;
     let number = format!("{}\n", vm.id());
@@ -496,7 +497,7 @@ fn a_pidfile_is_one_programs_and_no_other_file_is_touched() -> Result<(), Failur
     fifo(&stage.path("fifo"))?;
     refused("fifo", "not a regular file")?;
     refused(".", "directory")?;
-    // QEMU's daemon has one of its own kind, by the same lock.
+    // QEMU's daemon has a pidfile of the same kind, with the same lock.
     let mut qemu = Command::new("qemu-storage-daemon");
     qemu.args(["--pidfile", "pid"]).current_dir(stage.folder.path());
     let said = qemu.stdin(Stdio::null()).output()?;

@@ -1,4 +1,4 @@
-//! The 2011 commands' refusals: which class, told in one line, and nothing changed.
+//! Refusals of the 2011 commands: the error class, a text of one line, and nothing changed.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{LONG, MIB, Stage, disk};
 
-/// The server's error; anything else fails the test.
+/// Returns the command's error. Fails the test if there is none, or another one.
 #[track_caller]
 fn refused(vm: &mut Vm, command: &str, arguments: Value) -> Error {
     let said = format!("{command} {arguments}");
@@ -29,7 +29,7 @@ fn assert_class(vm: &mut Vm, class: ErrorClass, command: &str, arguments: Value)
     error.desc
 }
 
-/// The image that `query-block` says the disk runs on.
+/// The image that the disk runs on, according to `query-block`.
 fn running(vm: &mut Vm) -> Result<String, Failure> {
     let drives = vm.qmp.execute(&qmp::command::QueryBlock {})?;
     let inserted = drives.into_iter().next().and_then(|drive| drive.inserted);
@@ -65,7 +65,7 @@ fn an_active_stream_keeps_the_device_to_itself() -> Result<(), Failure> {
     let change = json!({"device": "virtio0", "target": other.display().to_string(), "format": "qcow2"});
     assert_class(&mut vm, in_use, "change", change);
     vm.stop_stream("virtio0")?;
-    // Free again.
+    // The device is free again.
     vm.stream_one("virtio0")?;
     vm.quit()
 }
@@ -116,7 +116,7 @@ fn contradictory_arguments_are_refused() -> Result<(), Failure> {
     assert_eq!(running(&mut vm)?, base.display().to_string());
     let vnc = json!({"device": "vnc", "target": "password", "arg": "secret"});
     assert_eq!(assert_class(&mut vm, generic, "change", vnc), "no VNC server");
-    // Both given and equal is no contradiction, and 'arg' alone is the format.
+    // Both given and equal is not a contradiction, and 'arg' alone gives the format.
     let agreed = json!({"device": "virtio0", "target": target, "arg": "qcow2", "format": "qcow2"});
     vm.qmp.execute_json("change", agreed)?;
     assert_eq!(running(&mut vm)?, target);
@@ -139,7 +139,8 @@ fn bad_arguments_are_refused_in_qemus_words() -> Result<(), Failure> {
     vm.quit()
 }
 
-/// What cannot be switched to is refused by name, and the disk runs on what it ran on.
+/// A target that cannot be switched to is refused with its name, and the disk keeps running on its
+/// image.
 #[test]
 fn a_bad_target_is_refused_by_name() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -194,12 +195,12 @@ fn a_bad_target_is_refused_by_name() -> Result<(), Failure> {
     }
     let arguments = json!({"device": "virtio0", "target": "other.img", "format": "vmdk"});
     assert!(assert_class(&mut vm, ErrorClass::GenericError, "change", arguments).contains("vmdk"));
-    // A good one is accepted after all of that.
+    // A good target is still accepted after all these.
     vm.change("virtio0", &stage.path("leaf.qcow2"), None, true)?;
     vm.quit()
 }
 
-/// Sets what an image records as its backing file, without looking at it.
+/// Sets the backing file that an image records, without checking it.
 fn rebase(image: &Path, backing: &str, format: &str) -> Result<(), Failure> {
     let mut command = Command::new("qemu-img");
     let output = command.args(["rebase", "-u", "-b", backing, "-F", format]).arg(image).output()?;
@@ -212,14 +213,14 @@ fn an_image_in_use_is_locked_against_everybody() -> Result<(), Failure> {
     let (_, _, leaf) = stage.base_and_leaf(4 * MIB)?;
     let unrelated = other_stage.images.raw("unrelated.img", 4 * MIB, &[])?;
     let vm = stage.run(&disk(&leaf, "qcow2"))?;
-    // QEMU's tools hold to the same locks.
+    // QEMU's tools respect the same locks.
     assert!(qemu_img::check("qcow2", &leaf, true).is_err(), "qemu-img checks an image in use");
     let mut other = other_stage.run(&disk(&unrelated, "raw"))?;
     let name = leaf.display().to_string();
     let change = json!({"device": "virtio0", "target": name, "format": "qcow2"});
     let desc = assert_class(&mut other, ErrorClass::GenericError, "change", change.clone());
     assert!(desc.contains("leaf.qcow2"), "{desc}");
-    // Nor may anybody write a backing file of a running disk.
+    // A backing file of a running disk must not be opened for writing either.
     let base = stage.path("base.img").display().to_string();
     let to_base = json!({"device": "virtio0", "target": base, "format": "raw"});
     let desc = assert_class(&mut other, ErrorClass::GenericError, "change", to_base);

@@ -1,4 +1,5 @@
-//! `millrace image` beside `qemu-img`: the same answers, refusals that leave the target alone, block devices.
+//! `millrace image` against `qemu-img`: the same output, refusals that leave the target alone, block
+//! devices.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
@@ -19,7 +20,7 @@ fn works(output: &Output) -> Result<(), Failure> {
     check(output.status.success(), said)
 }
 
-/// Whether `ours` says everything that `theirs` does, in the same words.
+/// Fails unless `ours` contains everything in `theirs`, with the same values.
 fn covers(ours: &Value, theirs: &Value, place: &str) -> Result<(), Failure> {
     match (ours, theirs) {
         (Value::Object(ours), Value::Object(theirs)) => theirs.iter().try_for_each(|(key, theirs)| {
@@ -34,7 +35,8 @@ fn covers(ours: &Value, theirs: &Value, place: &str) -> Result<(), Failure> {
     }
 }
 
-/// What both programs answer to the same question about an image; the exit status has to be the same.
+/// Compares the output of both programs for the same subcommand on an image. The exit status must be the
+/// same too.
 fn same_answer(stage: &Stage, question: &str, format: &str, image: &str) -> Result<(), Failure> {
     let ours = stage.images.image(&[question, "--json", "-f", format, image])?;
     let theirs = tool(stage, "qemu-img", &[question, "--output=json", "-f", format, image])?;
@@ -47,7 +49,7 @@ fn same_answer(stage: &Stage, question: &str, format: &str, image: &str) -> Resu
     covers(&serde_json::from_slice(&ours.stdout)?, &serde_json::from_slice(&theirs.stdout)?, &what)
 }
 
-/// Images of all kinds, by format and name: made by QEMU, the later ones over the earlier.
+/// Images of all kinds, by format and name. QEMU makes them; the later ones are over the earlier ones.
 fn gallery(stage: &Stage) -> Result<Vec<(&'static str, &'static str)>, Failure> {
     let qemu =
         |arguments: &str| works(&tool(stage, "qemu-img", &arguments.split_whitespace().collect::<Vec<_>>())?);
@@ -95,7 +97,7 @@ fn info_map_and_check_say_what_qemu_img_says() -> Result<(), Failure> {
             works(&stage.images.image(&["info", "-f", format, image])?)?;
         }
     }
-    // Not closed, marked corrupt, leaking.
+    // Three damaged images: not closed, marked corrupt, leaking.
     for (image, format, at, byte) in
         [("qed2", "qed", 16, 3), ("v2", "qcow2", 3, 0xfb), ("packed", "qcow2", 79, 2)]
     {
@@ -104,7 +106,7 @@ fn info_map_and_check_say_what_qemu_img_says() -> Result<(), Failure> {
         bytes.resize(bytes.len().next_multiple_of(4096) + 8192, 0);
         std::fs::write(stage.path(image), bytes)?;
         same_answer(&stage, "check", format, image)?;
-        // Of QED, QEMU does not tell that it was not closed.
+        // QEMU does not report that a QED image was not closed.
         match format {
             "qed" => {
                 let info = stage.images.image(&["info", "--json", "-f", format, image])?;
@@ -121,7 +123,7 @@ fn info_map_and_check_say_what_qemu_img_says() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A qemu-io that holds an image open.
+/// A qemu-io that keeps an image open.
 struct Holder(Child);
 
 impl Holder {
@@ -129,7 +131,7 @@ impl Holder {
         let mut command = Command::new("qemu-io");
         command.args(arguments).current_dir(stage.folder.path());
         let mut holder = Holder(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-        // Its answer comes after the image was opened.
+        // Its output comes after it opened the image.
         writeln!(holder.0.stdin.as_mut().ok_or("no input")?, "read 0 512")?;
         let output = BufReader::new(holder.0.stdout.take().ok_or("no output")?);
         for line in output.lines() {
@@ -168,8 +170,7 @@ fn images_in_use_are_looked_at_as_qemu_img_does() -> Result<(), Failure> {
             for question in ["info", "map", "check"] {
                 for share in [&[][..], &["-U"]] {
                     let arguments = [&[question], share, &["-f", format, image]].concat();
-                    // Unlike QEMU's, our check does not open the images behind: they are none of its
-                    // business.
+                    // Unlike QEMU's, our check does not open the backing files: it does not check them.
                     if question == "check" && !holder.contains(&image) {
                         continue;
                     }
@@ -238,7 +239,7 @@ fn a_refused_image_create_leaves_the_target_as_it_was() -> Result<(), Failure> {
         let what = format!("{arguments:?}: {said}");
         check(output.status.code() == Some(1) && said.trim_end().lines().count() == 1, what.clone())?;
         check(said.contains(says), what.clone())?;
-        check(std::fs::read(&target)? == before, format!("the target was changed: {what}"))?;
+        check(std::fs::read(&target)? == before, format!("the target is unchanged: {what}"))?;
     }
     Ok(())
 }
@@ -312,7 +313,7 @@ fn images_on_block_devices() -> Result<(), Failure> {
         let empty = stage.images.raw("empty", 10 * MIB, &[])?;
         qemu_img::compare(("qcow2", path), ("raw", &empty))?;
     }
-    // Over a backing file, and streamed there by the program.
+    // The device as a leaf over a backing file, into which the program streams.
     let backing = format!("{}", stage.path("base.raw").display());
     works(&stage.images.image(&["create", "-f", "qcow2", "-b", &backing, "-F", "raw", name])?)?;
     let mut vm = stage.run(&crate::disk(path, "qcow2"))?;
@@ -330,7 +331,7 @@ fn images_on_block_devices() -> Result<(), Failure> {
         let output = stage.images.image(&arguments)?;
         let said = String::from_utf8_lossy(&output.stderr);
         check(output.status.code() == Some(1) && said.contains(says), format!("{arguments:?}: {said}"))?;
-        check(std::fs::read(name)? == before, format!("{arguments:?}: the device was changed"))?;
+        check(std::fs::read(name)? == before, format!("{arguments:?}: the device is unchanged"))?;
     }
     works(&stage.images.image(&["create", "-f", "raw", name, "16M"])?)?;
     check(std::fs::read(name)?[..512] == [0; 512], "the old header is gone")

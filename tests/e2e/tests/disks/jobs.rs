@@ -1,5 +1,5 @@
-//! `block-stream` and the commands that rule jobs: every message beside qemu-storage-daemon's, and parts of a
-//! chain with qemu-img as the judge.
+//! `block-stream` and the commands that control jobs: every message is compared with
+//! qemu-storage-daemon's; and streams into parts of a chain, checked with qemu-img.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,7 +18,7 @@ fn now() -> Instant {
     Instant::now() + STEP
 }
 
-/// How far a job is in its middle is nobody's promise.
+/// Replaces the offset of an unfinished job, which may have any value.
 fn without_progress(message: &mut Value) {
     match message {
         Value::Object(object) => {
@@ -37,7 +37,7 @@ fn without_progress(message: &mut Value) {
     }
 }
 
-/// Rules jobs in every way, and answers the whole conversation.
+/// Controls jobs in every way. Returns the whole conversation.
 fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     let mut session = Session::connect(socket)?;
     let stream = |more: Value| {
@@ -101,7 +101,7 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     session.ask(&job("job-cancel", "j"))?;
     session.ask(&job("job-dismiss", "j"))?;
     session.ask(&query("query-jobs"))?;
-    // With nothing to do.
+    // A stream that has nothing to do.
     session.ask(&stream(json!({"job-id": "k", "auto-dismiss": false, "auto-finalize": false})))?;
     session.until(|message| message["event"] == "BLOCK_JOB_PENDING")?;
     session.settle();
@@ -109,12 +109,12 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     Ok(session.said)
 }
 
-/// Ended when dropped.
+/// A daemon. It is killed when this value is dropped.
 pub struct Daemon(pub Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -171,7 +171,7 @@ fn a_part_of_a_chain_and_an_image_in_the_middle() -> Result<(), Failure> {
     let leaf = stage.path("leaf.qcow2");
     qemu_img::convert(("qcow2", &leaf), ("raw", &before))?;
     let mut vm = stage.run(&disk(&leaf, "qcow2"))?;
-    // Into the middle: `high` takes what `low` has, and lies on the base then.
+    // Into the middle: `high` takes the data of `low`, and is then directly over the base.
     let nodes = ask(&mut vm, "query-named-block-nodes", Value::Null)?;
     let node = |name: &str| {
         let nodes = nodes.as_array().into_iter().flatten();
@@ -186,9 +186,9 @@ fn a_part_of_a_chain_and_an_image_in_the_middle() -> Result<(), Failure> {
     std::fs::remove_file(stage.path("low.qcow2"))?;
     let info = qemu_img::info("qed", &stage.path("high.qed"))?;
     check(info["backing-filename"].as_str().is_some_and(|name| name.ends_with("base.img")), &info)?;
-    // It is a backing file as before: QEMU may read it too.
+    // It is a backing file as before: QEMU can read it too.
     qemu_img::convert(("qed", &stage.path("high.qed")), ("raw", &stage.path("high.img")))?;
-    // Then the leaf takes what that has.
+    // Then the leaf takes the data of `high`.
     let name = "./base.img";
     ask(
         &mut vm,
@@ -232,7 +232,7 @@ fn jobs_of_two_disks_and_clashes() -> Result<(), Failure> {
         ask(&mut vm, "block-job-cancel", json!({"device": id}))?;
         let _: BlockJobCancelled = vm.qmp.wait(now())?;
     }
-    // The names and the disks are free again.
+    // The job names and the disks are free again.
     vm.stream("b")?;
     vm.stream_completed(STEP)?;
     vm.quit()

@@ -1,5 +1,5 @@
-//! SIGKILL at random instants of a stream under a load that writes and flushes. `MILLRACE_KILLS=1000` kills
-//! so often.
+//! SIGKILL at random times of a stream, under a load that writes and flushes. `MILLRACE_KILLS=1000` sets
+//! the number of kills.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,24 +16,25 @@ use crate::{MIB, Stage};
 
 const SIZE: u64 = 48 * MIB;
 const SECTOR: u64 = 512;
-/// Requests in flight, each in its own part of the disk, so that their order is known.
+/// Number of requests in flight. Each has its own part of the disk, so that the order of its writes is
+/// known.
 const SLOTS: u64 = 4;
 const PART: u64 = SIZE / SECTOR / SLOTS;
 
-/// One write: sectors, of which each holds [`stamp`] of its number.
+/// One write: a run of sectors, each of which holds the [`stamp`] of the write's number.
 #[derive(Clone, Copy)]
 struct Written {
     first: u64,
     count: u64,
 }
 
-/// What a client knows when its server is gone.
+/// The record of a client whose server is gone.
 struct Story {
-    /// By number, from 1 on; the slot of each is its number modulo [`SLOTS`].
+    /// The writes by number, from 1 on. The slot of a write follows from its first sector.
     writes: Vec<Written>,
-    /// Of each slot, the last write that a completed flush covers; 0 for none.
+    /// The last write of each slot that a completed flush covers; 0 for none.
     flushed: [u64; SLOTS as usize],
-    /// Flushes that were answered.
+    /// The number of completed flushes.
     flushes: u64,
 }
 
@@ -44,12 +45,12 @@ fn stamp(number: u64, sector: u64) -> Vec<u8> {
     bytes
 }
 
-/// Writes and flushes until the server is gone; each flush that was answered is told.
+/// Writes and flushes until the server is gone. Sends a message on `flushed` for each completed flush.
 fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure> {
     let mut story = Story { writes: Vec::new(), flushed: [0; SLOTS as usize], flushes: 0 };
-    // Of each slot, the last write that was answered.
+    // The last completed write of each slot.
     let mut answered = [0; SLOTS as usize];
-    // What a flush in flight covers when it is answered.
+    // The writes that a flush in flight covers once it completes.
     let mut covers = HashMap::new();
     let mut numbers = HashMap::new();
     let mut random = seed;
@@ -57,7 +58,7 @@ fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure>
     let mut send = |nbd: &mut Nbd, story: &mut Story, numbers: &mut HashMap<u64, u64>, slot: u64| {
         let number = story.writes.len() as u64 + 1;
         random = mix(random);
-        // Some are small, some cover whole clusters.
+        // Most writes are small; some cover whole clusters.
         let count = 1 + (random >> 40) % if random & 3 == 0 { 400 } else { 12 };
         let first = slot * PART + (random >> 8) % (PART - count);
         story.writes.push(Written { first, count });
@@ -74,7 +75,7 @@ fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure>
             }
         }
         let Ok(reply) = nbd.receive(&mut data) else { return Ok(story) };
-        check(reply.error == 0, format_args!("{:?} was answered {}", reply.command, reply.error))?;
+        check(reply.error == 0, format_args!("{:?} failed with error {}", reply.command, reply.error))?;
         match numbers.remove(&reply.cookie) {
             Some(which) => {
                 let (slot, number) = (which >> 32, which & 0xffff_ffff);
@@ -88,24 +89,25 @@ fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure>
                 }
             }
             None => {
-                let covered = covers.remove(&reply.cookie).ok_or("an answer to nothing")?;
+                let covered = covers.remove(&reply.cookie).ok_or("a reply to an unknown request")?;
                 for (flushed, covered) in story.flushed.iter_mut().zip(covered) {
                     *flushed = covered.max(*flushed);
                 }
                 story.flushes += 1;
-                // Nobody may listen any more.
+                // The receiver may be gone.
                 let _ = flushed.send(());
             }
         }
     }
 }
 
-/// Each sector is of a write that no later flushed one covers, or what it was before.
+/// Checks each sector: it must come from its last flushed write or from a later one, or hold the base's
+/// data if no flushed write covers it.
 fn holds(raw: &Path, base: &Path, story: &Story) -> Result<(), Failure> {
     let (content, before) = (std::fs::read(raw)?, std::fs::read(base)?);
     check(content.len() == before.len(), "the disk has its size")?;
     let sectors = content.chunks_exact(SECTOR as usize).zip(before.chunks_exact(SECTOR as usize));
-    // Of each sector, the last write that has to be there, by number.
+    // The number of the last write that each sector must hold at least.
     let mut must = vec![0_u64; content.len() / SECTOR as usize];
     let slot_of = |write: &Written| (write.first / PART) as usize;
     for (number, write) in (1..).zip(&story.writes) {
@@ -148,12 +150,13 @@ fn round(format: &str, options: &str, cache: &str, number: u64) -> Result<String
     let (flushed, flushes) = mpsc::channel();
     vm.stream("virtio0")?;
     let client = std::thread::spawn(move || load(nbd, number, &flushed).map_err(|e| e.to_string()));
-    // It has come somewhere, on fast hosts and slow ones, and then dies at any instant.
+    // Kills at a random time, but only after a few flushes, so that the load has made progress on slow
+    // hosts too.
     let random = mix(number ^ u64::from(std::process::id()) << 32);
     for _ in 0..random % 12 {
         flushes.recv_timeout(STEP).map_err(|e| format!("the load: {e}"))?;
     }
-    // Nothing to await: the instant itself is what is tested.
+    // There is nothing to wait for: this test is about the moment of the kill itself.
     std::thread::sleep(Duration::from_micros((random >> 32) % 30_000));
     let offset = vm.streams()?.first().map(|stream| stream.offset >> 20);
     vm.kill()?;

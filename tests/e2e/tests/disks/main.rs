@@ -1,5 +1,5 @@
-//! `millrace run --machine none`: the real program, its monitor on a real socket and real image files, with
-//! QEMU's tools as judges. No guest and no KVM, so these run anywhere.
+//! `millrace run --machine none`: the real program, its monitor on a real socket, and real image files
+//! that QEMU's tools check. Without a guest or KVM, so these tests run anywhere.
 
 mod crash;
 mod depth;
@@ -27,10 +27,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
-/// Enough data for a stream to be still active when a few commands have been answered.
+/// Enough data that a stream is still active after a few commands.
 const LONG: u64 = 192 * MIB;
 
-/// A folder, the program, and images in the folder.
+/// A folder, and the images in it.
 struct Stage {
     folder: TempDir,
     images: Images,
@@ -50,14 +50,15 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// Starts the program with these drives and no guest.
+    /// Starts the program with these drives and without a guest.
     fn run(&self, drives: &[String]) -> Result<Vm, Failure> {
         let programs = Programs::without_guest(millrace()?);
         let options = Options { guest: false, ..Options::new(drives) };
         Vm::start(&programs, self.folder.path(), &options)
     }
 
-    /// A raw `base.img` of `size` bytes full of data and `leaf.qcow2` over it: base, copy of base, leaf.
+    /// Makes a raw `base.img` of `size` bytes full of data, and `leaf.qcow2` over it. Returns the base,
+    /// a copy of the base, and the leaf.
     fn base_and_leaf(&self, size: u64) -> Result<(PathBuf, PathBuf, PathBuf), Failure> {
         let base = self.images.raw("base.img", size, &[(0, size)])?;
         let copy = self.path("copy.img");
@@ -73,18 +74,18 @@ fn millrace() -> Result<&'static Path, Failure> {
     Ok(built.as_ref().map_err(Clone::clone)?)
 }
 
-/// The first disk as an image of this format.
+/// The first disk, on an image of this format.
 fn disk(file: &Path, format: &str) -> Vec<String> {
     vec![drive("virtio0", file, format)]
 }
 
-/// The names of the events that came and were not awaited, jobs' changes of state aside.
+/// The names of the events that arrived without being awaited, except those of job state changes.
 fn block_events(vm: &mut Vm) -> Vec<String> {
     let names = vm.qmp.events().into_iter().map(|event| event.event);
     names.filter(|name| name != "JOB_STATUS_CHANGE").collect()
 }
 
-/// What the image `leaf` is once its stream has ended: whole without any other file, sound, equal to `copy`.
+/// Checks the image `leaf` after its stream: it needs no other file, is valid, and equals `copy`.
 #[track_caller]
 fn assert_alone(leaf: &Path, copy: &Path, leaks_allowed: bool) -> Result<(), Failure> {
     let info = qemu_img::info("qcow2", leaf)?;

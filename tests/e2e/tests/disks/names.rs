@@ -1,4 +1,4 @@
-//! Names that users give: of images, exports, devices and sockets, the same rule at every door.
+//! Names that users give to images, exports, devices and sockets: the same rule applies everywhere.
 
 use std::collections::BTreeSet;
 use std::process::Output;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{MIB, Stage, disk, millrace};
 
-/// Names that are no image's, and a part of the error that says so.
+/// Invalid image names, and a part of the error for each.
 const BAD: [(&str, &str); 6] = [
     ("ssh://host/new", "protocol 'ssh'"),
     ("nbd:localhost:10809", "protocol 'nbd'"),
@@ -22,7 +22,7 @@ const BAD: [(&str, &str); 6] = [
 fn files(stage: &Stage) -> Result<BTreeSet<String>, Failure> {
     let entries = std::fs::read_dir(stage.folder.path())?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    // The program's own output, which the harness keeps there.
+    // Leaves out the log, which the harness keeps there.
     names.filter(|name| !matches!(name, Ok(name) if name == "log")).collect()
 }
 
@@ -75,7 +75,7 @@ fn a_name_that_is_no_images_is_refused_at_every_door() -> Result<(), Failure> {
         }
     }
     vm.quit()?;
-    check(files(&stage)? == before, format!("files were made: {:?}", files(&stage)?))?;
+    check(files(&stage)? == before, format!("no files were created: {:?}", files(&stage)?))?;
     check(qemu_img::info("qcow2", &stage.path("top.qcow2"))?["backing-filename"] == "leaf.qcow2", "top")?;
     check(base.metadata()?.len() == MIB, "the base is as it was")
 }
@@ -91,7 +91,7 @@ fn what_looks_like_a_protocol_is_a_file_behind_file_or_a_folder() -> Result<(), 
     for (backing, leaf) in [("./a:b", "one"), ("file:./c:d", "two")] {
         let output = stage.images.image(&["create", "-f", "qcow2", "-b", backing, "-F", "raw", leaf])?;
         check(output.status.success(), format!("{backing}: {output:?}"))?;
-        // Ours and QEMU's open it again; the name is relative, so in its folder.
+        // Our program and QEMU's open it again; the name is relative to the leaf's folder.
         let output = stage.images.image(&["map", "-f", "qcow2", leaf])?;
         check(output.status.success(), format!("{leaf}: {output:?}"))?;
         let qemu = std::process::Command::new("qemu-img")
@@ -100,7 +100,7 @@ fn what_looks_like_a_protocol_is_a_file_behind_file_or_a_folder() -> Result<(), 
             .output()?;
         check(qemu.status.success(), format!("{leaf}: {qemu:?}"))?;
     }
-    // A stream onto such a base records a name that opens again.
+    // A stream down to such a base records a name that can be opened again.
     stage.images.leaf("three", ("one", "qcow2"))?;
     let mut vm = stage.run(&disk(&stage.path("three"), "qcow2"))?;
     let base = stage.path("./a:b").display().to_string();
@@ -126,7 +126,7 @@ fn an_exports_name_breaks_nobodys_list() -> Result<(), Failure> {
             check(error.contains("control characters") && !error.contains(char::is_control), error)?;
         }
     }
-    // By this command the name is the export's id too, which has a stricter rule.
+    // In this command the name is also the export's id, for which a stricter rule applies.
     let error = vm.qmp.execute_json("nbd-server-add", json!({"device": "virtio0", "name": "a\0b"})).err();
     check(error.is_some_and(|e| e.to_string().contains("Invalid block export id")), "a NUL in an id")?;
     let good = json!({"type": "nbd", "id": "e", "node-name": "virtio0", "name": "a good/name"});

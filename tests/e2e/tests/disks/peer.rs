@@ -1,4 +1,4 @@
-//! The same end of a stream, by QEMU's block-stream and by ours: SIGKILL as soon as the event has come, and
+//! The same end of a stream by QEMU's block-stream and by ours: SIGKILL as soon as the event arrives;
 //! then only the leaf is left.
 
 use std::path::Path;
@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use crate::{MIB, Stage, millrace};
 
-/// What the leaf `leaf` of `vmm` is, alone, after a stream whose event came and a SIGKILL.
+/// Streams with `vmm` and kills it right after the event. Returns the state of the leaf when it is
+/// alone.
 fn killed_after_the_event(vmm: Vmm) -> Result<Result<(), Failure>, Failure> {
     let stage = Stage::new()?;
     let (base, copy, leaf) = stage.base_and_leaf(64 * MIB)?;
-    // The same leaf for both: of the kind that QEMU makes.
+    // The same leaf for both programs: made by qemu-img.
     let mut create = Command::new("qemu-img");
     create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(&base).arg(&leaf);
     check(create.status()?.success(), "qemu-img create")?;
@@ -29,7 +30,7 @@ fn killed_after_the_event(vmm: Vmm) -> Result<Result<(), Failure>, Failure> {
     daemon.stream()?;
     daemon.kill()?;
     check(same_bytes(&base, &copy)?, "the base is byte for byte what it was")?;
-    // The event said that it is not needed any more.
+    // The event means that the base is no longer needed.
     std::fs::remove_file(&base)?;
     Ok(is_whole(&leaf, &copy))
 }
@@ -39,12 +40,12 @@ fn is_whole(leaf: &Path, copy: &Path) -> Result<(), Failure> {
     check(info["backing-filename"] == Value::Null, "no backing file is recorded")?;
     qemu_img::check("qcow2", leaf, true)?;
     qemu_img::compare(("qcow2", leaf), ("raw", copy)).map_err(|e| {
-        // The worst of all: nothing tells that the content is gone.
+        // The worst case: nothing shows that the content is gone.
         format!("qemu-img check finds nothing wrong, but the content is gone: {e}").into()
     })
 }
 
-/// QEMU's end is told and not judged, since it depends on the version; ours has to be whole.
+/// QEMU's result is only printed, because it depends on the version; our leaf must be whole.
 #[test]
 fn killed_after_the_event_beside_qemu() -> Result<(), Failure> {
     match killed_after_the_event(Vmm::Qemu) {

@@ -1,4 +1,4 @@
-//! The program itself: images without a machine, bad command lines, sockets, the pidfile.
+//! The program itself: images without a machine, invalid command lines, sockets, the pidfile.
 
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
@@ -13,12 +13,12 @@ use crate::{MIB, Stage, disk, millrace};
 
 fn run(stage: &Stage, arguments: &[&str]) -> Result<Output, Failure> {
     let mut command = Command::new(millrace()?);
-    // Whatever kernel this machine has made ready.
+    // Ignores any kernel that this host has prepared.
     command.env("MILLRACE_BOOT", stage.folder.path());
     Ok(command.args(arguments).current_dir(stage.folder.path()).output()?)
 }
 
-/// Runs `millrace` and asserts what every failure owes its user: status 1 and one line.
+/// Runs `millrace` and checks that it fails in the required way: with status 1 and one line.
 fn fails(stage: &Stage, arguments: &[&str], says: &str) -> Result<(), Failure> {
     let output = run(stage, arguments)?;
     let text = String::from_utf8_lossy(&output.stderr);
@@ -54,7 +54,8 @@ fn image_create_and_info_agree_with_qemu() -> Result<(), Failure> {
             for key in
                 ["format", "virtual-size", "cluster-size", "backing-filename", "backing-filename-format"]
             {
-                // QEMU tells 512 as a raw image's cluster size in no version, and we none.
+                // Fields without a value in either program are equal, such as the cluster size of a raw
+                // image.
                 check(ours[key] == qemu[key], format!("{key}: ours {}, QEMU's {}", ours[key], qemu[key]))?;
             }
             let extended = &qemu["format-specific"]["data"]["extended-l2"];
@@ -183,19 +184,19 @@ fn a_disks_thread_is_confined_and_images_lie_where_they_may() -> Result<(), Fail
 fn a_stale_socket_is_replaced_and_nothing_else() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let base = stage.images.raw("base.img", MIB, &[])?;
-    // Left by a program that was killed.
+    // Left over from a program that was killed.
     drop(UnixListener::bind(stage.path("qmp"))?);
     let vm = stage.run(&disk(&base, "raw"))?;
-    // One that is in use is not taken, nor is a file that is no socket.
+    // A socket in use is not taken over, nor is a file that is not a socket.
     fails(&stage, &["run", "--machine", "none", "--qmp", "unix:qmp"], "qmp")?;
     std::fs::write(stage.path("precious"), "data")?;
     fails(&stage, &["run", "--machine", "none", "--qmp", "unix:precious"], "precious")?;
     assert_eq!(std::fs::read(stage.path("precious"))?, b"data");
-    // The first one is still there, and takes its socket with it.
+    // The first program still has its socket, and removes it at the end.
     assert!(stage.path("qmp").exists());
     vm.quit()?;
     assert!(!stage.path("qmp").exists(), "the socket is left over");
-    // SIGKILL leaves it: the next start works all the same.
+    // SIGKILL leaves the socket behind; the next start works nevertheless.
     stage.run(&disk(&base, "raw"))?.kill()?;
     assert!(stage.path("qmp").exists());
     stage.run(&disk(&base, "raw"))?.quit()

@@ -1,4 +1,4 @@
-//! `block_stream` as a user follows it: progress, events, what is in the files afterwards.
+//! `block_stream` as a user sees it: progress, events, and the content of the files afterwards.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ fn a_whole_stream_leaves_a_leaf_that_stands_alone() -> Result<(), Failure> {
     vm.stream("virtio0")?;
     vm.stream_completed(STEP)?;
     assert!(same_bytes(&base, &copy)?, "the base was written");
-    // Promised by the event: the old image is not needed any more.
+    // The event guarantees that the old image is no longer needed.
     std::fs::remove_file(&base)?;
     assert_eq!(vm.qmp.execute_json("query-block", Value::Null)?[0]["inserted"]["backing_file_depth"], 0);
     vm.quit()?;
@@ -50,7 +50,7 @@ fn progress_is_listed_and_never_goes_back() -> Result<(), Failure> {
     vm.quit()
 }
 
-/// One event, at the end, seen by every client; whoever has seen it does not see the stream any more.
+/// Every client gets one event at the end; after it, no client sees the stream any more.
 #[test]
 fn the_event_comes_once_to_everybody_and_the_list_is_empty_then() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -85,7 +85,8 @@ fn a_stopped_stream_keeps_the_backing_file_and_resumes() -> Result<(), Failure> 
     qemu_img::check("qcow2", &leaf, false)?;
     qemu_img::compare(("qcow2", &leaf), ("raw", &copy))?;
     assert!(same_bytes(&base, &copy)?, "the base was written");
-    // Resumed by another process: what is there is not copied again, so the file grows to one copy only.
+    // Another process resumes the stream. It does not copy existing data again, so the file grows to one
+    // copy only.
     let mut vm = stage.run(&disk(&leaf, "qcow2"))?;
     vm.stream("virtio0")?;
     vm.stream_completed(STEP)?;
@@ -96,7 +97,7 @@ fn a_stopped_stream_keeps_the_backing_file_and_resumes() -> Result<(), Failure> 
     assert_alone(&leaf, &copy, false)
 }
 
-/// Start and stop as fast as they come: always valid, and in the end complete.
+/// Starts and stops a stream as fast as possible: the image is always valid, and complete at the end.
 #[test]
 fn stopping_again_and_again_loses_nothing() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -106,7 +107,7 @@ fn stopping_again_and_again_loses_nothing() -> Result<(), Failure> {
         vm.stream("virtio0")?;
         match vm.stop_stream("virtio0") {
             Ok(()) => {}
-            // It was too fast for the stop: then there must be its event.
+            // The stream ended before the stop: then its event must arrive.
             Err(e) if e.to_string().contains("No active stream") => {
                 vm.stream_completed(STEP)?;
             }
@@ -120,8 +121,8 @@ fn stopping_again_and_again_loses_nothing() -> Result<(), Failure> {
     assert_alone(&leaf, &copy, false)
 }
 
-/// Cluster by cluster, on a disk that ends in the middle of one: offsets are cluster ends, clamped to the
-/// disk.
+/// Streams single clusters on a disk that ends in the middle of one: offsets are cluster ends, limited
+/// to the disk's size.
 #[test]
 fn single_clusters_add_up_and_drop_the_backing_file() -> Result<(), Failure> {
     const SIZE: u64 = 20 * (64 << 10) + 1536;
@@ -135,7 +136,7 @@ fn single_clusters_add_up_and_drop_the_backing_file() -> Result<(), Failure> {
         assert_eq!(answer, json!({"device": "virtio0", "len": SIZE, "offset": expected}));
         assert_eq!(vm.streams()?, [], "a single cluster is no background stream");
     }
-    // Without any 'all': dropped by the last cluster.
+    // Dropped by the last cluster, without any 'all'.
     assert_eq!(qemu_img::info("qcow2", &leaf)?["backing-filename"], Value::Null);
     std::fs::remove_file(&base)?;
     assert_eq!(vm.stream_one("virtio0")?.offset, SIZE, "nothing is left to do");
@@ -143,7 +144,7 @@ fn single_clusters_add_up_and_drop_the_backing_file() -> Result<(), Failure> {
     assert_alone(&leaf, &copy, false)
 }
 
-/// The cursor starts at 0 after an open and after a stopped stream, and skips what is there.
+/// The cursor starts at 0 after an open and after a stopped stream, and skips existing clusters.
 #[test]
 fn a_single_cluster_is_the_first_absent_one() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -177,7 +178,7 @@ fn holes_of_the_base_take_no_space_in_the_leaf() -> Result<(), Failure> {
     assert_alone(&leaf, &base, false)
 }
 
-/// Zeros that are data in the base: written ones, not holes. They do not inflate the leaf either.
+/// Zeros that the base stores as data, not as holes: they do not enlarge the leaf either.
 #[test]
 fn written_zeros_of_the_base_take_no_space_in_the_leaf() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -193,7 +194,7 @@ fn written_zeros_of_the_base_take_no_space_in_the_leaf() -> Result<(), Failure> 
     assert_alone(&leaf, &base, false)
 }
 
-/// Leaves that others made: other cluster sizes, no subclusters, version 2, a shorter base.
+/// Leaves made by QEMU: other cluster sizes, no subclusters, version 2, a shorter base.
 #[test]
 fn leaves_made_by_qemu_stream_as_well() -> Result<(), Failure> {
     for options in [
@@ -209,7 +210,7 @@ fn leaves_made_by_qemu_stream_as_well() -> Result<(), Failure> {
         let size = 9 * MIB + 512;
         let base = stage.images.raw("base.img", size, &[(0, 3 * MIB), (5 * MIB + 512, 4 * MIB)])?;
         let leaf = stage.path("leaf.qcow2");
-        // Larger than its base: what lies beyond the base's end reads zeros.
+        // Larger than its base: the range beyond the base's end reads as zeros.
         let mut create = std::process::Command::new("qemu-img");
         create.args(["create", "-q", "-f", "qcow2", "-b", "base.img", "-F", "raw", "-o", options]);
         assert!(create.arg(&leaf).arg((12 * MIB).to_string()).status()?.success(), "{options}");

@@ -1,5 +1,5 @@
-//! What QEMU's own suites ask of `block-stream` (its iotest 030, and tp-qemu's `blockdev_stream`), asked of
-//! ours and of qemu-storage-daemon in the same words.
+//! The `block-stream` tests of QEMU's own suites (its iotest 030, and tp-qemu's `blockdev_stream`), run
+//! with the same commands against our program and qemu-storage-daemon.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> Result<String, Failu
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Makes the chain by QEMU's programs; data as iotest 030 has it, in every other image.
+/// Makes the chain by QEMU's programs, with data where iotest 030 has it.
 fn make(stage: &Stage) -> Result<(), Failure> {
     let folder = stage.folder.path();
     stage.images.raw("base", MIB, &[(0, 512)])?;
@@ -34,7 +34,7 @@ fn make(stage: &Stage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Replaces node names and folders, which differ, and how far a job is in its middle.
+/// Replaces node names and folders, which differ between the programs.
 fn plain(message: &mut Value, names: &[(String, String)]) {
     match message {
         Value::String(text) => {
@@ -48,7 +48,7 @@ fn plain(message: &mut Value, names: &[(String, String)]) {
     }
 }
 
-/// QEMU's node of an image; ours have names that we choose. The leaf's is that of our drive.
+/// The node name that this test gives to an image in QEMU. The leaf's is the name of our drive.
 fn node_name(image: &str) -> String {
     if image == "leaf" { image.to_owned() } else { format!("node-{image}") }
 }
@@ -56,9 +56,9 @@ fn node_name(image: &str) -> String {
 struct Talk {
     session: Session,
     folder: String,
-    /// Our names of nodes, in the order of [`CHAIN`]; QEMU's are chosen so.
+    /// Our node names in the order of [`CHAIN`]; QEMU's are chosen by [`node_name`].
     nodes: Vec<String>,
-    /// What is compared.
+    /// The messages to compare.
     said: Vec<(String, Value)>,
 }
 
@@ -75,14 +75,14 @@ impl Talk {
         self.said.push((what.to_owned(), value));
     }
 
-    /// Asks, and keeps the answer.
+    /// Sends a command and records the reply.
     fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, Failure> {
         let answer = self.session.answer(command, arguments.clone())?;
         self.note(&format!("{command} {arguments}"), answer.clone());
         Ok(answer)
     }
 
-    /// The next end of a job, and the states and events on the way.
+    /// Waits for the next end of a job, and for the states and events on the way.
     fn ended(&mut self, name: &str) -> Result<Value, Failure> {
         let end = self.session.event(name)?;
         self.note(name, end.clone());
@@ -93,10 +93,10 @@ impl Talk {
     }
 }
 
-/// The whole conversation. `path` names an image's file.
+/// The whole conversation.
 fn converse(talk: &mut Talk) -> Result<(), Failure> {
     let file = |talk: &Talk, name: &str| json!(format!("{}/{name}", talk.folder));
-    // What is refused: an unknown device, an inner image without a job's name, names of bases that are none.
+    // Refusals: an unknown device, an inner image without a job name, invalid bases.
     talk.ask("block-stream", json!({"device": "nonexistent"}))?;
     let (mid, high) = (talk.node("mid"), talk.node("high"));
     talk.ask("block-stream", json!({"device": mid}))?;
@@ -110,18 +110,18 @@ fn converse(talk: &mut Talk) -> Result<(), Failure> {
     talk.ask("block-stream", json!({"device": "leaf", "job-id": "stream", "backing-file": "x"}))?;
     talk.ask("block-stream", json!({"device": "leaf", "job-id": "stream", "bottom": "none"}))?;
     talk.ask("block-stream", json!({"device": "leaf", "job-id": "j", "speed": -1}))?;
-    // Nothing is left of all that.
+    // Nothing is left of these.
     talk.ask("query-block-jobs", json!({}))?;
     talk.ask("query-jobs", json!({}))?;
-    // A no-op: the base is the image right behind.
+    // A no-op: the base is the image directly below.
     talk.ask("block-stream", json!({"device": high, "job-id": "noop", "base-node": mid}))?;
     talk.ended("BLOCK_JOB_COMPLETED")?;
-    // Into the middle, down to an image below, recorded by a name that is given.
+    // Into the middle, down to an image below, which is recorded by a given name.
     let low = talk.node("low");
     let record = json!({"device": high, "job-id": "part", "base-node": low, "backing-file": "./low"});
     talk.ask("block-stream", record)?;
     talk.ended("BLOCK_JOB_COMPLETED")?;
-    // Speeds: set at the start, refused, and any that is none.
+    // Speeds: set at the start, refused, and invalid ones.
     let slow = json!({"device": "leaf", "job-id": "slow", "speed": 1024, "auto-finalize": false, "auto-dismiss": false});
     talk.ask("block-stream", slow)?;
     for speed in [json!(-1), json!(8.5), json!("abc")] {
@@ -134,19 +134,19 @@ fn converse(talk: &mut Talk) -> Result<(), Failure> {
         let jobs = talk.session.answer("query-block-jobs", json!({}))?;
         talk.note("its speed", jobs["return"][0]["speed"].clone());
     }
-    // A job that rests takes another speed, and goes on.
+    // A paused job accepts another speed, and resumes.
     talk.ask("job-pause", json!({"id": "slow"}))?;
     talk.session.until(|message| message["data"]["status"] == "paused")?;
     let first = talk.session.answer("query-block-jobs", json!({}))?;
     talk.ask("block-job-set-speed", json!({"device": "slow", "speed": 5120}))?;
     let again = talk.session.answer("query-block-jobs", json!({}))?;
-    check(first["return"][0]["offset"] == again["return"][0]["offset"], "a paused job goes on")?;
+    check(first["return"][0]["offset"] == again["return"][0]["offset"], "a paused job makes no progress")?;
     talk.ask("job-resume", json!({"id": "slow"}))?;
     talk.ask("job-cancel", json!({"id": "slow"}))?;
     talk.session.until(|message| message["event"] == "BLOCK_JOB_CANCELLED")?;
     talk.session.until(|message| message["data"]["status"] == "concluded")?;
     talk.ask("job-dismiss", json!({"id": "slow"}))?;
-    // All of it, waiting for its commands at the end; a base that is shorter than the image.
+    // Everything, with a job that waits for its commands at the end; the base is shorter than the image.
     let whole = json!({"device": "leaf", "job-id": "whole", "auto-finalize": false, "auto-dismiss": false});
     talk.ask("block-stream", whole)?;
     talk.session.until(|message| message["event"] == "BLOCK_JOB_PENDING")?;
@@ -156,13 +156,13 @@ fn converse(talk: &mut Talk) -> Result<(), Failure> {
     talk.ask("query-jobs", json!({}))?;
     talk.ask("block-job-dismiss", json!({"id": "whole"}))?;
     talk.ask("query-jobs", json!({}))?;
-    // Nothing to do any more.
+    // Nothing is left to do.
     talk.ask("block-stream", json!({"device": "leaf", "job-id": "again"}))?;
     talk.ended("BLOCK_JOB_COMPLETED")?;
     Ok(())
 }
 
-/// What an image's own layer has, run by run: zeros and data, as QEMU tells it.
+/// The extents of an image's own layer, as QEMU reports them.
 fn map(folder: &Path, name: &str) -> Result<String, Failure> {
     run("qemu-io", &["-f", "qcow2", "-r", "-c", "map", name], folder)
 }
@@ -174,7 +174,8 @@ fn what_qemus_suites_ask_is_answered_as_by_qemu() -> Result<(), Failure> {
     let folder = theirs.folder.path().display().to_string();
     let mut command = Command::new("qemu-storage-daemon");
     command.args(["--chardev", &format!("socket,id=q,path={folder}/q,server=on,wait=off")]);
-    // One option for all, so that QEMU may write what it opens for reading, as for an image's own chain.
+    // One option for the whole chain, so that QEMU may write to images that it opens read-only, as it
+    // does for chains from image headers.
     let mut prefix = String::new();
     let mut options = Vec::new();
     for (name, format) in CHAIN.iter().rev() {
@@ -208,7 +209,7 @@ fn what_qemus_suites_ask_is_answered_as_by_qemu() -> Result<(), Failure> {
     }
     assert_eq!(ours.said.len(), qemu.said.len());
     vm.quit()?;
-    // What QEMU has written it has written once it has ended.
+    // QEMU has written everything only once it has ended.
     qemu.session.answer("quit", json!({}))?;
     daemon.0.wait()?;
     for name in ["leaf", "high"] {

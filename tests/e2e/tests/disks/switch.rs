@@ -1,4 +1,4 @@
-//! `change` without a guest: chains that grow under a running disk, and collapse again.
+//! `change` without a guest: chains that grow under a running disk, and shrink again.
 
 use harness::images::{drive, same_bytes};
 use harness::{Failure, STEP, qemu_img};
@@ -13,7 +13,7 @@ fn switched_twice_then_streamed_the_last_leaf_has_it_all() -> Result<(), Failure
     let second = stage.images.leaf("second.qcow2", ("leaf.qcow2", "qcow2"))?;
     let mut vm = stage.run(&disk(&base, "raw"))?;
     vm.change("virtio0", &leaf, None, false)?;
-    // Part of the data lies in the middle of the chain, part at its bottom.
+    // Part of the data is in the middle of the chain, part at its bottom.
     for _ in 0..8 {
         vm.stream_one("virtio0")?;
     }
@@ -30,14 +30,14 @@ fn switched_twice_then_streamed_the_last_leaf_has_it_all() -> Result<(), Failure
     assert_alone(&second, &copy, false)
 }
 
-/// An image that left the chain is free for others at once; the new one is not.
+/// An image that left the chain is free for other programs at once; the new one is not.
 #[test]
 fn locks_follow_the_switch() -> Result<(), Failure> {
     let (stage, other) = (Stage::new()?, Stage::new()?);
     let (base, copy, leaf) = stage.base_and_leaf(4 * MIB)?;
     let mut vm = stage.run(&disk(&leaf, "qcow2"))?;
     vm.change("virtio0", &copy, Some("raw"), false)?;
-    // As a user would: the old chain is opened by somebody else now.
+    // Another program opens the old chain, as a user might.
     other.run(&disk(&leaf, "qcow2"))?.quit()?;
     assert!(other.run(&disk(&copy, "raw")).is_err(), "the new image is not locked");
     vm.change("virtio0", &base, Some("raw"), false)?;
@@ -81,7 +81,7 @@ fn stop_and_cont_leave_a_stream_alone() -> Result<(), Failure> {
     assert_alone(&leaf, &copy, false)
 }
 
-/// A larger image, told to the guest, is a larger disk.
+/// If the guest may be notified, a switch to a larger image makes the disk larger.
 #[test]
 fn a_switch_may_change_the_size_if_it_may_be_told() -> Result<(), Failure> {
     let stage = Stage::new()?;

@@ -1,4 +1,4 @@
-//! A program that root has started, and that goes on as somebody else.
+//! A program that root starts and that continues as another user.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{MIB, Stage, disk, millrace};
 
-/// A line of each thread's `status` in /proc.
+/// A line of `status` in /proc, for each thread.
 fn of_all_threads(vm: &Vm, key: &str) -> Result<Vec<String>, Failure> {
     let mut lines = Vec::new();
     for task in fs::read_dir(format!("/proc/{}/task", vm.id()))? {
@@ -38,10 +38,10 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
     let options = Options { guest: false, more, ..Options::new(&disk(&base, "raw")) };
     let programs = Programs::without_guest(millrace()?);
     let mut vm = Vm::start(&programs, stage.folder.path(), &options)?;
-    // Answered once everything is set up.
+    // The reply comes once everything is set up.
     let size = json!({"device": "virtio0", "size": 2 * MIB});
 
-    // The image that root has opened is written to.
+    // The image that root opened is written to.
     vm.qmp.execute_json("block_resize", size)?;
     check(fs::metadata(&base)?.len() == 2 * MIB, "the open image is written to")?;
     let threads = of_all_threads(&vm, "CapEff:")?.len();
@@ -52,7 +52,7 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
         ("Groups:", "65534"),
         ("CapPrm:", "0000000000000000"),
         ("CapEff:", "0000000000000000"),
-        // Nothing of that comes back.
+        // None of these privileges can come back.
         ("CapBnd:", "0000000000000000"),
         ("NoNewPrivs:", "1"),
     ] {
@@ -60,13 +60,14 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
         check(found.iter().all(|line| line == expected), format!("{key} of all threads: {found:?}"))?;
     }
 
-    // Its sockets are that user's, and nobody else's.
+    // The sockets belong to that user and are accessible to nobody else.
     for name in ["qmp", "hmp"] {
         let found = fs::metadata(stage.path(name))?;
         let rights = (found.uid(), found.gid(), found.mode() & 0o777);
         check(rights == (65534, 65534, 0o600), format!("{name}: {rights:?}"))?;
     }
-    // A client of that user, whom the program's own place may be closed to.
+    // A client of that user. It is copied, because the user may have no access to the program's own
+    // folder.
     let client = stage.path("client");
     fs::copy(millrace()?, &client)?;
     let mut asked = Command::new(client);
@@ -83,10 +84,11 @@ fn root_becomes_another_user_whose_files_alone_are_opened() -> Result<(), Failur
     vm.qmp.execute_json("change", change)?;
     vm.quit()?;
 
-    // In root's folder its sockets stay behind, and are replaced.
+    // That user cannot remove its sockets from root's folder. They stay behind, and are replaced at the
+    // next start.
     check(
         stage.path("qmp").exists() && stage.path("hmp").exists(),
-        "that user removes files of root's folder",
+        "that user cannot remove files in root's folder",
     )?;
     Vm::start(&programs, stage.folder.path(), &options)?.quit()
 }

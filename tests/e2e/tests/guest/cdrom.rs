@@ -17,7 +17,7 @@ const FILE: &str = "content.bin";
 struct Guest {
     vm: Vm,
     images: Images,
-    // Dropped last: the machine writes its log there.
+    // Dropped last, because the machine writes its log there.
     folder: TempDir,
 }
 
@@ -31,7 +31,7 @@ impl Guest {
         Ok(Guest { vm, images, folder })
     }
 
-    /// An image with a file of so many bytes: where it is, and the file's hash.
+    /// Makes an image with a file of `length` bytes. Returns the image's path and the file's hash.
     fn medium(&self, name: &str, length: usize) -> Result<(PathBuf, String), Failure> {
         let content: Vec<u8> = (0..length).map(|at| (at / 7 + length) as u8).collect();
         let path = self.images.path(name);
@@ -39,7 +39,7 @@ impl Guest {
         Ok((path, Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
-    /// The guest mounts the medium, finds the content with this hash, and unmounts it.
+    /// Makes the guest mount the medium, check the hash of its file, and unmount it.
     fn reads(&mut self, hash: &str) -> Result<(), Failure> {
         let agent = self.vm.agent()?;
         agent.disc_mount(DRIVE)?;
@@ -48,19 +48,19 @@ impl Guest {
         check(found == hash, format!("{found} is read, {hash} was written"))
     }
 
-    /// What the monitor says of the drive.
+    /// A field of the drive as the monitor reports it.
     fn drive(&mut self, key: &str) -> Result<Value, Failure> {
         Ok(self.vm.qmp.execute_json("query-block", Value::Null)?[0][key].clone())
     }
 
-    /// Waits until the tray has moved, which must be that way.
+    /// Waits until the tray moves. Fails if it moves the other way.
     fn moved(&mut self, open: bool) -> Result<(), Failure> {
         let event = self.vm.qmp.wait_event("DEVICE_TRAY_MOVED", Instant::now() + STEP)?;
         check(event.data["tray-open"] == open && event.data["device"] == "cd0", event.data)
     }
 
     fn tray_is_still(&mut self) -> Result<(), Failure> {
-        // The answer comes behind every event before it.
+        // The reply comes after all earlier events.
         self.vm.qmp.execute_json("query-status", Value::Null)?;
         let moved = self.vm.qmp.events().into_iter().any(|event| event.event == "DEVICE_TRAY_MOVED");
         check(!moved, "the tray did not move")
@@ -90,13 +90,13 @@ fn refused<T>(result: Result<T, impl std::fmt::Display>, words: &str) -> Result<
     }
 }
 
-/// Empty at first; then media change, told and untold, and each is read.
+/// The drive is empty at first; then media are changed with and without notification, and each is read.
 pub fn media() -> Result<(), Failure> {
     with_guest(|guest| {
         refused(guest.vm.agent()?.disc_mount(DRIVE), "medium")?;
         let (one, first) = guest.medium("1.iso", 1_000_000)?;
         let (two, second) = guest.medium("2.iso", 3_000)?;
-        // As long as the second, so that a guest that was not told reads no further.
+        // As long as the second, so that a guest that was not notified does not read beyond its end.
         let (three, third) = guest.medium("3.iso", 2_999)?;
         for (medium, hash) in [(&one, &first), (&two, &second), (&one, &first), (&two, &second)] {
             guest.vm.change("cd0", medium, None, true)?;
@@ -111,7 +111,8 @@ pub fn media() -> Result<(), Failure> {
     })
 }
 
-/// A mounted medium stays where it is; an unmounted one comes out, by either side; a reset unlocks.
+/// A mounted medium stays in the drive, an unmounted one can be ejected by both sides, and a reset
+/// unlocks the tray.
 pub fn tray() -> Result<(), Failure> {
     with_guest(|guest| {
         let (one, first) = guest.medium("1.iso", 100_000)?;
@@ -123,7 +124,7 @@ pub fn tray() -> Result<(), Failure> {
         check(guest.drive("locked")? == true, "a mounted medium is locked")?;
         refused(guest.vm.qmp.execute_json("eject", json!({"device": "cd0"})), "is locked")?;
         refused(guest.vm.change("cd0", &two, None, true), "is locked")?;
-        // The drive refuses; Linux tells its program so, or not, by version.
+        // The drive refuses. Whether Linux reports that to its program depends on its version.
         let _ = guest.vm.agent()?.disc_eject(DRIVE);
         guest.tray_is_still()?;
         check(guest.drive("locked")? == true, "a mounted medium is locked still")?;
@@ -135,7 +136,7 @@ pub fn tray() -> Result<(), Failure> {
         guest.vm.agent()?.disc_eject(DRIVE)?;
         guest.moved(true)?;
         check(guest.drive("tray_open")? == true, "the guest has opened the tray")?;
-        // Another one into the open tray.
+        // Inserts another medium into the open tray.
         guest.vm.change("cd0", &two, None, true)?;
         guest.moved(false)?;
         guest.reads(&second)?;

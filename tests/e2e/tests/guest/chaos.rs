@@ -1,8 +1,8 @@
-//! Everything that a guest, its disks and its monitor do, in random order, against a live guest whose agent
-//! knows what must be on its disk.
+//! Everything that a guest, its disks and its monitor can do, in random order, on a live guest whose
+//! agent knows the content that must be on its disk.
 //!
-//! `MILLRACE_CHAOS=600` goes on for so many seconds, `MILLRACE_SEED=7` chooses the same steps again; how long
-//! each of them takes is the machine's affair, so that a failure need not come again with its seed.
+//! `MILLRACE_CHAOS=600` sets the duration in seconds, and `MILLRACE_SEED=7` repeats the steps of a run.
+//! The time that each step takes depends on the machine, so a failure may not recur with its seed.
 
 use std::fs::remove_file;
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ use crate::stage::{Guest, STREAM, Setup, alone};
 const SETUP: Setup = Setup { cpus: 2, queues: 2, more: &["--cdrom", "id=cd0"], ..Setup::USUAL };
 /// Longer chains are collapsed first.
 const DEPTH: usize = 4;
-/// The disk grows no further.
+/// The largest size of the disk, in bytes.
 const LARGEST: u64 = 128 * MIB;
 
-/// How long it goes on.
+/// The duration of the trial.
 pub fn time() -> Duration {
     Duration::from_secs(number("MILLRACE_CHAOS").unwrap_or(60))
 }
@@ -34,18 +34,18 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// What is known of the guest between two steps.
+/// The state of the guest between two steps.
 struct Chaos {
     random: u64,
-    /// The load, where one runs.
+    /// The running load, if any.
     job: Option<Job>,
-    /// Whether the disk streams, for all that we know.
+    /// True if the disk streams; the stream may have ended since the last check.
     streams: bool,
-    /// What lies under the leaf, the newest last.
+    /// The images below the leaf of the first disk, the newest last.
     below: Vec<PathBuf>,
-    /// The same of the second disk.
+    /// The images below the leaf of the second disk, the newest last.
     second: Vec<PathBuf>,
-    /// Every block is at least that new, whatever happens.
+    /// The lowest sequence number that a block may have, whatever happens.
     oldest: u64,
     size: u64,
     /// The steps so far.
@@ -54,7 +54,7 @@ struct Chaos {
 
 type Step = fn(&mut Chaos, &mut Guest) -> Result<(), Failure>;
 
-/// What may happen, and how often beside the others.
+/// The possible steps, with their relative frequencies.
 const STEPS: [(&str, u64, Step); 17] = [
     ("work", 8, Chaos::work),
     ("rest", 3, Chaos::rest),
@@ -75,7 +75,7 @@ const STEPS: [(&str, u64, Step); 17] = [
     ("powerdown", 1, Chaos::power_off),
 ];
 
-/// The trial.
+/// Runs the trial.
 pub fn run() -> Result<(), Failure> {
     alone(SETUP, |guest| {
         let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
@@ -162,12 +162,12 @@ impl Chaos {
         Ok(())
     }
 
-    /// Whether the stream is under way still; one that has ended has ended well.
+    /// Returns true if the stream still runs. A stream that has ended must have ended well.
     fn is_streaming(&mut self, guest: &mut Guest) -> Result<bool, Failure> {
         if self.streams && guest.vm.streams()?.is_empty() {
             guest.vm.stream_completed(STREAM)?;
             self.streams = false;
-            // Nobody needs them any more.
+            // The images below are no longer needed.
             self.below.drain(..).try_for_each(remove_file)?;
         }
         Ok(self.streams)
@@ -185,7 +185,7 @@ impl Chaos {
         if self.is_streaming(guest)? {
             let leaf = guest.new_leaf(0)?;
             let refused = guest.vm.change("virtio0", &leaf, Some("qcow2"), false).is_err();
-            // It may have ended just now.
+            // The stream may have ended just now.
             if refused {
                 return Ok(remove_file(leaf)?);
             }
@@ -213,7 +213,7 @@ impl Chaos {
     fn slow(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         let speed = [0, 1 << 20, 4 << 20, 16 << 20][self.below(4) as usize];
         if self.is_streaming(guest)? {
-            // Refused where it has ended just now.
+            // Fails if the stream has ended just now.
             let _ = guest.vm.set_speed("virtio0", speed);
         }
         Ok(())
@@ -228,7 +228,7 @@ impl Chaos {
 
     fn stop_and_continue(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         guest.vm.qmp.execute_json("stop", Value::Null)?;
-        // What the monitor does to a disk, it does while the guest is stopped too.
+        // The monitor's commands for a disk also work while the guest is stopped.
         match self.below(3) {
             0 => self.switch(guest)?,
             1 => self.stream(guest)?,
@@ -238,10 +238,10 @@ impl Chaos {
         Ok(())
     }
 
-    /// Two clients switch both disks at one point in time, at once, while a third one stops the guest and
-    /// lets it go on.
+    /// Two clients switch both disks at the same time, each in one transaction, while a third one stops
+    /// and continues the guest.
     fn switch_together(&mut self, guest: &mut Guest) -> Result<(), Failure> {
-        // Each of them may get its way.
+        // Both transactions may succeed.
         if self.is_streaming(guest)? || self.below.len() + 2 > DEPTH {
             return self.stream(guest);
         }
@@ -289,7 +289,7 @@ impl Chaos {
             let running =
                 PathBuf::from(&drive.and_then(|drive| drive.inserted.as_ref()).ok_or("a disk is gone")?.file);
             let mut images: Vec<_> = succeeded.iter().map(|client| image(guest, disk, *client)).collect();
-            // The last one to be switched to is what runs; the other one, if there is one, lies under it.
+            // The image of the last transaction runs; an image of the other one is below it.
             images.sort_by_key(|image| *image == running);
             for image in images {
                 let old = std::mem::replace(&mut guest.disks[disk].image, (image, "qcow2")).0;
@@ -315,11 +315,11 @@ impl Chaos {
         wait_for("the guest to see its disk grow", STEP, || Ok(guest.agent()?.size("/dev/vda")? == size))
     }
 
-    /// A medium comes, is read, and stays or goes.
+    /// Inserts a medium and reads it. Then the medium stays or is ejected.
     fn medium(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         let medium = guest.images.path("medium.iso");
         let number = self.random.to_string();
-        // A file of its own: the drive may have the last one open still.
+        // Removed first, because the drive may still have the last file open.
         let _ = remove_file(&medium);
         iso::write(&medium, &[("CONTENT.BIN", number.as_bytes())])?;
         guest.vm.change("cd0", &medium, None, true)?;
@@ -334,11 +334,11 @@ impl Chaos {
         Ok(())
     }
 
-    /// The driver goes, with its requests in flight, and comes back.
+    /// Detaches the driver, with requests in flight, and attaches it again.
     fn driver(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         let name = guest.agent()?.unbind("/dev/vda")?;
         if let Some(job) = self.job.take() {
-            // Fails, as it must, unless it was through before.
+            // Fails as it must, unless the load ended before.
             let _ = guest.agent()?.stop(job);
         }
         guest.agent()?.bind(&name)?;
@@ -366,11 +366,11 @@ impl Chaos {
         guest.agent()?.wait_reboot(2 * STEP)?;
         guest.has_all_since(self.oldest)?;
         let size = guest.agent()?.size("/dev/vda")?;
-        check(size == self.size, format!("the disk has {size} bytes after a restart, not {}", self.size))
+        check(size == self.size, format!("the disk has {} bytes after a restart, not {size}", self.size))
     }
 
-    /// The guest powers off, with a load or a stream under way; its image is sound, and the next boot finds
-    /// all.
+    /// The guest powers off while a load or a stream runs. Its image must be valid, and the next boot
+    /// must find everything.
     fn power_off(&mut self, guest: &mut Guest) -> Result<(), Failure> {
         self.is_streaming(guest)?;
         guest.power_off()?;

@@ -1,4 +1,4 @@
-//! The program ends from outside, with a guest in it: asked to, or killed.
+//! The program is ended from outside while its guest runs: by SIGTERM or SIGKILL.
 
 use std::fs::remove_file;
 
@@ -10,7 +10,7 @@ use crate::MIB;
 use crate::reset::is_resumable;
 use crate::stage::{STREAM, Setup, alone};
 
-/// SIGTERM: exit status 0, and every write that the guest was told of is there, though it never flushed.
+/// SIGTERM: exit status 0, and every acknowledged write is there, although the guest never flushed.
 pub fn sigterm() -> Result<(), Failure> {
     alone(Setup::LONG, |guest| {
         guest.switch(0)?;
@@ -30,7 +30,7 @@ pub fn sigterm() -> Result<(), Failure> {
 pub fn sigkill() -> Result<(), Failure> {
     alone(Setup::LONG, |guest| {
         guest.switch(0)?;
-        // Less than elsewhere, so that it is flushed while the stream runs.
+        // Smaller than elsewhere, so that it is flushed while the stream runs.
         guest.region.length = 2 * MIB;
         guest.vm.stream("virtio0")?;
         let seq = guest.fill()?;
@@ -41,7 +41,7 @@ pub fn sigkill() -> Result<(), Failure> {
     })
 }
 
-/// SIGKILL when the stream is through and the base deleted: the leaf has it all.
+/// SIGKILL after the stream has ended and the base is deleted: the leaf has everything.
 pub fn sigkill_after_the_end() -> Result<(), Failure> {
     alone(Setup::USUAL, |guest| {
         let job = guest.load()?;

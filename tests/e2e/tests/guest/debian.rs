@@ -1,4 +1,4 @@
-//! What a tester has: a Debian system on a disk, and a terminal.
+//! A Debian system on a disk, used on a terminal as a user does.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use harness::{Failure, check};
 
 use crate::MIB;
 
-/// A system's start takes a few seconds on hardware, and many times that where all of it is emulated.
+/// A system takes a few seconds to start on hardware, and many times that under emulation.
 const START: Duration = Duration::from_secs(300);
 
 fn system() -> Debian {
     Debian { suite: "bookworm".to_owned(), size: 1024 * MIB }
 }
 
-/// Makes the system and what it boots ready while there is a network, and gives them to a command in the emulated host.
+/// Prepares the system, its kernel and its initramfs while there is a network, and passes them to a
+/// command in the emulated host.
 pub fn equip(command: &mut Invocation) -> Result<(), Failure> {
     let kernel = kernel::find()?;
     command.files.push(boot::publish(&kernel)?);
@@ -29,8 +30,8 @@ pub fn equip(command: &mut Invocation) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `millrace run` with nothing but a disk: it boots to a login, the person logs in and powers off, and the
-/// terminal is what it was before.
+/// `millrace run` with only a disk: it boots to a login, the user logs in and powers off, and the
+/// terminal has its old settings again.
 pub fn login_and_power_off() -> Result<(), Failure> {
     let programs = Programs::ready()?;
     let kernel = kernel::find()?;
@@ -45,16 +46,16 @@ pub fn login_and_power_off() -> Result<(), Failure> {
     terminal.shows(&format!("boots {}", kernel.vmlinuz.display()))?;
     terminal.shows_within(START, "Linux version")?;
     terminal.shows_within(START, "millrace login: ")?;
-    check(!terminal.is_as_before()?, "what is typed goes to the guest as it is")?;
+    check(!terminal.is_as_before()?, "the terminal is raw while the guest runs")?;
     terminal.press(&["root\r"])?;
     terminal.shows_within(START, "root@millrace:~# ")?;
-    // Told apart from its echo.
+    // The output differs from the echo of the command.
     terminal.press(&["echo user-$(id -un) disk-$(findmnt -no SOURCE /)\r"])?;
     terminal.shows("user-root disk-/dev/vda")?;
     terminal.press(&["poweroff\r"])?;
     terminal.ended_within(START)?;
     check(terminal.is_as_before()?, "the terminal is what it was")?;
-    // The other way to end it, at any time.
+    // The other way to end it, which works at any time.
     let mut terminal = Terminal::run(&mut command)?;
     terminal.shows_within(START, "Linux version")?;
     terminal.press(&["\x01", "x"])?;

@@ -1,4 +1,4 @@
-//! Devices that are no disks, as a guest uses them.
+//! Devices other than disks, as a guest uses them.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,29 +15,31 @@ use sha2::{Digest, Sha256};
 
 use crate::stage::{self, shared};
 
-/// The guest's kernel has its random numbers from the host, and others each time.
+/// The guest's kernel gets random numbers from the host, and different ones each time.
 pub fn random_numbers() -> Result<(), Failure> {
     shared(|guest| {
         let (first, source) = guest.agent()?.random(64)?;
         check(source.starts_with("virtio_rng"), format!("the generator is {source}"))?;
         let (second, _) = guest.agent()?.random(64)?;
-        check(first != second, format!("the same 64 bytes twice: {first}"))?;
+        check(first != second, format!("no 64 bytes are repeated: {first}"))?;
         for bytes in [&first, &second] {
             let zeros = bytes.as_bytes().chunks(2).filter(|byte| *byte == b"00").count();
-            // By chance once in 10^23 runs.
+            // By chance this fails once in 10^23 runs.
             check(zeros < 16, format!("64 random bytes with {zeros} zeros: {bytes}"))?;
         }
         Ok(())
     })
 }
 
-/// The host's end of the guest's cable, and who is at which end.
+/// The tap interface at the host's end of the guest's cable.
 const TAP: &str = "millrace-test";
+/// The addresses of both ends, and the length of their network prefix.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const PREFIX: u8 = 24;
 
-/// A conversation of some megabytes over a tap interface, before and after a reset; then the cable is cut.
+/// Some megabytes are sent both ways over a tap interface, before and after a reset; then the cable is
+/// cut.
 pub fn network() -> Result<(), Failure> {
     with_device(|_| ["--net".to_owned(), format!("tap={TAP},mac=52:54:00:0a:0b:0c")], |vm, _| converse(vm))
 }
@@ -63,20 +65,20 @@ fn converse(vm: &mut Vm) -> Result<(), Failure> {
     check(errors.is_empty(), format!("the guest's kernel sees no error: {errors:?}"))
 }
 
-/// Sends so many random bytes to the guest, which sends them back.
+/// Sends random bytes to the guest, which sends them back.
 fn echoes(vm: &mut Vm, length: usize) -> Result<(), Failure> {
     let bytes = random(length)?;
     let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let listener = TcpListener::bind((HOST, 0))?;
     let address = SocketAddr::from((HOST, listener.local_addr()?.port()));
-    // Where the guest does not come, this thread ends with the program.
+    // If the guest does not connect, this thread ends with the program.
     let server = thread::spawn(move || -> std::io::Result<(Vec<u8>, Vec<u8>, SocketAddr)> {
         let (mut stream, from) = listener.accept()?;
         stream.set_read_timeout(Some(STEP))?;
         stream.set_write_timeout(Some(STEP))?;
         stream.write_all(&bytes)?;
-        // Both directions stay open until all has arrived: not every network carries a half-closed
-        // connection.
+        // Both directions stay open until everything has arrived, because not every network supports
+        // half-closed connections.
         let mut echo = vec![0; bytes.len()];
         stream.read_exact(&mut echo)?;
         Ok((bytes, echo, from))
@@ -84,11 +86,11 @@ fn echoes(vm: &mut Vm, length: usize) -> Result<(), Failure> {
     let received = vm.agent()?.net_echo(address, length)?;
     check(received == (length, hash), "the guest received what was sent")?;
     let (sent, echo, from) = server.join().map_err(|_| "the server panicked")??;
-    check(from.ip() == GUEST, format!("who came was {from}"))?;
+    check(from.ip() == GUEST, format!("the client is the guest: {from}"))?;
     check(echo == sent, format!("{} of {length} bytes came back, as they were", echo.len()))
 }
 
-/// Bytes over a virtio console come back as they were, before and after a reset, to one client and to the
+/// Bytes over a virtio console come back unchanged, before and after a reset, to one client and to the
 /// next.
 pub fn console() -> Result<(), Failure> {
     let option = |folder: &Path| ["--console".to_owned(), format!("unix:{}", folder.join("hvc0").display())];
@@ -108,7 +110,7 @@ pub fn console() -> Result<(), Failure> {
     })
 }
 
-/// Sends so many random bytes, while what comes back is read.
+/// Sends random bytes and reads the ones that come back at the same time.
 fn comes_back(socket: &Path, length: usize) -> Result<(), Failure> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(STEP))?;
@@ -128,7 +130,8 @@ fn random(length: usize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Runs a trial on a guest that has a device by this option, which may name what lies in the trial's folder.
+/// Runs a trial on a guest that has a device by this option. The option may name files in the trial's
+/// folder.
 fn with_device(
     option: fn(&Path) -> [String; 2],
     trial: fn(&mut Vm, &Path) -> Result<(), Failure>,
@@ -141,7 +144,7 @@ fn with_device(
     trial(&mut vm, folder.path()).map_err(|error| told(&error, &vm, folder.path()))
 }
 
-/// A failure, with what the program and the guest's console said last.
+/// Adds the last output of the program and of the guest's console to a failure.
 fn told(error: &Failure, vm: &Vm, folder: &Path) -> Failure {
     let console = std::fs::read(folder.join("console")).unwrap_or_default();
     let tail = String::from_utf8_lossy(&console[console.len().saturating_sub(2048)..]).into_owned();

@@ -1,4 +1,5 @@
-//! How a guest's end is told: its kernel's last words, a line on standard error, and the exit status.
+//! The report of a guest's end: the kernel's last messages, a line on standard error, and the exit
+//! status.
 
 use harness::images::{Images, drive};
 use harness::programs::{Programs, scratch};
@@ -6,8 +7,8 @@ use harness::{CMDLINE, Failure, Options, STEP, Vm, check};
 
 use crate::MIB;
 
-/// Boots a guest whose kernel is not quiet and has `more` on its command line, has `act` end it, and looks at
-/// what is told: `console` by the kernel and `line` by the program, whose exit status is 1.
+/// Boots a guest whose kernel is not quiet and has `more` on its command line, and ends it by `act`.
+/// Checks the kernel's messages `console`, the program's line `line`, and its exit status, which is 1.
 fn ends(
     more: &str,
     act: impl FnOnce(&mut Vm) -> Result<(), Failure>,
@@ -29,7 +30,7 @@ fn ends(
     check(last == format!("millrace: {line}"), format!("one line tells why: {last}"))
 }
 
-/// A panic that reboots at once, as our command line has it.
+/// A panic that reboots at once, because of our kernel command line.
 pub fn panic() -> Result<(), Failure> {
     let console =
         ["sysrq: Trigger a crash", "Kernel panic - not syncing: sysrq triggered crash", "Call Trace:"];
@@ -50,7 +51,8 @@ pub fn panic_without_init() -> Result<(), Failure> {
     check(console.contains("Unable to mount root fs"), format!("the console shows why: {console}"))
 }
 
-/// A kernel that resets the machine by a triple fault: on this machine that is an error, and told as one.
+/// A kernel that resets the machine by a triple fault. On this machine that is an error, and reported as
+/// one.
 pub fn triple_fault() -> Result<(), Failure> {
     let reboot = |vm: &mut Vm| Ok(vm.agent()?.call("reboot", Default::default(), STEP).map(drop)?);
     ends("reboot=triple", reboot, &["reboot: machine restart"], "the guest ended in a triple fault")

@@ -1,4 +1,4 @@
-//! What is under a guest's disk fails: the machine stops, and goes on as if nothing had been.
+//! The storage of a guest's disk fails: the machine stops, and later continues without harm.
 
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::MIB;
 
-/// The server of the disk runs out of space while the guest writes, again after the first `cont`, and then no
-/// more.
+/// The server of the disk runs out of space while the guest writes, again after the first `cont`, and no
+/// more after the second.
 pub fn full() -> Result<(), Failure> {
     let (programs, folder) = (Programs::ready()?, scratch()?);
     let image = folder.path().join("disk.img");
@@ -38,7 +38,7 @@ pub fn full() -> Result<(), Failure> {
 
     let before = vm.agent()?.stat(job)?.total.count;
     harness::wait_for("the load to go on", STEP, || Ok(vm.agent()?.stat(job)?.total.count > before + 50))?;
-    // An error of any request would be an error here.
+    // Fails if any request failed.
     vm.agent()?.stop(job)?;
     vm.agent()?.verify("/dev/vda")?;
     let errors = vm.agent()?.errors()?;
@@ -47,7 +47,7 @@ pub fn full() -> Result<(), Failure> {
     vm.ended()
 }
 
-/// Waits until an error has stopped the machine, and looks at what is said of it.
+/// Waits until an error stops the machine, and checks the reports of it.
 fn stopped(vm: &mut Vm) -> Result<(), Failure> {
     let error: BlockIoError = vm.qmp.wait(Instant::now() + STEP)?;
     let expected = error.action == BlockErrorAction::Stop && error.nospace == Some(true);

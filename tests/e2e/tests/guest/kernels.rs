@@ -1,5 +1,5 @@
-//! Kernels other than the one that all other trials boot: of another release, compressed in another way, or
-//! not at all.
+//! Kernels other than the one that all other trials boot: from another release, with another
+//! compression, or uncompressed.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use harness::{Failure, Options, STEP, Vm, check};
 
 use crate::MIB;
 
-/// A kernel of Debian's.
+/// A kernel of Debian.
 struct Tried {
     suite: &'static str,
     metapackage: &'static str,
-    /// How it is compressed; `None`: the ELF kernel out of it is booted.
+    /// The compression; `None` boots the ELF kernel inside it.
     compression: Option<Compression>,
-    /// vCPUs.
+    /// The number of vCPUs.
     cpus: u32,
 }
 
@@ -30,13 +30,13 @@ const GENERIC: &str = "linux-image-amd64";
 
 const BOOKWORM_XZ: Tried =
     Tried { suite: "bookworm", metapackage: GENERIC, compression: Some(Compression::Xz), cpus: 2 };
-/// With as many as a machine may have.
+/// With the largest number of vCPUs of a machine.
 const BOOKWORM_ELF: Tried = Tried { suite: "bookworm", metapackage: CLOUD, compression: None, cpus: 16 };
 const TRIXIE_ZSTD: Tried =
     Tried { suite: "trixie", metapackage: CLOUD, compression: Some(Compression::Zstd), cpus: 2 };
 const TRIXIE_ELF: Tried = Tried { suite: "trixie", metapackage: CLOUD, compression: None, cpus: 2 };
 
-/// The newest: it may be missing for a while, whenever its packages do not fit together.
+/// The newest kernel. It may be unavailable for a while, whenever its packages do not fit together.
 const SID: Tried = Tried { suite: "sid", metapackage: CLOUD, compression: Some(Compression::Zstd), cpus: 2 };
 
 pub fn bookworm_xz() -> Result<(), Failure> {
@@ -57,7 +57,7 @@ pub fn trixie_elf() -> Result<(), Failure> {
 
 pub fn sid() -> Result<(), Failure> {
     if std::env::var_os(MISSING).is_some() {
-        eprintln!("NOT TRIED: the packages of Debian sid's kernel cannot be had");
+        eprintln!("NOT TRIED: the packages of Debian sid's kernel cannot be fetched");
         return Ok(());
     }
     match SID.files() {
@@ -70,21 +70,21 @@ pub fn sid() -> Result<(), Failure> {
     }
 }
 
-/// In the environment of a program in the emulated host: sid's kernel could not be fetched.
+/// Set in the environment of a program in the emulated host if sid's kernel could not be fetched.
 const MISSING: &str = "MILLRACE_TRIED_SID_IS_MISSING";
 
 fn is_missing(error: &Failure) -> bool {
     matches!(error.downcast_ref(), Some(guest_images::Error::Missing(_)))
 }
 
-/// Fetches all kernels while there is a network, and gives them to a command in the emulated host.
+/// Fetches all kernels while there is a network, and passes them to a command in the emulated host.
 pub fn equip(command: &mut Invocation) -> Result<(), Failure> {
     for tried in [BOOKWORM_XZ, BOOKWORM_ELF, TRIXIE_ZSTD, TRIXIE_ELF] {
         let files = tried.fetch()?;
         command.env.push((tried.variable(), std::env::join_paths(&files)?));
         command.files.extend(files);
     }
-    // Without it, its trial says so.
+    // If it is unavailable, its trial reports that.
     match SID.fetch() {
         Ok(files) => {
             command.env.push((SID.variable(), std::env::join_paths(&files)?));
@@ -100,12 +100,13 @@ pub fn equip(command: &mut Invocation) -> Result<(), Failure> {
 }
 
 impl Tried {
-    /// In the environment of a program in the emulated host: this kernel's files.
+    /// The variable in the environment of a program in the emulated host that holds the paths of this
+    /// kernel's files.
     fn variable(&self) -> OsString {
         format!("MILLRACE_TRIED_{}_{}_{:?}", self.suite, self.metapackage, self.compression).into()
     }
 
-    /// The kernel's file and its initramfs.
+    /// The files of the kernel and of its initramfs.
     fn fetch(&self) -> Result<[PathBuf; 2], Failure> {
         let kernel: Kernel = kernel::of_suite(self.suite, self.metapackage)?;
         let initrd = initramfs::guest_of(&kernel)?;
@@ -124,10 +125,10 @@ impl Tried {
         }
         let paths = std::env::var_os(self.variable()).unwrap_or_default();
         let paths: Vec<_> = std::env::split_paths(&paths).collect();
-        Ok(paths.try_into().map_err(|_| "the host has not told of the kernel")?)
+        Ok(paths.try_into().map_err(|_| "the host passed no files of this kernel")?)
     }
 
-    /// Boots to the agent, writes to its disk and reads it back, and powers off.
+    /// Boots to the agent, writes to the disk and reads it back, and powers off.
     fn boots(&self) -> Result<(), Failure> {
         let [kernel, initrd] = self.files()?;
         let programs = Programs { kernel, initrd, ..Programs::ready()? };
@@ -142,7 +143,7 @@ impl Tried {
         let up = format!("Brought up 1 node, {} CPUs", self.cpus);
         let messages = agent.dmesg(1000)?;
         check(messages.iter().any(|message| message.contains(&up)), format!("'{up}' in {messages:?}"))?;
-        // PVH's, and that of a loader without a number of its own.
+        // The number of PVH, and the number of a loader that has none of its own.
         let loader = if self.compression.is_none() { 0xb0 } else { 0xff };
         let told = agent.boot_loader()?;
         check(told == loader, format!("the kernel was entered as loader {loader:#x}: {told:#x}"))?;

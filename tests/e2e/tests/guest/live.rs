@@ -1,4 +1,4 @@
-//! Live copies: a running guest's disk moves to another image, and the old one is deleted under it.
+//! Live copies: a running guest's disk moves to another image, and the old image is deleted.
 
 use std::fs::remove_file;
 use std::time::Instant;
@@ -32,8 +32,8 @@ pub fn under_random_writes() -> Result<(), Failure> {
     })
 }
 
-/// An ext4 on the second disk: files written, flushed, renamed and deleted all the time, and `e2fsck` at the
-/// end.
+/// An ext4 on the second disk: files are written, flushed, renamed and deleted all the time, and
+/// `e2fsck` checks it at the end.
 pub fn under_a_file_system() -> Result<(), Failure> {
     shared(|guest| {
         let job = guest.agent()?.fs_load("/dev/vdb", 7, 16, MIB)?;
@@ -83,7 +83,7 @@ pub fn stopped_and_resumed() -> Result<(), Failure> {
     })
 }
 
-/// Without any background stream: the host asks for one cluster after the other while the guest writes.
+/// Without a background stream: the host requests one cluster after the other while the guest writes.
 pub fn cluster_by_cluster() -> Result<(), Failure> {
     shared(|guest| {
         let old = guest.leaf();
@@ -123,7 +123,7 @@ pub fn cluster_by_cluster() -> Result<(), Failure> {
     })
 }
 
-/// raw → leaf → leaf over that leaf: the stream collapses all of it.
+/// raw → leaf → leaf over that leaf: one stream collapses the whole chain.
 pub fn switched_twice() -> Result<(), Failure> {
     shared(|guest| {
         let job = guest.load()?;
@@ -152,7 +152,7 @@ pub fn machine_stopped_and_continued() -> Result<(), Failure> {
             guest.vm.qmp.execute_json("cont", Value::Null)?;
             guest.goes_on(job)?;
         }
-        // Switches and streams need no running guest.
+        // Switches and streams also work while the guest is stopped.
         guest.vm.qmp.execute_json("stop", Value::Null)?;
         guest.vm.stream_completed(STREAM)?;
         remove_file(old)?;

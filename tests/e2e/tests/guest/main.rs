@@ -1,8 +1,8 @@
-//! Real guests on our machine: a stock Debian kernel, its disks on `block`, driven over QMP.
+//! Real guests on our machine: a stock Debian kernel, with its disks on `block`, controlled through QMP.
 //!
-//! Where this host's KVM cannot run one, the program starts again in the emulated host, once for each group. Every
-//! trial stands alone; those that leave their guest well hand it on to the next (`stage`), since a boot takes
-//! the longest.
+//! If this host's KVM cannot run a guest, the program starts again in the emulated host, once for each
+//! group. Every trial is independent. Trials that leave their guest in good order pass it on to the next
+//! one (`stage`), because a boot takes the longest.
 
 mod cdrom;
 mod chaos;
@@ -27,7 +27,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 const MIB: u64 = 1 << 20;
 
-/// In the environment of a program in the emulated host: the trials that it is to run, by the number of their group.
+/// Set in the environment of a program in the emulated host: the number of the group of trials to run.
 const GROUP_VARIABLE: &str = "MILLRACE_TRIALS";
 
 /// The trial that needs a Debian system.
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    // Each has a machine under emulation to itself: two at once would only be slower.
+    // Each trial has the emulated machine to itself: two at once would only be slower.
     arguments.test_threads = Some(1);
     let group: Option<usize> = std::env::var(GROUP_VARIABLE).ok().and_then(|group| group.parse().ok());
     let groups =
@@ -55,9 +55,9 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Runs each group of trials in an emulated host of its own, where this host cannot run a guest itself.
+/// If this host cannot run a guest itself, runs each group of trials in an emulated host of its own.
 ///
-/// An emulated machine that ends or hangs takes only one group with it, which is then run once more.
+/// An emulated machine that ends or hangs affects only one group, which is then run once more.
 fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
     let programs = Programs::ready()?;
     if kvm_probe::kvm().is_usable() {
@@ -77,7 +77,7 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
         let mut command = Invocation::this_process()?;
         programs.equip(&mut command);
         command.env.push((GROUP_VARIABLE.into(), index.to_string().into()));
-        // Each trial takes some 20 s on a quiet host.
+        // Each trial takes some 20 s on an idle host.
         let time = Duration::from_secs(120 + 45 * trials.len() as u64);
         command.timeout = time + chaos::time();
         if trials.iter().any(|trial| trial.name() == LOGIN) {
@@ -87,7 +87,7 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
             kernels::equip(&mut command)?;
         }
         let status = emulated_host::run_again_if_lost(&command).unwrap_or_else(|error| {
-            // The other groups have results all the same.
+            // The other groups still have results.
             eprintln!("{error}");
             1
         });
@@ -98,25 +98,25 @@ fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
     Ok(Some(code))
 }
 
-/// A tap interface takes root, which everybody is in the emulated host.
+/// Tap interfaces need root, which every program is in the emulated host.
 fn may_make_interfaces() -> bool {
     rustix::process::geteuid().is_root() || !kvm_probe::kvm().is_usable()
 }
 
-/// How the names of trials begin that boot other kernels.
+/// The prefix of the names of trials that boot other kernels.
 const KERNELS: &str = "a_kernel_of_";
 
-/// Trials that run one after the other in one machine.
+/// Groups of trials. The trials of a group run one after the other in one emulated host.
 fn groups() -> Vec<Vec<Trial>> {
     let trial = |name: &str, test: fn() -> Result<(), Failure>| {
         Trial::test(name, move || {
-            // Said at once: the list at the end is lost where the emulated host does not live that long.
+            // Printed at once, because the list at the end is lost if the emulated host ends before.
             test().map_err(|error| Failed::from(error.to_string())).inspect_err(|failed| {
                 eprintln!("\n{}", failed.message().unwrap_or_default());
             })
         })
     };
-    // The first share a guest.
+    // These trials share a guest.
     let mut groups = vec![vec![
         trial("live_copy_of_an_idle_disk", live::of_an_idle_disk),
         trial("live_copy_under_random_writes", live::under_random_writes),
@@ -131,10 +131,10 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("system_reset_in_the_middle_of_a_stream", reset::system_reset),
         trial("sysrq_b_in_the_middle_of_a_stream", reset::restarted_at_once),
         trial("the_driver_lets_go_in_the_middle_of_a_stream", reset::driver_unbound),
-        // After the resets, which the device has to survive too.
+        // After the resets, because the device must survive them too.
         trial("random_numbers_come_from_the_host", devices::random_numbers),
     ]];
-    // These end theirs.
+    // These trials end their guests.
     let last = [
         trial("removable_media_are_mounted_and_changed", cdrom::media),
         trial("a_tray_is_locked_opened_and_reset", cdrom::tray),

@@ -1,4 +1,4 @@
-//! The guest ends or starts again in the middle of a stream.
+//! The guest ends or restarts in the middle of a stream.
 
 use std::fs::remove_file;
 use std::time::Instant;
@@ -10,22 +10,22 @@ use serde_json::Value;
 
 use crate::stage::{Guest, STREAM, Setup, alone, shared};
 
-/// Asserts that the machine was reset, by whom, and that the stream did not notice.
+/// Checks that the machine was reset, by which side, and that the stream continues.
 fn was_reset(guest: &mut Guest, by_guest: bool) -> Result<(), Failure> {
     let event = guest.vm.qmp.wait_event("RESET", Instant::now() + STEP)?;
-    check(event.data["guest"] == by_guest, format!("who has reset it: {}", event.data))?;
+    check(event.data["guest"] == by_guest, format!("it was reset by the right side: {}", event.data))?;
     check(guest.vm.streams()?.len() == 1, "the stream goes on through a reset")?;
     Ok(guest.agent()?.wait_reboot(2 * STEP)?)
 }
 
-/// The guest reboots itself: nothing of what it wrote is lost.
+/// The guest reboots itself: no data is lost.
 pub fn reboot() -> Result<(), Failure> {
     shared(|guest| {
         let old = guest.switch(0)?;
         let job = guest.load()?;
         guest.agent()?.stop(job)?;
         let digest = guest.agent()?.digest("/dev/vda")?;
-        // The answer comes before the guest goes down.
+        // The reply comes before the guest goes down.
         guest.agent()?.call("reboot", Fields::new(), STEP)?;
         guest.vm.stream("virtio0")?;
         guest.vm.set_speed("virtio0", 1 << 20)?;
@@ -39,7 +39,7 @@ pub fn reboot() -> Result<(), Failure> {
     })
 }
 
-/// The reset button, under load.
+/// A reset by the monitor, under load.
 pub fn system_reset() -> Result<(), Failure> {
     shared(|guest| {
         restarts(guest, false, |guest| {
@@ -49,12 +49,12 @@ pub fn system_reset() -> Result<(), Failure> {
     })
 }
 
-/// The guest's kernel restarts in the middle of everything (sysrq-b).
+/// The guest's kernel restarts immediately (sysrq-b).
 pub fn restarted_at_once() -> Result<(), Failure> {
     shared(|guest| restarts(guest, true, |guest| Ok(guest.agent()?.restart_at_once()?)))
 }
 
-/// A restart under load, with nothing flushed before it: what was flushed earlier is there.
+/// Restarts under load without a flush: everything flushed earlier must be there.
 fn restarts(
     guest: &mut Guest,
     by_guest: bool,
@@ -64,7 +64,7 @@ fn restarts(
     let seq = guest.fill()?;
     guest.load()?;
     guest.vm.stream("virtio0")?;
-    // So slow that it outlasts the reset, on any host.
+    // So slow that the stream outlasts the reset on any host.
     guest.vm.set_speed("virtio0", 1 << 20)?;
     restart(guest)?;
     was_reset(guest, by_guest)?;
@@ -75,7 +75,7 @@ fn restarts(
     Ok(())
 }
 
-/// The driver lets go of the disk under load, and takes it again.
+/// The driver is detached from the disk under load, and attached again.
 pub fn driver_unbound() -> Result<(), Failure> {
     shared(|guest| {
         let old = guest.switch(0)?;
@@ -83,7 +83,7 @@ pub fn driver_unbound() -> Result<(), Failure> {
         guest.vm.stream("virtio0")?;
         guest.vm.set_speed("virtio0", 1 << 20)?;
         let name = guest.agent()?.unbind("/dev/vda")?;
-        // Its requests find no disk any more.
+        // Its requests no longer find a disk.
         let load = guest.agent()?.stop(job);
         check(load.is_err(), "a load without a disk fails")?;
         check(guest.vm.streams()?.len() == 1, "the stream goes on without a driver")?;
@@ -98,7 +98,7 @@ pub fn driver_unbound() -> Result<(), Failure> {
     })
 }
 
-/// The guest powers off: the program ends well, with an image that the next boot goes on with.
+/// The guest powers off: the program ends with status 0, and the next boot continues with the image.
 pub fn power_off() -> Result<(), Failure> {
     alone(Setup::LONG, |guest| {
         let base = guest.switch(0)?;
@@ -112,7 +112,7 @@ pub fn power_off() -> Result<(), Failure> {
     })
 }
 
-/// The power button is pressed in the middle of a stream: a guest that listens powers off.
+/// The power button is pressed in the middle of a stream: a guest that listens for it powers off.
 pub fn power_button() -> Result<(), Failure> {
     alone(Setup::LONG, |guest| {
         guest.switch(0)?;
@@ -124,8 +124,8 @@ pub fn power_button() -> Result<(), Failure> {
     })
 }
 
-/// The machine has ended in the middle of a stream: its image is valid, the next boot finds everything, and
-/// the stream comes to its end.
+/// Checks a machine that ended in the middle of a stream: its image is valid, the next boot finds
+/// everything, and the stream completes. Returns the digest that the next boot found.
 pub fn is_resumable(guest: &mut Guest, oldest: u64) -> Result<u64, Failure> {
     let leaf = guest.leaf();
     qemu_img::check("qcow2", &leaf, true)?;

@@ -1,8 +1,8 @@
-//! A booted guest with two disks of known content, and what must hold of it in the end.
+//! A booted guest with two disks of known content, and checks of that content.
 //!
-//! Of the first disk, the lower part belongs to the guest, which knows what it has written there; the rest is
-//! ballast, written by us before the guest saw it, so that a stream has something to do. The second disk is
-//! empty.
+//! The lower part of the first disk belongs to the guest, which knows what it has written there. The
+//! rest is ballast, written by the host before the boot, so that a stream has data to copy. The second
+//! disk is empty.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -17,36 +17,36 @@ use tempfile::TempDir;
 
 use crate::MIB;
 
-/// What the guest writes to.
+/// The length of the guest's region, in bytes.
 const REGION: u64 = 8 * MIB;
-/// The part of the ballast that is read back: its end.
+/// The length of the part of the ballast that is read back, at its end, in bytes.
 const SAMPLE: u64 = 8 * MIB;
 
-/// How a guest is booted.
+/// The parameters of a guest.
 #[derive(Clone, Copy)]
 pub struct Setup {
-    /// The first disk's size in bytes; the second has 64 MiB.
+    /// The size of the first disk, in bytes; the second has 64 MiB.
     pub size: u64,
-    /// vCPUs.
+    /// The number of vCPUs.
     pub cpus: u32,
-    /// Queues of each disk.
+    /// The number of queues of each disk.
     pub queues: u32,
     /// Further arguments of the program.
     pub more: &'static [&'static str],
 }
 
 impl Setup {
-    /// What most trials do with.
+    /// The setup of most trials.
     pub const USUAL: Setup = Setup { size: 64 * MIB, cpus: 1, queues: 1, more: &[] };
-    /// A stream that still runs when a guest has ended, or has flushed a few times.
+    /// A disk so large that its stream still runs when a guest has ended, or has flushed a few times.
     pub const LONG: Setup = Setup { size: 192 * MIB, ..Self::USUAL };
 }
 
 /// A disk of the guest.
 pub struct Disk {
-    /// Its name for the monitor.
+    /// The name of the disk in the monitor.
     pub id: &'static str,
-    /// The image that it runs on, and its format.
+    /// The image that the disk runs on, and its format.
     pub image: (PathBuf, &'static str),
 }
 
@@ -54,33 +54,33 @@ pub struct Disk {
 pub struct Guest {
     /// Its machine.
     pub vm: Vm,
-    /// Where its images are.
+    /// Creates images in the guest's folder.
     pub images: Images,
     /// `/dev/vda` and `/dev/vdb`.
     pub disks: [Disk; 2],
-    /// What the guest writes to.
+    /// The range that the guest writes to.
     pub region: Region,
     setup: Setup,
     programs: Programs,
     sample: String,
     count: u64,
-    // Dropped last: the machine writes its log there.
+    // Dropped last, because the machine writes its log there.
     folder: TempDir,
 }
 
-/// The guest that the last trial left well.
+/// The guest that the last trial left in good order.
 static SHARED: Mutex<Option<Guest>> = Mutex::new(None);
 
 fn take() -> Option<Guest> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Ends the guest that is shared.
+/// Ends the shared guest.
 pub fn end() {
     drop(take());
 }
 
-/// Runs a trial on a guest that it leaves well, with everything streamed.
+/// Runs a trial on the shared guest. The trial must leave it in good order, with all streams completed.
 pub fn shared(trial: fn(&mut Guest) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut guest = match take() {
         Some(guest) => guest,
@@ -121,7 +121,7 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Boots again, on the images of now, after the machine has ended.
+    /// Boots again on the current images, after the machine has ended.
     pub fn boot_again(&mut self) -> Result<(), Failure> {
         self.vm = start(&self.programs, &self.folder, &self.disks, self.setup)?;
         Ok(())
@@ -132,18 +132,18 @@ impl Guest {
         self.vm.agent()
     }
 
-    /// Has the guest write every block of its region anew and flush: the sequence number that each has at
-    /// least from now on.
+    /// Makes the guest rewrite every block of its region and flush. Returns the sequence number that
+    /// each block has at least from now on.
     pub fn fill(&mut self) -> Result<u64, Failure> {
         self.count += 1;
-        // Far above what any load has come to, so that nothing old passes for new.
+        // Far above the numbers of any load, so that no old block passes for a new one.
         let seq = self.count * 1_000_000;
         let region = self.region.clone();
         self.agent()?.fill(&region, seq)?;
         Ok(seq)
     }
 
-    /// Starts a load on the first disk, and waits until it is well under way.
+    /// Starts a load on the first disk, and waits until it has done some requests.
     pub fn load(&mut self) -> Result<Job, Failure> {
         let load = Load { depth: 8, fsync_every: 50, read_percent: 30, ..Load::new("/dev/vda") };
         let job = self.agent()?.random_write(&load)?;
@@ -151,7 +151,7 @@ impl Guest {
         Ok(job)
     }
 
-    /// Waits until a load has done a good deal more.
+    /// Waits until a load has done more requests.
     pub fn goes_on(&mut self, job: Job) -> Result<(), Failure> {
         let before = self.agent()?.stat(job)?.total.count;
         wait_for("the load to go on", STEP, || {
@@ -169,14 +169,15 @@ impl Guest {
         self.images.leaf(&format!("{disk}-{}.qcow2", self.count), (backing, format))
     }
 
-    /// Switches a disk to a leaf over its image, quietly; the image that is behind it from now on.
+    /// Switches a disk to a new leaf over its image, without notifying the guest. Returns the old image,
+    /// which is now the backing file.
     pub fn switch(&mut self, disk: usize) -> Result<PathBuf, Failure> {
         let leaf = self.new_leaf(disk)?;
         self.vm.change(self.disks[disk].id, &leaf, Some("qcow2"), false)?;
         Ok(std::mem::replace(&mut self.disks[disk].image, (leaf, "qcow2")).0)
     }
 
-    /// Starts the stream of a disk, and waits until it is in the middle.
+    /// Starts the stream of a disk, and waits until it has copied something.
     pub fn stream(&mut self, disk: usize) -> Result<(), Failure> {
         self.vm.stream(self.disks[disk].id)?;
         self.vm.stream_is_midway(self.disks[disk].id)
@@ -187,13 +188,15 @@ impl Guest {
         self.disks[0].image.0.clone()
     }
 
-    /// What the guest has written is there, so is what was there before it, and its kernel has seen no error.
+    /// Checks that everything the guest wrote is there, that the ballast is there, and that its kernel
+    /// saw no error.
     pub fn is_unharmed(&mut self) -> Result<(), Failure> {
         self.agent()?.verify("/dev/vda")?;
         self.ballast_is_there()
     }
 
-    /// After another boot: every block of the region is whole, and at least as new as `oldest`. The digest.
+    /// After another boot, checks that every block of the region is whole and at least as new as
+    /// `oldest`. Returns the digest of their sequence numbers.
     pub fn has_all_since(&mut self, oldest: u64) -> Result<u64, Failure> {
         let region = self.region.clone();
         let report = self.agent()?.verify_full(&region, oldest)?;
@@ -209,19 +212,19 @@ impl Guest {
         check(errors.is_empty(), format!("the guest's kernel sees no error: {errors:?}"))
     }
 
-    /// Has the guest power off, and waits for a good end of its machine.
+    /// Makes the guest power off, and waits until its machine ends; fails if it does not succeed.
     pub fn power_off(&mut self) -> Result<(), Failure> {
         self.agent()?.poweroff()?;
         self.ends_well()
     }
 
-    /// Waits for a good end of the machine.
+    /// Waits until the machine ends; fails if it does not succeed.
     pub fn ends_well(&mut self) -> Result<(), Failure> {
         let status = self.vm.wait(STEP)?;
         check(status.success(), format!("millrace ends with status 0: {status}"))
     }
 
-    /// A failure, with what the program and the guest's console said last.
+    /// Adds the last output of the program and of the guest's console to a failure.
     fn told<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
         result.map_err(|e| {
             let console = std::fs::read(self.folder.path().join("console")).unwrap_or_default();
@@ -247,10 +250,10 @@ fn host_hash(file: &std::path::Path, offset: u64, length: u64) -> Result<String,
     Ok(hash(&bytes))
 }
 
-/// SHA-256, in hexadecimal digits.
+/// The SHA-256, in hexadecimal digits.
 pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Longer than any stream of these disks takes.
+/// The time-out of a stream of these disks.
 pub const STREAM: Duration = Duration::from_secs(90);

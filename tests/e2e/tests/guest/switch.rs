@@ -1,4 +1,4 @@
-//! The switch itself: what it refuses, and what the guest is told.
+//! The switch itself: the targets that it refuses, and the notification of the guest.
 
 use harness::{Failure, STEP, check, wait_for};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::MIB;
 use crate::stage::shared;
 
-/// A target that cannot be is refused in one line that names it, and the guest notices nothing.
+/// An invalid target is refused with one line that names it, and the guest notices nothing.
 pub fn bad_targets() -> Result<(), Failure> {
     shared(|guest| {
         let images = &guest.images;
@@ -45,8 +45,8 @@ pub fn bad_targets() -> Result<(), Failure> {
     })
 }
 
-/// With `notify` each switch raises one config change interrupt, and a larger disk is seen to be larger;
-/// without it, none.
+/// With `notify`, each switch raises one config change interrupt, and the guest sees the new size of a
+/// larger disk. Without it, a switch raises none.
 pub fn notify() -> Result<(), Failure> {
     shared(|guest| {
         let before = guest.agent()?.capacity_changes()?;
@@ -54,7 +54,7 @@ pub fn notify() -> Result<(), Failure> {
         let name =
             |image: &std::path::Path| image.file_name().map(|name| name.to_string_lossy().into_owned());
         guest.switch(1)?;
-        // Quiet so far. Now a larger one, told.
+        // No interrupt so far. Now a larger image, with notification.
         let (image, format) = guest.disks[1].image.clone();
         let backing = name(&image).ok_or("an image without a name")?;
         let larger = guest.images.path("larger.qcow2");
@@ -69,17 +69,17 @@ pub fn notify() -> Result<(), Failure> {
         let hash = guest.agent()?.read_hash("/dev/vdb", size, 32 * MIB)?;
         const ZEROS: &str = "83ee47245398adee79bd9c0a8bc57b821e92aba10f5f9ade8a5d1fae4d8c4302";
         check(hash == ZEROS, "the new part of the disk reads zeros")?;
-        // Told, though there is nothing new.
+        // With notification, although the size is the same.
         let leaf = guest.new_leaf(1)?;
         guest.vm.change("virtio1", &leaf, Some("qcow2"), true)?;
         guest.disks[1].image = (leaf, "qcow2");
         wait_for("the second interrupt", STEP, || Ok(guest.agent()?.capacity_changes()? >= before + 2))?;
-        // Not told again.
+        // Without notification again.
         guest.switch(1)?;
         guest.vm.stream("virtio1")?;
         guest.vm.stream_completed(STEP)?;
         guest.agent()?.fsync("/dev/vdb")?;
         let changes = guest.agent()?.capacity_changes()? - before;
-        check(changes == 2, format!("two of four switches were told, the guest heard of {changes}"))
+        check(changes == 2, format!("two of four switches notify the guest, which saw {changes}"))
     })
 }

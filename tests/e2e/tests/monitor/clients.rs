@@ -1,4 +1,4 @@
-//! Other doors of the monitor than the QMP socket, our own clients, and clients that behave badly.
+//! The monitor's interfaces other than the QMP socket, our own clients, and clients that behave badly.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ fn hmp_on_a_socket() -> Result<(), Failure> {
     )?;
     let mut socket = UnixStream::connect(stage.path("hmp"))?;
     socket.set_read_timeout(Some(STEP))?;
-    // Another client that never says or reads anything changes nothing.
+    // Another client that never writes or reads anything has no effect.
     let _silent = UnixStream::connect(stage.path("hmp"))?;
     let mut said = String::new();
     for (line, says) in [
@@ -73,7 +73,7 @@ fn lines_of_a_text_client_that_hangs_up_are_all_done() -> Result<(), Failure> {
             let (file, format) = (backing["file"].as_str().ok_or("no file")?, &backing["drv"]);
             let file = Path::new(file).file_name().and_then(|name| name.to_str()).ok_or("no name")?;
             let path = stage.images.leaf(&leaf(disk), (file, format.as_str().ok_or("no format")?))?;
-            // Far more than a socket holds of answers, of which none is read.
+            // The replies are far more than a socket holds, and none of them is read.
             lines += &"info block\n".repeat(if round % 2 == 0 { 2000 } else { 1 });
             lines += &format!("change {disk} {} qcow2\n", path.display());
         }
@@ -174,7 +174,7 @@ fn watch_shows_jobs_and_disks() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let mut vm = stage.run(&[stage.disk("virtio0", 64 * MIB)?], &[])?;
     let target = text(&stage.path("copy.qcow2"));
-    // One that is not over before anybody looks.
+    // So slow that the job is still running when it is queried.
     let arguments = json!({"device": "virtio0", "target": target, "format": "qcow2", "speed": 65536});
     ask(&mut vm, "x-live-copy", arguments);
     let output = millrace(&stage, &["watch", "--once", "qmp"])?;
@@ -193,7 +193,7 @@ fn qmp_on_tcp() -> Result<(), Failure> {
     let vm = stage.run(&[], &["--qmp", &address])?;
     let output = millrace(&stage, &["qmp", &address, "query-status"])?;
     check(output.status.success(), format!("{output:?}"))?;
-    // A page on the web can have a browser send this to any port of its host.
+    // A web page can make a browser send this to any port of its host.
     for request in [
         "POST / HTTP/1.1\r\nHost: localhost:4444\r\nContent-Type: text/plain\r\n\r\n",
         "GET /{'x':1} HTTP/1.1\r\n\r\n",
@@ -205,7 +205,7 @@ fn qmp_on_tcp() -> Result<(), Failure> {
         page.set_read_timeout(Some(STEP))?;
         page.write_all(format!("{request}{{'execute':'qmp_capabilities'}}{{'execute':'quit'}}").as_bytes())?;
         let mut said = Vec::new();
-        // It is hung up on, with what it sent unread or not.
+        // The connection is closed, whether or not its input was read.
         if let Err(e) = page.read_to_end(&mut said) {
             check(e.kind() == ErrorKind::ConnectionReset, format!("{request}: {e}"))?;
         }
@@ -219,7 +219,7 @@ fn qmp_on_tcp() -> Result<(), Failure> {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         check(output.status.code() == Some(1) && said.contains(says), format!("{option}: {said}"))?;
     }
-    // Half a message, and gone.
+    // Half a message, then the client hangs up.
     TcpStream::connect(("127.0.0.1", port))?.write_all(b"{\"execute\": \"qu")?;
     vm.quit()
 }
@@ -228,7 +228,7 @@ fn qmp_on_tcp() -> Result<(), Failure> {
 fn bad_clients_hold_up_nobody() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let mut vm = stage.run(&[stage.disk("virtio0", 8 * MIB)?], &[])?;
-    // One floods and never reads, one sends half a message, one nothing at all.
+    // One client floods and never reads, one sends half a message, and one sends nothing.
     let mut flood = UnixStream::connect(stage.path("qmp"))?;
     flood.write_all(b"{'execute': 'qmp_capabilities'}")?;
     flood.set_nonblocking(true)?;
@@ -245,7 +245,7 @@ fn bad_clients_hold_up_nobody() -> Result<(), Failure> {
     for n in 0..4 {
         let target = text(&stage.path(&format!("copy{n}.qcow2")));
         let arguments = json!({"device": "virtio0", "target": target, "format": "qcow2"});
-        // The dying client's command has the disk for a moment, now or a little later.
+        // The dying client's command may keep the disk busy for a moment.
         wait_for("the dying client's command to end", STEP, || {
             Ok(vm.qmp.execute_json("x-live-copy", arguments.clone()).is_ok())
         })?;

@@ -1,7 +1,9 @@
-//! The same conversations with us and with QEMU's storage daemon: the same answers and the same events.
+//! The same conversations with our program and with QEMU's storage daemon must have the same replies and
+//! events.
 //!
-//! A script has a request a line, and lines that wait (`until STATUS` of the only job, or `until gone`) or
-//! make an image fail (`fail on`, `fail off`). The disk is `d0`; `mid` and `low` are the images behind it.
+//! A script has one request per line. Other lines wait (`until STATUS` for the state of the only job, or
+//! `until gone`) or make an image fail (`fail on`, `fail off`). The disk is `d0`; `mid` and `low` are
+//! its backing files.
 
 use std::path::Path;
 
@@ -18,12 +20,12 @@ const SIZE: u64 = 8 * MIB;
 /// One side of a conversation.
 struct Peer {
     wire: Wire,
-    /// Our node names, which are numbers, and those of the script.
+    /// Our node names, which are generated, and the names in the script.
     names: Vec<(String, &'static str)>,
     folder: String,
 }
 
-/// What came back: the answers, and the events of jobs.
+/// The replies, and the events of jobs.
 #[derive(PartialEq, Debug)]
 struct Said {
     answers: Vec<String>,
@@ -41,7 +43,7 @@ impl Peer {
         let vm = stage.run(drives, &[])?;
         let mut wire = Wire::connect(&stage.path("qmp"))?;
         let nodes = wire.ask(r#"{"execute": "query-named-block-nodes", "arguments": {"flat": true}}"#)?;
-        // The disk's chain comes first, from its leaf on.
+        // The chain of the disk comes first, beginning with its leaf.
         let nodes = nodes["return"].as_array().cloned().unwrap_or_default();
         let own = nodes.iter().filter_map(|node| node["node-name"].as_str().map(str::to_owned));
         let names = own.zip(["d0", "mid", "low"]).collect();
@@ -94,7 +96,8 @@ impl Peer {
     }
 }
 
-/// Takes out what only we say, and how far a job is where it is neither at its start nor at its end.
+/// Removes fields that only our program has, and the progress of a job that is neither at its start nor
+/// at its end.
 fn plain(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(plain),
@@ -115,8 +118,8 @@ fn plain(value: &mut Value) {
     }
 }
 
-/// The events of jobs. QEMU pauses a job whenever it drains its disk, and creates one before it has looked at
-/// all arguments; how often a job meets an error depends on the size of its copies.
+/// Filters the events of jobs. QEMU pauses a job whenever it drains its disk, and creates one before it
+/// has checked all arguments; the number of errors of a job depends on the size of its copies.
 fn told(events: Vec<Value>) -> Vec<Value> {
     let mut kept: Vec<Value> = Vec::new();
     for mut event in events {
@@ -135,7 +138,7 @@ fn told(events: Vec<Value>) -> Vec<Value> {
     kept
 }
 
-/// Images for one side: a raw one of data, and two overlays.
+/// Makes the images of one side: a raw one full of data, and two overlays.
 fn images(stage: &Stage) -> Result<(), Failure> {
     stage.images.raw("low.img", SIZE, &[(0, SIZE)])?;
     stage.images.leaf("mid.qcow2", ("low.img", "raw"))?;
@@ -144,7 +147,7 @@ fn images(stage: &Stage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A node of QEMU's over a file of the folder.
+/// A node of QEMU over a file in the folder.
 fn node(stage: &Stage, name: &str, format: &str, backing: Option<Value>) -> Value {
     let file = stage.path(&if format == "raw" { format!("{name}.img") } else { format!("{name}.qcow2") });
     let file = json!({"driver": "file", "filename": text(&file)});
@@ -164,7 +167,7 @@ fn compare(qemu: Said, ours: Said) -> Result<(), Failure> {
     check(same, format!("the same events:{}\nQEMU's:{}", list(&ours.events), list(&qemu.events)))
 }
 
-/// Plays a script to both.
+/// Plays a script to both programs and compares the results.
 fn same(script: &str) -> Result<(), Failure> {
     let (theirs, stage) = (Stage::new()?, Stage::new()?);
     images(&theirs)?;
@@ -368,8 +371,8 @@ until gone
     )
 }
 
-/// Plays a script to both, over images behind nbdkit that fail with `error` while the script says so: the low
-/// one when it is read, or the disk's own when it is written.
+/// Plays a script to both programs, over images behind nbdkit that fail with `error` while the script
+/// says so: reads of `low` fail, or writes of `d0`.
 fn same_with(error: &str, script: &str) -> Result<(), Failure> {
     let reads = error == "EIO";
     let what = if reads { "pread" } else { "pwrite" };
@@ -379,7 +382,7 @@ fn same_with(error: &str, script: &str) -> Result<(), Failure> {
         let leaf = stage.path("d0.qcow2");
         let (name, size) = (text(&leaf), SIZE.to_string());
         let create = |backing: &str| -> Result<(), Failure> {
-            // QEMU takes no other backing file by option where one is recorded.
+            // QEMU accepts no other backing file by option if one is recorded.
             let made = if is_qemu {
                 stage.images.image(&["create", "-f", "qcow2", &name, &size])?
             } else {
@@ -389,7 +392,7 @@ fn same_with(error: &str, script: &str) -> Result<(), Failure> {
         };
         if !reads {
             create(&text(&low))?;
-            // An export does not grow.
+            // An export cannot grow.
             std::fs::File::options().write(true).open(&leaf)?.set_len(4 * SIZE)?;
         }
         let (file, fail) = (text(if reads { &low } else { &leaf }), text(&stage.path("fail")));
@@ -426,7 +429,7 @@ fn same_with(error: &str, script: &str) -> Result<(), Failure> {
     };
     let (mut qemu, mut ours) = (play(true)?, play(false)?);
     if !reads {
-        // QEMU says 'read' for all errors of a stream.
+        // QEMU reports 'read' for all errors of a stream.
         for event in qemu.events.iter_mut().chain(&mut ours.events) {
             event["data"].as_object_mut().map(|data| data.remove("operation"));
         }
@@ -465,7 +468,7 @@ fn errors_that_are_reported_have_the_c_library_s_words() -> Result<(), Failure> 
     for error in ["EIO", "ENOSPC", "EPERM"] {
         same_with(error, REPORTED)?;
     }
-    // 'enospc' is 'report' for all else, and 'ignore' comes to the same end.
+    // 'enospc' acts like 'report' for other errors, and 'ignore' leads to the same end.
     for policy in ["enospc", "ignore"] {
         let policy = format!("\"on-error\": \"{policy}\", \"auto-dismiss\"");
         same_with("EIO", &REPORTED.replace("\"auto-dismiss\"", &policy))?;

@@ -1,4 +1,4 @@
-//! What the program says it has done.
+//! The counters that the program reports.
 
 use harness::{Failure, STEP, check};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! QEMU's storage daemon beside us, and a plain connection to either.
+//! QEMU's storage daemon, for comparisons, and a plain connection to either program's monitor.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use harness::{Failure, STEP, check, wait_for};
 use serde_json::Value;
 
-/// QEMU's storage daemon, killed when dropped.
+/// QEMU's storage daemon. It is killed when this value is dropped.
 pub struct Daemon(Child);
 
 impl Daemon {
-    /// Starts one with its monitor at `socket` and these block nodes (`--blockdev`).
+    /// Starts a daemon with its monitor at `socket` and these block nodes (`--blockdev`).
     pub fn start(socket: &Path, nodes: &[Value]) -> Result<Self, Failure> {
         let mut command = Command::new("qemu-storage-daemon");
         command
@@ -28,22 +28,22 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A connection to either.
+/// A connection to a monitor, of our program or of QEMU's.
 pub struct Wire {
     socket: UnixStream,
     lines: std::io::Lines<BufReader<UnixStream>>,
-    /// The events that came before the answers so far.
+    /// The events that arrived before the replies so far.
     pub events: Vec<Value>,
 }
 
 impl Wire {
-    /// Connects and negotiates.
+    /// Connects and negotiates capabilities.
     pub fn connect(path: &Path) -> Result<Self, Failure> {
         wait_for("the monitor", STEP, || Ok(UnixStream::connect(path).is_ok()))?;
         let socket = UnixStream::connect(path)?;
@@ -55,7 +55,7 @@ impl Wire {
         Ok(wire)
     }
 
-    /// The next message that is no event.
+    /// The next message that is not an event.
     fn answer(&mut self) -> Result<Value, Failure> {
         loop {
             let message: Value = serde_json::from_str(&self.lines.next().ok_or("the connection ended")??)?;
@@ -66,7 +66,7 @@ impl Wire {
         }
     }
 
-    /// Sends a request and returns its answer.
+    /// Sends a request and returns the reply.
     pub fn ask(&mut self, request: &str) -> Result<Value, Failure> {
         writeln!(self.socket, "{request}")?;
         self.answer()

@@ -1,4 +1,4 @@
-"""Drives every command of a monitor with qemu.qmp: drive.py SOCKET FOLDER. Fails on the first surprise."""
+"""Runs every command of a monitor with qemu.qmp: drive.py SOCKET FOLDER. Fails at any surprise."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from qemu.qmp import ExecuteError, QMPClient
 
 SOCKET, FOLDER = sys.argv[1:]
 
-# Commands with good arguments, in an order in which each finds what it needs.
+# Commands with valid arguments, in an order in which each finds what it needs.
 STEPS = [
     ("query-version", {}),
     ("query-status", {}),
@@ -43,12 +43,12 @@ STEPS = [
     ("system_powerdown", {}),
     ("system_reset", {}),
 ]
-# What is not driven here must refuse an argument that it does not have, in one of these ways.
+# All other commands must refuse an unknown argument with one of these classes.
 CLASSES = {"GenericError", "CommandNotFound", "DeviceNotFound", "DeviceNotActive", "DeviceInUse", "NotSupported"}
 
 
 async def until(client, status):
-    """Waits for the state of the only job; None: there is none."""
+    """Waits until the only job has this state; None: until there is no job."""
     while True:
         jobs = await client.execute("query-jobs")
         await client.execute("query-block-jobs")
@@ -58,7 +58,7 @@ async def until(client, status):
 
 
 async def jobs(client):
-    """Drives every command of jobs; returns their names."""
+    """Runs every job command; returns their names."""
     ran = {"query-jobs", "query-block-jobs", "block-stream"}
 
     async def run(name, **arguments):
@@ -73,7 +73,7 @@ async def jobs(client):
         raise AssertionError(f"{name} {arguments} was not refused")
 
     async def start(**more):
-        # The disk's last overlay has nothing: there is something to copy.
+        # The disk's new overlay is empty, so there is something to copy.
         await client.execute("blockdev-snapshot-sync", {
             "device": "virtio0", "snapshot-file": f"{FOLDER}/job{len(ran)}-{len(more)}.qcow2"})
         await client.execute("block-stream", {

@@ -1,4 +1,5 @@
-//! The same wrong requests to us and to QEMU's storage daemon: the same classes and texts.
+//! The same invalid requests to our program and to QEMU's storage daemon must have the same classes and
+//! texts.
 
 use harness::{Failure, check};
 use serde_json::json;
@@ -6,7 +7,7 @@ use serde_json::json;
 use crate::daemon::{Daemon, Wire};
 use crate::{MIB, Stage, text};
 
-/// Requests that both refuse. `FOLDER` is the stage's.
+/// Requests that both programs refuse.
 const WRONG: &str = r#"
 {"execute": 7}
 {"execute": "query-version", "extra": 1}

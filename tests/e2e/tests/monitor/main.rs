@@ -1,5 +1,5 @@
-//! The monitor of the real program, without a guest: the commands that its other tests do not need, and
-//! clients that other people wrote.
+//! The monitor of the real program, without a guest: the commands that other tests do not use, and
+//! clients by other authors.
 
 mod clients;
 mod conversation;
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 
-/// A folder with images, and how the program is started there.
+/// A folder with images, and the path of the program.
 struct Stage {
     folder: TempDir,
     images: Images,
@@ -41,14 +41,14 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// Starts the program with these drives, further arguments and no guest.
+    /// Starts the program with these drives and further arguments, without a guest.
     fn run(&self, drives: &[String], more: &[&str]) -> Result<Vm, Failure> {
         let more = more.iter().map(|&argument| argument.to_owned()).collect();
         let options = Options { guest: false, more, ..Options::new(drives) };
         Vm::start(&Programs::without_guest(&self.millrace), self.folder.path(), &options)
     }
 
-    /// A raw image full of data and a disk of that name over it.
+    /// Makes a raw image full of data. Returns the `--drive` option of a disk `name` on it.
     fn disk(&self, name: &str, size: u64) -> Result<String, Failure> {
         let file = self.images.raw(&format!("{name}.img"), size, &[(0, size)])?;
         Ok(drive(name, &file, "raw"))
@@ -68,7 +68,7 @@ fn ask(vm: &mut Vm, command: &str, arguments: Value) -> Value {
 #[track_caller]
 fn refuse(vm: &mut Vm, command: &str, arguments: Value, class: &str, desc: &str) {
     match vm.qmp.execute_json(command, arguments.clone()) {
-        Ok(answer) => panic!("{command} {arguments} answered {answer}"),
+        Ok(answer) => panic!("{command} {arguments} returned {answer}"),
         Err(e) => match e.command_error() {
             Some(error) => {
                 assert_eq!(json!(error), json!({"class": class, "desc": desc}), "{command} {arguments}")
@@ -78,7 +78,7 @@ fn refuse(vm: &mut Vm, command: &str, arguments: Value, class: &str, desc: &str)
     }
 }
 
-/// The image that a disk runs on, as `query-block` tells it.
+/// The image that a disk runs on, according to `query-block`.
 fn inserted(vm: &mut Vm, device: &str) -> Value {
     let drives = ask(vm, "query-block", Value::Null);
     let drive = drives.as_array().into_iter().flatten().find(|drive| drive["device"] == device);
@@ -89,7 +89,7 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The data of all events of this name that have come.
+/// The data of all events of this name that have arrived.
 fn events(vm: &mut Vm, name: &str) -> Vec<Value> {
     let all = vm.qmp.events().into_iter();
     all.filter(|event| event.event == name).map(|event| event.data).collect()

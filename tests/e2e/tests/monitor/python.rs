@@ -9,7 +9,7 @@ use harness::{Failure, STEP, check};
 
 use crate::{MIB, Stage};
 
-/// A Python environment with `qemu.qmp`, made once below `target`.
+/// A Python environment with `qemu.qmp`, made once in the folder `target`.
 fn environment() -> Result<&'static Path, Failure> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let made = MADE.get_or_init(|| make().map_err(|e| e.to_string()));
@@ -27,7 +27,7 @@ fn make() -> Result<PathBuf, Failure> {
     Ok(path.to_owned())
 }
 
-/// Runs a program that must succeed; answers what it printed.
+/// Runs a program that must succeed. Returns its output.
 fn run(command: &mut Command) -> Result<String, Failure> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! Overlays, switches of several disks at one point in time, and live copy as one command.
+//! Overlays, switches of several disks at the same time, and live copy as one command.
 
 use harness::{Failure, STEP, Vm, qemu_img};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn an_overlay_is_created_and_switched_to_in_one_step() -> Result<(), Failure> {
         (&json!("one"), &json!(file), &json!("qcow2"))
     );
     assert_eq!(after["backing_file_depth"], 1);
-    // By its node name, to an image that is there already.
+    // By its node name, to an existing image.
     let leaf = stage.images.leaf("two.qcow2", ("one.qcow2", "qcow2"))?;
     let arguments = json!({"node-name": "one", "snapshot-file": text(&leaf), "mode": "existing"});
     ask(&mut vm, "blockdev-snapshot-sync", arguments);
@@ -56,7 +56,7 @@ fn overlays_are_refused_in_qemus_words() -> Result<(), Failure> {
     refuse(with("snapshot-node-name", "virtio1"), "New overlay node-name already in use");
     refuse(with("snapshot-node-name", "#mine"), "Invalid node-name: '#mine'");
     refuse(with("device", "cd"), "Device 'cd' has no medium");
-    // The other disk's image is no overlay, and creating one there must not empty it.
+    // The other disk's image is not an overlay, and must not be emptied by creating one there.
     let other = stage.path("virtio1.img");
     let content = std::fs::read(&other)?;
     let vm = &mut vm;
@@ -77,7 +77,7 @@ fn several_disks_switch_together_or_not_at_all() -> Result<(), Failure> {
     let mut vm = stage.run(&drives, &[])?;
     let file = |disk: &str, n: u32| text(&stage.path(&format!("{disk}-{n}.qcow2")));
     let snapshot = |disk: &str, n: u32| json!({"type": "blockdev-snapshot-sync", "data": {"device": disk, "snapshot-file": file(disk, n)}});
-    // The last step fails when everything else is ready.
+    // The last step fails when all others are ready.
     for last in [
         json!({"type": "abort", "data": {}}),
         json!({"type": "x-change", "data": {"device": "virtio2", "target": text(&stage.path("none")), "format": "raw"}}),
@@ -103,7 +103,8 @@ fn several_disks_switch_together_or_not_at_all() -> Result<(), Failure> {
         assert_eq!(inserted(&mut vm, disk)["file"], file);
     }
     assert_eq!(crate::events(&mut vm, "BLOCK_SWITCHED").len(), 3);
-    // Somebody who knows QEMU's events gets no other after QEMU's commands, but what came of our own.
+    // A client that knows only QEMU's events gets none of ours after QEMU's commands, but gets those of
+    // our own commands.
     let mut heard = |vm: &mut Vm| -> Result<Vec<Value>, Failure> {
         plain.execute_json("query-status", Value::Null)?;
         let events = plain.events().into_iter().filter(|event| event.event == "BLOCK_SWITCHED");
@@ -117,7 +118,7 @@ fn several_disks_switch_together_or_not_at_all() -> Result<(), Failure> {
     let target = stage.images.leaf("virtio1-3.qcow2", ("virtio1-2.qcow2", "qcow2"))?;
     ask(&mut vm, "change", json!({"device": "virtio1", "target": text(&target)}));
     assert_eq!(heard(&mut vm)?, ["virtio1"]);
-    // It is asked for by each connection, and can be given up.
+    // Each connection asks for the events, and can stop them again.
     ask(&mut vm, "x-events", json!({"enable": false}));
     ask(&mut vm, "blockdev-snapshot-sync", snapshot("virtio0", 4)["data"].clone());
     assert!(crate::events(&mut vm, "BLOCK_SWITCHED").is_empty());

@@ -1,4 +1,4 @@
-//! What a person sees on a terminal: line editing, completion, history, and bars.
+//! The programs as a user sees them on a terminal: line editing, completion, history, and progress bars.
 
 use std::process::Command;
 
@@ -20,7 +20,7 @@ fn the_text_monitor_completes_and_remembers() -> Result<(), Failure> {
     command.args(["run", "--machine", "none", "--monitor", "stdio", "--drive", &stage.disk("virtio0", MIB)?]);
     let mut terminal = Terminal::run(&mut command)?;
     terminal.shows("(qemu) ")?;
-    // Completed, and answered as if it had been typed.
+    // Completed, then executed as if it had been typed.
     terminal.press(&["sto", TAB, ENTER])?;
     terminal.shows("\n")?;
     terminal.shows("(qemu) ")?;
@@ -37,7 +37,7 @@ fn the_text_monitor_completes_and_remembers() -> Result<(), Failure> {
     terminal.ended()
 }
 
-/// Ctrl-Z stops the program, as any other in a terminal, and it goes on afterwards.
+/// Ctrl-Z stops the program like any other in a terminal, and it can be continued.
 #[test]
 fn the_text_monitor_is_stopped_by_ctrl_z_and_goes_on() -> Result<(), Failure> {
     let stage = Stage::new()?;
@@ -65,10 +65,10 @@ fn the_shell_completes_names_and_shows_events_between_lines() -> Result<(), Fail
     terminal.shows("(QMP) ")?;
     terminal.press(&["query-stat", TAB, ENTER])?;
     terminal.shows("\"running\"")?;
-    // The name of a command, then that of its argument.
+    // The name of a command, then the name of its argument.
     terminal.press(&["block_resi", TAB, "dev", TAB])?;
     terminal.shows("block_resize device=")?;
-    // What happens meanwhile is shown, and the line that is being typed is not lost.
+    // Events are shown at once, and the line that is being typed is kept.
     ask(&mut vm, "stop", json!({}));
     terminal.shows(" STOP")?;
     terminal.press(&["virtio0 size=2M", ENTER])?;
@@ -87,12 +87,12 @@ fn an_event_of_several_rows_is_shown_whole_while_a_line_is_edited() -> Result<()
         Terminal::run_on(Command::new(&stage.millrace).args(["qmp", &text(&stage.path("qmp"))]), 50)?;
     terminal.draws("(QMP) ")?;
     const LEFT: &str = "\x1b[D";
-    // A short line, one with the cursor inside, one of several rows, and that with the cursor in its first
-    // row; again and again, so that the screen scrolls.
+    // A short line, one with the cursor inside it, one of several rows, and that one with the cursor in
+    // its first row. This is repeated, so that the screen scrolls.
     let lines = ["query-sta", LEFT, &" x-very-long-argument=0".repeat(6), &LEFT.repeat(130)];
     for (n, keys) in lines.iter().cycle().take(24).enumerate() {
         if n % lines.len() == 0 {
-            // Kills the line of the round before.
+            // Deletes the line of the previous round.
             terminal.press(&["\x05\x15"])?;
         }
         terminal.press(&[keys])?;
@@ -121,7 +121,8 @@ fn watch_draws_bars_until_the_program_ends() -> Result<(), Failure> {
     terminal.shows("/4.00 MiB")?;
     terminal.shows("stream running")?;
     ask(&mut vm, "block-job-set-speed", json!({"device": "virtio0", "speed": 0}));
-    // What a person wants to know at the end: that it is, how fast it was, and that the old image can go.
+    // At the end a user wants to know that the copy is done, how fast it was, and that the old image can
+    // be deleted.
     terminal.shows("done: ")?;
     terminal.shows("/s on average")?;
     terminal.shows("virtio0.img is not needed any more")?;

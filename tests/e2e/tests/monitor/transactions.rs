@@ -1,5 +1,5 @@
-//! Transactions of several clients at once, on disks whose storage holds a request for longer than a switch
-//! waits.
+//! Transactions of several clients at the same time, on disks whose storage holds a request for longer
+//! than a switch waits.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -15,14 +15,15 @@ use serde_json::{Value, json};
 
 use crate::{MIB, Stage, ask, inserted, text};
 
-/// Longer than a switch waits for the requests in flight.
+/// The delay of a read: longer than a switch waits for requests in flight.
 const HELD: &str = "rdelay=8";
 
 fn change(device: &str, target: &Path) -> Value {
     json!({"type": "x-change", "data": {"device": device, "target": text(target), "format": "raw"}})
 }
 
-/// What a server said of a transaction. It always says something, and never that a disk is gone.
+/// The result of a transaction: `None` on success, or the error text. There is always a reply, and never
+/// that a disk is gone.
 fn outcome(result: Result<Value, ClientError>) -> Result<Option<String>, Failure> {
     let desc = match result {
         Ok(_) => return Ok(None),
@@ -33,11 +34,11 @@ fn outcome(result: Result<Value, ClientError>) -> Result<Option<String>, Failure
     Ok(Some(desc))
 }
 
-/// Asks for the same switch until it is done.
+/// Repeats the same switch until it succeeds.
 fn insist(client: &mut Client, actions: &Value) -> Result<(), Failure> {
     let deadline = Instant::now() + STEP;
     while outcome(client.execute_json("transaction", json!({"actions": actions})))?.is_some() {
-        check(Instant::now() < deadline, "the switch is done at some time")?;
+        check(Instant::now() < deadline, "the switch succeeds before the time-out")?;
     }
     Ok(())
 }
@@ -61,7 +62,7 @@ fn clients_that_try_again_after_a_timeout_lose_no_disk() -> Result<(), Failure> 
     for disk in disks {
         ask(&mut vm, "nbd-server-add", json!({ "device": disk }));
         let mut reader = Nbd::connect(&stage.path("nbd"), disk, STEP)?;
-        // It is in flight until the first switch has given up.
+        // In flight until the first switch has given up.
         reader.send(Command::Read(4096), 0, &[])?;
         readers.push(reader);
         for name in ["a", "b", "c", "d"] {
@@ -73,7 +74,7 @@ fn clients_that_try_again_after_a_timeout_lose_no_disk() -> Result<(), Failure> 
     let done: Vec<_> = std::thread::scope(|scope| {
         let insist = |(mut client, actions)| insist(&mut client, &actions).map_err(|e| e.to_string());
         let clients: Vec<_> = clients.into_iter().map(|client| scope.spawn(move || insist(client))).collect();
-        // Two who send much, so that the main loop is not always as quick as the disks.
+        // Two clients that send a lot, so that the main loop is sometimes slower than the disks.
         for _ in 0..2 {
             let (path, over) = (stage.path("qmp"), &over);
             scope.spawn(move || -> std::io::Result<()> {
@@ -95,11 +96,11 @@ fn clients_that_try_again_after_a_timeout_lose_no_disk() -> Result<(), Failure> 
     for (reader, disk) in readers.iter_mut().zip(disks) {
         let mut data = Vec::new();
         check(reader.receive(&mut data)?.error == 0, "the request in flight is answered")?;
-        // Whoever came last.
+        // The client that came last determines the image.
         let file = inserted(&mut vm, disk)["file"].as_str().map(str::to_owned);
         check(file.as_ref().is_some_and(|file| file.ends_with(".img")), format!("{disk} is on {file:?}"))?;
         reader.send(Command::Read(512), 0, &[])?;
-        check(reader.receive(&mut data)?.error == 0, "the disk is at work")?;
+        check(reader.receive(&mut data)?.error == 0, "the disk still works")?;
     }
     vm.quit()
 }
@@ -117,13 +118,13 @@ fn a_client_that_dies_in_a_transaction_leaves_the_disks_to_others() -> Result<()
             socket,
             "{{'execute':'qmp_capabilities'}} {{'execute':'transaction','arguments':{{'actions':{dying}}}}}"
         )?;
-        // At once, or after its command has begun.
+        // The client dies at once, or after its command has begun.
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_millis(round));
         }
         drop(socket);
         insist(&mut vm.qmp, &living)?;
-        // The dead one's may come behind it, whole; nothing of it is left half done.
+        // The dead client's transaction may still be applied afterwards, but only as a whole.
         wait_for("both disks to be on images of one transaction", STEP, || {
             let names =
                 ["d0", "d1"].map(|disk| inserted(&mut vm, disk)["file"].as_str().unwrap_or("").to_owned());

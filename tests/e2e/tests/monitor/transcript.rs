@@ -12,7 +12,7 @@ use crate::Stage;
 
 const SIZE: u64 = 10 << 30;
 
-/// `->` lines are sent, `<-` lines are what must come back.
+/// `->` lines are sent; the replies must match the `<-` lines.
 const TRANSCRIPT: &str = r#"
 <- {"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": "*"}, "capabilities": []}}
 -> {"execute": "qmp_capabilities"}
@@ -49,7 +49,7 @@ const TRANSCRIPT: &str = r#"
 <- { "error": { "class": "GenericError", "desc": "no VNC server" } }
 "#;
 
-/// Whether an answer is the expected one; `"*"` stands for anything.
+/// Returns true if a reply is the expected one; `"*"` stands for anything.
 fn matches(expected: &Value, got: &Value) -> bool {
     match (expected, got) {
         (Value::String(any), _) if any == "*" => true,
@@ -67,7 +67,8 @@ fn matches(expected: &Value, got: &Value) -> bool {
 #[test]
 fn the_examples_of_2011_word_for_word() -> Result<(), Failure> {
     let stage = Stage::new()?;
-    // A base of which something is copied at once, and enough that a stream takes its time.
+    // A base with data at its start, which is copied at once, and enough of it that a stream takes some
+    // time.
     stage.images.raw("base.img", SIZE, &[(0, 32 << 20)])?;
     let leaf = stage.path("leaf.qcow2");
     let small = "cluster_size=512,extended_l2=off";
@@ -93,7 +94,7 @@ fn the_examples_of_2011_word_for_word() -> Result<(), Failure> {
     let mut socket = UnixStream::connect(stage.path("qmp"))?;
     socket.set_read_timeout(Some(STEP))?;
     let mut lines = BufReader::new(socket.try_clone()?).lines();
-    // Names of files are relative in the examples; here they are in the stage's folder.
+    // File names are relative in the examples; here the files are in the stage's folder.
     let folder = format!("\"target\": \"{}/", stage.folder.path().display());
     for line in TRANSCRIPT.lines().filter(|line| !line.is_empty()) {
         let (direction, message) = line.split_at(3);

@@ -30,10 +30,10 @@ fn a_medium_goes_in_and_out() -> Result<(), Failure> {
         events(vm, "DEVICE_TRAY_MOVED").into_iter().map(|data| data["tray-open"].clone()).collect()
     };
     assert_eq!(moves(&mut vm), [true, false]);
-    // The guest hears nothing, so nothing moves.
+    // The guest is not notified, so the tray does not move.
     ask(&mut vm, "change", json!({"device": "cd0", "target": text(&two), "notify": false}));
     assert_eq!(drive(&mut vm)["inserted"]["image"]["virtual-size"], 2 * MIB);
-    check(moves(&mut vm).is_empty(), "without notify the tray moved")?;
+    check(moves(&mut vm).is_empty(), "without notify the tray does not move")?;
     ask(&mut vm, "blockdev-open-tray", json!({"id": "cd0"}));
     ask(&mut vm, "blockdev-open-tray", json!({"device": "cd0"}));
     let open = drive(&mut vm);
@@ -66,17 +66,17 @@ fn wrong_media_and_wrong_drives_are_refused() -> Result<(), Failure> {
         refuse(&mut vm, command, json!({"device": "no"}), "DeviceNotFound", "Device 'no' not found");
         refuse(&mut vm, command, json!({}), "GenericError", "Need exactly one of 'device' and 'id'");
     }
-    // A header that a guest may have written is not taken for a format, nor for none.
+    // A guest may have written the header, so it is not used to detect the format, nor taken for raw.
     let desc = format!("{}: give a format: it looks like qcow2", leaf.display());
     refuse(&mut vm, "change", json!({"device": "cd0", "target": text(&leaf)}), "GenericError", &desc);
     let missing =
         vm.qmp.execute_json("change", json!({"device": "cd0", "target": text(&stage.path("none.iso"))}));
-    check(missing.is_err(), "a medium that is not there")?;
+    check(missing.is_err(), "a missing medium is refused")?;
     let arguments = json!({"id": "cd0", "filename": text(&iso), "read-only-mode": "read-write"});
     refuse(&mut vm, "blockdev-change-medium", arguments, "GenericError", "Device 'cd0' is read-only");
-    // After all that, the first medium is in the drive, and nothing moved.
+    // After all these, the first medium is still in the drive, and the tray did not move.
     assert_eq!(ask(&mut vm, "query-block", Value::Null)[1]["inserted"]["file"], text(&iso));
-    check(events(&mut vm, "DEVICE_TRAY_MOVED").is_empty(), "the tray moved")?;
+    check(events(&mut vm, "DEVICE_TRAY_MOVED").is_empty(), "the tray did not move")?;
     ask(&mut vm, "change", json!({"device": "cd0", "target": text(&leaf), "format": "qcow2"}));
     assert_eq!(ask(&mut vm, "query-block", Value::Null)[1]["inserted"]["backing_file_depth"], 1);
     vm.quit()

@@ -1,5 +1,5 @@
-//! The crate `qapi`: QEMU's commands, answers and events as types that were made from QEMU's own schema. What
-//! we answer or send in another form is an error of parsing there.
+//! The crate `qapi`: QEMU's commands, replies and events as types generated from QEMU's own schema. If
+//! our reply or event has another form, parsing it fails there.
 
 use std::collections::BTreeSet;
 use std::io::BufReader;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{MIB, Stage, text};
 
-/// A connection that remembers what it has run and heard.
+/// A connection that records the commands it has run and the events it has received.
 struct Typed {
     qmp: Qmp<Stream<BufReader<UnixStream>, UnixStream>>,
     run: BTreeSet<&'static str>,
@@ -54,7 +54,7 @@ impl Typed {
         }
     }
 
-    /// Runs a command that is refused; not understanding the answer is another kind of error.
+    /// Runs a command that must be refused. A reply that cannot be parsed is another kind of error.
     #[track_caller]
     fn refused<C: Command + DeserializeOwned>(&mut self, arguments: Value) -> qapi::Error {
         match self.try_to::<C>(arguments.clone()) {
@@ -71,7 +71,7 @@ impl Typed {
         })
     }
 
-    /// What a job whose source fails tells.
+    /// Runs a job whose source fails, and its commands.
     fn failing_jobs(&mut self, fail: &Path) -> Result<(), Failure> {
         std::fs::write(fail, "")?;
         let stop = json!({"device": "failing", "job-id": "f", "on-error": "stop", "auto-dismiss": false});
@@ -105,7 +105,7 @@ impl Typed {
                                 "auto-dismiss": false});
             self.to::<qmp::block_stream>(manual);
             if form == "job" {
-                // The second one finds nothing to copy.
+                // The second job finds nothing to copy.
                 self.to::<qmp::block_job_set_speed>(json!({"device": "j", "speed": 0}));
             }
             self.until(Some("pending"))?;
@@ -224,13 +224,13 @@ fn a_typed_client_runs_every_command_that_we_share() -> Result<(), Failure> {
     typed.to::<qmp::quit>(json!({}));
     vm.ended()?;
 
-    // Those that are not QEMU's stand here; all others have been run.
+    // Commands that QEMU does not have. All others must have been run.
     let own = ["block_stream", "query-block-stream", "change"];
     let missed = commands.iter().map(|command| command.name.as_str());
     let missed =
         missed.filter(|name| !name.starts_with("x-") && !own.contains(name) && !typed.run.contains(name));
     let missed: Vec<_> = missed.collect();
-    check(missed.is_empty(), format!("commands that were not run: {missed:?}"))?;
+    check(missed.is_empty(), format!("no command was left out: {missed:?}"))?;
     let events = [
         "BLOCK_EXPORT_DELETED",
         "BLOCK_JOB_CANCELLED",
@@ -245,5 +245,5 @@ fn a_typed_client_runs_every_command_that_we_share() -> Result<(), Failure> {
         "STOP",
     ];
     let unheard: Vec<_> = events.into_iter().filter(|event| !typed.heard.contains(*event)).collect();
-    check(unheard.is_empty(), format!("events that did not come: {unheard:?}; heard: {:?}", typed.heard))
+    check(unheard.is_empty(), format!("no event is missing: {unheard:?}; received: {:?}", typed.heard))
 }

@@ -1,4 +1,4 @@
-//! Images on NBD servers of other people, and on a second `millrace`.
+//! Images on other NBD servers, and on a second `millrace`.
 
 use std::time::Instant;
 
@@ -12,12 +12,12 @@ use crate::rig::{MIB, Model, Rig, fails, millrace, qemu_io, run};
 
 const SIZE: u64 = 32 * MIB;
 
-/// nbdkit with these arguments.
+/// Starts nbdkit with these arguments.
 fn nbdkit(rig: &Rig, arguments: &[&str]) -> Result<Server, Failure> {
     Server::nbdkit(&rig.path("server"), arguments)
 }
 
-/// A raw image with data and holes.
+/// Makes a raw image with data and holes. Returns its model.
 fn base(rig: &Rig) -> Result<Model, Failure> {
     let mut model = Model::new(SIZE);
     let base = rig.text("base.img");
@@ -27,7 +27,7 @@ fn base(rig: &Rig) -> Result<Model, Failure> {
     Ok(model)
 }
 
-/// Our own leaf over a name.
+/// Makes our own leaf over the image `backing`.
 fn leaf(rig: &Rig, backing: &str, format: &str) -> Result<String, Failure> {
     let leaf = rig.text("leaf.qcow2");
     let program = millrace()?.display().to_string();
@@ -35,7 +35,7 @@ fn leaf(rig: &Rig, backing: &str, format: &str) -> Result<String, Failure> {
     Ok(leaf)
 }
 
-/// The program with one `--drive` and its NBD server.
+/// Starts the program with one `--drive` and its NBD server.
 fn with_drive(rig: &Rig, drive: &str) -> Result<Vm, Failure> {
     let mut vm = rig.start_with(&[drive.to_owned()], &[])?;
     rig.start_server(&mut vm, json!({}))?;
@@ -75,7 +75,7 @@ fn a_base_on_nbdkit_is_streamed_without_its_holes() -> Result<(), Failure> {
     qemu_img::check("qcow2", &rig.path("leaf.qcow2"), false)
 }
 
-/// The count of a line of nbdkit's log filter.
+/// The length in a line of nbdkit's log filter.
 fn read_len(line: &str) -> Option<u64> {
     let count = line.split("count=0x").nth(1)?.split_whitespace().next()?;
     u64::from_str_radix(count, 16).ok()
@@ -95,7 +95,7 @@ fn a_disk_lies_on_nbdkit() -> Result<(), Failure> {
             "blocksize-error-policy=error",
         ],
         &["--filter=noextents", "--filter=fua", "memory", "32M", "fuamode=emulate"],
-        // No structured replies, no GO.
+        // Without structured replies and GO.
         &["--no-sr", "memory", "32M"],
     ] {
         let rig = Rig::new()?;
@@ -123,7 +123,8 @@ fn a_disk_lies_on_nbdkit() -> Result<(), Failure> {
 fn images_lie_on_qemu_nbd() -> Result<(), Failure> {
     let rig = Rig::new()?;
     let mut model = base(&rig)?;
-    // A qcow2 image as bytes: its format is ours to read. One client at a time.
+    // A qcow2 image exported as bytes: our program parses its format. The server serves one client at a
+    // time.
     let inner = rig.text("inner.qcow2");
     run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &rig.text("base.img"), &inner])?;
     let server = Server::qemu_nbd(&rig.path("server"), "raw", &inner)?;
@@ -193,7 +194,7 @@ fn a_second_program_takes_the_firsts_disk_over() -> Result<(), Failure> {
     let uri = two.export(&mut second, "virtio0", true)?;
     qemu_io("raw", &uri, &[model.write(8 * MIB, 100_000, 5), model.read(2 * MIB, 4096)])?;
 
-    // The first dies: what needs it fails, and nothing else does.
+    // The first program dies: requests that need it fail, and no others.
     first.kill()?;
     let said = fails("qemu-io", &["-f", "raw", "-c", &model.read(3 * MIB, 4096), &uri])?;
     check(said.contains("Input/output error"), said)?;
@@ -201,7 +202,7 @@ fn a_second_program_takes_the_firsts_disk_over() -> Result<(), Failure> {
     let error = stream_fails(&mut second)?;
     check(error.contains("no connection"), error)?;
 
-    // It is back: everything works again, without a command.
+    // The first program is back: everything works again, without any command.
     let mut first = one.start(&disks)?;
     one.export(&mut first, "base", false)?;
     wait_for("the base to be read again", STEP, || {
@@ -267,7 +268,7 @@ fn a_running_disk_moves_to_a_leaf_over_its_own_export() -> Result<(), Failure> {
     vm.stream_completed(STEP)?;
     drop(server);
     rig.holds("raw", &uri, &model)?;
-    // Another protocol is still none.
+    // Other protocols are still refused.
     let program = millrace()?.display().to_string();
     for (protocol, rest) in [("http", "//host/x"), ("nbds", "//host/x"), ("nbd", "host:1"), ("json", "{}")] {
         let name = &format!("{protocol}:{rest}");

@@ -1,11 +1,11 @@
-//! Copy-on-read, as `qemu-img map` judges it.
+//! Copy-on-read, checked with `qemu-img map`.
 
 use harness::{Failure, check, qemu_img};
 use serde_json::Value;
 
 use crate::rig::{MIB, Model, Rig, qemu_io, run};
 
-/// Bytes that lie in the leaf itself.
+/// The number of bytes of data in the leaf itself.
 fn present(leaf: &str) -> Result<u64, Failure> {
     let map: Value = serde_json::from_str(&run("qemu-img", &["map", "--output=json", "-f", "qcow2", leaf])?)?;
     let extents = map.as_array().ok_or("no map")?;
@@ -22,7 +22,7 @@ fn what_was_read_no_longer_needs_the_old_image() -> Result<(), Failure> {
     qemu_io("raw", &rig.text("base.img"), &[model.write(MIB, 9 * MIB, 1), model.write(20 * MIB, MIB, 2)])?;
     run("qemu-img", &["create", "-f", "qcow2", "-b", "base.img", "-F", "raw", &leaf])?;
 
-    // Unless asked for, reads leave nothing.
+    // Without the option, reads copy nothing.
     let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
     let uri = rig.export(&mut vm, "virtio0", true)?;
     rig.holds("raw", &uri, &model)?;

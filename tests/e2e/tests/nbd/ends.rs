@@ -1,4 +1,4 @@
-//! An end with disks that are slow, silent, full or gone.
+//! Ends of the program with disks that are slow, silent, full or gone.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ use serde_json::json;
 
 use crate::rig::{MIB, Rig, millrace, qemu_io, run};
 
-/// Longer than the program waits before it says what for.
+/// Longer than the time after which the program says what it waits for.
 const LONG: Duration = Duration::from_secs(90);
 
-/// An image `slow.qcow2` on a server that holds flushes back while the file `hold` exists, and fails them
-/// while `full` does.
+/// Starts a server with an image `slow.qcow2`. It delays flushes while the file `hold` exists, and fails
+/// them while `full` exists.
 fn slow(rig: &Rig) -> Result<Server, Failure> {
     let image = rig.text("slow.qcow2");
     run(&millrace()?.display().to_string(), &["image", "create", "-f", "qcow2", &image, "64M"])?;
-    // An export does not grow.
+    // An export cannot grow.
     std::fs::File::options().write(true).open(&image)?.set_len(80 * MIB)?;
     let arguments = [
         "eval".to_owned(),
@@ -39,7 +39,7 @@ fn slow(rig: &Rig) -> Result<Server, Failure> {
     Server::nbdkit(&rig.path("server"), &arguments.each_ref().map(String::as_str))
 }
 
-/// A program with the disks `slow` and `quick`, each with a MiB that was written and not flushed.
+/// Starts the program with the disks `slow` and `quick`. On each, a MiB is written and not flushed.
 fn written(rig: &Rig, uri: &str) -> Result<Vm, Failure> {
     run(
         &millrace()?.display().to_string(),
@@ -65,7 +65,7 @@ fn is_there(rig: &Rig, image: &str) -> Result<(), Failure> {
     qemu_io("qcow2", &rig.text(image), &[format!("read -P 0xa5 {} 1M", 4 * MIB)])
 }
 
-/// Waits until the disk `quick` has ended, which does not wait for the other.
+/// Waits until the disk `quick` has ended. It does not wait for the other disk.
 fn quick_has_ended(rig: &Rig) -> Result<(), Failure> {
     wait_for("the quick disk's end", STEP, || Ok(is_there(rig, "quick.qcow2").is_ok()))
 }
@@ -85,7 +85,7 @@ fn an_end_takes_as_long_as_the_disks_and_says_so() -> Result<(), Failure> {
     std::fs::write(rig.path("hold"), "")?;
     vm.signal(Signal::HUP)?;
     quick_has_ended(&rig)?;
-    // Beyond any time that the program would give a disk.
+    // The program waits for a disk without any time-out.
     wait_for("a line that says what it waits for", LONG, || Ok(vm.log().contains("disk 'slow'")))?;
     let log = vm.log();
     check(log.contains("second signal") && !log.contains("disk 'quick'"), log)?;
@@ -105,11 +105,11 @@ fn a_second_signal_ends_at_once() -> Result<(), Failure> {
     let mut vm = written(&rig, &server.uri(""))?;
     std::fs::write(rig.path("hold"), "")?;
     vm.signal(Signal::TERM)?;
-    // A disk that hangs does not keep another from its end.
+    // A disk that hangs does not delay the end of another.
     quick_has_ended(&rig)?;
     let mut end = None;
     wait_for("the program's end", STEP, || {
-        // Those that come right after the first are the same.
+        // Signals that come right after the first one count as the same.
         vm.signal(Signal::INT)?;
         std::thread::sleep(Duration::from_millis(50));
         end = vm.wait(Duration::ZERO).ok();
@@ -121,13 +121,13 @@ fn a_second_signal_ends_at_once() -> Result<(), Failure> {
     leaves_nothing(&rig)?;
     std::fs::remove_file(rig.path("hold"))?;
     drop(server);
-    // As after a power cut.
+    // In the same state as after a power cut.
     qemu_img::check("qcow2", &rig.path("slow.qcow2"), true)?;
     qemu_img::check("qcow2", &rig.path("quick.qcow2"), false)
 }
 
-/// Has the program end with a disk that cannot save what was written to it: it says which, the other one's
-/// data are there, and the exit status is 1.
+/// Ends the program with a disk that cannot save the data written to it. The program must name the disk,
+/// save the other disk's data, and exit with status 1.
 fn lost(rig: &Rig, uri: &str, break_it: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     let mut vm = written(rig, uri)?;
     break_it()?;
@@ -174,8 +174,8 @@ fn an_end_waits_for_no_client() -> Result<(), Failure> {
     run("qemu-img", &["create", "-f", "qcow2", &rig.text("leaf.qcow2"), "256M"])?;
     let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
     rig.export(&mut vm, "virtio0", true)?;
-    // They ask for more than sockets hold, and read none of it; others have said nothing, or half of a
-    // request.
+    // Some clients request more than sockets hold and read none of it; others have sent nothing, or half
+    // a request.
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = Nbd::connect(&rig.path("nbd"), "virtio0", STEP)?;

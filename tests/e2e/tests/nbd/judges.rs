@@ -1,4 +1,4 @@
-//! Programs of other people read and write exported disks; a model says what must come of it.
+//! Other programs read and write exported disks; a model has the expected content.
 
 use harness::{Failure, check, qemu_img};
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use crate::rig::{MIB, Model, Rig, fails, qemu_io, run};
 
 const SIZE: u64 = 64 * MIB;
 
-/// A raw image and a qcow2 leaf over another, with holes, both holding the model.
+/// Makes a raw image, and a qcow2 leaf over another image, both with holes and with the content of the
+/// model.
 fn two_disks(rig: &Rig) -> Result<Model, Failure> {
     let mut model = Model::new(SIZE);
     for name in ["base.img", "raw.img"] {
@@ -48,7 +49,7 @@ fn everybody_reads_what_is_there() -> Result<(), Failure> {
         let said = fails("qemu-io", &["-f", "raw", "-c", "write 0 512", &uri])?;
         check(said.contains("Permission denied"), said)?;
         std::fs::remove_file(&copy)?;
-        // As it was opened, and as it is closed.
+        // The file still exists while it is exported.
         check(rig.path(file).exists(), format)?;
     }
     vm.quit()?;
@@ -61,7 +62,7 @@ fn qemu_io_changes_what_it_says() -> Result<(), Failure> {
     let mut model = two_disks(&rig)?;
     let mut vm = rig.start(&DISKS)?;
     let mut commands = Vec::new();
-    // Nothing aligned, across clusters, at both ends, with FUA.
+    // Unaligned ranges, across clusters, at both ends, with FUA.
     for (index, (offset, len)) in
         [(12_345, 70_001), (3 * MIB - 1, 2), (SIZE - 1, 1), (0, 1), (40 * MIB, 6 * MIB)]
             .into_iter()
@@ -78,7 +79,7 @@ fn qemu_io_changes_what_it_says() -> Result<(), Failure> {
         commands.push(format!("write -z {flags} {offset} {len}"));
         commands.push(model.read(offset, len));
     }
-    // Whole clusters: they read as zeros afterwards, and not as the backing file.
+    // Whole clusters: they must read as zeros afterwards, not as the backing file's data.
     model.write(36 * MIB, MIB, 0);
     commands.push(format!("discard {} {MIB}", 36 * MIB));
     commands.push("flush".into());

@@ -1,4 +1,4 @@
-//! Clients at work while their disk is switched and streamed.
+//! Clients read and write while their disk is switched and streamed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,10 +11,10 @@ use harness::{Failure, STEP, Vm, check, qemu_img, wait_for};
 use crate::rig::{MIB, Model, Rig, request, run};
 
 const SIZE: u64 = 128 * MIB;
-/// The first part of the disk is fio's, which keeps its own model.
+/// The length of the first part of the disk, in bytes. fio uses it and keeps its own model.
 const FIOS: u64 = 32 * MIB;
 
-/// A raw base full of data, and a leaf over it.
+/// Makes a raw base full of data, and a leaf over it.
 fn images(rig: &Rig) -> Result<Model, Failure> {
     let mut model = Model::new(SIZE);
     for at in (0..SIZE).step_by(MIB as usize) {
@@ -25,7 +25,7 @@ fn images(rig: &Rig) -> Result<Model, Failure> {
     Ok(model)
 }
 
-/// A `qemu-io` that writes at random, and reads back, until it is told to stop; its model then.
+/// A `qemu-io` that writes at random and reads back until it is stopped; then it returns its model.
 struct Writer {
     rounds: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ struct Writer {
 
 impl Writer {
     fn start(uri: &str, mut model: Model) -> Result<Self, Failure> {
-        // Each answer at once, and not when some buffer is full.
+        // Each reply must arrive at once, not when a buffer is full.
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "qemu-io", "-f", "raw", uri]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
@@ -51,11 +51,11 @@ impl Writer {
         Ok(Writer { rounds, stop, thread })
     }
 
-    /// Waits until it has written something more.
+    /// Waits until it has written more.
     fn goes_on(&self) -> Result<(), Failure> {
         let before = self.rounds.load(Ordering::Relaxed);
         wait_for("the writer to go on", STEP, || {
-            check(!self.thread.is_finished(), "the writer is at work; its output says why not")?;
+            check(!self.thread.is_finished(), "the writer still runs; its output shows the reason")?;
             Ok(self.rounds.load(Ordering::Relaxed) > before + 20)
         })
     }
@@ -91,7 +91,7 @@ fn write_on(
             1 => model.write(offset, len, round as u8).replace("write", "write -f"),
             _ => model.write(offset, len, round as u8),
         };
-        // One at a time: it does not look at a second line that came with the first.
+        // One command at a time: qemu-io ignores a second line that comes with the first.
         for (command, done) in [(write, "wrote"), (model.read(offset, len), "read")] {
             writeln!(stdin, "{command}")?;
             for expected in [done, "ops"] {
@@ -104,7 +104,7 @@ fn write_on(
     Ok(())
 }
 
-/// fio's nbd engine, which verifies what it wrote.
+/// Runs fio's nbd engine, which verifies its writes.
 fn fio(rig: &Rig, uri: &str) -> Result<Child, Failure> {
     let mut command = Command::new("fio");
     command.args(["--name=nbd", "--ioengine=nbd", "--rw=randrw", "--bs=4k-64k", "--iodepth=16"]);
@@ -145,7 +145,8 @@ fn clients_work_on_through_a_switch_and_a_stream() -> Result<(), Failure> {
     std::fs::remove_file(rig.path("base.img"))?;
     ended_well(fio, "fio")?;
     let mut model = writer.stop()?;
-    // What fio left is known to fio alone: it verified it, and here it need only be the same everywhere.
+    // Only fio knows what it wrote, and it has verified that. Here its part must only be the same
+    // everywhere.
     run("nbdcopy", &[&uri, &rig.text("copy.img")])?;
     let mut fios = std::fs::read(rig.path("copy.img"))?;
     fios.truncate(FIOS as usize);
@@ -162,7 +163,7 @@ fn slow_clients_do_not_hold_a_switch_up() -> Result<(), Failure> {
     let model = images(&rig)?;
     let mut vm = rig.start(&[("virtio0", "base.img", "raw")])?;
     let uri = rig.export(&mut vm, "virtio0", true)?;
-    // One sends half of a write, one reads no reply, one does nothing at all.
+    // One client sends half of a write, one reads no replies, and one does nothing at all.
     let mut sending = rig.connect("virtio0")?;
     sending.write_all(&[request(1, 0, MIB as u32), vec![9; 1000]].concat())?;
     let mut unread = rig.connect("virtio0")?;
@@ -170,11 +171,11 @@ fn slow_clients_do_not_hold_a_switch_up() -> Result<(), Failure> {
         unread.write_all(&request(0, at * MIB, MIB as u32))?;
     }
     let _idle = rig.connect("virtio0")?;
-    // A client that is served proves that the others' requests were looked at.
+    // When this client is served, the requests of the others have been received.
     run("nbdinfo", &["--size", &uri])?;
     switch(&mut vm, &rig)?;
     rig.holds("raw", &uri, &model)?;
-    // What waited goes through afterwards, on the new leaf.
+    // The waiting requests complete afterwards, on the new leaf.
     sending.write_all(&vec![9; MIB as usize - 1000])?;
     let mut reply = [0; 16];
     sending.read_exact(&mut reply)?;

@@ -1,5 +1,5 @@
-//! NBD exports of the real program, `millrace run --machine none`, with programs of other people as
-//! clients and judges (QEMU's tools, libnbd's, and fio), and as servers (nbdkit, qemu-nbd).
+//! NBD exports of the real program, `millrace run --machine none`, with other programs as clients that
+//! check them (QEMU's tools, libnbd's, and fio), and with other servers (nbdkit, qemu-nbd).
 
 mod client;
 mod copy_on_read;

@@ -1,15 +1,15 @@
-//! Block status: what an export says of its extents is what `qemu-img map` says of the same chain, and
-//! what `qemu-nbd` says of it as an export.
+//! Block status: an export must report the same extents as `qemu-img map` of the same chain, and the
+//! same depths as `qemu-nbd`.
 //!
-//! The two differ in the depth of what lies behind the end of a short backing file, and of zeros in a raw
-//! one; an export is `qemu-nbd`'s equal.
+//! These two differ in the depth of the range beyond the end of a short backing file, and of zeros in a
+//! raw one; there an export must agree with `qemu-nbd`.
 
 use harness::{Failure, check};
 use serde_json::Value;
 
 use crate::rig::{MIB, Model, Rig, qemu_io, run};
 
-/// An extent's length and what is said of it.
+/// The length and the value of each extent.
 type Runs = Vec<(u64, u64)>;
 
 fn push(runs: &mut Runs, len: u64, what: u64) {
@@ -23,18 +23,18 @@ fn number(extent: &Value, key: &str) -> Result<u64, Failure> {
     extent[key].as_u64().ok_or_else(|| format!("no '{key}' in {extent}").into())
 }
 
-/// `qemu-img map` of a chain, as `base:allocation`.
+/// The output of `qemu-img map` for a chain, as `base:allocation`.
 fn by_qemu_img(leaf: &str) -> Result<Runs, Failure> {
     let map: Value = serde_json::from_str(&run("qemu-img", &["map", "--output=json", "-f", "qcow2", leaf])?)?;
     let mut runs = Runs::new();
     for extent in map.as_array().ok_or("no map")? {
-        // Hole and zero are 1 and 2.
+        // The flags for hole and zero are 1 and 2.
         push(&mut runs, number(extent, "length")?, if extent["data"] == true { 0 } else { 3 });
     }
     Ok(runs)
 }
 
-/// What an export tells in one context.
+/// The extents that an export reports in one context.
 fn by_nbdinfo(uri: &str, context: &str) -> Result<Runs, Failure> {
     let map: Value = serde_json::from_str(&run("nbdinfo", &["--json", &format!("--map={context}"), uri])?)?;
     let mut runs = Runs::new();
@@ -44,7 +44,7 @@ fn by_nbdinfo(uri: &str, context: &str) -> Result<Runs, Failure> {
     Ok(runs)
 }
 
-/// The depths of a chain as `qemu-nbd` exports it. It serves one client and ends.
+/// The depths of a chain as `qemu-nbd` reports them. It serves one client and ends.
 fn by_qemu_nbd(rig: &Rig, leaf: &str) -> Result<Runs, Failure> {
     let socket = rig.text("qemu-nbd");
     run("qemu-nbd", &["--fork", "-A", "-r", "-f", "qcow2", "-k", &socket, "-x", "leaf", leaf])?;
@@ -55,7 +55,7 @@ fn agrees(bottom: &str, size: u64) -> Result<(), Failure> {
     let rig = Rig::new()?;
     let mut model = Model::new(size);
     let (base, middle, leaf) = (rig.text("base"), rig.text("middle.qcow2"), rig.text("leaf.qcow2"));
-    // Shorter than what is over it.
+    // Shorter than the images over it.
     run("qemu-img", &["create", "-f", bottom, &base, "40M"])?;
     let below = [model.write(MIB, 3 * MIB, 1), model.write(9 * MIB + 4096, 8192, 2)];
     qemu_io(bottom, &base, &below)?;
@@ -90,7 +90,7 @@ fn agrees(bottom: &str, size: u64) -> Result<(), Failure> {
     let uri = rig.export(&mut vm, "virtio0", false)?;
     let told = [by_nbdinfo(&uri, "base:allocation")?, by_nbdinfo(&uri, "qemu:allocation-depth")?];
     for (expected, told) in expected.iter().zip(&told) {
-        check(expected == told, format!("over {bottom}: expected {expected:?}, told {told:?}"))?;
+        check(expected == told, format!("over {bottom}: expected {expected:?}, reported {told:?}"))?;
     }
     rig.holds("raw", &uri, &model)?;
     vm.quit()

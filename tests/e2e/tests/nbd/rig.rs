@@ -1,4 +1,4 @@
-//! A program with exported disks, a model of what they hold, and the clients' programs.
+//! A program with exported disks, a model of their content, and the client programs.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 pub const MIB: u64 = 1 << 20;
 
-/// What the tests call, and the Debian packages that have it.
+/// The programs that the tests run, and their Debian packages.
 const TOOLS: [(&str, &str); 8] = [
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
@@ -34,7 +34,7 @@ fn missing() -> Vec<&'static str> {
     packages
 }
 
-/// Sees to it that the clients' programs are there: root installs what is missing.
+/// Makes sure that the client programs are installed: if run as root, installs the missing ones.
 fn tools() -> Result<(), String> {
     static TOOLS: OnceLock<Result<(), String>> = OnceLock::new();
     let install = || {
@@ -42,7 +42,7 @@ fn tools() -> Result<(), String> {
         if !packages.is_empty() && rustix::process::geteuid().is_root() {
             let mut apt = Command::new("apt-get");
             apt.args(["install", "-y", "-q", "--no-install-recommends"]).args(&packages);
-            // Whether it worked is asked below.
+            // Checked below.
             let _ = apt.env("DEBIAN_FRONTEND", "noninteractive").output();
         }
         match missing() {
@@ -60,7 +60,7 @@ pub fn millrace() -> Result<&'static Path, Failure> {
     Ok(built.as_ref().map_err(Clone::clone)?)
 }
 
-/// Runs a program to its good end and tells what it wrote.
+/// Runs a program, which must succeed. Returns its output.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, Failure> {
     let output = finish(Command::new(program).args(arguments))?;
     match output.status.success() {
@@ -69,7 +69,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, Failure> {
     }
 }
 
-/// Runs a program that must fail and tells what it wrote.
+/// Runs a program, which must fail. Returns its output and errors.
 pub fn fails(program: &str, arguments: &[&str]) -> Result<String, Failure> {
     let output = finish(Command::new(program).args(arguments))?;
     match output.status.success() {
@@ -86,7 +86,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// A folder for images, and the program once it runs.
+/// A folder for images, in which the program is started.
 pub struct Rig {
     folder: TempDir,
 }
@@ -114,13 +114,13 @@ impl Rig {
         Ok(vm)
     }
 
-    /// Starts the program with these `--drive`s and further arguments, and no NBD server.
+    /// Starts the program with these `--drive` options and further arguments, without an NBD server.
     pub fn start_with(&self, drives: &[String], more: &[String]) -> Result<Vm, Failure> {
         let options = Options { guest: false, more: more.to_vec(), ..Options::new(drives) };
         Vm::start(&Programs::without_guest(millrace()?), self.folder.path(), &options)
     }
 
-    /// `nbd-server-start` on our socket, with `more` arguments.
+    /// Runs `nbd-server-start` on the rig's socket, with `more` arguments.
     pub fn start_server(&self, vm: &mut Vm, more: Value) -> Result<(), Failure> {
         let mut arguments = json!({"addr": {"type": "unix", "data": {"path": self.path("nbd")}}});
         if let (Some(arguments), Some(more)) = (arguments.as_object_mut(), more.as_object()) {
@@ -130,23 +130,23 @@ impl Rig {
         Ok(())
     }
 
-    /// Exports a disk under its own name.
+    /// Exports a disk under its own name. Returns the export's URI.
     pub fn export(&self, vm: &mut Vm, device: &str, writable: bool) -> Result<String, Failure> {
         let arguments = json!({"device": device, "writable": writable});
         vm.qmp.execute_json("nbd-server-add", arguments)?;
         Ok(self.uri(device))
     }
 
-    /// Where clients find an export.
+    /// The URI of an export.
     pub fn uri(&self, name: &str) -> String {
         format!("nbd+unix:///{name}?socket={}", self.path("nbd").display())
     }
 
-    /// A connection whose every byte is ours, in its transmission.
+    /// A connection in its transmission phase, on which a test sends every byte itself.
     pub fn connect(&self, name: &str) -> Result<UnixStream, Failure> {
         let mut stream = self.connect_only()?;
         greeted(&mut stream)?;
-        // Our flags; then EXPORT_NAME, the name, and what it answers.
+        // The client's flags; then EXPORT_NAME with the name, and its reply.
         stream.write_all(&[0, 0, 0, 3])?;
         stream.write_all(b"IHAVEOPT\0\0\0\x01")?;
         stream.write_all(&u32::try_from(name.len())?.to_be_bytes())?;
@@ -155,7 +155,7 @@ impl Rig {
         Ok(stream)
     }
 
-    /// A connection before anything was said.
+    /// A connection on which nothing has been sent.
     pub fn connect_only(&self) -> Result<UnixStream, Failure> {
         let stream = UnixStream::connect(self.path("nbd"))?;
         stream.set_read_timeout(Some(STEP))?;
@@ -179,7 +179,7 @@ pub fn greeted(stream: &mut UnixStream) -> Result<(), Failure> {
     }
 }
 
-/// A request's 28 bytes.
+/// The 28 bytes of a request.
 pub fn request(command: u16, offset: u64, len: u32) -> Vec<u8> {
     let mut bytes = vec![0x25, 0x60, 0x95, 0x13, 0, 0];
     bytes.extend(command.to_be_bytes());
@@ -189,7 +189,7 @@ pub fn request(command: u16, offset: u64, len: u32) -> Vec<u8> {
     bytes
 }
 
-/// Waits until the server hung up; what it sent before is dropped.
+/// Waits until the server hangs up. Discards everything that it sends before.
 pub fn hung_up(stream: &mut UnixStream) -> Result<(), Failure> {
     match std::io::copy(stream, &mut std::io::sink()) {
         Err(e) if e.kind() != std::io::ErrorKind::ConnectionReset => Err(e.into()),
@@ -197,7 +197,7 @@ pub fn hung_up(stream: &mut UnixStream) -> Result<(), Failure> {
     }
 }
 
-/// What a disk holds.
+/// The content of a disk.
 #[derive(Clone)]
 pub struct Model(pub Vec<u8>);
 
@@ -206,13 +206,13 @@ impl Model {
         Model(vec![0; size as usize])
     }
 
-    /// Sets a range, and tells the `qemu-io` command that does the same to a disk.
+    /// Fills a range. Returns the `qemu-io` command that does the same to a disk.
     pub fn write(&mut self, offset: u64, len: u64, byte: u8) -> String {
         self.0[offset as usize..(offset + len) as usize].fill(byte);
         format!("write -P {byte} {offset} {len}")
     }
 
-    /// The `qemu-io` command that checks a range of one byte's value.
+    /// Returns the `qemu-io` command that checks a range whose bytes all have the same value.
     pub fn read(&self, offset: u64, len: u64) -> String {
         let byte = self.0[offset as usize];
         assert!(self.0[offset as usize..(offset + len) as usize].iter().all(|b| *b == byte));
@@ -226,7 +226,7 @@ pub fn qemu_io(format: &str, disk: &str, commands: &[String]) -> Result<(), Fail
     arguments.extend(commands.iter().flat_map(|command| ["-c", command.as_str()]));
     arguments.push(disk);
     let said = run("qemu-io", &arguments)?;
-    // Of a pattern that was not found it only tells.
+    // If a pattern is not found, it only prints that and succeeds.
     match said.contains("failed") {
         true => Err(said.into()),
         false => Ok(()),

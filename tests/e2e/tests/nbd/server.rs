@@ -1,4 +1,4 @@
-//! The monitor's commands with QEMU's texts, and what they mean for clients.
+//! The monitor's commands with QEMU's texts, and their effects on clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +17,7 @@ fn rig() -> Result<(Rig, Vm), Failure> {
     Ok((rig, vm))
 }
 
-/// Expects an error's text, or success without one.
+/// Expects this error text, or success if it is empty.
 fn expect(vm: &mut Vm, command: &str, arguments: Value, text: &str) -> Result<(), Failure> {
     let answer = match vm.qmp.execute_json(command, arguments.clone()) {
         Ok(_) => String::new(),
@@ -79,14 +79,14 @@ fn removing_asks_for_force_only_where_clients_are() -> Result<(), Failure> {
     let (rig, mut vm) = rig()?;
     rig.export(&mut vm, "d0", false)?;
     let mut client = rig.connect("d0")?;
-    // In its transmission: an answer came.
+    // The client is in its transmission phase once it gets a reply.
     client.write_all(&request(3, 0, 0))?;
     client.read_exact(&mut [0; 16])?;
     expect(&mut vm, "nbd-server-remove", json!({"name": "d0"}), "export 'd0' still in use")?;
     expect(&mut vm, "nbd-server-remove", json!({"name": "d0", "mode": "hard"}), "")?;
     deleted(&mut vm, "d0")?;
     hung_up(&mut client)?;
-    // The name is free again, and a client that leaves lets the export go.
+    // The name is free again, and when a client leaves, the export can be removed.
     let uri = rig.export(&mut vm, "d0", false)?;
     run("nbdinfo", &["--size", &uri])?;
     harness::wait_for("the client to be gone", STEP, || {
@@ -121,7 +121,7 @@ fn stop_and_quit_end_clients_of_every_kind() -> Result<(), Failure> {
         }
         rig.start_server(&mut vm, json!({}))?;
     }
-    // The write that never was whole.
+    // The incomplete write must have had no effect.
     rig.holds("raw", &rig.text("a.img"), &Model::new(4 * MIB))
 }
 
@@ -185,13 +185,13 @@ fn a_client_that_chooses_nothing_is_let_go_when_the_server_says() -> Result<(), 
     rig.start_server(&mut vm, json!({"handshake-max-seconds": 1}))?;
     let started = Instant::now();
     hung_up(&mut rig.connect_only()?)?;
-    // Ten seconds are the default.
+    // The default is ten seconds.
     let took = started.elapsed().as_secs_f64();
     check(took > 0.9 && took < 9.0, format!("let go after {took} s"))?;
     vm.quit()
 }
 
-/// Whether the server has hung up on a client that sends nothing.
+/// Returns true if the server has hung up on a client that sends nothing.
 fn is_gone(client: &mut TcpStream) -> Result<bool, Failure> {
     client.set_nonblocking(true)?;
     match std::io::copy(client, &mut std::io::sink()) {
@@ -220,7 +220,7 @@ fn clients_that_choose_nothing_keep_nobody_out() -> Result<(), Failure> {
         client.read_exact(&mut [0; 18])?;
         Ok(client)
     };
-    // One has an export, and does nothing with it for longer than the others: it is left alone.
+    // One client uses an export, but is idle for longer than the others. It must not be disconnected.
     let mut idle = connect()?;
     idle.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x02d0")?;
     idle.read_exact(&mut [0; 10])?;
@@ -228,7 +228,8 @@ fn clients_that_choose_nothing_keep_nobody_out() -> Result<(), Failure> {
     for _ in 0..7 {
         silent.push(connect()?);
     }
-    // All slots are taken. These wait for the oldest, one after the other, and not until all are timed out.
+    // All slots are taken. Each of these clients waits only until the oldest silent one is disconnected,
+    // not until all have timed out.
     for _ in 0..3 {
         run("nbdinfo", &["--size", &uri])?;
     }

@@ -1,4 +1,4 @@
-//! What only a client of every detail sees: libnbd's shell, flag by flag.
+//! Every detail of the protocol, flag by flag, with libnbd's shell.
 
 use std::process::{Command, Stdio};
 
@@ -42,7 +42,7 @@ fails(errno.ENOSPC, h.pwrite, b"x", 64 * MIB)
 fails(errno.ENOSPC, h.zero, 2, 64 * MIB - 1)
 fails(errno.EINVAL, h.trim, 2, 64 * MIB - 1)
 
-# Structured reads: holes apart, unless the client wants one piece.
+# Structured reads: holes are separate, unless the client wants one piece.
 def kinds(flags):
     seen = []
     h.pread_structured(8 * MIB, 30 * MIB, lambda data, offset, kind, error: seen.append(kind), flags)
@@ -50,7 +50,7 @@ def kinds(flags):
 assert nbd.READ_HOLE in kinds(0)
 assert kinds(nbd.CMD_FLAG_DF) == [nbd.READ_DATA]
 
-# Block status: one extent where asked for one.
+# Block status: one extent, if only one is requested.
 def status(count, offset, flags=0):
     seen = {}
     def extents(context, at, entries, error):
@@ -64,7 +64,7 @@ assert all(sum(length for length, _ in runs) == 64 * MIB for runs in whole.value
 one = status(64 * MIB, 0, nbd.CMD_FLAG_REQ_ONE)
 assert all(len(runs) == 1 for runs in one.values()), one
 
-# Many at once, answered in any order.
+# Many at once, with replies in any order.
 cookies = []
 bufs = []
 for at in range(300):
@@ -75,7 +75,7 @@ while h.aio_in_flight() > 0:
     h.poll(-1)
 assert all(bytes(buf.to_bytearray()) == b"a" * 4096 for buf in bufs)
 
-# A write on one connection is read on another, and flushed by it.
+# A write on one connection can be read and flushed on another.
 other = nbd.NBD()
 other.connect_uri(uri)
 h.pwrite(b"z" * 512, 63 * MIB)
@@ -87,7 +87,7 @@ h.shutdown()
 
 fn nbdsh(script: &str) -> Command {
     let mut command = Command::new("nbdsh");
-    // The module is there for the distribution's python3 only, whichever comes first otherwise.
+    // Only the distribution's python3 has the module, even if another one comes first in PATH.
     command.args(["-c", script]).env("PATH", "/usr/bin:/bin");
     command
 }
@@ -125,7 +125,7 @@ h.set_strict_mode(0)
 assert h.get_size() == 8 << 20
 print("connected", flush=True)
 sys.stdin.readline()
-# The old connection goes on with the old size told, and the new one served.
+# The old connection keeps the old size, but the new range is served.
 h.pwrite(b"n" * 512, 12 << 20)
 new = nbd.NBD()
 new.connect_uri(uri)
@@ -142,6 +142,6 @@ assert new.pread(512, 12 << 20) == b"n" * 512
     vm.qmp.execute_json("block_resize", serde_json::json!({"device": "d0", "size": 16 << 20}))?;
     std::io::Write::write_all(&mut stdin, b"\n")?;
     drop(stdin);
-    check(child.wait()?.success(), "the client ends well; its output says why not")?;
+    check(child.wait()?.success(), "the client succeeds; its output shows the reason")?;
     vm.quit()
 }

@@ -1,5 +1,5 @@
-//! A source that fails once at one place, as in QEMU's iotest 030: events, progress and end of a stream by us
-//! and by qemu-storage-daemon, for each policy and for an error of each kind.
+//! A source that fails once at one offset, as in QEMU's iotest 030: the events, progress and end of a
+//! stream in our program and in qemu-storage-daemon, for each policy and each kind of error.
 
 use std::process::{Child, Command, Stdio};
 
@@ -11,21 +11,21 @@ use serde_json::{Value, json};
 use crate::rig::{MIB, Rig, run};
 
 const SIZE: u64 = 2 * MIB;
-/// Where the source fails: where QEMU's second copy begins.
+/// The offset at which the source fails: the start of QEMU's second copy.
 const BAD: u64 = 512 << 10;
 
-/// Killed when dropped.
+/// A daemon. It is killed when this value is dropped.
 struct Daemon(Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A server of zeros and ones, whose first read at [`BAD`] fails with `errno`.
+/// Starts a server whose first read at [`BAD`] fails with `errno`; its content is a constant pattern.
 fn failing_once(rig: &Rig, errno: &str) -> Result<Server, Failure> {
     let trigger = rig.text("fails-once");
     std::fs::write(rig.path("fails-once"), "")?;
@@ -37,12 +37,13 @@ fn failing_once(rig: &Rig, errno: &str) -> Result<Server, Failure> {
     Server::nbdkit(&rig.path("server"), &["eval", &size, &pread])
 }
 
-/// What is compared of a job that an error met.
+/// The fields of a job that are compared after an error.
 fn at_error(job: &Value) -> Value {
     json!([job["offset"], job["len"], job["paused"], job["io-status"]])
 }
 
-/// Streams with one error on the way, and returns all that was told of it, but for when and in which words.
+/// Streams with one error on the way. Returns everything reported about it, without times and error
+/// texts.
 fn streamed(session: &mut Session, on_error: &str, stops: bool) -> Result<Vec<Value>, Failure> {
     let arguments = json!({"device": "leaf", "job-id": "job", "on-error": on_error, "auto-dismiss": false});
     session.answer("block-stream", arguments)?;
@@ -77,7 +78,7 @@ fn a_source_that_fails_once_is_told_as_by_qemu() -> Result<(), Failure> {
             let rig = Rig::new()?;
             let server = failing_once(&rig, errno)?;
             let leaf = rig.text("leaf");
-            // qemu-img looks at the backing file, and reads none of it there.
+            // qemu-img opens the backing file, but does not read at the failing offset.
             run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &server.uri(""), "-F", "raw", &leaf])?;
             if ours {
                 let vm = rig.start(&[("leaf", "leaf", "qcow2")])?;
@@ -97,7 +98,7 @@ fn a_source_that_fails_once_is_told_as_by_qemu() -> Result<(), Failure> {
         };
         let (ours, theirs) = (told(true)?, told(false)?);
         assert_eq!(ours, theirs, "{errno}, on-error={on_error}");
-        // And that the comparison is one of what it is about.
+        // Also checks that the results are those that this test is about.
         let expected = if on_error == "ignore" || stops { SIZE } else { BAD };
         let end = &ours[ours.len() - 3];
         check(end["offset"] == expected, format!("{errno}, on-error={on_error}: {end}"))?;

@@ -1,4 +1,4 @@
-//! TLS on TCP, with clients of QEMU's and libnbd's.
+//! TLS over TCP, with QEMU's and libnbd's clients.
 
 use std::fs;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::rig::{MIB, Model, Rig, fails, run};
 
-/// An authority that signs for itself.
+/// A self-signed authority.
 fn authority(name: &str) -> Result<CertifiedIssuer<'static, KeyPair>, Failure> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name.push(DnType::CommonName, name);
@@ -19,7 +19,7 @@ fn authority(name: &str) -> Result<CertifiedIssuer<'static, KeyPair>, Failure> {
     Ok(CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?)
 }
 
-/// Writes a certificate and its key where QEMU and libnbd look for them.
+/// Writes a certificate and its key to the files in which QEMU and libnbd look for them.
 fn sign(
     authority: &CertifiedIssuer<'static, KeyPair>,
     folder: &Path,
@@ -45,7 +45,7 @@ fn whoever_has_a_certificate_gets_the_disk() -> Result<(), Failure> {
     sign(&ours, &rig.path("server"), ["server-cert.pem", "server-key.pem"])?;
     sign(&ours, &rig.path("client"), OF_CLIENT)?;
     sign(&authority("others")?, &rig.path("stranger"), OF_CLIENT)?;
-    // Trusts us, and is trusted by nobody.
+    // Trusts our authority, but is not trusted by it.
     fs::copy(rig.path("client/ca-cert.pem"), rig.path("stranger/ca-cert.pem"))?;
     run("qemu-img", &["create", "-f", "raw", &rig.text("a.img"), "32M"])?;
     let folder = rig.text("server");
@@ -93,7 +93,7 @@ fn whoever_has_a_certificate_gets_the_disk() -> Result<(), Failure> {
         let stranger = run("nbdinfo", &["--size", &uri("stranger")]);
         check(stranger.is_ok() == (id == "open"), format!("{id}: {stranger:?}"))?;
 
-        // Never in the clear.
+        // Connections without TLS must fail.
         let clear = format!("nbd://localhost:{port}/d0");
         fails("nbdinfo", &["--size", &clear])?;
         let said = fails("qemu-img", &["info", &clear])?;

@@ -1,4 +1,4 @@
-//! The power button: pressed, the guest powers off, as with a login manager.
+//! The power button: when it is pressed, the guest powers off, as it would with a login manager.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ const EVENT: usize = 24;
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
 
-/// Calls `pressed` at each press of any power button, from a thread of its own.
+/// Calls `pressed` at each press of any power button, on a thread of its own.
 pub fn listen(pressed: impl Fn() + Send + Clone + 'static) -> io::Result<()> {
     for device in buttons()? {
         let (mut device, pressed) = (File::open(device)?, pressed.clone());

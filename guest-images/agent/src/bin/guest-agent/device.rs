@@ -1,4 +1,4 @@
-//! A block device (in tests, a file) read and written around the page cache.
+//! A block device (in tests, a file) that is read and written around the page cache.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -36,7 +36,8 @@ impl Device {
         self.0.sync_data().map_err(|error| format!("flush: {error}"))
     }
 
-    /// Whether a range of whole blocks lies within the device; the error says what is wrong with it.
+    /// Checks that a range consists of whole blocks and lies within the device; the error says what is
+    /// wrong.
     pub fn check_range(&self, offset: u64, length: u64) -> Result<(), String> {
         let size = self.size().map_err(|error| error.to_string())?;
         let block = BLOCK as u64;
@@ -50,7 +51,7 @@ impl Device {
     }
 }
 
-/// Memory aligned as direct I/O demands, whatever the device's block size.
+/// Memory aligned as direct I/O requires, whatever the device's block size.
 pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
@@ -59,13 +60,13 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn new(length: usize) -> Self {
-        // Over-allocated: the aligned part is found in it, and never moves.
+        // Over-allocated, so that it contains an aligned part. The vector's memory never moves.
         let bytes = vec![0; length + BLOCK];
         let start = bytes.as_ptr().align_offset(BLOCK);
         Buffer { bytes, start, length }
     }
 
-    /// Uses only the first `length` bytes from now on, at most as many as it was made with.
+    /// Uses only the first `length` bytes from now on. Never grows beyond the original length.
     pub fn shorten(&mut self, length: usize) {
         self.length = self.length.min(length);
     }

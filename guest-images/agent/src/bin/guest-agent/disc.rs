@@ -1,4 +1,4 @@
-//! A removable drive as a guest uses it: an ISO 9660 mounted, a file of it read, the tray opened.
+//! A removable drive as a guest uses it: mounts an ISO 9660 medium, reads its files, opens the tray.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,18 +14,18 @@ use crate::init;
 /// Opens the tray (`linux/cdrom.h`).
 const CDROMEJECT: Opcode = 0x5309;
 
-/// Mounts the medium of `device`, which the kernel then locks into its drive.
+/// Mounts the medium of `device`. The kernel then locks the tray.
 pub fn mount(device: &str) -> Result<(), String> {
     init::mount(device, &mount_point(device), "iso9660", MountFlags::RDONLY, c"")
 }
 
-/// Unmounts it, which lets the medium go.
+/// Unmounts the medium, which unlocks the tray.
 pub fn unmount(device: &str) -> Result<(), String> {
     let unmounted = rustix::mount::unmount(mount_point(device), UnmountFlags::empty());
     unmounted.map_err(|error| format!("unmount {device}: {error}"))
 }
 
-/// The SHA-256 of a file of the mounted medium, as hexadecimal digits.
+/// The SHA-256 of a file on the mounted medium, as hexadecimal digits.
 pub fn hash(device: &str, file: &str) -> Result<String, String> {
     let mut hasher = Sha256::new();
     let read = File::open(mount_point(device).join(file))
@@ -34,9 +34,9 @@ pub fn hash(device: &str, file: &str) -> Result<String, String> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Opens the tray. Refused while the medium is mounted.
+/// Opens the tray. Fails while the medium is mounted.
 pub fn eject(device: &str) -> Result<(), String> {
-    // Otherwise an open tray would be closed by opening the device.
+    // Without O_NONBLOCK, opening the device would close an open tray.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let drive = File::options().read(true).custom_flags(flags).open(device);
     let drive = drive.map_err(|error| format!("{device}: {error}"))?;

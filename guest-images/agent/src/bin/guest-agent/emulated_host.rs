@@ -1,5 +1,5 @@
-//! Init of the emulated host's machine: the host's files as root, changes in memory, one command, and its output and
-//! status back over the virtio-serial port named `control`.
+//! Init of the emulated host: mounts the host's files as root, with changes kept in memory, runs one
+//! command, and sends its output and status back over the virtio-serial port named `control`.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -24,11 +24,11 @@ use crate::init::{kernel_file_systems, mount};
 use crate::system;
 
 const ROOT: &str = "/mnt/root";
-/// Where the host's side expects the scratch disk.
+/// The mount point of the scratch disk, relative to the root; the host's side expects it there.
 const SCRATCH: &str = "run/millrace-scratch";
 const PORT_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs the one command, and powers off.
+/// Runs the command and powers off.
 pub fn run() -> ! {
     match open_port("control") {
         Ok(port) => {
@@ -75,11 +75,11 @@ fn command(port: &Mutex<File>) -> Result<ExitStatus, String> {
     pump(child, port).map_err(|error| format!("lost its command: {error}"))
 }
 
-/// Makes a virtual machine with a vCPU, which never runs and stays as long as this process.
+/// Makes a virtual machine with a vCPU that never runs, and keeps it for as long as this process lives.
 ///
-/// Linux patches its own code when KVM's first machine comes and when its last one goes: the scheduler's, for
-/// preemption notifiers, and the local APIC's. On another processor QEMU 7.2 was seen to go on executing a
-/// breakpoint that such a patch had already taken away, for ever.
+/// Linux patches its own code when KVM's first machine is made and when its last one goes: in the
+/// scheduler, for preemption notifiers, and in the local APIC. On another processor QEMU 7.2 was seen to
+/// execute forever a breakpoint that such a patch had already removed.
 fn keep_kvm_in_use() -> Result<(), kvm_ioctls::Error> {
     let machine = Kvm::new()?.create_vm()?;
     machine.create_irq_chip()?;
@@ -88,15 +88,15 @@ fn keep_kvm_in_use() -> Result<(), kvm_ioctls::Error> {
     Ok(())
 }
 
-/// Passes on all output, and waits for the command and whatever it has left behind.
+/// Passes on all output, and waits until the command and everything it started have ended.
 fn pump(mut child: Child, port: &Mutex<File>) -> io::Result<ExitStatus> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
         scope.spawn(move || stdout.map(|stream| copy(stream, Kind::Stdout, port)));
         scope.spawn(move || stderr.map(|stream| copy(stream, Kind::Stderr, port)));
         let status = child.wait();
-        // What the command has started and left may hold its output open for ever. To kill group 1 is to kill
-        // every process but ourselves (`kill(2)`, pid -1); it fails where there is none.
+        // Processes that the command left running may hold its output open forever. Killing group 1
+        // kills every process but this one (`kill(2)`, pid -1); it fails if there is no other.
         let _ = rustix::process::kill_process_group(rustix::process::Pid::INIT, Signal::KILL);
         status
     })
@@ -123,7 +123,7 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
-/// Makes the host's files, with changes kept in memory, this process's root.
+/// Makes the host's files the root of this process, with changes kept in memory.
 fn enter_root() -> Result<(), String> {
     let read_only = MountFlags::RDONLY;
     let lower = Path::new("/mnt/lower");
@@ -147,9 +147,9 @@ fn enter_root() -> Result<(), String> {
     if let Some(device) = disk("scratch") {
         mount(&device.to_string_lossy(), &root.join(SCRATCH), "ext4", none, c"")?;
     }
-    // Its own address comes with that.
+    // This also gives it the address 127.0.0.1.
     interface::up("lo").map_err(|error| format!("loopback: {error}"))?;
-    // Where devtmpfs is all there is, nobody has made these.
+    // If there is only devtmpfs, nobody has made these links.
     for (link, target) in [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -158,8 +158,8 @@ fn enter_root() -> Result<(), String> {
     ] {
         let _ = std::os::unix::fs::symlink(target, root.join("dev").join(link));
     }
-    // Moved onto the old root, for the kernel makes no user namespace for a process in another root
-    // directory.
+    // Moved onto the old root, because the kernel creates no user namespace for a process whose root
+    // directory is not the root of its mount namespace.
     std::env::set_current_dir(root)
         .and_then(|()| Ok(rustix::mount::mount_move(".", "/")?))
         .and_then(|()| std::os::unix::fs::chroot("."))
@@ -167,13 +167,14 @@ fn enter_root() -> Result<(), String> {
         .map_err(|error| format!("{ROOT}: {error}"))
 }
 
-/// The virtio disk with this serial.
+/// The device file of the virtio disk with this serial.
 fn disk(serial: &str) -> Option<PathBuf> {
     let name = named("/sys/block", "serial", serial).ok()??;
     Some(Path::new("/dev").join(name))
 }
 
-/// The virtio-serial port with this name, which its driver announces some time after it is inserted.
+/// Opens the virtio-serial port with this name; the driver announces it some time after the module is
+/// inserted.
 fn open_port(name: &str) -> Result<File, String> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
@@ -192,7 +193,7 @@ fn open_port(name: &str) -> Result<File, String> {
     }
 }
 
-/// The entry of `class` whose `attribute` is `value`.
+/// The entry of `class` whose `attribute` has this value.
 fn named(class: &str, attribute: &str, value: &str) -> io::Result<Option<OsString>> {
     for entry in fs::read_dir(class)? {
         let entry = entry?;

@@ -1,15 +1,16 @@
-//! The host's random numbers, as the kernel's hardware random number generator gives them.
+//! The host's random numbers, read through the kernel's hardware random number generator.
 
 use std::fs::{self, File};
 use std::io::Read;
 
-/// The device, and who is behind it (`Documentation/admin-guide/hw_random.rst`).
+/// The device and the name of its current source (`Documentation/admin-guide/hw_random.rst`).
 const DEVICE: &str = "/dev/hwrng";
 const CURRENT: &str = "/sys/class/misc/hw_random/rng_current";
-/// The most bytes of one request.
+/// The largest number of bytes in one request.
 const MOST: usize = 1024;
 
-/// `length` bytes, as hexadecimal digits, and the name of the generator that they come from.
+/// Reads `length` bytes. Returns them as hexadecimal digits, and the name of the generator that they
+/// came from.
 pub fn read(length: usize) -> Result<(String, String), String> {
     if length > MOST {
         return Err(format!("at most {MOST} bytes at once"));

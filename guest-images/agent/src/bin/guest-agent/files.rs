@@ -1,7 +1,7 @@
-//! A file system under load: files written, flushed, renamed and deleted, and checked to the last byte.
+//! A file system under load: writes, flushes, renames and deletes files, and checks every byte of them.
 //!
-//! A file's name, `SEED-NUMBER-LENGTH`, says all about its content, so it can be checked by whoever finds it.
-//! It gets that name by a rename after its content is flushed; until then it is called `new`.
+//! A file's name, `SEED-NUMBER-LENGTH`, determines its content, so any agent can check it. A file is
+//! renamed to that name after its content is flushed; until then it is called `new`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -19,11 +19,11 @@ use crate::jobs::{Job, Kind, lock};
 
 const NEW: &str = "new";
 
-/// A device's file system, and what must be in it.
+/// A device's file system, and the files that must be in it.
 pub struct FileSystem {
     device: String,
     mount_point: PathBuf,
-    /// Files that were given their names and not deleted; `None` if another boot wrote them.
+    /// Files that were given their names and not deleted since; `None` if another boot wrote them.
     expected: Mutex<Option<BTreeSet<String>>>,
 }
 
@@ -37,10 +37,10 @@ impl FileSystem {
         }
     }
 
-    /// Makes an empty file system, and mounts it.
+    /// Makes an empty file system and mounts it.
     pub fn make(&self) -> Result<(), String> {
         self.unmount()?;
-        // Discarding first would turn a test of writes into one of discards.
+        // Discarding first would test discards instead of writes.
         run("mke2fs", &["-q", "-F", "-t", "ext4", "-E", "nodiscard", &self.device])?;
         *lock(&self.expected) = Some(BTreeSet::new());
         self.mount()
@@ -78,10 +78,11 @@ impl FileSystem {
         fs::rename(new, self.mount_point.join(name))
     }
 
-    /// Unmounts, checks and mounts again, and reads every file; how many there are.
+    /// Unmounts the file system, checks it, mounts it again and reads every file. Returns the number of
+    /// files.
     pub fn verify(&self) -> Result<usize, String> {
         if lock(&self.expected).is_none() {
-            // After a crash the journal is replayed by mounting; only then is there something to check.
+            // After a crash, mounting replays the journal; only then is there something to check.
             self.mount()?;
         }
         self.unmount()?;
@@ -110,7 +111,7 @@ impl FileSystem {
     }
 
     fn check(&self, name: &str) -> Result<(), String> {
-        let expected = content(name).ok_or_else(|| format!("{name} is no name of ours"))?;
+        let expected = content(name).ok_or_else(|| format!("{name} is not a file of this test"))?;
         let mut found = Vec::new();
         let read = File::open(self.mount_point.join(name)).and_then(|mut file| file.read_to_end(&mut found));
         read.map_err(|error| format!("{name}: {error}"))?;
@@ -126,7 +127,7 @@ impl FileSystem {
         init::mount(&self.device, &self.mount_point, "ext4", MountFlags::empty(), c"")
     }
 
-    /// Unmounts, if it is mounted.
+    /// Unmounts the file system if it is mounted.
     pub fn unmount(&self) -> Result<(), String> {
         use rustix::io::Errno;
         match rustix::mount::unmount(&self.mount_point, UnmountFlags::empty()) {
@@ -136,7 +137,7 @@ impl FileSystem {
     }
 }
 
-/// The content of the file `name`; `None` if it is not of the form that we give.
+/// The content of the file `name`; `None` if the name does not have the form `SEED-NUMBER-LENGTH`.
 fn content(name: &str) -> Option<Vec<u8>> {
     let mut numbers = name.split('-').map(str::parse::<u64>);
     let (seed, number, length) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
@@ -151,7 +152,7 @@ fn content(name: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Runs a tool; what it prints is the error where it fails.
+/// Runs a tool. If it fails, the error holds everything that it printed.
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let command = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
     let output = command.map_err(|error| format!("{program}: {error}"))?;

@@ -1,4 +1,4 @@
-//! What both roles need first: the kernel's file systems, and the modules that the initramfs lists.
+//! Preparations of every role: the kernel's file systems, and the modules that the initramfs lists.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -9,13 +9,13 @@ use rustix::mount::MountFlags;
 
 const MODULES: &str = "/etc/modules";
 
-/// Mounts and inserts everything; goes on past what fails, and gives the first failure.
+/// Mounts and inserts everything. Continues after a failure, and returns the first one.
 pub fn prepare() -> Result<(), String> {
     let mounted = kernel_file_systems(Path::new("/"));
     mounted.and(insert_modules())
 }
 
-/// Mounts proc, sys and dev below `root`, each directory made if absent.
+/// Mounts proc, sys and dev below `root`. Creates each directory that does not exist.
 pub fn kernel_file_systems(root: &Path) -> Result<(), String> {
     let mut first = Ok(());
     for (kind, directory) in [("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev")] {
@@ -24,7 +24,7 @@ pub fn kernel_file_systems(root: &Path) -> Result<(), String> {
     first
 }
 
-/// Mounts `source` of type `kind` at `target`, which is made if absent.
+/// Mounts `source` of type `kind` at `target`, which is created if it does not exist.
 pub fn mount(
     source: &str,
     target: &Path,

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use guest_agent::wire::Fields;
 use hdrhistogram::Histogram;
 
-/// The longest latency that is told from longer ones, in microseconds: an hour.
+/// The longest latency that is recorded as it is, in microseconds: an hour. Longer ones count as this.
 const LONGEST_US: u64 = 3_600_000_000;
 
-/// What kind of request was completed.
+/// The kind of a completed request.
 #[derive(Clone, Copy)]
 pub enum Kind {
     Read,
@@ -41,15 +41,15 @@ struct Stats {
     bytes: u64,
     errors: u64,
     first_error: Option<String>,
-    /// Microseconds, of the requests since the last report.
+    /// Latencies in microseconds, of the requests since the last report.
     recent: Histogram<u64>,
-    /// Microseconds, of all requests.
+    /// Latencies in microseconds, of all requests.
     total: Histogram<u64>,
 }
 
 impl Job {
     fn new() -> Result<Self, String> {
-        // Two digits are enough for latency, and keep this small.
+        // Two significant digits are enough for latency, and keep the histogram small.
         let histogram = || Histogram::new_with_bounds(1, LONGEST_US, 2).map_err(|error| error.to_string());
         let stats = Stats {
             reads: 0,
@@ -70,12 +70,12 @@ impl Job {
         })
     }
 
-    /// Whether the workload is asked to end.
+    /// Returns true if the workload is asked to end.
     pub fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Counts one request that took since `since`.
+    /// Counts one completed request that started at `since`.
     pub fn record(&self, kind: Kind, bytes: u64, since: Instant) {
         let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut stats = lock(&self.stats);
@@ -89,7 +89,7 @@ impl Job {
         stats.total.saturating_record(micros);
     }
 
-    /// Counts one request that failed; how many have by now.
+    /// Counts one failed request. Returns the number of failed requests so far.
     pub fn fail(&self, text: String) -> u64 {
         let mut stats = lock(&self.stats);
         stats.errors += 1;
@@ -97,7 +97,7 @@ impl Job {
         stats.errors
     }
 
-    /// What there is to report; starts a new interval.
+    /// The workload's figures so far. Starts a new interval for the recent latencies.
     pub fn report(&self) -> Fields {
         let elapsed = lock(&self.end).as_ref().map(|end| end.elapsed);
         let mut stats = lock(&self.stats);
@@ -120,7 +120,7 @@ impl Job {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for the workload's end; what went wrong in it is the error.
+    /// Waits for the workload's end. Returns an error if anything went wrong in it.
     pub fn wait(&self) -> Result<Fields, String> {
         let end = self.ended.wait_while(lock(&self.end), |end| end.is_none());
         let result =
@@ -147,12 +147,12 @@ fn latency(fields: Fields, prefix: &str, histogram: &Histogram<u64>) -> Fields {
         .with(&format!("{prefix}max"), histogram.max())
 }
 
-/// All jobs since the agent started, by number. Ended ones stay, so that their result can be asked for.
+/// All jobs since the agent started, by number. Ended ones stay, so that their result can be requested.
 #[derive(Default)]
 pub struct Jobs(Mutex<BTreeMap<u64, Arc<Job>>>);
 
 impl Jobs {
-    /// Starts `work` on a thread of its own; the job's number.
+    /// Starts `work` on a thread of its own. Returns the job's number.
     pub fn start(
         &self,
         work: impl FnOnce(&Job) -> Result<(), String> + Send + 'static,
@@ -177,7 +177,7 @@ impl Jobs {
     }
 }
 
-/// The lock's content, also after a panic of another holder: every holder leaves it usable at each step.
+/// Locks a mutex even if another holder panicked: every holder leaves the content valid at each step.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

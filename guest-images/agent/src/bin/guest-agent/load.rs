@@ -13,15 +13,15 @@ use crate::jobs::{Job, Kind};
 use crate::regions::{MAX_SEQ, Region};
 
 const MAX_DEPTH: usize = 64;
-/// A device that fails everything would otherwise be asked without end.
+/// Without a limit, a device that fails every request would be used forever.
 const MAX_ERRORS: u64 = 1000;
 
-/// How a load behaves.
+/// The parameters of a load.
 pub struct Settings {
     depth: usize,
     fsync_every: u64,
     read_percent: u64,
-    /// 0: until stopped.
+    /// The number of requests; 0: until stopped.
     operations: u64,
     random: u64,
 }
@@ -38,7 +38,7 @@ impl Settings {
         if !(1..=MAX_DEPTH).contains(&settings.depth) || settings.read_percent > 100 {
             return Err(format!("depth must be 1 to {MAX_DEPTH} and read-percent 0 to 100"));
         }
-        // With fewer, threads would mostly look for a block that no other has.
+        // With fewer blocks, threads would mostly search for a block that no other thread uses.
         if region.blocks() < 2 * settings.depth as u64 {
             return Err(format!("the region must have at least {} blocks", 2 * settings.depth));
         }

@@ -1,9 +1,9 @@
-//! The static program that is `/init` in every initramfs of ours.
+//! The static program that is `/init` in all initramfs of this workspace.
 //!
-//! In a guest it serves the line protocol of `guest_agent::wire` on the second serial port; in the emulated host's
-//! machine it runs one command; in front of a disk it mounts its root file system and goes on there. Which of
-//! these, the file `/etc/role` tells. It is process 1, whose end is a kernel panic: whatever fails is
-//! reported, and only a guest that has no root file system ends so.
+//! The file `/etc/role` selects its role. In a guest it serves the line protocol of `guest_agent::wire`
+//! on the second serial port; in the emulated host it runs one command; in front of a disk it mounts the
+//! root file system and starts the init there. It is process 1, whose end is a kernel panic: it reports
+//! failures and continues, and ends only in a guest that has no root file system.
 
 mod button;
 mod device;
@@ -28,16 +28,16 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
-/// The agent's own line; kernel messages are on the first serial port.
+/// The agent's own serial line; kernel messages go to the first serial port.
 const LINE: &str = "/dev/ttyS1";
 
 fn main() {
     if !rustix::process::getpid().is_init() {
-        eprintln!("guest-agent is the init of a guest, and runs nowhere else");
+        eprintln!("guest-agent is the init of a guest and must run as process 1");
         return;
     }
-    // The kernel hands on what it does not know of its command line: whoever wants to know when init starts
-    // says there what it is to print first.
+    // The kernel passes unknown parts of its command line on to init. To measure when init starts, a
+    // test puts the text there that init prints first.
     if let Ok(greeting) = std::env::var("MILLRACE_GREETING") {
         println!("{greeting}");
     }
@@ -59,7 +59,7 @@ fn guest() -> ! {
     }
     loop {
         let served = open_line(LINE).and_then(|line| agent.serve(line.try_clone()?, line));
-        // Unplugged or absent; it may come back, and nothing else tells.
+        // The port is unplugged or absent. It may come back, and there is no notification of that.
         eprintln!(
             "guest-agent: {LINE}: {}",
             served.map_or_else(|error| error.to_string(), |()| "closed".to_owned())
@@ -68,7 +68,7 @@ fn guest() -> ! {
     }
 }
 
-/// Sends back on a terminal what comes from it, for as long as it is there.
+/// Sends everything that arrives on a terminal back to it, for as long as it exists.
 fn echo(path: &str) -> Result<(), String> {
     let told = |error: io::Error| format!("{path}: {error}");
     let line = open_line(path).map_err(told)?;
@@ -77,10 +77,11 @@ fn echo(path: &str) -> Result<(), String> {
     thread.map(drop).map_err(told)
 }
 
-/// Opens a serial port for bytes as they are: no echo, no line editing, no translation, no modem control.
+/// Opens a serial port for raw bytes: no echo, no line editing, no translation, no modem control.
 fn open_line(path: &str) -> io::Result<fs::File> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // Without CLOCAL a blocking open would wait for a carrier that virtual ports need not have.
+    // Without O_NONBLOCK, open would wait for a carrier unless CLOCAL is set; virtual ports need not
+    // have one.
     let line = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
     let mut settings = tcgetattr(&line)?;
     settings.make_raw();

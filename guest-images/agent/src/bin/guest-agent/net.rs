@@ -1,4 +1,4 @@
-//! The network as a guest uses it: an address, a conversation, and whether there is a cable.
+//! The network as a guest uses it: an address, a connection, and the state of the cable.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,12 +8,12 @@ use std::time::Duration;
 use guest_agent::interface;
 use sha2::{Digest, Sha256};
 
-/// The most bytes that are kept to be sent back.
+/// The largest number of bytes that are stored to be sent back.
 const MOST: u64 = 64 << 20;
-/// How long the other side may be silent.
+/// The longest time that the other side may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Gives an interface an address and a longest packet, and sets it up.
+/// Sets an interface's address and MTU, and brings it up.
 pub fn up(name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<(), String> {
     let done = interface::add_address(name, address, prefix)
         .and_then(|()| interface::set_mtu(name, mtu))
@@ -21,8 +21,8 @@ pub fn up(name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<(), Str
     done.map_err(|error| format!("{name}: {error}"))
 }
 
-/// Connects to `address`, receives `length` bytes, at most [`MOST`], and sends the same back: how many bytes,
-/// and their SHA-256 as hexadecimal digits.
+/// Connects to `address`, receives `length` bytes (at most [`MOST`]) and sends them back. Returns their
+/// number, and their SHA-256 as hexadecimal digits.
 pub fn echo(address: SocketAddr, length: u64) -> Result<(usize, String), String> {
     let mut bytes = Vec::new();
     let echoed = TcpStream::connect_timeout(&address, SILENCE).and_then(|mut stream| {
@@ -37,7 +37,7 @@ pub fn echo(address: SocketAddr, length: u64) -> Result<(usize, String), String>
     Ok((bytes.len(), hash))
 }
 
-/// Whether the interface, which is up, has a cable.
+/// Returns true if the interface, which must be up, has a cable.
 pub fn has_carrier(name: &str) -> Result<bool, String> {
     let path = format!("/sys/class/net/{name}/carrier");
     fs::read_to_string(&path).map(|text| text.trim() == "1").map_err(|error| format!("{path}: {error}"))

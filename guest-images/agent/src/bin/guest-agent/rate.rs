@@ -1,4 +1,4 @@
-//! Requests as fast as a device takes them, whose content is no matter: what benchmarks count.
+//! Requests as fast as the device completes them, for benchmarks. Their content does not matter.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -13,11 +13,11 @@ use crate::jobs::{Job, Kind};
 const MAX_DEPTH: usize = 64;
 const MAX_LENGTH: u64 = 8 << 20;
 
-/// What is asked of the device.
+/// The parameters of the requests.
 pub struct Settings {
     offset: u64,
     length: u64,
-    /// Bytes of one request.
+    /// The length of one request, in bytes.
     block: u64,
     depth: usize,
     write: bool,
@@ -45,7 +45,7 @@ impl Settings {
     }
 }
 
-/// Makes requests for the time given, with one thread for each in flight. The first failure ends it.
+/// Sends requests for the given time, one thread for each in flight. Ends at the first failure.
 pub fn run(job: &Job, device: &Device, settings: &Settings) -> Result<(), String> {
     let deadline = Instant::now() + settings.time;
     let (next, blocks) = (AtomicU64::new(0), settings.length / settings.block);

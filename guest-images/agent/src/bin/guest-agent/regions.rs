@@ -1,7 +1,8 @@
-//! What the agent has written where, and whether it is still there.
+//! The blocks that the agent has written, and the check that they are still there.
 //!
-//! For each block the agent keeps two sequence numbers: the last write that the device acknowledged, and the
-//! last one that was asked for. They differ where a write failed: then either content, old or new, is right.
+//! For each block the agent keeps two sequence numbers: the last write that the device acknowledged, and
+//! the last one that was requested. They differ if a write failed: then both the old and the new content
+//! are right.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use crate::device::{Buffer, Device};
 /// The length of sequential reads and writes, in bytes.
 const CHUNK: usize = 128 << 10;
 const MAX_EXAMPLES: usize = 16;
-/// Set in a cell while somebody reads or writes its block.
+/// Set in a cell while its block is claimed.
 const BUSY: u64 = 1 << 63;
 const SEQ_BITS: u32 = 31;
 /// The highest sequence number.
@@ -24,13 +25,13 @@ pub const MAX_SEQ: u64 = (1 << SEQ_BITS) - 1;
 pub struct Region {
     pub seed: u64,
     offset: u64,
-    /// A cell per block: the busy bit, the sequence number asked for, and the one acknowledged.
+    /// One cell per block: the busy bit, the sequence number requested, and the one acknowledged.
     cells: Vec<AtomicU64>,
-    /// How many jobs use it.
+    /// The number of jobs that use the region.
     pub users: AtomicUsize,
 }
 
-/// A block that nobody else touches until it is released.
+/// A block that nobody else reads or writes until it is released.
 pub struct Claim<'a> {
     cell: &'a AtomicU64,
     pub offset: u64,
@@ -39,7 +40,7 @@ pub struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Gives the block back with what is now known of it.
+    /// Releases the block and stores its new sequence numbers.
     pub fn release(self, acknowledged: u64, asked: u64) {
         self.cell.store(pack(acknowledged, asked), Ordering::Release);
     }
@@ -54,7 +55,7 @@ impl Region {
         self.cells.len() as u64
     }
 
-    /// Takes the block `index`; `None` if it is taken.
+    /// Claims the block `index`. Returns `None` if it is claimed already.
     pub fn claim(&self, index: usize) -> Option<Claim<'_>> {
         let cell = self.cells.get(index)?;
         let value = cell.fetch_or(BUSY, Ordering::Acquire);
@@ -87,8 +88,8 @@ impl Region {
         Ok(Region { seed, offset, cells, users: AtomicUsize::new(0) })
     }
 
-    /// Reads every block back and compares; what is right, or explained by a failed write, is expected from
-    /// now on.
+    /// Reads every block back and compares it. The content found is expected from now on if it is right
+    /// or explained by a failed write.
     pub fn verify(&self, device: &Device) -> Result<Report, String> {
         let mut report = Report::default();
         let mut index = 0;
@@ -109,7 +110,8 @@ impl Region {
         Ok(report)
     }
 
-    /// Takes a range for what it holds, where each block must have been written `oldest` times or more.
+    /// Takes over a range with the content that it has. Each block must have been written at least
+    /// `oldest` times.
     pub fn adopt(
         device: &Device,
         offset: u64,
@@ -133,7 +135,7 @@ impl Region {
     }
 }
 
-/// Calls `act` with each part of a range and a buffer of its length.
+/// Calls `act` with the offset of each part of a range, and a buffer of the part's length.
 pub fn for_each_chunk(
     offset: u64,
     length: u64,
@@ -148,7 +150,7 @@ pub fn for_each_chunk(
     Ok(())
 }
 
-/// What reading back a region gave.
+/// The result of reading back a region.
 #[derive(Default)]
 pub struct Report {
     blocks: u64,
@@ -160,7 +162,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Counts one block; its sequence number where it is right.
+    /// Counts one block. Returns its sequence number if it is right.
     fn add(&mut self, offset: u64, judged: Result<u64, Fault>, expected: u64) -> Option<u64> {
         self.blocks += 1;
         match judged {

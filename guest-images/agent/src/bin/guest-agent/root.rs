@@ -1,8 +1,9 @@
-//! Init of a guest that goes on with the root file system on one of its disks, as every initramfs does in the
-//! end.
+//! Init of a guest that continues with the root file system on one of its disks, as an ordinary
+//! initramfs does.
 //!
-//! `root=/dev/NAME` on the kernel's command line says which; without it, it is the first disk or partition,
-//! in the order of their names, that has an init. It is mounted writable unless the command line says `ro`.
+//! `root=/dev/NAME` on the kernel's command line names the device. Without it, the first disk or
+//! partition that has an init is used, in the order of their names. It is mounted writable unless the
+//! command line has `ro`.
 
 use std::fs;
 use std::io;
@@ -15,13 +16,13 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 const ROOT: &str = "/mnt/root";
-/// Where a root file system has its init, unless `init=` says otherwise.
+/// The path of init in a root file system, unless `init=` gives another.
 const INIT: &str = "/sbin/init";
-/// A disk behind a bus that is scanned in the background comes a little later.
+/// The time to wait for disks: a bus that is scanned in the background finds its disks a little later.
 const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// What the kernel's command line says.
+/// The options of the kernel's command line that matter here.
 #[derive(Debug, PartialEq, Eq)]
 struct Wanted {
     root: Option<String>,
@@ -45,7 +46,7 @@ impl Wanted {
     }
 }
 
-/// Goes on with the root file system: returns only where that cannot be, and says why.
+/// Continues with the root file system. Returns only if that fails, with the reason.
 pub fn run() -> String {
     let cmdline = match fs::read_to_string("/proc/cmdline") {
         Ok(cmdline) => cmdline,
@@ -90,8 +91,8 @@ fn find(wanted: &Wanted) -> Result<(), String> {
     }
 }
 
-/// The kinds of file systems that lie on disks, of those in `/proc/filesystems`. The one that most disks have
-/// comes first: the kernel complains about every one that is tried in vain.
+/// The file systems of `/proc/filesystems` that lie on disks. The most common one comes first, because
+/// the kernel logs an error for each one that is tried and does not match.
 fn on_disk(list: &str) -> Vec<&str> {
     let mut kinds: Vec<_> = list.lines().filter_map(|line| line.strip_prefix('\t')).collect();
     kinds.sort_by_key(|kind| *kind != "ext4");
@@ -121,37 +122,38 @@ fn names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
 
 fn mount(device: &Path, kinds: &[&str], wanted: &Wanted) -> Result<(), String> {
     if !device.exists() {
-        return Err("is not there".to_owned());
+        return Err("does not exist".to_owned());
     }
     let mount = |kind: &str, flags| rustix::mount::mount(device, ROOT, kind, flags, c"");
     for kind in kinds {
         let mounted =
             match mount(kind, if wanted.read_only { MountFlags::RDONLY } else { MountFlags::empty() }) {
-                // A disk that cannot be written to.
+                // The disk is read-only.
                 Err(Errno::ACCESS | Errno::ROFS) => mount(kind, MountFlags::RDONLY),
                 other => other,
             };
         if mounted.is_err() {
             continue;
         }
-        // Its own links lead from its own root: followed from here, they would lead elsewhere.
+        // Its links are relative to its own root: followed from here, they would lead elsewhere.
         if fs::symlink_metadata(Path::new(ROOT).join(wanted.init.trim_start_matches('/'))).is_ok() {
             return Ok(());
         }
         let unmounted = rustix::mount::unmount(ROOT, UnmountFlags::empty());
         unmounted.map_err(|error| format!("cannot be unmounted: {error}"))?;
-        return Err(format!("holds {kind}, and no {} in it", wanted.init));
+        return Err(format!("its {kind} file system has no {}", wanted.init));
     }
-    Err(format!("holds none of {}", kinds.join(", ")))
+    Err(format!("none of the file systems {} is on it", kinds.join(", ")))
 }
 
-/// Makes what is mounted at [`ROOT`] the root, with the kernel's file systems in it.
+/// Makes the file system mounted at [`ROOT`] the root, and moves the kernel's file systems into it.
 fn enter() -> io::Result<()> {
     for directory in ["dev", "proc", "sys"] {
         let target = Path::new(ROOT).join(directory);
         rustix::mount::mount_move(Path::new("/").join(directory), target)?;
     }
-    // What nobody reaches any more would keep its memory; that it stays is no reason not to boot.
+    // Nobody can reach these files any more, but they would keep their memory. A failure here must not
+    // stop the boot.
     let _ = fs::remove_dir_all("/modules");
     let _ = fs::remove_file("/init");
     std::env::set_current_dir(ROOT)?;

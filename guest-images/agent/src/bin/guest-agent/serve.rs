@@ -1,4 +1,5 @@
-//! The line protocol's serving side: one thread reads requests, each is answered from a thread of its own.
+//! The serving side of the line protocol: one thread reads requests, and each request runs on a thread
+//! of its own.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +27,7 @@ use crate::system;
 /// Longer lines are noise.
 const MAX_LINE: u64 = 4096;
 
-/// The agent's state, which outlives a connection.
+/// The agent's state. It outlives a connection.
 #[derive(Clone, Default)]
 pub struct Agent(Arc<State>);
 
@@ -37,12 +38,12 @@ struct State {
     file_systems: Mutex<BTreeMap<String, Arc<Mutex<Arc<FileSystem>>>>>,
 }
 
-/// What a request gives.
+/// The result of a request.
 #[derive(Default)]
 struct Answer {
     progress: Vec<String>,
     fields: Fields,
-    /// What to do once the answer is on the line.
+    /// The action to take once the answer has been sent.
     then: Option<fn() -> Result<()>>,
 }
 
@@ -59,13 +60,13 @@ impl Agent {
         Self::default()
     }
 
-    /// Flushes everything and powers off.
+    /// Flushes everything and powers the machine off.
     pub fn power_off(&self) {
         self.ending(|| Ok(()));
         system::halt(RebootCommand::PowerOff);
     }
 
-    /// Serves until the line ends or breaks.
+    /// Serves requests until the line ends or breaks.
     pub fn serve(&self, input: impl Read, output: impl Line) -> io::Result<()> {
         let output = Arc::new(Mutex::new(output));
         lock(&output).write_all(format!("* ready version={VERSION}\n").as_bytes())?;
@@ -107,7 +108,7 @@ impl Agent {
                 None
             }
         };
-        // One write: answers of other threads stay whole lines.
+        // One write, so that answers of other threads do not mix into these lines.
         let mut line = lock(output);
         let sent = line.write_all(text.as_bytes()).and_then(|()| line.drain());
         drop(line);
@@ -260,7 +261,7 @@ impl Agent {
         Ok(Fields::new().with("files", files).into())
     }
 
-    /// The device's file system, locked by whoever uses it.
+    /// The device's file system. Its user holds the lock.
     fn file_system(&self, device: &str) -> Arc<Mutex<Arc<FileSystem>>> {
         let mut all = lock(&self.0.file_systems);
         let new = || Arc::new(Mutex::new(Arc::new(FileSystem::new(device))));
@@ -283,10 +284,10 @@ impl Agent {
         }
     }
 
-    /// An answer after which the machine ends: clean, where file systems let go.
+    /// An answer after which the machine ends. File systems that are not in use are unmounted first.
     fn ending(&self, then: fn() -> Result<()>) -> Answer {
         for slot in lock(&self.0.file_systems).values() {
-            // One that is in use is only flushed, as everything is.
+            // One that is in use is only flushed, like everything else.
             let _ = slot.try_lock().map(|file_system| file_system.unmount());
         }
         rustix::fs::sync();
@@ -294,9 +295,9 @@ impl Agent {
     }
 }
 
-/// A line on which what was written can be awaited.
+/// A line that can wait until everything written to it has been sent.
 pub trait Line: Write + Send + 'static {
-    /// Waits until everything written has left.
+    /// Waits until everything written has left the port.
     fn drain(&self) -> io::Result<()>;
 }
 
@@ -328,7 +329,7 @@ fn listing(progress: Vec<String>) -> Answer {
 }
 
 fn unknown_region(device: &str) -> String {
-    format!("nothing is known of {device}: fill it first")
+    format!("the content of {device} is unknown: fill it first")
 }
 
 fn text<T>(result: io::Result<T>) -> Result<T> {

@@ -1,4 +1,4 @@
-//! The whole agent, driven by its client over a socket pair, on files in the place of devices.
+//! Tests of the whole agent, driven by its client over a socket pair, with files instead of devices.
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -26,7 +26,7 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
-        // Beside the test program, because a temporary directory may be one without direct I/O.
+        // Beside the test program, because a temporary directory may not support direct I/O.
         let program = std::env::current_exe().expect("a path");
         let disk = NamedTempFile::new_in(program.parent().expect("a directory")).expect("a file");
         disk.as_file().set_len(SIZE).expect("a size");
@@ -61,7 +61,7 @@ impl Guest {
     }
 }
 
-/// A client of a new agent.
+/// A client connected to a new agent.
 fn connect() -> Client<UnixStream> {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let input = theirs.try_clone().expect("a second handle");
@@ -118,7 +118,7 @@ fn a_load_runs_beside_other_requests_and_leaves_what_it_wrote() {
     let report = guest.client.verify(&region.device).expect("verified");
     assert!(report.newest > 1);
 
-    // Another boot: its agent knows nothing, and finds the same.
+    // After a reboot: a new agent knows nothing, and finds the same.
     let mut later = connect();
     let digest = guest.client.digest(&region.device).expect("a digest");
     assert_eq!(later.verify_full(&region, 1).expect("verified").digest, digest);

@@ -1,4 +1,4 @@
-//! The machine as a whole: the kernel's log, and ways to end.
+//! The machine as a whole: the kernel's log, and ways to end the machine.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::system::RebootCommand;
 
-/// What the kernel writes where I/O failed or hangs.
+/// Texts in the kernel's messages about failed or hanging I/O.
 const TROUBLE: [&str; 6] = [
     "I/O error",
     "EXT4-fs error",
@@ -20,7 +20,7 @@ const TROUBLE: [&str; 6] = [
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 const NEW_CAPACITY: &str = "new size:";
 
-/// Every message that the kernel still has, oldest first.
+/// Every message in the kernel's log buffer, oldest first.
 pub fn messages() -> io::Result<Vec<String>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let mut log = File::options().read(true).custom_flags(flags).open("/dev/kmsg")?;
@@ -31,7 +31,7 @@ pub fn messages() -> io::Result<Vec<String>> {
             Ok(0) => return Ok(messages),
             Ok(length) => messages.extend(text(&record[..length])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(messages),
-            // Overwritten while we read: the next read goes on with the oldest there is.
+            // Messages were overwritten while reading: the next read continues with the oldest one left.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(error) => return Err(error),
         }
@@ -45,19 +45,19 @@ fn text(record: &[u8]) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// The messages that tell of failed or hanging I/O.
+/// The messages about failed or hanging I/O.
 pub fn trouble() -> io::Result<Vec<String>> {
     let is_trouble = |message: &String| TROUBLE.iter().any(|mark| message.contains(mark));
     Ok(messages()?.into_iter().filter(is_trouble).collect())
 }
 
-/// How often virtio-blk has told of a changed capacity.
+/// The number of capacity changes that virtio-blk has reported.
 pub fn capacity_changes() -> io::Result<usize> {
     let is_change = |message: &&String| message.starts_with("virtio_blk") && message.contains(NEW_CAPACITY);
     Ok(messages()?.iter().filter(is_change).count())
 }
 
-/// What tells this boot from every other.
+/// An identifier of this boot.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
@@ -81,12 +81,13 @@ pub fn panic() -> io::Result<()> {
     fs::write("/proc/sysrq-trigger", "c")
 }
 
-/// Restarts the machine as it stands: nothing is flushed, nobody is told.
+/// Restarts the machine immediately: nothing is flushed and no process is notified.
 pub fn restart_at_once() -> io::Result<()> {
     fs::write("/proc/sysrq-trigger", "b")
 }
 
-/// Takes the disk behind a device file from its driver, whoever uses it: the name of its virtio device.
+/// Detaches the disk behind a device file from its driver, even if it is in use. Returns the name of its
+/// virtio device.
 pub fn unbind(device: &str) -> io::Result<String> {
     let disk = Path::new(device).file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let link = fs::read_link(Path::new("/sys/block").join(disk).join("device"))?;
@@ -95,12 +96,12 @@ pub fn unbind(device: &str) -> io::Result<String> {
     Ok(name.to_owned())
 }
 
-/// Gives it back.
+/// Attaches a virtio device to the disk driver again.
 pub fn bind(name: &str) -> io::Result<()> {
     fs::write(Path::new(DRIVER).join("bind"), name)
 }
 
-/// Ends the machine. Does not return even where the kernel refuses: process 1 has nowhere to return to.
+/// Ends the machine. Does not return even if the kernel refuses, because process 1 must not end.
 pub fn halt(how: RebootCommand) -> ! {
     if let Err(error) = rustix::system::reboot(how) {
         eprintln!("guest-agent: cannot end the machine: {error}");

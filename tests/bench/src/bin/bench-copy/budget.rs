@@ -1,5 +1,5 @@
-//! What a latency budget does: a guest's reads while its disk streams without one, and within one of a
-//! millisecond.
+//! The effect of a latency budget: a guest reads while its disk streams, without a budget and with one
+//! of a millisecond.
 
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,15 @@ use crate::guest::{Guest, between};
 
 /// `x-max-latency`, in milliseconds.
 const BUDGET: u64 = 1;
-/// Requests that a guest has in flight: enough that a stream is felt.
+/// The number of requests that the guest has in flight: enough to be slowed down by a stream.
 const DEPTH: usize = 8;
-/// Of a hundred.
+/// The percentage of writes.
 const WRITES: u64 = 30;
-/// What a stream that was just started still finds out.
+/// The time in which a stream that was just started adapts to the budget.
 const SETTLES: Duration = Duration::from_millis(500);
 
 impl Bench {
-    /// Measures it and prints it.
+    /// Measures the effect of a budget and prints it.
     pub fn budget(&self) -> Result<(), Failure> {
         let size = self.size;
         let base = Base::Raw { piece: 0, percent: 100 }.make(&self.folder, size)?;

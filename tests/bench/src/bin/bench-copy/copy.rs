@@ -1,4 +1,4 @@
-//! One row: rounds of everybody in turn, and what came out.
+//! One row: rounds of all copiers in turn, and the results.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use harness::{Failure, qemu_img};
 use crate::files::{self, Base, Made};
 use crate::rows::{Copier, Place, Row, Wanted};
 
-/// What holds for all rows.
+/// The parameters of all rows.
 pub struct Bench {
     pub millrace: PathBuf,
     pub folder: PathBuf,
     pub runs: u32,
-    /// Of a full base image.
+    /// The size of a full base image, in bytes.
     pub size: u64,
     pub warm: bool,
     pub qemu_aio: String,
@@ -29,11 +29,11 @@ pub struct Bench {
 struct Round {
     seconds: f64,
     usage: Usage,
-    /// Bytes that the copy takes on its device.
+    /// The space that the copy takes on its device, in bytes.
     allocated: u64,
 }
 
-/// All copies of one row by one of those who copy.
+/// All copies of one row by one copier.
 struct Rounds {
     copier: Copier,
     rounds: Vec<Round>,
@@ -88,7 +88,7 @@ impl Bench {
         Ok(())
     }
 
-    /// One copy; where `verify`, it is compared with what was copied.
+    /// Makes one copy. If `verify`, compares it with the source.
     fn round(
         &self,
         row: &Row,
@@ -106,7 +106,7 @@ impl Bench {
         if vmm.is_some() {
             files::leaf(&target, row.leaf, base, self.leaf_options.as_deref())?;
         }
-        // tmpfs is the page cache.
+        // A file on tmpfs is always in the page cache.
         if self.warm {
             storage::warm(&base.path)?;
         } else if row.place != Place::Memory {
@@ -114,7 +114,7 @@ impl Bench {
         }
         storage::settle(place)?;
         if !row.direct {
-            // For the page cache: what is read and what is written.
+            // Memory for the page cache: for the data that is read, and for the data that is written.
             storage::fault_in(2 * base.data)?;
         }
         let mut round = match vmm {
@@ -152,7 +152,7 @@ impl Bench {
     }
 }
 
-/// A copy of the file as it is, synced.
+/// Copies the file as it is, and syncs the copy.
 fn plain(copier: Copier, from: &Path, to: &Path) -> Result<Round, Failure> {
     let mut command = match copier {
         Copier::Dd => {
@@ -180,7 +180,7 @@ fn plain(copier: Copier, from: &Path, to: &Path) -> Result<Round, Failure> {
     Ok(Round { seconds: began.elapsed().as_secs_f64(), usage, allocated: 0 })
 }
 
-/// Copies a file by copy_file_range, and syncs it.
+/// Copies a file by copy_file_range, and syncs the copy.
 pub fn copy_file_range(from: &Path, to: &Path) -> Result<(), Failure> {
     let (from, to) = (File::open(from)?, File::create(to)?);
     while rustix::fs::copy_file_range(&from, None, &to, None, 1 << 30)? > 0 {}
@@ -240,7 +240,8 @@ fn print_wanted(wanted: &Wanted, all: &[Rounds], base: &Made) {
             let Some(file) = Spread::of(of(Copier::Ours, |round| round.allocated as f64 / 1048576.0)) else {
                 return;
             };
-            // Tables and refcounts: a thousandth of the disk, and room for the first ones.
+            // The allowance for tables and refcounts: a thousandth of the disk, and space for the first
+            // ones.
             let most = (base.data + base.size / 1000) as f64 / 1048576.0 + 2.0;
             (file, format!("MiB of leaf, at most {most:.1}"), file.median <= most)
         }

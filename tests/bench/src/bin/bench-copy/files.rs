@@ -8,11 +8,11 @@ use guest_agent::pattern::mix;
 use harness::images::fill;
 use harness::{Failure, qemu_img};
 
-/// What a base image holds.
+/// The content of a base image.
 #[derive(Clone, Copy)]
 pub enum Base {
-    /// Raw: of all pieces of so many bytes, a random choice of so many percent is data; whole where `piece`
-    /// is 0.
+    /// Raw: `percent` percent of all pieces of `piece` bytes, chosen at random, are data. If `piece` is
+    /// 0, everything is data.
     Raw { piece: u64, percent: u64 },
     /// qcow2, full of data.
     Qcow2,
@@ -24,14 +24,14 @@ pub enum Base {
 pub struct Made {
     pub path: PathBuf,
     pub format: &'static str,
-    /// Bytes of the disk.
+    /// The size of the disk, in bytes.
     pub size: u64,
-    /// Of them, data.
+    /// The bytes of the disk that are data.
     pub data: u64,
 }
 
 impl Base {
-    /// Makes it in `folder`, of `size` bytes.
+    /// Makes the image in `folder`, with a disk of `size` bytes.
     pub fn make(self, folder: &Path, size: u64) -> Result<Made, Failure> {
         let path = folder.join("base.img");
         let file = File::create(&path)?;
@@ -63,7 +63,7 @@ impl Base {
     }
 }
 
-/// A new, empty leaf over `base`, made by `qemu-img`, so that it is of the same kind for both programs.
+/// Makes a new, empty leaf over `base`. `qemu-img` makes it, so that it is the same for both programs.
 pub fn leaf(path: &Path, format: &str, base: &Made, options: Option<&str>) -> Result<(), Failure> {
     let mut create = Command::new("qemu-img");
     create.args(["create", "-q", "-f", format, "-F", base.format, "-b"]).arg(&base.path);

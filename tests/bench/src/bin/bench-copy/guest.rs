@@ -1,5 +1,5 @@
-//! What a guest feels of a stream: random requests of 4 KiB over each program's NBD export, first while
-//! nothing else happens, then while the disk streams.
+//! The effect of a stream on a guest: random requests of 4 KiB over each program's NBD export, first
+//! while nothing else happens, then while the disk streams.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,16 +15,16 @@ use crate::copy::Bench;
 use crate::files::{self, Base, Made};
 
 const BLOCK: u64 = 4096;
-/// How long the disk is watched without a stream.
+/// The time for which the disk is measured without a stream.
 const IDLE: Duration = Duration::from_secs(3);
 
 /// A row of the table.
 pub struct Row {
     pub name: &'static str,
     pub what: &'static str,
-    /// Requests that write, of a hundred.
+    /// The percentage of writes.
     pub writes: u64,
-    /// Requests in flight.
+    /// The number of requests in flight.
     pub depth: usize,
 }
 
@@ -35,21 +35,21 @@ pub const ROWS: &[Row] = &[
     Row { name: "guest-write-4", what: "guest writes of 4 KiB, four at a time", writes: 100, depth: 4 },
 ];
 
-/// A request that was answered.
+/// A completed request.
 #[derive(Clone, Copy)]
 pub struct Answered {
     pub sent: Instant,
     pub took: Duration,
 }
 
-/// A guest that reads and writes at random until it is told to end.
+/// A guest that reads and writes at random until it is ended.
 pub struct Guest {
     thread: JoinHandle<Result<Vec<Answered>, String>>,
     ends: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Guest {
-    /// Starts on a connection of its own.
+    /// Starts a guest on a connection of its own.
     pub fn start(daemon: &mut Daemon, writes: u64, depth: usize, seed: u64) -> Result<Self, Failure> {
         let socket = daemon.export()?;
         let nbd = Nbd::connect(&socket, "disk", STEP)?;
@@ -60,7 +60,7 @@ impl Guest {
         Ok(Guest { thread, ends })
     }
 
-    /// Ends it and tells what it saw.
+    /// Ends the guest. Returns its completed requests.
     pub fn end(self) -> Result<Vec<Answered>, Failure> {
         self.ends.store(true, std::sync::atomic::Ordering::Relaxed);
         Ok(self.thread.join().map_err(|_| "the guest panicked")??)
@@ -96,7 +96,7 @@ fn work(
         }
         let reply = nbd.receive(&mut data)?;
         if reply.error != 0 {
-            return Err(format!("{:?} was answered {}", reply.command, reply.error).into());
+            return Err(format!("{:?} failed with error {}", reply.command, reply.error).into());
         }
         if let Some(sent) = sent.remove(&reply.cookie) {
             answered.push(Answered { sent, took: sent.elapsed() });
@@ -104,7 +104,7 @@ fn work(
     }
 }
 
-/// The latencies of what was sent in a time.
+/// The latencies of the requests that were sent between two points in time.
 pub fn between(answered: &[Answered], from: Instant, to: Instant) -> Latencies {
     let mut latencies = Latencies::default();
     let inside = answered.iter().filter(|one| (from..to).contains(&one.sent));
@@ -116,12 +116,13 @@ pub fn between(answered: &[Answered], from: Instant, to: Instant) -> Latencies {
 struct Round {
     idle: Latencies,
     during: Latencies,
-    /// Of the stream, in seconds.
+    /// The duration of the stream, in seconds.
     stream: f64,
 }
 
 impl Bench {
-    /// Starts a program on a new qcow2 leaf over `base`, past the page cache, which holds nothing of either.
+    /// Starts a program on a new qcow2 leaf over `base`, with O_DIRECT, and with neither image in the
+    /// page cache.
     pub fn on_new_leaf(&self, vmm: Vmm, base: &Made) -> Result<(Daemon, PathBuf), Failure> {
         let leaf = self.folder.join("target");
         files::leaf(&leaf, "qcow2", base, self.leaf_options.as_deref())?;
@@ -170,7 +171,7 @@ impl Bench {
 fn print(all: &[(Vmm, Vec<Round>); 2], size: u64) {
     println!(
         "  {:<16}{:>28}{:>28}{:>12}{:>12}{:>12}",
-        "microseconds", "p50", "p99", "max", "a second", "MiB/s"
+        "microseconds", "p50", "p99", "max", "per second", "MiB/s"
     );
     let p99 = |rounds: &[Round], of: fn(&Round) -> &Latencies| -> Vec<f64> {
         rounds.iter().map(|round| of(round).percentile(99.0)).collect()

@@ -1,9 +1,11 @@
-//! Measures live copy beside others, in turn and on the same files: `qemu-storage-daemon`'s block-stream,
-//! and as the floor what copies a file without any disk image: cp, dd, copy_file_range.
+//! Measures live copy against other programs, in turn and on the same files: against the block-stream of
+//! `qemu-storage-daemon`, and, as a lower bound, against copies of the plain file by cp, dd and
+//! copy_file_range.
 //!
-//! What everybody's time ends with is the same: the copy is on stable storage. Ours says so by its event;
-//! QEMU's is waited for until the daemon has ended and its leaf is synced, the others' until the copy is
-//! synced. Besides, what a guest feels of a stream and of a switch, and the memory that a huge disk takes.
+//! Every measured time ends when the copy is on stable storage. For our stream that is its event; for
+//! QEMU, it is when the daemon has ended and its leaf is synced; for the plain copies, when the copy is
+//! synced. Also measured: the effect of a stream and of a switch on a guest, and the memory that a huge
+//! disk takes.
 
 mod budget;
 mod copy;
@@ -20,36 +22,36 @@ use bench::storage;
 use clap::Parser;
 use harness::{Failure, programs, qemu_img};
 
-/// Measures live copy beside QEMU and plain copies, and prints ratios.
+/// Measures live copy against QEMU and plain copies, and prints ratios.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these rows, or all whose name begins so; see `--list`.
+    /// Measure only the rows whose names begin with one of these; see `--list`.
     rows: Vec<String>,
-    /// What rows there are.
+    /// List the rows and exit.
     #[arg(long)]
     list: bool,
     /// Rounds of each row; medians are printed.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// MiB of data of a full base image; the other images go with it.
+    /// MiB of data of a full base image; the other images scale with it.
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(64..))]
     size: u64,
-    /// A look: three rounds of 512 MiB.
+    /// A quick run: three rounds of 512 MiB.
     #[arg(long, conflicts_with_all = ["runs", "size"])]
     quick: bool,
-    /// Where the images are made; the temporary folder otherwise.
+    /// Folder for the images; by default, the temporary folder.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
     /// Measure this program, such as another build, instead of the one of this tree.
     #[arg(long, value_name = "FILE")]
     millrace: Option<PathBuf>,
-    /// The base image is in the page cache when a copy begins; otherwise it is not.
+    /// Read the base image into the page cache before each copy, instead of evicting it.
     #[arg(long)]
     warm: bool,
-    /// QEMU's way to do I/O: io_uring, native or threads.
+    /// QEMU's I/O engine: io_uring, native or threads.
     #[arg(long, value_name = "AIO", default_value = "io_uring")]
     qemu_aio: String,
-    /// Options of the leaf that both get, for `qemu-img create -o`; QEMU's defaults otherwise.
+    /// Options of the leaf for both programs, as for `qemu-img create -o`; by default, QEMU's defaults.
     #[arg(long, value_name = "OPTIONS")]
     leaf: Option<String>,
     /// Copies a file by copy_file_range, and syncs it: one of the plain copies, in its own process.
@@ -57,7 +59,7 @@ struct Arguments {
     copy_file_range: Vec<PathBuf>,
 }
 
-/// A row of any kind: its name, what it is, how it is measured.
+/// A row of any kind: its name, its description, and the function that measures it.
 type Row = (&'static str, &'static str, Box<dyn Fn(&copy::Bench) -> Result<(), Failure>>);
 
 fn rows() -> Vec<Row> {
@@ -104,7 +106,7 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
         wanted.is_empty() || wanted.iter().any(|prefix| name.starts_with(prefix.as_str()))
     });
     if rows.is_empty() {
-        return Err(format!("no row is called {}; --list tells their names", wanted.join(" ")).into());
+        return Err(format!("no row begins with {}; --list shows the names", wanted.join(" ")).into());
     }
     let millrace = match arguments.millrace {
         Some(file) => file,
@@ -126,7 +128,7 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
     println!("storage   {}", storage::describe(folder.path())?);
     println!("QEMU      {}, aio={}", qemu_img::version()?, bench.qemu_aio);
     println!(
-        "rounds    {}, in turn; the base image is {} when each begins; (min..max) beside each median",
+        "rounds    {}, in turn; the base image is {} when each begins; medians with (min..max)",
         bench.runs,
         if bench.warm { "in the page cache" } else { "not in the page cache" },
     );

@@ -1,4 +1,4 @@
-//! How much memory a huge disk takes.
+//! The memory that a huge disk takes.
 
 use std::fs::File;
 
@@ -11,24 +11,24 @@ use crate::guest::Guest;
 
 const TIB: u64 = 1 << 40;
 const MIB: f64 = 1048576.0;
-/// How long the guest reads and writes everywhere.
+/// The time for which the guest reads and writes all over the disk.
 const WORK: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Bench {
-    /// Streams a sparse image of 1 TiB, and works all over it, and prints the peak memory. QEMU only works:
-    /// it would stream for an hour.
+    /// Streams a sparse image of 1 TiB, then reads and writes all over it, and prints the peak memory.
+    /// QEMU only reads and writes: its stream would take an hour.
     pub fn memory(&self) -> Result<(), Failure> {
         let path = self.folder.join("huge.img");
         let file = File::create(&path)?;
         file.set_len(TIB)?;
-        // A few places that are data, so that tables are made all over the leaf.
+        // A few places with data, so that tables are created all over the leaf.
         for at in 0..1024 {
             harness::images::fill(&file, at << 30, 64 << 10, 1)?;
         }
         file.sync_all()?;
         let base = Made { path, format: "raw", size: TIB, data: 64 << 20 };
         let leaf = self.folder.join("target");
-        println!("  {:<10}{:>20}{:>26}", "peak MiB", "streamed", "random 4 KiB everywhere");
+        println!("  {:<10}{:>20}{:>26}", "peak MiB", "streamed", "random 4 KiB requests");
         for vmm in [Vmm::Ours, Vmm::Qemu] {
             let start = || {
                 files::leaf(&leaf, "qcow2", &base, self.leaf_options.as_deref())?;

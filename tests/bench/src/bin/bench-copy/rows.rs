@@ -1,4 +1,4 @@
-//! What is measured, and what is wanted of it.
+//! The measured rows, and their targets.
 
 use crate::files::Base;
 
@@ -6,8 +6,9 @@ use crate::files::Base;
 pub struct Row {
     pub name: &'static str,
     pub what: &'static str,
-    /// The base image, of this share of the whole size.
+    /// The content of the base image.
     pub base: Base,
+    /// The size of the base image, as a fraction of the full size.
     pub share: (u64, u64),
     pub leaf: &'static str,
     pub direct: bool,
@@ -16,7 +17,7 @@ pub struct Row {
     pub wanted: &'static [Wanted],
 }
 
-/// Where the images of a row lie.
+/// The place for the images of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In the folder of the whole run.
@@ -27,7 +28,7 @@ pub enum Place {
     Loop(&'static str),
 }
 
-/// Who copies.
+/// The program that copies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Copier {
     Ours,
@@ -52,22 +53,22 @@ impl Copier {
     }
 }
 
-/// What must hold.
+/// A target of a row.
 pub enum Wanted {
     /// Our throughput is at least this many times theirs.
     Faster(Copier, f64),
     /// Our CPU seconds are at most this share of theirs.
     Cpu(Copier, f64),
-    /// Our copy takes at most so many seconds.
+    /// Our copy takes at most this many seconds.
     Seconds(f64),
-    /// The leaf takes no more space than the data, tables aside.
+    /// The leaf is no larger than the data and its tables.
     NoLarger,
 }
 
 use Copier::{Cp, Dd, Ours, Qemu, Range};
 use Wanted::{Cpu, Faster, NoLarger, Seconds};
 
-/// 'Not slower': within 5 %.
+/// The factor that counts as 'not slower': within 5 %.
 const NOT_SLOWER: f64 = 0.95;
 
 const ON_DISK: Row = Row {
@@ -126,7 +127,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "hole",
-        what: "nothing but a hole, four times the size, to qcow2",
+        what: "only a hole, four times the size, to qcow2",
         base: Base::Hole,
         share: (4, 1),
         beside: &[Ours, Qemu],

@@ -1,5 +1,5 @@
-//! What a guest feels of `change`: the disk goes from image to image under load, raw to qcow2 to QED and
-//! back.
+//! The effect of `change` on a guest: under load, the disk is switched from image to image, from raw to
+//! qcow2 to QED and back.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,9 +14,9 @@ use crate::copy::Bench;
 use crate::files::Base;
 use crate::guest::{Guest, between};
 
-/// At least so many switches, in cycles of four.
+/// The minimum number of switches, in cycles of four.
 const SWITCHES: usize = 60;
-/// A request that a switch delayed was sent at most so long before it, and not after it.
+/// A request that a switch delayed was sent at most this long before the switch, and not after it.
 const BEFORE: Duration = Duration::from_millis(50);
 
 impl Bench {

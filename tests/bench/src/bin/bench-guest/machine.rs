@@ -15,16 +15,16 @@ use harness::{BOOT, CMDLINE, Failure, STEP, images};
 
 use crate::Arguments;
 
-/// Guest RAM in MiB.
+/// Size of the guest's RAM, in MiB.
 pub const MEMORY: u64 = 256;
-/// What init prints first.
+/// The first line that init prints.
 const GREETING: &str = "init-has-started";
 
-/// What both machines are started from.
+/// The files and options that both machines are started with.
 pub struct Stage {
     programs: Programs,
     folder: PathBuf,
-    /// One for each machine: each locks its own.
+    /// One image for each machine, because each locks its own.
     images: [PathBuf; 2],
     direct: bool,
     aio: String,
@@ -33,16 +33,16 @@ pub struct Stage {
     qemu_iothread: bool,
 }
 
-/// A booted guest, whose machine is killed when this is dropped.
+/// A booted guest. Its machine is killed when this value is dropped.
 pub struct Machine {
     pub agent: Agent<UnixStream>,
-    /// From the machine's start to its init's.
+    /// The time from the machine's start to the start of its init.
     pub boot: Duration,
     child: Child,
 }
 
 impl Stage {
-    /// Makes full raw images.
+    /// Makes raw images full of data.
     pub fn new(folder: &Path, arguments: &Arguments) -> Result<Self, Failure> {
         let size = arguments.size << 20;
         let programs = Programs::ready()?;
@@ -61,7 +61,7 @@ impl Stage {
         })
     }
 
-    /// Waits until nothing of an earlier row is on its way to the storage.
+    /// Waits until all writes of earlier rows are on the storage.
     pub fn settle(&self) -> Result<(), Failure> {
         storage::settle(&self.folder)
     }
@@ -78,25 +78,25 @@ impl Stage {
             Vmm::Ours => self.ours(&socket, &cmdline),
             Vmm::Qemu => self.qemu(&socket, &cmdline)?,
         };
-        // Standard input and output are the first serial port, the guest's console.
+        // Standard input and output are the first serial port, which is the guest's console.
         let (mut console, other) = UnixStream::pair()?;
         command.stdin(Stdio::from(OwnedFd::from(other.try_clone()?))).stdout(OwnedFd::from(other));
         command.stderr(File::create(&log)?);
         storage::fault_in_free()?;
         let started = Instant::now();
         let child = command.spawn().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
-        // Else a machine that ends would leave its console open.
+        // Otherwise the console would stay open when the machine ends.
         drop(command);
         let mut machine = Starting(Some(child));
         let told = |e: Failure| -> Failure {
             format!("{vmm:?}: {e}: {}", std::fs::read_to_string(&log).unwrap_or_default()).into()
         };
         let boot = greeted(&mut console, started).map_err(told)?;
-        // Nobody reads on; a quiet kernel does not fill the buffer.
+        // Nobody reads the console from here on; a quiet kernel does not fill the buffer.
         let mut agent =
             Agent::connect_unix(&socket, BOOT, client::console_file(&log)).map_err(|e| told(e.into()))?;
         agent.set_patience(STEP);
-        let child = machine.0.take().ok_or("the machine has gone")?;
+        let child = machine.0.take().ok_or("the machine is gone")?;
         Ok(Machine { agent, boot, child })
     }
 
@@ -122,7 +122,7 @@ impl Stage {
     fn qemu(&self, socket: &Path, cmdline: &str) -> Result<Command, Failure> {
         let mut command = emulated_host::qemu()?.command();
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-enable-kvm", "-cpu", "host"]);
-        // Without an RTC the kernel would wait for one, for seconds.
+        // Without an RTC the kernel would wait seconds for one.
         command.args(["-M", &format!("microvm,rtc=on{}", self.qemu_machine), "-m", &MEMORY.to_string()]);
         command.arg("-kernel").arg(&self.programs.kernel).arg("-initrd").arg(&self.programs.initrd);
         command.args(["-append", cmdline, "-serial", "stdio", "-chardev"]);
@@ -154,14 +154,14 @@ struct Starting(Option<Child>);
 impl Drop for Starting {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
-            // Both fail only where it has ended already.
+            // Both fail only if the process has already ended.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Reads the console until init greets.
+/// Reads the console until init prints its greeting. Returns the time since `started`.
 fn greeted(console: &mut UnixStream, started: Instant) -> Result<Duration, Failure> {
     let mut text = Vec::new();
     let mut chunk = [0; 4096];
@@ -180,12 +180,12 @@ fn greeted(console: &mut UnixStream, started: Instant) -> Result<Duration, Failu
 }
 
 impl Machine {
-    /// The process's number.
+    /// The process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Has the guest power off, and waits for the machine's end.
+    /// Makes the guest power off, and waits until the machine ends.
     pub fn end(mut self) -> Result<(), Failure> {
         self.agent.poweroff()?;
         let mut status = None;
@@ -202,7 +202,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,6 +1,6 @@
-//! Measures what a guest and its host feel of our machine beside QEMU's microvm: the same kernel, initramfs,
-//! command line and image, in turn, on the same KVM. Where this host has none that runs a stock kernel, all
-//! of it runs in the emulated host, where absolute figures mean little and ratios do.
+//! Measures a guest and its host on our machine against QEMU's microvm: with the same kernel, initramfs,
+//! command line and image, in turn, on the same KVM. If this host's KVM cannot run a stock kernel,
+//! everything runs in the emulated host; absolute figures then mean little, but ratios do.
 
 mod machine;
 mod rows;
@@ -13,40 +13,40 @@ use bench::storage;
 use clap::Parser;
 use harness::{Failure, programs};
 
-/// Measures our machine beside QEMU's microvm, and prints ratios.
+/// Measures our machine against QEMU's microvm, and prints ratios.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these rows of I/O, or all whose name begins so; see `--list`. Boot and memory are always
-    /// measured.
+    /// Measure only the I/O rows whose names begin with one of these; see `--list`. Boot and memory are
+    /// always measured.
     rows: Vec<String>,
-    /// What rows there are.
+    /// List the rows and exit.
     #[arg(long)]
     list: bool,
     /// Rounds; medians are printed.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Length of each row in each round.
+    /// Seconds of each row in each round.
     #[arg(long, value_name = "SECONDS", default_value_t = 4)]
     seconds: u64,
-    /// MiB of the image.
+    /// Size of the image in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..))]
     size: u64,
-    /// Boots only, without I/O.
+    /// Measure boots only, without I/O.
     #[arg(long)]
     boot: bool,
-    /// O_DIRECT instead of the page cache.
+    /// Use O_DIRECT instead of the page cache.
     #[arg(long)]
     direct: bool,
-    /// Further options of QEMU's machine, as `,pit=off`.
+    /// Further options of QEMU's machine, such as `,pit=off`.
     #[arg(long, value_name = "OPTIONS", default_value = "", allow_hyphen_values = true)]
     qemu_machine: String,
-    /// QEMU's way to do I/O: io_uring, native or threads.
+    /// QEMU's I/O engine: io_uring, native or threads.
     #[arg(long, value_name = "AIO", default_value = "io_uring")]
     qemu_aio: String,
-    /// Our way to do I/O: io_uring or threads.
+    /// Our I/O engine: io_uring or threads.
     #[arg(long, value_name = "AIO", default_value = "io_uring")]
     aio: String,
-    /// Gives QEMU's disk an I/O thread of its own, as ours has.
+    /// Give QEMU's disk an I/O thread of its own, as ours has.
     #[arg(long)]
     qemu_iothread: bool,
 }
@@ -71,9 +71,10 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         return Ok(true);
     }
     if rows.is_empty() {
-        return Err(format!("no row is called {}; --list tells their names", wanted.join(" ")).into());
+        return Err(format!("no row begins with {}; --list shows the names", wanted.join(" ")).into());
     }
-    // Fetched while there is a network, and taken along where the host's files are not shared.
+    // Fetched while there is a network, and copied into the emulated host if the host's files are not
+    // shared.
     let qemu = emulated_host::qemu()?;
     programs::enter_emulated_host(|command| {
         command.files.push(qemu.root.clone().unwrap_or_else(|| qemu.program.clone()));
@@ -86,7 +87,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         storage::describe(folder.path())?,
         if arguments.direct { "O_DIRECT" } else { "page cache" }
     );
-    println!("rounds    {}, in turn; (min..max) beside each median", arguments.runs);
+    println!("rounds    {}, in turn; medians with (min..max)", arguments.runs);
     let bench = rows::Bench {
         stage: machine::Stage::new(folder.path(), arguments)?,
         runs: arguments.runs,

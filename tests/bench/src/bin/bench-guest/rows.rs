@@ -1,4 +1,4 @@
-//! What is measured, and how it is told.
+//! The measured rows, and the printed results.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,38 +55,38 @@ impl Io {
     }
 }
 
-/// What the ratio of a row has to be.
+/// The target of a row's ratio.
 enum Wanted {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// How rounds are made.
+/// The parameters of all rounds.
 pub struct Bench {
     pub stage: Stage,
     pub runs: u32,
-    /// Of each row of I/O in each round.
+    /// The duration of each row of I/O in each round.
     pub time: Duration,
-    /// Of the image, in bytes.
+    /// The size of the image, in bytes.
     pub size: u64,
 }
 
 /// The figures of one machine, by row.
 type Figures = BTreeMap<&'static str, Vec<f64>>;
 
-/// Parts of a row's time, which alternate between the machines.
+/// The number of parts of a row's time. They alternate between the machines.
 const SLICES: u32 = 4;
 
 const BOOT: &str = "boot";
 const BEYOND: &str = "memory";
-/// Beyond guest RAM, in MiB.
+/// The allowed memory beyond guest RAM, in MiB.
 const MOST_BEYOND: f64 = 8.0;
 
 impl Bench {
-    /// Measures everything, prints it, and tells whether all ratios are what is wanted.
+    /// Measures everything and prints it. Returns true if all ratios meet their targets.
     pub fn measure(&self, io: &[&Io]) -> Result<bool, Failure> {
         let (mut ours, mut theirs) = (Figures::new(), Figures::new());
-        // Once without a figure: whoever comes first would read programs and kernel from the storage.
+        // Boots once without measuring: the first boot reads programs and kernel from the storage.
         self.boot(Vmm::Ours)?;
         self.boot(Vmm::Qemu)?;
         for round in 1..=self.runs {
@@ -115,7 +115,7 @@ impl Bench {
         row(BOOT, "s", &Wanted::AtMost(0.7));
         row(BEYOND, "MiB", &Wanted::AtMost(1.0));
         for one in io {
-            let unit = if one.sequential { "MiB/s" } else { "a second" };
+            let unit = if one.sequential { "MiB/s" } else { "per second" };
             row(one.name, unit, &Wanted::AtLeast(1.0));
         }
         if let Some(beyond) = ours.get(BEYOND).and_then(|values| Spread::of(values.clone())) {
@@ -127,7 +127,7 @@ impl Bench {
         Ok(good)
     }
 
-    /// Seconds to the init of a guest that has the host to itself.
+    /// Boots a guest while no other runs. Returns the time to its init, in seconds.
     fn boot(&self, vmm: Vmm) -> Result<f64, Failure> {
         let machine = self.stage.boot(vmm)?;
         let boot = machine.boot.as_secs_f64();
@@ -135,8 +135,8 @@ impl Bench {
         Ok(boot)
     }
 
-    /// Boots a guest on each machine; each row is measured on one right after the other, in slices, so that
-    /// what a busy host does, it does to both.
+    /// Boots a guest on each machine. Each row is measured on one machine right after the other, in
+    /// slices, so that the load of a busy host affects both alike.
     fn round(&self, io: &[&Io], all: [(Vmm, &mut Figures); 2]) -> Result<(), Failure> {
         let mut machines = Vec::new();
         for (vmm, figures) in all {

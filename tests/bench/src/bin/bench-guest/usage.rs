@@ -2,14 +2,15 @@
 
 use harness::Failure;
 
-/// Bytes of a process's memory beyond its guest's RAM of `ram` bytes: its share of all other mappings'
-/// resident pages (`Pss` in `proc_pid_smaps(5)`: a page that N processes map counts as an N-th).
+/// The memory of a process beyond its guest's RAM of `ram` bytes, in bytes: its share of the resident
+/// pages of all other mappings (`Pss` in `proc_pid_smaps(5)`: a page that N processes map counts as an
+/// N-th).
 pub fn beyond(process: u32, ram: u64) -> Result<u64, Failure> {
     let smaps = std::fs::read_to_string(format!("/proc/{process}/smaps"))?;
     sum(&smaps, ram).ok_or_else(|| "smaps: no mapping of the guest's RAM".into())
 }
 
-/// `None` where no mapping is large enough to be the guest's RAM, or a line is not understood.
+/// Returns `None` if no mapping is large enough to be the guest's RAM, or if a line cannot be parsed.
 fn sum(smaps: &str, ram: u64) -> Option<u64> {
     let (mut total, mut found, mut is_ram) = (0, false, false);
     for line in smaps.lines() {

@@ -1,4 +1,5 @@
-//! The two devices behind the driver's queue: ours in this process, QEMU's in its daemon by vhost-user.
+//! The two devices behind the driver's queue: ours in this process, and QEMU's in its daemon through
+//! vhost-user.
 
 use std::any::Any;
 use std::path::Path;
@@ -31,7 +32,7 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | 1 << VIRTIO_BLK_F_FLUSH;
 
-/// Ours: the device, and its disk on a thread of its own.
+/// Our device, and its disk on a thread of its own.
 struct Ours {
     device: VirtioBlk<DiskHandle>,
     handle: DiskHandle,
@@ -39,7 +40,7 @@ struct Ours {
     thread: Option<Thread>,
 }
 
-/// QEMU's: the connection, and the daemon at its other end.
+/// QEMU's device: the connection, and the daemon at its other end.
 struct Qemu {
     _frontend: Frontend,
     _daemon: Daemon,
@@ -49,16 +50,17 @@ struct Call(EventFd);
 
 impl Interrupt for Call {
     fn used(&self, _index: u16) {
-        // It fails only where the counter is full, and then it is readable.
+        // Fails only if the counter is full, and then it is readable already.
         let _ = self.0.write(1);
     }
     fn config_changed(&self) {}
     fn needs_reset(&self) {
-        eprintln!("bench-rings: our device calls the rings malformed");
+        eprintln!("bench-rings: our device reports malformed rings");
     }
 }
 
-/// Opens `disk` in the program `vmm` and hands it the driver's queue. Dropping what comes back ends it.
+/// Opens `disk` in the program `vmm` and passes it the driver's queue. Dropping the result ends the
+/// device.
 pub fn start(vmm: Vmm, disk: &bench::Disk, folder: &Path, driver: &Driver) -> Result<Box<dyn Any>, Failure> {
     Ok(match vmm {
         Vmm::Ours => Box::new(ours(disk, driver)?),
@@ -113,7 +115,7 @@ impl Drop for Ours {
             Ok(Err(e)) => eprintln!("bench-rings: closing our disk: {e}"),
             Err(_) => eprintln!("bench-rings: our disk's thread has ended"),
         }
-        // Ends with the process: its executor waits for ever.
+        // The thread ends with the process: its executor waits forever.
         drop(self.thread.take());
     }
 }

@@ -1,6 +1,6 @@
-//! The driver's side of one virtqueue (virtio 1.2, 2.7), the same for both devices: every request is one
-//! indirect descriptor, and completions are awaited by interrupts, which the device is asked for only when
-//! there is nothing else to do.
+//! The driver's side of one virtqueue (virtio 1.2, 2.7), the same for both devices. Every request is one
+//! indirect descriptor. Completions are awaited by interrupts, which the driver enables only if it has
+//! nothing else to do.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -15,38 +15,38 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{ByteValued, Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Descriptors of the queue, and so the most requests in flight.
+/// The number of descriptors of the queue, which limits the requests in flight.
 pub const SIZE: u16 = 128;
 pub const TABLE: u64 = 0;
 pub const AVAIL: u64 = 0x1000;
 pub const USED: u64 = 0x2000;
-/// Of the memory that the device sees.
+/// Size of the memory that the device sees, in bytes.
 pub const MEMORY: usize = 32 << 20;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Where the requests' own memory begins, and how much each has: a page of headers, then its data.
+/// The offset of the requests' own memory. Each slot is a page of headers, then its data.
 const SLOTS: u64 = 0x10000;
 const SLOT: u64 = 0x1000 + MAX_LEN as u64;
-/// The longest request in bytes.
+/// The longest request, in bytes.
 pub const MAX_LEN: u32 = 128 << 10;
-/// Within a slot: the header, the status byte and the data.
+/// Offsets within a slot: the status byte, the indirect descriptors and the data. The header is at 0.
 const STATUS: u64 = 16;
 const INNER: u64 = 64;
 const DATA: u64 = 0x1000;
 
-/// A device that stops answering ends the measurement.
+/// The time after which a device that completes nothing ends the measurement.
 const STUCK: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
-/// What is asked for, again and again.
+/// The requests of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub write: bool,
-    /// Bytes of each request.
+    /// The length of each request, in bytes.
     pub len: u32,
-    /// One after the other, or anywhere.
+    /// True for sequential offsets, false for random ones.
     pub sequential: bool,
     pub depth: u16,
     pub seed: u64,
@@ -55,12 +55,12 @@ pub struct Load {
 /// One queue, and memory for it that another process can map.
 pub struct Driver {
     pub memory: Arc<GuestMemoryMmap>,
-    /// Written by us.
+    /// Written by the driver.
     pub kick: EventFd,
     /// Written by the device.
     pub call: EventFd,
     added: u16,
-    /// Where `added` stood at the last look whether to kick.
+    /// The value of `added` when the driver last decided whether to kick.
     kicked: u16,
     taken: u16,
 }
@@ -89,11 +89,11 @@ impl Driver {
         Ok(self.memory.read_obj(GuestAddress(address))?)
     }
 
-    /// Works for `time` on a disk of `size` bytes, and tells how long each request took.
+    /// Sends requests to a disk of `size` bytes for `time`. Returns their latencies.
     pub fn work(&mut self, load: Load, size: u64, time: Duration) -> Result<Latencies, Failure> {
         let Load { write, len, sequential, depth, seed } = load;
         if depth > SIZE || len > MAX_LEN {
-            return Err("more requests or longer ones than there is memory for".into());
+            return Err("too many or too long requests for the memory".into());
         }
         for slot in 0..depth {
             self.describe(slot, len, write)?;
@@ -129,7 +129,7 @@ impl Driver {
             while let Some(slot) = self.take()? {
                 let status: u8 = self.get(SLOTS + u64::from(slot) * SLOT + STATUS)?;
                 if status != 0 {
-                    return Err(format!("a request was answered with status {status}").into());
+                    return Err(format!("a request failed with status {status}").into());
                 }
                 latencies.add(sent.get(usize::from(slot)).ok_or("no such request")?.elapsed());
                 free.push(slot);
@@ -141,7 +141,7 @@ impl Driver {
         }
     }
 
-    /// Writes what all requests of a slot have in common.
+    /// Writes the descriptors of a slot, which are the same for all its requests.
     fn describe(&self, slot: u16, len: u32, write: bool) -> Result<(), Failure> {
         let at = SLOTS + u64::from(slot) * SLOT;
         let data = if write { 0 } else { WRITE };
@@ -161,7 +161,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Shows the device what was added, and kicks it if it wants that.
+    /// Publishes the added requests, and kicks the device if it asked for that.
     fn publish(&mut self) -> Result<(), Failure> {
         let (old, new) = (self.kicked, self.added);
         if old == new {
@@ -177,7 +177,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The next request that the device has answered.
+    /// The next request that the device has completed.
     fn take(&mut self) -> Result<Option<u16>, Failure> {
         let index: u16 = self.memory.load(GuestAddress(USED + 2), Ordering::Acquire)?;
         if index == self.taken {
@@ -188,7 +188,8 @@ impl Driver {
         Ok(Some(u16::try_from(head)?))
     }
 
-    /// Asks for an interrupt at the next answer and waits for it, unless it is there already.
+    /// Enables the interrupt for the next completion and waits for it, unless the completion is there
+    /// already.
     fn wait(&mut self) -> Result<(), Failure> {
         self.put(self.taken, AVAIL + 4 + 2 * u64::from(SIZE))?;
         fence(Ordering::SeqCst);
@@ -199,9 +200,9 @@ impl Driver {
         let call = rustix_fd(&self.call);
         let mut fds = [PollFd::new(&call, PollFlags::IN)];
         if poll(&mut fds, Some(&STUCK))? == 0 {
-            return Err("the device does not answer any more".into());
+            return Err("the device completes no more requests".into());
         }
-        // Nothing to read says that another look took it.
+        // If there is nothing to read, an earlier call read it.
         let _ = self.call.read();
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! Drives our virtio block device through its rings, in this process, and `qemu-storage-daemon`'s by
-//! vhost-user, with the same driver and on the same files: requests a second and their latency.
+//! Drives our virtio block device through its rings, in this process, and the one of
+//! `qemu-storage-daemon` through vhost-user, with the same driver and on the same files. Measures
+//! requests per second and latency.
 
 mod device;
 mod driver;
@@ -13,18 +14,18 @@ use bench::storage;
 use clap::Parser;
 use harness::{Failure, programs, qemu_img};
 
-/// Measures virtio block devices through their rings, ours beside QEMU's, and prints ratios.
+/// Measures virtio block devices through their rings, ours against QEMU's, and prints ratios.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these rows, or all whose name begins so; see `--list`.
+    /// Measure only the rows whose names begin with one of these; see `--list`.
     rows: Vec<String>,
-    /// What rows there are.
+    /// List the rows and exit.
     #[arg(long)]
     list: bool,
     /// Rounds of each row; medians are printed.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Length of each round.
+    /// Seconds of each round.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     seconds: u64,
     /// MiB of the image that is read and written in place.
@@ -33,16 +34,16 @@ struct Arguments {
     /// MiB of the backing file over which clusters are allocated.
     #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(64..))]
     backing: u64,
-    /// A look: three short rounds on small images.
+    /// A quick run: three short rounds on small images.
     #[arg(long, conflicts_with_all = ["runs", "seconds", "size", "backing"])]
     quick: bool,
-    /// Where the images are made; the temporary folder otherwise.
+    /// Folder for the images; by default, the temporary folder.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// The page cache instead of O_DIRECT.
+    /// Use the page cache instead of O_DIRECT.
     #[arg(long)]
     cached: bool,
-    /// QEMU's way to do I/O: io_uring, native or threads.
+    /// QEMU's I/O engine: io_uring, native or threads.
     #[arg(long, value_name = "AIO", default_value = "io_uring")]
     qemu_aio: String,
 }
@@ -69,7 +70,7 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     if rows.is_empty() {
-        return Err(format!("no row is called {}; --list tells their names", wanted.join(" ")).into());
+        return Err(format!("no row begins with {}; --list shows the names", wanted.join(" ")).into());
     }
     if !qemu_img::is_installed() {
         return Err("qemu-img and qemu-storage-daemon are missing: install the package qemu-utils".into());
@@ -90,6 +91,6 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
     println!("storage   {}", storage::describe(folder.path())?);
     println!("cache     {}", if bench.direct { "O_DIRECT" } else { "page cache" });
     println!("QEMU      {}, aio={}, vhost-user-blk", qemu_img::version()?, bench.qemu_aio);
-    println!("rounds    {} of {:?}, in turn; (min..max) beside each median", bench.runs, bench.time);
+    println!("rounds    {} of {:?}, in turn; medians with (min..max)", bench.runs, bench.time);
     bench.measure(&rows)
 }

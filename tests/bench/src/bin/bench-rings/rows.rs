@@ -1,4 +1,4 @@
-//! What is measured through the rings.
+//! The rows measured through the rings.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ pub enum Image {
     Raw,
     /// qcow2 without a backing file, full of data.
     Qcow2,
-    /// An empty leaf over a raw backing file full of data, made new for each round: its format, and what
-    /// `qemu-img create -o` is told for QEMU and for us.
+    /// An empty leaf over a raw backing file full of data, made anew for each round: its format, and the
+    /// options of `qemu-img create -o` for QEMU and for our program.
     Leaf { format: &'static str, qemu: &'static str, ours: &'static str },
 }
 
@@ -29,7 +29,7 @@ pub struct Row {
     group: &'static str,
     image: Image,
     load: Load,
-    /// Our requests a second are to be at least so many times QEMU's.
+    /// The target: our requests per second, as a multiple of QEMU's.
     wanted: Option<f64>,
 }
 
@@ -42,7 +42,7 @@ impl Row {
     }
 }
 
-/// All rows, those on one image together.
+/// All rows. Rows on the same image follow each other.
 pub fn all() -> Vec<Row> {
     let mut rows = Vec::new();
     let load = |write, sequential, len, depth| Load { write, len, sequential, depth, seed: 1 };
@@ -71,15 +71,15 @@ pub fn all() -> Vec<Row> {
     rows
 }
 
-/// What holds for all rows.
+/// The parameters of all rows.
 pub struct Bench {
     pub folder: PathBuf,
     pub runs: u32,
-    /// Length of a round.
+    /// The duration of a round.
     pub time: Duration,
-    /// Of an image that is written in place, in bytes.
+    /// The size of an image that is written in place, in bytes.
     pub size: u64,
-    /// Of a backing file.
+    /// The size of a backing file, in bytes.
     pub backing: u64,
     pub direct: bool,
     pub qemu_aio: String,
@@ -90,9 +90,9 @@ impl Bench {
     pub fn measure(&self, rows: &[Row]) -> Result<(), Failure> {
         println!(
             "\n{:<34}{:>8}{:>26}{:>10}{:>10}{:>10}{:>20}",
-            "", "", "a second", "p50 us", "p99 us", "max us", "times QEMU's"
+            "", "", "per second", "p50 us", "p99 us", "max us", "times QEMU's"
         );
-        // The file below the current image, and what it is for.
+        // The current image, and the path of the file that its rounds share.
         let mut below: Option<(Image, PathBuf)> = None;
         for row in rows {
             let same = |image: &Image| match (image, &row.image) {
