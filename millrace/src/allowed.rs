@@ -1,4 +1,4 @@
-//! Which images the command line allows to be opened.
+//! The images that the command line allows to be opened.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,15 +11,16 @@ use block::{Error, ErrorKind, Result};
 
 use super::options::Run;
 
-/// The NBD exports that may be opened; `None` for all.
+/// The NBD exports that may be opened; `None` allows all.
 #[derive(Clone, Default)]
 pub(super) struct Exports(Option<Arc<[Identity]>>);
 
 impl Exports {
-    /// Reads the command line: without `--allow-dir` and `--allow-uri`, every export.
+    /// Returns the exports that the command line allows: all of them without `--allow-dir` and
+    /// `--allow-uri`, otherwise those that `--drive`, `--cdrom` and `--allow-uri` name.
     ///
     /// # Errors
-    /// If a name of `--allow-uri` is no URI of an export.
+    /// Fails if one of these names is not the URI of an export.
     pub(super) fn of(options: &Run) -> Result<Self> {
         if options.allow_dir.is_empty() && options.allow_uri.is_empty() {
             return Ok(Exports(None));
@@ -35,13 +36,12 @@ impl Exports {
         if allowed.contains(&nbd::identity(name)?) {
             return Ok(());
         }
-        let text =
-            format!("{name}: with --allow-dir, only exports that --allow-uri or a drive names are opened");
+        let text = format!("{name}: this NBD export is not allowed: name it with --allow-uri");
         Err(Error::new(ErrorKind::Invalid, text))
     }
 }
 
-/// Opens files, which landlock confines, and the exports that are allowed.
+/// Opens files, which Landlock restricts, and the NBD exports that are allowed.
 pub(super) struct Allowed {
     pub files: FileOpener,
     pub exports: Exports,

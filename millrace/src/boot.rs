@@ -1,8 +1,9 @@
-//! What is booted where the command line names no kernel: the one that `guest-images kernel` has made ready.
+//! Chooses the kernel to boot if the command line names none: the one that `guest-images kernel` has
+//! prepared.
 //!
-//! It lies in a folder that holds `vmlinuz`, and `initrd`, which goes on with the root file system of the
-//! first disk that has one. `MILLRACE_BOOT` says where that folder is; otherwise it is `guest-images/boot` in
-//! the folder that cargo builds in, which is looked for from the running program.
+//! It lies in a folder that holds `vmlinuz` and `initrd`; this initrd mounts the root file system of the
+//! first disk that has one. The variable `MILLRACE_BOOT` names the folder. By default it is
+//! `guest-images/boot` in cargo's target folder, which is found from the path of the running program.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ pub(super) struct Boot {
     pub initrd: Option<PathBuf>,
 }
 
-/// What the options name, and otherwise what lies ready, of which one line is printed.
+/// Returns the kernel and initrd that the options name, or otherwise the prepared ones, and then prints a
+/// line that names them.
 pub(super) fn choose(options: &Run) -> Result<Boot, Failure> {
     if let Some(kernel) = options.kernel.clone() {
         return Ok(Boot { kernel, initrd: options.initrd.clone() });
@@ -31,7 +33,7 @@ pub(super) fn choose(options: &Run) -> Result<Boot, Failure> {
     boot.initrd = options.initrd.clone().or(boot.initrd);
     let initrd = boot.initrd.as_deref().map_or_else(|| "none".into(), Path::to_string_lossy);
     let kernel = boot.kernel.display();
-    log::say(&format!("millrace: no --kernel is given: boots {kernel} with initrd {initrd}"));
+    log::say(&format!("millrace: no --kernel given: booting {kernel} with initrd {initrd}"));
     Ok(boot)
 }
 
@@ -41,10 +43,11 @@ fn folder(named: Option<OsString>, program: Option<&Path>) -> Option<PathBuf> {
 }
 
 fn ready(folder: Option<&Path>) -> Result<Boot, Failure> {
-    // Links are followed, so that what is printed tells versions, and a later change makes no difference.
+    // Links are resolved, so that the printed names show versions, and a later change of a link has no
+    // effect.
     let file = |name: &str| folder?.join(name).canonicalize().ok();
     let kernel = file("vmlinuz");
-    let kernel = kernel.ok_or_else(|| format!("give --kernel FILE, or make one ready: {COMMAND}"))?;
+    let kernel = kernel.ok_or_else(|| format!("give --kernel FILE, or prepare a kernel with: {COMMAND}"))?;
     Ok(Boot { kernel, initrd: file("initrd") })
 }
 

@@ -1,4 +1,4 @@
-//! `millrace qmp` and `millrace watch`: clients of a monitor, a program's or QEMU's.
+//! `millrace qmp` and `millrace watch`: clients of a monitor, either this program's or QEMU's.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,12 +16,12 @@ pub(super) use watch::watch;
 
 use schema::Schema;
 
-/// How long a server may take to accept and to greet.
+/// Time limit for a server to accept the connection and to send its greeting.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a command may take: some wait for a guest or for storage.
+/// Time limit for a command: some wait for a guest or for storage.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-/// A socket's address; one without a kind is a path.
+/// Parses a socket's address. Without a prefix it is a path.
 fn address(socket: &str) -> Result<Address, Failure> {
     let is_path = !socket.starts_with("unix:") && !socket.starts_with("tcp:");
     let address = if is_path { Ok(Address::Unix(socket.into())) } else { socket.parse() };
@@ -35,7 +35,7 @@ fn connect(socket: &str) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// What a person reads of a client's error.
+/// Returns a client's error as a text for the user.
 fn failure(e: ClientError) -> Failure {
     match e {
         ClientError::Command { error, .. } => format!("{:?}: {}", error.class, error.desc),
@@ -43,7 +43,7 @@ fn failure(e: ClientError) -> Failure {
     }
 }
 
-/// `millrace qmp SOCKET [COMMAND [KEY=VALUE]...]`.
+/// Runs `millrace qmp SOCKET [COMMAND [KEY=VALUE]...]`.
 pub(super) fn qmp(socket: &str, command: &[String]) -> Result<ExitCode, Failure> {
     let mut client = connect(socket)?;
     let schema = Schema::ask(&mut client);

@@ -1,7 +1,8 @@
-//! `--monitor stdio`: HMP where the program was started, with line editing and history on a terminal.
+//! `--monitor stdio`: the text monitor (HMP) on standard input and output, with line editing and history on
+//! a terminal.
 //!
-//! The lines are read by a thread of their own, which may wait for the person for ever; the commands run
-//! on the main loop.
+//! A thread of its own reads the lines, which may wait for the user forever; the commands run on the main
+//! loop.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -17,7 +18,7 @@ use super::Failure;
 use vmm::serial;
 
 thread_local! {
-    /// The monitor of this thread, for the lines that come from another one.
+    /// The monitor of this thread, for lines that come from another thread.
     static MONITOR: RefCell<Option<Monitor>> = const { RefCell::new(None) };
 }
 
@@ -32,7 +33,7 @@ pub(super) fn start(monitor: &Monitor) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs a line on the main loop. `None` where that has ended.
+/// Runs a line on the main loop. Returns `None` if the main loop has ended.
 fn run(main: &Remote, line: String) -> Option<String> {
     let reply = main.call(move || async move {
         let monitor = MONITOR.with_borrow(Option::clone);
@@ -48,7 +49,7 @@ fn plain(main: &Remote) {
     let mut output = io::stdout();
     let mut lines = io::stdin().lock().lines();
     loop {
-        // Nobody sees the prompt where the output is gone; the commands run all the same.
+        // If the output is gone, nobody sees the prompt, but the commands still run.
         let _ = write!(output, "{}", qmp::PROMPT).and_then(|()| output.flush());
         let Some(Ok(line)) = lines.next() else { return };
         let Some(said) = run(main, line) else { return };
@@ -70,8 +71,8 @@ impl Completer for Names {
     }
 }
 
-/// How lines are edited: as a shell does it. A completion is done when it is shown, and what happens
-/// meanwhile can be printed then.
+/// Returns the settings for editing lines. Completions are listed, as in a shell: a listing is complete once
+/// it is shown, so that events can be printed behind it.
 pub(super) fn editing() -> Config {
     Config::builder().completion_type(CompletionType::List).build()
 }
@@ -79,7 +80,7 @@ pub(super) fn editing() -> Config {
 fn edited(main: &Remote) {
     let mut editor = match Editor::<Names, DefaultHistory>::with_config(editing()) {
         Ok(editor) => editor,
-        // A terminal that cannot be edited on.
+        // The terminal does not support line editing.
         Err(_) => return plain(main),
     };
     editor.set_helper(Some(Names));

@@ -1,4 +1,4 @@
-//! The monitor's commands, served.
+//! The handlers of the monitor's commands.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,44 +24,44 @@ pub(super) mod jobs;
 mod snapshot;
 mod tray;
 
-/// Why the program ends.
+/// The reason for the program's end.
 #[derive(Clone, Debug)]
 pub(super) enum End {
-    /// A client, a person or a signal asked for it.
+    /// A client, the user or a signal asked for it.
     Quit(ShutdownCause),
-    /// The guest did.
+    /// The guest ended itself.
     Guest(ShutdownCause),
     /// Something went wrong in the guest: an error in one line.
     Failed(String),
-    /// Something went wrong here: an error in one line.
+    /// Something went wrong in this program: an error in one line.
     Broken(String),
 }
 
-/// What the monitor commands.
+/// The state that the monitor's commands work on.
 pub(super) struct Control {
     pub drives: Vec<Rc<Drive>>,
     pub machine: Option<Rc<Machine>>,
     pub events: Events,
     pub exports: Exports,
     jobs: Rc<jobs::Ids>,
-    /// Without a machine: whether `stop` was the last word.
+    /// Without a machine: true after `stop`, until `cont`.
     stopped: Cell<bool>,
-    /// What the guest's disks have failed at.
+    /// Errors of the guest's disks that were not reported yet.
     io_errors: Arc<IoErrors>,
-    /// Whether such an error is what stopped the machine.
+    /// True if such an error has stopped the machine.
     io_stopped: Cell<bool>,
-    /// Whether the machine ran when clients were told last: `STOP` and `RESUME` alternate.
+    /// True if clients think that the machine runs: `STOP` and `RESUME` alternate.
     told_running: Cell<bool>,
     end: RefCell<Option<End>>,
     ended: Event,
 }
 
-/// The class of an error that has no class of its own for its command.
+/// Converts an error to the generic class.
 fn generic(e: block::Error) -> Error {
     Error::generic(e.to_string())
 }
 
-/// The classes of the 2011 commands.
+/// Converts an error to the classes that the commands of 2011 use.
 fn classed(e: block::Error) -> Error {
     let class = match e.kind() {
         ErrorKind::InUse => ErrorClass::DeviceInUse,
@@ -99,13 +99,13 @@ impl Control {
         }
     }
 
-    /// Ends the program; the first reason counts.
+    /// Ends the program. Only the first reason counts.
     pub(super) fn end(&self, end: End) {
         self.end.borrow_mut().get_or_insert(end);
         self.ended.notify();
     }
 
-    /// Waits for [`Control::end`].
+    /// Waits for [`Control::end`] and returns the reason.
     pub(super) async fn ended(&self) -> End {
         loop {
             if let Some(end) = self.end.borrow().clone() {
@@ -129,9 +129,9 @@ impl Control {
         Ok(streams)
     }
 
-    /// Sends `STOP` or `RESUME` if the machine has changed between running and not running since clients were
-    /// told last; the start is none, if it runs from there. Called at the end of everything that changes its
-    /// state, before anything else is awaited.
+    /// Sends `STOP` or `RESUME` if the machine has changed between running and not running since the last of
+    /// these events. A start sends none if the machine runs from then on. Must be called at the end of
+    /// everything that changes the machine's state, before anything else is awaited.
     pub(super) fn tell_run_state(&self) {
         let state = self.run_state();
         if state == RunState::Prelaunch {
@@ -241,7 +241,7 @@ impl Handler for Control {
             && arguments.properties.and_then(|properties| properties.completion_mode)
                 == Some(ActionCompletionMode::Grouped)
         {
-            // It is for actions that start jobs, and none here does.
+            // That mode is for actions that start jobs, and no action here does.
             let text = format!(
                 "Action '{}' does not support transaction property completion-mode = grouped",
                 action.kind()
@@ -355,7 +355,7 @@ impl Handler for Control {
             id: name.clone(),
             name,
             description: arguments.description,
-            // Unlike by `block-export-add`, no error for a read-only disk.
+            // Unlike `block-export-add`, this command does not fail for a read-only disk.
             writable: arguments.writable.unwrap_or(false) && !drive.options.read_only,
             writethrough: false,
         };
@@ -404,7 +404,7 @@ impl Handler for Control {
             Some(machine) => _ = machine.stop().await,
             None => self.stopped.set(true),
         }
-        // What was in flight may have failed; that comes before the end of all I/O.
+        // Requests that were in flight may have failed; their events come before `STOP`.
         self.tell_io_errors();
         self.tell_run_state();
         Ok(Empty {})
@@ -415,7 +415,8 @@ impl Handler for Control {
             Some(machine) => machine.resume().await.map_err(|e| Error::generic(e.to_string()))?,
             None => self.stopped.replace(false),
         };
-        // Of a machine that runs, the next stop may be on its way, for an error that is told already.
+        // If the machine was running already, a stop may be under way for an error that was already
+        // reported.
         if resumed {
             self.forget_io_errors();
         }
@@ -437,11 +438,11 @@ impl Handler for Control {
             None => Ok(()),
         };
         if reset.is_ok() {
-            // Nothing waits for 'cont' to be tried again.
+            // After a reset no request waits for 'cont' to retry it.
             self.io_stopped.set(false);
             self.events.emit(&event::Reset { guest: false, reason: ShutdownCause::HostQmpSystemReset });
         }
-        // A machine that failed does not run any more.
+        // A machine whose reset failed does not run any more.
         self.tell_run_state();
         reset.map(|()| Empty {}).map_err(|e| Error::generic(e.to_string()))
     }

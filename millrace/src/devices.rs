@@ -1,4 +1,4 @@
-//! The guest's virtio devices that are no drives, and the thread on which they work.
+//! The guest's virtio devices other than drives, and the thread on which they work.
 
 use std::future::{pending, ready};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Failure;
 use super::options::Run;
 
-/// Devices, and what the main loop does for them.
+/// The devices, and the terminals that the main loop serves for them.
 pub(super) struct Others {
     pub devices: Vec<Box<dyn Device>>,
     pub terminals: Vec<Running>,
@@ -22,7 +22,7 @@ pub(super) struct Others {
     pub thread: Remote,
 }
 
-/// Starts the thread, which is confined before it sees anything of a guest, and makes the devices of
+/// Starts the thread, confines it before it handles anything of the guest, and makes the devices of
 /// `options`. The thread ends with the process.
 pub(super) fn start(options: &Run) -> Result<Others, Failure> {
     let mode = options.sandbox.into();
@@ -48,7 +48,7 @@ pub(super) fn start(options: &Run) -> Result<Others, Failure> {
     Ok(Others { devices, terminals, thread: remote.clone() })
 }
 
-/// The bytes of a virtio console, served to clients as those of a serial port are.
+/// The bytes of a virtio console, served to clients like those of a serial port.
 struct ConsoleLine(Arc<Line>);
 
 impl Terminal for ConsoleLine {

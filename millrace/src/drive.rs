@@ -1,4 +1,4 @@
-//! A drive: a disk on its own thread, and how the main loop reaches it.
+//! A drive: a disk on its own thread, and the main loop's access to it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -22,23 +22,23 @@ pub(super) struct Drive {
     /// Size in bytes when it was opened.
     pub size: u64,
     thread: Cell<Option<Thread>>,
-    /// What of its errors has stopped the machine since it last went on.
+    /// The first error that stopped the machine since it last ran.
     pub io_status: Cell<IoStatus>,
 }
 
-/// Returns when a thread that runs for ever has ended: it has panicked.
+/// Waits until a thread that runs forever has ended, which means that it has panicked.
 pub(super) fn lost(thread: &Remote) -> impl Future<Output = ()> + 'static {
     let waiting = thread.call(std::future::pending::<()>);
     async {
-        // Only an end of the thread ends it.
+        // Fails when the thread ends.
         let _ = waiting.await;
     }
 }
 
 impl Drive {
-    /// Starts the disk's thread, confined as `mode` says, and opens its chain there, of NBD exports only
-    /// `exports`. `listener` runs on the main loop, `main`, for each of its events, and `tray_moved` where
-    /// its tray has opened or closed.
+    /// Starts the disk's thread, confined as `mode` says, and opens the disk's chain there. It opens no NBD
+    /// exports but `exports`. On the main loop, `main`, `listener` is called for each event of the disk, and
+    /// `tray_moved` when its tray has opened or closed.
     pub(super) async fn open(
         options: options::Drive,
         mode: sandbox::Mode,
@@ -62,7 +62,7 @@ impl Drive {
             let (main_of_tray, id) = (main.clone(), wish.id.clone());
             let tell = move |event| {
                 main.spawn(move || async move {
-                    // An answer that was on its way before the event is given before it.
+                    // A reply that was sent before the event is delivered before it.
                     executor::yield_now().await;
                     listener(event);
                 });
@@ -85,7 +85,7 @@ impl Drive {
             }
             disk.set_copy_on_read(wish.copy_on_read);
             disk.set_unmap(wish.unmap);
-            // Keeps the disk alive: everybody else holds handles.
+            // Keeps the disk alive: all others only have handles.
             let kept = disk.clone();
             executor::spawn(async move {
                 kept.closed().await;
@@ -99,7 +99,7 @@ impl Drive {
         Ok(Rc::new(Drive { options, handle, size, thread, io_status }))
     }
 
-    /// Makes the guest's device hear of a new size.
+    /// Makes the guest's device report changes of the disk's size.
     pub(super) async fn connect(&self, config: Arc<virtio_blk::Config>) -> block::Result<()> {
         let connect = move |disk: Rc<Disk>| async move {
             disk.on_capacity(move |size| config.capacity_changed(size));
@@ -108,15 +108,15 @@ impl Drive {
         self.handle.call(connect).await
     }
 
-    /// Returns when the disk's thread has ended, which it does only by a panic.
+    /// Waits until the disk's thread has ended, which happens only by a panic.
     pub(super) fn lost(&self) -> impl Future<Output = ()> + 'static {
         lost(self.handle.remote())
     }
 
-    /// Ends the disk: its stream is stopped, and everything acknowledged is durable.
+    /// Closes the disk: stops its stream and makes everything durable that was acknowledged.
     pub(super) async fn close(&self) -> block::Result<()> {
         let result = self.handle.call(|disk| async move { disk.close().await }).await;
-        // Ends with the process: its executor waits for ever.
+        // The thread ends with the process, since its executor waits forever.
         drop(self.thread.take());
         result
     }

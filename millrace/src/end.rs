@@ -1,4 +1,4 @@
-//! The end of the program: in order, however long the disks take; or at once.
+//! The end of the program: in order, however long the disks take, or at once.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,16 +18,16 @@ use super::drive::Drive;
 use super::{log, pidfile};
 use vmm::{Machine, serial};
 
-/// How long clients may take to read their last answers, and the reader of standard error the last lines.
+/// Time limit for clients to read their last replies, and for standard error to take the last lines.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
-/// The time between two lines that say what an end waits for.
+/// Time between two lines that report what an end waits for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the guest's processors may take to stop before the disks are closed beside them.
+/// Time that the guest's processors get to stop before the disks are closed without waiting.
 const STUCK: Duration = Duration::from_secs(2);
-/// How long a thread may take to make a file that [`leave`] is to remove.
+/// Time that a thread gets to make a file that [`leave`] has to remove.
 const MAKING: Duration = Duration::from_secs(1);
 
-/// What an end waits for.
+/// The things that an end waits for.
 #[derive(Default)]
 struct Waits {
     list: RefCell<Vec<(u32, String)>>,
@@ -35,7 +35,7 @@ struct Waits {
 }
 
 impl Waits {
-    /// Awaits `work`; meanwhile `what` is among what is waited for.
+    /// Waits for `work`, with `what` in the list meanwhile.
     async fn on<T>(&self, what: impl Into<String>, work: impl Future<Output = T>) -> T {
         let number = self.next.replace(self.next.get() + 1);
         self.list.borrow_mut().push((number, what.into()));
@@ -44,7 +44,7 @@ impl Waits {
         result
     }
 
-    /// Awaits `work`, with a line every [`PATIENCE`] that says what it waits for.
+    /// Waits for `work`. Every [`PATIENCE`] it prints a line with the list.
     async fn saying<T>(&self, work: impl Future<Output = T>) -> T {
         let start = Instant::now();
         let lines = async {
@@ -63,39 +63,39 @@ impl Waits {
         let list = self.list.borrow();
         let names: Vec<_> = list.iter().map(|(_, what)| what.as_str()).collect();
         format!(
-            "millrace: still ending after {} s: waits for {}; a second signal ends it at once, and loses what is not \
-             saved by then",
+            "millrace: still ending after {} s: waits for {}; a second signal ends it at once, and data that is not \
+             saved by then is lost",
             time.as_secs(),
             names.join(", ")
         )
     }
 }
 
-/// Saves what was written to a disk, and ends it.
+/// Saves what was written to a disk, and closes the disk.
 async fn close_drive(drive: &Drive, waits: &Waits) -> Result<(), Failure> {
     let id = &drive.options.id;
-    let closed = waits.on(format!("disk '{id}' to save what was written to it"), drive.close()).await;
-    closed.map_err(|e| format!("disk '{id}': what was written last may be lost: {e}"))
+    let closed = waits.on(format!("disk '{id}' to save its data"), drive.close()).await;
+    closed.map_err(|e| format!("disk '{id}': the last writes may be lost: {e}"))
 }
 
-/// All that went wrong, in one line.
+/// Joins all failures into one line.
 fn joined(failures: impl IntoIterator<Item = Failure>) -> Result<(), Failure> {
     let all: Vec<_> = failures.into_iter().collect();
     if all.is_empty() { Ok(()) } else { Err(all.join("; ")) }
 }
 
-/// Ends disks that nobody uses.
+/// Closes disks that nobody uses.
 ///
 /// # Errors
-/// In one line, which disks could not save what was written to them.
+/// Fails with one line that names the disks that could not save what was written to them.
 pub(super) async fn close_drives(drives: &[Rc<Drive>]) -> Result<(), Failure> {
     let waits = Waits::default();
     let closed = waits.saying(join_all(drives.iter().map(|drive| close_drive(drive, &waits)))).await;
     joined(closed.into_iter().filter_map(Result::err))
 }
 
-/// Ends everything in order: the guest, its disks, the clients. Each disk ends as soon as its own requests
-/// have: none waits for one that hangs.
+/// Ends everything in order: the guest, its disks, the clients. Each disk is closed as soon as its own
+/// requests have ended, so no disk waits for one that hangs.
 pub(super) async fn close(
     end: End,
     machine: Option<Rc<Machine>>,
@@ -116,7 +116,7 @@ pub(super) async fn close(
             waits.on("the guest's processors", machine.halt()).await;
         }
     };
-    // Not running is fine too.
+    // It fails if no server runs, which is fine.
     let exports = async { drop(waits.on("NBD clients", control.exports.stop()).await) };
     let drives = control.drives.iter().enumerate().map(|(index, drive)| {
         let waits = &waits;
@@ -133,7 +133,7 @@ pub(super) async fn close(
         let mut halt = pin!(halt);
         let early = async { matches!(select(halt.as_mut(), pin!(sleep(STUCK))).await, Either::Left(_)) };
         let (halted, ()) = join(early, exports).await;
-        // A processor that has not stopped by then waits inside of a device, for one disk that hangs.
+        // A processor that has not stopped by then waits inside a device for one disk that hangs.
         let closing = join_all(drives);
         let closed = if halted { closing.await } else { join(halt, closing).await.1 };
         if let Some(machine) = machine {
@@ -151,8 +151,8 @@ pub(super) async fn close(
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// Ends the process at once, from any thread and whatever the others are doing, with a line if there is one
-/// to say. Sockets and pidfile are removed, and the terminal is as it was before.
+/// Ends the process at once, from any thread and whatever the others are doing. Logs `line` if there is one,
+/// removes sockets and pidfile, and restores the terminal.
 pub(super) fn leave(status: i32, line: Option<&str>) -> ! {
     if let Some(line) = line {
         log::say(&format!("millrace: {line}"));

@@ -1,8 +1,8 @@
-//! The NBD server: disks exported to clients outside of the guest.
+//! The NBD server: exports disks to clients outside the guest.
 //!
-//! A connection is accepted here on the main loop, which also leads its handshake; then its descriptor
-//! goes to the thread of the disk that it chose, and all of its data flow there. What stays here is a
-//! clone of the connection, to hang up with, and the wait for the end of its transmission.
+//! The main loop accepts a connection and runs its handshake. Then the connection's descriptor goes to the
+//! thread of the disk that the client chose, and all its data flow there. Here stay a clone of the
+//! connection, to hang up with, and a task that waits for the end of its transmission.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,66 +24,66 @@ use disk::DiskExport;
 
 mod disk;
 
-/// How long a client may take to choose an export: QEMU's bound since 9.1 (CVE-2024-7409).
+/// Time limit for a client to choose an export: QEMU's since 9.1 (CVE-2024-7409).
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take if others wait for its slot: a client that means to choose an export does it at
-/// once.
+/// Time limit for a client to choose an export if others wait for its slot. A client that means to choose
+/// one does so at once.
 const GRACE: Duration = Duration::from_secs(2);
-/// Clients at once unless said otherwise: QEMU's default since 9.1.
+/// The default maximum number of clients at once: QEMU's since 9.1.
 const MAX_CONNECTIONS: u32 = 100;
-/// How long a command waits for requests that clients left behind; past it they end by themselves.
+/// Time that a command waits for requests that clients left behind. After that they end by themselves.
 const END: Duration = Duration::from_secs(3);
-/// The pause after a failed accept: the host is out of descriptors, and trying at once would spin.
+/// The pause after a failed accept: the host is out of descriptors, and retrying at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What the monitor says of the NBD server.
+/// The state of the NBD server, which the monitor's commands control.
 pub(super) struct Exports {
     events: Events,
     server: RefCell<Option<Rc<Server>>>,
-    /// By the ids of `--tls-creds`.
+    /// TLS credentials, by the ids of `--tls-creds`.
     credentials: RefCell<BTreeMap<String, Credentials>>,
 }
 
-/// A wish to export a disk.
+/// The options of an export.
 pub(super) struct Wish {
     pub id: String,
     pub name: String,
     pub description: Option<String>,
     pub writable: bool,
-    /// Each write is flushed before it is answered.
+    /// True if each write is flushed before the reply to it.
     pub writethrough: bool,
 }
 
 struct Export {
     wish: Wish,
     drive: Rc<Drive>,
-    /// No client gets it any more.
+    /// True if no client gets it any more.
     ending: Cell<bool>,
 }
 
 struct Client {
     connection: Connection,
-    /// Its host; `None` for one on a Unix socket.
+    /// The client's host; `None` for a Unix socket.
     from: Option<IpAddr>,
-    /// When it was accepted, by the executor's clock.
+    /// The time at which it was accepted, by the executor's clock.
     since: Duration,
-    /// It was told to go, to make room for another one.
+    /// True if it was disconnected to make room for another one.
     goes: Cell<bool>,
-    /// The one that it chose, once it did.
+    /// The export that it chose, once it has chosen.
     export: Option<Rc<Export>>,
 }
 
-/// From one `nbd-server-start` to its stop.
+/// The server, from one `nbd-server-start` to its stop.
 struct Server {
     events: Events,
-    /// The oldest first.
+    /// The exports, the oldest first.
     exports: RefCell<Vec<Rc<Export>>>,
     clients: RefCell<BTreeMap<u64, Client>>,
-    /// A client is gone.
+    /// Notified when a client is gone.
     gone: Event,
     accepting: RefCell<Option<JoinHandle<()>>>,
     tls: Option<Credentials>,
-    /// How long a client may take to choose an export.
+    /// Time limit for a client to choose an export; `None` for no limit.
     handshake: Option<Duration>,
 }
 
@@ -110,7 +110,7 @@ impl Exports {
         Exports { events, server: RefCell::default(), credentials: RefCell::default() }
     }
 
-    /// Makes TLS credentials known to `nbd-server-start`.
+    /// Adds TLS credentials that `nbd-server-start` can name.
     pub(super) fn add_credentials(&self, credentials: BTreeMap<String, Credentials>) {
         self.credentials.borrow_mut().extend(credentials);
     }
@@ -119,7 +119,7 @@ impl Exports {
         self.server.borrow().clone().ok_or_else(not_running)
     }
 
-    /// `nbd-server-start`.
+    /// Runs `nbd-server-start`.
     pub(super) async fn start(&self, wish: NbdServerStart) -> Result<()> {
         let running = || Err(Error::generic("NBD server already running"));
         if self.server.borrow().is_some() {
@@ -137,7 +137,7 @@ impl Exports {
         };
         let address = address(wish.addr);
         let bound = match address {
-            // As an image, below the folders of `--allow-dir`.
+            // Like an image, the socket must lie below a folder of `--allow-dir`.
             Address::Unix(_) => executor::outside(move || Listener::bind(&address)).await,
             // A host's name may take long to look up.
             Address::Tcp(_) => executor::unblock(move || Listener::bind(&address)).await,
@@ -170,7 +170,7 @@ impl Exports {
         Ok(())
     }
 
-    /// `nbd-server-add` and `block-export-add`.
+    /// Runs `nbd-server-add` and `block-export-add`.
     pub(super) fn add(&self, drive: &Rc<Drive>, wish: Wish) -> Result<()> {
         if !qmp::id::is_well_formed(&wish.id) {
             return Err(Error::generic("Invalid block export id"));
@@ -199,7 +199,7 @@ impl Exports {
         Ok(())
     }
 
-    /// `nbd-server-remove` and `block-export-del`.
+    /// Runs `nbd-server-remove` and `block-export-del`.
     pub(super) async fn remove(&self, id: &str, mode: Option<BlockExportRemoveMode>) -> Result<()> {
         let found = self.server.borrow().clone().and_then(|server| {
             let export = server.exports.borrow().iter().find(|export| export.wish.id == id).cloned();
@@ -216,7 +216,7 @@ impl Exports {
         Ok(())
     }
 
-    /// `nbd-server-stop`.
+    /// Runs `nbd-server-stop`.
     pub(super) async fn stop(&self) -> Result<()> {
         let server = self.server.take().ok_or_else(not_running)?;
         if let Some(accepting) = server.accepting.take() {
@@ -224,7 +224,7 @@ impl Exports {
         }
         let mut exports = server.exports.borrow().clone();
         exports.reverse();
-        // Clients that have not chosen yet too.
+        // This includes clients that have not chosen an export yet.
         for client in server.clients.borrow().values() {
             client.connection.hang_up();
         }
@@ -232,7 +232,7 @@ impl Exports {
         Ok(())
     }
 
-    /// `query-block-exports`.
+    /// Returns the result of `query-block-exports`.
     pub(super) fn list(&self) -> Vec<BlockExportInfo> {
         let Ok(server) = self.server() else { return Vec::new() };
         let describe = |export: &Rc<Export>| BlockExportInfo {
@@ -251,8 +251,8 @@ impl Server {
         self.clients.borrow().values().any(has)
     }
 
-    /// Disconnects the clients of some exports, and tells of each when the last is gone. Answers then,
-    /// or after [`END`].
+    /// Disconnects the clients of some exports, and sends an event for each export when its last client is
+    /// gone. Returns when all are gone, or after [`END`].
     async fn end(self: &Rc<Self>, exports: Vec<Rc<Export>>) {
         for export in &exports {
             export.ending.set(true);
@@ -289,7 +289,8 @@ impl Server {
             });
             match connected {
                 Ok((connection, from)) => {
-                    // Not turned away: it may wait, with others behind it that are not accepted.
+                    // The client is not turned away: it waits here, and those behind it are not accepted
+                    // yet.
                     let slot = self.slot(&slots).await;
                     let (since, goes) = (executor::now(), Cell::new(false));
                     let client = Client { connection: connection.clone(), from, since, goes, export: None };
@@ -305,8 +306,8 @@ impl Server {
         }
     }
 
-    /// Waits for a slot. While none is free, clients that have not chosen an export within [`GRACE`] go:
-    /// nobody keeps others out by connecting alone.
+    /// Waits for a slot. While none is free, clients that have not chosen an export within [`GRACE`] are
+    /// disconnected, so that nobody can keep others out by merely connecting.
     async fn slot(&self, slots: &Rc<Semaphore>) -> Permit {
         loop {
             if let Some(slot) = slots.try_acquire(1) {
@@ -320,15 +321,15 @@ impl Server {
         }
     }
 
-    /// Lets the client go that has had its time, if there is one: the oldest in its handshake, of the host
-    /// that has most of them. Returns after what time to look again; `None` if only the end of a client
-    /// changes anything.
+    /// Disconnects one client whose [`GRACE`] is over, if there is one: the oldest in its handshake, of the
+    /// host that has most of them. Returns the time after which to look again, or `None` if only the end of
+    /// a client changes anything.
     fn time_until_one_goes(&self) -> Option<Duration> {
         let clients = self.clients.borrow();
         let undecided = || clients.values().filter(|client| client.export.is_none() && !client.goes.get());
         let mut of_host = BTreeMap::new();
         undecided().for_each(|client| *of_host.entry(client.from).or_insert(0) += 1);
-        // The first of equals, and numbers rise with time.
+        // Of equals, max_by_key returns the last, which here is the oldest: numbers rise with time.
         let oldest = undecided().rev().max_by_key(|client| of_host[&client.from])?;
         let left = (oldest.since + GRACE).saturating_sub(executor::now());
         if left.is_zero() {
@@ -353,7 +354,7 @@ impl Server {
     }
 
     async fn transmit(&self, number: u64, connection: Connection, session: Session, export: Rc<Export>) {
-        // It may have been removed while its answer was being sent.
+        // The export may have been removed while the reply was being sent.
         if export.ending.get() {
             return;
         }

@@ -8,24 +8,24 @@ use virtio_blk::{Action, IoError};
 use executor::lock;
 use vmm::notice::{Signal, Waiter};
 
-/// The errors that the main loop has not heard of yet: one a disk at most, so that a guest whose disk fails
-/// everything fills no memory. Of several, the first is kept; but one that is to stop the machine takes the
-/// place of one that is not.
+/// The errors that the main loop has not taken yet. There is at most one per disk, so that a disk that fails
+/// every request does not fill memory: the first one, unless a later one stops the machine and the first
+/// does not.
 pub(super) struct IoErrors {
     pending: Mutex<Vec<(String, IoError)>>,
     signal: Signal,
 }
 
 impl IoErrors {
-    /// No errors.
+    /// Returns an empty queue.
     ///
     /// # Errors
-    /// Where the host has no eventfd left.
+    /// Fails if no eventfd can be created.
     pub(super) fn new() -> io::Result<Self> {
         Ok(IoErrors { pending: Mutex::default(), signal: Signal::new()? })
     }
 
-    /// Tells of an error of the disk `device`, from any thread.
+    /// Adds an error of the disk `device`. Any thread may call it.
     pub(super) fn push(&self, device: &str, error: IoError) {
         let mut pending = lock(&self.pending);
         match pending.iter_mut().find(|(other, _)| other == device) {
@@ -37,12 +37,12 @@ impl IoErrors {
         self.signal.raise();
     }
 
-    /// The errors since the last call, each with its disk.
+    /// Returns the errors since the last call, each with its disk.
     pub(super) fn take(&self) -> Vec<(String, IoError)> {
         std::mem::take(&mut *lock(&self.pending))
     }
 
-    /// Wakes one task of the main loop after [`IoErrors::push`].
+    /// Returns a waiter that [`IoErrors::push`] wakes, for one task of the main loop.
     pub(super) fn waiter(&self) -> io::Result<Waiter> {
         self.signal.waiter()
     }

@@ -1,4 +1,4 @@
-//! What is kept of many errors, and whom they wake.
+//! The choice of the errors that are kept, and the wake-up of the main loop.
 
 use executor::Executor;
 

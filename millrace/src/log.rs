@@ -1,8 +1,8 @@
 //! The log: lines on standard error, written by a thread of their own.
 //!
-//! Standard error may be a pipe that nobody reads, or a file on a disk that is slow. So whoever has something
-//! to say, a vCPU, a disk or the main loop, only adds a line to a queue and never waits. What does not fit is
-//! dropped, and the number of lines that are missing stands in the log where they would be.
+//! Standard error may be a pipe that nobody reads, or a file on a slow disk. So callers, such as a vCPU, a
+//! disk or the main loop, only add a line to a queue and never wait. Lines that do not fit are dropped, and
+//! the log shows the number of missing lines where they would be.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -17,31 +17,31 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use executor::lock;
 
-/// The bytes of lines that wait to be written; the thread writes as many more at a time.
+/// Maximum number of bytes that wait to be written. The thread may hold as many more that it is writing.
 const MOST: usize = 1 << 20;
-/// Further bytes that only the program's own messages may use, such as the reason for its end.
+/// Additional bytes that only the program's own messages may use, such as the reason for its end.
 const RESERVE: usize = 64 << 10;
-/// The bytes of one line; the rest of a longer one is cut off.
+/// Maximum length of one line in bytes; the rest of a longer one is cut off.
 const LONGEST: usize = 4 << 10;
 
 struct Queue {
-    /// Whole lines.
+    /// Whole lines that wait to be written.
     bytes: Vec<u8>,
-    /// Lines that had no room. They would stand behind `bytes`.
+    /// Number of lines that had no room. They belong behind `bytes`.
     dropped: u64,
-    /// Whether the thread runs.
+    /// True if the thread runs.
     started: bool,
-    /// Whether the thread is writing what it took.
+    /// True while the thread writes the bytes that it took.
     writing: bool,
 }
 
 static QUEUE: Mutex<Queue> =
     Mutex::new(Queue { bytes: Vec::new(), dropped: 0, started: false, writing: false });
-/// Notified when the queue has something to write, and when that is written.
+/// Notified when the queue has something to write, and when the thread has written it.
 static CHANGED: Condvar = Condvar::new();
 
 impl Queue {
-    /// Adds a line, or counts it as dropped. `most` bytes may wait.
+    /// Adds a line, or counts it as dropped if more than `most` bytes would wait.
     fn push(&mut self, line: &[u8], most: usize) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let kept = &line[..line.len().min(LONGEST)];
@@ -56,7 +56,7 @@ impl Queue {
         self.bytes.push(b'\n');
     }
 
-    /// Takes everything, with a line that says how many are missing.
+    /// Takes everything, with a line that reports the number of missing lines.
     fn take(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         match std::mem::take(&mut self.dropped) {
@@ -80,11 +80,12 @@ fn wait(queue: MutexGuard<'static, Queue>, time: Duration) -> MutexGuard<'static
     woken.unwrap_or_else(std::sync::PoisonError::into_inner).0
 }
 
-/// How long a thread that panics waits for its message to be written.
+/// Time that a thread that panics waits for its message to be written.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Starts the log: libraries' messages (warnings, or what `MILLRACE_LOG` says, as `debug` or
-/// `warn,block=trace`), panics, and [`say`]. Without a thread for it, lines are written by whoever says them.
+/// Starts the log: messages of libraries (warnings, or what `MILLRACE_LOG` selects, such as `debug` or
+/// `warn,block=trace`), panics, and [`say`]. If its thread cannot be started, callers write their lines
+/// themselves.
 pub(super) fn start() {
     if std::thread::Builder::new().name("log".into()).spawn(write_for_ever).is_ok() {
         lock(&QUEUE).started = true;
@@ -93,18 +94,18 @@ pub(super) fn start() {
     let targets: Targets = wish.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
     let lines = fmt::layer().with_writer(|| Line).without_time().with_target(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
-    // The standard library's own message waits for standard error. It is kept for who asks for a backtrace.
+    // The standard library's own panic hook waits for standard error. It is kept if a backtrace is wanted.
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value == "0") {
         std::panic::set_hook(Box::new(|panic| {
             let thread = std::thread::current();
             say(&format!("thread '{}' {panic}", thread.name().unwrap_or("unnamed")));
-            // One that cannot unwind ends the process as soon as this returns.
+            // A panic that cannot unwind ends the process as soon as this returns.
             finish(LAST_WORDS);
         }));
     }
 }
 
-/// Writes a line to standard error, soon. Never waits once [`start`] was called.
+/// Writes a line to standard error soon. Never waits once [`start`] was called.
 pub(super) fn say(line: &str) {
     add(line.as_bytes(), MOST + RESERVE);
 }
@@ -113,19 +114,20 @@ fn add(line: &[u8], most: usize) {
     let mut queue = lock(&QUEUE);
     if !queue.started {
         drop(queue);
-        // Nobody can be told where this fails.
+        // A failure cannot be reported anywhere.
         let _ = io::stderr().write_all(&[line, b"\n"].concat());
         return;
     }
-    // After a line that was dropped the log stays silent until it is written: its gaps are known then.
+    // Once a line was dropped, further ones are dropped until the queue is written, so that there is one
+    // gap.
     let most = if most == MOST && queue.dropped > 0 { 0 } else { most };
     queue.push(line, most);
     drop(queue);
     CHANGED.notify_all();
 }
 
-/// Waits until everything is written, for at most `time`: a reader that has stopped reading must not hold up
-/// an end.
+/// Waits until everything is written, for at most `time`: a reader that has stopped reading must not delay
+/// the program's end.
 pub(super) fn finish(time: Duration) {
     let deadline = Instant::now() + time;
     let mut queue = lock(&QUEUE);
@@ -138,7 +140,7 @@ pub(super) fn finish(time: Duration) {
     }
 }
 
-/// A line of the libraries' messages, which the subscriber writes in one piece.
+/// The writer of the libraries' messages. The subscriber writes each line in one piece.
 struct Line;
 
 impl Write for Line {
@@ -167,8 +169,8 @@ fn write_for_ever() {
     }
 }
 
-/// Writes to standard error, and waits as long as that takes. What cannot be written is lost: there is
-/// nowhere to say so.
+/// Writes to standard error, however long that takes. Bytes that cannot be written are lost, since there is
+/// nowhere to report that.
 fn write(mut bytes: &[u8]) {
     let mut stderr = io::stderr();
     while !bytes.is_empty() {
@@ -176,7 +178,7 @@ fn write(mut bytes: &[u8]) {
             Ok(0) => return,
             Ok(count) => bytes = &bytes[count..],
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the descriptor has made it non-blocking.
+            // Another process that shares the descriptor has made it non-blocking.
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 let fd = stderr.as_fd();
                 if poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE).is_err() {

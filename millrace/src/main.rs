@@ -1,4 +1,4 @@
-//! The `millrace` program: disks, machine and monitor joined.
+//! The `millrace` program: connects disks, machine and monitor.
 
 use std::process::ExitCode;
 
@@ -26,7 +26,7 @@ mod user;
 
 use options::{Cli, Command};
 
-/// What went wrong, in one line for a person.
+/// An error in one line, for the user.
 type Failure = String;
 
 /// Runs the program with the process's arguments.
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_a_command(&e),
     };
-    // Before the first thread, so that none of them takes a signal or keeps rights.
+    // Must come before the first thread, so that no thread takes a signal or keeps privileges.
     let held = matches!(cli.command, Command::Run(_)).then(signals::hold_back);
     let given_up = match &cli.command {
         Command::Run(options) if options.user.is_some() => sandbox::gain_none(),
@@ -61,22 +61,22 @@ fn main() -> ExitCode {
     code
 }
 
-/// Takes as many open files as the hard limit allows. Disks, queues and clients need some each, and a chain
-/// of images one for each image; the usual soft limit of 1024 is for programs that use select(2).
+/// Raises the limit of open files to the hard limit. Disks, queues and clients need some files each, and a
+/// chain of images needs one per image. The usual soft limit of 1024 is for programs that use select(2).
 fn raise_limits() {
     let raise = |(soft, hard): (u64, u64)| match soft < hard {
         true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
         false => Ok(()),
     };
     if let Err(e) = getrlimit(Resource::RLIMIT_NOFILE).and_then(raise) {
-        tracing::warn!("the limit of open files stays as it is: {}", e.desc());
+        tracing::warn!("cannot raise the limit of open files: {}", e.desc());
     }
 }
 
-/// Help and version are answers; everything else is an error like any other: one line, status 1.
+/// Prints help or version with status 0, and everything else like any other error: one line, status 1.
 fn not_a_command(e: &clap::Error) -> ExitCode {
     if !e.use_stderr() {
-        // Nobody reads it where this fails.
+        // Fails only if nobody reads it.
         let _ = e.print();
         return ExitCode::SUCCESS;
     }
@@ -85,7 +85,8 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
         eprint!("{text}");
         return ExitCode::FAILURE;
     }
-    // What clap says first, without its hints; arguments that are missing stand on lines of their own.
+    // The first paragraph of clap's message, without its hints. Missing arguments stand on lines of their
+    // own.
     let said = text.split("\n\n").next().unwrap_or_default();
     let said: Vec<_> = said.lines().map(str::trim).collect();
     eprintln!("millrace: {}", said.join(" ").trim_start_matches("error: "));

@@ -12,7 +12,7 @@ mod net;
 
 pub(super) use net::Net;
 
-/// Boots a guest whose disks move to other images while it runs.
+/// Run virtual machines whose disks can move to other images while the guest runs.
 #[derive(Parser)]
 #[command(name = "millrace", version, arg_required_else_help = true)]
 pub(super) struct Cli {
@@ -22,61 +22,61 @@ pub(super) struct Cli {
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Runs a machine, or just its disks.
+    /// Run a machine, or only its disks.
     Run(Box<Run>),
-    /// Creates images and looks at them.
+    /// Create and inspect images.
     #[command(subcommand, arg_required_else_help = true)]
     Image(Image),
-    /// Says what this host offers guests and images, and what follows.
+    /// Show what this host offers to guests and images.
     Host {
-        /// The folder whose file system is tried.
+        /// Folder whose file system is tested.
         #[arg(default_value = ".")]
         folder: PathBuf,
     },
-    /// Sends a command to a monitor and prints its answer; without a command, a shell.
+    /// Send a command to a monitor and print the reply. Without a command, start a shell.
     Qmp {
-        /// The monitor: unix:PATH, tcp:HOST:PORT or a path.
+        /// Address of the monitor: unix:PATH, tcp:HOST:PORT or a path.
         socket: String,
-        /// A command, and its arguments as KEY=VALUE; a dotted key names a member of an argument.
+        /// Command and its arguments as KEY=VALUE. A dotted key names a member of an argument.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Shows the progress of all jobs, and what every disk does.
+    /// Show the progress of all jobs and the activity of every disk.
     Watch {
-        /// The monitor: unix:PATH, tcp:HOST:PORT or a path.
+        /// Address of the monitor: unix:PATH, tcp:HOST:PORT or a path.
         socket: String,
-        /// Looks once and ends.
+        /// Print the state once and exit.
         #[arg(long)]
         once: bool,
     },
 }
 
-/// What holds the guest.
+/// The machine that runs the guest.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum MachineKind {
     /// A virtual machine on KVM.
     Kvm,
-    /// No guest: disks, jobs and the monitor only.
+    /// No guest: only disks, jobs and the monitor.
     None,
 }
 
-/// What a guest's reset does.
+/// The reaction to a guest's reset.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum OnReset {
-    /// Starts the machine again.
+    /// Restart the machine.
     Restart,
-    /// Ends the program.
+    /// End the program.
     Exit,
 }
 
-/// How threads are confined.
+/// The strictness of the sandbox.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Sandbox {
-    /// As far as the kernel can.
+    /// A forbidden system call fails.
     On,
-    /// As on, and a call that is not allowed ends the program.
+    /// A forbidden system call ends the program.
     Strict,
-    /// Not at all.
+    /// No confinement.
     Off,
 }
 
@@ -92,89 +92,108 @@ impl From<Sandbox> for sandbox::Mode {
 
 #[derive(Args)]
 pub(super) struct Run {
-    /// What holds the guest.
+    /// Machine that runs the guest.
     #[arg(long, value_enum, default_value = "kvm")]
     pub machine: MachineKind,
-    /// A Linux kernel: bzImage or ELF. Without one, that which 'cargo run -p guest-images -- kernel' has made
-    /// ready, with an initial RAM disk that mounts the first disk with a root file system.
+    /// Linux kernel of the guest: a bzImage or an ELF file.
+    ///
+    /// Default: the kernel that 'cargo run -p guest-images -- kernel' has prepared, with an initrd that
+    /// mounts the first disk that has a root file system.
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Its initial RAM disk.
+    /// Initial RAM disk of the guest.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Its command line.
+    /// Command line of the kernel.
     #[arg(long, value_name = "TEXT", default_value = vmm::DEFAULT_CMDLINE)]
     pub cmdline: String,
-    /// vCPUs, 1 to 16.
+    /// Number of vCPUs, 1 to 16.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
-    /// RAM; K, M, G, T are powers of 1024.
+    /// Size of the guest's RAM. K, M, G and T are powers of 1024.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
-    /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,readonly=on|off][,copy-on-read=on|off]
-    /// [,cache=writeback|none][,aio=io_uring|threads][,discard=ignore|unmap][,serial=TEXT][,queues=N]
-    /// [,werror=report|stop|ignore|enospc][,rerror=report|stop|ignore]. The first is the guest's /dev/vda.
-    /// werror and rerror say what an error of its image does to a guest's write or flush, and to its read:
-    /// the guest is told (report), the machine stops and 'cont' tries again (stop), the guest is told of
-    /// success (ignore); enospc: stop where space is wanting, else report. Defaults: enospc and report.
-    /// discard=unmap, the default, gives back the space of what the guest discards; ignore keeps it.
+    /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,KEY=VALUE...]. The first is the guest's /dev/vda.
+    ///
+    /// More keys, with their default first: readonly=off|on, copy-on-read=off|on, cache=writeback|none,
+    /// aio=io_uring|threads, discard=unmap|ignore, queues=1 (to 16), serial=TEXT.
+    ///
+    /// discard=unmap frees the space of data that the guest discards; ignore keeps it.
+    ///
+    /// Reaction to an I/O error of the image: werror=enospc|report|ignore|stop for writes and flushes,
+    /// rerror=report|ignore|stop for reads.
+    ///
+    /// report: the guest gets the error. ignore: the guest sees a success. stop: the machine stops, and
+    /// 'cont' retries. enospc: stop if space is lacking, else report.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = drive)]
     pub drive: Vec<Drive>,
-    /// A removable drive, read-only: id=ID[,file=PATH]; without a file it is empty.
+    /// A removable, read-only drive: id=ID[,file=PATH]. Without a file it is empty.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = cdrom)]
     pub cdrom: Vec<Drive>,
-    /// A network interface: tap=NAME[,mac=ADDRESS], on the host's tap interface NAME, or
-    /// passt=SOCKET[,mac=ADDRESS], on the network stack in user space that listens at SOCKET and needs no
-    /// rights (passt --socket SOCKET). The first is the guest's eth0.
+    /// A network interface: tap=NAME[,mac=ADDRESS] or passt=SOCKET[,mac=ADDRESS]. The first is the guest's
+    /// eth0.
+    ///
+    /// tap: a tap interface of the host. passt: a network stack in user space, which needs no privileges;
+    /// start it first with 'passt --socket SOCKET'.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = net::parse)]
     pub net: Vec<Net>,
-    /// TLS for the NBD server: id=ID,dir=PATH[,verify-peer=on|off]. The folder holds server-cert.pem and
-    /// server-key.pem, and ca-cert.pem, whose clients alone are let in unless verify-peer=off.
+    /// TLS credentials for the NBD server: id=ID,dir=PATH[,verify-peer=on|off].
+    ///
+    /// The folder holds server-cert.pem, server-key.pem and ca-cert.pem. Clients need a certificate of that
+    /// CA, unless verify-peer=off.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = tls_creds)]
     pub tls_creds: Vec<TlsCreds>,
-    /// A QMP socket: unix:PATH or tcp:HOST:PORT. Here, as for all sockets, a comma in a path is doubled, and
-    /// QEMU's ',server=on,wait=off' may follow.
+    /// A QMP socket: unix:PATH or tcp:HOST:PORT.
+    ///
+    /// In the path of any socket, write a comma as ',,'. QEMU's ',server=on,wait=off' may follow.
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Vec<qmp::Address>,
-    /// The text monitor: stdio or unix:PATH.
+    /// Text monitor: stdio or unix:PATH.
     #[arg(long, value_name = "WHERE")]
     pub monitor: Option<TextMonitor>,
-    /// A serial port: stdio, null, file:PATH or unix:PATH. Twice: ttyS0 and ttyS1. Default: stdio,
-    /// or null where the monitor is there.
+    /// A serial port: stdio, null, file:PATH or unix:PATH. Give it twice for ttyS0 and ttyS1.
+    ///
+    /// Default: stdio, or null if the monitor uses stdio.
     #[arg(long, value_name = "WHERE")]
     pub serial: Vec<Backend>,
-    /// A virtio console, which is faster than a serial port: unix:PATH. The first is the guest's /dev/hvc0.
+    /// A virtio console, faster than a serial port: unix:PATH. The first is the guest's /dev/hvc0.
     #[arg(long, value_name = "WHERE", value_parser = console)]
     pub console: Vec<PathBuf>,
-    /// What a guest's reset does.
+    /// Reaction to a guest's reset.
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reset: OnReset,
-    /// Confines threads: vCPU, disk and device threads may make only the system calls that they need, and no
-    /// thread may start programs or reach other processes. A call that is not allowed fails (on) or ends the
-    /// program (strict).
+    /// Confine vCPU, disk and device threads to the system calls that they need.
+    ///
+    /// No thread may start programs or reach other processes.
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: Sandbox,
-    /// A folder that images, their backing files and NBD server sockets may lie below; may be given several
-    /// times. Without one, they lie anywhere. With one, NBD exports are opened only if --drive, --cdrom or
-    /// --allow-uri names them.
+    /// Allow images, their backing files and NBD server sockets only below this folder (repeatable).
+    /// Default: anywhere.
+    ///
+    /// NBD exports are then opened only if --drive, --cdrom or --allow-uri names them.
     #[arg(long, value_name = "PATH")]
     pub allow_dir: Vec<PathBuf>,
-    /// An NBD export that may be opened beside those of --drive and --cdrom, and no others:
-    /// nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; may be given several times.
+    /// Allow this NBD export, and otherwise only those of --drive and --cdrom (repeatable).
+    ///
+    /// URI is nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.
     #[arg(long, value_name = "URI")]
     pub allow_uri: Vec<String>,
-    /// Becomes this user before the guest starts, with root's files still open; for a program that root has
-    /// started. A later 'change' opens what this user may. Sockets become this user's; they stay behind at
-    /// the end in folders that this user may not write to, and the next start replaces them.
+    /// Switch from root to this user before the guest starts. Files that are open by then stay open.
+    ///
+    /// A later 'change' opens only files that this user may open.
+    ///
+    /// Sockets are given to this user. In folders that this user may not write to, they are left behind at
+    /// the end; the next start replaces them.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// A file for the process ID. It is refused if a running program holds it; a file that was left over is
-    /// replaced.
+    /// Write the process ID to this file.
+    ///
+    /// Fails if a running program holds the file. A file that was left over is replaced.
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,
 }
 
-/// Where the text monitor is.
+/// The place of the text monitor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum TextMonitor {
     /// On standard input and output.
@@ -191,12 +210,12 @@ impl std::str::FromStr for TextMonitor {
             _ if text == "stdio" => Ok(TextMonitor::Stdio),
             Ok(address @ qmp::Address::Unix(_)) => Ok(TextMonitor::Socket(address)),
             Err(e @ qmp::AddressError::Option(..)) => Err(e.to_string()),
-            _ => Err(format!("'{text}' is not a place for a monitor: give stdio or unix:PATH")),
+            _ => Err(format!("'{text}' is not a text monitor: give stdio or unix:PATH")),
         }
     }
 }
 
-/// One `--drive`.
+/// One `--drive` or `--cdrom`.
 #[derive(Clone, Debug)]
 pub(super) struct Drive {
     pub id: String,
@@ -206,15 +225,15 @@ pub(super) struct Drive {
     pub copy_on_read: bool,
     pub direct: bool,
     pub threads: bool,
-    /// Whether the space of what the guest discards is given back.
+    /// True if space that the guest discards is freed.
     pub unmap: bool,
     pub serial: String,
     pub queues: u16,
-    /// What an error of the image does to a guest's request that is no read.
+    /// The reaction to an error of a request that is not a read.
     pub on_write_error: OnError,
-    /// The same of a read; never [`OnError::Enospc`].
+    /// The reaction to an error of a read; never [`OnError::Enospc`].
     pub on_read_error: OnError,
-    /// A removable drive, empty where `file` is.
+    /// True for a removable drive, which is empty if `file` is empty.
     pub cdrom: bool,
 }
 
@@ -228,72 +247,70 @@ pub(super) struct TlsCreds {
 
 #[derive(Subcommand)]
 pub(super) enum Image {
-    /// Creates an image.
+    /// Create an image.
     Create {
-        /// Its format.
+        /// Format of the image: raw, qcow2 or qed.
         #[arg(short, value_name = "FORMAT")]
         format: Kind,
-        /// The backing file, as the image will record it.
+        /// Backing file, as the image will record it.
         #[arg(short, value_name = "FILE", requires = "backing_format")]
         backing: Option<String>,
-        /// The backing file's format.
+        /// Format of the backing file.
         #[arg(short = 'F', value_name = "FORMAT", requires = "backing")]
         backing_format: Option<Kind>,
-        /// All formats: size=SIZE. raw: preallocation=off|falloc|full. qcow2: cluster_size=SIZE,
-        /// extended_l2=on|off, refcount_bits=N, lazy_refcounts=on|off, compat=0.10|1.1,
-        /// compression_type=zlib|zstd, preallocation=off|metadata|falloc|full. qed: cluster_size=SIZE,
-        /// table_size=N. qcow2 and qed: backing_file=FILE,backing_fmt=FORMAT, as -b and -F. 'help' lists
-        /// those of the format.
+        /// Options of the format, such as cluster_size=64K. '-o help' lists them.
         #[arg(short, value_name = "KEY=VALUE,...")]
         options: Vec<String>,
         /// The new image.
         #[arg(required_unless_present = "options")]
         file: Option<String>,
-        /// Size of the disk; without one, the backing file's.
+        /// Size of the disk. Default: the size of the backing file.
         #[arg(value_parser = size)]
         size: Option<u64>,
     },
-    /// Says what an image is.
+    /// Show the format, sizes and backing file of an image.
     Info {
-        /// Its format.
+        /// Format of the image: raw, qcow2 or qed.
         #[arg(short, value_name = "FORMAT")]
         format: Kind,
-        /// For programs.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Looks at an image that is in use, too, which may be found half changed.
+        /// Read the image even if it is in use. It may change meanwhile.
         #[arg(short = 'U', long = "force-share")]
         share: bool,
         /// The image.
         file: String,
     },
-    /// Looks for errors in an image's metadata. Exits with 0: none, 2: corruptions, 3: only leaked
-    /// clusters, 63: the format has no checks, 1: it could not be checked.
+    /// Check the metadata of an image for errors.
+    ///
+    /// Exit status: 0: no errors, 1: the check failed, 2: corruptions, 3: only leaked clusters, 63: the
+    /// format has no checks.
     Check {
-        /// Its format.
+        /// Format of the image: raw, qcow2 or qed.
         #[arg(short, value_name = "FORMAT")]
         format: Kind,
-        /// For programs.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Repairs what was found.
+        /// Repair errors of this kind.
         #[arg(long, value_name = "WHAT")]
         repair: Option<Repair>,
-        /// Looks at an image that is in use, too, which may be found half changed.
+        /// Read the image even if it is in use. It may change meanwhile.
         #[arg(short = 'U', long = "force-share")]
         share: bool,
         /// The image.
         file: String,
     },
-    /// Tells what the image and those behind it hold where.
+    /// Show which file holds each part of the disk: the image or one behind it.
     Map {
-        /// Its format.
+        /// Format of the image: raw, qcow2 or qed.
         #[arg(short, value_name = "FORMAT")]
         format: Kind,
-        /// For programs, as `qemu-img map --output=json` prints it.
+        /// Print JSON, as `qemu-img map --output=json` does.
         #[arg(long)]
         json: bool,
-        /// Looks at an image that is in use, too, which may be found half changed.
+        /// Read the image even if it is in use. It may change meanwhile.
         #[arg(short = 'U', long = "force-share")]
         share: bool,
         /// The image.
@@ -301,16 +318,16 @@ pub(super) enum Image {
     },
 }
 
-/// What `image check` may change.
+/// The errors that `image check` may repair.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Repair {
-    /// Refcounts that are too high.
+    /// Only leaked clusters: refcounts that are too high.
     Leaks,
-    /// All that can be made sound.
+    /// All errors that can be repaired.
     All,
 }
 
-/// A number of bytes: K, M, G and T are powers of 1024, and what they follow may have decimals.
+/// Parses a number of bytes. K, M, G and T are powers of 1024; the number before them may have decimals.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a size: give a number of bytes, or one with K, M, G or T");
     let (digits, shift) = match text.char_indices().next_back() {
@@ -328,7 +345,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     };
     let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // Nine decimals tell every byte of a gigabyte apart. Without a unit there is nothing to be part of.
+    // Nine decimals distinguish every byte of a gigabyte. A number without a unit has no decimals.
     let has_decimals = digits.contains('.');
     if !is_number(whole) || !is_number(decimals) || decimals.len() > 9 || (has_decimals && shift == 0) {
         return Err(wrong());
@@ -339,11 +356,11 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     u64::try_from(bytes).map_err(|_| wrong())
 }
 
-/// The id of a device or of credentials, as QEMU allows it.
+/// Checks the id of a device or of credentials, by QEMU's rules.
 fn id(value: String) -> Result<String, String> {
     match value.as_str() {
         "" => Err("id=ID is missing".into()),
-        // `change vnc` means the screen.
+        // In `change vnc` this name means the screen.
         "vnc" => Err("id=vnc: this name is taken by the screen; choose another id".into()),
         text if qmp::id::is_well_formed(text) => Ok(value),
         text => Err(format!(
@@ -361,7 +378,8 @@ fn switch(key: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// Pairs of a `key=value,...` list, each key once. A doubled comma is a comma of the value, as QEMU has it.
+/// Splits a `key=value,...` list; each key may occur once. As in QEMU, a doubled comma is a comma of the
+/// value.
 pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     let text = text.replace(",,", "\0");
     let mut pairs: Vec<(String, String)> = Vec::new();
@@ -395,14 +413,14 @@ impl Drive {
         }
     }
 
-    /// Whether an error may stop the machine; then `query-block` tells of it, as QEMU's does.
+    /// Returns true if an error may stop the machine. As in QEMU, `query-block` then has an `io-status`.
     pub(super) fn has_io_status(&self) -> bool {
         let stops = |policy| matches!(policy, OnError::Stop | OnError::Enospc);
         stops(self.on_write_error) || stops(self.on_read_error)
     }
 }
 
-/// `werror` and `rerror`: a read has no want of space to stop for.
+/// Parses `werror` or `rerror`. A read cannot lack space, so `rerror` has no `enospc`.
 fn on_error(key: &str, value: &str) -> Result<OnError, String> {
     match value {
         "report" => Ok(OnError::Report),
@@ -418,7 +436,7 @@ fn console(text: &str) -> Result<PathBuf, String> {
     match text.parse() {
         Ok(qmp::Address::Unix(path)) => Ok(path),
         Err(e @ qmp::AddressError::Option(..)) => Err(e.to_string()),
-        _ => Err(format!("'{text}' is not a console's socket: give unix:PATH")),
+        _ => Err(format!("'{text}' is not a socket for a console: give unix:PATH")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a command line means, and how a wrong one is told.
+//! The parsing of command lines, and the errors of wrong ones.
 
 use super::*;
 

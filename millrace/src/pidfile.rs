@@ -1,7 +1,7 @@
-//! The pidfile: this process's number in a file that says by its lock whether that process lives.
+//! The pidfile: a file with this process's ID, whose lock shows that the process is alive.
 //!
-//! As QEMU does it, the whole file is locked by fcntl for as long as the process lives, so that a file
-//! without a lock is a dead one's, and is taken. Programs of both kinds keep each other out.
+//! As in QEMU, the whole file is locked by fcntl for as long as the process lives. A file without a lock
+//! belongs to a dead process and is taken over. This program and QEMU respect each other's locks.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -18,7 +18,7 @@ use executor::lock;
 /// The longest content of a pidfile, in bytes.
 const LONGEST: u64 = 64;
 
-/// The file of this process. One at most.
+/// The file of this process; at most one.
 static HELD: Mutex<Option<(PathBuf, File)>> = Mutex::new(None);
 
 /// Removes the file when dropped.
@@ -30,12 +30,12 @@ impl Drop for PidFile {
     }
 }
 
-/// Makes the file `path`, or takes that of a process that has ended.
+/// Creates the file `path`, or takes over the file of a process that has ended.
 ///
 /// # Errors
 /// Fails, and leaves the file as it is, if another process holds it or if it is not a pidfile.
 pub(super) fn write(path: &Path) -> Result<PidFile, Failure> {
-    // Held until the file is known: an end by a signal removes it at any time.
+    // Held until the file is recorded: a signal may end the process, which removes the file, at any time.
     let mut held = lock(&HELD);
     let refuse = |why: String| format!("{}: {why}", path.display());
     let file = take(path).map_err(refuse)?;
@@ -54,15 +54,15 @@ fn take(path: &Path) -> Result<File, String> {
         // Opening a device or a pipe must not wait.
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        // Whoever may write to it could have something else signalled than this program.
+        // Anyone who may write to the file could cause a different process to be signalled.
         options.mode(0o644);
         let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
             return Err("is not a regular file".into());
         }
         let number = number_in(&file).map_err(io)?;
-        let number = number.ok_or("holds something else than a process's number, and is not overwritten")?;
-        // SAFETY: zero is a value of each of its fields, and numbers are all it holds.
+        let number = number.ok_or("holds something other than a process ID, and is not overwritten")?;
+        // SAFETY: zero is valid for each of its fields, which are all numbers.
         let mut whole: libc::flock = unsafe { std::mem::zeroed() };
         whole.l_type = libc::F_WRLCK as libc::c_short;
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
@@ -79,7 +79,7 @@ fn take(path: &Path) -> Result<File, String> {
     }
 }
 
-/// The file's text, where that is a number or nothing.
+/// Returns the file's text if it is a number or empty.
 fn number_in(file: &File) -> io::Result<Option<String>> {
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text)?;
@@ -96,17 +96,17 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes the file where it is still this process's. Without effect where there is none.
+/// Removes the file if it is still this process's. Does nothing if there is none.
 pub(super) fn remove() {
     remove_held(&mut lock(&HELD));
 }
 
-/// The same for an end at any instant. While another thread makes the file, says `false`.
+/// Does the same when the process may end at any instant. Returns false while another thread makes the file.
 pub(super) fn try_remove() -> bool {
     match HELD.try_lock() {
         Ok(mut held) => {
             remove_held(&mut held);
-            // Nobody makes one from here on.
+            // No thread can make a file from here on.
             std::mem::forget(held);
             true
         }
@@ -117,7 +117,7 @@ pub(super) fn try_remove() -> bool {
 fn remove_held(held: &mut Option<(PathBuf, File)>) {
     let Some((path, file)) = held.take() else { return };
     if is_at(&file, &path).is_ok_and(|ours| ours) && std::fs::remove_file(&path).is_err() {
-        // In a folder of somebody else's: the number at least must not outlive the process.
+        // The folder may be another user's. At least the ID must not outlive the process.
         let _ = file.set_len(0);
     }
 }

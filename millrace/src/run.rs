@@ -40,7 +40,7 @@ use vmm::serial::Backend;
 use vmm::{Config, Event, Machine, Prepared};
 
 thread_local! {
-    /// Where events of the disks go: they arrive as plain functions from other threads.
+    /// The destination of disks' events, which come from other threads as calls of plain functions.
     static EVENTS: RefCell<Option<Events>> = const { RefCell::new(None) };
     /// The names of the jobs of all disks.
     static JOBS: Rc<Ids> = Rc::default();
@@ -67,12 +67,12 @@ fn on_tray_moved(device: String, tray_open: bool) {
     }
 }
 
-/// Runs until the guest, a client, a person or a signal ends it.
+/// Runs until the guest, a client, the user or a signal ends it.
 pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
     let signals = signals.watch().map_err(|e| format!("signals: {e}"))?;
-    // The log has a thread already.
+    // The thread of the log runs already, and is confined too.
     vmm::confine_program(options.sandbox.into());
-    // Goes on while everything else is opened. Should that fail too, it is what is told.
+    // Continues while everything else is opened. If that fails as well, its error is reported.
     let begun = match options.machine {
         MachineKind::None => None,
         MachineKind::Kvm => Some(prepare(&options)),
@@ -110,7 +110,7 @@ fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Fai
     Ok(all)
 }
 
-/// What is there before the executor, and waits for it.
+/// The parts that are opened before the executor, for use on it.
 struct Waiting {
     listeners: Vec<Listener>,
     text: Option<Listener>,
@@ -123,7 +123,7 @@ struct Ready {
     machine: Option<Rc<Machine>>,
     control: Rc<Control>,
     monitor: Monitor,
-    /// Errors of the guest's disks.
+    /// Woken by errors of the guest's disks.
     failed: Waiter,
     signalled: Waiter,
 }
@@ -143,7 +143,7 @@ async fn main(
     }
 }
 
-/// Opens the drives, which are added to `drives` as they come, builds the machine and lets clients in.
+/// Opens the drives and adds each to `drives` when it is open, builds the machine, and lets clients in.
 async fn make_ready(
     options: &Run,
     begun: Option<Result<Begun, Failure>>,
@@ -185,7 +185,7 @@ async fn make_ready(
     let control = Rc::new(control);
     control.exports.add_credentials(credentials);
     let monitor = Monitor::new(control.clone(), events);
-    // What clients are promised from here on is kept.
+    // Promises to clients are kept from here on: a signal ends the program in order.
     signals.serve();
     for listener in listeners {
         monitor.listen(listener).map_err(|e| format!("QMP socket: {e}"))?;
@@ -205,8 +205,8 @@ async fn make_ready(
     Ok(Ready { machine, control, monitor, failed, signalled })
 }
 
-/// Ends the program with an error when `lost` ends: with a thread went all that it did for the guest, and
-/// nobody who does not look is told of it. The other disks end in order.
+/// Ends the program with an error when `lost` ends: the thread's work for the guest has ended with it, and
+/// nothing else would report that. The other disks are closed in order.
 fn end_with(control: &Rc<Control>, lost: impl Future<Output = ()> + 'static, why: String) {
     let control = control.clone();
     executor::spawn(async move {
@@ -229,7 +229,7 @@ async fn open_drives(options: &Run, drives: &mut Vec<Rc<Drive>>) -> Result<(), F
     Ok(())
 }
 
-/// Waits until it is known whether the kernel runs on this host's KVM.
+/// Waits until it is known if this host's KVM runs the kernel, and fails if it does not.
 async fn suitable(answer: Option<Reply<Kvm>>) -> Result<(), Failure> {
     let Some(answer) = answer else { return Ok(()) };
     match answer.await {
@@ -237,13 +237,13 @@ async fn suitable(answer: Option<Reply<Kvm>>) -> Result<(), Failure> {
             "{kvm}: boot guests on a host with hardware virtualization (vmx or svm in /proc/cpuinfo), or run disks \
              alone with --machine none"
         )),
-        // A probe that panicked has said so; the guest is the better one.
+        // A probe that panicked has been logged; starting the guest is the better test.
         _ => Ok(()),
     }
 }
 
 impl Ready {
-    /// Starts the guest, serves it and its disks until an end is asked for, and ends everything.
+    /// Starts the guest, serves it and its disks until something ends the program, and then ends everything.
     async fn serve(self, options: &Run) -> Result<ExitCode, Failure> {
         let Ready { machine, control, monitor, failed, signalled } = self;
         let told = control.clone();
@@ -274,7 +274,7 @@ impl Ready {
 /// A machine whose first start has begun.
 struct Begun {
     prepared: Prepared,
-    /// Whether this host's KVM runs a kernel such as this one, where that is in doubt.
+    /// The probe of this host's KVM, if it is in doubt that it runs this kernel.
     suits: Option<Reply<Kvm>>,
 }
 
@@ -294,7 +294,7 @@ fn prepare(options: &Run) -> Result<Begun, Failure> {
     Ok(Begun { suits: suits.map_err(|e| format!("a thread: {e}"))?, prepared })
 }
 
-/// Makes the machine with its devices, and tells on which thread those work that are no drives.
+/// Makes the machine with its devices. Also returns the thread of the devices other than drives.
 async fn build(
     options: &Run,
     prepared: Prepared,
@@ -325,7 +325,7 @@ async fn build(
         drive.connect(device.config()).await.map_err(|e| e.to_string())?;
         devices.push(Box::new(device));
     }
-    // Behind the drives, whose names in the guest follow their order.
+    // Added behind the drives, whose names in the guest follow their order.
     let others = devices::start(options)?;
     devices.extend(others.devices);
     let default = match options.monitor {
@@ -343,7 +343,7 @@ async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> 
     if let Err(e) = machine.start().await {
         return End::Broken(e.to_string());
     }
-    // It is stopped, if it was told to before it ran.
+    // The machine is stopped if `stop` came before its start.
     control.tell_run_state();
     loop {
         match machine.event().await {

@@ -1,12 +1,12 @@
 //! SIGTERM, SIGINT and SIGHUP, each of which asks the program to end.
 //!
-//! A thread waits for them, so that they are heard whatever the main loop is doing. The program starts by
-//! calls that may take for ever: a name is looked up, a peer accepts no connection, a file lies on a server
-//! that is away. Nobody has been promised anything by then, so the thread itself ends the program. Later the
-//! main loop does, and takes as long as the disks take; another signal ends the program at once.
+//! A thread waits for them, so that they take effect whatever the main loop is doing. During its start the
+//! program makes calls that may take forever: a name is looked up, a peer does not accept, a file lies on a
+//! server that is down. No client has been promised anything by then, so the thread itself ends the program.
+//! Later the main loop ends it, which takes as long as the disks take; a second signal ends it at once.
 //!
-//! SIGHUP stays ignored where the program was started so, as nohup does. SIGQUIT keeps its default action: it
-//! is for who wants a core dump of the program as it is.
+//! SIGHUP stays ignored if it was ignored at the start, as by nohup. SIGQUIT keeps its default action, for
+//! users who want a core dump.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -18,21 +18,22 @@ use super::end::leave;
 use executor::lock;
 use vmm::notice::{self, Waiter};
 
-/// Signals within this time of the first count as one: timeout(1) sends its signal to the program and then to
-/// its group, and of the end of a terminal both the kernel and the shell tell.
+/// Signals within this time of the first count as one: timeout(1) signals the program and then its group,
+/// and when a terminal closes, the kernel and the shell both send a signal.
 const SAME: Duration = Duration::from_millis(300);
 
 /// Signals that are held back from their default action.
 pub(super) struct Held(SigSet);
 
-/// The first signal, for the main loop.
+/// Reports the first signal to the main loop.
 pub(super) struct Signals {
-    /// Whether the main loop ends the program; locked while the thread does.
+    /// True if the main loop ends the program. Locked while the thread ends it.
     serving: Mutex<bool>,
     asked: notice::Signal,
 }
 
-/// Holds the signals back from this thread and all that it starts later. Before any other thread is started.
+/// Blocks the signals in this thread and in those that it starts later. Must be called before any other
+/// thread is started.
 pub(super) fn hold_back() -> Held {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
@@ -40,7 +41,7 @@ pub(super) fn hold_back() -> Held {
     if !is_ignored(Signal::SIGHUP) {
         set.add(Signal::SIGHUP);
     }
-    // Fails only for a way of setting that does not exist.
+    // Fails only for an operation that does not exist.
     let _ = set.thread_block();
     Held(set)
 }
@@ -65,12 +66,12 @@ impl Held {
 }
 
 impl Signals {
-    /// From here on the first signal is the main loop's to hear. Does not return where one came before.
+    /// From here on the main loop handles the first signal. Does not return if one came before.
     pub(super) fn serve(&self) {
         *lock(&self.serving) = true;
     }
 
-    /// Ends at the first signal, on the main loop.
+    /// Returns a waiter that the first signal wakes, for the main loop.
     pub(super) fn waiter(&self) -> io::Result<Waiter> {
         self.asked.waiter()
     }
@@ -84,13 +85,13 @@ impl Signals {
                 Some(first) => first,
                 None => {
                     first = Some(Instant::now());
-                    tracing::info!("{signal}: ends");
+                    tracing::info!("{signal}: ending");
                     self.first();
                     continue;
                 }
             };
             if first.elapsed() > SAME {
-                leave(1, Some("ended by a second signal: what was not yet on stable storage may be lost"));
+                leave(1, Some("ended by a second signal: data that is not on stable storage may be lost"));
             }
         }
     }

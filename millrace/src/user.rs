@@ -1,4 +1,4 @@
-//! `--user`: what root has opened stays open, and nothing more is done as root.
+//! `--user`: files that root has opened stay open, and the program continues as another user.
 
 use std::ffi::CString;
 
@@ -6,7 +6,7 @@ use nix::unistd::{User, geteuid, initgroups, setresgid, setresuid};
 
 use super::Failure;
 
-/// Whom the program becomes.
+/// The user whose identity the process takes on.
 pub(super) struct NewUser {
     user: User,
     name: CString,
@@ -19,16 +19,17 @@ impl NewUser {
         let user = User::from_name(name).map_err(|e| refuse(e.to_string()))?;
         let user = user.ok_or_else(|| refuse("there is no such user".into()))?;
         if !geteuid().is_root() {
-            return Err(refuse("only root can become another user: start the program as that one".into()));
+            return Err(refuse("only root can switch users: start the program as that user".into()));
         }
         let name = CString::new(user.name.as_bytes()).map_err(|e| refuse(e.to_string()))?;
         Ok(NewUser { user, name })
     }
 
-    /// Makes every thread of the program that user's, with that user's groups, for good, and the sockets that
-    /// it listens on.
+    /// Gives that user's identity and groups to every thread of the program, permanently, and gives that
+    /// user the sockets that the program listens on.
     ///
-    /// The C library sees to the threads (nptl(7)), so those that are confined must be let do it.
+    /// The C library applies the change on every thread (nptl(7)), so the sandbox must allow these calls on
+    /// confined threads.
     pub(super) fn enter(&self) -> Result<(), Failure> {
         let (uid, gid) = (self.user.uid, self.user.gid);
         let refused = |why: &dyn std::fmt::Display| format!("--user {}: {why}", self.user.name);

@@ -1,5 +1,5 @@
-//! The program around a guest of 96 bytes, as several clients of its monitor see it at once, on whatever KVM
-//! there is. Without `/dev/kvm` these tests say so and pass.
+//! The program with a guest of 96 bytes on any KVM, as several clients of its monitor see it at once.
+//! Without `/dev/kvm` these tests say that they are skipped and pass.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ struct Program {
 }
 
 impl Program {
-    /// Starts the program unless the host has no KVM.
+    /// Starts the program. Returns `None` if the host has no KVM.
     fn start(more: &[&str]) -> Option<Self> {
         if let Err(e) = vmm::check_host() {
             eprintln!("skipped: {e}");
@@ -68,7 +68,7 @@ fn ask(client: &mut Client, command: &str) -> Value {
     client.execute_json(command, Value::Null).unwrap_or_else(|e| panic!("{command}: {e}"))
 }
 
-/// What a client makes of the events alone.
+/// A client that follows the machine's state by events alone.
 struct Watcher {
     client: Client,
     running: bool,
@@ -80,8 +80,8 @@ impl Watcher {
         Watcher { client: program.client(), running: true, stops: 0 }
     }
 
-    /// Whether the machine runs, which events and `query-status` must agree about: all events come before the
-    /// answer.
+    /// Returns true if the machine runs. Events and `query-status` must agree: all events come before the
+    /// reply.
     fn look(&mut self) -> bool {
         let status = ask(&mut self.client, "query-status");
         for event in self.client.events() {
@@ -103,7 +103,7 @@ impl Watcher {
     }
 }
 
-/// Runs a command of each client at once, in every round; the machine is at rest between rounds.
+/// In every round, runs one command of each client at once; the machine is at rest between rounds.
 fn rounds<const N: usize>(
     program: &Program,
     count: usize,
@@ -129,7 +129,8 @@ fn rounds<const N: usize>(
         for _ in 0..count {
             begin.wait();
             end.wait();
-            // Told when all threads are through: they wait for each other, and for nobody who has panicked.
+            // Panics are counted and reported at the end: the other threads wait for this one at the
+            // barriers.
             let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| watcher.look()));
             wrong += usize::from(looked.is_err());
         }
@@ -151,7 +152,7 @@ fn clients_that_stop_and_continue_at_once_see_what_is_so() {
     assert!(watcher.look());
     rounds(&program, 20, ["system_reset", "cont"], &mut watcher);
     rounds(&program, 20, ["system_reset", "stop", "cont"], &mut watcher);
-    // A machine that cannot be reset does not run, and does again when it can.
+    // A machine whose reset fails does not run; after a reset that succeeds it runs again.
     ask(&mut client, "cont");
     let kernel = program.folder.path().join("kernel");
     std::fs::write(&kernel, "").unwrap();

@@ -1,4 +1,5 @@
-//! What the driver sees before it sends a request: features and config space (virtio 1.2, 5.2.3, 5.2.4).
+//! The device as the driver sees it before the first request: features and config space (virtio 1.2, 5.2.3,
+//! 5.2.4).
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,20 +12,20 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use crate::policy::ErrorPolicy;
 
-/// Largest size of each queue, in descriptors; also the most descriptors of one request.
+/// Maximum size of each queue, in descriptors; also the maximum number of descriptors of one request.
 pub const QUEUE_SIZE: u16 = 256;
 
-/// Bytes of a sector, whatever the block size is (virtio 1.2, 5.2.4).
+/// Size of a sector in bytes, whatever the block size is (virtio 1.2, 5.2.4).
 pub(crate) const SECTOR: u64 = 512;
 
-/// Most sectors of one segment of a discard or write-zeroes request: 128 MiB. It is done in pieces, so a
-/// drain does not wait for all of it.
+/// Maximum number of sectors in one segment of a discard or write-zeroes request: 128 MiB. The request is
+/// done in pieces, so a drain does not wait for all of it.
 pub(crate) const MAX_ZEROES_SECTORS: u32 = (128 << 20) / SECTOR as u32;
 
-/// Most segments of one discard or write-zeroes request.
+/// Maximum number of segments in one discard or write-zeroes request.
 pub(crate) const MAX_ZEROES_SEGMENTS: u32 = 16;
 
-/// Discards are best aligned to so many sectors (4 KiB).
+/// The best alignment of discards, in sectors: 4 KiB.
 const DISCARD_ALIGNMENT: u32 = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -32,34 +33,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is fixed when a device is made.
+/// The properties of a device that are fixed when it is made.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Size of the disk in bytes; what is left over a multiple of 512 is not offered.
+    /// Size of the disk in bytes. What exceeds a multiple of 512 is not offered.
     pub size: u64,
-    /// Offers VIRTIO_BLK_F_RO and refuses writes, also where the disk would take them.
+    /// True to offer VIRTIO_BLK_F_RO and refuse writes, even if the disk would accept them.
     pub read_only: bool,
-    /// What VIRTIO_BLK_T_GET_ID answers, cut to 20 bytes.
+    /// The reply to VIRTIO_BLK_T_GET_ID, cut to 20 bytes.
     pub serial: String,
     /// Number of queues; 0 counts as 1. VIRTIO_BLK_F_MQ is offered for more than one.
     pub queues: u16,
-    /// What the disk's errors do.
+    /// The reactions to errors of the disk.
     pub errors: ErrorPolicy,
 }
 
-/// The one field that changes by itself, and how often it has: both at one time for whoever reads.
+/// The only field that changes by itself, and the number of its changes. They are read together.
 #[derive(Clone, Copy)]
 struct Capacity {
     sectors: u64,
     generation: u32,
 }
 
-/// The device's config space and what else its threads share. The transport reads it without asking the
-/// disk's thread, and whoever changes the disk's size tells it here.
+/// The device's config space and other state that its threads share. The transport reads it without asking
+/// the disk's thread. Whoever changes the disk's size must call [`Config::capacity_changed`].
 pub struct Config {
     options: Options,
     capacity: Mutex<Capacity>,
-    /// Whether completed writes may be volatile until a flush.
+    /// True if completed writes may be volatile until a flush.
     writeback: AtomicBool,
     /// Present while the device is active.
     interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
@@ -75,9 +76,9 @@ impl Config {
         }
     }
 
-    /// Says that the disk has `size` bytes now: changes the capacity and raises a config change interrupt
-    /// (virtio 1.2, 5.2.6.2), also where the size is the same. Any thread may call it, but not with
-    /// a lock held that [`Interrupt::config_changed`] takes.
+    /// Sets the disk's size to `size` bytes: changes the capacity and raises a config change interrupt
+    /// (virtio 1.2, 5.2.6.2), even if the size is the same. Any thread may call it, but not while it holds a
+    /// lock that [`Interrupt::config_changed`] takes.
     pub fn capacity_changed(&self, size: u64) {
         {
             let mut capacity = lock(&self.capacity);
@@ -94,7 +95,7 @@ impl Config {
         lock(&self.interrupt)
     }
 
-    /// [`virtio::Device::config_generation`].
+    /// Returns the generation, as in [`virtio::Device::config_generation`].
     pub(crate) fn generation(&self) -> u32 {
         lock(&self.capacity).generation
     }
@@ -124,7 +125,7 @@ impl Config {
         self.writeback.store(on, Ordering::Release);
     }
 
-    /// The features offered.
+    /// Returns the features offered.
     pub(crate) fn features(&self) -> u64 {
         let mut bits = vec![
             VIRTIO_F_VERSION_1,
@@ -146,12 +147,12 @@ impl Config {
         bits.into_iter().fold(0, |features, bit| features | 1 << bit)
     }
 
-    /// Copies config space from `offset`; zeros outside.
+    /// Copies config space from `offset`. Bytes outside read as zero.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         let mut space = [0; size_of::<virtio_blk_config>()];
         let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
         put(offset_of!(virtio_blk_config, capacity), &lock(&self.capacity).sectors.to_le_bytes());
-        // Header and status take a descriptor each.
+        // Header and status take one descriptor each.
         put(offset_of!(virtio_blk_config, seg_max), &(u32::from(QUEUE_SIZE) - 2).to_le_bytes());
         put(offset_of!(virtio_blk_config, blk_size), &(SECTOR as u32).to_le_bytes());
         put(WRITEBACK as usize, &[self.writeback().into()]);

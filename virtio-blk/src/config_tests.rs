@@ -1,4 +1,5 @@
-//! Config space as a driver reads it (virtio 1.2, 5.2.4); offsets by hand, from the standard.
+//! Config space as a driver reads it (virtio 1.2, 5.2.4). The offsets are written by hand, from the
+//! standard.
 
 use virtio::has;
 

@@ -15,20 +15,19 @@ use crate::serve;
 
 /// A virtio block device (virtio 1.2, 5.2) in front of a disk that lives on a thread of its own.
 ///
-/// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
-/// without waiting.
+/// That thread handles all calls in their order. Dropping an active device resets it without waiting.
 pub struct VirtioBlk<H: Handle<Target: Backend>> {
     handle: H,
     runner: Runner,
     config: Arc<Config>,
     /// The features negotiated, while active.
     active: Option<u64>,
-    /// The driver's wish, where it wrote `writeback`.
+    /// The value that the driver wrote to `writeback`, if any.
     writeback: Option<bool>,
 }
 
 impl<H: Handle<Target: Backend>> VirtioBlk<H> {
-    /// A device in front of the disk behind `handle`.
+    /// Returns a device in front of the disk behind `handle`.
     pub fn new(handle: H, options: Options) -> Self {
         VirtioBlk {
             runner: Runner::new(handle.remote().clone()),
@@ -39,20 +38,21 @@ impl<H: Handle<Target: Backend>> VirtioBlk<H> {
         }
     }
 
-    /// What to tell when the disk's size changes; it may outlive the device.
+    /// Returns the config space, which must be updated when the disk's size changes. It may outlive the
+    /// device.
     pub fn config(&self) -> Arc<Config> {
         self.config.clone()
     }
 
-    /// The cache mode of a driver with `features` (virtio 1.2, 5.2.5.2 and 5.2.6.2): without
-    /// CONFIG_WCE, and where `writeback` was not written, a driver that never flushes gets write-through.
+    /// Sets the cache mode of a driver with `features` (virtio 1.2, 5.2.5.2 and 5.2.6.2). Without
+    /// CONFIG_WCE, or if `writeback` was not written, a driver that never flushes gets write-through.
     fn apply_cache_mode(&self, features: u64) {
         let flush = has(features, VIRTIO_BLK_F_FLUSH);
         let wish = self.writeback.filter(|_| has(features, VIRTIO_BLK_F_CONFIG_WCE));
         self.config.set_writeback(wish.unwrap_or(flush));
     }
 
-    /// Back to power-on, as far as this side is concerned.
+    /// Returns this side's state to power-on.
     fn deactivate(&mut self) {
         self.active = None;
         self.writeback = None;
@@ -90,7 +90,7 @@ impl<H: Handle<Target: Backend>> Device for VirtioBlk<H> {
         self.writeback = Some(*value != 0);
         match self.active {
             Some(features) => self.apply_cache_mode(features),
-            // Whether the driver may write it is known once it has negotiated.
+            // Negotiation decides later if the driver may write it.
             None => self.config.set_writeback(*value != 0),
         }
     }
@@ -123,7 +123,7 @@ impl<H: Handle<Target: Backend>> Device for VirtioBlk<H> {
 
 impl<H: Handle<Target: Backend>> Drop for VirtioBlk<H> {
     fn drop(&mut self) {
-        // Whoever tells of the disk's size may outlive the device.
+        // The config space may outlive the device.
         self.deactivate();
     }
 }

@@ -1,4 +1,4 @@
-//! The block layer's disk behind this device.
+//! The block layer's disk as this device's back end.
 
 use std::future::Future;
 use std::rc::Rc;

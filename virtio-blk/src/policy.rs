@@ -1,29 +1,29 @@
-//! What becomes of a request that its disk has failed: QEMU's `rerror` and `werror`.
+//! The reaction to a request that its disk has failed: QEMU's `rerror` and `werror`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use block::{Error, ErrorKind};
 
-/// What an error of the disk does.
+/// The reaction to an error of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// The driver is told.
+    /// The driver gets the error.
     Report,
-    /// The driver is told of success; what it reads are zeros.
+    /// The driver sees a success, and reads zeros.
     Ignore,
-    /// The machine is to stop, and the request is tried again when it goes on.
+    /// The machine must stop, and the request is tried again when it is resumed.
     Stop,
-    /// [`OnError::Stop`] for want of space, else [`OnError::Report`].
+    /// [`OnError::Stop`] if space is lacking, else [`OnError::Report`].
     Enospc,
 }
 
-/// What was done about an error.
+/// The action that was taken for an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The driver was told.
+    /// The driver got the error.
     Report,
-    /// The driver was told of success.
+    /// The driver saw a success.
     Ignore,
     /// The request is kept until the device is paused and resumed: pause it.
     Stop,
@@ -32,42 +32,42 @@ pub enum Action {
 /// A request that the disk has failed.
 #[derive(Clone, Debug)]
 pub struct IoError {
-    /// [`crate::Backend::node_name`] at that time.
+    /// The result of [`crate::Backend::node_name`] at that time.
     pub node_name: Option<String>,
-    /// Whether it was anything but a read.
+    /// True for anything but a read.
     pub write: bool,
-    /// What was done about it.
+    /// The action that was taken.
     pub action: Action,
-    /// Whether it failed for want of space (or of quota).
+    /// True if space (or quota) was lacking.
     pub no_space: bool,
-    /// Why, in the C library's words and nothing else.
+    /// The reason, in the C library's words only.
     pub reason: String,
-    /// The disk's words, for people: what failed, and where.
+    /// The disk's text for people: the operation that failed, and its place.
     pub detail: String,
 }
 
-/// The policy for a disk's errors, and who hears of them.
+/// The policy for a disk's errors, and the function that gets them.
 ///
-/// Requests that the device itself refuses, and those that the disk says it has no means or no bytes for, are
-/// the driver's own fault: they are always answered with an error, and nobody else hears of them.
+/// Requests that the device itself refuses, and those that the disk reports as unsupported or out of range,
+/// are the driver's own fault: the driver always gets an error, and nobody else is notified.
 #[derive(Clone)]
 pub struct ErrorPolicy {
-    /// For reads.
+    /// The reaction for reads.
     pub read: OnError,
-    /// For everything else: writes, flushes, discards.
+    /// The reaction for everything else: writes, flushes, discards.
     pub write: OnError,
-    /// Called on the disk's thread for each error, at any rate that the driver likes: it must not block, and
-    /// has to bound what it keeps.
+    /// Called on the disk's thread for each error, at any rate that the driver chooses. It must not block,
+    /// and must limit what it keeps.
     pub tell: Arc<dyn Fn(IoError) + Send + Sync>,
 }
 
 impl ErrorPolicy {
-    /// Everything is reported to the driver and to nobody else.
+    /// Returns a policy that reports every error to the driver only.
     pub fn report() -> Self {
         ErrorPolicy { read: OnError::Report, write: OnError::Report, tell: Arc::new(|_| {}) }
     }
 
-    /// What to do about `error`.
+    /// Returns the action for `error`.
     pub(crate) fn action(&self, write: bool, error: &Error) -> Action {
         match if write { self.write } else { self.read } {
             OnError::Ignore => Action::Ignore,

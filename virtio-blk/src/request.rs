@@ -1,8 +1,8 @@
 //! One request: from a chain to a command on the disk, and from its result to a status (virtio 1.2, 5.2.6).
 //!
-//! A driver may send reads and writes of up to 4 GiB, and discards of 2 GiB. Their length is no reason to
-//! refuse them, so what is longer than a piece ([`PIECE`]) is done piece by piece, and between two pieces the
-//! request is in flight for nobody: a switch, a stop and a reset have one piece of it to wait for.
+//! A driver may send reads and writes of up to 4 GiB, and discards of 2 GiB. The device does not refuse
+//! them. It does a request longer than a piece ([`PIECE`]) piece by piece, and between two pieces the
+//! request is not in flight: a switch, a stop and a reset have to wait for one piece of it only.
 
 use std::ops::Range;
 
@@ -21,60 +21,61 @@ const HEADER: usize = 16;
 /// Length of a `struct virtio_blk_discard_write_zeroes` in bytes.
 const SEGMENT: usize = 16;
 
-/// What the driver gets.
+/// The result that the driver gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) status: u8,
-    /// For the used entry: so many bytes were written from the start of the writable part on
-    /// (virtio 1.2, 2.7.8.2). The status byte lies behind a failed read's unwritten data and does not
-    /// count then.
+    /// Length for the used entry: the number of bytes written, from the start of the writable part on
+    /// (virtio 1.2, 2.7.8.2). After a failed read the status byte lies behind unwritten data and does not
+    /// count.
     pub(crate) written: u32,
 }
 
 impl Outcome {
-    /// The driver has asked for a reset: it gets nothing.
+    /// For a driver that has asked for a reset: it gets nothing.
     pub(crate) const UNWANTED: Outcome = Outcome { status: VIRTIO_BLK_S_IOERR as u8, written: 0 };
 
     fn of(status: u8, written: u64) -> Self {
-        // A chain of 2^32 bytes does not fit the field; less than the truth is allowed.
+        // 2^32 bytes do not fit into the field; less than the real length is allowed.
         Outcome { status, written: u32::try_from(written).unwrap_or(u32::MAX) }
     }
 }
 
 /// The outcome of [`serve`].
 pub(crate) enum Progress {
-    /// The driver gets this.
+    /// The request has ended with this outcome.
     Done(Outcome),
-    /// The request is to be kept, and its last piece done again, when the device goes on.
+    /// The request must be kept, and its last piece done again when the device is resumed.
     Kept,
-    /// A piece is done, and there are others.
+    /// A piece is done, and there are more.
     More,
 }
 
-/// A request taken apart. Its pieces may be done again: what decides something is checked each time.
+/// A parsed request. Its pieces may be done again, so all that decides something is checked each time.
 pub(crate) struct Request {
     /// The first bytes that the device may read, copied.
     header: [u8; HEADER],
-    /// What it may read behind the header.
+    /// The bytes that the device may read behind the header.
     readable: Buf,
-    /// What it may write before the status byte.
+    /// The bytes that the device may write before the status byte.
     writable: Buf,
-    /// The list of segments of a discard or write-zeroes request, copied once: the driver may change its own
-    /// between a check and the use. `None` for other requests and for a list of a bad length.
+    /// The segments of a discard or write-zeroes request, copied once: the driver may change its own between
+    /// a check and the use. `None` for other requests and for a list of invalid length.
     segments: Option<Vec<u8>>,
-    /// How much of it is done, of [`Request::total`].
+    /// Number of bytes done, of [`Request::total`].
     done: u64,
 }
 
-/// Where a request's answer goes.
+/// The destination of a request's result.
 pub(crate) struct Answer<K: 'static> {
-    /// The last byte that the device may write.
+    /// The status byte: the last byte that the device may write.
     status: Buf,
     token: Token<K>,
 }
 
 impl Request {
-    /// The request in `chain`. Where it has no room for a header or a status, the device is broken.
+    /// Parses the request in `chain`. If that has no room for a header or a status, breaks the device and
+    /// returns `None`.
     pub(crate) fn of<K>(chain: Chain<K>) -> Option<(Self, Answer<K>)> {
         let Chain { readable, writable, token } = chain;
         let (sent, room) = (readable.len(), writable.len());
@@ -96,7 +97,7 @@ impl Request {
     }
 }
 
-/// A request that waits out of flight: for the machine to go on, or for its next piece.
+/// A request that waits while it is not in flight: for the machine's resume, or for its next piece.
 pub(crate) struct Kept<K: 'static> {
     request: Request,
     status: Buf,
@@ -104,19 +105,20 @@ pub(crate) struct Kept<K: 'static> {
 }
 
 impl<K> Kept<K> {
-    /// `failed`: it waits until the device was paused and resumed. Else only while it is paused.
+    /// With `failed`, it waits until the device was paused and resumed; otherwise only while the device is
+    /// paused.
     pub(crate) fn new(request: Request, answer: Answer<K>, failed: bool) -> Self {
         let Answer { status, token } = answer;
         let aside = if failed { token.set_aside() } else { token.set_aside_for_now() };
         Kept { request, status, aside }
     }
 
-    /// [`Aside::ready`].
+    /// See [`Aside::ready`].
     pub(crate) async fn ready(&self) {
         self.aside.ready().await;
     }
 
-    /// [`Aside::take_back`].
+    /// See [`Aside::take_back`].
     pub(crate) fn take_back(self: Box<Self>) -> std::result::Result<(Request, Answer<K>), Box<Self>> {
         let Kept { request, status, aside } = *self;
         match aside.take_back() {
@@ -127,12 +129,12 @@ impl<K> Kept<K> {
 }
 
 impl<K> Answer<K> {
-    /// [`Token::is_wanted`].
+    /// See [`Token::is_wanted`].
     pub(crate) fn is_wanted(&self) -> bool {
         self.token.is_wanted()
     }
 
-    /// Tells the driver; `keep` is dropped when that is done.
+    /// Delivers the outcome to the driver; `keep` is dropped afterwards.
     pub(crate) fn give(self, outcome: Outcome, keep: K) {
         if self.token.is_wanted() {
             self.status.copy_from(&[outcome.status]);
@@ -141,7 +143,7 @@ impl<K> Answer<K> {
     }
 }
 
-/// The one place that decides what the driver sees of an error.
+/// Returns the driver's status for an error. Nothing else decides what the driver sees of it.
 fn status(error: &Error) -> u8 {
     let status = match error.kind() {
         ErrorKind::Unsupported => VIRTIO_BLK_S_UNSUPP,
@@ -154,9 +156,9 @@ fn refuse<T>(kind: ErrorKind, why: &str) -> Result<T> {
     Err(Error::new(kind, why))
 }
 
-/// Why a request failed.
+/// The reason for a request's failure.
 enum Failure {
-    /// It is one that no driver should send: policy has no say.
+    /// No driver should send such a request: the policy does not apply.
     Refused(Error),
     /// The disk failed it.
     Disk(Error),
@@ -168,16 +170,16 @@ impl From<Error> for Failure {
     }
 }
 
-/// The error of a disk that was asked for what looked right.
+/// Classifies an error of the disk for a request that has passed the device's checks.
 fn failed(error: Error) -> Failure {
     match error.kind() {
-        // It has shrunk since it was asked for its size, or cannot do such a thing at all.
+        // The disk has shrunk since its size was checked, or does not support the operation.
         ErrorKind::OutOfRange | ErrorKind::Unsupported => Failure::Refused(error),
         _ => Failure::Disk(error),
     }
 }
 
-/// Does the next piece of what `request` asks for.
+/// Does the next piece of `request`.
 pub(crate) async fn serve<B: Backend>(
     disk: &B,
     ticket: &B::Ticket,
@@ -188,7 +190,7 @@ pub(crate) async fn serve<B: Backend>(
     let piece = request.piece(disk);
     let error = match execute(disk, ticket, config, request, &piece).await {
         Ok(()) => None,
-        // After the driver's reset nobody waits for it any more.
+        // After the driver's reset nobody waits for the request any more.
         Err(Failure::Disk(error)) if answer.is_wanted() => match settle(disk, config, request, &error) {
             Action::Report => Some(error),
             Action::Stop => return Progress::Kept,
@@ -209,7 +211,7 @@ pub(crate) async fn serve<B: Backend>(
     if request.done < request.total() { Progress::More } else { Progress::Done(request.success()) }
 }
 
-/// The one place that decides what an error of the disk leads to, and tells of it.
+/// Decides what an error of the disk leads to, and reports it. Nothing else does so.
 fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Error) -> Action {
     let (policy, write) = (config.errors(), !request.is_read());
     let action = policy.action(write, error);
@@ -245,7 +247,7 @@ impl Request {
         (is_list && len > 0 && len <= most && len.is_multiple_of(SEGMENT)).then(|| self.readable.to_vec())
     }
 
-    /// How many bytes are to be moved in all: of data, or of the ranges that are zeroed or discarded.
+    /// Returns the number of bytes to move in total: of data, or of the ranges to zero or discard.
     fn total(&self) -> u64 {
         match self.kind() {
             VIRTIO_BLK_T_IN => self.writable.len() as u64,
@@ -254,18 +256,18 @@ impl Request {
         }
     }
 
-    /// The segments of a discard or write-zeroes request, unchecked: first sector, bytes, flags.
+    /// Returns the segments of a discard or write-zeroes request, unchecked: first sector, bytes, flags.
     fn raw_ranges(&self) -> impl Iterator<Item = (u64, u64, u32)> {
         self.segments.iter().flat_map(|bytes| bytes.as_chunks().0).map(raw_range)
     }
 
-    /// What is to be done with one ticket, of [`Request::total`]: one piece of the data, or of a long range,
-    /// or as many short ranges as are not more together.
+    /// Returns the range of [`Request::total`] to do with one ticket: one piece of the data or of a long
+    /// range, or several short ranges that together are not longer than a piece.
     fn piece<B: Backend>(&self, disk: &B) -> Range<u64> {
         let (done, total) = (self.done, self.total());
         match self.kind() {
             VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => {
-                // A sector that is none is refused whatever the piece is.
+                // An invalid sector is refused whatever the piece is.
                 let offset = self.sector().wrapping_mul(SECTOR).wrapping_add(done);
                 done..done + first_piece(offset, total - done, PIECE)
             }
@@ -273,7 +275,7 @@ impl Request {
         }
     }
 
-    /// How many bytes its next piece moves.
+    /// Returns the number of bytes that the next piece moves.
     pub(crate) fn weight<B: Backend>(&self, disk: &B) -> u64 {
         let piece = self.piece(disk);
         piece.end - piece.start
@@ -284,7 +286,7 @@ impl Request {
         u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])
     }
 
-    /// The outcome of a request whose last piece is done.
+    /// Returns the outcome of a request whose last piece is done.
     fn success(&self) -> Outcome {
         let room = self.writable.len() as u64;
         let data = match self.kind() {
@@ -340,7 +342,7 @@ async fn execute<B: Backend>(
                 check_range(segment, discard, disk.size())?;
             }
             let mut result = Ok(());
-            // The first error counts, but each range has its attempt: the error may be ignored.
+            // The first error counts, but each range is attempted: the error may be ignored.
             for range in parts(request.raw_ranges(), piece) {
                 result = result.and(if discard {
                     disk.discard(ticket, range.offset, range.len).await
@@ -365,15 +367,16 @@ fn check_writable<B: Backend>(disk: &B, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// The offset of a read or write of `len` bytes at `sector`, inside of a disk of `size` bytes.
+/// Returns the offset of a read or write of `len` bytes at `sector`, if it lies inside a disk of `size`
+/// bytes.
 fn data_range(sector: u64, len: u64, size: u64) -> Result<u64> {
     if !len.is_multiple_of(SECTOR) {
-        return refuse(ErrorKind::Invalid, "data that is no multiple of 512 bytes");
+        return refuse(ErrorKind::Invalid, "data that is not a multiple of 512 bytes");
     }
     in_disk(sector, len, size)
 }
 
-/// The byte offset of `sector`, if `len` bytes from there on are inside of a disk of `size` bytes.
+/// Returns the byte offset of `sector`, if `len` bytes from there on lie inside a disk of `size` bytes.
 fn in_disk(sector: u64, len: u64, size: u64) -> Result<u64> {
     let offset = sector.checked_mul(SECTOR);
     match offset.and_then(|offset| offset.checked_add(len)) {
@@ -382,7 +385,7 @@ fn in_disk(sector: u64, len: u64, size: u64) -> Result<u64> {
     }
 }
 
-/// A `struct virtio_blk_discard_write_zeroes` as it stands there: first sector, bytes, flags.
+/// Parses a `struct virtio_blk_discard_write_zeroes`: first sector, bytes, flags.
 fn raw_range(segment: &[u8; SEGMENT]) -> (u64, u64, u32) {
     let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = *segment;
     let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
@@ -393,8 +396,8 @@ fn raw_range(segment: &[u8; SEGMENT]) -> (u64, u64, u32) {
     )
 }
 
-/// Checks a segment of a discard or write-zeroes request for a disk of `size` bytes. All of a request's are
-/// checked before the first is done.
+/// Checks a segment of a discard or write-zeroes request for a disk of `size` bytes. All segments of a
+/// request are checked before the first is done.
 fn check_range((sector, len, flags): (u64, u64, u32), discard: bool, size: u64) -> Result<()> {
     let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
     // 5.2.6.2: unknown flags, and `unmap` for a discard, are unsupported.
@@ -415,8 +418,9 @@ struct Part {
     unmap: bool,
 }
 
-/// How many bytes of ranges, of which `done` are done, come next: as many of them as have at most `most`
-/// bytes together, or the first piece of one that is longer. Such a one is cut at multiples of `most`.
+/// Returns the number of bytes of `ranges` to do next, after `done` bytes: as many whole ranges as have at
+/// most `most` bytes together, or the first piece of a longer range. Longer ranges are cut at multiples of
+/// `most`.
 fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: u64) -> u64 {
     let (mut skip, mut taken) = (done, 0);
     for (sector, len, _) in ranges {
@@ -424,7 +428,7 @@ fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: 
             skip -= len;
             continue;
         }
-        // What wraps is refused before it is used.
+        // A range that wraps is refused before it is used.
         let offset = sector.wrapping_mul(SECTOR).wrapping_add(skip);
         let rest = len - std::mem::take(&mut skip);
         let piece = first_piece(offset, rest, most);
@@ -439,7 +443,7 @@ fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: 
     taken
 }
 
-/// The parts of checked ranges that `piece` of their bytes covers.
+/// Returns the parts of checked ranges that `piece` of their bytes covers.
 fn parts(ranges: impl Iterator<Item = (u64, u64, u32)>, piece: &Range<u64>) -> impl Iterator<Item = Part> {
     let mut before = 0;
     ranges.filter_map(move |(sector, len, flags)| {

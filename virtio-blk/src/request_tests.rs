@@ -69,7 +69,7 @@ proptest! {
             let piece = done..done + len;
             let parts: Vec<_> = parts(ranges.iter().copied(), &piece).collect();
             prop_assert_eq!(parts.iter().map(|part| part.len).sum::<u64>(), len);
-            // Where a range is cut it is cut at a multiple, so that no cluster is in two pieces.
+            // A range is cut only at a multiple, so that no cluster is in two pieces.
             let last = parts.last().unwrap();
             let end = last.offset + last.len;
             let is_end = ranges.iter().any(|(at, len, _)| at * SECTOR + len == end);
@@ -78,7 +78,7 @@ proptest! {
             done = piece.end;
         }
         prop_assert_eq!(done, total);
-        // Put together again they are the ranges, in order.
+        // Joined again, the parts are the ranges, in order.
         let mut seen = seen.into_iter();
         for (at, len, flags) in ranges {
             let mut have = 0;

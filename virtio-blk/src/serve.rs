@@ -1,9 +1,9 @@
-//! On the disk's thread: requests out of the queues, each in a task of its own.
+//! The tasks on the disk's thread: they take requests out of the queues, each into a task of its own.
 //!
-//! A request is kept between two pieces of it, and after one that its disk has failed where `policy` says so.
-//! It holds no ticket then, and no pause or reset waits for it. A second task of its queue takes it up as a
-//! new one is, once the machine goes on: through the gate and to whatever image is behind that. A reset ends
-//! that task, and what it keeps with it.
+//! A request is kept between two of its pieces, and, if `policy` says so, after its disk has failed it. It
+//! then holds no ticket, and no pause or reset waits for it. When the machine is resumed, a second task of
+//! its queue takes it up like a new one: through the gate, to the image that is then behind it. A reset ends
+//! that task and drops the requests that it keeps.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,17 +18,17 @@ use crate::backend::Backend;
 use crate::config::Config;
 use crate::request::{self, Answer, Kept, Outcome, Progress, Request};
 
-/// What the tasks of a queue share.
+/// The state that the tasks of a queue share.
 struct Served<B: Backend> {
     disk: Rc<B>,
     config: Arc<Config>,
-    /// Requests that go on later, in the order in which they were kept. Bounded by the ring: each is one of
+    /// Requests to continue later, in the order in which they were kept. Bounded by the ring: each is one of
     /// its chains.
     kept: RefCell<VecDeque<Box<Kept<B::Ticket>>>>,
     more: Event,
 }
 
-/// The tasks of the disk behind `handle` for its queues; `None` where it is gone.
+/// Returns the tasks of the disk behind `handle` for its queues, or `None` if the disk is gone.
 pub(crate) fn tasks<H: Handle<Target: Backend>>(
     handle: &H,
     config: &Arc<Config>,
@@ -63,7 +63,7 @@ async fn serve<B: Backend>(served: Rc<Served<B>>, queue: Queue<B::Ticket>) {
     }
 }
 
-/// Takes up what was kept, unless the machine is stopped.
+/// Continues kept requests, unless the machine is stopped.
 async fn retry<B: Backend>(served: Rc<Served<B>>) {
     loop {
         let first = served.kept.borrow_mut().pop_front();
@@ -102,7 +102,7 @@ impl<B: Backend> Served<B> {
     }
 
     fn keep(&self, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>, failed: bool) {
-        // The ticket first: a pause that sees nothing in flight finds the disk drained too.
+        // The ticket is dropped first: a pause that sees nothing in flight must find the disk drained, too.
         drop(ticket);
         self.kept.borrow_mut().push_back(Box::new(Kept::new(request, answer, failed)));
         self.more.notify();

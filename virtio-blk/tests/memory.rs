@@ -1,6 +1,6 @@
-//! What a guest can make its host hold: a disk whose storage takes nothing but aligned buffers, and a guest
-//! of 64 MiB whose requests are of any size. It needs no memory of its own for them, since descriptors may
-//! name one page again and again.
+//! The memory that a guest can make its host hold: a disk whose storage takes only aligned buffers, and a
+//! guest of 64 MiB whose requests are of any size. The guest needs no memory of its own for them, since many
+//! descriptors may name the same page.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
@@ -22,7 +22,7 @@ use virtio_bindings::virtio_blk::*;
 use virtio_blk::{ErrorPolicy, Options, QUEUE_SIZE, VirtioBlk};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-/// Counts what the process has in use, all threads together.
+/// Counts the bytes that the process has allocated, in all threads together.
 struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
@@ -31,7 +31,7 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// SAFETY: all of it is the system's allocator; the counters are plain numbers.
+// SAFETY: all calls go to the system's allocator; the counters are plain numbers.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
@@ -54,17 +54,17 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Bytes of the disk, which is nowhere.
+/// Size of the disk in bytes, which are stored nowhere.
 const DISK: u64 = 1 << 40;
 
-/// Bytes that were read, written, zeroed or discarded.
+/// Number of bytes that were read, written, zeroed or discarded.
 static MOVED: AtomicU64 = AtomicU64::new(0);
 
-/// A disk of 1 TiB of zeros that takes whole, aligned buffers only, as a file with O_DIRECT does: what is
-/// misaligned goes through memory of its own. It needs a moment for everything.
+/// A disk of 1 TiB without content that takes only aligned buffers, as a file with O_DIRECT does: an
+/// unaligned buffer needs a bounce buffer. Every operation takes a moment.
 struct Void;
 
-/// Memory beside a buffer that is not aligned: it counts, and is not touched.
+/// Returns the bounce buffer for an unaligned buffer: it counts, and is not touched.
 fn bounce(buf: &Buf) -> Option<Vec<u8>> {
     (!buf.is_aligned(4096)).then(|| Vec::with_capacity(buf.len()))
 }
@@ -142,7 +142,7 @@ impl Opener for Void {
 const QUEUES: u16 = 4;
 const RING: u16 = 256;
 const SPACE: u64 = 4 << 20;
-/// All data descriptors name the memory from here on: a byte off any alignment.
+/// Start of the memory that all data descriptors name: one byte off any alignment.
 const PAGE: u64 = (16 << 20) + 1;
 
 struct Rig {
@@ -194,7 +194,7 @@ impl Rig {
         status
     }
 
-    /// Posts a read or write of `len` bytes, as few descriptors as there may be, or as `parts` of them.
+    /// Posts a read or write of `len` bytes in about `parts` descriptors of at most 40 MiB.
     fn post_data(&mut self, queue: usize, write: bool, len: u64, parts: u64) -> u64 {
         let each = (len / parts).min(40 << 20).next_multiple_of(512);
         let mut data = Vec::new();
@@ -207,7 +207,7 @@ impl Rig {
         self.post(queue, if write { VIRTIO_BLK_T_OUT } else { VIRTIO_BLK_T_IN }, 8, &data)
     }
 
-    /// Posts a request with 16 segments of 128 MiB, the most that is offered.
+    /// Posts a request with 16 segments of 128 MiB, the maximum that is offered.
     fn post_ranges(&mut self, queue: usize, kind: u32) -> u64 {
         let segment = |n: u64| [&(n << 18).to_le_bytes()[..], &(1_u32 << 18).to_le_bytes(), &[0; 4]].concat();
         let bytes: Vec<u8> = (0..16).flat_map(segment).collect();
@@ -241,13 +241,13 @@ impl Drop for Rig {
     }
 }
 
-/// Counters are the process's, so all of it is one test.
+/// The counters are the process's, so everything is one test.
 #[test]
 fn requests_of_any_size_are_served_in_bounded_memory_and_nobody_waits_for_all_of_one() {
     let mut rig = rig();
     let bound = (MOST_INSIDE + PIECE) as usize;
 
-    // One after the other: of any size and any number of descriptors.
+    // One request at a time, of any size and any number of descriptors.
     let before = IN_USE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let most = (4 << 30) - 1024;
@@ -263,7 +263,7 @@ fn requests_of_any_size_are_served_in_bounded_memory_and_nobody_waits_for_all_of
     let alone = PEAK.load(Ordering::Relaxed) - before;
     assert!(alone < PIECE as usize + (2 << 20), "{alone} bytes for one request");
 
-    // As many as there is room for, on all queues at once, of all kinds; then a stop.
+    // As many requests as there is room for, on all queues at once, of all kinds; then a stop.
     PEAK.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
     for queue in 0..usize::from(QUEUES) {
         for n in 0..u64::from(RING) {
@@ -276,19 +276,19 @@ fn requests_of_any_size_are_served_in_bounded_memory_and_nobody_waits_for_all_of
         }
         rig.drivers[queue].publish();
     }
-    // It is at work.
+    // The disk is at work.
     let start = MOVED.load(Ordering::Relaxed);
     while MOVED.load(Ordering::Relaxed) < start + (1 << 30) {
         std::thread::yield_now();
     }
     let before_pause = MOVED.load(Ordering::Relaxed);
-    // Begun when the disk's thread is told; until then it goes on.
+    // The pause begins when the disk's thread gets it; until then the thread goes on.
     let paused = rig.device.pause();
     paused.wait().unwrap();
     let waited = MOVED.load(Ordering::Relaxed) - before_pause;
     let together = PEAK.load(Ordering::Relaxed) - before;
     assert!(together < bound + (8 << 20), "{together} bytes for all requests");
-    // The thread may do several turns before it hears of the stop.
+    // The thread may do several turns before it gets the stop.
     assert!(waited <= 4 * bound as u64, "{waited} bytes before the stop");
     let stopped = MOVED.load(Ordering::Relaxed);
     rig.disk.remote().call(|| async { executor::sleep(Duration::from_millis(20)).await }).wait().unwrap();
@@ -298,6 +298,6 @@ fn requests_of_any_size_are_served_in_bounded_memory_and_nobody_waits_for_all_of
     while MOVED.load(Ordering::Relaxed) < stopped + (1 << 30) {
         std::thread::yield_now();
     }
-    // The reset forgets the rest, which is hundreds of GiB.
+    // The reset drops the rest, which is hundreds of GiB.
     rig.device.reset();
 }

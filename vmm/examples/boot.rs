@@ -1,8 +1,8 @@
-//! Boots a kernel with nothing but serial ports and a random number device, to try the machine by hand:
+//! Boots a kernel with nothing but serial ports and two entropy devices, to try the machine by hand:
 //!
 //! `boot KERNEL INITRD CPUS MIB [MILLISECONDS:button|stop|resume|reset|quit]...`
 //!
-//! Exits 0 when the guest powers itself off; restarts it when it asks for a reset.
+//! Exits with 0 when the guest powers itself off; resets the machine when the guest asks for it.
 
 use std::io;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestMemoryMmap};
 use vmm::serial::Backend;
 use vmm::{Config, DEFAULT_CMDLINE, Event, Machine};
 
-/// A virtio entropy device (virtio 1.2, 5.4) that gives out a counter.
+/// A virtio entropy device (virtio 1.2, 5.4) whose "random" bytes count up.
 struct Counter {
     thread: Thread,
     stop: Option<std::sync::mpsc::Receiver<()>>,

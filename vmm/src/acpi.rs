@@ -1,11 +1,13 @@
-//! The ACPI tables: what tells the guest about CPUs, serial ports, virtio devices and power.
+//! The ACPI tables, which describe CPUs, serial ports, virtio devices and power control to the guest.
 //!
-//! The FADT says 'hardware-reduced' (ACPI 6.4, 4.1): no PM timer, no SCI, no fixed buttons, no legacy PIC and
-//! PIT. Sleep and reset are plain I/O ports, and the power button is an interrupt of a generic event device.
+//! The FADT declares a hardware-reduced platform (ACPI 6.4, 4.1): no PM timer, no SCI, no fixed buttons,
+//! no legacy PIC and PIT. Sleep and reset are plain I/O ports, and the power button is an interrupt of a
+//! generic event device.
 //!
-//! Linux takes a hardware-reduced machine for one with UEFI: unless `reboot=acpi` is on its command line it
-//! restarts by UEFI's services, which are not there, and then by a jump to the real-mode reset vector. So
-//! there is a reset vector, of five instructions, which do what the reset register wants.
+//! Linux assumes that a hardware-reduced machine has UEFI. Without `reboot=acpi` on its command line it
+//! first tries to restart through UEFI's services, which do not exist here, and then jumps to the
+//! real-mode reset vector. So there is a reset vector of five instructions, which writes the reset
+//! register.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -27,17 +29,17 @@ use crate::layout::{
 
 /// The sleep type of state S5, soft off, as the DSDT's `_S5` names it.
 pub const S5: u8 = 5;
-/// What the guest writes to the reset register.
+/// The value that the guest writes to the reset register.
 pub const RESET_VALUE: u8 = 1;
 
 const OEM: [u8; 6] = *b"MILLRC";
 const OEM_TABLE: [u8; 8] = *b"MILLRACE";
 const REVISION: u32 = 1;
 
-/// All tables of a machine, as they lie in memory from `start` on, the RSDP first.
+/// Returns all tables of a machine, the RSDP first, as they lie in memory from address `start` on.
 pub fn tables(start: u64, cpus: u32, serials: usize, devices: usize) -> Vec<u8> {
-    // The RSDP points up, but its address is the only one that the kernel gets: it comes first, and is
-    // filled in when the XSDT's address is known.
+    // The kernel is given the RSDP's address only, so the RSDP comes first. It is filled in last, when the
+    // XSDT's address is known.
     let mut bytes = vec![0; Rsdp::len().next_multiple_of(64)];
     let mut add = |table: &dyn Aml| {
         let address = start + bytes.len() as u64;
@@ -73,7 +75,7 @@ pub(crate) fn write(
     memory.write_slice(&reset_vector(), GuestAddress(RESET_VECTOR)).map_err(|e| e.to_string())
 }
 
-/// Real-mode code: write the reset register, then wait for what it does.
+/// Returns real-mode code that writes the reset register, then halts until the reset happens.
 fn reset_vector() -> [u8; 9] {
     let [low, high] = (POWER + 2).to_le_bytes();
     // mov dx, port; mov al, value; out dx, al; hlt; jmp to the hlt
@@ -85,8 +87,8 @@ fn port(address: u16) -> GAS {
 }
 
 fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
-    // IAPC_BOOT_ARCH (ACPI 6.4, table 5.11): no VGA, no MSI, no CMOS RTC; and, being zero, no legacy devices
-    // and no 8042. Without the RTC bit Linux waits seconds for one.
+    // IAPC_BOOT_ARCH (ACPI 6.4, table 5.11): no VGA, no MSI, no CMOS RTC. The bits for legacy devices and
+    // the 8042 are zero, since there are none. Without the RTC bit Linux waits for an RTC for seconds.
     const NO_VGA: u16 = 1 << 2;
     const NO_MSI: u16 = 1 << 3;
     const NO_CMOS_RTC: u16 = 1 << 5;
@@ -135,7 +137,7 @@ fn dsdt(serials: usize, devices: usize) -> Sdt {
     dsdt
 }
 
-/// An edge-triggered, active-high interrupt of its own.
+/// Returns an edge-triggered, active-high interrupt that is not shared.
 fn interrupt(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }
@@ -182,7 +184,7 @@ impl Aml for VirtioMmio {
     }
 }
 
-/// A generic event device (ACPI 6.4, 5.6.9) whose one interrupt is a press of the power button.
+/// A power button: a generic event device (ACPI 6.4, 5.6.9) whose only interrupt is a press of it.
 struct PowerButton;
 
 impl Aml for PowerButton {

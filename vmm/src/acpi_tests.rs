@@ -48,7 +48,7 @@ fn tables_point_at_each_other_and_sum_to_zero() {
     assert_eq!(madt.len(), 44 + 16 * 8 + 12);
 }
 
-/// Writes the tables where `ACPI_DUMP` says, for `iasl -d`.
+/// Writes the tables into the directory that the variable `ACPI_DUMP` names, for `iasl -d`.
 #[test]
 fn dump() {
     let Some(directory) = std::env::var_os("ACPI_DUMP") else { return };

@@ -1,7 +1,8 @@
-//! Booting a kernel directly: which file it is, where things go, and what the boot CPU starts with.
+//! Boots a kernel directly, without firmware: recognizes its format, loads it, and sets the boot CPU's
+//! registers.
 //!
 //! Sources: the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst), its 64-bit entry point, and the
-//! PVH entry (Documentation/arch/x86/..., Xen's `start_info.h`) that an ELF kernel offers by a note.
+//! PVH entry point (Documentation/arch/x86/..., Xen's `start_info.h`) that an ELF kernel offers in a note.
 
 mod load;
 mod registers;
@@ -20,10 +21,10 @@ pub use registers::{Entry, Protocol};
 use crate::error::Error;
 use crate::layout::CMDLINE_MAX;
 
-/// The bytes of the smallest uncompressed Linux kernel, about.
+/// About the size of the smallest uncompressed Linux kernel, in bytes.
 const SMALLEST: u64 = 1 << 20;
 
-/// What a kernel file is.
+/// The format of a kernel file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// A compressed kernel as distributions install it (`vmlinuz`).
@@ -32,8 +33,8 @@ pub enum Format {
     Elf,
 }
 
-/// A kernel with its initrd and command line, held open for the machine's life, so that each reset boots
-/// what was there at the start even where the files' names have gone.
+/// A kernel with its initrd and command line. The files stay open for the machine's life, so that each
+/// reset boots the same files even if their names are gone.
 pub struct Kernel {
     path: PathBuf,
     file: File,
@@ -47,10 +48,11 @@ fn refuse(path: &Path, reason: impl ToString) -> Error {
 }
 
 impl Kernel {
-    /// Opens the files and looks what the kernel is.
+    /// Opens the files and recognizes the kernel's format.
     ///
     /// # Errors
-    /// A file that cannot be read, a kernel of an unknown kind, a command line with forbidden characters.
+    /// Fails if a file cannot be read, if the kernel's format is unknown, or if the command line is too
+    /// long or contains forbidden characters.
     pub fn open(path: &Path, initrd: Option<&Path>, cmdline: &str) -> Result<Self, Error> {
         let mut file = File::open(path).map_err(|e| refuse(path, e))?;
         let format = recognize(&mut file).map_err(|e| refuse(path, e))?;
@@ -64,7 +66,7 @@ impl Kernel {
         Ok(Kernel { path: path.into(), file, format, initrd, cmdline: line })
     }
 
-    /// What kind of file it is.
+    /// Returns the format of the kernel file.
     pub fn format(&self) -> Format {
         self.format
     }

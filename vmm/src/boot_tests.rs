@@ -1,4 +1,4 @@
-//! Loading made-up kernels: an ELF with and without a PVH note, a bzImage, and files that are neither.
+//! Loads made-up kernels: an ELF with and without a PVH note, a bzImage, and files that are neither.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::memory;
 const RSDP: u64 = 0xe_0000;
 const CODE: &[u8] = b"\xf4code";
 
-/// An ELF file that loads [`CODE`] at 2 MiB.
+/// Returns an ELF file that loads [`CODE`] at 2 MiB.
 fn elf(pvh: bool) -> Vec<u8> {
     let note: Vec<u8> = [4u32, 8, 18].iter().flat_map(|n| n.to_le_bytes()).collect();
     let note = [&note[..], b"Xen\0", &0x20_0003u64.to_le_bytes()].concat();

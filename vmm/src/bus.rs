@@ -1,14 +1,14 @@
-//! A bus: who answers which address. One for MMIO and one for I/O ports, built once for each start of
-//! the machine and shared by all vCPU threads without a lock.
+//! Buses, which map addresses to devices. There is one for MMIO and one for I/O ports. Each is built once
+//! for each start of the machine and shared by all vCPU threads without a lock.
 
 use std::sync::Arc;
 
-/// What a bus leads to. Called from vCPU threads, several at once; offsets and data are the guest's,
-/// of any size that fits into the device's window, and nothing in them may cause a panic.
+/// A device on a bus. Several vCPU threads may call it at once. Offsets and data come from the guest and
+/// have any size that fits into the device's window; nothing in them may cause a panic.
 pub trait Target: Send + Sync {
-    /// Fills `data` from `offset` within the window.
+    /// Reads from `offset` within the window into `data`.
     fn read(&self, offset: u64, data: &mut [u8]);
-    /// Takes `data` at `offset` within the window.
+    /// Writes `data` at `offset` within the window.
     fn write(&self, offset: u64, data: &[u8]);
 }
 
@@ -35,15 +35,15 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus that leads nowhere.
+    /// Returns a bus without windows.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a window.
+    /// Maps `len` bytes from address `start` on to `target`.
     ///
     /// # Panics
-    /// Where it overlaps another: the layout is ours, never the guest's.
+    /// Panics if the window overlaps another one. The layout depends on the host only, never on the guest.
     pub fn add(&mut self, start: u64, len: u64, target: Arc<dyn Target>) {
         let at = self.windows.partition_point(|window| window.start < start);
         let free_before = at == 0 || {
@@ -63,7 +63,7 @@ impl Bus {
         (end <= window.len).then_some((&*window.target, offset))
     }
 
-    /// Reads `data`; all ones where nobody answers or the access leaves its window.
+    /// Reads `data`. If no window contains the whole access, all bits read as ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {
             Some((target, offset)) => target.read(offset, data),
@@ -71,18 +71,17 @@ impl Bus {
         }
     }
 
-    /// Reads by a string instruction: elements of `size` bytes, each of them an access of its own to
-    /// `address`.
+    /// Reads as a string instruction does: each element of `size` bytes is a separate access to `address`.
     pub fn read_elements(&self, address: u64, size: usize, data: &mut [u8]) {
         data.chunks_mut(size.max(1)).for_each(|element| self.read(address, element));
     }
 
-    /// [`Bus::read_elements`] the other way.
+    /// Writes as a string instruction does, see [`Bus::read_elements`].
     pub fn write_elements(&self, address: u64, size: usize, data: &[u8]) {
         data.chunks(size.max(1)).for_each(|element| self.write(address, element));
     }
 
-    /// Writes `data`; ignored where nobody answers or the access leaves its window.
+    /// Writes `data`. If no window contains the whole access, nothing happens.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((target, offset)) = self.find(address, data.len()) {
             target.write(offset, data);

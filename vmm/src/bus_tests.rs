@@ -1,4 +1,4 @@
-//! Look-up of windows and what lies between them.
+//! Accesses within windows and between them.
 
 use std::sync::Mutex;
 

@@ -1,4 +1,5 @@
-//! What CPUID tells the guest: what KVM supports, with this machine's topology written over it.
+//! The CPUID that the guest sees: the features that KVM supports, with this machine's topology written
+//! over them.
 //!
 //! Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; KVM's CPUID documentation.
 
@@ -24,8 +25,8 @@ enum Register {
 /// A leaf and subleaf of CPUID, one of its registers, and bits in it.
 type Features = (u32, u32, Register, u32);
 
-/// Features whose state only XSAVE can keep (Intel SDM volume 1, 13.1): AVX, MPX, protection keys, AMX, and
-/// the leaf that describes the state.
+/// Features whose state only XSAVE can save (Intel SDM volume 1, 13.1): AVX, MPX, protection keys, AMX,
+/// and the leaf that describes the state.
 const NEED_XSAVE: [Features; 8] = [
     (1, 0, Register::Ecx, AVX),
     (7, 0, Register::Ebx, 1 << 14),
@@ -50,9 +51,8 @@ const NEED_AVX: [Features; 7] = [
     (0x8000_0001, 0, Register::Ecx, 1 << 11 | 1 << 16),
 ];
 
-/// Takes away features whose prerequisite is missing. A host under another hypervisor may offer such a pair
-/// (AVX without XSAVE, which its KVM then offers too), and kernels that test the one feature only die of the
-/// other.
+/// Removes features whose prerequisite is missing. A host that is a VM itself may offer such a pair (AVX
+/// without XSAVE), which its KVM then offers too, and a kernel that tests only for AVX crashes on it.
 fn make_consistent(entries: &mut [kvm_cpuid_entry2]) {
     for (prerequisite, dependent) in [(XSAVE, &NEED_XSAVE[..]), (AVX, &NEED_AVX)] {
         let has_it = entries.iter().any(|entry| entry.function == 1 && entry.ecx & prerequisite != 0);
@@ -74,14 +74,14 @@ fn make_consistent(entries: &mut [kvm_cpuid_entry2]) {
     }
 }
 
-/// Bits of an APIC ID that number the cores of a package of `cpus` cores.
+/// Returns the number of bits of an APIC ID that identify a core in a package of `cpus` cores.
 fn core_bits(cpus: u32) -> u32 {
     cpus.next_power_of_two().trailing_zeros()
 }
 
-/// CPUID for vCPU `cpu` (its APIC ID) of `cpus`, from what `KVM_GET_SUPPORTED_CPUID` answered: one
-/// package with `cpus` cores of one thread each. `deadline`: the host has KVM_CAP_TSC_DEADLINE_TIMER,
-/// which that call does not tell.
+/// Returns the CPUID entries of vCPU `cpu` (its APIC ID) in a machine with one package of `cpus` cores, of
+/// one thread each. `supported` is the result of `KVM_GET_SUPPORTED_CPUID`. `deadline` is true if the host
+/// has KVM_CAP_TSC_DEADLINE_TIMER, which that result does not include.
 pub fn for_vcpu(
     supported: &[kvm_cpuid_entry2],
     cpu: u32,
@@ -104,7 +104,8 @@ pub fn for_vcpu(
                     entry.edx |= HYPER_THREADING;
                 }
             }
-            // Deterministic caches (Intel 4, AMD 8000001d): level 3 is shared by all, the rest by none.
+            // Deterministic caches (Intel 4, AMD 8000001d): all cores share level 3, and none shares a
+            // lower level.
             4 | 0x8000_001d if entry.eax & 0x1f != 0 => {
                 let level = entry.eax >> 5 & 7;
                 let sharing = if level >= 3 { cpus - 1 } else { 0 };
@@ -113,7 +114,8 @@ pub fn for_vcpu(
                     entry.eax |= ((1 << bits) - 1) << 26;
                 }
             }
-            // The guest gets no performance counters: fewer messages, and none that would move with it.
+            // The guest gets no performance counters: its kernel logs less, and the host's would not move
+            // with it.
             0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | bits << 12 | (cpus - 1),
             0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (cpu, cpu, 0),

@@ -54,12 +54,12 @@ fn features_without_their_prerequisite_are_not_offered() {
         supported[0].ecx &= !missing;
         for_vcpu(&supported, 0, 1, false)
     };
-    // A whole processor keeps all that it has.
+    // A processor without gaps keeps all its features.
     let whole = offered(0);
     for entry in &whole[1..] {
         assert_eq!((entry.eax, entry.ebx, entry.ecx, entry.edx), (!0, !0, !0, !0), "{:#x}", entry.function);
     }
-    // Without XSAVE there is no AVX either, nor what needs AVX; what SSE carries stays.
+    // Without XSAVE there is neither AVX nor what needs AVX. Features that need only SSE stay.
     let (vaes, pclmulqdq, avx2, fma, gfni) = (1 << 9, 1 << 1, 1 << 5, 1 << 12, 1 << 8);
     for missing in [XSAVE, AVX] {
         let found = offered(missing);

@@ -1,6 +1,6 @@
-//! What a machine stands on before it has a device: memory with a kernel in it, and a VM around that. Both
-//! are made at once, each on a thread of its own, so that a start takes as long as the longer one, and disks
-//! are opened meanwhile.
+//! The parts of a machine that exist before its devices: memory with a kernel in it, and a VM around that.
+//! Both are made at once, each on a thread of its own, so that a start takes as long as the slower of
+//! them, and disks are opened meanwhile.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,7 @@ use crate::machine::Config;
 use crate::memory;
 use executor::lock;
 
-/// What every start of a machine is made from.
+/// The parts that all starts of a machine share.
 pub(crate) struct Foundation {
     kvm: Kvm,
     kernel: Mutex<Kernel>,
@@ -25,14 +25,14 @@ pub(crate) struct Foundation {
     is_stock: bool,
 }
 
-/// One start, in the making.
+/// A start whose VM and kernel are being prepared on their threads.
 pub(crate) struct Rising {
     vm: Reply<Result<Vm, Error>>,
     entry: Reply<Result<Entry, Error>>,
 }
 
 impl Foundation {
-    /// Opens and checks everything that `config` names.
+    /// Opens and checks everything that `config` names, and maps guest memory.
     pub(crate) fn new(config: &Config) -> Result<Arc<Self>, Error> {
         if !(1..=MAX_CPUS).contains(&config.cpus) {
             return Err(Error::Cpus(config.cpus));
@@ -44,12 +44,12 @@ impl Foundation {
         Ok(Arc::new(Foundation { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus, is_stock }))
     }
 
-    /// Whether the kernel may be a Linux kernel.
+    /// Returns true if the kernel may be a Linux kernel.
     pub(crate) fn is_stock_kernel(&self) -> bool {
         self.is_stock
     }
 
-    /// Begins to load into zeroed memory, and to make a VM.
+    /// Begins to load the kernel into memory, which must be zero, and to create a VM.
     pub(crate) fn rise(self: &Arc<Self>) -> Result<Rising, Error> {
         let (within, around) = (self.clone(), self.clone());
         let thread = Error::system("a thread");
@@ -68,10 +68,11 @@ impl Foundation {
 }
 
 impl Rising {
-    /// The VM, in whose memory the kernel lies, and how it is entered.
+    /// Waits until both are ready. Returns the VM, with the kernel in its memory, and the kernel's entry
+    /// point.
     pub(crate) async fn risen(self) -> Result<(Vm, Entry), Error> {
         let panicked = |Gone| Error::system("a machine's start")(std::io::Error::other("a thread panicked"));
-        // Both have ended before either's error is told: a next start clears the memory.
+        // Both must have ended before an error is returned, since the next reset clears the memory.
         let (vm, entry) = (self.vm.await, self.entry.await);
         Ok((vm.map_err(panicked)??, entry.map_err(panicked)??))
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::notice::Signal;
 use executor::lock;
 
-/// What the vCPUs are to do.
+/// The requested state of the vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wanted {
     Run,
@@ -16,13 +16,13 @@ pub(crate) enum Wanted {
 
 struct State {
     wanted: Wanted,
-    /// The guest has powered itself off or has failed: nothing but an end opens this.
+    /// The guest has ended itself: from now on only [`Wanted::End`] opens the gate.
     closed: bool,
-    /// vCPUs that wait at the gate or whose thread has ended.
+    /// Number of vCPUs that wait at the gate or whose thread has ended.
     out: usize,
 }
 
-/// Shared by all vCPU threads of one start of the machine and the main loop.
+/// The gate of one start of the machine, shared by all vCPU threads and the main loop.
 pub(crate) struct Gate {
     state: Mutex<State>,
     opened: Condvar,
@@ -37,7 +37,7 @@ impl Gate {
         Ok(Arc::new(Gate { state, opened: Condvar::new(), count, signal: Signal::new()? }))
     }
 
-    /// Says what the vCPUs are to do. Those inside the guest must be kicked afterwards.
+    /// Sets the requested state. vCPUs inside the guest must be kicked afterwards.
     pub(crate) fn set(&self, wanted: Wanted) {
         let mut state = lock(&self.state);
         // Ended threads do not come back.
@@ -48,17 +48,18 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Parks all vCPUs for good at their next exit: the guest has powered itself off, or has failed.
+    /// Parks all vCPUs for good at their next exit: the guest has powered itself off, asked for a reset,
+    /// or failed.
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
     }
 
-    /// Whether the guest has ended itself.
+    /// Returns true if the guest has ended itself.
     pub(crate) fn closed(&self) -> bool {
         lock(&self.state).closed
     }
 
-    /// Whether no vCPU is in the guest or in a device.
+    /// Returns true if no vCPU is in the guest or in a device.
     pub(crate) fn all_out(&self) -> bool {
         lock(&self.state).out == self.count
     }
@@ -83,11 +84,12 @@ impl Gate {
     }
 }
 
-/// A vCPU thread's place at the gate; a thread that ends, however it ends, is out.
+/// A vCPU thread's place at the gate. A thread that ends, even by a panic, counts as out of the guest.
 pub(crate) struct Seat(pub(crate) Arc<Gate>);
 
 impl Seat {
-    /// Waits while parked, after `on_park`. `false` where the thread has to end.
+    /// Waits while the vCPU is to be parked, and calls `on_park` before that. Returns false if the thread
+    /// has to end.
     pub(crate) fn pass(&self, on_park: impl FnOnce()) -> bool {
         self.0.pass(on_park)
     }

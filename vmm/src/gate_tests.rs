@@ -1,4 +1,4 @@
-//! Parking, resuming and ending without a KVM.
+//! Parking, resuming and ending, without KVM.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

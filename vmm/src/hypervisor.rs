@@ -1,5 +1,5 @@
-//! KVM: what the host must have, and a virtual machine with its vCPUs, interrupt lines and doorbells.
-//! A reset makes a new one of these, which leaves no trace of the old one's state in the kernel.
+//! KVM: the capabilities that the host must have, and a virtual machine with its vCPUs, interrupt lines
+//! and doorbells. A reset makes a new virtual machine, so that the kernel keeps no state of the old one.
 
 use std::io;
 use std::os::raw::c_char;
@@ -34,11 +34,12 @@ const NEEDED: [(Cap, &str); 12] = [
     (Cap::MpState, "KVM_CAP_MP_STATE"),
 ];
 
-/// Opens `/dev/kvm` and looks whether it has everything that a [`crate::Machine`] needs. It cannot tell
-/// whether this KVM runs stock kernels: some open, answer, and fail at the first unusual instruction.
+/// Opens `/dev/kvm` and checks that it has everything that a [`crate::Machine`] needs. This does not find
+/// out whether this KVM runs stock kernels: some have every capability and fail at the first unusual
+/// instruction.
 ///
 /// # Errors
-/// One line that says what is missing and what to do about it.
+/// Fails with one line that says what is missing and what to do about it.
 pub fn check_host() -> Result<(), Error> {
     open().map(drop)
 }
@@ -46,7 +47,7 @@ pub fn check_host() -> Result<(), Error> {
 /// Opens `/dev/kvm`.
 ///
 /// # Errors
-/// As [`check_host`].
+/// See [`check_host`].
 pub fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|e| {
         let what = match e.errno() {
@@ -72,20 +73,20 @@ pub fn open() -> Result<Kvm, Error> {
     Ok(kvm)
 }
 
-/// An interrupt line: writing the eventfd is one edge.
+/// An interrupt line. Each write to the eventfd is one edge.
 pub(crate) struct Line {
     pub(crate) event: EventFd,
     pub(crate) gsi: u32,
 }
 
-/// A doorbell: a 32-bit write of `value` to `address` writes the eventfd, without an exit to us.
+/// A doorbell: a 32-bit write of `value` to `address` writes the eventfd, without an exit to user space.
 pub(crate) struct Doorbell {
     pub(crate) event: EventFd,
     pub(crate) address: u64,
     pub(crate) value: u32,
 }
 
-/// A virtual machine. Its vCPUs are ready to start once the first has its registers.
+/// A virtual machine. Its vCPUs can start once the first one has its registers.
 pub(crate) struct Vm {
     pub(crate) vcpus: Vec<VcpuFd>,
     /// Keeps lines and doorbells connected.
@@ -176,8 +177,8 @@ fn new_vcpu(kvm: &Kvm, fd: &VmFd, index: u32, cpus: u32) -> Result<VcpuFd, Error
     Ok(vcpu)
 }
 
-/// What firmware leaves in MSRs that matters to a kernel: memory is write-back unless page tables say
-/// otherwise (IA32_MTRR_DEF_TYPE), string operations are fast (IA32_MISC_ENABLE).
+/// Sets the MSRs that matter to a kernel as firmware leaves them: memory is write-back unless page tables
+/// say otherwise (IA32_MTRR_DEF_TYPE), string operations are fast (IA32_MISC_ENABLE).
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
     const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
     const MISC_ENABLE: (u32, u64) = (0x1a0, 1);

@@ -1,6 +1,6 @@
-//! Where everything lies in the guest's physical address space, its I/O ports and its interrupts.
+//! The layout of the guest's physical address space, its I/O ports and its interrupts.
 
-/// The most vCPUs of a machine.
+/// The maximum number of vCPUs of a machine.
 pub const MAX_CPUS: u32 = 16;
 
 /// End of the RAM below 4 GiB, and start of the hole for devices.
@@ -8,17 +8,17 @@ pub const LOW_RAM_END: u64 = 0xc000_0000;
 /// Start of the RAM that does not fit below the hole.
 pub const HIGH_RAM: u64 = 0x1_0000_0000;
 
-/// The first virtio-mmio window.
+/// Start of the first virtio-mmio window.
 pub const MMIO: u64 = 0xd000_0000;
-/// The size of a virtio-mmio window: registers in the first 256 bytes, then config space.
+/// The size of a virtio-mmio window, in bytes: registers in the first 256, then config space.
 pub const MMIO_SIZE: u64 = 0x1000;
-/// The I/O APIC, where KVM puts it.
+/// Address of the I/O APIC, as KVM places it.
 pub const IO_APIC: u32 = 0xfec0_0000;
-/// The local APICs, where KVM puts them.
+/// Address of the local APICs, as KVM places them.
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
-/// One page for a host without unrestricted guest mode (KVM_SET_IDENTITY_MAP_ADDR).
+/// Address of a page that KVM needs on a host without unrestricted guest mode (KVM_SET_IDENTITY_MAP_ADDR).
 pub const IDENTITY_MAP: u64 = 0xfffb_c000;
-/// Three pages after it, for the same (KVM_SET_TSS_ADDR).
+/// Address of three pages behind it, for the same purpose (KVM_SET_TSS_ADDR).
 pub const TSS: u64 = 0xfffb_d000;
 
 /// The segment descriptors that the boot CPU starts with.
@@ -33,18 +33,18 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const CMDLINE: u64 = 0x2_0000;
-/// The most bytes of a command line, its final zero included.
+/// The maximum size of a command line in bytes, including its final zero.
 pub const CMDLINE_MAX: usize = 0x1_0000;
 /// End of conventional memory: from here to 1 MiB nothing is offered as RAM.
 pub const EBDA: u64 = 0x9_fc00;
-/// ACPI tables, RSDP first, up to 1 MiB.
+/// ACPI tables, RSDP first, up to [`RESET_VECTOR`].
 pub const ACPI: u64 = 0xe_0000;
-/// Where a processor looks for its first instruction after a reset, in real mode.
+/// Address of a processor's first instruction after a reset, in real mode.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
-/// Where kernels lie.
+/// Start of the RAM from 1 MiB on, where kernels are loaded.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 
-/// Ports of the UARTs ttyS0 and ttyS1, eight each.
+/// First port of each UART (ttyS0 and ttyS1), which has eight.
 pub const SERIAL_PORTS: [u16; 2] = [0x3f8, 0x2f8];
 /// Interrupts of the UARTs.
 pub const SERIAL_GSIS: [u32; 2] = [4, 3];
@@ -56,19 +56,19 @@ pub const POWER: u16 = 0x600;
 pub const KEYBOARD: u16 = 0x64;
 /// The interrupt of the power button.
 pub const BUTTON_GSI: u32 = 5;
-/// The first of the virtio devices' interrupts, one each.
+/// The first interrupt of the virtio devices, which have one each.
 pub const DEVICE_GSI: u32 = 6;
-/// Pins of the I/O APIC.
+/// Number of pins of the I/O APIC.
 pub const GSIS: u32 = 24;
-/// The most virtio devices: one for each interrupt that is left.
+/// The maximum number of virtio devices: one for each interrupt that is left.
 pub const MAX_DEVICES: usize = (GSIS - DEVICE_GSI) as usize;
 
-/// The window of virtio device `index`.
+/// Returns the start of the window of virtio device `index`.
 pub const fn device_window(index: usize) -> u64 {
     MMIO + index as u64 * MMIO_SIZE
 }
 
-/// The interrupt of virtio device `index`.
+/// Returns the interrupt of virtio device `index`.
 pub const fn device_gsi(index: usize) -> u32 {
     DEVICE_GSI + index as u32
 }

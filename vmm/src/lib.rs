@@ -1,11 +1,11 @@
 //! The machine: guest memory, vCPUs, ACPI, buses, virtio-mmio, serial ports, boot and run loop.
 //!
-//! [`Machine`] is the whole of it: begun with a [`Config`], which loads the kernel and makes the VM
-//! while others open disks, finished with a list of virtio devices and a list of serial back ends,
-//! driven by awaiting its methods on the main loop's executor, and heard through [`Machine::event`].
-//! Each vCPU is a thread of its own; those threads reach devices through the buses, and the main loop
-//! through counters and eventfds, so that neither ever waits for the other while it holds something
-//! that the other needs.
+//! [`Machine`] is the main type. [`Machine::prepare`] takes a [`Config`] and begins to load the kernel and
+//! to make the VM, while others open disks. [`Machine::new`] completes it with a list of virtio devices
+//! and a list of serial back ends. Then the main loop drives the machine by awaiting its methods on its
+//! executor, and receives events from [`Machine::event`]. Each vCPU is a thread of its own. These threads
+//! reach devices through the buses, and the main loop through counters and eventfds, so that neither ever
+//! waits for the other while it holds something that the other needs.
 //!
 //! ```text
 //! main loop (executor)            vCPU threads                    device threads
@@ -39,12 +39,12 @@ pub use hypervisor::check_host;
 pub use machine::{Config, DEFAULT_CMDLINE, Machine, Prepared, State};
 pub use notice::Event;
 
-/// Confines the calling thread; if the kernel cannot, logs so once.
+/// Confines the calling thread. Logs once if the kernel cannot confine it completely.
 pub fn confine(role: sandbox::Role, mode: sandbox::Mode) {
     warn_of(&sandbox::confine(role, mode));
 }
 
-/// Takes from all threads of the program what none of them ever needs; if the kernel cannot, logs so once.
+/// Takes rights that no thread ever needs from the whole program. Logs once if the kernel cannot do so.
 pub fn confine_program(mode: sandbox::Mode) {
     warn_of(&sandbox::confine_program(mode));
 }

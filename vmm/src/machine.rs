@@ -30,14 +30,14 @@ use crate::vcpu::{Vcpus, World};
 use crate::{acpi, memory, ports};
 use virtio::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
 
-/// A command line that suits a Linux guest of this machine: its console on ttyS0, a reset by ACPI's register,
-/// one at once after a panic, and no look for a PCI bus, which there is not. A kernel that finds one CPU
-/// would spend a good part of its start on taking the thousands of lock prefixes out of its own code:
-/// `noreplace-smp`. Another part goes into self-tests of ciphers: `cryptomgr.notests`.
+/// A command line that suits a Linux guest of this machine: console on ttyS0, reset through the ACPI
+/// register, reset at once after a panic, and no search for a PCI bus, since there is none.
+/// `noreplace-smp`: a kernel that finds one CPU would spend a good part of its start on removing thousands
+/// of lock prefixes from its own code. `cryptomgr.notests`: self-tests of ciphers would take another part.
 pub const DEFAULT_CMDLINE: &str =
     "console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp cryptomgr.notests";
 
-/// What a machine is made of, devices and serial ports aside.
+/// The configuration of a machine, except for its devices and serial ports.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// A bzImage or an ELF kernel.
@@ -46,18 +46,18 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     /// Its whole command line; [`DEFAULT_CMDLINE`] is a good one.
     pub cmdline: String,
-    /// vCPUs, 1 to 16.
+    /// Number of vCPUs, 1 to 16.
     pub cpus: u32,
-    /// Bytes of RAM, a multiple of 4 KiB and at least 32 MiB.
+    /// Size of RAM in bytes, a multiple of 4 KiB and at least 32 MiB.
     pub memory: u64,
-    /// Whether vCPU threads may only do what a vCPU needs.
+    /// The sandbox of vCPU threads, in which they may only do what a vCPU needs.
     pub sandbox: sandbox::Mode,
 }
 
-/// Where a machine is in its life.
+/// A machine's state in its life cycle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Made, never started.
+    /// Created, but never started.
     Created,
     /// The vCPUs run.
     Running,
@@ -69,35 +69,36 @@ pub enum State {
     Gone,
 }
 
-/// What lives from one start to the next reset.
+/// The parts that live from one start to the next reset.
 struct Running {
     vcpus: Vcpus,
-    /// The guest's clock where it stands while the guest is stopped.
+    /// The guest's clock at the time of the stop, while the guest is stopped.
     clock: Cell<Option<kvm_clock_data>>,
     /// Keeps irqfds and ioeventfds connected; dropped after the vCPUs.
     vm: VmFd,
 }
 
 impl Running {
-    /// Keeps the time at which the guest's clock stands. All vCPUs are parked.
+    /// Saves the guest's clock. All vCPUs must be parked.
     fn stop_clock(&self) {
-        // A KVM that cannot tell it: the clock goes on.
+        // If KVM cannot read the clock, the clock runs on while the guest is stopped.
         self.clock.set(self.vm.get_clock().ok());
     }
 
-    /// Lets the guest's clock go on from where it stood, before the first vCPU runs.
+    /// Sets the guest's clock back to the saved time. Must be called before the first vCPU runs.
     fn start_clock(&self) {
         if let Some(kvm_clock_data { clock, .. }) = self.clock.take() {
-            // Only the time: flags ask for adjustments, by the time that has passed for one.
+            // Only the time is set: flags would ask for adjustments, for example by the time that has
+            // passed.
             let stood = kvm_clock_data { clock, ..Default::default() };
             if let Err(e) = self.vm.set_clock(&stood) {
-                tracing::warn!("the guest's clock does not stand still while it is stopped: {e}");
+                tracing::warn!("the guest's clock runs on while the guest is stopped: {e}");
             }
         }
     }
 }
 
-/// Makes the state [`State::Ended`] when dropped, unless it is taken out before.
+/// Sets the state to [`State::Ended`] when dropped, unless the reference is taken out before.
 struct Ended<'a>(Option<&'a Cell<State>>);
 
 impl Drop for Ended<'_> {
@@ -116,14 +117,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Whether the kernel may be a Linux kernel, which some KVMs cannot run although they open: `kvm-probe`
+    /// Returns true if the kernel may be a Linux kernel. Some KVMs open but cannot run one; `kvm-probe`
     /// finds out.
     pub fn is_stock_kernel(&self) -> bool {
         self.foundation.is_stock_kernel()
     }
 }
 
-/// The parts that are worked on by worker threads.
+/// The parts of a machine that worker threads use too.
 struct Parts {
     foundation: Arc<Foundation>,
     sandbox: sandbox::Mode,
@@ -134,44 +135,46 @@ struct Parts {
 
 /// A virtual machine with its devices.
 ///
-/// It belongs to the thread of the executor on which it was made, whose tasks may call any of its methods at
-/// any time; those that change its state wait for each other. None of them blocks the thread. Dropping it
-/// without [`Machine::shutdown`] does, until the vCPU threads have ended.
+/// It belongs to the executor's thread on which it was made. Tasks of that executor may call any of its
+/// methods at any time; methods that change the state wait for each other. No method blocks the thread.
+/// Dropping the machine without [`Machine::shutdown`] blocks it until the vCPU threads have ended.
 pub struct Machine {
     parts: Arc<Parts>,
     notices: Arc<Notices>,
     heard: Waiter,
-    /// Until the first start.
+    /// The start that [`Machine::prepare`] has begun, until [`Machine::start`] takes it.
     rising: RefCell<Option<Rising>>,
     running: RefCell<Option<Rc<Running>>>,
     state: Cell<State>,
-    /// Whether devices are paused, and vCPUs are parked or will be after the next reset.
+    /// True if devices are paused, and vCPUs are parked or will be after the next start or reset.
     paused: Cell<bool>,
-    /// One change of state at a time.
+    /// Lets only one method change the state at a time.
     changing: Rc<Semaphore>,
-    /// The machine is about to end: no change of state waits for a device any more.
+    /// True if the machine is about to end: a change of state does not wait for devices any more.
     leaving: Cell<bool>,
     left: sync::Event,
     serial_tasks: RefCell<Vec<SerialTask>>,
 }
 
 impl Machine {
-    /// Opens and checks what `config` names, and begins to load the kernel and to make a VM, on threads of
-    /// their own.
+    /// Opens and checks the files that `config` names, and begins to load the kernel and to create a VM,
+    /// on threads of their own.
     ///
     /// # Errors
-    /// A host without KVM, files that cannot be opened, a config that cannot be: each in one line.
+    /// Fails if the host has no usable KVM, if a file cannot be opened, or if `config` is invalid. Each
+    /// error is one line.
     pub fn prepare(config: &Config) -> Result<Prepared, Error> {
         let foundation = Foundation::new(config)?;
         let rising = foundation.rise()?;
         Ok(Prepared { foundation, rising, sandbox: config.sandbox })
     }
 
-    /// Makes a machine that does not run yet. Virtio device N is the guest's N-th in order; `serial` gives
-    /// ttyS0 and ttyS1. Called in a task of the executor that is to be the machine's main loop.
+    /// Makes a machine that does not run yet. The guest sees the devices in the order of `devices`;
+    /// `serial` gives the back ends of ttyS0 and ttyS1. Must be called in a task of the executor that is
+    /// to be the machine's main loop.
     ///
     /// # Errors
-    /// Devices or serial ports that cannot be: each in one line.
+    /// Fails if a device or a serial port cannot be used. Each error is one line.
     pub fn new(prepared: Prepared, devices: Vec<Box<dyn Device>>, serial: &[Backend]) -> Result<Self, Error> {
         let Prepared { foundation, rising, sandbox } = prepared;
         if devices.len() > MAX_DEVICES {
@@ -226,26 +229,27 @@ impl Machine {
         })
     }
 
-    /// Guest memory, which lives as long as anyone holds it.
+    /// Returns guest memory, which lives as long as anyone holds a reference to it.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
         &self.parts.foundation.memory
     }
 
-    /// Where the machine is in its life.
+    /// Returns the machine's state.
     pub fn state(&self) -> State {
         self.state.get()
     }
 
-    /// The next event. One task at a time. After an event that ends the guest ([`Event::PowerOff`],
-    /// [`Event::Reset`], [`Event::TripleFault`], [`Event::Failed`], [`Event::Panicked`] by a reset) no vCPU
-    /// runs any more and the state is [`State::Ended`].
+    /// Waits for the next event. Only one task may wait at a time. After an event that ends the guest
+    /// ([`Event::PowerOff`], [`Event::Reset`], [`Event::TripleFault`], [`Event::Failed`], or
+    /// [`Event::Panicked`] if the kernel also asked for a reset) no vCPU runs any more and the state is
+    /// [`State::Ended`].
     pub async fn event(&self) -> Event {
         loop {
             if self.notices.is_empty() {
                 self.heard.wait().await;
                 continue;
             }
-            // Popped last, so that an event is not lost with a future that is dropped.
+            // Popped last, so that dropping this future does not lose an event.
             self.settle().await;
             if let Some(event) = self.notices.pop() {
                 return event;
@@ -253,7 +257,7 @@ impl Machine {
         }
     }
 
-    /// Sees whether the guest has closed the gate behind itself.
+    /// If the guest has ended itself, waits until all vCPUs are parked and sets [`State::Ended`].
     async fn settle(&self) {
         let _changing = self.changing.acquire(1).await;
         if self.state.get() != State::Running {
@@ -271,12 +275,12 @@ impl Machine {
         self.running.borrow().clone()
     }
 
-    /// Boots: awaits what [`Machine::prepare`] has begun, then lets the vCPUs go, unless the machine was
-    /// stopped before.
+    /// Boots: waits for the start that [`Machine::prepare`] has begun, then lets the vCPUs run, unless the
+    /// machine was stopped before.
     ///
     /// # Errors
-    /// What [`Error::Boot`] and [`Error::Kvm`] say: a kernel that does not fit, for one. The machine stays as
-    /// it was.
+    /// Fails with [`Error::Boot`] or [`Error::Kvm`], for example if the kernel does not fit into memory.
+    /// The machine's state does not change then.
     pub async fn start(&self) -> Result<(), Error> {
         let _changing = self.changing.acquire(1).await;
         if self.state.get() != State::Created {
@@ -305,9 +309,9 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops the guest: returns when no vCPU runs and no request of any device is in flight. Returns whether
-    /// it was this call that stopped it: not if it is stopped already, or was shut down. One that does not
-    /// run, because its guest has ended or was not started, stays stopped after the reset or the start.
+    /// Stops the guest. Waits until no vCPU runs and no request of any device is in flight. Returns true
+    /// if this call stopped it, false if it is stopped already or was shut down. A guest that has ended or
+    /// was not started stays stopped after the reset or the start.
     pub async fn stop(&self) -> bool {
         let _changing = self.changing.acquire(1).await;
         if self.paused.get() || self.state.get() == State::Gone {
@@ -333,8 +337,8 @@ impl Machine {
         true
     }
 
-    /// Does a part of a change of state that waits for devices, which may take for ever; `None` if the
-    /// machine is to end meanwhile ([`Machine::halt`]).
+    /// Runs the part of a change of state that waits for devices, which may take forever. Returns `None`
+    /// if the machine is to end meanwhile ([`Machine::halt`]).
     async fn unless_leaving<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let leaving = async {
             while !self.leaving.get() {
@@ -355,10 +359,10 @@ impl Machine {
         }
     }
 
-    /// Lets a stopped guest go on. Returns whether it was this call that resumed it: not if it runs already.
+    /// Lets a stopped guest run again. Returns true if this call resumed it, false if it runs already.
     ///
     /// # Errors
-    /// [`Error::State`] if the guest has ended, or was never started.
+    /// [`Error::State`] if the guest has ended, was never started or was shut down.
     pub async fn resume(&self) -> Result<bool, Error> {
         let _changing = self.changing.acquire(1).await;
         match self.state.get() {
@@ -384,12 +388,12 @@ impl Machine {
         }
     }
 
-    /// Restarts the machine from its kernel, in the same process: vCPUs end, devices await their I/O and
-    /// return to power-on, memory is zeroed and loaded anew. A stopped machine stays stopped. The state
-    /// changes when the reset has ended.
+    /// Restarts the machine from its kernel, in the same process: vCPUs end, devices finish their I/O and
+    /// return to their power-on state, memory is zeroed and loaded anew. A stopped machine stays stopped.
+    /// The state changes when the reset is complete.
     ///
     /// # Errors
-    /// As [`Machine::start`]; the machine has ended then, and may be reset again.
+    /// See [`Machine::start`]. The machine's state is then [`State::Ended`], and it may be reset again.
     pub async fn reset(&self) -> Result<(), Error> {
         let _changing = self.changing.acquire(1).await;
         match self.state.get() {
@@ -397,7 +401,7 @@ impl Machine {
             State::Gone => return Err(Error::State("was shut down")),
             _ => {}
         }
-        // Also if this is dropped half way.
+        // Sets the state also if this future is dropped half way.
         let mut ended = Ended(Some(&self.state));
         self.unless_leaving(self.end()).await.ok_or(Error::State("is shutting down"))?;
         self.notices.forget_guest();
@@ -408,7 +412,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends the vCPUs, then awaits and stops the devices.
+    /// Ends the vCPUs, then waits until the devices' I/O has finished and stops them.
     async fn end(&self) {
         self.end_vcpus().await;
         join_all((0..self.parts.transports.len()).map(|index| self.still(index))).await;
@@ -424,8 +428,8 @@ impl Machine {
         }
     }
 
-    /// Ends when nothing of the device with this place in the list is in flight, and nothing more begins.
-    /// [`Machine::halt`] comes first.
+    /// Stops device `index`: waits until none of its requests is in flight, and no new one begins
+    /// afterwards. Must be called after [`Machine::halt`].
     pub async fn still(&self, index: usize) {
         let parts = self.parts.clone();
         unblock(move || {
@@ -436,10 +440,10 @@ impl Machine {
         .await;
     }
 
-    /// Presses the power button; what the guest makes of it is its business.
+    /// Presses the power button. The guest decides how to react to it.
     ///
     /// # Errors
-    /// [`Error::State`] where there is no guest to hear it.
+    /// [`Error::State`] if no guest is running or paused.
     pub fn power_button(&self) -> Result<(), Error> {
         if !matches!(self.state.get(), State::Running | State::Paused) {
             return Err(Error::State("is not running"));
@@ -449,12 +453,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Has [`Machine::shutdown`] await the output of another terminal too.
+    /// Makes [`Machine::shutdown`] wait for the output of another terminal too.
     pub fn attach(&self, terminal: SerialTask) {
         self.serial_tasks.borrow_mut().push(terminal);
     }
 
-    /// Ends the vCPUs, and with them the guest.
+    /// Ends the vCPUs, and with them the guest, without waiting for devices.
     pub async fn halt(&self) {
         self.leaving.set(true);
         self.left.notify();
@@ -463,8 +467,8 @@ impl Machine {
         self.end_vcpus().await;
     }
 
-    /// Ends the machine: vCPUs, then devices, then the serial ports when their output is written (within a
-    /// second). Devices are dropped with the machine.
+    /// Ends the machine: first vCPUs, then devices, then the serial ports once their output is written,
+    /// which takes at most a second. Devices are dropped with the machine.
     pub async fn shutdown(&self) {
         self.halt().await;
         self.end().await;
@@ -473,7 +477,7 @@ impl Machine {
 }
 
 impl Parts {
-    /// Memory and serial ports as at power-on. Devices were reset before.
+    /// Returns memory and serial ports to their power-on state. Devices must have been reset before.
     fn clear(&self) -> Result<(), Error> {
         memory::clear(&self.foundation.memory)?;
         for port in &self.serial {
@@ -482,7 +486,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Connects devices and serial ports to a VM, and tells its guest of them.
+    /// Connects devices and serial ports to a VM, and describes them to its guest.
     fn join(&self, vm: Vm, entry: &Entry) -> Result<Vm, Error> {
         let Foundation { memory, cpus, .. } = &*self.foundation;
         acpi::write(memory, *cpus, self.serial.len(), self.transports.len())
@@ -504,7 +508,7 @@ impl Parts {
             }));
         }
         vm.connect(&lines, &doorbells)?;
-        // The others wait for the boot CPU's INIT and SIPI in the kernel's local APIC.
+        // The other vCPUs wait for the boot CPU's INIT and SIPI in the kernel's local APIC.
         entry.set_registers(&vm.vcpus[0])?;
         Ok(vm)
     }

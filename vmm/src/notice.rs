@@ -1,4 +1,4 @@
-//! What other threads tell the main loop, and how they wake it.
+//! Events from other threads to the main loop, and the signals that wake it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,17 +7,18 @@ use std::sync::Mutex;
 use executor::{AsyncFd, lock};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Something that the main loop has to decide about.
+/// An event to which the main loop has to react.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The guest has powered itself off. The vCPUs are parked for good.
     PowerOff,
     /// The guest has asked for a reset. The vCPUs are parked until [`crate::Machine::reset`].
     Reset,
-    /// The guest's kernel has panicked: it said so to pvpanic and still runs, or it asked for a reset
+    /// The guest's kernel has panicked: it reported so to pvpanic and still runs, or it asked for a reset
     /// after `Kernel panic` on a serial port.
     Panicked,
-    /// A vCPU met a fault while it handled a double fault, which resets a real machine. The vCPUs are parked.
+    /// A vCPU met a fault while it handled a double fault, which resets a real machine. The vCPUs are
+    /// parked.
     TripleFault,
     /// KVM cannot run the guest any further; the text says why. The vCPUs are parked for good.
     Failed(String),
@@ -29,10 +30,10 @@ pub enum Event {
 pub struct Signal(EventFd);
 
 impl Signal {
-    /// A signal that is not raised.
+    /// Returns a signal that is not raised.
     ///
     /// # Errors
-    /// If there is no eventfd to be had.
+    /// Fails if no eventfd can be created.
     pub fn new() -> io::Result<Self> {
         EventFd::new(EFD_NONBLOCK).map(Signal)
     }
@@ -43,12 +44,12 @@ impl Signal {
         let _ = self.0.write(1);
     }
 
-    /// What is written to raise it.
+    /// Returns the eventfd that raises the signal when it is written.
     pub fn event(&self) -> &EventFd {
         &self.0
     }
 
-    /// The waiting side, for one task at a time of the current executor.
+    /// Returns the waiting side, for one task at a time of the current executor.
     pub fn waiter(&self) -> io::Result<Waiter> {
         Waiter::new(&self.0)
     }
@@ -58,12 +59,13 @@ impl Signal {
 pub struct Waiter(AsyncFd<EventFd>);
 
 impl Waiter {
-    /// Waits for writes to a copy of `event`.
+    /// Returns a waiter for writes to `event`, of which it keeps a copy.
     pub fn new(event: &EventFd) -> io::Result<Self> {
         Ok(Waiter(AsyncFd::new(event.try_clone()?)?))
     }
 
-    /// Ends when the signal was raised since this ended last: test the condition, then wait, in a loop.
+    /// Waits until the signal has been raised since the last wait. Use it in a loop: test the condition,
+    /// then wait.
     pub async fn wait(&self) {
         self.0.readable().await;
         self.0.clear_readable();
@@ -81,8 +83,8 @@ impl Notices {
         Ok(Notices { queue: Mutex::default(), signal: Signal::new()? })
     }
 
-    /// Adds an event. One that is waiting already is not added again, so that a guest cannot fill the
-    /// host's memory by repeating itself.
+    /// Adds an event, unless an equal one is queued already, so that a guest cannot fill the host's memory
+    /// by repeating itself.
     pub fn push(&self, event: Event) {
         let mut queue = lock(&self.queue);
         if !queue.contains(&event) {
@@ -100,7 +102,7 @@ impl Notices {
         lock(&self.queue).pop_front()
     }
 
-    /// Forgets what the guest said before a reset; what the user said stays.
+    /// Removes the guest's events before a reset; the user's stay.
     pub fn forget_guest(&self) {
         lock(&self.queue).retain(|event| *event == Event::Quit);
     }

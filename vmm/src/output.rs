@@ -9,8 +9,8 @@ use std::path::Path;
 /// Opens `path` for writing and empties it, or creates it.
 ///
 /// # Errors
-/// What the host says, and `InvalidInput` if it is a block device, or locked: an image that somebody runs on.
-/// A slip of the command line must not empty that.
+/// The host's errors, and `InvalidInput` if `path` is a block device, or is locked and so may be an image
+/// in use: a mistake on the command line must not empty it.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     let kind = file.metadata()?.file_type();
@@ -27,8 +27,8 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether another open file of this one, in this process too, has a lock on it. A file system without locks
-/// has none.
+/// Returns true if the file is locked through another open file description, in this process too. Returns
+/// false on a file system without locks.
 fn is_locked(file: &File) -> bool {
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as i16,

@@ -1,4 +1,4 @@
-//! What is behind I/O ports: the serial ports, and the small devices for sleep, reset and pvpanic, with the
+//! The devices at I/O ports: the serial ports, and small devices for sleep, reset, pvpanic and the
 //! keyboard controller's reset line.
 
 use std::io;
@@ -11,7 +11,7 @@ use crate::layout::{KEYBOARD, POWER, PVPANIC, SERIAL_PORTS};
 use crate::notice::{Event, Notices};
 use crate::serial::Port;
 
-/// The bus of a machine with these serial ports.
+/// Returns the port bus of a machine with these serial ports.
 pub(crate) fn bus(gate: &Arc<Gate>, notices: &Arc<Notices>, serial: &[Arc<Port>]) -> Bus {
     let ender = Arc::new(Ender { gate: gate.clone(), notices: notices.clone(), serial: serial.to_vec() });
     let mut bus = Bus::new();
@@ -24,31 +24,31 @@ pub(crate) fn bus(gate: &Arc<Gate>, notices: &Arc<Notices>, serial: &[Arc<Port>]
     bus
 }
 
-/// The ports without a machine, for whoever plays a guest.
+/// The port bus without a machine, for tests that play the guest.
 pub struct Ports {
-    /// Where they are.
+    /// The bus of the ports.
     pub bus: Bus,
     notices: Arc<Notices>,
 }
 
 impl Ports {
-    /// Ports of a machine with two serial lines that keep what is written to them.
+    /// Returns the ports of a machine with two serial ports, which keep their output.
     ///
     /// # Errors
-    /// A process out of descriptors.
+    /// Fails if the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         let (gate, notices) = (Gate::new(1, Wanted::Run)?, Arc::new(Notices::new()?));
         let serial = [Arc::new(Port::new(true)?), Arc::new(Port::new(true)?)];
         Ok(Ports { bus: bus(&gate, &notices, &serial), notices })
     }
 
-    /// The next event that a device has told.
+    /// Removes and returns the next event of a device.
     pub fn event(&self) -> Option<Event> {
         self.notices.pop()
     }
 }
 
-/// How a device ends what the guest is doing.
+/// The means by which a device ends or resets the guest.
 pub(crate) struct Ender {
     pub(crate) gate: Arc<Gate>,
     pub(crate) notices: Arc<Notices>,
@@ -85,12 +85,12 @@ impl Target for Power {
     }
 }
 
-/// The keyboard controller's command port: only the command that pulses the reset line is known.
+/// The keyboard controller's command port. It implements only the command that pulses the reset line.
 pub(crate) struct Keyboard(pub(crate) Arc<Ender>);
 
 impl Target for Keyboard {
     fn read(&self, _offset: u64, data: &mut [u8]) {
-        // An empty input buffer: a kernel that wants to send the reset command polls for that.
+        // The input buffer is always empty: a kernel that wants to send the reset command polls for that.
         data.fill(0);
     }
 

@@ -1,10 +1,10 @@
-//! Serial ports: the UART that the guest drives, and the back ends that carry its bytes, or those of a virtio
-//! console.
+//! Serial ports: the UART that the guest drives, and the back ends that carry its bytes, or those of a
+//! virtio console.
 //!
-//! A [`Port`] is the meeting point. The vCPU side appends output to a bounded buffer and takes input
-//! from another; the main loop's tasks move bytes between these buffers and the world. Neither side
-//! ever waits for the other: output that nobody takes pushes out the oldest, input that the guest does
-//! not take stays where it came from.
+//! A [`Port`] connects the two sides. The vCPU side appends output to a bounded buffer and takes input
+//! from another; the main loop's tasks move bytes between these buffers and the world. Neither side ever
+//! waits for the other: if nobody takes the output, its oldest bytes are dropped, and input that the guest
+//! does not take stays at its source.
 
 mod backend;
 mod panic;

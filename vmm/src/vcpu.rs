@@ -1,4 +1,4 @@
-//! vCPU threads: enter the guest, answer its exits, stop when told.
+//! vCPU threads: they enter the guest, handle its exits and stop on request.
 
 use std::cell::{Cell, RefCell};
 use std::ptr;
@@ -46,7 +46,7 @@ impl Drop for Kickable {
     }
 }
 
-/// What vCPU threads reach.
+/// The parts of the machine that vCPU threads use.
 pub(crate) struct World {
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
@@ -63,7 +63,7 @@ pub(crate) struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU, which waits at the gate. Called on the main loop.
+    /// Starts a thread for each vCPU, which waits at the gate. Must be called on the main loop.
     pub(crate) fn start(vcpus: Vec<VcpuFd>, world: World) -> Result<Self, Error> {
         static HANDLER: Once = Once::new();
         let mut registered = Ok(());
@@ -99,12 +99,12 @@ impl Vcpus {
         self.set(Wanted::Run);
     }
 
-    /// Whether the guest has ended itself.
+    /// Returns true if the guest has ended itself.
     pub(crate) fn closed(&self) -> bool {
         self.gate.closed()
     }
 
-    /// Ends when no vCPU is in the guest or in a device. One caller at a time.
+    /// Parks the vCPUs and waits until none is in the guest or in a device. One caller at a time.
     pub(crate) async fn park(&self) {
         self.set(Wanted::Park);
         self.all_out().await;
@@ -116,7 +116,7 @@ impl Vcpus {
         }
     }
 
-    /// Ends when the threads have ended. One caller at a time.
+    /// Ends the threads and waits for them. One caller at a time.
     pub(crate) async fn end(&self) {
         self.set(Wanted::End);
         self.all_out().await;
@@ -139,7 +139,7 @@ impl Drop for Vcpus {
     }
 }
 
-/// Tells the main loop when a vCPU thread panics: without it the machine would hang in silence.
+/// Reports a panic of a vCPU thread to the main loop; otherwise the machine would hang in silence.
 struct Alarm<'a>(usize, &'a World);
 
 impl Drop for Alarm<'_> {
@@ -166,11 +166,11 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
     let exits: *const kvm_run = vcpu.0.get_kvm_run();
     crate::confine(sandbox::Role::Vcpu, world.sandbox);
     loop {
-        // Cleared before the gate is asked: a kick after that sets it again.
+        // Cleared before the gate is checked: a later kick sets it again.
         vcpu.0.set_kvm_immediate_exit(0);
         let told = || {
-            // A guest that knows that it stood still does not take the gap for a lockup of its own. KVM
-            // refuses while the guest has no clock.
+            // Lets the guest know that it stood still, so that it does not take the gap for a lockup of
+            // its own. KVM refuses while the guest has no clock.
             let _ = vcpu.0.kvmclock_ctrl();
         };
         if !seat.pass(told) {
@@ -185,9 +185,10 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
                 continue;
             }
         };
-        // Bytes of an element of a port access: a string instruction has several, and the exit tells only how
-        // many bytes they are together. SAFETY: the vCPU maps it and is not running, and where this is called
-        // the exit reason says that this member of the union is the valid one. The exit's data lie behind it.
+        // Size of an element of a port access, in bytes: a string instruction has several elements, and
+        // the exit only gives their total size. SAFETY: the vCPU maps it and is not running, and the exit
+        // reason, checked before each call, says that this member of the union is the valid one. The
+        // exit's data lie behind it.
         let io_size = || usize::from(unsafe { (*exits).__bindgen_anon_1.io.size });
         match exit {
             VcpuExit::IoIn(port, data) => world.ports.read_elements(port.into(), io_size(), data),
@@ -198,7 +199,7 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => world.end(Event::PowerOff),
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => world.end(Event::Reset),
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => world.end(Event::Panicked),
-            // With the irqchip in the kernel these two are the kernel's business and mean nothing here.
+            // With the irqchip in the kernel, the kernel handles these, and they mean nothing here.
             VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
             VcpuExit::FailEntry(reason, cpu) => {
                 world.fail(format!(
@@ -229,7 +230,7 @@ fn internal_error(index: usize, vcpu: &mut VcpuFd) -> String {
     };
     let what = match suberror {
         1 => {
-            "it could not emulate an instruction; `millrace host` tells whether this host's KVM runs stock kernels"
+            "it could not emulate an instruction; run `millrace host` to see whether this host's KVM runs stock kernels"
         }
         2 => "two exceptions at once",
         3 => "an exit while it delivered an event",

@@ -1,5 +1,5 @@
-//! The whole machine around a guest of 96 bytes, on whatever KVM there is: its instructions are few and
-//! plain enough for the slowest. Without `/dev/kvm` these tests say so and pass.
+//! The whole machine around a guest of 96 bytes, whose few plain instructions run on any KVM. Without
+//! `/dev/kvm` these tests say that they are skipped and pass.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -52,7 +52,7 @@ impl Rig {
         assert_eq!(got, bytes);
     }
 
-    /// Types a command and awaits its echo.
+    /// Types a command and waits for its echo.
     async fn command(&self, byte: u8) {
         self.console.get().write_all(&[byte]).unwrap();
         self.expect(byte).await;
@@ -128,7 +128,7 @@ fn string_instructions_reach_a_port_byte_by_byte() {
         let rig = Rig::of(&micro::STRINGS, 1);
         rig.machine.start().await.unwrap();
         rig.expect_all(micro::LINE).await;
-        // All at one time, so that the guest takes them with one instruction.
+        // Sent at once, so that the guest reads all of it with one instruction.
         rig.console.get().write_all(b"0123456789abcdef").unwrap();
         rig.expect_all(b"0123456789abcdef").await;
         assert_eq!(rig.machine.event().await, Event::PowerOff);
@@ -165,7 +165,7 @@ fn a_stopped_guest_does_nothing_until_it_goes_on() {
     });
 }
 
-/// What the guest's clock says, in nanoseconds.
+/// Returns the time of the guest's clock, in nanoseconds.
 async fn clock(rig: &Rig) -> u64 {
     rig.console.get().write_all(b"?").unwrap();
     let mut page = [0; 40];
@@ -199,7 +199,8 @@ fn the_guests_clock_stands_still_while_it_is_stopped() {
             executor::sleep(STOPPED).await;
             machine.resume().await.unwrap();
             let after = clock(&rig).await;
-            // What passed outside, but for the time that it stood; however slow this host is.
+            // The time that has passed on the host, except for the stop: an upper bound however slow this
+            // host is.
             let most = began.elapsed() - STOPPED;
             let passed = Duration::from_nanos(after - before);
             assert!(
@@ -214,11 +215,11 @@ fn the_guests_clock_stands_still_while_it_is_stopped() {
     });
 }
 
-/// A device that does nothing but remember whether it is paused.
+/// A device that only remembers whether it is paused.
 #[derive(Default)]
 struct Pausable {
     paused: Arc<AtomicBool>,
-    /// It has a request that never ends.
+    /// True if it has a request that never ends.
     hangs: bool,
 }
 
@@ -254,7 +255,7 @@ impl Device for Pausable {
     }
 }
 
-/// A machine that is to end does not wait for a stop that waits for a device: other disks are to be saved.
+/// Ending a machine does not wait for a stop that waits for a device, since other disks must be saved.
 #[test]
 fn an_end_overtakes_a_stop_that_waits_for_a_device() {
     with_kvm(async || {
@@ -303,7 +304,7 @@ fn a_stopped_machine_stays_stopped_through_a_reset_that_fails() {
         }
         assert!(machine.resume().await.unwrap() && !machine.resume().await.unwrap());
         assert_eq!((machine.state(), is_paused()), (State::Running, false));
-        // Told to stop while there is no guest: the next one does not run before it is told to.
+        // A stop while there is no guest: the next guest does not run until it is resumed.
         std::fs::write(&path, "").unwrap();
         assert!(machine.reset().await.is_err());
         assert!(machine.stop().await);
@@ -324,7 +325,7 @@ fn a_stop_before_the_start_and_one_beside_a_guests_reset_are_not_lost() {
         assert_eq!(machine.state(), State::Paused);
         assert!(machine.resume().await.unwrap());
         rig.expect(b'>').await;
-        // The guest has reset itself, and whoever serves its events has not come to it.
+        // The guest has asked for a reset, and the program has not handled that event yet.
         rig.command(b'r').await;
         assert_eq!(machine.event().await, Event::Reset);
         assert!(machine.stop().await);
@@ -364,7 +365,7 @@ fn changes_asked_for_at_once_wait_for_each_other() {
 #[test]
 fn a_dropped_machine_leaves_no_thread() {
     with_kvm(async || {
-        // The only test with a vCPU of this number: others run beside it in this process.
+        // Only this test has a vCPU of this number: other tests run beside it in this process.
         let rig = Rig::new(16);
         rig.machine.start().await.unwrap();
         rig.expect(b'>').await;
@@ -375,7 +376,7 @@ fn a_dropped_machine_leaves_no_thread() {
                 .filter(|name| name.trim() == "vcpu15")
                 .count()
         };
-        // It takes its name when it first runs.
+        // The thread gets its name when it first runs.
         while threads() == 0 {
             executor::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! Guest memory as this process gets it. One test: other threads' mappings would be in its way.
+//! Guest memory as this process maps it. The only test here: other threads' mappings would interfere.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm::memory::{HUGE, map};

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::line::{INPUT_MAX, KEPT_MAX, Line, PATIENCE};
 
-/// Largest size of each queue, in descriptors.
+/// Maximum size of each queue, in descriptors.
 pub const QUEUE_SIZE: u16 = 64;
 
 /// Queue numbers (virtio 1.2, 5.3.2).
@@ -22,15 +22,15 @@ const TRANSMIT: u16 = 1;
 
 /// A virtio console with one port, which works on a thread that it is given.
 ///
-/// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
-/// without waiting. What waits in the line stays there through a reset.
+/// That thread handles all calls in their order. Dropping an active device resets it without waiting. Bytes
+/// that wait in the line stay there through a reset.
 pub struct VirtioConsole {
     runner: Runner,
     line: Arc<Line>,
 }
 
 impl VirtioConsole {
-    /// A console at one end of `line`, which works on the executor behind `remote`.
+    /// Returns a console at one end of `line`, which works on the executor behind `remote`.
     pub fn new(remote: Remote, line: Arc<Line>) -> Self {
         VirtioConsole { runner: Runner::new(remote), line }
     }
@@ -96,7 +96,7 @@ fn tasks(line: &Arc<Line>, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
     Ok(tasks)
 }
 
-/// Ends when `holds`, which begins with a write to `event`.
+/// Waits until `holds` returns true, which begins with a write to `event`.
 async fn until(event: &AsyncFd<EventFd>, holds: impl Fn() -> bool) {
     while !holds() {
         event.readable().await;
@@ -104,10 +104,10 @@ async fn until(event: &AsyncFd<EventFd>, holds: impl Fn() -> bool) {
     }
 }
 
-/// Carries the line's input to the guest, for ever.
+/// Carries the line's input to the guest, forever.
 async fn receive(line: &Line, input: &AsyncFd<EventFd>, queue: &Queue) {
     loop {
-        // First something to tell, then a buffer for it: a pause has none to wait for.
+        // Waits for input first and takes a buffer only then, so that a pause has no chain to wait for.
         until(input, || line.has_input()).await;
         queue.available().await;
         let Some(Chain { readable, writable, token }) = queue.take() else { continue };
@@ -121,7 +121,7 @@ async fn receive(line: &Line, input: &AsyncFd<EventFd>, queue: &Queue) {
     }
 }
 
-/// Carries the guest's output to the line, for ever.
+/// Carries the guest's output to the line, forever.
 async fn transmit(line: &Line, drained: &AsyncFd<EventFd>, queue: &Queue) {
     loop {
         queue.available().await;
@@ -133,7 +133,7 @@ async fn transmit(line: &Line, drained: &AsyncFd<EventFd>, queue: &Queue) {
             token.refuse(Malformed("room in a buffer of a console's output"));
             continue;
         }
-        // Of a longer buffer nothing but its end would be kept.
+        // Only the end of a longer buffer would be kept.
         let kept = readable.len().saturating_sub(KEPT_MAX)..readable.len();
         line.put_output(&readable.slice(kept).to_vec());
         token.complete(0, ());

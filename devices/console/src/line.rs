@@ -1,4 +1,4 @@
-//! The line: two bounded buffers between a device and whoever is at the other end.
+//! The line: two bounded buffers between a device and its other end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,44 +7,44 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Bytes of output that wait for the other end before the guest is kept waiting.
+/// Number of bytes of output that may wait for the other end before the guest has to wait.
 pub const OUTPUT_MAX: usize = 256 << 10;
-/// Bytes of output that wait in all before the oldest are lost.
+/// Maximum number of bytes of output that wait. Beyond that the oldest are dropped.
 pub const KEPT_MAX: usize = 2 * OUTPUT_MAX;
-/// Bytes of input that wait for the guest.
+/// Maximum number of bytes of input that wait for the guest.
 pub const INPUT_MAX: usize = 64 << 10;
-/// How long a guest's output waits for room while somebody seems to take it.
+/// Time limit for a guest's output to wait for room, while somebody seems to take it.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct State {
     output: VecDeque<u8>,
     input: VecDeque<u8>,
-    /// Somebody has taken output since a wait for that was in vain.
+    /// True if output was taken since the last wait for that timed out.
     is_heard: bool,
 }
 
 /// A line between a console's device and its other end. Neither side ever blocks in it.
 ///
-/// Each eventfd is written when what it stands for begins to hold; who waits looks at the state first, and
+/// Each eventfd is written when its condition begins to hold. Those who wait check the state first, and
 /// again after each write.
 pub struct Line {
     state: Mutex<State>,
-    /// There is output.
+    /// Written when there is output.
     output: EventFd,
-    /// There is less output than the bound.
+    /// Written when there is less output than the bound.
     drained: EventFd,
-    /// There is input.
+    /// Written when there is input.
     input: EventFd,
-    /// There is less input than the bound.
+    /// Written when there is less input than the bound.
     room: EventFd,
 }
 
 impl Line {
-    /// An empty line, at whose other end nobody is yet.
+    /// Returns an empty line, whose output nobody has taken yet.
     ///
     /// # Errors
-    /// Where the process is out of descriptors.
+    /// Fails if the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK);
         let (output, drained, input, room) = (event()?, event()?, event()?, event()?);
@@ -56,17 +56,18 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Written when there is output to take.
+    /// Returns the eventfd that is written when there is output to take.
     pub fn output_event(&self) -> &EventFd {
         &self.output
     }
 
-    /// Written when there is room for input again.
+    /// Returns the eventfd that is written when there is room for input again.
     pub fn room_event(&self) -> &EventFd {
         &self.room
     }
 
-    /// Takes up to `most` bytes of the guest's output, oldest first; empty where there is none.
+    /// Takes up to `most` bytes of the guest's output, oldest first. Returns an empty vector if there is
+    /// none.
     pub fn take_output(&self, most: usize) -> Vec<u8> {
         let mut state = self.state();
         let was_full = state.output.len() >= OUTPUT_MAX;
@@ -79,7 +80,7 @@ impl Line {
         bytes
     }
 
-    /// Puts output that could not be carried further back to the front, as far as there is room.
+    /// Puts output that could not be delivered back to the front, as far as there is room.
     pub fn return_output(&self, bytes: &[u8]) {
         let mut state = self.state();
         let room = KEPT_MAX - state.output.len();
@@ -88,7 +89,7 @@ impl Line {
         }
     }
 
-    /// Offers input to the guest and says how much of it was taken; the rest is to be offered again when
+    /// Offers input to the guest and returns the number of bytes taken. The rest must be offered again when
     /// there is room.
     pub fn offer_input(&self, bytes: &[u8]) -> usize {
         let mut state = self.state();
@@ -101,28 +102,28 @@ impl Line {
         taken
     }
 
-    /// Written when there is less output than the bound again.
+    /// Returns the eventfd that is written when there is less output than the bound again.
     pub(crate) fn drained_event(&self) -> &EventFd {
         &self.drained
     }
 
-    /// Written when there is input.
+    /// Returns the eventfd that is written when there is input.
     pub(crate) fn input_event(&self) -> &EventFd {
         &self.input
     }
 
-    /// Whether a further buffer of output has to wait for somebody who takes some.
+    /// Returns true if a further buffer of output has to wait until somebody takes some.
     pub(crate) fn should_wait(&self) -> bool {
         let state = self.state();
         state.is_heard && state.output.len() >= OUTPUT_MAX
     }
 
-    /// The wait was in vain: until somebody takes output, there is no other.
+    /// Ends waiting after a wait that timed out: there is no other wait until somebody takes output.
     pub(crate) fn give_up(&self) {
         self.state().is_heard = false;
     }
 
-    /// Adds output; what is too much pushes out the oldest.
+    /// Adds output. If there is too much, the oldest is dropped.
     pub(crate) fn put_output(&self, bytes: &[u8]) {
         let mut state = self.state();
         let was_empty = state.output.is_empty();
@@ -135,7 +136,7 @@ impl Line {
         }
     }
 
-    /// Whether there is input.
+    /// Returns true if there is input.
     pub(crate) fn has_input(&self) -> bool {
         !self.state().input.is_empty()
     }

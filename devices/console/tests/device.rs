@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
-/// A piece of a chain: its bytes, and whether they are to be written.
+/// A piece of a chain: its bytes, and true if the device writes them.
 type Part<'a> = (&'a [u8], bool);
 
 struct Rig {
@@ -41,7 +41,7 @@ impl Rig {
         rig
     }
 
-    /// New drivers, and DRIVER_OK.
+    /// Makes new drivers, and sets DRIVER_OK.
     fn activate(&mut self) {
         let driver = |n: u64| {
             let (base, heap) = (0x1_0000 * (n + 1), (2 << 20) * (n + 1));
@@ -54,7 +54,7 @@ impl Rig {
         self.device.activate(activation).unwrap();
     }
 
-    /// Offers a chain of these pieces of bytes, to be read or written; where the last lies.
+    /// Offers a chain of these pieces, and returns the address of the last.
     fn offer(&mut self, queue: usize, pieces: &[Part]) -> u64 {
         let driver = &mut self.drivers[queue];
         driver.heap = (2 << 20) * (queue as u64 + 1);
@@ -68,7 +68,7 @@ impl Rig {
         pieces.last().unwrap().address
     }
 
-    /// Waits by interrupts alone for the next used entry: its length.
+    /// Waits for the next used entry by interrupts alone, and returns its length.
     fn used(&mut self, queue: usize) -> usize {
         loop {
             let before = self.interrupts.counts().used[queue];
@@ -81,13 +81,13 @@ impl Rig {
         }
     }
 
-    /// The guest writes.
+    /// Writes as the guest.
     fn write(&mut self, bytes: &[u8]) {
         self.offer(TRANSMIT, &[(bytes, false)]);
         assert_eq!(self.used(TRANSMIT), 0);
     }
 
-    /// The guest reads into a buffer of so many bytes.
+    /// Reads as the guest, into a buffer of `room` bytes.
     fn read(&mut self, room: usize) -> Vec<u8> {
         let address = self.offer(RECEIVE, &[(&vec![0xee; room], true)]);
         let len = self.used(RECEIVE);
@@ -113,7 +113,7 @@ fn bytes_go_both_ways() {
     assert_eq!(rig.line.offer_input(b"typed"), 5);
     assert_eq!(rig.read(3), b"typ");
     assert_eq!(rig.read(100), b"ed");
-    // A buffer that is there first, and then input.
+    // A buffer first, and then input.
     let room = rig.offer(RECEIVE, &[(&[0; 10], true)]);
     rig.settle();
     assert_eq!(rig.drivers[RECEIVE].pop_used(), None);
@@ -130,7 +130,7 @@ fn a_guest_that_is_not_heard_goes_on() {
     bytes.chunks(4096).for_each(|chunk| rig.write(chunk));
     assert!(start.elapsed() < PATIENCE * 5, "nobody is waited for");
     assert_eq!(rig.line.take_output(usize::MAX), bytes[4096..]);
-    // One that has gone is waited for once.
+    // A reader that has gone is waited for once.
     let start = Instant::now();
     bytes.chunks(4096).for_each(|chunk| rig.write(chunk));
     let time = start.elapsed();

@@ -1,4 +1,5 @@
-//! What the driver sees before it sends a frame: features and config space (virtio 1.2, 5.1.3, 5.1.4).
+//! The device as the driver sees it before the first frame: features and config space (virtio 1.2, 5.1.3,
+//! 5.1.4).
 
 use std::mem::offset_of;
 
@@ -10,13 +11,13 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use crate::mac::Mac;
 
-/// Largest size of each queue, in descriptors.
+/// Maximum size of each queue, in descriptors.
 pub const QUEUE_SIZE: u16 = 256;
 
-/// Queues: one to the guest, one from it.
+/// Number of queues: one to the guest, one from it.
 pub(crate) const QUEUES: usize = 2;
 
-/// The features offered. A driver with MRG_RXBUF gets frames that are longer than one of its buffers.
+/// The features offered. A driver with MRG_RXBUF also gets frames that are longer than one of its buffers.
 pub(crate) const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | 1 << VIRTIO_RING_F_EVENT_IDX
@@ -24,7 +25,7 @@ pub(crate) const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_NET_F_STATUS
     | 1 << VIRTIO_NET_F_MRG_RXBUF;
 
-/// Copies config space from `offset`; zeros outside.
+/// Copies config space from `offset`. Bytes outside read as zero.
 pub(crate) fn read(mac: Mac, link_is_up: bool, offset: u64, data: &mut [u8]) {
     let mut space = [0; size_of::<virtio_net_config>()];
     space[..6].copy_from_slice(&mac.bytes());

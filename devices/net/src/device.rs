@@ -15,8 +15,8 @@ use crate::serve::{self, Driver};
 
 /// A virtio network interface at the end of a [`Link`], which works on a thread that it is given.
 ///
-/// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
-/// without waiting. A link that has gone stays so, through resets too.
+/// That thread handles all calls in their order. Dropping an active device resets it without waiting. A link
+/// that is gone stays gone, through resets too.
 pub struct VirtioNet {
     runner: Runner,
     link: Arc<Link>,
@@ -24,7 +24,7 @@ pub struct VirtioNet {
 }
 
 impl VirtioNet {
-    /// An interface with the address `mac`, which works on the executor behind `remote`.
+    /// Returns an interface with the address `mac`, which works on the executor behind `remote`.
     pub fn new(remote: Remote, link: Link, mac: Mac) -> Self {
         VirtioNet { runner: Runner::new(remote), link: Arc::new(link), mac }
     }
@@ -47,7 +47,7 @@ impl Device for VirtioNet {
         config::read(self.mac, !self.link.has_gone(), offset, data);
     }
 
-    /// It changes once, when the link goes.
+    /// Changes once, when the link goes down.
     fn config_generation(&self) -> u32 {
         self.link.has_gone().into()
     }

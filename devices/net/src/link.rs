@@ -1,4 +1,4 @@
-//! Where a guest's frames go to and come from.
+//! The other ends of a guest's network interfaces: they carry its frames.
 
 mod stream;
 mod tap;
@@ -15,22 +15,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use buf::Buf;
 use executor::AsyncFd;
 
-/// Longest frame in bytes: an Ethernet header and 64 KiB.
+/// Maximum length of a frame in bytes: an Ethernet header and 64 KiB.
 pub const MOST_FRAME: usize = 65_550;
 
 enum Wire {
     /// Each read and write is one frame.
     Tap(File),
-    /// Each frame follows its length.
+    /// Each frame is preceded by its length.
     Stream(UnixStream),
 }
 
-/// The other end of a network interface's cable. What was half received or half sent is kept here, so that a
-/// stream is in step whenever the guest resets its device.
+/// The other end of a network interface's cable. It keeps a frame that is half received or half sent, so
+/// that a stream stays in step when the guest resets its device.
 ///
-/// One task at a time receives, and one sends.
+/// Only one task at a time may receive, and only one may send.
 pub struct Link {
-    /// For the log.
+    /// The name for the log.
     name: String,
     wire: Wire,
     incoming: Mutex<Incoming>,
@@ -38,16 +38,16 @@ pub struct Link {
     gone: AtomicBool,
 }
 
-/// Bytes that were read, and which of them are the frame that is next.
+/// Bytes that were read, and the range of the next frame in them.
 struct Incoming {
     bytes: Vec<u8>,
-    /// Of `bytes`, what holds something that is not used up.
+    /// The range of `bytes` that is not used up yet.
     filled: Range<usize>,
-    /// Of `bytes`, a whole frame, which ends before `filled` begins.
+    /// The range of a whole frame in `bytes`, which ends before `filled` begins.
     frame: Option<Range<usize>>,
 }
 
-/// One frame as it is written, and how much of that was.
+/// One frame as it is written, and the number of its bytes that were sent.
 #[derive(Default)]
 struct Outgoing {
     bytes: Vec<u8>,
@@ -70,27 +70,28 @@ impl Link {
         }
     }
 
-    /// The host's tap interface `name`, which is made where it is not there and this process may.
+    /// Opens the host's tap interface `name`. Creates it if it does not exist and this process may create
+    /// it.
     ///
     /// # Errors
-    /// What the kernel answers; the text says what to do.
+    /// The kernel's error; the text says what to do.
     pub fn tap(name: &str) -> io::Result<Self> {
         Ok(Self::new(name.to_owned(), Wire::Tap(tap::open(name)?), MOST_FRAME))
     }
 
-    /// A connection to the listening socket `path` of a network stack that speaks as passt does: each frame
-    /// after its length, four bytes, the highest first.
+    /// Connects to the listening socket `path` of a network stack that uses passt's format: each frame is
+    /// preceded by its length in four bytes, big-endian.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn passt(path: &Path) -> io::Result<Self> {
         Self::stream(UnixStream::connect(path)?, &path.display().to_string())
     }
 
-    /// The same over a connection that is there; `name` is for the log.
+    /// Does the same over a connection that exists already. `name` is for the log.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn stream(socket: UnixStream, name: &str) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self::new(name.to_owned(), Wire::Stream(socket), stream::BUFFER))
@@ -100,21 +101,21 @@ impl Link {
         &self.name
     }
 
-    /// Whether it works no more.
+    /// Returns true if the link does not work any more.
     pub(crate) fn has_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Takes it for gone. Whether it was not before.
+    /// Marks the link as gone. Returns true if it was not before.
     pub(crate) fn end(&self) -> bool {
         *lock(&self.outgoing) = Outgoing::default();
         !self.gone.swap(true, Ordering::AcqRel)
     }
 
-    /// Waits until a frame is there. The future may be dropped.
+    /// Waits until a frame was received. The future may be dropped.
     ///
     /// # Errors
-    /// Where none will come any more.
+    /// Fails if no frame will come any more.
     pub(crate) async fn receive(link: &AsyncFd<Arc<Link>>) -> io::Result<()> {
         if link.get().has_gone() {
             return Err(io::ErrorKind::NotConnected.into());
@@ -122,19 +123,19 @@ impl Link {
         link.read_io(|link| lock(&link.incoming).fill(&link.wire)).await
     }
 
-    /// Looks at the frame that was received; at nothing where there is none.
+    /// Calls `look` with the frame that was received, or with nothing if there is none.
     pub(crate) fn received<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         let incoming = lock(&self.incoming);
         look(incoming.frame.clone().map_or(&[], |frame| &incoming.bytes[frame]))
     }
 
-    /// Is done with the frame that was received.
+    /// Drops the frame that was received.
     pub(crate) fn drop_received(&self) {
         lock(&self.incoming).frame = None;
     }
 
-    /// Takes a frame of at most [`MOST_FRAME`] bytes to be sent. Not while another one is on its way. Where
-    /// the link has gone, it is dropped.
+    /// Takes a frame of at most [`MOST_FRAME`] bytes to be sent. Must not be called while another one is
+    /// being sent. If the link is gone, the frame is dropped.
     pub(crate) fn put(&self, frame: &Buf) {
         if self.has_gone() {
             return;
@@ -150,10 +151,10 @@ impl Link {
         *sent = 0;
     }
 
-    /// Sends what was put to its end. The future may be dropped; a next one goes on from there.
+    /// Sends the frame that was put. The future may be dropped; the next call continues from there.
     ///
     /// # Errors
-    /// Where nothing can be sent any more.
+    /// Fails if nothing can be sent any more.
     pub(crate) async fn send(link: &AsyncFd<Arc<Link>>) -> io::Result<()> {
         link.write_io(|link| lock(&link.outgoing).write(&link.wire)).await
     }
@@ -169,7 +170,7 @@ impl AsRawFd for Link {
 }
 
 impl Incoming {
-    /// Reads until a frame is there.
+    /// Reads until there is a frame.
     fn fill(&mut self, wire: &Wire) -> io::Result<()> {
         while self.frame.is_none() {
             match wire {

@@ -3,20 +3,20 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The address of one interface: neither zero nor a group's.
+/// The address of one interface: neither zero nor a group's address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    /// The address as bytes, in the order in which they are sent.
+    /// Returns the address as bytes, in the order in which they are sent.
     pub fn bytes(self) -> [u8; 6] {
         self.0
     }
 
-    /// An address that belongs to `name`: always the same one, and for two names most likely two. It is in
-    /// the range that virtual machines use, 52:54:00.
+    /// Returns an address for `name`: always the same one, and most likely different ones for two names. It
+    /// is in the range that virtual machines use, 52:54:00.
     pub fn of_name(name: &str) -> Self {
-        // FNV-1a (Fowler, Noll and Vo), since it has to be the same in every build.
+        // FNV-1a (Fowler, Noll and Vo), since the result must be the same in every build.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -28,16 +28,16 @@ impl Mac {
 impl FromStr for Mac {
     type Err = String;
 
-    /// Six bytes in hexadecimal, with colons in between.
+    /// Parses six bytes in hexadecimal, separated by colons.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no interface's address: give one like 52:54:00:12:34:56");
+        let wrong = || format!("'{text}' is not an interface's address: give one like 52:54:00:12:34:56");
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
             let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
             *byte = part.and_then(|part| u8::from_str_radix(part, 16).ok()).ok_or_else(wrong)?;
         }
-        // The lowest bit of the first byte makes it a group's.
+        // The lowest bit of the first byte marks a group's address.
         if parts.next().is_some() || bytes == [0; 6] || bytes[0] & 1 != 0 {
             return Err(wrong());
         }

@@ -1,4 +1,4 @@
-//! On the executor's thread: frames in both directions (virtio 1.2, 5.1.6).
+//! The tasks on the executor's thread: they carry frames in both directions (virtio 1.2, 5.1.6).
 
 use std::future::pending;
 use std::io;
@@ -17,19 +17,19 @@ use crate::link::{Link, MOST_FRAME};
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 
-/// What stands before each frame. Without offloads nothing in it matters but the number of buffers, and that
-/// only to the guest.
+/// Size of the header before each frame. Without offloads only its number of buffers matters, and only to
+/// the guest.
 const HEADER: usize = size_of::<virtio_net_hdr_v1>();
 const NUM_BUFFERS: usize = offset_of!(virtio_net_hdr_v1, num_buffers);
 
-/// Two addresses and a type: what is shorter is no frame of Ethernet.
+/// Two addresses and a type: anything shorter is not an Ethernet frame.
 const LEAST_FRAME: usize = 14;
 
-/// What was agreed with the driver, and the way to it.
+/// The features that were negotiated with the driver, and the way to interrupt it.
 pub(crate) struct Driver {
-    /// A frame may be spread over several chains.
+    /// True if a frame may be spread over several chains.
     mergeable: bool,
-    /// The driver looks at the link's status.
+    /// True if the driver reads the link's status.
     status: bool,
     interrupt: Arc<dyn Interrupt>,
 }
@@ -50,7 +50,7 @@ struct Interface {
     driver: Driver,
 }
 
-/// The tasks of an active device; `None` where the event loop does not take the link.
+/// Returns the tasks of an active device, or `None` if the event loop does not accept the link.
 pub(crate) fn tasks(link: Arc<Link>, driver: Driver, queues: Vec<Queue>) -> Option<Vec<Task>> {
     let link =
         AsyncFd::new(link).inspect_err(|e| executor::limited!(warn, "watching a network link: {e}")).ok()?;
@@ -75,7 +75,7 @@ impl Interface {
         self.link.get()
     }
 
-    /// Carries frames of the link to the guest, for ever or until the link has gone.
+    /// Carries frames of the link to the guest until the link is gone.
     async fn receive(&self, queue: &Queue) {
         loop {
             if let Err(e) = Link::receive(&self.link).await {
@@ -87,8 +87,8 @@ impl Interface {
         }
     }
 
-    /// Gives the frame that was received to the guest, once there is room for it. One for which there cannot
-    /// be is dropped.
+    /// Gives the received frame to the guest, once there is room for it. A frame for which there can never
+    /// be room is dropped.
     async fn deliver(&self, queue: &Queue) {
         let len = self.link().received(<[u8]>::len);
         let most = if self.driver.mergeable { queue.size() } else { 1 };
@@ -98,7 +98,7 @@ impl Interface {
             match queue.room(HEADER + len, most) {
                 Ok(room) => {
                     let mut header = [0; HEADER];
-                    // No more than the ring has descriptors.
+                    // No more chains than the ring has descriptors.
                     let chains = room.chains() as u16;
                     header[NUM_BUFFERS..].copy_from_slice(&chains.to_le_bytes());
                     return self.link().received(|frame| room.write(&[&header, frame]));
@@ -108,12 +108,12 @@ impl Interface {
             }
         }
         tracing::debug!("a frame of {len} bytes is dropped: the guest cannot take it");
-        // A link that sends nothing else must not have the thread for itself.
+        // A link that sends nothing else must not occupy the thread.
         yield_now().await;
     }
 
     /// Carries frames of the guest to the link. A chain is given back before its frame is sent, so that
-    /// nobody waits for a link that takes nothing.
+    /// nobody waits for a link that takes no frames.
     async fn transmit(&self, queue: &Queue) {
         loop {
             if let Err(e) = Link::send(&self.link).await {
@@ -132,7 +132,7 @@ impl Interface {
         }
     }
 
-    /// The link works no more: says so once, to the log and to the guest.
+    /// Marks the link as gone, and reports that once, to the log and to the guest.
     fn has_gone(&self, e: &io::Error) {
         if self.link().end() {
             executor::limited!(warn, "network {}: {e}; the guest's link is down", self.link().name());

@@ -1,11 +1,11 @@
 //! The virtio entropy device (virtio 1.2, 5.4): the host's random numbers for a guest.
 //!
-//! A test VM has little that is random when it boots: no disk that turns, nobody who types. Without this
-//! device whoever asks it for random numbers early may wait for long.
+//! A fresh VM has few sources of entropy. Without this device, early readers of random numbers may wait for
+//! long.
 //!
 //! A request is a chain with room, and nothing else. It gets at most [`MOST`] bytes, whatever its room: a
-//! driver that wants more asks again, and then it is the others' turn, since the queue lets them go first.
-//! The bytes are those of getrandom(2), which never waits on a host that has booted.
+//! driver that wants more asks again, and the queue lets others run before that. The bytes come from
+//! getrandom(2), which never waits on a host that has booted.
 
 use std::io;
 
@@ -18,22 +18,21 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-/// Size of the queue, in descriptors; also the requests that are answered before others have a turn.
+/// Size of the queue, in descriptors; also the number of requests that are served before others have a turn.
 pub const QUEUE_SIZE: u16 = 8;
 
-/// Most bytes of one request's answer.
+/// Maximum number of bytes in the reply to one request.
 pub const MOST: usize = 4096;
 
 /// A virtio entropy device, which works on a thread that it is given.
 ///
-/// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
-/// without waiting.
+/// That thread handles all calls in their order. Dropping an active device resets it without waiting.
 pub struct VirtioRng {
     runner: Runner,
 }
 
 impl VirtioRng {
-    /// A device that works on the executor behind `remote`.
+    /// Returns a device that works on the executor behind `remote`.
     pub fn new(remote: Remote) -> Self {
         VirtioRng { runner: Runner::new(remote) }
     }
@@ -81,7 +80,7 @@ fn task(work: impl Future<Output = ()> + 'static) -> Task {
     Box::pin(work)
 }
 
-/// Answers requests (virtio 1.2, 5.4.6).
+/// Serves requests (virtio 1.2, 5.4.6).
 async fn serve(queue: Queue) {
     let mut bytes = [0; MOST];
     loop {

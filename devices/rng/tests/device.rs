@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const RINGS: u64 = 0x1_0000;
 const HEAP: u64 = 0x10_0000;
-/// What room holds before it is filled.
+/// The content of room before it is filled.
 const OLD: u8 = 0xee;
 
 struct Rig {
@@ -37,7 +37,7 @@ impl Rig {
         rig
     }
 
-    /// A new driver, and DRIVER_OK.
+    /// Makes a new driver, and sets DRIVER_OK.
     fn activate(&mut self) {
         let memory = self.driver.memory.clone();
         memory.write_slice(&[0; 0x1_0000], GuestAddress(RINGS)).unwrap();
@@ -53,8 +53,7 @@ impl Rig {
         self.device.activate(activation).unwrap();
     }
 
-    /// Asks with a chain that has room in pieces of these lengths; where the first begins, and the others
-    /// behind it.
+    /// Sends a request with adjacent room in pieces of these lengths. Returns the address of the first.
     fn ask(&mut self, rooms: &[usize]) -> u64 {
         let start = self.driver.alloc(&vec![OLD; rooms.iter().sum()]);
         let mut address = start;
@@ -69,7 +68,7 @@ impl Rig {
         start
     }
 
-    /// Waits by interrupts alone for the next answer: its length.
+    /// Waits for the next reply by interrupts alone, and returns its length.
     fn answered(&mut self) -> usize {
         loop {
             let before = self.interrupts.counts().used[0];
@@ -81,7 +80,7 @@ impl Rig {
         }
     }
 
-    /// Bytes for a request with room for so many.
+    /// Returns the bytes of the reply to a request with `room` bytes of room.
     fn bytes(&mut self, room: usize) -> Vec<u8> {
         let start = self.ask(&[room]);
         assert_eq!(self.answered(), room);
@@ -93,7 +92,7 @@ impl Rig {
 fn each_answer_is_another_one() {
     let mut rig = Rig::new();
     let (first, second) = (rig.bytes(64), rig.bytes(64));
-    // Equal by chance once in 2^512 runs.
+    // Equal by chance in one of 2^512 runs.
     assert_ne!(first, second);
     for answer in [first, second] {
         assert!(answer.iter().any(|byte| *byte != answer[0]), "{answer:x?}");
@@ -108,7 +107,7 @@ fn an_answer_goes_no_further_than_it_says() {
     let start = rig.ask(&room);
     assert_eq!(rig.answered(), MOST);
     let all = rig.driver.bytes(start, room.iter().sum());
-    // Of 64 random bytes none is as before by chance once in 2^512 runs.
+    // 64 random bytes all keep their value by chance in one of 2^512 runs.
     assert!(all[MOST - 64..MOST].iter().any(|byte| *byte != OLD));
     assert!(all[MOST..].iter().all(|byte| *byte == OLD));
     let behind = rig.driver.bytes(start + all.len() as u64, 4096);
@@ -141,21 +140,21 @@ fn while_paused_requests_stay_where_they_are() {
     let mut rig = Rig::new();
     assert!(rig.device.pause().wait().is_ok());
     rig.ask(&[16]);
-    // The device's thread has had its turn at the kick when this is answered.
+    // When this call ends, the device's thread has had its turn at the kick.
     rig.thread.remote().call(|| async { turns(20).await }).wait().unwrap();
     assert_eq!(rig.driver.pop_used(), None);
     rig.device.resume();
     assert_eq!(rig.answered(), 16);
 }
 
-/// So many turns for everybody else.
+/// Gives everybody else `count` turns.
 async fn turns(count: usize) {
     for _ in 0..count {
         yield_now().await;
     }
 }
 
-/// Is set when dropped.
+/// Sets the flag when dropped.
 struct AtTheEnd<'a>(&'a AtomicBool);
 
 impl Drop for AtTheEnd<'_> {
@@ -164,7 +163,7 @@ impl Drop for AtTheEnd<'_> {
     }
 }
 
-/// A guest that offers requests faster than anybody answers them has its thread for no more than a turn.
+/// A guest that offers requests faster than they are served gets its thread for no more than a turn.
 #[test]
 fn a_guest_that_asks_without_pause_lets_others_work() {
     let rig = Rig::new();
@@ -177,7 +176,7 @@ fn a_guest_that_asks_without_pause_lets_others_work() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // All of the ring again, as soon as some of it is used.
+                // Offers the whole ring again, as soon as some of it is used.
                 let used: u16 = driver.get(driver.used() + 2);
                 driver.set_avail_index(used.wrapping_add(QUEUE_SIZE));
                 driver.kick.write(1).unwrap();
@@ -188,7 +187,7 @@ fn a_guest_that_asks_without_pause_lets_others_work() {
         let (answer, answered) = mpsc::channel();
         rig.thread.remote().spawn(move || async move {
             turns(500).await;
-            // Nobody listens any more where the test has failed.
+            // Fails if the test has failed and nobody listens any more.
             let _ = answer.send(());
         });
         assert_eq!(answered.recv_timeout(Duration::from_secs(20)), Ok(()));

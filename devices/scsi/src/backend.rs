@@ -1,4 +1,4 @@
-//! What this device needs of a removable drive.
+//! The operations that this device needs of a removable drive.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -8,29 +8,30 @@ use block::{Buf, Result};
 
 /// A drive whose media are read, on its own thread. Offsets and lengths are in bytes.
 pub trait Backend: 'static {
-    /// A request's leave to be in flight. The medium is exchanged when no ticket exists, so a read keeps its
-    /// own until its completion is delivered to the driver.
+    /// A request's permission to be in flight. The medium is only exchanged when no ticket exists, so a read
+    /// keeps its ticket until its completion is delivered to the driver.
     type Ticket: 'static;
 
-    /// Size of the medium in bytes, 0 without one.
+    /// Returns the size of the medium in bytes, or 0 without one.
     fn size(&self) -> u64;
-    /// Whether there is a medium, be the tray open or closed.
+    /// Returns true if there is a medium, with the tray open or closed.
     fn has_medium(&self) -> bool;
-    /// Whether the tray is open.
+    /// Returns true if the tray is open.
     fn is_open(&self) -> bool;
-    /// Whether the guest has locked the tray.
+    /// Returns true if the guest has locked the tray.
     fn is_locked(&self) -> bool;
     /// Locks or unlocks the tray.
     fn set_locked(&self, locked: bool);
-    /// Opens or closes the tray, which is not locked; listeners hear of it.
+    /// Opens or closes the tray, which must not be locked, and notifies listeners.
     fn move_tray(&self, open: bool);
     /// Calls `listener` for each event of the tray, until it is dropped.
     fn listen(&self, listener: &Listener);
-    /// A ticket, once the gate is open and the requests inside move less than may be. The future may be
-    /// dropped at any time.
+    /// Waits for a ticket, until the gate is open and the requests inside move less than the maximum. The
+    /// future may be dropped at any time.
     fn enter(self: &Rc<Self>) -> impl Future<Output = Self::Ticket>;
-    /// Says how many bytes the request with this ticket moves. Called as soon as there is the ticket.
+    /// Sets the number of bytes that the request with this ticket moves. Called as soon as the ticket
+    /// exists.
     fn carry(ticket: &mut Self::Ticket, bytes: u64);
-    /// Reads the bytes at `offset` into the whole of `buf`. Bounds are the drive's to check too.
+    /// Reads the bytes at `offset` into the whole of `buf`. The drive must check bounds too.
     fn read(&self, ticket: &Self::Ticket, offset: u64, buf: Buf) -> impl Future<Output = Result<()>>;
 }

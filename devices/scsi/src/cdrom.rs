@@ -1,4 +1,4 @@
-//! The CD-ROM: its commands, its tray, and what the guest must hear of both.
+//! The CD-ROM: its commands, its tray, and the reports of changes to the guest.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -41,28 +41,28 @@ const EJECT_REQUEST: u8 = 1;
 const NEW_MEDIUM: u8 = 2;
 const MEDIUM_REMOVAL: u8 = 3;
 
-/// What a command comes to.
+/// The result of a command's first part.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It is done, and answers with these data, no more than the driver has asked for.
+    /// The command is done and returns these data, no more than the driver has asked for.
     Done(Vec<u8>),
-    /// So many bytes at this offset are to be read. Whether they are on the medium is not checked yet.
+    /// `len` bytes at this offset must be read. They have not been checked to be on the medium.
     Read { offset: u64, len: u64 },
 }
 
-/// What the guest has not heard of yet.
+/// Changes that were not reported to the guest yet.
 #[derive(Default)]
 struct News {
-    /// Unit attentions (SPC-3, 4.5.6), in the order of telling.
+    /// Unit attentions (SPC-3, 4.5.6), in the order in which they are reported.
     reset: Cell<bool>,
     removed: Cell<bool>,
     changed: Cell<bool>,
-    /// For GET EVENT STATUS NOTIFICATION.
+    /// The event for GET EVENT STATUS NOTIFICATION.
     event: Cell<u8>,
-    /// For the event queue.
+    /// True if there is something to report on the event queue.
     announce: Cell<bool>,
     arrived: Event,
-    /// The guest moves the tray itself now.
+    /// True while the guest moves the tray itself.
     by_guest: Cell<bool>,
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct Cdrom<B> {
     pub(crate) disk: Rc<B>,
     serial: String,
     news: Rc<News>,
-    /// Kept, or the tray would not tell.
+    /// Held so that the tray keeps notifying us.
     _hears: Listener,
 }
 
@@ -119,19 +119,19 @@ impl<B: Backend> Cdrom<B> {
         Cdrom { disk, serial: serial.to_owned(), news, _hears: hears }
     }
 
-    /// Ends when something has happened to the tray that the guest did not do, since [`Cdrom::announced`].
+    /// Waits until something other than the guest has moved the tray, since the last [`Cdrom::announced`].
     pub(crate) async fn moved(&self) {
         while !self.news.announce.get() {
             self.news.arrived.wait().await;
         }
     }
 
-    /// What has happened to the tray so far is told.
+    /// Marks all that has happened to the tray so far as reported.
     pub(crate) fn announced(&self) {
         self.news.announce.set(false);
     }
 
-    /// Back to power-on: unlocked, and about to say so.
+    /// Returns to the power-on state: unlocked, and with the reset to report.
     pub(crate) fn reset(&self) {
         self.disk.set_locked(false);
         self.news.reset.set(true);
@@ -139,10 +139,10 @@ impl<B: Backend> Cdrom<B> {
         self.news.changed.set(false);
     }
 
-    /// Whole blocks of the medium.
+    /// Returns the number of whole blocks of the medium.
     ///
     /// # Errors
-    /// Not ready, where there is none that can be read.
+    /// Not ready, if there is no medium that can be read.
     pub(crate) fn blocks(&self) -> Result<u64, Sense> {
         match (self.disk.is_open(), self.disk.has_medium()) {
             (true, _) => Err(Sense::TRAY_OPEN),
@@ -154,9 +154,10 @@ impl<B: Backend> Cdrom<B> {
     /// Does a command, or its first part.
     ///
     /// # Errors
-    /// What the command answers with CHECK CONDITION.
+    /// The sense data that the command reports with CHECK CONDITION.
     pub(crate) fn execute(&self, cdb: &[u8; CDB]) -> Result<Step, Sense> {
-        // These answer whatever has happened (SPC-3, 4.5.6; MMC-5, 4.1.6.1), and leave it to be told.
+        // These are served whatever has happened (SPC-3, 4.5.6; MMC-5, 4.1.6.1), and leave it to be
+        // reported.
         let quiet = [INQUIRY, REPORT_LUNS, REQUEST_SENSE, GET_CONFIGURATION, GET_EVENT_STATUS_NOTIFICATION];
         if !quiet.contains(&cdb[0])
             && let Some(attention) = self.news.attention()
@@ -169,7 +170,7 @@ impl<B: Backend> Cdrom<B> {
             locked: self.disk.is_locked(),
             serial: &self.serial,
         };
-        // Each with its allocation length.
+        // The data of each command, with its allocation length.
         let (data, most) = match cdb[0] {
             TEST_UNIT_READY => {
                 self.blocks()?;
@@ -206,7 +207,7 @@ impl<B: Backend> Cdrom<B> {
             READ_TOC => (pages::toc(cdb, self.blocks()?)?, u16_at(cdb, 7).into()),
             GET_CONFIGURATION => (pages::configuration(cdb, &drive)?, u16_at(cdb, 7).into()),
             GET_EVENT_STATUS_NOTIFICATION => {
-                // An event that does not fit is not told.
+                // An event that does not fit is kept.
                 let most = u16_at(cdb, 7);
                 let event = || if most > 4 { self.news.event.replace(NO_CHANGE) } else { NO_CHANGE };
                 (pages::event_status(cdb, &drive, event)?, most.into())
@@ -231,7 +232,7 @@ impl<B: Backend> Cdrom<B> {
         if what & PERSISTENT != 0 {
             return Err(Sense::INVALID_FIELD);
         }
-        // An open tray has nothing to hold.
+        // An open tray is never locked.
         self.disk.set_locked(what & PREVENT != 0 && !self.disk.is_open());
         Ok(())
     }
@@ -256,15 +257,15 @@ impl<B: Backend> Cdrom<B> {
         self.disk.move_tray(open);
         self.news.by_guest.set(false);
         if !open && self.disk.has_medium() {
-            // Whatever was put in while it was open.
+            // Reports the medium that was put in while the tray was open.
             self.news.closed_on_medium();
         }
         Ok(())
     }
 }
 
-/// READ of whatever length: the byte range, where it is one.
+/// Returns the step of a READ of any length: its byte range.
 fn read(block: u64, count: u64) -> Step {
-    // What wraps lies on no medium.
+    // A range that wraps lies on no medium.
     Step::Read { offset: block.saturating_mul(BLOCK), len: count * BLOCK }
 }

@@ -1,4 +1,5 @@
-//! What the driver sees before it sends a request: features and config space (virtio 1.2, 5.6.3, 5.6.4).
+//! The device as the driver sees it before the first request: features and config space (virtio 1.2, 5.6.3,
+//! 5.6.4).
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,19 +10,19 @@ use virtio_bindings::virtio_scsi::{
     VIRTIO_SCSI_CDB_DEFAULT_SIZE, VIRTIO_SCSI_SENSE_DEFAULT_SIZE, virtio_scsi_config, virtio_scsi_event,
 };
 
-/// Largest size of each queue, in descriptors; also the most descriptors of one request.
+/// Maximum size of each queue, in descriptors; also the maximum number of descriptors of one request.
 pub const QUEUE_SIZE: u16 = 128;
 
-/// Queues: control, event, and one for requests.
+/// Number of queues: control, event, and one for requests.
 pub(crate) const QUEUES: usize = 3;
 
-/// Most commands that a driver should have in flight.
+/// Maximum number of commands that a driver should have in flight.
 const COMMANDS: u32 = 32;
 
-/// Most 512-byte sectors of one command that a driver should send: 1 MiB.
+/// Maximum size of one command that a driver should send, in 512-byte sectors: 1 MiB.
 const SECTORS: u32 = 2048;
 
-/// Sizes beyond these are not set: they would only be a way to ask for memory.
+/// Maximum sizes that a driver may set. Larger ones would only be a way to use up memory.
 const MOST_CDB: u32 = 255;
 const MOST_SENSE: u32 = 65_535;
 
@@ -46,28 +47,28 @@ impl Config {
         config
     }
 
-    /// Back to what the driver finds at first.
+    /// Sets the sizes to the defaults that a driver finds.
     pub(crate) fn reset(&self) {
         self.sense_size.store(VIRTIO_SCSI_SENSE_DEFAULT_SIZE, Ordering::Release);
         self.cdb_size.store(VIRTIO_SCSI_CDB_DEFAULT_SIZE, Ordering::Release);
     }
 
-    /// Bytes of sense data in every answer.
+    /// Returns the number of bytes of sense data in every response.
     pub(crate) fn sense_size(&self) -> usize {
         self.sense_size.load(Ordering::Acquire) as usize
     }
 
-    /// Bytes of the CDB in every request, at most 255.
+    /// Returns the number of bytes of the CDB in every request, at most 255.
     pub(crate) fn cdb_size(&self) -> usize {
         self.cdb_size.load(Ordering::Acquire) as usize
     }
 
-    /// Copies config space from `offset`; zeros outside.
+    /// Copies config space from `offset`. Bytes outside read as zero.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         let mut space = [0; size_of::<virtio_scsi_config>()];
         let mut put = |at: usize, value: u32| space[at..at + 4].copy_from_slice(&value.to_le_bytes());
         put(offset_of!(virtio_scsi_config, num_queues), QUEUES as u32 - 2);
-        // Request and answer take a descriptor each.
+        // Request and response take one descriptor each.
         put(offset_of!(virtio_scsi_config, seg_max), u32::from(QUEUE_SIZE) - 2);
         put(offset_of!(virtio_scsi_config, max_sectors), SECTORS);
         put(offset_of!(virtio_scsi_config, cmd_per_lun), COMMANDS);
@@ -81,7 +82,7 @@ impl Config {
         data[n..].fill(0);
     }
 
-    /// The driver sets the size of sense data or of CDBs; anything else is ignored.
+    /// Sets the size of sense data or of CDBs. Other writes of the driver are ignored.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         let Ok(value) = <[u8; 4]>::try_from(data) else { return };
         let value = u32::from_le_bytes(value);

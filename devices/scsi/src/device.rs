@@ -15,8 +15,8 @@ use crate::serve;
 /// A virtio SCSI host (virtio 1.2, 5.6) whose only target is a CD-ROM, in front of a drive that lives on
 /// a thread of its own.
 ///
-/// What is asked here is done on that thread in the order of asking. Dropping an active device resets it
-/// without waiting. A reset unlocks the tray.
+/// That thread handles all calls in their order. Dropping an active device resets it without waiting. A
+/// reset unlocks the tray.
 pub struct VirtioScsi<H: Handle<Target: Backend>> {
     handle: H,
     runner: Runner,
@@ -25,7 +25,8 @@ pub struct VirtioScsi<H: Handle<Target: Backend>> {
 }
 
 impl<H: Handle<Target: Backend>> VirtioScsi<H> {
-    /// A host with the drive behind `handle`, whose serial number is `serial`, cut to 32 characters of ASCII.
+    /// Returns a host with the drive behind `handle`, whose serial number is `serial`, cut to 32 ASCII
+    /// characters.
     pub fn new(handle: H, serial: &str) -> Self {
         let serial = serial.chars().filter(char::is_ascii_graphic).take(32).collect();
         VirtioScsi {
@@ -73,7 +74,7 @@ impl<H: Handle<Target: Backend>> Device for VirtioScsi<H> {
             }
             std::future::ready(())
         });
-        // An error says that the drive's thread has ended.
+        // An error means that the drive's thread has ended.
         let _ = unlocked.wait();
     }
 

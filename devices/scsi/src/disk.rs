@@ -1,4 +1,4 @@
-//! The block layer's disk with a tray behind this device.
+//! The block layer's disk with a tray as this device's back end.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -32,7 +32,7 @@ impl Backend for Disk {
     fn move_tray(&self, open: bool) {
         let moved = if open { self.open_tray(false) } else { self.close_tray() };
         if let Err(e) = moved {
-            tracing::debug!("the guest moves the tray: {e}");
+            tracing::debug!("the guest cannot move the tray: {e}");
         }
     }
     fn listen(&self, listener: &Listener) {

@@ -1,11 +1,11 @@
 //! The virtio SCSI host with one target, a CD-ROM: from requests to a removable disk and its tray.
 //!
-//! In the order in which a request meets it: [`VirtioScsi`] (the device as its transport sees it, on any
-//! thread) → `serve` (on the disk's thread: chains out of the three kinds of queues) → `request` (a chain to
-//! a command and its answer back) → `cdrom` (commands, the tray and what the guest must hear of it) → `pages`
-//! (what the answers look like) → [`Backend`] (the drive; `disk` makes `block::Disk` one).
+//! The path of a request: [`VirtioScsi`] (the device as its transport sees it, on any thread) → `serve` (on
+//! the disk's thread: takes chains out of the three kinds of queues) → `request` (turns a chain into a
+//! command, and its result into a response) → `cdrom` (commands, the tray and the reports about it) →
+//! `pages` (the layout of the data) → [`Backend`] (the drive; `disk` makes `block::Disk` one).
 //!
-//! | what happens to the drive | commands | GET EVENT STATUS NOTIFICATION | event queue, where subscribed |
+//! | what happens to the drive | commands | GET EVENT STATUS NOTIFICATION | event queue, if subscribed |
 //! |---|---|---|---|
 //! | power-on or reset | unit attention 29h | - | - |
 //! | opened by the monitor | unit attention 3Ah, then not ready 3Ah | media removal | media change |
@@ -16,9 +16,9 @@
 //!
 //! Standards: virtio 1.2 (5.6) for the host; SPC-3, SBC-2 and MMC-5 for commands, by name.
 //!
-//! The driver is hostile: whatever stands in its memory, and whenever it changes, this device neither
-//! panics nor spins nor touches anything outside of guest memory. Everything in guest memory that decides
-//! something is read once.
+//! The driver is hostile: whatever its memory holds, and whenever that changes, this device neither panics
+//! nor spins nor touches anything outside guest memory. Everything in guest memory that decides something is
+//! read only once.
 
 mod backend;
 mod cdrom;

@@ -1,13 +1,13 @@
-//! What answers look like: pure functions of the drive's state, as SPC-3 and MMC-5 lay them out. Numbers
-//! in commands and answers are big-endian.
+//! The layout of the data that commands return: pure functions of the drive's state, after SPC-3 and MMC-5.
+//! Numbers in commands and data are big-endian.
 
 use crate::request::{CDB, Lun};
 use crate::sense::Sense;
 
-/// Bytes of a block (MMC-5: user data of a mode 1 sector).
+/// Size of a block in bytes (MMC-5: user data of a mode 1 sector).
 pub(crate) const BLOCK: u64 = 2048;
 
-/// Blocks of the longest CD, 80 minutes of 75 frames a second; a larger medium is a DVD.
+/// Number of blocks of the longest CD: 80 minutes of 75 frames a second. A larger medium is a DVD.
 const CD_BLOCKS: u64 = 80 * 60 * 75;
 
 /// Peripheral device type of CD and DVD devices (SPC-3, 6.4.2).
@@ -25,14 +25,15 @@ const DVD_ROM: u16 = 0x0010;
 const TRACK: u8 = 1;
 const LEAD_OUT: u8 = 0xaa;
 
-/// Frames before block 0, in addresses of minutes, seconds and frames (MMC-5, table of LBA to MSF).
+/// Number of frames before block 0, in addresses of minutes, seconds and frames (MMC-5, table of LBA to
+/// MSF).
 const PREGAP: u64 = 150;
 
 pub(crate) type Page = Result<Vec<u8>, Sense>;
 
-/// What pages tell of the drive.
+/// The state of the drive that pages report.
 pub(crate) struct Drive<'a> {
-    /// Blocks of a medium that can be read.
+    /// Number of blocks of the medium; `None` without one that can be read.
     pub(crate) blocks: Option<u64>,
     pub(crate) open: bool,
     pub(crate) locked: bool,
@@ -47,12 +48,12 @@ pub(crate) fn u32_at(cdb: &[u8; CDB], at: usize) -> u32 {
     u32::from_be_bytes([cdb[at], cdb[at + 1], cdb[at + 2], cdb[at + 3]])
 }
 
-/// A number of blocks, or of the last one, in 32 bits.
+/// Returns a number of blocks, or of the last one, in 32 bits.
 fn blocks32(blocks: u64) -> [u8; 4] {
     u32::try_from(blocks).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// Sets the length field at the start to what follows it: two bytes.
+/// Sets the two-byte length field at the start to the length of what follows it.
 fn with_length16(mut page: Vec<u8>) -> Vec<u8> {
     let len = (page.len() - 2) as u16;
     page[..2].copy_from_slice(&len.to_be_bytes());
@@ -70,7 +71,7 @@ pub(crate) fn inquiry(cdb: &[u8; CDB], drive: &Drive) -> Page {
         const SPC_3: u8 = 5;
         const RESPONSE_FORMAT: u8 = 2;
         const COMMAND_QUEUES: u8 = 2;
-        // The fifth byte counts those behind it.
+        // The fifth byte is the number of bytes behind it.
         let mut data = vec![CD_DVD, REMOVABLE, SPC_3, RESPONSE_FORMAT, 31, 0, 0, COMMAND_QUEUES];
         data.extend(VENDOR);
         data.extend(PRODUCT);
@@ -100,7 +101,7 @@ pub(crate) fn inquiry(cdb: &[u8; CDB], drive: &Drive) -> Page {
     Ok(data)
 }
 
-/// REPORT LUNS (SPC-3, 6.21): one, or where only well-known ones are wanted, none.
+/// REPORT LUNS (SPC-3, 6.21): one, or none if only well-known ones are wanted.
 pub(crate) fn report_luns(cdb: &[u8; CDB]) -> Page {
     /// Shorter allocation lengths are refused.
     const LEAST: u32 = 16;
@@ -122,7 +123,7 @@ pub(crate) fn capacity(blocks: u64) -> Vec<u8> {
     [blocks32(blocks.saturating_sub(1)), (BLOCK as u32).to_be_bytes()].concat()
 }
 
-/// MODE SENSE (SPC-3, 6.9 and 6.10); `long` is the one of ten bytes.
+/// MODE SENSE (SPC-3, 6.9 and 6.10). `long` is true for the command of ten bytes.
 pub(crate) fn mode_sense(cdb: &[u8; CDB], long: bool, drive: &Drive) -> Page {
     const CHANGEABLE: u8 = 1;
     const SAVED: u8 = 3;
@@ -156,21 +157,21 @@ pub(crate) fn mode_sense(cdb: &[u8; CDB], long: bool, drive: &Drive) -> Page {
     Ok(data)
 }
 
-/// Read error recovery (MMC-5, 7.3): nothing of it is done.
+/// Read error recovery (MMC-5, 7.3): the drive does none.
 fn recovery_page() -> (u8, Vec<u8>) {
     (0x01, vec![0; 10])
 }
 
 /// C/DVD capabilities and mechanical status (MMC-3, 6.3.11; legacy in MMC-5, E.3).
 fn capabilities_page(drive: &Drive) -> (u8, Vec<u8>) {
-    /// CD-R, CD-RW and DVD-ROM are read.
+    /// Reads CD-R, CD-RW and DVD-ROM.
     const READS: u8 = 0x0b;
     const MULTI_SESSION: u8 = 0x40;
     const CAN_LOCK: u8 = 0x01;
     const LOCKED: u8 = 0x02;
     const CAN_EJECT: u8 = 0x08;
     const TRAY: u8 = 1 << 5;
-    /// Kilobytes a second, of a 50x drive.
+    /// Speed in kilobytes per second, of a 50x drive.
     const SPEED: [u8; 2] = 8800_u16.to_be_bytes();
     let mut page = vec![0; 20];
     page[0] = READS;
@@ -185,7 +186,7 @@ fn capabilities_page(drive: &Drive) -> (u8, Vec<u8>) {
 pub(crate) fn toc(cdb: &[u8; CDB], blocks: u64) -> Page {
     const CONTENTS: u8 = 0;
     const SESSIONS: u8 = 1;
-    /// A data track that may not be copied to (MMC-5, table of control bits), and no Q sub-channel.
+    /// ADR 1 (position data in the Q sub-channel) and control 4 (a data track, digital copy prohibited).
     const DATA: u8 = 0x14;
     let (minutes, from) = (cdb[1] & 2 != 0, cdb[6]);
     // Old drivers give the format in the last byte (MMC-1).
@@ -223,7 +224,7 @@ pub(crate) fn toc(cdb: &[u8; CDB], blocks: u64) -> Page {
     Ok(with_length16(data))
 }
 
-/// GET CONFIGURATION (MMC-5, 6.6): the features of a drive that reads.
+/// GET CONFIGURATION (MMC-5, 6.6): the features of a drive that only reads.
 pub(crate) fn configuration(cdb: &[u8; CDB], drive: &Drive) -> Page {
     const ALL: u8 = 0;
     const CURRENT: u8 = 1;
@@ -248,7 +249,7 @@ pub(crate) fn configuration(cdb: &[u8; CDB], drive: &Drive) -> Page {
     let features: [(u16, u8, Vec<u8>); 4] = [
         // Profile list (5.3.1).
         (0x0000, BOTH, [listed(DVD_ROM), listed(CD_ROM)].concat()),
-        // Core (5.3.2): the interface is SCSI, and events are as we say.
+        // Core (5.3.2): the interface is SCSI, and DBE (device busy events) is set, as it must be.
         (0x0001, BOTH | VERSION_2, vec![0, 0, 0, 1, 1, 0, 0, 0]),
         // Removable medium (5.3.4): a tray that the host can eject and lock.
         (0x0003, BOTH, vec![1 << 5 | 0x08 | 0x01, 0, 0, 0]),
@@ -274,10 +275,10 @@ pub(crate) fn configuration(cdb: &[u8; CDB], drive: &Drive) -> Page {
     Ok(data)
 }
 
-/// The only class of events that there is: the bits of classes, and the number of this one (MMC-5, 6.7).
+/// Number of the only class of events that is supported, media (MMC-5, 6.7).
 pub(crate) const MEDIA_CLASS: u8 = 4;
 
-/// GET EVENT STATUS NOTIFICATION (MMC-5, 6.7): `event` where it is asked for the class media. Only polled.
+/// GET EVENT STATUS NOTIFICATION (MMC-5, 6.7), polled only. Calls `event` if the class media is requested.
 pub(crate) fn event_status(cdb: &[u8; CDB], drive: &Drive, event: impl FnOnce() -> u8) -> Page {
     const POLLED: u8 = 1;
     const NOTHING_AVAILABLE: u8 = 0x80;
@@ -296,7 +297,7 @@ pub(crate) fn event_status(cdb: &[u8; CDB], drive: &Drive, event: impl FnOnce() 
 /// READ DISC INFORMATION (MMC-5, 6.27): one complete session on a finalized disc.
 pub(crate) fn disc_information(cdb: &[u8; CDB]) -> Page {
     const COMPLETE: u8 = 0x0e;
-    /// Its use is not restricted.
+    /// The use of the disc is not restricted.
     const UNRESTRICTED: u8 = 0x20;
     if cdb[1] & 7 != 0 {
         return Err(Sense::INVALID_FIELD);

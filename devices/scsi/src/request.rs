@@ -1,4 +1,4 @@
-//! Requests on the request queue (virtio 1.2, 5.6.6.1): a chain to a command, and its answer back.
+//! Requests on the request queue (virtio 1.2, 5.6.6.1): from a chain to a command, and its response back.
 
 use std::mem::offset_of;
 
@@ -9,26 +9,26 @@ use virtio_bindings::virtio_scsi::*;
 use crate::config::Config;
 use crate::sense::{self, Sense};
 
-/// Bytes of a CDB that are looked at: the longest of our commands.
+/// Number of bytes of a CDB that are read: the length of our longest command.
 pub(crate) const CDB: usize = 16;
 
-/// Where the CDB begins in a request.
+/// Offset of the CDB in a request.
 const BEFORE_CDB: usize = offset_of!(virtio_scsi_cmd_req, cdb);
 
-/// Where the sense data begin in an answer.
+/// Offset of the sense data in a response.
 const BEFORE_SENSE: usize = offset_of!(virtio_scsi_cmd_resp, sense);
 
-/// SAM-4, 5.3.1.
+/// Statuses (SAM-4, 5.3.1).
 const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
 
-/// How logical unit numbers are written.
+/// A logical unit number as it is encoded.
 pub(crate) type Lun = [u8; 8];
 
-/// The only logical unit there is: target 0, number 0 (virtio 1.2, 5.6.6.1).
+/// The only logical unit: target 0, number 0 (virtio 1.2, 5.6.6.1).
 pub(crate) const OURS: Lun = [1, 0, 0x40, 0, 0, 0, 0, 0];
 
-/// Whether `lun` is the logical unit that there is. Its number may be written by peripheral or flat
+/// Returns true if `lun` is the only logical unit. Its number may be encoded by peripheral or flat
 /// addressing (SAM-4, 4.6.7).
 pub(crate) fn is_ours(lun: &Lun) -> bool {
     matches!(lun, [1, 0, 0 | 0x40, 0, 0, 0, 0, 0])
@@ -39,22 +39,22 @@ pub(crate) fn is_ours(lun: &Lun) -> bool {
 pub(crate) struct Command {
     pub(crate) lun: Lun,
     pub(crate) tag: u64,
-    /// Zeros where the driver's is shorter.
+    /// The CDB, with zeros behind the driver's if that is shorter.
     pub(crate) cdb: [u8; CDB],
 }
 
-/// Where a command's answer goes.
+/// The destination of a command's result.
 pub(crate) struct Answer<K: 'static> {
     response: Buf,
     sense_size: usize,
-    /// Bytes that the driver has offered for the command to write or read.
+    /// Number of bytes that the driver has offered for the command to write or read.
     data_len: usize,
     token: Token<K>,
 }
 
 impl Command {
-    /// The command in `chain`, where its data go, and its answer. Where it has no room for a CDB or for sense
-    /// data, the device is broken.
+    /// Returns the command in `chain`, the room for its data, and the destination of its result. If there is
+    /// no room for a CDB or for sense data, breaks the device and returns `None`.
     pub(crate) fn of<K>(chain: Chain<K>, config: &Config) -> Option<(Self, Buf, Answer<K>)> {
         let Chain { readable, writable, token } = chain;
         let (cdb_size, sense_size) = (config.cdb_size(), config.sense_size());
@@ -84,22 +84,22 @@ impl Command {
 }
 
 impl<K> Answer<K> {
-    /// Whether the driver still wants data.
+    /// Returns true if the driver still waits for the result.
     pub(crate) fn is_wanted(&self) -> bool {
         self.token.is_wanted()
     }
 
-    /// The command is done: `len` bytes of data were written.
+    /// Completes a command that has succeeded, with `len` bytes of data.
     pub(crate) fn good(self, len: usize, keep: K) {
         self.give(VIRTIO_SCSI_S_OK, GOOD, None, len, keep);
     }
 
-    /// The command failed.
+    /// Completes a command that has failed.
     pub(crate) fn check_condition(self, sense: Sense, keep: K) {
         self.give(VIRTIO_SCSI_S_OK, CHECK_CONDITION, Some(sense), 0, keep);
     }
 
-    /// The command was not done.
+    /// Completes a command that was not done.
     pub(crate) fn not_done(self, response: u32, keep: K) {
         self.give(response, GOOD, None, 0, keep);
     }
@@ -107,7 +107,7 @@ impl<K> Answer<K> {
     fn give(self, response: u32, status: u8, sense: Option<Sense>, len: usize, keep: K) {
         let mut bytes = [0; BEFORE_SENSE + sense::LENGTH];
         let sense_len = sense.map_or(0, |_| sense::LENGTH.min(self.sense_size));
-        // A chain of 2^32 bytes with no answer in it cannot be.
+        // Always fits: a chain has at most 2^32 bytes, and the response is among them.
         let resid = u32::try_from(self.data_len - len.min(self.data_len)).unwrap_or(u32::MAX);
         bytes[..4].copy_from_slice(&(sense_len as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&resid.to_le_bytes());
@@ -119,7 +119,7 @@ impl<K> Answer<K> {
         if self.token.is_wanted() {
             self.response.copy_from(&bytes[..BEFORE_SENSE + sense_len]);
         }
-        // Data lie behind the whole response, so only with them is all of it written from the start on.
+        // Data lie behind the whole response, so only with data is all of the response counted as written.
         let written = if len > 0 { self.response.len() + len } else { BEFORE_SENSE + sense_len };
         self.token.complete(u32::try_from(written).unwrap_or(u32::MAX), keep);
     }

@@ -1,4 +1,4 @@
-//! Sense data: why a command did not do what it was asked for (SPC-3, 4.5).
+//! Sense data: the reasons why commands fail (SPC-3, 4.5).
 
 /// Length of sense data in the fixed format, in bytes (SPC-3, 4.5.3).
 pub(crate) const LENGTH: usize = 18;
@@ -40,12 +40,12 @@ impl Sense {
     pub(crate) const POWER_ON: Sense = sense(UNIT_ATTENTION, 0x29, 0);
     pub(crate) const MEDIUM_REMOVED: Sense = sense(UNIT_ATTENTION, 0x3a, 0);
 
-    /// In the fixed format.
+    /// Returns the sense data in the fixed format.
     pub(crate) fn bytes(self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[0] = CURRENT;
         bytes[2] = self.key;
-        // What follows the eighth byte.
+        // Number of bytes behind the eighth.
         bytes[7] = LENGTH as u8 - 8;
         bytes[12] = self.code;
         bytes[13] = self.qualifier;

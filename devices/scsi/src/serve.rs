@@ -1,4 +1,4 @@
-//! On the disk's thread: what comes through the request, control and event queues (virtio 1.2, 5.6.6).
+//! The tasks on the disk's thread: they serve the request, control and event queues (virtio 1.2, 5.6.6).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,15 +22,15 @@ use crate::sense::Sense;
 const CONTROL: u16 = 0;
 const EVENT: u16 = 1;
 
-/// Asynchronous notifications (virtio 1.2, 5.6.6.2): the medium has changed, or somebody wants it out.
+/// Asynchronous notifications (virtio 1.2, 5.6.6.2): the medium has changed, or an eject was requested.
 const MEDIA_CHANGE: u32 = 16;
 
-/// The most bytes of one READ. The config space offers less (`max_sectors`), so no driver that is sound comes
-/// here. Longer reads are refused, as a drive with a maximum transfer length does (SBC-3, 6.6.4): a read is
-/// in flight until its end, and a pause or a switch waits for it.
+/// Maximum number of bytes of one READ. The config space offers less (`max_sectors`), so a correct driver
+/// stays below it. Longer reads are refused, as by a drive with a maximum transfer length (SBC-3, 6.6.4): a
+/// read is in flight until its end, and a pause or a switch waits for it.
 const MOST_READ: u64 = PIECE;
 
-/// With a read goes its ticket until the driver was told.
+/// The ticket of a read, which is kept until the driver was notified.
 type Keep<B> = Option<<B as Backend>::Ticket>;
 
 /// An active host.
@@ -42,11 +42,11 @@ struct Host<B: Backend> {
     in_flight: RefCell<BTreeMap<u64, u64>>,
     taken: Cell<u64>,
     ended: Event,
-    /// The driver wants to hear of media changes.
+    /// True if the driver has subscribed to media changes.
     subscribed: Cell<bool>,
 }
 
-/// The tasks of a host with the drive behind `handle`; `None` where it is gone.
+/// Returns the tasks of a host with the drive behind `handle`, or `None` if the drive is gone.
 pub(crate) fn tasks<H: Handle<Target: Backend>>(
     handle: &H,
     config: Arc<Config>,
@@ -123,7 +123,7 @@ impl<B: Backend> Host<B> {
                 self.in_flight.borrow_mut().insert(number, command.tag);
                 let host = self.clone();
                 spawn(async move {
-                    // No longer than the data, so it is one in memory too.
+                    // The cast is safe: `len` is at most the length of `data`.
                     host.read(offset, data.slice(0..len as usize), answer).await;
                     host.in_flight.borrow_mut().remove(&number);
                     host.ended.notify();
@@ -161,11 +161,11 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Ends when all requests that the driver had sent before have ended, of those with `tag` only where one
-    /// is given: also those that it has left in the ring.
+    /// Waits until all requests that the driver sent before have ended, including those that are still in
+    /// the ring. With `tag`, waits only for requests with that tag.
     async fn all_ended(self: &Rc<Self>, tag: Option<u64>) {
         for queue in &self.requests {
-            // A driver has no more there, unless it adds some meanwhile.
+            // A driver has at most this many there, unless it adds some meanwhile.
             for _ in 0..QUEUE_SIZE {
                 let Some(chain) = queue.next_there().await else { break };
                 self.begin(chain);
@@ -201,13 +201,13 @@ impl<B: Backend> Host<B> {
                     }
                     token.complete(answer.len() as u32, None);
                 }
-                _ => token.refuse(Malformed("a SCSI control request that is none")),
+                _ => token.refuse(Malformed("an invalid SCSI control request")),
             }
         }
     }
 
-    /// Task management (virtio 1.2, 5.6.6.2; SAM-4, 7). Nothing in flight is given up half way: it is
-    /// awaited.
+    /// Runs a task management function (virtio 1.2, 5.6.6.2; SAM-4, 7). Requests in flight are not aborted
+    /// half way but awaited.
     async fn manage(self: &Rc<Self>, wish: &TaskManagement) -> u32 {
         if !is_ours(&wish.lun) {
             return VIRTIO_SCSI_S_INCORRECT_LUN;
@@ -234,7 +234,8 @@ impl<B: Backend> Host<B> {
         FUNCTION_COMPLETE
     }
 
-    /// A query of, or a subscription to, asynchronous notifications: what there is of those asked for.
+    /// Serves a query of, or a subscription to, asynchronous notifications. Returns those requested that
+    /// exist.
     fn notifications(&self, bytes: &[u8], subscribe: bool) -> Option<Vec<u8>> {
         const LEN: usize = size_of::<virtio_scsi_ctrl_an_req>();
         let bytes: &[u8; LEN] = bytes.get(..LEN)?.try_into().ok()?;
@@ -249,8 +250,8 @@ impl<B: Backend> Host<B> {
         Some([&actual.to_le_bytes()[..], &[VIRTIO_SCSI_S_OK as u8]].concat())
     }
 
-    /// Tells a driver that has subscribed. Several changes without a buffer in between are one event: it
-    /// says only that there was one.
+    /// Sends events to a driver that has subscribed. Several changes without a buffer in between are one
+    /// event, which only says that there was a change.
     async fn events(self: Rc<Self>, queue: Queue<Keep<B>>) {
         loop {
             self.cdrom.moved().await;

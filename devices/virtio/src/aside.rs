@@ -1,36 +1,36 @@
-//! Chains that a device keeps for later: until the machine that was stopped because of them goes on, or
-//! between two pieces of their work.
+//! Chains that a device keeps for later: until the machine, which was stopped because of them, is resumed,
+//! or between two pieces of their work.
 
 use std::rc::Rc;
 
 use crate::queue::{Ring, Token};
 use crate::runner::Shared;
 
-/// A chain between two attempts at it. It counts among those of its ring (so its bytes bound what else is
-/// taken), but as none in flight: a pause or a reset does not wait for it.
+/// A chain between two attempts at it. Its bytes still count for the limit of its ring, but it is not in
+/// flight: a pause or a reset does not wait for it.
 ///
-/// It stays aside while the device is paused, and by [`Token::set_aside`] until it was paused and resumed.
-/// Dropped before a reset, it takes the device for broken as a [`Token`] does; dropped by the reset, which
-/// forgets all chains, it leaves no trace.
+/// It stays aside while the device is paused, and, after [`Token::set_aside`], until the device was paused
+/// and resumed. Dropping it breaks the device, as dropping a [`Token`] does, except during a reset, which
+/// forgets all chains.
 pub struct Aside<K: 'static = ()> {
-    /// `None` once it is taken back.
+    /// `None` once the chain is taken back.
     ring: Option<Rc<Ring<K>>>,
     head: u16,
     bytes: u64,
     descriptors: u16,
-    /// The resume from which on it may be taken back.
+    /// The number of resumes from which on it may be taken back.
     from: u64,
 }
 
 impl<K: 'static> Token<K> {
-    /// Sets the chain aside until the device has been paused and resumed. What stands for the chain being in
-    /// flight (a `K`) is the caller's to drop.
+    /// Sets the chain aside until the device has been paused and resumed. The caller must drop what stands
+    /// for the chain being in flight (a `K`).
     pub fn set_aside(self) -> Aside<K> {
         self.aside(1)
     }
 
     /// Sets the chain aside between two pieces of its work: it may be taken back at once, unless the device
-    /// is paused. As [`Token::set_aside`] otherwise.
+    /// is paused. Otherwise like [`Token::set_aside`].
     pub fn set_aside_for_now(self) -> Aside<K> {
         self.aside(0)
     }
@@ -47,7 +47,7 @@ impl<K: 'static> Token<K> {
 }
 
 impl<K: 'static> Aside<K> {
-    /// Waits until the chain may be taken back; for ever if a reset comes first. The future may be dropped.
+    /// Waits until the chain may be taken back; forever if a reset comes first. The future may be dropped.
     pub async fn ready(&self) {
         if let Some(ring) = &self.ring {
             while self.is_to_wait(&ring.shared) {
@@ -60,10 +60,10 @@ impl<K: 'static> Aside<K> {
         shared.paused.get() || shared.resumes.get() < self.from
     }
 
-    /// The chain in flight again.
+    /// Puts the chain in flight again.
     ///
     /// # Errors
-    /// Gives itself back if the device is paused, or has not been resumed as it is to be.
+    /// Returns itself if the device is paused, or has not been resumed as required.
     pub fn take_back(mut self) -> Result<Token<K>, Self> {
         let Some(shared) = self.ring.as_ref().map(|ring| ring.shared.clone()) else { return Err(self) };
         if self.is_to_wait(&shared) {

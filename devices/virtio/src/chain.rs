@@ -1,8 +1,8 @@
 //! Descriptor chains: from a hostile driver's tables to checked pieces of guest memory.
 //!
-//! `virtio-queue` has an iterator over a chain, but that one ends in silence where a chain is malformed,
-//! and a cut chain must never pass for a complete request. So the walk is our own: each descriptor is
-//! read once, checked, and translated once.
+//! `virtio-queue` has an iterator over a chain, but it ends silently where a chain is malformed, and a cut
+//! chain must never pass for a complete request. So this walk is our own: it reads each descriptor once,
+//! checks it, and translates its address once.
 
 use std::any::Any;
 use std::ops::Deref;
@@ -44,22 +44,22 @@ impl Deref for Memory {
 /// Pieces of one guest's memory, in the order of the chain. Most chains have few.
 type Segments = SmallVec<[(NonNull<u8>, usize); 4]>;
 
-/// What a whole, well-formed chain holds, without regard to how the driver cut it into descriptors
-/// (virtio 1.2, 2.7.4).
+/// The content of a whole, well-formed chain, however the driver cut it into descriptors (virtio 1.2,
+/// 2.7.4).
 pub(crate) struct Content {
-    /// The bytes that the device may read, at most 2^32 together with those that it may write.
+    /// The bytes that the device may read: at most 2^32 together with the writable ones.
     pub(crate) readable: Buf,
     /// The bytes that the device may write.
     pub(crate) writable: Buf,
-    /// Descriptors of the queue's table that it takes: those of an indirect table are not among them.
+    /// Number of descriptors of the queue's table that it takes. Those of an indirect table do not count.
     pub(crate) descriptors: u16,
 }
 
-/// Walks the chain that starts at descriptor `head`. `indirect` says that
-/// VIRTIO_RING_F_INDIRECT_DESC was negotiated.
+/// Walks the chain that starts at descriptor `head`. `indirect` is true if VIRTIO_RING_F_INDIRECT_DESC was
+/// negotiated.
 ///
-/// At most as many descriptors are looked at as the longest queue has, and one table is followed, whatever
-/// the driver wrote.
+/// Reads at most as many descriptors as the longest queue has, and follows at most one table, whatever the
+/// driver wrote.
 pub(crate) fn read(memory: &Memory, queue: &Queue, head: u16, indirect: bool) -> Result<Content, Malformed> {
     let mut walk =
         Walk { memory, readable: Segments::new(), writable: Segments::new(), total: 0, descriptors: 0 };
@@ -68,7 +68,7 @@ pub(crate) fn read(memory: &Memory, queue: &Queue, head: u16, indirect: bool) ->
     let mut in_indirect = false;
     let mut index = head;
     // A driver must not make a chain longer than its queue, which is at most as long as ours (2.7.5.3.1).
-    // Some count only the direct descriptors, so the limit is the longest queue, not this one.
+    // Some drivers count only the direct descriptors, so the limit is the longest queue, not this one.
     let mut left = queue.max_size();
     loop {
         if u32::from(index) >= entries {
@@ -78,10 +78,10 @@ pub(crate) fn read(memory: &Memory, queue: &Queue, head: u16, indirect: bool) ->
             .checked_add(u64::from(index) * size_of::<Descriptor>() as u64)
             .and_then(|address| memory.read_obj(address).ok())
             .ok_or(Malformed("a descriptor table lies outside of guest memory"))?;
-        // No more than the longest queue has, and one that refers to a table.
+        // Cannot overflow: at most as many as the longest queue has, and one that refers to a table.
         walk.descriptors += u16::from(!in_indirect);
         if descriptor.refers_to_indirect_table() {
-            // 2.7.5.3.1: none without the feature, none in another table, none with NEXT. WRITE is to be
+            // 2.7.5.3.1: none without the feature, none in another table, none with NEXT. WRITE must be
             // ignored (2.7.5.3.2).
             if !indirect || in_indirect || descriptor.has_next() {
                 return Err(Malformed("an indirect descriptor where none may be"));
@@ -140,7 +140,7 @@ impl Walk<'_> {
 
     fn end(self) -> Content {
         let keep = &self.memory.keep;
-        // SAFETY: `add` took each segment from the mapping that `keep` holds, which checked that it lies
+        // SAFETY: `add` took each segment from the mapping that `keep` holds, and checked that it lies
         // inside.
         let buf = |segments| unsafe { Buf::foreign(segments, keep.clone()) };
         let descriptors = self.descriptors;

@@ -1,11 +1,11 @@
-//! The walk alone: what comes out lies in guest memory, whatever goes in.
+//! The walk alone: its result lies in guest memory, whatever the tables hold.
 
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
 use super::*;
 
-/// The longest queue that the device would have.
+/// The longest queue that the device offers.
 const LONGEST: u16 = 256;
 const SIZE: usize = 1 << 16;
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
@@ -57,7 +57,7 @@ fn descriptors_are_counted_over_all_tables() {
 
 #[test]
 fn chains_have_at_most_4_gib() {
-    // Mapped, not touched.
+    // Mapped, but not touched.
     let map = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 30)]).unwrap();
     let memory = Memory::new(Arc::new(map));
     for (last, good) in [((1 << 30) - 16, true), ((1 << 30) - 15, false)] {
@@ -104,7 +104,7 @@ proptest! {
         put(&memory, 0x1000, &direct);
         put(&memory, 0x2000, &table);
         for (at, &(_, _, flags, next)) in direct.iter().enumerate() {
-            // The second table is worth finding.
+            // Makes it likely that the second table is reached.
             if flags & INDIRECT != 0 {
                 put(&memory, 0x1000 + 16 * at as u64, &[(0x2000, 128, flags, next)]);
             }

@@ -1,5 +1,5 @@
-//! For tests of devices and for fuzzers: the driver's side of a split virtqueue (virtio 1.2, 2.7), with as
-//! many ways to be wrong about it, and a transport's interrupts. Everything here panics where it is misused.
+//! For tests of devices and for fuzzers: the driver's side of a split virtqueue (virtio 1.2, 2.7), with ways
+//! to break every rule of it, and a transport's interrupts. Everything here panics if it is misused.
 
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,21 +18,21 @@ pub const WRITE: u16 = 2;
 /// VIRTQ_DESC_F_INDIRECT.
 pub const INDIRECT: u16 = 4;
 
-/// Longer than any healthy step takes; a request that is stuck ends the test here.
+/// Longer than any healthy step takes; a request that is stuck fails the test after this time.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// How often a device has interrupted.
+/// Numbers of interrupts from a device.
 #[derive(Default, Clone, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// For used buffers, by queue.
     pub used: Vec<u64>,
     /// For a change of the config space.
     pub config: u64,
-    /// To say that it needs a reset.
+    /// For DEVICE_NEEDS_RESET.
     pub needs_reset: u64,
 }
 
-/// Interrupts that are counted.
+/// Counts a device's interrupts.
 #[derive(Default)]
 pub struct Interrupts {
     counts: Mutex<Counts>,
@@ -44,12 +44,12 @@ impl Interrupts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those so far.
+    /// Returns the interrupts so far.
     pub fn counts(&self) -> Counts {
         self.lock().clone()
     }
 
-    /// Counts those for used buffers of `queues` queues from 0 on.
+    /// Sets the counts for used buffers to zero, for `queues` queues.
     pub fn clear_used(&self, queues: usize) {
         self.lock().used = vec![0; queues];
     }
@@ -59,7 +59,7 @@ impl Interrupts {
         self.changed.notify_all();
     }
 
-    /// Waits until there are enough.
+    /// Waits until `enough` is true, and fails the test if that takes too long.
     pub fn wait(&self, enough: impl Fn(&Counts) -> bool) -> Counts {
         let (counts, late) = self.changed.wait_timeout_while(self.lock(), STUCK, |c| !enough(c)).unwrap();
         assert!(!late.timed_out(), "stuck: {counts:?}");
@@ -79,7 +79,8 @@ impl Interrupt for Interrupts {
     }
 }
 
-/// What a transport hands to a device at DRIVER_OK: these queues in order, each of at most `max` descriptors.
+/// Returns what a transport hands to a device at DRIVER_OK: these queues in order, each of at most `max`
+/// descriptors.
 pub fn activation(drivers: &[Driver], max: u16, features: u64, interrupts: &Arc<Interrupts>) -> Activation {
     let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
         index: index as u16,
@@ -94,14 +95,14 @@ pub fn activation(drivers: &[Driver], max: u16, features: u64, interrupts: &Arc<
     }
 }
 
-/// One descriptor's worth of a request.
+/// The memory of one descriptor of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece {
-    /// Where it lies in guest memory.
+    /// Address in guest memory.
     pub address: u64,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub len: u32,
-    /// Whether the device writes it.
+    /// True if the device writes it.
     pub write: bool,
 }
 
@@ -111,25 +112,25 @@ pub struct Driver {
     pub memory: Arc<GuestMemoryMmap>,
     /// Written to notify the device.
     pub kick: EventFd,
-    /// Entries of the rings.
+    /// Number of entries of each ring.
     pub size: u16,
     base: u64,
     event_idx: bool,
     free: Vec<u16>,
     /// The descriptors of the chain of each head.
     chains: Vec<Vec<u16>>,
-    /// The available index, as it will be published next.
+    /// The available index that is published next.
     pub next_avail: u16,
-    /// Where `next_avail` stood at the last look whether to kick.
+    /// The value of `next_avail` when a kick was last considered.
     kicked: u16,
     /// The used index up to which entries were popped.
     pub last_used: u16,
-    /// Where the next buffer goes.
+    /// Address of the next buffer.
     pub heap: u64,
 }
 
 impl Driver {
-    /// Rings at `base` (64 KiB are theirs), buffers from `heap` on.
+    /// Returns a driver with rings at `base`, in 64 KiB of their own, and buffers from `heap` on.
     pub fn new(memory: Arc<GuestMemoryMmap>, base: u64, heap: u64, size: u16, event_idx: bool) -> Self {
         Driver {
             memory,
@@ -146,20 +147,20 @@ impl Driver {
         }
     }
 
-    /// Address of the descriptor table.
+    /// Returns the address of the descriptor table.
     pub fn table(&self) -> u64 {
         self.base
     }
-    /// Address of the available ring.
+    /// Returns the address of the available ring.
     pub fn avail(&self) -> u64 {
         self.base + 0x4000
     }
-    /// Address of the used ring.
+    /// Returns the address of the used ring.
     pub fn used(&self) -> u64 {
         self.base + 0x8000
     }
 
-    /// The queue as a transport hands it to the device.
+    /// Returns the queue as a transport hands it to the device.
     pub fn queue(&self, max: u16) -> Queue {
         let mut queue = Queue::new(max).unwrap();
         queue.set_size(self.size);
@@ -187,7 +188,7 @@ impl Driver {
         bytes
     }
 
-    /// Room for `bytes`, with them in it.
+    /// Allocates room for `bytes` and writes them there. Returns its address.
     pub fn alloc(&mut self, bytes: &[u8]) -> u64 {
         let address = self.heap;
         self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
@@ -200,13 +201,13 @@ impl Driver {
         self.put(Descriptor::new(address, len, flags, next), table + 16 * u64::from(index));
     }
 
-    /// How many descriptors are in no chain.
+    /// Returns the number of descriptors that are in no chain.
     pub fn free_descriptors(&self) -> usize {
         self.free.len()
     }
 
-    /// Puts a chain into the available ring, which the device does not see before
-    /// [`Driver::publish`]. The head names it.
+    /// Puts a chain into the available ring, which the device does not see before [`Driver::publish`].
+    /// Returns the chain's head.
     pub fn add(&mut self, pieces: &[Piece], indirect: bool) -> u16 {
         let table = if indirect { self.alloc(&vec![0; pieces.len() * 16]) } else { self.table() };
         let taken: Vec<u16> =
@@ -237,12 +238,12 @@ impl Driver {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
-    /// Publishes an available index, be it right or not.
+    /// Publishes an available index, right or wrong.
     pub fn set_avail_index(&self, index: u16) {
         self.memory.store(index, GuestAddress(self.avail() + 2), Ordering::Release).unwrap();
     }
 
-    /// Shows the device what was added, and kicks it if it wants that. Whether it did.
+    /// Shows the device what was added, and kicks it if it wants that. Returns true if it kicked.
     pub fn publish(&mut self) -> bool {
         self.set_avail_index(self.next_avail);
         fence(Ordering::SeqCst);
@@ -260,7 +261,7 @@ impl Driver {
         wanted
     }
 
-    /// The next used entry: head and length.
+    /// Pops the next used entry: head and length.
     pub fn pop_used(&mut self) -> Option<(u16, u32)> {
         let index = self.memory.load::<u16>(GuestAddress(self.used() + 2), Ordering::Acquire).unwrap();
         if index == self.last_used {

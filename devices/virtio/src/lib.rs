@@ -1,8 +1,9 @@
-//! Split virtqueues on an executor's thread: chains out of a hostile guest's memory, used entries back.
+//! Virtio: the interface between a [`Device`] and its transport, a transport ([`mmio`]), and split
+//! virtqueues on an executor's thread.
 //!
-//! A device holds a [`Runner`], to which it hands what its transport gives it; the runner calls the device
-//! back on the thread of its executor with a [`Queue`] for each virtqueue, and runs the futures that come
-//! back until the reset. What such a future does is a straight line:
+//! A device holds a [`Runner`] and hands it what it gets from its transport. The runner calls the device
+//! back on its executor's thread with a [`Queue`] for each virtqueue, and runs the futures that the device
+//! returns until the reset. Such a future is a straight line:
 //!
 //! ```
 //! # use virtio::Queue;
@@ -17,21 +18,22 @@
 //! }
 //! ```
 //!
-//! A device that has something to tell only now and then (a console's input) has it first, and takes a chain
-//! for it then: [`Queue::available`] waits and takes none, so that a pause has nothing to wait for. What may
-//! need several chains (a network frame) takes them all or none, by [`Queue::room`].
+//! A device that only sometimes has something to send (a console's input) waits for that first, and only
+//! then takes a chain: [`Queue::available`] waits without taking one, so that a pause has nothing to wait
+//! for. A device that may need several chains (for a network frame) takes all of them or none, by
+//! [`Queue::room`].
 //!
 //! | state | chains out of the ring | completions |
 //! |---|---|---|
 //! | inactive | no | - |
 //! | running | while fewer than 64 MiB are in flight from the queue | used entry, then interrupt |
-//! | paused | no; they wait in the ring, also for a kick that never comes again | as running |
+//! | paused | no; they wait in the ring, and need no new kick later | as running |
 //! | broken (a malformed ring or chain; DEVICE_NEEDS_RESET) | never again before a reset | as running |
-//! | any, for a chain set aside ([`Aside`]) | - | it waits while paused, or for the next resume; nobody waits for it |
+//! | any, for a chain set aside ([`Aside`]) | - | waits while paused or for a resume; holds nobody up |
 //! | resetting | no | dropped: the ring is not touched, and nothing else should be ([`Token::is_wanted`]) |
 //!
-//! The driver is hostile: whatever stands in its memory, and whenever it changes, nothing here panics, spins
-//! or touches anything outside of guest memory. What decides something is read once.
+//! The driver is hostile: whatever its memory holds, and whenever that changes, nothing here panics, spins
+//! or touches anything outside guest memory. Everything that decides something is read only once.
 
 mod aside;
 mod chain;

@@ -2,13 +2,14 @@
 //! [`Device`].
 //!
 //! Everything written here comes from a guest that may be hostile: registers in any order, at any rate and
-//! width. The answer is an ignored write or DEVICE_NEEDS_RESET, never a panic. Writing 0 to Status blocks the
-//! vCPU until the device has awaited its I/O, because Linux's driver goes on at once and frees its buffers.
+//! width. The reaction is an ignored write or DEVICE_NEEDS_RESET, never a panic. Writing 0 to Status blocks
+//! the vCPU until the device has finished its I/O, because Linux's driver continues at once and frees its
+//! buffers.
 //!
 //! | status on entry | event | effect |
 //! |---|---|---|
 //! | any | Status = 0 | [`Device::reset`], all registers as at power-on |
-//! | DRIVER, no FEATURES_OK | FEATURES_OK | accepted where the features are a subset of those offered, with VERSION_1 |
+//! | DRIVER, no FEATURES_OK | FEATURES_OK | accepted if they are some of those offered, with VERSION_1 |
 //! | FEATURES_OK, no DRIVER_OK | DRIVER_OK | queues checked, [`Device::activate`]; else DEVICE_NEEDS_RESET |
 //! | DRIVER_OK | QueueReady = 0 on a live queue | the device is stopped as by a reset, DEVICE_NEEDS_RESET |
 
@@ -24,7 +25,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{Activation, Device, Interrupt, ReadyQueue};
 
-/// Registers (virtio 1.2, table 4.1). Private to us are only the names.
+/// Registers (virtio 1.2, table 4.1). The values are the specification's; the names are ours.
 mod register {
     pub const MAGIC: u64 = 0x00;
     pub const VERSION: u64 = 0x04;
@@ -55,7 +56,7 @@ mod register {
 }
 use register::*;
 
-/// Where a driver writes a queue's number to notify the device, within the window.
+/// Offset within the window to which a driver writes a queue's number to notify the device.
 pub const QUEUE_NOTIFY_OFFSET: u64 = QUEUE_NOTIFY;
 
 const ACKNOWLEDGE: u32 = 1;
@@ -81,8 +82,8 @@ struct Line {
 
 impl Line {
     fn raise(&self, cause: u32) {
-        // Raised though the bit is set already: the driver may have read the register and not yet
-        // acknowledged it, and an edge that it does not need costs it one look.
+        // Raised even if the bit is set already: the driver may have read the register but not acknowledged
+        // it yet. An edge that it does not need costs it one read.
         self.status.fetch_or(cause, Ordering::AcqRel);
         // Fails only when the counter is full, and then the edge is on its way.
         let _ = self.event.write(1);
@@ -128,7 +129,7 @@ struct Registers {
 struct State {
     device: Box<dyn Device>,
     registers: Registers,
-    /// Between a successful [`Device::activate`] and the next [`Device::reset`].
+    /// True between a successful [`Device::activate`] and the next [`Device::reset`].
     active: bool,
 }
 
@@ -142,10 +143,11 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// A transport for `device` over `memory`.
+    /// Returns a transport for `device` over `memory`.
     ///
     /// # Errors
-    /// A queue size that is no power of two up to 32768, or a process out of descriptors.
+    /// Fails if a queue size is not a power of two up to 32768, or if the process is out of file
+    /// descriptors.
     pub fn new(device: Box<dyn Device>, memory: Arc<GuestMemoryMmap>) -> io::Result<Self> {
         let sizes = device.queue_sizes();
         if let Some(size) = sizes.iter().find(|size| Queue::new(**size).is_err()) {
@@ -163,23 +165,23 @@ impl Transport {
         Ok(Transport { state, line: Arc::new(line), memory, sizes, kicks })
     }
 
-    /// Copies of the interrupt line's eventfd, and of each queue's notification eventfd.
+    /// Returns copies of the interrupt line's eventfd, and of each queue's notification eventfd.
     pub fn events(&self) -> io::Result<(EventFd, Vec<EventFd>)> {
         let kicks = self.kicks.iter().map(EventFd::try_clone).collect::<io::Result<_>>()?;
         Ok((self.line.event.try_clone()?, kicks))
     }
 
-    /// Back to power-on. Blocks until the device has awaited its I/O.
+    /// Returns to the power-on state. Blocks until the device has finished its I/O.
     pub fn reset(&self) {
         self.reset_locked(&mut lock(&self.state));
     }
 
-    /// [`Device::pause`]. The caller makes sure that no vCPU is inside the device.
+    /// See [`Device::pause`]. The caller must make sure that no vCPU is inside the device.
     pub fn pause(&self) -> Reply<()> {
         lock(&self.state).device.pause()
     }
 
-    /// [`Device::resume`]. The caller makes sure that no vCPU is inside the device.
+    /// See [`Device::resume`]. The caller must make sure that no vCPU is inside the device.
     pub fn resume(&self) {
         lock(&self.state).device.resume();
     }
@@ -197,7 +199,7 @@ impl Transport {
             state.device.reset();
         }
         for kick in &self.kicks {
-            // Nobody has written where this fails.
+            // Fails if nobody has written to it.
             let _ = kick.read();
         }
     }
@@ -235,7 +237,7 @@ impl Transport {
             }
             QUEUE_SEL => registers.queue_sel = value,
             QUEUE_NOTIFY => {
-                // Only what the ioeventfd did not match comes here.
+                // Only writes that no ioeventfd matched come here.
                 if let Some(kick) = self.kicks.get(value as usize) {
                     let _ = kick.write(1);
                 }
@@ -250,7 +252,8 @@ impl Transport {
                 let Some(queue) = registers.queues.get_mut(index) else { return };
                 if live {
                     if offset == QUEUE_READY && value == 0 && queue.ready {
-                        // No device of ours stops one queue alone; the driver may free the ring's memory now.
+                        // No device of ours can stop a single queue, and the driver may free the ring's
+                        // memory now.
                         queue.ready = false;
                         self.stop(state);
                         self.line.needs_reset();
@@ -272,7 +275,7 @@ impl Transport {
         }
     }
 
-    /// Bits are only ever added; taking one away other than by a reset is ignored (2.1.1).
+    /// Sets status bits. Clearing a bit other than by a reset is ignored (2.1.1).
     fn write_status(&self, state: &mut State, value: u32) {
         let registers = &mut state.registers;
         registers.status |= value & (ACKNOWLEDGE | DRIVER | FAILED);
@@ -324,14 +327,14 @@ impl Transport {
     }
 }
 
-/// Whether the rings lie in guest memory.
+/// Returns true if the rings lie in guest memory.
 fn in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
-    // More than any ring needs; keeps additions below from overflowing, here and in every later user.
+    // Beyond any ring; keeps additions below from overflowing, here and in every later user.
     let sane = |address: u64| address < 1 << 52;
     sane(queue.desc_table()) && sane(queue.avail_ring()) && sane(queue.used_ring()) && queue.is_valid(memory)
 }
 
-/// The half of a 64-bit value that a selector names; 0 beyond.
+/// Returns the half of a 64-bit value that a selector names, or 0 for other selectors.
 fn half(value: u64, selector: u32) -> u32 {
     match selector {
         0 => value as u32,
@@ -349,8 +352,8 @@ fn set_half(target: &mut u64, selector: u32, value: u32) {
 }
 
 impl Transport {
-    /// Reads registers or config space at `offset` within the window. Any size and offset is allowed; what is not a
-    /// register reads as zero.
+    /// Reads registers or config space at `offset` within the window. Any size and offset is allowed;
+    /// anything that is not a register reads as zero.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let state = lock(&self.state);
         if let Some(offset) = offset.checked_sub(CONFIG) {
@@ -367,8 +370,8 @@ impl Transport {
         }
     }
 
-    /// Writes registers or config space at `offset` within the window. Any size and offset is allowed; what is not a
-    /// register is ignored.
+    /// Writes registers or config space at `offset` within the window. Any size and offset is allowed;
+    /// writes to anything that is not a register are ignored.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let mut state = lock(&self.state);
         if let Some(offset) = offset.checked_sub(CONFIG) {

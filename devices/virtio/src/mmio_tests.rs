@@ -1,4 +1,4 @@
-//! The register file against a device that only remembers what it was told.
+//! The register file, with a device that only records the calls it gets.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -158,7 +158,7 @@ fn a_driver_brings_the_device_up() {
     rig.write(QUEUE_NOTIFY, 7);
     assert_eq!(ready.kick.read().unwrap(), 1);
 
-    // Everything that has its time before DRIVER_OK is ignored now, and so is taking bits away.
+    // Registers that must be written before DRIVER_OK are ignored now, and so is clearing bits.
     rig.queue(0, 16, RINGS);
     rig.write(DRIVER_FEATURES, 0);
     rig.write(STATUS, ACKNOWLEDGE);
@@ -220,7 +220,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
     }
 }
 
-/// The log's disk, and whoever reads its lines, are not the guest's to fill.
+/// A guest must not fill the log's disk, or flood its readers.
 #[test]
 fn a_driver_that_starts_wrongly_again_and_again_writes_few_lines_to_the_log() {
     use tracing_subscriber::layer::SubscriberExt;
@@ -237,7 +237,7 @@ fn a_driver_that_starts_wrongly_again_and_again_writes_few_lines_to_the_log() {
         }
     });
     let lines = count.load(Ordering::Relaxed);
-    // A burst, and some for the time that this takes.
+    // A burst, and some more for the time that this takes.
     assert!((1..=executor::log::BURST + 20).contains(&lines), "{lines} lines");
 }
 
@@ -302,7 +302,7 @@ fn config_space_has_any_width() {
     assert_eq!(&data, b"2ab5");
 }
 
-/// Any register, any value, any width, in any order, without a panic; a live device always has sound queues.
+/// Any register, any value, any width, in any order, without a panic; a live device always has valid queues.
 #[test]
 fn a_hostile_driver_does_no_harm() {
     let mut seed = 1u64;

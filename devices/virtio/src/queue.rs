@@ -17,17 +17,18 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::chain::{self, Content, Malformed};
 use crate::runner::Shared;
 
-/// While this many bytes of chains are in flight from one queue, the rest waits in the ring. What a chain
-/// makes its device do may be more than its bytes (a range to zero): that is the device's to bound.
+/// While this many bytes of chains are in flight from one queue, the rest waits in the ring. A chain may
+/// make its device do more than its bytes (a range to zero): the device must limit that itself.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A virtqueue between DRIVER_OK and reset, to be used by one task at a time. With each completion goes a `K`
-/// that is dropped when the driver has been told: until then what it stands for is not done.
+/// A virtqueue between DRIVER_OK and reset, to be used by one task at a time. Each completion takes a `K`,
+/// which is dropped when the driver has been notified: until then the request that it stands for is not
+/// done.
 pub struct Queue<K: 'static = ()>(pub(crate) Rc<Ring<K>>);
 
-/// What the driver has made available. Its parts are guest memory: they may change at any time.
+/// A chain that the driver has made available. Its parts are guest memory: they may change at any time.
 pub struct Chain<K: 'static = ()> {
-    /// The bytes that the device may read, at most 2^32 together with those that it may write.
+    /// The bytes that the device may read: at most 2^32 together with the writable ones.
     pub readable: Buf,
     /// The bytes that the device may write.
     pub writable: Buf,
@@ -35,14 +36,14 @@ pub struct Chain<K: 'static = ()> {
     pub token: Token<K>,
 }
 
-/// A chain's place in its ring. Dropped instead of completed, it takes the device for broken, since
-/// the driver would wait for ever.
+/// A chain's place in its ring. Dropping it instead of completing it breaks the device, since the driver
+/// would wait forever.
 pub struct Token<K: 'static = ()> {
     /// `None` once it is completed or set aside.
     pub(crate) ring: Option<Rc<Ring<K>>>,
     pub(crate) head: u16,
     pub(crate) bytes: u64,
-    /// Of the queue's table, those that the chain takes.
+    /// Number of descriptors of the queue's table that the chain takes.
     pub(crate) descriptors: u16,
 }
 
@@ -51,22 +52,22 @@ pub(crate) struct Ring<K> {
     pub(crate) shared: Rc<Shared>,
     pub(crate) queue: RefCell<virtio_queue::Queue>,
     kick: AsyncFd<EventFd>,
-    /// The driver was told to kick.
+    /// True if the driver was asked to kick.
     listening: Cell<bool>,
-    /// Chains taken since the task last let others have a turn.
+    /// Number of chains taken since the task last let others have a turn.
     in_turn: Cell<u16>,
-    /// Bytes of data in flight.
+    /// Number of bytes in flight.
     bytes: Cell<u64>,
-    /// Some of them ended.
+    /// Notified when chains in flight have ended.
     freed: Event,
-    /// Chains taken and not yet in the used ring. An honest driver has at most one for each
+    /// Number of chains taken and not yet in the used ring. An honest driver has at most one for each
     /// descriptor, so this bounds what a hostile one can make us hold.
     in_flight: Cell<u16>,
-    /// Of the chains in the used ring that the driver was not told of yet.
+    /// The `K` of each chain in the used ring that the driver was not notified of yet.
     done: RefCell<Vec<K>>,
-    /// A task is on its way to tell.
+    /// True while a task is about to notify the driver.
     telling: Cell<bool>,
-    /// The used index at the last look whether the driver wants to be told.
+    /// The used index when a notification was last considered.
     told: Cell<u16>,
 }
 
@@ -77,10 +78,10 @@ fn malformed(_: virtio_queue::Error) -> Malformed {
 }
 
 impl<K: 'static> Queue<K> {
-    /// Watches the kicks of `ready`.
+    /// Returns the queue of `ready`, and watches its kicks.
     ///
     /// # Errors
-    /// Where the event loop does not take the eventfd.
+    /// Fails if the event loop does not accept the eventfd.
     pub(crate) fn new(shared: Rc<Shared>, ready: ReadyQueue) -> io::Result<Self> {
         let mut queue = ready.queue;
         queue.set_event_idx(shared.event_idx);
@@ -100,17 +101,17 @@ impl<K: 'static> Queue<K> {
         })))
     }
 
-    /// Its number.
+    /// Returns its number.
     pub fn index(&self) -> u16 {
         self.0.index
     }
 
-    /// How many descriptors, and so chains, its ring has at most.
+    /// Returns the number of descriptors of its ring, which is also its maximum number of chains.
     pub fn size(&self) -> u16 {
         self.0.queue.borrow().size()
     }
 
-    /// The next chain. Waits for ever while the device is paused or broken. The future may be dropped.
+    /// Waits for the next chain; forever while the device is paused or broken. The future may be dropped.
     pub async fn next(&self) -> Chain<K> {
         loop {
             self.available().await;
@@ -120,13 +121,13 @@ impl<K: 'static> Queue<K> {
         }
     }
 
-    /// Waits until there is a chain to [`Queue::take`], and leaves it in the ring. Looks there before it
-    /// waits for a kick: what is there may have been kicked long ago. The future may be dropped.
+    /// Waits until there is a chain to [`Queue::take`], and leaves it in the ring. Checks the ring before it
+    /// waits for a kick, since a chain may have been kicked long ago. The future may be dropped.
     pub async fn available(&self) {
         self.available_beyond(0).await
     }
 
-    /// As [`Queue::available`], until there are more than `count` chains.
+    /// Like [`Queue::available`], but waits until there are more than `count` chains.
     pub async fn available_beyond(&self, count: u16) {
         let ring = &*self.0;
         loop {
@@ -137,8 +138,8 @@ impl<K: 'static> Queue<K> {
                 ring.shared.resumed.wait().await;
                 continue;
             }
-            // Others first: neither a device that is as fast as its driver nor a driver that moves the index
-            // to and fro may hold the thread.
+            // Lets others run first: neither a device that is as fast as its driver nor a driver that moves
+            // the index to and fro may occupy the thread.
             if ring.in_turn.get() >= ring.queue.borrow().size() {
                 ring.in_turn.set(0);
                 yield_now().await;
@@ -149,7 +150,7 @@ impl<K: 'static> Queue<K> {
                 Ok(true) => ring.freed.wait().await,
                 Ok(false) => {
                     ring.in_turn.set(0);
-                    // Before the look that enabling takes, so that a kick during it is not lost.
+                    // Cleared before `listen` looks at the ring, so that a kick meanwhile is not lost.
                     ring.kick.clear_readable();
                     match ring.listen(count) {
                         Ok(true) => ring.kick.readable().await,
@@ -162,7 +163,7 @@ impl<K: 'static> Queue<K> {
         }
     }
 
-    /// Takes a chain, where there is one to take now.
+    /// Takes a chain, if there is one to take now.
     pub fn take(&self) -> Option<Chain<K>> {
         let shared = &self.0.shared;
         if shared.broken.get() || shared.paused.get() {
@@ -174,12 +175,12 @@ impl<K: 'static> Queue<K> {
         })
     }
 
-    /// The next of the chains that are in the ring now: waits only while as much is in flight as may be.
-    /// `None` where there is none, and while the device is paused or broken.
+    /// Returns the next of the chains that are in the ring now; waits only while the maximum is in flight.
+    /// Returns `None` if there is no chain, and while the device is paused or broken.
     pub async fn next_there(&self) -> Option<Chain<K>> {
         let ring = &*self.0;
         let is_held = || !ring.shared.paused.get() && !ring.shared.broken.get();
-        // A ring that is malformed is found to be so by `take`.
+        // `take` finds out if the ring is malformed.
         while is_held() && ring.bytes.get() >= MAX_BYTES && ring.is_waiting(0).is_ok_and(|waiting| waiting) {
             ring.freed.wait().await;
         }
@@ -189,7 +190,7 @@ impl<K: 'static> Queue<K> {
     fn take_next(&self) -> Result<Option<Chain<K>>, Malformed> {
         let ring = &*self.0;
         let mut queue = ring.queue.borrow_mut();
-        // Only the head is wanted of the iterator's chain; the walk is our own.
+        // Only the head of the iterator's chain is used; the walk is our own.
         let next = queue.iter(ring.memory()).map_err(malformed)?.next();
         let Some(head) = next.map(|chain| chain.head_index()) else { return Ok(None) };
         if ring.in_flight.get() >= queue.size() {
@@ -198,7 +199,7 @@ impl<K: 'static> Queue<K> {
         let Content { readable, writable, descriptors } =
             chain::read(&ring.shared.memory, &queue, head, ring.shared.indirect)?;
         let bytes = (readable.len() + writable.len()) as u64;
-        // A guest may have any number of them taken in one turn.
+        // Saturating, since a guest may have any number of chains taken in one turn.
         ring.in_turn.set(ring.in_turn.get().saturating_add(1));
         ring.in_flight.set(ring.in_flight.get() + 1);
         ring.bytes.set(ring.bytes.get() + bytes);
@@ -213,7 +214,7 @@ impl<K: 'static> Ring<K> {
         &self.shared.memory
     }
 
-    /// Whether the ring holds more than `count` chains that were not taken.
+    /// Returns true if the ring holds more than `count` chains that were not taken.
     fn is_waiting(&self, count: u16) -> Result<bool, Malformed> {
         let queue = self.queue.borrow();
         let available = queue.avail_idx(self.memory(), Ordering::Acquire).map_err(malformed)?;
@@ -227,7 +228,7 @@ impl<K: 'static> Ring<K> {
         Ok(waiting > count)
     }
 
-    /// [`Ring::is_waiting`]; asks for no kicks while it is so.
+    /// Like [`Ring::is_waiting`], and turns kicks off if the result is true.
     fn look(&self, count: u16) -> Result<bool, Malformed> {
         let waiting = self.is_waiting(count)?;
         if waiting && self.listening.replace(false) {
@@ -236,7 +237,7 @@ impl<K: 'static> Ring<K> {
         Ok(waiting)
     }
 
-    /// Asks for a kick when there are more than `count` chains. `false` where they came before the driver
+    /// Asks for a kick when there are more than `count` chains. Returns false if they came before the driver
     /// could know.
     fn listen(&self, count: u16) -> Result<bool, Malformed> {
         self.listening.set(true);
@@ -252,7 +253,7 @@ impl<K: 'static> Ring<K> {
         Ok(!self.is_waiting(count)?)
     }
 
-    /// A chain will never be given back, for which the driver would wait for ever.
+    /// Breaks the device: a chain will never be given back, for which the driver would wait forever.
     pub(crate) fn lost(&self) {
         self.shared.break_down(self.index, Malformed("a chain was not given back"));
     }
@@ -263,8 +264,8 @@ impl<K: 'static> Ring<K> {
         self.in_flight.set(self.in_flight.get() - 1);
     }
 
-    /// Delivers what is in the used ring: interrupts the driver where it wants that, and only then lets go
-    /// of what was kept until then.
+    /// Delivers the chains in the used ring: interrupts the driver if it wants that, and only then drops
+    /// what was kept until then.
     fn tell(&self) {
         self.telling.set(false);
         let done = self.done.take();
@@ -279,19 +280,20 @@ impl<K: 'static> Ring<K> {
         self.shared.delivered(count);
     }
 
-    /// What the driver says in the available ring (virtio 1.2, 2.7.7). `virtio-queue` leaves out the flag of
-    /// drivers without EVENT_IDX, and does not know of used entries that it did not write.
+    /// Returns true if the driver wants an interrupt, by its available ring (virtio 1.2, 2.7.7).
+    /// `virtio-queue` ignores the flag of drivers without EVENT_IDX, and does not know of used entries that
+    /// it did not write.
     fn wants_interrupt(&self) -> bool {
         let queue = self.queue.borrow();
         let next = queue.next_used();
         let told = self.told.replace(next);
-        // The used index is in memory before the driver's wish is read.
+        // The used index must be in memory before the driver's choice is read.
         fence(Ordering::SeqCst);
         let load = |offset| {
             let address = GuestAddress(queue.avail_ring() + offset);
             self.memory().load::<u16>(address, Ordering::Acquire).ok().map(u16::from_le)
         };
-        // An unreadable ring cannot be; if it is, an interrupt too many does no harm.
+        // The ring is readable; if it were not, an interrupt too many would do no harm.
         if self.shared.event_idx {
             let event = load(4 + 2 * u64::from(queue.size()));
             return event
@@ -302,14 +304,14 @@ impl<K: 'static> Ring<K> {
 }
 
 impl<K: 'static> Token<K> {
-    /// Whether the driver is to hear of it still. Once it has asked for a reset, nothing of what ends then is
-    /// to be written to its memory.
+    /// Returns true if the driver still waits for the chain. Once it has asked for a reset, nothing may be
+    /// written to its memory any more.
     pub fn is_wanted(&self) -> bool {
         self.ring.as_ref().is_some_and(|ring| !ring.shared.silent.get())
     }
 
-    /// Gives the chain back: `written` bytes were written from the start of its writable part on (virtio 1.2,
-    /// 2.7.8.2; less than the truth is allowed). Chains that end together are told with one interrupt.
+    /// Gives the chain back: `written` bytes were written, from the start of its writable part on (virtio
+    /// 1.2, 2.7.8.2; less than the real number is allowed). Chains that end together share one interrupt.
     pub fn complete(self, written: u32, keep: K) {
         if let Some(ring) = self.ring.as_ref().filter(|_| self.is_wanted())
             && ring.queue.borrow_mut().add_used(ring.memory(), self.head, written).is_err()
@@ -319,7 +321,7 @@ impl<K: 'static> Token<K> {
         self.finish(keep);
     }
 
-    /// What comes after the used entry: from there on the driver may use the descriptors again.
+    /// Does what follows the used entry: from here on the driver may use the descriptors again.
     pub(crate) fn hand_over(&mut self, keep: K) -> Option<Rc<Ring<K>>> {
         let ring = self.ring.take()?;
         ring.release(self.bytes);
@@ -332,7 +334,7 @@ impl<K: 'static> Token<K> {
         if ring.in_flight.get() == 0 {
             ring.tell();
         } else if !ring.telling.replace(true) {
-            // One interrupt for all that end in this turn of the executor.
+            // One interrupt for all chains that end in this turn of the executor.
             spawn(async move {
                 yield_now().await;
                 ring.tell();
@@ -340,14 +342,14 @@ impl<K: 'static> Token<K> {
         }
     }
 
-    /// Leaves the chain in the ring as if it had not been taken; the index is the caller's to set back.
+    /// Leaves the chain in the ring as if it had not been taken. The caller must set the index back.
     pub(crate) fn put_back(mut self) {
         let Some(ring) = self.ring.take() else { return };
         ring.release(self.bytes);
         ring.shared.delivered(1);
     }
 
-    /// Does not give the chain back, because no driver may build such a one: the device needs a reset.
+    /// Breaks the device, because no driver may build such a chain: the device needs a reset.
     pub fn refuse(self, why: Malformed) {
         if let Some(ring) = &self.ring {
             ring.shared.break_down(ring.index, why);

@@ -1,4 +1,4 @@
-//! Devices that answer at once, or when the test lets them: on a thread of their own, behind a mock ring.
+//! Devices that reply at once, or when the test lets them, on a thread of their own behind a mock ring.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ const SIZE: u16 = 8;
 const ROOM: u64 = 0x10_0000;
 
 thread_local! {
-    /// Ends the device's thread.
+    /// Notified to end the device's thread.
     static STOP: Rc<Event> = Rc::default();
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// An active device that runs `serve`.
+    /// Returns a rig with an active device that runs `serve`.
     pub(crate) fn new<F: Future<Output = ()> + 'static>(
         event_idx: bool,
         serve: impl FnOnce(Queue) -> F + Send + 'static,
@@ -56,7 +56,7 @@ impl Rig {
         rig
     }
 
-    /// Offers a chain of `out` bytes to read and `into` to write; where they lie.
+    /// Offers a chain with `out` to read and room for `into` bytes. Returns the room's address.
     pub(crate) fn offer(&mut self, out: &[u8], into: usize) -> u64 {
         let from = self.driver.alloc(out);
         let to = self.driver.alloc(&vec![0xee; into]);
@@ -103,7 +103,7 @@ impl Drop for Rig {
     }
 }
 
-/// Gives back what it is sent, in capitals.
+/// Gives back the bytes that it gets, in upper case.
 async fn echo(queue: Queue) {
     loop {
         let Chain { readable, writable, token } = queue.next().await;
@@ -143,7 +143,7 @@ fn a_device_as_fast_as_its_driver_leaves_others_their_turn() {
     rig.driver.put(8_u16, rig.driver.avail() + 2);
     rig.driver.describe(rig.driver.table(), 0, ROOM, 1, 0, 0);
     rig.driver.kick.write(1).unwrap();
-    // Ends only if others have a turn.
+    // Returns only if others have a turn.
     rig.settle();
     assert_eq!(rig.interrupts.counts().needs_reset, 0);
 }
@@ -153,13 +153,13 @@ fn a_look_takes_nothing() {
     let mut rig = Rig::new(true, async |queue: Queue| {
         loop {
             queue.available().await;
-            // It has nothing to tell.
+            // The device has nothing to send.
             std::future::pending::<()>().await;
         }
     });
     rig.offer(b"", 4);
     rig.settle();
-    // Nothing is in flight, so this ends.
+    // Nothing is in flight, so the pause ends.
     rig.runner.pause().wait().unwrap();
     assert_eq!(rig.driver.pop_used(), None);
 }

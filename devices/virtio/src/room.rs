@@ -1,4 +1,4 @@
-//! Several chains for one thing to be written, which are taken and given back together.
+//! Several chains for one message to the driver, which are taken and given back together.
 
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
@@ -6,31 +6,31 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::chain::Malformed;
 use crate::queue::{Chain, Queue, Token};
 
-/// Why there is no room. All chains are still in the ring.
+/// The reason why there is not enough room. All chains are still in the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRoom {
-    /// The ring holds so many chains, whose room is not enough: wait for more, by
+    /// The ring holds this many chains, and they are too small: wait for more with
     /// [`Queue::available_beyond`].
     Yet(u16),
-    /// As many chains as it may be are in the ring, or as many as its descriptors are enough for, and their
-    /// room is not enough.
+    /// The ring holds the maximum number of chains, or as many as its descriptors suffice for, and they are
+    /// too small.
     Ever,
 }
 
 /// Chains that are written in their order, each to its end before the next. The driver finds all of them in
-/// the used ring or none (virtio 1.2, 5.1.6.4.1). Dropped unwritten, it takes the device for broken.
+/// the used ring or none (virtio 1.2, 5.1.6.4.1). Dropping it unwritten breaks the device.
 pub struct Room {
     chains: Vec<Chain>,
 }
 
 impl Queue {
-    /// Takes the first chains of the ring that have room for `bytes`, not more of them than it takes and at
-    /// most `most`; none where that is not enough.
+    /// Takes the first chains of the ring that have room for `bytes`, no more than necessary and at most
+    /// `most`. Takes none if that is not enough.
     ///
-    /// A chain with bytes to read in it breaks the device: the answer is then [`NoRoom::Yet`].
+    /// A chain with bytes to read breaks the device, and the result is an error.
     ///
     /// # Errors
-    /// What [`NoRoom`] says.
+    /// Fails with a [`NoRoom`] if there is not enough room.
     pub fn room(&self, bytes: usize, most: u16) -> Result<Room, NoRoom> {
         let ring = &self.0;
         let start = ring.queue.borrow().next_avail();
@@ -48,8 +48,8 @@ impl Queue {
             return Ok(Room { chains });
         }
         let count = chains.len() as u16;
-        // A driver whose chains take two descriptors each fills its ring with half as many of them as there
-        // are descriptors; then no further one will come before these are given back.
+        // A driver whose chains take two descriptors each fills its ring with half as many chains as there
+        // are descriptors. No further chain will then come before these are given back.
         let taken: u32 = chains.iter().map(|chain| u32::from(chain.token.descriptors)).sum();
         let least = chains.iter().map(|chain| u32::from(chain.token.descriptors)).min();
         let is_full = least.is_some_and(|least| taken + least > u32::from(self.size()));
@@ -61,12 +61,12 @@ impl Queue {
 }
 
 impl Room {
-    /// How many chains it is made of.
+    /// Returns the number of chains that it consists of.
     pub fn chains(&self) -> usize {
         self.chains.len()
     }
 
-    /// Writes these bytes one behind the other, as far as there is room, and gives the chains back.
+    /// Writes `parts` one behind the other, as far as there is room, and gives the chains back.
     pub fn write(self, parts: &[&[u8]]) {
         let mut parts = parts.iter().copied();
         let mut part: &[u8] = &[];
@@ -86,7 +86,8 @@ impl Room {
                 writable.slice(at..at + len).copy_from(now);
                 (at, part) = (at + len, later);
             }
-            // A chain has at most 2^32 bytes, and more than fits is told as less, which is allowed.
+            // A chain has at most 2^32 bytes. A length that does not fit is reported as less, which is
+            // allowed.
             done.push((token, u32::try_from(at).unwrap_or(u32::MAX)));
         }
         complete(done);
@@ -111,7 +112,7 @@ fn complete(mut chains: Vec<(Token, u32)>) {
     for (mut token, _) in chains {
         token.hand_over(());
     }
-    // It publishes the index, and all entries before it with that.
+    // Publishes the index, and with it all entries before this one.
     last.complete(written, ());
 }
 

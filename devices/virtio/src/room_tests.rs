@@ -1,4 +1,4 @@
-//! Ten bytes for whoever has room for them, in chains of any size.
+//! A device that writes ten bytes whenever there is room, into chains of any size.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use super::*;
 use crate::driver::Piece;
 use crate::queue::tests::Rig;
 
-/// Fills ten bytes of room whenever they are there, of no more than four chains.
+/// Writes ten bytes whenever there is room for them, in at most four chains.
 async fn tell(queue: Queue) {
     let mut count = 0;
     loop {
@@ -18,7 +18,7 @@ async fn tell(queue: Queue) {
                 0
             }
             Err(NoRoom::Yet(count)) => count,
-            // Told to the driver in a way that the test sees.
+            // Reported to the driver in a way that the test sees.
             Err(NoRoom::Ever) => return queue.next().await.token.refuse(Malformed("too small")),
         };
     }
@@ -44,7 +44,7 @@ fn what_does_not_fit_yet_waits_and_holds_nothing() {
             let second = rig.offer(b"", 4);
             rig.settle();
             assert_eq!(rig.driver.pop_used(), None);
-            // Nothing is in flight, so this ends.
+            // Nothing is in flight, so the pause ends.
             rig.runner.pause().wait().unwrap();
             rig.runner.resume();
             rig.settle();
@@ -97,7 +97,7 @@ fn chains_of_one_write_are_used_at_one_time() {
 #[test]
 fn the_driver_hears_of_chains_between_those_that_it_asked_about() {
     let mut rig = Rig::new(true, tell);
-    // Of the second of three entries, all of which are written at once.
+    // The driver asks about the second of three entries, all of which are written at once.
     rig.driver.set_used_event(2);
     for len in [3, 3, 4] {
         rig.offer(b"", len);
@@ -118,7 +118,7 @@ fn too_many_small_chains_are_not_waited_for() {
 
 #[test]
 fn chains_that_take_all_descriptors_are_the_last() {
-    // Of eight descriptors two a chain, or three: a fourth chain, or a third, is not to come any more.
+    // With two of eight descriptors per chain, the fourth chain is the last; with three, the second is.
     for (each, chains) in [(2, 3), (3, 2)] {
         let mut rig = Rig::new(true, async |queue: Queue| {
             let mut count = 0;
@@ -152,7 +152,7 @@ fn a_driver_that_takes_chains_back_is_heard_when_it_offers_more() {
     rig.offer(b"", 2);
     rig.offer(b"", 2);
     rig.settle();
-    // A driver must not; the two are forgotten until it offers more than there were.
+    // A driver must not do this; the two chains are forgotten until it offers more than there were.
     rig.driver.set_avail_index(0);
     rig.driver.kick.write(1).unwrap();
     rig.settle();

@@ -1,8 +1,8 @@
-//! What lives on the executor's thread between DRIVER_OK and reset.
+//! The part of a device that lives on the executor's thread between DRIVER_OK and reset.
 //!
-//! Other threads name it by the device's number: it is not `Send`, and a task of the executor owns it, so
-//! that it ends with that executor at the latest. Each step does its work when it is called and leaves only
-//! the waiting to its future, so calls from other threads act in their order.
+//! Other threads refer to it by the device's number, since it is not `Send`. A task of the executor owns it,
+//! so it ends with that executor at the latest. Each step does its work when it is called and leaves only
+//! the waiting to its future, so calls from other threads take effect in their order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,33 +26,33 @@ thread_local! {
     static ACTIVE: RefCell<HashMap<u64, Weak<Active>>> = RefCell::default();
 }
 
-/// What a device does between DRIVER_OK and reset. It is cancelled when no chain is in flight; chains that
-/// were set aside ([`crate::Aside`]) should be its own, so that they end with it.
+/// The work of a device between DRIVER_OK and reset. It is cancelled when no chain is in flight. It should
+/// own the chains that were set aside ([`crate::Aside`]), so that they end with it.
 pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Whether `features` has the bit of a VIRTIO_*_F constant.
+/// Returns true if `features` has the bit of a VIRTIO_*_F constant.
 pub fn has(features: u64, bit: u32) -> bool {
     features & (1 << bit) != 0
 }
 
-/// What all queues of an active device share.
+/// The state that all queues of an active device share.
 pub(crate) struct Shared {
     pub(crate) memory: Memory,
     pub(crate) interrupt: Arc<dyn Interrupt>,
-    /// VIRTIO_RING_F_INDIRECT_DESC was negotiated.
+    /// True if VIRTIO_RING_F_INDIRECT_DESC was negotiated.
     pub(crate) indirect: bool,
-    /// VIRTIO_RING_F_EVENT_IDX was negotiated.
+    /// True if VIRTIO_RING_F_EVENT_IDX was negotiated.
     pub(crate) event_idx: bool,
-    /// A ring or chain was malformed: nothing is taken from any ring any more.
+    /// True if a ring or chain was malformed: nothing is taken from any ring any more.
     pub(crate) broken: Cell<bool>,
-    /// The driver has asked for a reset: it hears nothing of what ends now.
+    /// True if the driver has asked for a reset: it is not notified of what ends now.
     pub(crate) silent: Cell<bool>,
-    /// Nothing is taken from any ring until it is resumed.
+    /// True while paused: nothing is taken from any ring.
     pub(crate) paused: Cell<bool>,
     pub(crate) resumed: Event,
-    /// How often a pause has ended.
+    /// Number of pauses that have ended.
     pub(crate) resumes: Cell<u64>,
-    /// Chains taken from a ring whose completion is not delivered yet.
+    /// Number of chains taken from a ring whose completion is not delivered yet.
     undelivered: Cell<usize>,
     idle: Event,
 }
@@ -159,7 +159,7 @@ fn resume(id: u64) {
 fn reset(id: u64) -> impl Future<Output = ()> {
     let active = find(id);
     if let Some(active) = &active {
-        // Nobody else finds it any more: the driver's next DRIVER_OK may come before it is dropped.
+        // Removed at once: the driver's next DRIVER_OK may come before `active` is dropped.
         ACTIVE.with(|all| all.borrow_mut().remove(&id));
         active.shared.paused.set(true);
         active.shared.silent.set(true);
@@ -175,39 +175,39 @@ fn reset(id: u64) -> impl Future<Output = ()> {
     }
 }
 
-/// Runs a device's queues on the thread of an executor: the steps of a [`crate::Device`] that are
-/// the same for all of them, done on that thread in the order of asking. Dropping it while active resets it
-/// without waiting.
+/// Runs a device's queues on the thread of an executor: the steps of a [`crate::Device`] that are the same
+/// for all of them. That thread handles all calls in their order. Dropping the runner while it is active
+/// resets it without waiting.
 pub struct Runner {
     remote: Remote,
-    /// Names the device in the executor's thread.
+    /// The device's number on the executor's thread.
     id: u64,
     active: bool,
     paused: bool,
 }
 
 impl Runner {
-    /// A runner on the executor behind `remote`, inactive.
+    /// Returns an inactive runner on the executor behind `remote`.
     pub fn new(remote: Remote) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         Runner { remote, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), active: false, paused: false }
     }
 
-    /// The executor.
+    /// Returns the executor.
     pub fn remote(&self) -> &Remote {
         &self.remote
     }
 
-    /// Whether it runs queues: from a successful [`Runner::start`] to the next [`Runner::reset`].
+    /// Returns true if it runs queues: from a successful [`Runner::start`] to the next [`Runner::reset`].
     pub fn is_active(&self) -> bool {
         self.active
     }
 
     /// Makes a [`Queue`] of each queue of `activation`, in order, and runs the futures that `serve` makes of
-    /// them. Where it makes `None` (it says why in the log), the driver is asked for a reset.
+    /// them. If `serve` returns `None` (it logs the reason), the driver is asked for a reset.
     ///
     /// # Errors
-    /// `InvalidInput` where it is active already, or rings lie outside of guest memory.
+    /// `InvalidInput` if it is active already, or if rings lie outside guest memory.
     pub fn start<K: 'static>(
         &mut self,
         activation: Activation,
@@ -226,17 +226,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Stops to use the queues: blocks until nothing of the device uses guest memory any more. Without effect
-    /// where it is not active. Not for the executor's own thread.
+    /// Stops using the queues: blocks until nothing of the device uses guest memory any more. Does nothing
+    /// if it is not active. Must not be called on the executor's own thread.
     pub fn reset(&mut self) {
         if std::mem::take(&mut self.active) {
             let id = self.id;
-            // An error says that the executor has ended, and all that was in flight with it.
+            // An error means that the executor has ended, and all that was in flight with it.
             let _ = self.remote.call(move || reset(id)).wait();
         }
     }
 
-    /// Stops to take chains, and answers when none is in flight or being delivered.
+    /// Stops taking chains. The reply comes when none is in flight or being delivered.
     pub fn pause(&mut self) -> Reply<()> {
         self.paused = true;
         let id = self.id;

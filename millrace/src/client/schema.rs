@@ -1,4 +1,4 @@
-//! What a server says of its commands, for typing arguments and for completing them.
+//! A server's schema of its commands, for typing arguments and for completing them.
 
 use std::collections::HashMap;
 
@@ -8,21 +8,22 @@ use serde_json::{Map, Value};
 
 use crate::Failure;
 
-/// A server's schema by name; empty where the server tells none.
+/// A server's schema, by name; empty if the server has none.
 #[derive(Default)]
 pub(super) struct Schema(HashMap<String, SchemaInfo>);
 
 impl Schema {
-    /// Asks the server. One that knows no schema still takes commands, whose arguments are then guessed.
+    /// Asks the server for its schema. A server without one still takes commands; the types of their
+    /// arguments are then guessed.
     pub(super) fn ask(client: &mut Client) -> Self {
-        // Of QEMU's entries some members are unknown here, so that they are read one by one.
+        // Entries are parsed one by one, since some of QEMU's have members that are unknown here.
         let entries = client.execute_json(<command::QueryQmpSchema as command::Request>::NAME, Value::Null);
         let Ok(Value::Array(entries)) = entries else { return Schema::default() };
         let entries = entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok());
         Schema(entries.map(|entry: SchemaInfo| (entry.name.clone(), entry)).collect())
     }
 
-    /// The names of all commands, in order.
+    /// Returns the names of all commands, sorted.
     pub(super) fn commands(&self) -> Vec<&str> {
         let is_command = |info: &&SchemaInfo| info.meta_type == SchemaMetaType::Command;
         let mut names: Vec<_> = self.0.values().filter(is_command).map(|info| info.name.as_str()).collect();
@@ -30,12 +31,12 @@ impl Schema {
         names
     }
 
-    /// What a command does, where the server says it.
+    /// Returns the description of a command, if the server gives one.
     pub(super) fn doc(&self, command: &str) -> Option<&str> {
         self.0.get(command)?.doc.as_deref()
     }
 
-    /// A command's arguments: name, type, whether it can be left out.
+    /// Returns a command's arguments: name, type, and true if the argument is optional.
     pub(super) fn members(&self, command: &str) -> Vec<(&str, &str, bool)> {
         let of = self.0.get(command).and_then(|info| info.arg_type.as_deref());
         of.map_or_else(Vec::new, |of| self.members_of(of))
@@ -53,7 +54,7 @@ impl Schema {
             .collect()
     }
 
-    /// The values that an argument can have, where they are known.
+    /// Returns the values that an argument of type `of` can have, or nothing if they are unknown.
     pub(super) fn values(&self, of: &str) -> Vec<String> {
         match self.0.get(of) {
             Some(SchemaInfo { values: Some(values), .. }) => values.clone(),
@@ -62,13 +63,13 @@ impl Schema {
         }
     }
 
-    /// The type of the member at `path` of type `of`; `None` where nobody knows.
+    /// Returns the type of the member `path` of type `of`, or `None` if it is unknown.
     fn member_type(&self, of: Option<&str>, path: &str) -> Option<&str> {
         let members = self.members_of(of?);
         members.iter().find(|(name, ..)| *name == path).map(|(_, of, _)| *of)
     }
 
-    /// The arguments object of `key=value` pairs. A dotted key names a member inside of an argument.
+    /// Converts `key=value` pairs to the arguments object. A dotted key names a member inside an argument.
     pub(super) fn arguments(&self, command: &str, pairs: &[String]) -> Result<Value, Failure> {
         let of = self.0.get(command).and_then(|info| info.arg_type.as_deref());
         let mut arguments = Map::new();
@@ -91,7 +92,8 @@ impl Schema {
         Ok(Value::Object(arguments))
     }
 
-    /// A value as its type wants it; where that is unknown, JSON if it is, else a string.
+    /// Converts a value to its type. If the type is unknown, the value is JSON if it parses as JSON, else a
+    /// string.
     fn value(&self, key: &str, of: Option<&str>, text: &str) -> Result<Value, Failure> {
         let json = || serde_json::from_str(text).ok();
         let wrong = |what: &str| format!("{key}={text}: give {what}");

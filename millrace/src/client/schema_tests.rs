@@ -1,4 +1,4 @@
-//! How words become arguments.
+//! The conversion of words to arguments.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! The shell of `millrace qmp`: commands by name and `key=value`, completed from the server's schema, and
-//! events as they come.
+//! The shell of `millrace qmp`: runs commands given by name and `key=value`, completes them from the
+//! server's schema, and prints events as they come.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::rc::Rc;
@@ -16,10 +16,10 @@ use crate::Failure;
 use crate::console::editing;
 
 const PROMPT: &str = "(QMP) ";
-/// How long the thread that prints events waits for one before it waits again.
+/// Time limit of one wait for an event; the thread that prints events then waits again.
 const LOOK: Duration = Duration::from_secs(3600);
 
-/// Runs until the input ends or the server does. `events` is a second connection, for events alone.
+/// Runs until the input or the server ends. `events` is a second connection, which receives only events.
 pub(super) fn run(mut client: Client, events: Client, schema: Schema) -> Result<(), Failure> {
     let schema = Rc::new(schema);
     if !io::stdin().is_terminal() {
@@ -35,10 +35,10 @@ pub(super) fn run(mut client: Client, events: Client, schema: Schema) -> Result<
     editor.set_helper(Some(Words { schema: schema.clone() }));
     let mut printer = editor.create_external_printer().map_err(unusable)?;
     print_events(events, move |text| {
-        // Nobody sees it where the terminal is gone.
+        // Fails only if the terminal is gone.
         let _ = printer.print(text);
     });
-    println!("Commands as NAME KEY=VALUE..., or one JSON object; Tab completes, 'help [COMMAND]' tells.");
+    println!("Type NAME KEY=VALUE... or one JSON object. Tab completes, 'help [COMMAND]' explains.");
     loop {
         match editor.readline(PROMPT) {
             Ok(line) => {
@@ -70,7 +70,7 @@ fn event_text(event: &EventMessage) -> String {
     format!("{}.{:06} {}{data}\n", event.timestamp.seconds, event.timestamp.microseconds, event.event)
 }
 
-/// Runs one line. An error of the command is printed; one of the connection ends the shell.
+/// Runs one line. An error of the command is printed; an error of the connection ends the shell.
 fn serve(client: &mut Client, schema: &Schema, line: &str) -> Result<(), Failure> {
     let line = line.trim();
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -85,7 +85,7 @@ fn serve(client: &mut Client, schema: &Schema, line: &str) -> Result<(), Failure
                 let name = message["execute"].as_str().unwrap_or_default().to_owned();
                 (name, Ok(message.get("arguments").cloned().unwrap_or_default()))
             }
-            Err(e) => (String::new(), Err(format!("no JSON: {e}"))),
+            Err(e) => (String::new(), Err(format!("not JSON: {e}"))),
         }
     } else {
         let arguments = schema.arguments(&name, &pairs);
@@ -101,7 +101,7 @@ fn serve(client: &mut Client, schema: &Schema, line: &str) -> Result<(), Failure
         Ok(Err(e)) => return Err(super::failure(e)),
         Err(text) => println!("{text}"),
     }
-    // Fails where nobody reads.
+    // Fails only if nobody reads the output.
     let _ = io::stdout().flush();
     Ok(())
 }
@@ -120,14 +120,14 @@ fn help(schema: &Schema, command: Option<&str>) -> String {
     text
 }
 
-/// Completes names of commands, of arguments, and values.
+/// Completes the names of commands and arguments, and values.
 #[derive(Helper, Highlighter, Hinter, Validator)]
 struct Words {
     schema: Rc<Schema>,
 }
 
 impl Words {
-    /// What can stand for the last word of `typed`, and where that word begins.
+    /// Returns the offset of the last word of `typed`, and the words that it can be completed to.
     fn candidates(&self, typed: &str) -> (usize, Vec<String>) {
         let start = typed.rfind(' ').map_or(0, |at| at + 1);
         let word = &typed[start..];

@@ -1,4 +1,4 @@
-//! `millrace watch`: the progress of all jobs and what every disk does, as it happens.
+//! `millrace watch`: shows the progress of all jobs and the activity of every disk, as it happens.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -11,10 +11,10 @@ use qmp::{Client, ClientError, EventMessage, command};
 
 use crate::Failure;
 
-/// Between two looks.
+/// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What one look found.
+/// The results of one look.
 struct Look {
     at: Instant,
     jobs: Vec<BlockJobInfo>,
@@ -37,7 +37,7 @@ fn look(client: &mut Client) -> Result<Look, ClientError> {
     Ok(Look { at: Instant::now(), jobs, disks, backing, ended })
 }
 
-/// A job's end, as its event says it.
+/// A job's end, as reported by its event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Ended {
     job: String,
@@ -67,8 +67,8 @@ impl Ended {
         Some(Ended { job: member("device")?.as_str()?.to_owned(), outcome })
     }
 
-    /// The end in words. `first` is the time of the first look at the job, and the offset that it had then;
-    /// `released` are images that are no disk's backing file any more.
+    /// Describes the end. `first` is the time of the first look at the job, with its offset at that time;
+    /// `released` are images that are no longer a disk's backing file.
     fn text(&self, first: Option<(Instant, u64)>, now: Instant, released: &[&str]) -> String {
         match &self.outcome {
             Outcome::Failed(error) => format!("failed: {error}"),
@@ -90,7 +90,7 @@ impl Ended {
     }
 }
 
-/// What a disk did since the last look, in one line.
+/// Describes a disk's activity since the last look, in one line.
 fn disk_line(before: Option<&BlockDeviceStats>, now: &BlockDeviceStats, time: Duration) -> String {
     let rate = |count: fn(&BlockDeviceStats) -> u64| {
         let new = before.map_or(0, |before| count(now).saturating_sub(count(before)));
@@ -116,7 +116,7 @@ fn disk_line(before: Option<&BlockDeviceStats>, now: &BlockDeviceStats, time: Du
     )
 }
 
-/// `millrace watch SOCKET [--once]`.
+/// Runs `millrace watch SOCKET [--once]`.
 pub(crate) fn watch(socket: &str, once: bool) -> Result<ExitCode, Failure> {
     let mut client = super::connect(socket)?;
     let mut screen = Screen::new();
@@ -124,7 +124,7 @@ pub(crate) fn watch(socket: &str, once: bool) -> Result<ExitCode, Failure> {
     loop {
         let now = match look(&mut client) {
             Ok(now) => now,
-            // It has ended, and so has what there was to watch.
+            // The server has ended, so there is nothing left to watch.
             Err(ClientError::Closed) if last.is_some() => return Ok(ExitCode::SUCCESS),
             Err(e) => return Err(super::failure(e)),
         };
@@ -137,24 +137,24 @@ pub(crate) fn watch(socket: &str, once: bool) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Bars on a terminal, lines elsewhere.
+/// Shows bars on a terminal, lines elsewhere.
 struct Screen {
     bars: Option<MultiProgress>,
     jobs: BTreeMap<String, Watched>,
     disks: BTreeMap<String, ProgressBar>,
-    /// The images that stopped being a backing file before the last look: the event of the job's end may come
-    /// a look later.
+    /// The images that stopped being a backing file before the last look: the event of the job's end may
+    /// come one look later.
     released: Vec<String>,
 }
 
-/// A job that was seen at work.
+/// A job that has been seen running.
 struct Watched {
     bar: ProgressBar,
-    /// When it was seen first, and its offset then.
+    /// The time of the first look at it, and its offset at that time.
     first: (Instant, u64),
 }
 
-/// A bar of a job at work, and its line at the end.
+/// Templates of the bar of a running job, and of its line at the end.
 const AT_WORK: &str = "{prefix:12} [{bar:30}] {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {msg}";
 const AT_END: &str = "{prefix:12} {msg}";
 
@@ -170,7 +170,7 @@ impl Screen {
             let before = last.and_then(|last| last.disks.get(name));
             self.show_disk(name, disk_line(before, stats, time));
         }
-        // One that has ended and waits to be dismissed has its last line already.
+        // A job that has ended and waits to be dismissed has already got its last line.
         for job in now.jobs.iter().filter(|job| job.status != JobStatus::Concluded) {
             self.show_job(job, now.at);
         }
@@ -183,12 +183,12 @@ impl Screen {
             let images: Vec<_> = named.iter().map(String::as_str).collect();
             self.show_end(ended, now.at, &images);
             if matches!(ended.outcome, Outcome::Done { .. }) {
-                // Each image is named once.
+                // Each image is named only once.
                 named.clear();
                 self.released.clear();
             }
         }
-        // Gone without an event that was seen.
+        // Jobs that ended without an event that was received.
         let gone = |name: &String| !now.jobs.iter().any(|job| job.device == *name);
         for (name, watched) in self.jobs.extract_if(.., |name, _| gone(name)) {
             if self.bars.is_none() {

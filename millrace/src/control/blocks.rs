@@ -1,4 +1,4 @@
-//! Disks and their jobs in QMP's words.
+//! Descriptions of disks and images in QMP's types.
 
 use std::rc::Rc;
 
@@ -9,13 +9,13 @@ use qmp::types::*;
 
 use super::Drive;
 
-/// The most images that one description holds, each within the one above: JSON readers have a limit of their
-/// own, 128 levels many of them. The rest of a longer chain is in `query-named-block-nodes`.
+/// The maximum number of images in one description, each nested in the one above. Many JSON readers limit
+/// nesting to 128 levels. `query-named-block-nodes` has the rest of a longer chain.
 const NESTED: usize = 64;
-/// The most descriptions that the answer about a whole chain holds, or a few for each image of a long one.
+/// The maximum number of descriptions in the reply about a whole chain, unless the chain has more images.
 const DESCRIBED: usize = 4096;
 
-/// What `query-block` and image descriptions need of one image of a chain.
+/// The properties of one image of a chain that descriptions need.
 struct Layer {
     name: String,
     node_name: String,
@@ -40,7 +40,7 @@ fn layer(node: &Node) -> Layer {
     }
 }
 
-/// The images of a disk, from its leaf on.
+/// Returns the images of a disk, from its leaf on.
 pub(super) fn chain(disk: &Disk) -> impl Iterator<Item = Rc<Node>> {
     std::iter::successors(Some(disk.leaf()), |node| node.backing())
 }
@@ -49,7 +49,7 @@ fn layers(disk: &Disk) -> Vec<Layer> {
     chain(disk).filter(|_| disk.has_medium()).map(|node| layer(&node)).collect()
 }
 
-/// The image at the head of `layers`, with `nested` of those behind it.
+/// Describes the image at the head of `layers`, with `nested` of those behind it nested inside.
 fn image(layers: &[Layer], nested: usize) -> Option<ImageInfo> {
     let (this, behind) = layers.split_first()?;
     let backing = this.backing.as_ref();
@@ -70,7 +70,7 @@ fn image(layers: &[Layer], nested: usize) -> Option<ImageInfo> {
     })
 }
 
-/// An entry of `query-block`.
+/// Returns a drive's entry of `query-block`.
 pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<BlockInfo> {
     let (layers, tray) = drive
         .handle
@@ -92,19 +92,19 @@ pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<Bl
     })
 }
 
-/// The images of a drive's chain; `flat`: each without those behind it.
+/// Describes the images of a drive's chain. With `flat`, nothing is nested.
 pub(super) async fn images(drive: &Drive, flat: bool) -> block::Result<Vec<BlockDeviceInfo>> {
     let layers = drive.handle.call(|disk| async move { Ok(layers(&disk)) }).await?;
     let nested = match flat {
         true => 0,
-        // Each with all behind it makes half the square of the chain's length.
+        // Nesting all images behind each image would describe half the square of the chain's length.
         false => (DESCRIBED / layers.len().max(1)).clamp(1, NESTED) - 1,
     };
     Ok((0..layers.len()).filter_map(|at| inserted(drive, &layers[at..], nested, flat)).collect())
 }
 
-/// The image at the head of `layers`, as attached to the drive, with `nested` of those behind it described
-/// within.
+/// Describes the image at the head of `layers`, as attached to the drive, with `nested` of those behind it
+/// nested inside.
 fn inserted(drive: &Drive, layers: &[Layer], nested: usize, flat: bool) -> Option<BlockDeviceInfo> {
     let (leaf, behind) = layers.split_first()?;
     let image = image(layers, nested)?;
@@ -114,7 +114,7 @@ fn inserted(drive: &Drive, layers: &[Layer], nested: usize, flat: bool) -> Optio
         ro: leaf.read_only,
         drv: leaf.kind.name().into(),
         backing_file: behind.first().map(|layer| layer.name.clone()),
-        // QEMU's flat answer counts none either.
+        // QEMU's flat reply has 0 here, too.
         backing_file_depth: if flat { 0 } else { behind.len() as u64 },
         active: true,
         encrypted: false,

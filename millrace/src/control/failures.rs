@@ -1,4 +1,4 @@
-//! What the monitor hears of the guest's failed requests, and how they stop the machine.
+//! Reports the guest's failed requests to the monitor's clients, and stops the machine for them.
 
 use qmp::event::BlockIoError;
 use qmp::types::{BlockErrorAction, IoOperationType, IoStatus};
@@ -6,7 +6,7 @@ use virtio_blk::{Action, IoError};
 
 use super::Control;
 
-/// An error of the disk `device` in QMP's words. QEMU tells whether it is for want of space only where
+/// Returns the event for an error of the disk `device`. As in QEMU, it says if space was lacking only if
 /// `query-block` has an `io-status`.
 fn event(device: String, error: IoError, has_io_status: bool) -> BlockIoError {
     BlockIoError {
@@ -25,7 +25,8 @@ fn event(device: String, error: IoError, has_io_status: bool) -> BlockIoError {
     }
 }
 
-/// A disk's `io-status` after an error that stops the machine: the first one counts until it goes on.
+/// Returns a disk's `io-status` after an error that stops the machine. The first error counts until the
+/// machine is resumed.
 fn status_after(before: IoStatus, no_space: bool) -> IoStatus {
     match before {
         IoStatus::Ok if no_space => IoStatus::Nospace,
@@ -35,13 +36,13 @@ fn status_after(before: IoStatus, no_space: bool) -> IoStatus {
 }
 
 impl Control {
-    /// Sends `BLOCK_IO_ERROR` for what the guest's disks have failed at since the last call. Answers whether
-    /// one of them keeps a request for the machine to stop.
+    /// Sends `BLOCK_IO_ERROR` for the errors of the guest's disks since the last call. Returns true if the
+    /// machine must stop for one of them.
     pub(super) fn tell_io_errors(&self) -> bool {
         let mut stop = false;
         for (device, error) in self.io_errors.take() {
             let Ok(drive) = self.drive(&device) else { continue };
-            // As in QEMU, the status first: whoever hears of the event finds it.
+            // As in QEMU, the status is set first, so that clients that get the event find it.
             if error.action == Action::Stop {
                 stop = true;
                 drive.io_status.set(status_after(drive.io_status.get(), error.no_space));
@@ -53,16 +54,18 @@ impl Control {
         stop
     }
 
-    /// Tells of failed requests, then stops the machine where one of them asks for it: `BLOCK_IO_ERROR`, then
+    /// Reports failed requests, then stops the machine if one of them requires it: `BLOCK_IO_ERROR`, then
     /// `STOP`.
     pub(crate) async fn io_failed(&self) {
         if !self.tell_io_errors() {
             return;
         }
         let Some(machine) = &self.machine else { return };
-        // Stopped already, by a person: it stays theirs, as in QEMU, and 'cont' tries again all the same.
+        // If a user has stopped it already, its state stays `paused`, as in QEMU; 'cont' retries the
+        // requests all the same.
         let stopped = machine.stop().await;
-        // Those that were in flight meanwhile: none of them may stop the machine a second time, after 'cont'.
+        // Reports the requests that were in flight meanwhile: none of them may stop the machine again after
+        // 'cont'.
         self.tell_io_errors();
         if stopped {
             self.io_stopped.set(true);
@@ -70,7 +73,7 @@ impl Control {
         self.tell_run_state();
     }
 
-    /// The machine goes on, and what failed is tried again.
+    /// Clears errors when the machine is resumed, which retries the failed requests.
     pub(super) fn forget_io_errors(&self) {
         self.io_stopped.set(false);
         for drive in &self.drives {

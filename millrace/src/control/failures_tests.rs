@@ -1,4 +1,4 @@
-//! Errors in QMP's words.
+//! Errors in QMP's types.
 
 use super::*;
 

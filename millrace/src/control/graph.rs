@@ -1,4 +1,4 @@
-//! Drives and images by name, and what they have done.
+//! Finds drives and images by name, and reports their statistics.
 
 use std::rc::Rc;
 
@@ -9,15 +9,15 @@ use qmp::{Error, Result};
 use super::{Control, blocks, generic};
 use crate::drive::Drive;
 
-/// Where the bins of a latency histogram meet, in ns.
+/// The boundaries between the bins of a latency histogram, in ns.
 const BOUNDARIES: [u64; 8] =
     [10_000, 100_000, 500_000, 1_000_000, 5_000_000, 20_000_000, 100_000_000, 1_000_000_000];
 
 impl Control {
-    /// The drive of a command that takes a device or the node name of what a disk writes.
+    /// Finds the drive of a command that takes a device's name or the node name of a leaf.
     ///
     /// # Errors
-    /// As QEMU's, where there is none, where it has no medium, and for an image behind another one.
+    /// Fails in QEMU's words if there is no such drive, if it has no medium, or if the image is not a leaf.
     pub(super) async fn find(&self, device: Option<&str>, node: Option<&str>) -> Result<&Rc<Drive>> {
         let (device, node) = (device.unwrap_or_default(), node.unwrap_or_default());
         if let Ok(drive) = self.drive(device).or_else(|_| self.drive(node)) {
@@ -41,8 +41,8 @@ impl Control {
         }
     }
 
-    /// The drive that has an image of this node name in its chain. Where that is not the leaf: with the name
-    /// of what is above it, a drive or an image.
+    /// Finds the drive that has an image of this node name in its chain. If that image is not the leaf, also
+    /// returns the name of what is above it: a drive or an image.
     pub(super) async fn node(&self, name: &str) -> Result<Option<(&Rc<Drive>, Option<String>)>> {
         for drive in &self.drives {
             let names = node_names(drive).await?;
@@ -58,7 +58,7 @@ impl Control {
         Ok(None)
     }
 
-    /// Whether any image has that node name, or any drive that id.
+    /// Returns true if an image has that node name or a drive has that id.
     pub(super) async fn is_named(&self, name: &str) -> Result<bool> {
         for drive in &self.drives {
             if drive.options.id == name || node_names(drive).await?.iter().any(|node| node == name) {
@@ -92,7 +92,7 @@ impl Control {
                 node_name: names.next(),
                 stats: counters(&stats, idle),
             });
-            // Images behind the leaf count nothing of their own.
+            // Images behind the leaf have no counters of their own.
             let behind = names.filter(|_| nodes).map(|name| BlockStats {
                 device: None,
                 qdev: None,
@@ -105,7 +105,7 @@ impl Control {
     }
 }
 
-/// The node names of a drive's chain, the leaf's first.
+/// Returns the node names of a drive's chain, the leaf's first.
 async fn node_names(drive: &Drive) -> Result<Vec<String>> {
     let call = drive.handle.call(|disk| async move {
         Ok(blocks::chain(&disk).filter(|_| disk.has_medium()).map(|node| node.node_name()).collect())

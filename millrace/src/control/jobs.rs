@@ -1,6 +1,6 @@
-//! Jobs in QMP's words: the commands that start and rule them, and what they tell.
+//! QMP's commands and events of jobs.
 //!
-//! A job lives on its disk's thread. What all disks have in common is here: which names are taken.
+//! A job lives on its disk's thread. Here is what all disks share: the names that are in use.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use qmp::{Error, ErrorClass, Events, Result, event};
 
 use super::{Control, Drive, classed, generic};
 
-/// The names of all jobs, with the drives that have them.
+/// The names of all jobs, with their drives.
 #[derive(Default)]
 pub(crate) struct Ids(RefCell<BTreeMap<String, Rc<Drive>>>);
 
@@ -31,7 +31,7 @@ impl Ids {
         Ok(())
     }
 
-    /// Of a job that is forgotten.
+    /// Frees the name of a job that no longer exists.
     pub(crate) fn remove(&self, id: &str) {
         self.0.borrow_mut().remove(id);
     }
@@ -44,12 +44,12 @@ impl Ids {
 /// The image that a stream populates.
 struct Streamed {
     drive: Rc<Drive>,
-    /// Its node name, where it was asked for by that.
+    /// Its node name, if the command named it so.
     image: Option<String>,
     is_leaf: bool,
 }
 
-/// Refuses what cannot be a node's name, in QEMU's words.
+/// Fails, in QEMU's words, if `name` cannot be a node's name.
 pub(super) fn check_node_name(name: &str) -> std::result::Result<(), String> {
     if !qmp::id::is_well_formed(name) {
         return Err(format!("Invalid node-name: '{name}'"));
@@ -97,7 +97,7 @@ impl Control {
     pub(super) async fn start_block_stream(&self, drive: &Rc<Drive>) -> Result<()> {
         let id = &drive.options.id;
         if self.jobs.drive(id).is_some() {
-            // Also where another disk's job has this disk's name.
+            // A job of another disk may have this disk's name.
             let text = format!("Device '{id}' is in use: a job of this name is active");
             return Err(Error::new(ErrorClass::DeviceInUse, text));
         }
@@ -116,7 +116,7 @@ impl Control {
         let extent = Extent { image, base, backing_file: arguments.backing_file, tuning };
         self.check_stream(&drive, &extent, &arguments.device).await?;
         let speed = speed(arguments.speed.unwrap_or(0))?;
-        // An image that is not a disk's own has no name that a job could take.
+        // Only a job on a leaf has a default name, the disk's.
         let disk = if is_leaf { drive.options.id.clone() } else { String::new() };
         let id = arguments.job_id.unwrap_or(disk);
         if !qmp::id::is_well_formed(&id) {
@@ -146,7 +146,7 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// The drive with this name, or with an image of this node name.
+    /// Finds the drive with this name, or with an image of this node name.
     async fn streamed(&self, device: &str) -> Result<Streamed> {
         if let Some(drive) = self.drives.iter().find(|drive| drive.options.id == device) {
             return Ok(Streamed { drive: drive.clone(), image: None, is_leaf: true });
@@ -160,7 +160,7 @@ impl Control {
         }
     }
 
-    /// Refuses an extent that is none, or that a job is in the way of, before anything else is looked at.
+    /// Fails if the extent is invalid or a job is in its way. Checked before the other arguments.
     async fn check_stream(&self, drive: &Drive, extent: &Extent, top: &str) -> Result<()> {
         let asked = extent.clone();
         let check = drive.handle.call(move |disk| async move { disk.check_stream(&asked) });
@@ -168,7 +168,7 @@ impl Control {
         if e.kind() != ErrorKind::NotFound {
             return Err(generic(e));
         }
-        // An image of another disk is there, but not in this chain.
+        // The image exists, but in another disk's chain.
         let text = match &extent.base {
             Some(Base::Node(node)) if self.is_named(node).await? => {
                 format!("Node '{node}' is not a backing image of '{top}'")
@@ -192,7 +192,7 @@ impl Control {
         Ok(())
     }
 
-    /// Does something with a job. `Ok(None)` where there is none of this name.
+    /// Calls `what` with a job. Returns `Ok(None)` if there is no job of this name.
     async fn with_job(
         &self,
         id: String,
@@ -203,7 +203,7 @@ impl Control {
             let job = disk.job(&id)?;
             let finalizes = job.info().status == Status::Pending;
             what(&job)?;
-            // QEMU answers when the result is final; a client may rely on it.
+            // QEMU replies when the result is final, and clients may rely on that.
             if finalizes && job.is_finalized() {
                 job.ended().await;
             }
@@ -216,7 +216,7 @@ impl Control {
         }
     }
 
-    /// A `job-*` command.
+    /// Runs a `job-*` command.
     pub(super) async fn job(
         &self,
         id: String,
@@ -225,7 +225,7 @@ impl Control {
         self.with_job(id, what).await?.ok_or_else(|| Error::generic("Job not found"))
     }
 
-    /// A `block-job-*` command.
+    /// Runs a `block-job-*` command.
     pub(super) async fn block_job(
         &self,
         id: String,
@@ -260,7 +260,7 @@ impl Control {
         self.block_job(arguments.device, cancel).await
     }
 
-    /// What all jobs are like now.
+    /// Returns the state of all jobs.
     pub(super) async fn all_jobs(&self) -> Result<Vec<Info>> {
         let mut jobs = Vec::new();
         for drive in &self.drives {
@@ -292,7 +292,7 @@ fn status(status: Status) -> JobStatus {
     }
 }
 
-/// An entry of `query-block-jobs`.
+/// Returns a job's entry of `query-block-jobs`.
 pub(super) fn block_job(job: Info) -> BlockJobInfo {
     BlockJobInfo {
         kind: kind(job.kind),
@@ -316,7 +316,7 @@ pub(super) fn block_job(job: Info) -> BlockJobInfo {
     }
 }
 
-/// An entry of `query-jobs`.
+/// Returns a job's entry of `query-jobs`.
 pub(super) fn job(job: Info) -> JobInfo {
     JobInfo {
         id: job.id,
@@ -329,20 +329,20 @@ pub(super) fn job(job: Info) -> JobInfo {
     }
 }
 
-/// Logs the full error of a job, of which clients get only a few words.
+/// Logs the full error of a job. QEMU's events hold only a few words of it.
 fn log(job: &Info, what: &JobEvent) {
     let Some(detail) = &job.detail else { return };
     match what {
         JobEvent::Error(_, Action::Stop) => executor::limited!(warn, "job '{}' pauses: {detail}", job.id),
         JobEvent::Error(_, Action::Ignore) => {
-            executor::limited!(warn, "job '{}' leaves out: {detail}", job.id)
+            executor::limited!(warn, "job '{}' ignores an error: {detail}", job.id)
         }
         JobEvent::Completed => executor::limited!(warn, "job '{}' failed: {detail}", job.id),
         _ => {}
     }
 }
 
-/// Tells clients what a job told.
+/// Sends a job's event to clients.
 pub(crate) fn tell(events: &Events, job: &Info, what: JobEvent) {
     log(job, &what);
     let (kind, device) = (kind(job.kind), job.id.clone());

@@ -1,4 +1,4 @@
-//! Overlays, and switches of several disks at one point in time.
+//! Overlays, and transactions that switch several disks at one point in time.
 
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ use crate::drive::Drive;
 struct Step {
     drive: Rc<Drive>,
     file: String,
-    /// Its disk's thread holds it ready.
+    /// The prepared switch, which the disk's thread holds.
     switch: step::Step,
 }
 
@@ -27,7 +27,8 @@ fn format(name: &str) -> Result<Kind> {
 }
 
 impl Control {
-    /// Prepares all switches, then closes all gates, then does all switches; or none.
+    /// Prepares all switches, closes all gates, then commits all switches. If anything fails before the
+    /// commits, none of the switches happens.
     pub(super) async fn transact(&self, actions: Vec<TransactionAction>) -> Result<Empty> {
         let mut steps = Vec::new();
         let prepared = self.prepare(actions, &mut steps).await;
@@ -41,7 +42,7 @@ impl Control {
         }
         let commits = steps.into_iter().map(|Step { drive, file, switch }| async move {
             let switched = switch.commit().await.map_err(generic)?;
-            // Of commands that clients written for QEMU use, who know no such event.
+            // Clients written for QEMU use these commands and do not know this event.
             self.events.emit_extra(&switched_event(&drive, &file, switched));
             Ok(())
         });
@@ -109,7 +110,7 @@ impl Control {
         self.jobs.take(&id, drive)?;
         let copy = drive.handle.call(move |disk| async move {
             let switched = disk.prepare_overlay(&overlay).await?.commit(DEADLINE).await?;
-            // Nobody can come in between: nothing is awaited since the switch let go of the disk.
+            // Nothing else can use the disk in between: nothing is awaited since the switch released it.
             disk.start_whole_stream(wish)?;
             Ok(switched)
         });
@@ -121,7 +122,7 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// Tells all clients of a switch, after a command of our own.
+    /// Sends the event of a switch to all clients, after a command that is our own.
     pub(super) fn tell_switched(&self, drive: &Drive, file: &str, switched: Switched) {
         self.events.emit(&switched_event(drive, file, switched));
     }
@@ -135,13 +136,13 @@ fn switched_event(drive: &Drive, file: &str, switched: Switched) -> event::Block
     }
 }
 
-/// Closes the gates of all disks at once: from then to the first switch no request is on the way anywhere.
+/// Closes the gates of all disks at once: from then to the first switch no request is in flight anywhere.
 async fn close(steps: &[Step]) -> Result<()> {
     let closes = join_all(steps.iter().map(|step| step.switch.close(DEADLINE))).await;
     closes.into_iter().collect::<block::Result<()>>().map_err(generic)
 }
 
-/// What `change` of a disk asks for.
+/// Converts the arguments of `change` of a disk.
 pub(super) fn target(arguments: Change) -> Result<Target> {
     let format = match (arguments.arg, arguments.format) {
         (Some(arg), Some(format)) if arg != format => {

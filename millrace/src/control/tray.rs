@@ -13,7 +13,7 @@ use super::{Control, classed, generic, snapshot};
 use crate::drive::Drive;
 
 impl Control {
-    /// The drive of a command that names it by device or by the id of the guest's device, which are one
+    /// Finds the drive that a command names by device or by the id of the guest's device, which are the same
     /// here.
     fn drive_or_id(&self, device: Option<&str>, id: Option<&str>) -> Result<&Rc<Drive>> {
         match (device, id) {
@@ -22,7 +22,7 @@ impl Control {
         }
     }
 
-    /// A removable drive.
+    /// Finds a removable drive.
     fn removable(&self, device: Option<&str>, id: Option<&str>) -> Result<&Rc<Drive>> {
         let drive = self.drive_or_id(device, id)?;
         if drive.options.cdrom {
@@ -42,13 +42,13 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// `blockdev-open-tray`.
+    /// Runs `blockdev-open-tray`.
     pub(super) async fn open_tray(&self, arguments: BlockdevOpenTray) -> Result<Empty> {
         let drive = self.removable(arguments.device.as_deref(), arguments.id.as_deref())?;
         let force = arguments.force.unwrap_or(false);
         let open = drive.handle.call(move |disk| async move {
             match disk.open_tray(force) {
-                // The guest was asked, and its answer is the event.
+                // The guest was asked to open the tray, and the event follows when it does.
                 Err(e) if e.kind() == ErrorKind::Locked => Ok(()),
                 other => other,
             }
@@ -57,7 +57,7 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// `blockdev-close-tray`.
+    /// Runs `blockdev-close-tray`.
     pub(super) async fn close_tray(&self, arguments: BlockdevCloseTray) -> Result<Empty> {
         let drive = self.removable(arguments.device.as_deref(), arguments.id.as_deref())?;
         drive.handle.call(|disk| async move { disk.close_tray() }).await.map_err(generic)?;
@@ -77,7 +77,7 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// `change` of a removable drive.
+    /// Runs `change` of a removable drive.
     pub(super) async fn change_removable(&self, drive: &Drive, arguments: Change) -> Result<Empty> {
         let Target { name, format, notify } = snapshot::target(arguments)?;
         let changed = self.put(drive, Medium { name, format }, false, notify);

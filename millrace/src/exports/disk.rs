@@ -6,30 +6,29 @@ use block::disk::{PIECE, first_piece};
 use block::{Buf, Disk, ErrorKind, Ticket};
 use nbd::{Errno, Error, Export, Extent, Result};
 
-/// A disk on its own thread. Each piece of a request has a ticket of its own from when its data are here
-/// until its result is known: what a client does before and after holds no drain up, and no request is longer
-/// to wait for than a piece.
+/// A disk on its own thread. Each piece of a request has its own ticket from the arrival of its data until
+/// its result is known. So a drain never waits for a client, and for no more than a piece of any request.
 pub(super) struct DiskExport {
     pub disk: Rc<Disk>,
-    /// Each write is flushed before it is answered.
+    /// True if each write is flushed before the reply to it.
     pub writethrough: bool,
 }
 
-/// The number for an error of the block layer.
+/// Converts an error of the block layer to one of NBD.
 fn refusal(e: block::Error) -> Error {
     let errno = match e.kind() {
         ErrorKind::NoSpace => Errno::NoSpace,
         ErrorKind::ReadOnly => Errno::Perm,
         ErrorKind::OutOfRange | ErrorKind::Invalid => Errno::Invalid,
         ErrorKind::NotFound => Errno::Shutdown,
-        // NOTSUP would say that another way of asking could do.
+        // NOTSUP would mean that a different request could succeed.
         _ => Errno::Io,
     };
     Error::new(errno, e.to_string())
 }
 
 impl DiskExport {
-    /// Does a request of `len` bytes at `offset` in pieces of at most `most` bytes, one after the other.
+    /// Runs a request of `len` bytes at `offset` in pieces of at most `most` bytes, one after the other.
     async fn in_pieces(
         &self,
         offset: u64,
@@ -48,7 +47,7 @@ impl DiskExport {
         Ok(())
     }
 
-    /// After a write.
+    /// Flushes after a write, if `writethrough` is set.
     async fn written(&self) -> Result<()> {
         if self.writethrough { self.flush().await } else { Ok(()) }
     }

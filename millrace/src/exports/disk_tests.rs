@@ -1,4 +1,4 @@
-//! Long requests of clients: in pieces, through the gate that guests pass.
+//! Long requests of clients: they are done in pieces, through the same gate as the guest's.
 
 use block::disk::{MOST_INSIDE, PIECE};
 use block::sim::SimDir;
@@ -35,7 +35,7 @@ fn what_is_longer_than_a_piece_is_all_done() {
         export.read(0, all.clone()).await.unwrap();
         assert!(all.to_vec() == model);
         export.trim(0, LEN as u64).await.unwrap();
-        // Bounds are those of the disk, for each piece.
+        // The disk checks the bounds of each piece.
         assert!(export.trim(1 << 20, LEN as u64).await.is_err());
     });
 }

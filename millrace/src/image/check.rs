@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::Failure;
 
-/// Formats without checks, as `qemu-img` answers.
+/// Exit status for formats without checks, the same as of `qemu-img`.
 const UNSUPPORTED: u8 = 63;
 
 pub(super) async fn run(
@@ -21,7 +21,7 @@ pub(super) async fn run(
     let checked = match (share, repair) {
         (false, _) => check(&super::opener(), file, format, repair).await,
         (true, None) => check_in_use(&super::opener(), file, format).await,
-        (true, Some(_)) => return Err("an image that others may use is not repaired: -U or --repair".into()),
+        (true, Some(_)) => return Err("-U and --repair exclude each other".into()),
     };
     let report = match checked {
         Ok(report) => report,
@@ -54,7 +54,7 @@ fn to_json(file: &str, format: Kind, report: &Report) -> Value {
         "fragmented-clusters": report.fragmented_clusters,
         "compressed-clusters": report.compressed_clusters,
     });
-    // As QEMU has it, what is 0 is left out.
+    // As in QEMU, members that are 0 are left out.
     for (key, n) in [
         ("corruptions", report.corruptions),
         ("leaks", report.leaks),

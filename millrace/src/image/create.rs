@@ -1,4 +1,4 @@
-//! `millrace image create`: what its options mean.
+//! `millrace image create`: parses its options.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use block::image::{Create, Preallocation};
 use super::super::Failure;
 use super::super::options;
 
-/// The keys of `-o` that a format knows, and what each is for.
+/// Returns the keys of `-o` that a format knows, with their descriptions.
 fn keys(kind: Kind) -> &'static [(&'static str, &'static str)] {
     const SIZE: (&str, &str) = ("size", "size of the disk; K, M, G and T are powers of 1024");
     const BACKING_FILE: (&str, &str) = ("backing_file", "the backing file, as the image will record it");
@@ -21,11 +21,11 @@ fn keys(kind: Kind) -> &'static [(&'static str, &'static str)] {
             BACKING_FORMAT,
             CLUSTER_SIZE,
             ("compat", "1.1, or 0.10 for readers older than QEMU 1.1"),
-            ("compression_type", "zlib or zstd, of compressed clusters"),
-            ("extended_l2", "on or off: clusters are allocated by 32 subclusters each"),
-            ("lazy_refcounts", "on or off: other programs may leave reference counts stale"),
+            ("compression_type", "compression of clusters: zlib or zstd"),
+            ("extended_l2", "on or off: allocate each cluster in 32 subclusters"),
+            ("lazy_refcounts", "on or off: let other programs delay updates of reference counts"),
             ("preallocation", "off, metadata, falloc or full"),
-            ("refcount_bits", "bits of a reference count: 1, 2, 4, 8, 16, 32 or 64"),
+            ("refcount_bits", "width of reference counts in bits: 1, 2, 4, 8, 16, 32 or 64"),
             SIZE,
         ],
         Kind::Qed => &[
@@ -34,17 +34,17 @@ fn keys(kind: Kind) -> &'static [(&'static str, &'static str)] {
             CLUSTER_SIZE,
             ("preallocation", "off"),
             SIZE,
-            ("table_size", "clusters of a table: 1, 2, 4, 8 or 16"),
+            ("table_size", "size of a table in clusters: 1, 2, 4, 8 or 16"),
         ],
     }
 }
 
-/// Returns true if the options ask for a list of those that there are, as `qemu-img` understands it.
+/// Returns true if the options ask for a list of the options, as with `qemu-img`.
 pub(super) fn is_help(options: &[String]) -> bool {
     options.iter().any(|list| list == "help" || list == "?")
 }
 
-/// Prints the options of a format, a line each.
+/// Prints the options of a format, one per line.
 pub(super) fn print_help(kind: Kind) {
     println!("Options of {kind}:");
     for (key, text) in keys(kind) {
@@ -52,7 +52,7 @@ pub(super) fn print_help(kind: Kind) {
     }
 }
 
-/// What is asked for. `backing` is what `-b` and `-F` say.
+/// Converts the command line to options of the block layer. `backing` holds the values of `-b` and `-F`.
 pub(super) fn wish(
     kind: Kind,
     size: Option<u64>,
@@ -101,7 +101,7 @@ pub(super) fn wish(
                     wish.table_size = Some(one_of(&key, &value, &sizes)?);
                 }
                 "backing_file" => file = Some(value),
-                // All that is left: the key is one of them.
+                // The key is known, so only backing_fmt is left.
                 _ => {
                     let formats = [Kind::Raw, Kind::Qcow2, Kind::Qed].map(|kind| (kind.name(), kind));
                     format = Some(one_of(&key, &value, &formats)?);
@@ -128,7 +128,7 @@ fn size_of(key: &str, value: &str) -> Result<u64, Failure> {
     options::size(value).map_err(|e| format!("-o {key}: {e}"))
 }
 
-/// The choice that a value names.
+/// Returns the choice that a value names.
 fn one_of<T: Copy>(key: &str, value: &str, choices: &[(impl AsRef<str>, T)]) -> Result<T, Failure> {
     let found = choices.iter().find(|(name, _)| name.as_ref() == value);
     found.map(|(_, choice)| *choice).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! `millrace image info`: with `--json`, what `qemu-img info --output=json` prints and a little more.
+//! `millrace image info`: with `--json`, prints what `qemu-img info --output=json` does and a little more.
 
 use block::image::{Info, Qcow2Info};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ pub(super) fn to_json(info: &Info) -> Value {
         "virtual-size": info.virtual_size,
         "dirty-flag": info.dirty,
         "children": [{ "name": "file", "info": file(info) }],
-        // Not QEMU's.
+        // Not in QEMU's output.
         "file-length": info.file_len,
     });
     let mut set = |key: &str, value: Option<Value>| {
@@ -32,12 +32,12 @@ pub(super) fn to_json(info: &Info) -> Value {
     map
 }
 
-/// The file under the format.
+/// Describes the file that holds the format.
 fn file(info: &Info) -> Value {
     let mut file = json!({
         "filename": info.name,
         "format": if info.is_device { "host_device" } else { "file" },
-        // In sectors, as QEMU counts it.
+        // Rounded up to whole sectors, as in QEMU.
         "virtual-size": info.file_len.next_multiple_of(512),
         "dirty-flag": false,
         "children": [],
@@ -107,7 +107,7 @@ pub(super) fn print(info: &Info) {
         println!("cluster size: {size} bytes{subclusters}");
     }
     if info.dirty {
-        println!("not closed cleanly: the next user repairs it");
+        println!("not closed cleanly: it is repaired at its next use");
     }
     if let Some(backing) = &info.backing {
         let format = info.backing_format.as_deref().unwrap_or("not recorded");
@@ -133,7 +133,7 @@ pub(super) fn print(info: &Info) {
     }
 }
 
-/// A number of bytes in full, and of a fitting unit.
+/// Formats a number of bytes, in a suitable unit and in full.
 fn bytes(n: u64) -> String {
     let (mut value, mut unit) = (n as f64, "");
     for larger in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {

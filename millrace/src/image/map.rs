@@ -1,4 +1,4 @@
-//! `millrace image map`, as `qemu-img map` prints it.
+//! `millrace image map`: prints the same as `qemu-img map`.
 
 use std::io::{BufWriter, Write};
 
@@ -21,7 +21,7 @@ pub(super) async fn run(file: &str, format: Kind, share: bool, json: bool) -> Re
         }
         written = match (json, piece.offset) {
             (true, _) => write!(out, "{before}{}", to_json(piece)),
-            // For people: what has bytes at a place in a file.
+            // The table for people has only pieces whose data lie in a file.
             (false, Some(offset)) if piece.data && !piece.zero => {
                 let hex = |n: u64| format!("{n:#x}");
                 let (start, length) = (hex(piece.start), hex(piece.length));

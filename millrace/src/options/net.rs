@@ -1,4 +1,4 @@
-//! `--net`: what the guest's network interfaces are connected to.
+//! `--net`: the guest's network interfaces and their peers.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub(crate) struct Net {
     pub mac: Mac,
 }
 
-/// What is at the other end of the cable.
+/// The peer at the other end of the cable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Peer {
     /// A tap interface of the host.
@@ -33,13 +33,14 @@ impl Net {
     }
 }
 
-/// `tap=NAME` or `passt=SOCKET`, and `mac=ADDRESS`, without which an interface has one made of that name.
+/// Parses `tap=NAME` or `passt=SOCKET`, with an optional `mac=ADDRESS`. By default the address is derived
+/// from the name.
 pub(super) fn parse(text: &str) -> Result<Net, String> {
     let (mut peer, mut mac) = (None, None);
     for (key, value) in pairs(text)? {
         match key.as_str() {
             "tap" | "passt" if value.is_empty() => return Err(format!("{key}=: a name is missing")),
-            "tap" | "passt" if peer.is_some() => return Err("an interface has one tap= or passt=".into()),
+            "tap" | "passt" if peer.is_some() => return Err("give only one tap= or passt=".into()),
             "tap" => peer = Some((Mac::of_name(&value), Peer::Tap(value))),
             "passt" => peer = Some((Mac::of_name(&value), Peer::Passt(value.into()))),
             "mac" => mac = Some(value.parse()?),

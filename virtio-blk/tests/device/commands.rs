@@ -1,4 +1,4 @@
-//! Every command, its answers, and what is refused.
+//! Every command, its result, and the requests that are refused.
 
 use block::ErrorKind;
 use virtio::Device;
@@ -168,7 +168,7 @@ fn the_driver_chooses_the_cache_mode() {
     let mut rig = Rig::new(Setup { without: 1 << VIRTIO_BLK_F_CONFIG_WCE, ..Setup::default() });
     rig.device.write_config(32, &[0]);
     assert_eq!(writeback(&rig), 1);
-    // A reset forgets the driver's wish.
+    // A reset forgets the driver's choice.
     let mut rig = Rig::new(Setup::default());
     rig.device.write_config(32, &[0]);
     rig.device.reset();

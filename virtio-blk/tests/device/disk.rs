@@ -10,7 +10,7 @@ use executor::sync::{Event, OneSender, oneshot};
 use executor::{Handle, Remote, Thread, yield_now};
 use virtio_blk::Backend;
 
-/// What the device asked of the disk.
+/// An operation that the device requested from the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Read(u64, usize),
@@ -33,14 +33,14 @@ pub struct FakeDisk {
     closed: Cell<bool>,
     gate: Event,
     tickets: Cell<usize>,
-    /// The most bytes that one ticket has carried.
+    /// The maximum number of bytes that one ticket has carried.
     pub most_carried: Cell<u64>,
     drained: Event,
-    /// Ends the thread.
+    /// Notified to end the thread.
     pub stop: Event,
 }
 
-/// With the bytes that its request moves.
+/// A ticket, with the number of bytes that its request moves.
 pub struct Ticket(Rc<FakeDisk>, u64);
 
 impl Drop for Ticket {
@@ -202,7 +202,7 @@ fn local() -> Rc<FakeDisk> {
     DISK.with(Rc::clone)
 }
 
-/// A disk of `size` bytes on a new thread.
+/// Starts a disk of `size` bytes on a new thread.
 pub fn start(size: usize) -> (Thread, FakeHandle) {
     let main = || async { local().stop.wait().await };
     let thread = Thread::start("disk", main).unwrap();
@@ -227,7 +227,7 @@ impl FakeHandle {
         self.run(move |disk| async move { f(&disk) })
     }
 
-    /// Lets the disk's thread do all that it can do by now, kicks included: each turn looks for events.
+    /// Lets the disk's thread do all that it can do by now, kicks included: each turn polls for events.
     pub fn settle(&self) {
         self.run(|_| async {
             for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! What the disk's errors do, by policy: told, ignored, or kept until the machine goes on.
+//! Errors of the disk, by policy: reported, ignored, or kept until the machine is resumed.
 
 use block::ErrorKind;
 use virtio::Device;
@@ -23,7 +23,7 @@ fn log(rig: &Rig) -> Vec<Op> {
     rig.disk.with(|disk| disk.log.take())
 }
 
-/// What was told since the last call: whether of a write, what was done, whether for want of space.
+/// Returns the errors since the last call: true for a write, the action, and true if space was lacking.
 fn told(rig: &Rig) -> Vec<(bool, Action, bool)> {
     let errors = std::mem::take(&mut *rig.errors.lock().unwrap());
     let tell = |error: IoError| {
@@ -63,7 +63,7 @@ fn reported_errors_are_told_to_both_sides() {
     assert_eq!(rig.request(VIRTIO_BLK_T_FLUSH, 0, Data::In(0)).0, IOERR);
     let report = |write| (write, Action::Report, false);
     assert_eq!(told(&rig), [report(false), report(true), report(true)]);
-    // 'enospc' is a policy of writes; a read that says it is told as any other.
+    // 'enospc' applies to writes; a read that lacks space is reported like any other error.
     fail(&rig, Some(ErrorKind::NoSpace));
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, Data::In(512)).0, IOERR);
     assert_eq!(told(&rig), [(false, Action::Report, true)]);
@@ -79,7 +79,7 @@ fn ignored_errors_look_like_success() {
     let ignore = |write| (write, Action::Ignore, false);
     assert_eq!(told(&rig), [ignore(false), ignore(true), ignore(true)]);
     log(&rig);
-    // Each segment has its attempt.
+    // Each segment is attempted.
     let segment = [[0; 8].as_slice(), &1u32.to_le_bytes(), &[0; 4]].concat();
     assert_eq!(rig.request(VIRTIO_BLK_T_DISCARD, 0, Data::Out(&segment.repeat(2))).0, OK);
     assert_eq!(log(&rig), [Op::Discard(0, 512), Op::Discard(0, 512)]);
@@ -96,7 +96,7 @@ fn the_drivers_own_faults_are_no_matter_of_policy() {
         rig.disk.with(|disk| disk.read_only.set(true));
         assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 0, Data::Out(&[1; 512])).0, IOERR);
         assert_eq!(log(&rig), []);
-        // The disk shrank after the device had looked.
+        // The disk shrank after the device had checked its size.
         fail(&rig, Some(ErrorKind::OutOfRange));
         assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, Data::In(512)).0, IOERR);
         assert_eq!(told(&rig), []);
@@ -116,7 +116,7 @@ fn a_kept_request_is_no_one_s_to_wait_for_and_is_done_once_later() {
         let posted = kept(&mut rig, kind, data);
         assert_eq!(told(&rig), [(kind != VIRTIO_BLK_T_IN, Action::Stop, false)]);
 
-        // Drained, for a switch as for a pause.
+        // Drained, for a switch as well as for a pause.
         assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
         rig.disk.run(|disk| disk.drain());
         rig.disk.with(|disk| disk.open());
@@ -125,7 +125,7 @@ fn a_kept_request_is_no_one_s_to_wait_for_and_is_done_once_later() {
         assert_unanswered(&mut rig, &posted);
         assert_eq!(log(&rig).len(), 1, "not tried again while stopped");
 
-        // It fails again, which stops again.
+        // It fails again, which stops the machine again.
         rig.device.resume();
         rig.disk.settle();
         assert_eq!(told(&rig).len(), 1);
@@ -155,7 +155,7 @@ fn only_want_of_space_stops_enospc() {
     let second = kept(&mut rig, VIRTIO_BLK_T_OUT, Data::Out(&[0x43; 512]));
     assert_eq!(told(&rig), [(true, Action::Stop, true); 2]);
     rig.device.pause().wait().unwrap();
-    // Now for another reason: told, and the kept request with it.
+    // Now it fails for another reason, which is reported, for the kept requests too.
     fail(&rig, Some(ErrorKind::Io));
     rig.device.resume();
     assert_eq!(rig.wait_used(0).0, first.head);
@@ -231,7 +231,7 @@ fn after_a_reset_an_error_is_nobody_s() {
     rig.drivers[0].publish();
     rig.disk.run(|disk| disk.wait_held(1));
     fail(&rig, Some(ErrorKind::Io));
-    // Dropped, it resets without waiting.
+    // Dropping the device resets it without waiting.
     drop(super::lifecycle::take_device(&mut rig));
     rig.disk.with(|disk| disk.release_all());
     rig.disk.settle();

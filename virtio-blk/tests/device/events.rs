@@ -1,4 +1,4 @@
-//! Kicks and interrupts: as few as the two sides agreed on, and no request is ever stuck.
+//! Kicks and interrupts: as few as the two sides agreed on, and no request gets stuck.
 
 use proptest::prelude::*;
 use virtio::Device;
@@ -110,7 +110,7 @@ fn queues_are_independent() {
 fn indices_wrap_around() {
     let mut rig = Rig::new(Setup { ring: 256, ..Setup::default() });
     for _ in 0..900 {
-        // Buffers are used again, or guest memory would not do.
+        // Buffers are reused, or guest memory would not suffice.
         rig.drivers[0].heap = 1 << 20;
         for _ in 0..80 {
             read(&mut rig, 0);
@@ -128,7 +128,7 @@ fn the_bytes_in_flight_are_bounded() {
     let mut rig = Rig::new(Setup { ring: 64, size: 8 << 20, ..Setup::default() });
     rig.disk.with(|disk| disk.hold.set(true));
     for _ in 0..12 {
-        // All into the same memory, of which there is not so much.
+        // All of them use the same memory, since there is not enough for each.
         rig.drivers[0].heap = 1 << 20;
         rig.add(0, VIRTIO_BLK_T_IN, 0, Data::In(8 << 20));
     }
@@ -144,7 +144,7 @@ fn the_bytes_in_flight_are_bounded() {
     }
 }
 
-/// What a driver, a disk and a monitor may do, in any order.
+/// The actions of a driver, a disk and a monitor, in any order.
 #[derive(Clone, Debug)]
 enum Step {
     Post { queue: usize, count: usize },
@@ -207,7 +207,7 @@ proptest! {
                 Step::Settle => rig.disk.settle(),
             }
         }
-        // Everything is let loose, and from here on the driver lives by interrupts alone.
+        // Everything is released, and from here on the driver relies on interrupts alone.
         rig.disk.with(|disk| { disk.release_all(); disk.open() });
         rig.device.resume();
         for queue in 0..2 {

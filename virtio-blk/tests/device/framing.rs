@@ -1,4 +1,4 @@
-//! A request is bytes, not descriptors (virtio 1.2, 2.7.4.1): every way to cut one means the same.
+//! A request is bytes, not descriptors (virtio 1.2, 2.7.4.1): every way to cut it means the same.
 
 use proptest::prelude::*;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
@@ -17,7 +17,7 @@ fn cut(address: u64, len: usize, cuts: &[usize], write: bool) -> Vec<Piece> {
         .collect()
 }
 
-/// Writes `data` and reads it back, each with its bytes cut at `out` and `into`.
+/// Writes `data` and reads it back, with the requests' bytes cut at `out` and `into`.
 fn round_trip(rig: &mut Rig, data: &[u8], out: &[usize], into: &[usize], indirect: bool) {
     let driver = &mut rig.drivers[0];
     let request = driver.alloc(&[&header(VIRTIO_BLK_T_OUT, 5)[..], data].concat());
@@ -47,7 +47,7 @@ fn headers_and_statuses_share_descriptors() {
     let data = vec![0x5a; 1024];
     // Header, data and status as one readable and one writable descriptor.
     round_trip(&mut rig, &data, &[], &[], false);
-    // Header cut, data begins inside of a descriptor; status alone.
+    // The header is cut, and data begins inside a descriptor; the status is alone.
     round_trip(&mut rig, &data, &[1, 7, 20], &[1024], false);
     round_trip(&mut rig, &data, &[15, 17, 512], &[1, 1023], true);
 }

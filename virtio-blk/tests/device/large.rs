@@ -1,5 +1,5 @@
-//! Requests of any size: what is longer than a piece is done by pieces, and between two of them the request
-//! is nobody's to wait for.
+//! Requests of any size: one that is longer than a piece is done in pieces, and between two of them nobody
+//! waits for the request.
 
 use block::ErrorKind;
 use block::disk::PIECE;
@@ -15,7 +15,7 @@ const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const DISK: usize = 80 << 20;
 
-/// A page of guest memory, which all data descriptors may name.
+/// Guest memory that all data descriptors may name.
 const PAGE: u64 = BORDER;
 
 fn rig(on_error: OnError) -> Rig {
@@ -23,7 +23,7 @@ fn rig(on_error: OnError) -> Rig {
     Rig::new(setup)
 }
 
-/// Posts a read or write of `len` bytes whose descriptors all are the same 2 MiB.
+/// Posts a read or write of `len` bytes whose descriptors all name the same 2 MiB.
 fn post(rig: &mut Rig, kind: u32, sector: u64, len: u64) -> Posted {
     const PART: u64 = 2 << 20;
     let driver = &mut rig.drivers[0];
@@ -90,7 +90,7 @@ fn reads_and_writes_of_any_length_are_served_in_pieces() {
         }
     }
     assert_eq!(most_carried(&rig), PIECE);
-    // Beyond the disk's end by a sector: nothing is done.
+    // One sector beyond the disk's end: nothing is done.
     let posted = post(&mut rig, VIRTIO_BLK_T_IN, 1, DISK as u64);
     assert_eq!(finish(&mut rig, &posted).0, IOERR);
     assert_eq!(log(&rig), []);
@@ -105,7 +105,7 @@ fn long_ranges_are_zeroed_in_pieces_and_short_ones_together() {
     assert_eq!(finish(&mut rig, &posted).0, OK);
     let zeroed = |at, len| Op::WriteZeroes(mib(at), mib(len), false);
     assert_eq!(log(&rig), [zeroed(1, 15), zeroed(16, 16), zeroed(32, 9)]);
-    // Four short ones with one ticket, and a long one.
+    // Four short ranges with one ticket, and a long one.
     let short = |n: u64| (mib(2 * n) / 512, sectors(1));
     let ranges = [short(0), short(1), short(2), short(3), (mib(16) / 512, sectors(32))];
     let posted = post_ranges(&mut rig, VIRTIO_BLK_T_DISCARD, &ranges);

@@ -1,4 +1,4 @@
-//! Gate, pause, reset, capacity: what happens around requests.
+//! Gate, pause, reset and capacity changes around requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ fn a_closed_gate_leaves_requests_in_the_ring() {
     let first = read(&mut rig);
     rig.disk.run(|disk| disk.wait_held(1));
 
-    // The drain waits for the one in flight, and for its delivery; later ones stay where they are.
+    // The drain waits for the request in flight and for its delivery; later ones stay in the ring.
     let drained = Arc::new(AtomicBool::new(false));
     let tell = drained.clone();
     let interrupts = rig.interrupts.clone();
@@ -49,7 +49,7 @@ fn a_closed_gate_leaves_requests_in_the_ring() {
     assert_eq!(used(&mut rig), Some(first.head));
     assert_eq!(used(&mut rig), None);
 
-    // Without a new kick.
+    // No new kick is needed.
     rig.disk.with(|disk| disk.open());
     assert_eq!(rig.wait_used(0).0, second.head);
 }
@@ -108,7 +108,7 @@ fn devices_activated_while_paused_wait() {
     assert_eq!(rig.wait_used(0).0, posted.head);
 }
 
-/// Takes the device out of the rig; what stays is never active.
+/// Takes the device out of the rig, and leaves one that is never active.
 pub fn take_device(rig: &mut Rig) -> VirtioBlk<FakeHandle> {
     let errors = ErrorPolicy::report();
     let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0, errors };
@@ -140,7 +140,8 @@ fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
         done.store(true, Ordering::SeqCst);
         device
     });
-    // The reset has arrived when requests are not taken any more. Until then each makes room for the next.
+    // The reset has arrived when requests are not taken any more. Until then each request makes room for the
+    // next.
     let heap = rig.drivers[0].heap;
     rig.drivers[0].set_used_event(0); // no interrupts
     while write(&mut rig).1 {
@@ -158,7 +159,7 @@ fn a_reset_awaits_what_is_in_flight_and_delivers_nothing() {
     assert_eq!(used(&mut rig), None);
     assert_eq!(rig.interrupts.counts().used, [0]);
 
-    // Kicks mean nothing now; a new start begins with empty rings.
+    // Kicks have no effect now; a new start begins with empty rings.
     assert!(!write(&mut rig).1);
     rig.device.reset();
     rig.activate();
@@ -218,19 +219,19 @@ fn the_capacity_changes() {
     assert_eq!(capacity(&rig), 4096);
     assert_eq!(rig.interrupts.counts().config, 1);
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 4095, Data::In(512)).0, 0);
-    // Smaller: a request that the guest sent too late fails.
+    // The disk shrinks: a request that the guest sent too late fails.
     rig.disk.with(|disk| disk.data.borrow_mut().truncate(1 << 20));
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 4095, Data::In(512)).0, 1);
 
-    // Nobody to interrupt.
+    // An inactive device interrupts nobody.
     rig.device.reset();
     rig.device.config().capacity_changed(0);
     assert_eq!(capacity(&rig), 0);
     assert_eq!(rig.interrupts.counts().config, 1);
 }
 
-/// However the driver's reads lie around changes, active or not: between two equal generations it has seen
-/// one capacity (virtio 1.2, 2.5.3).
+/// Whenever the driver reads while the capacity changes, active or not: between two equal generations it has
+/// seen one capacity (virtio 1.2, 2.5.3).
 #[test]
 fn no_driver_sees_half_of_a_new_capacity() {
     let rig = Rig::inactive(Setup::default());

@@ -13,8 +13,8 @@ const DATA: u64 = 0x20_1000;
 const STATUS: u64 = 0x20_2000;
 const TABLE: u64 = 0x20_3000;
 
-/// Lets `build` make a chain at descriptor 0, which is then made available. The device must ask for
-/// a reset, change no byte of guest memory but its own ring's flags, and come back after a reset.
+/// Lets `build` make a chain at descriptor 0, which is then made available. The device must ask for a reset,
+/// change no byte of guest memory but its own fields of the ring, and work again after a reset.
 fn refused(what: &str, build: impl Fn(&mut Driver)) {
     for event_idx in [false, true] {
         let mut rig = Rig::new(Setup { event_idx, ..Setup::default() });
@@ -42,7 +42,8 @@ fn reject(rig: &mut Rig, what: &str, build: impl Fn(&mut Driver)) {
 
     let driver = &rig.drivers[0];
     let mut after = driver.bytes(0, END as usize);
-    // The device's own fields: flags and avail_event of the used ring; and the driver's index.
+    // These may change: flags and avail_event of the used ring, which are the device's, and the driver's
+    // index.
     for at in [driver.used(), driver.used() + 4 + 8 * u64::from(driver.size), driver.avail() + 2] {
         let at = at as usize;
         after[at..at + 2].copy_from_slice(&before[at..at + 2]);
@@ -61,7 +62,7 @@ fn reject(rig: &mut Rig, what: &str, build: impl Fn(&mut Driver)) {
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, Data::In(512)).0, 0, "{what}: after the reset");
 }
 
-/// A good read of 512 bytes in descriptors 0, 1 and 2.
+/// Writes a valid read of 512 bytes into descriptors 0, 1 and 2.
 fn good(driver: &mut Driver) {
     let table = driver.table();
     driver.describe(table, 0, HEADER, 16, NEXT, 1);
@@ -69,7 +70,7 @@ fn good(driver: &mut Driver) {
     driver.describe(table, 2, STATUS, 1, WRITE, 0);
 }
 
-/// [`good`], with one descriptor made bad.
+/// Writes the read of [`good`] with one descriptor made invalid.
 fn bad(index: u16, address: u64, len: u32, flags: u16, next: u16) -> impl Fn(&mut Driver) {
     move |driver| {
         good(driver);
@@ -134,7 +135,7 @@ fn addresses() {
     refused("a status at the last address", bad(2, u64::MAX, 1, WRITE, 0));
 }
 
-/// The header directly, the rest through an indirect table at [`TABLE`] of `len` bytes.
+/// Writes the header directly, and the rest through an indirect table of `len` bytes at `address`.
 fn indirect(address: u64, len: u32, flags: u16) -> impl Fn(&mut Driver) {
     move |driver| {
         let table = driver.table();
@@ -209,7 +210,7 @@ fn more_in_flight_than_entries() {
     }
     rig.expect_needs_reset();
     assert_eq!(rig.disk.with(|disk| disk.log.borrow().len()), 4);
-    // What was in flight may end, and does no harm.
+    // The requests in flight may end, and do no harm.
     rig.disk.with(|disk| disk.release_all());
     rig.disk.settle();
     assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);

@@ -1,4 +1,4 @@
-//! Any bytes for rings and descriptors: no panic, no hang, nothing outside of the descriptors' reach.
+//! Any bytes in rings and descriptors: no panic, no hang, no access beyond the descriptors' memory.
 
 use proptest::prelude::*;
 use virtio::Device;
@@ -6,8 +6,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{Data, Rig, Setup, header};
 
-/// Lets the device loose on rings made of `bytes`, kicked several times while they change. For fuzzers
-/// too: every input is one.
+/// Runs the device on rings made of `bytes`, with several kicks while they change. Also for fuzzers: every
+/// input is valid.
 ///
 /// The first byte chooses the setup; the rest is written over descriptor table and available ring in
 /// pieces, with a kick after each.
@@ -18,8 +18,8 @@ pub fn drive(bytes: &[u8]) {
     let driver = &rig.drivers[0];
     for (n, bytes) in bytes.chunks(8 * 16 + 2 * 11).enumerate() {
         let (table, ring) = bytes.split_at(bytes.len().min(8 * 16));
-        // Half of the addresses are made to lie in guest memory, and half of the lengths to be short, or
-        // nearly every chain would end at its first descriptor.
+        // Half of the addresses are made to lie in guest memory, and half of the lengths to be short.
+        // Otherwise nearly every chain would end at its first descriptor.
         let mut table = table.to_vec();
         for descriptor in table.chunks_exact_mut(16) {
             if descriptor[0] & 1 == 0 {
@@ -46,7 +46,7 @@ pub fn drive(bytes: &[u8]) {
         }
     }
     rig.disk.settle();
-    // Ends only when nothing is in flight.
+    // Returns only when nothing is in flight.
     rig.device.reset();
     assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
     rig.activate();

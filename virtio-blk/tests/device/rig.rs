@@ -1,4 +1,4 @@
-//! Disk, device and driver put together.
+//! Disk, device and driver, connected.
 
 use std::sync::{Arc, Mutex};
 
@@ -45,13 +45,13 @@ pub struct Rig {
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
     pub memory: Arc<GuestMemoryMmap>,
-    /// What the device told of errors.
+    /// The errors that the device reported.
     pub errors: Arc<Mutex<Vec<IoError>>>,
     setup: Setup,
     thread: Option<Thread>,
 }
 
-/// Guest memory: two regions without a gap, for descriptors across their border, and nothing behind.
+/// Guest memory: two regions without a gap, for descriptors across their border, and nothing behind them.
 pub const BORDER: u64 = 8 << 20;
 pub const END: u64 = 16 << 20;
 
@@ -61,7 +61,7 @@ pub fn memory() -> Arc<GuestMemoryMmap> {
 }
 
 impl Rig {
-    /// A disk and an active device.
+    /// Returns a rig with an active device.
     pub fn new(setup: Setup) -> Self {
         let mut rig = Self::inactive(setup);
         rig.activate();
@@ -105,7 +105,7 @@ impl Rig {
         self.device.features() & !without
     }
 
-    /// New drivers on the same memory, and DRIVER_OK.
+    /// Makes new drivers on the same memory, and sets DRIVER_OK.
     pub fn activate(&mut self) {
         let count = self.setup.queues;
         self.drivers = (0..u64::from(count))
@@ -123,7 +123,7 @@ impl Rig {
         self.start().unwrap();
     }
 
-    /// DRIVER_OK with the drivers as they are.
+    /// Sets DRIVER_OK with the drivers as they are.
     pub fn start(&mut self) -> std::io::Result<()> {
         let ready = |(index, driver): (usize, &Driver)| ReadyQueue {
             index: index as u16,
@@ -143,7 +143,7 @@ impl Rig {
         self.features() & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0
     }
 
-    /// Adds a request in the usual three descriptors; `data` is what is written, or room to read.
+    /// Adds a request of the usual three descriptors. `data` is the data to write, or the room to read into.
     pub fn add(&mut self, queue: usize, kind: u32, sector: u64, data: Data) -> Posted {
         let driver = &mut self.drivers[queue];
         let header = driver.alloc(&header(kind, sector));
@@ -162,7 +162,7 @@ impl Rig {
         Posted { queue, head, data, status }
     }
 
-    /// Waits by interrupts alone for the next used entry, as a driver does.
+    /// Waits for the next used entry by interrupts alone, as a driver does.
     pub fn wait_used(&mut self, queue: usize) -> (u16, u32) {
         loop {
             let before = self.interrupts.counts().used[queue];
@@ -175,7 +175,7 @@ impl Rig {
         }
     }
 
-    /// One request from start to end: status, length in the used entry, and the data area afterwards.
+    /// Runs one request. Returns its status, the length in the used entry, and the data area afterwards.
     pub fn request(&mut self, kind: u32, sector: u64, data: Data) -> (u8, u32, Vec<u8>) {
         let len = data.len();
         let posted = self.add(0, kind, sector, data);
@@ -190,7 +190,7 @@ impl Rig {
         self.drivers[posted.queue].get(posted.status)
     }
 
-    /// Waits until the device says that it needs a reset, and checks that it did so once.
+    /// Waits until the device reports that it needs a reset, and checks that it reports so once.
     pub fn expect_needs_reset(&self) {
         self.interrupts.wait(|counts| counts.needs_reset > 0);
         self.disk.settle();

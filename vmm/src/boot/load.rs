@@ -1,4 +1,4 @@
-//! Loading: the kernel, its initrd, its command line and its description of the machine.
+//! Loads the kernel, its initrd, its command line and the parameters that describe the machine to it.
 
 use std::io::{Seek, SeekFrom};
 
@@ -15,14 +15,14 @@ use super::{Entry, Format, Kernel, Protocol, refuse};
 use crate::error::Error;
 use crate::layout::{CMDLINE, EBDA, HIGH_MEMORY, LOW_RAM_END, START_INFO, START_INFO_TABLES, ZERO_PAGE};
 
-/// An initrd's place in memory.
+/// An initrd's range in guest memory; its size is 0 if there is none.
 #[derive(Clone, Copy, Default)]
 struct Initrd {
     address: u64,
     size: u64,
 }
 
-/// The range of RAM or of what is not RAM, as e820 and Xen number them.
+/// A range of guest memory. `kind` is its type as e820 and Xen number it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Range {
     pub(super) start: u64,
@@ -33,7 +33,7 @@ pub(super) struct Range {
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 
-/// The memory map that the guest is told. The ACPI tables lie in its reserved range.
+/// Returns the memory map that is passed to the guest. The ACPI tables lie in its reserved range.
 pub(super) fn memory_map(memory: &GuestMemoryMmap) -> Vec<Range> {
     let mut map = vec![
         Range { start: 0, size: EBDA, kind: RAM },
@@ -47,17 +47,18 @@ pub(super) fn memory_map(memory: &GuestMemoryMmap) -> Vec<Range> {
     map
 }
 
-/// End of the RAM that lies in one piece from address 0.
+/// Returns the end of the RAM that is contiguous from address 0.
 fn low_end(memory: &GuestMemoryMmap) -> u64 {
     memory.iter().next().map_or(0, |region| region.len()).min(LOW_RAM_END)
 }
 
 impl Kernel {
-    /// Loads everything into zeroed memory and says how to enter it. `rsdp` is the ACPI tables' address.
+    /// Loads everything into zeroed memory and returns the kernel's entry point. `rsdp` is the RSDP's
+    /// address.
     ///
     /// # Errors
-    /// A kernel that does not fit or has no 64-bit entry, an initrd that does not fit, a command line that is
-    /// too long for this kernel. Each names its file.
+    /// Fails if the kernel does not fit or has no 64-bit entry point, if the initrd does not fit, or if
+    /// the command line is too long for this kernel. Each error names its file.
     pub fn load(&mut self, memory: &GuestMemoryMmap, rsdp: u64) -> Result<Entry, Error> {
         match self.format {
             Format::BzImage => self.load_bzimage(memory, rsdp),
@@ -71,13 +72,15 @@ impl Kernel {
         let loaded = BzImage::load(memory, None, &mut self.file, Some(high))
             .map_err(|e| refuse(&path, format!("{e}: is the file whole, and is there memory for it?")))?;
         let header = loaded.setup_header.ok_or_else(|| refuse(&path, "a bzImage without a header"))?;
-        // The 64-bit entry: protocol 2.12 and XLF_KERNEL_64, 0x200 behind the 32-bit one.
+        // The 64-bit entry point requires protocol 2.12 and XLF_KERNEL_64. It lies 0x200 behind the 32-bit
+        // one.
         let (version, flags) = (header.version, header.xloadflags);
         if version < 0x20c || flags & 1 == 0 {
             return Err(refuse(&path, "no 64-bit entry point: give an x86-64 kernel of Linux 3.8 or later"));
         }
         self.load_cmdline(memory, header.cmdline_size as usize)?;
-        // It unpacks itself at its preferred address, or where it is when that is higher.
+        // The kernel decompresses itself at its preferred address, or at its load address if that is
+        // higher.
         let load = loaded.kernel_load.raw_value();
         let end = load.max(header.pref_address) + u64::from(header.init_size);
         let initrd = self.load_initrd(memory, end, u64::from(header.initrd_addr_max) + 1)?;
@@ -121,7 +124,7 @@ impl Kernel {
         load_cmdline(memory, GuestAddress(CMDLINE), &self.cmdline).map_err(|e| refuse(&self.path, e))
     }
 
-    /// Puts the initrd as high as kernel and memory allow, above `kernel_end`.
+    /// Loads the initrd above `kernel_end`, as high as the kernel (`limit`) and memory allow.
     fn load_initrd(
         &mut self,
         memory: &GuestMemoryMmap,
@@ -157,7 +160,7 @@ impl Kernel {
         rsdp: u64,
     ) -> Result<(), Error> {
         let mut page = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
-        // A loader without a number of its own.
+        // 0xff stands for a boot loader without an assigned number.
         page.hdr.type_of_loader = 0xff;
         page.hdr.cmd_line_ptr = CMDLINE as u32;
         page.hdr.ramdisk_image = initrd.address as u32;

@@ -1,4 +1,4 @@
-//! What the boot CPU starts with: segments, control registers, page tables.
+//! The boot CPU's initial state: segments, control registers, page tables.
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
@@ -7,28 +7,28 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use crate::error::Error;
 use crate::layout::{GDT, PAGE_TABLES};
 
-/// How a kernel is entered.
+/// The protocol by which a kernel is entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// Long mode, low 4 GiB mapped to themselves, the zero page's address in RSI
-    /// (boot.rst, '64-bit boot protocol').
+    /// Long mode, low 4 GiB mapped to themselves, the zero page's address in RSI (boot.rst, '64-bit boot
+    /// protocol').
     Linux64,
     /// 32-bit protected mode without paging, `hvm_start_info`'s address in EBX.
     Pvh,
 }
 
-/// Where and how the boot CPU starts.
+/// A kernel's entry point, at which the boot CPU starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// The protocol.
     pub protocol: Protocol,
-    /// The first instruction.
+    /// The guest-physical address of the first instruction.
     pub address: u64,
-    /// The address of the zero page or of `hvm_start_info`.
+    /// The guest-physical address of the zero page or of `hvm_start_info`.
     pub parameters: u64,
 }
 
-/// Selectors that both protocols name: __BOOT_CS and __BOOT_DS.
+/// The selectors __BOOT_CS and __BOOT_DS, which Linux's boot protocol requires; PVH allows any.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TASK: u16 = 0x20;
@@ -36,7 +36,7 @@ const TASK: u16 = 0x20;
 const TASK_LIMIT: u32 = 0x67;
 
 impl Entry {
-    /// The segment descriptors, from null on (Intel SDM volume 3, 3.4.5).
+    /// Returns the segment descriptors, beginning with the null descriptor (Intel SDM volume 3, 3.4.5).
     fn descriptors(&self) -> [u64; 5] {
         let code = match self.protocol {
             Protocol::Linux64 => 0x00af_9b00_0000_ffff,
@@ -45,7 +45,7 @@ impl Entry {
         [0, 0, code, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0000 | u64::from(TASK_LIMIT)]
     }
 
-    /// Writes descriptors and page tables into low memory.
+    /// Writes descriptors and, for long mode, page tables into low memory.
     pub(crate) fn write_tables(&self, memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
         for (index, descriptor) in self.descriptors().iter().enumerate() {
             memory.write_obj(*descriptor, GuestAddress(GDT + index as u64 * 8))?;

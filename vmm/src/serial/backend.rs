@@ -1,4 +1,4 @@
-//! Where a serial port's bytes come from and go to.
+//! The back ends of serial ports: sources of their input and destinations of their output.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -20,20 +20,21 @@ use super::{stdio, unix};
 use crate::notice::{Notices, Waiter};
 use crate::output;
 
-/// The bytes that are moved at once.
+/// The maximum number of bytes moved at once.
 pub(super) const CHUNK: usize = 4096;
 
-/// What a serial port is connected to. Parsed from `stdio`, `null`, `file:PATH` and `unix:PATH`.
+/// The back end of a serial port. Parsed from `stdio`, `null`, `file:PATH` and `unix:PATH`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Backend {
     /// This process's standard input and output. A terminal is put into raw mode; Ctrl-A x asks to quit,
     /// Ctrl-A Ctrl-A is one Ctrl-A; the end of input is ignored.
     Stdio,
-    /// Nothing: output is thrown away.
+    /// Nothing: output is discarded.
     Null,
-    /// A file, emptied first; not one that somebody runs on as an image. It gives no input.
+    /// A file, which is emptied first and must not be an image in use. It provides no input.
     File(PathBuf),
-    /// A listening socket for one client at a time. Output is kept while there is none, the last 64 KiB.
+    /// A listening socket for one client at a time. While there is no client, the last 64 KiB of output
+    /// are kept.
     Unix(PathBuf),
 }
 
@@ -95,8 +96,8 @@ impl Backend {
     }
 }
 
-/// Opens a socket at `path` as the other end of `terminal`, and starts to serve its clients on the current
-/// executor.
+/// Listens on a socket at `path`, and starts to connect its clients to `terminal` on the current executor,
+/// one at a time.
 pub fn listen(path: &Path, terminal: Arc<dyn Terminal>) -> Result<Running, String> {
     let (mut running, output, room) = ends(terminal)?;
     let listener = unix::Listener::bind(path).map_err(|e| e.to_string())?;
@@ -104,7 +105,7 @@ pub fn listen(path: &Path, terminal: Arc<dyn Terminal>) -> Result<Running, Strin
     Ok(running)
 }
 
-/// A terminal's output, and what waits for room for its input; nothing runs yet.
+/// Returns the handle of a back end, its output, and a waiter for room for input. No task runs yet.
 fn ends(port: Arc<dyn Terminal>) -> Result<(Running, Output, Waiter), String> {
     let waiter = |event| Waiter::new(event).map_err(|e| explain("eventfd", e));
     let (waiter, room) = (waiter(port.output_event())?, waiter(port.room_event())?);
@@ -134,7 +135,7 @@ impl Running {
         self.work = Some((task, alive));
     }
 
-    /// Ends when the output that is left has been written, within a second.
+    /// Waits until the remaining output has been written, for at most a second.
     pub(crate) async fn finish(mut self) {
         self.finishing.set(true);
         // Fails only when the counter is full, and then it is readable already.
@@ -145,7 +146,7 @@ impl Running {
     }
 }
 
-/// A port's output as a back end takes it.
+/// A port's output, as its back end reads it.
 pub(super) struct Output {
     pub(super) port: Arc<dyn Terminal>,
     waiter: Waiter,
@@ -153,7 +154,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The next bytes. `None` at the end.
+    /// Waits for the next bytes. Returns `None` at the end.
     pub(super) async fn next(&self) -> Option<Vec<u8>> {
         loop {
             let bytes = self.port.take_output(CHUNK);
@@ -171,18 +172,19 @@ impl Output {
         self.finishing.get()
     }
 
-    /// Ends when a change of [`Output::finishing`] is possible. Not while [`Output::next`] waits.
+    /// Waits until [`Output::finishing`] may have changed. Must not be called while [`Output::next`]
+    /// waits.
     pub(super) async fn changed(&self) {
         self.waiter.wait().await;
     }
 
-    /// Writes everything to a file on a worker, since any file may block.
+    /// Writes all output to a file, on a worker since any file may block.
     async fn write_to(self, file: File) {
         let file = Arc::new(file);
         while let Some(bytes) = self.next().await {
             let file = file.clone();
             if let Err(e) = unblock(move || (&*file).write_all(&bytes)).await {
-                // The guest's console is not worth the guest: its output is dropped from here on.
+                // A failing console must not stop the guest: these bytes are dropped.
                 executor::limited!(warn, "serial output: {e}");
             }
         }

@@ -1,26 +1,26 @@
-//! Finds a kernel's panic in what a guest writes to its console.
+//! Detects a kernel's panic in a guest's console output.
 
-/// How a kernel begins the line of a panic (`kernel/panic.c`), and that of an ordinary restart
-/// (`kernel/reboot.c`), which a kernel that has panicked does not come to.
+/// The beginning of a kernel's panic message (`kernel/panic.c`), and that of an ordinary restart
+/// (`kernel/reboot.c`), which a kernel that has panicked does not reach.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 const RESTART: &[u8] = b"reboot: Restarting system";
 
-/// Bytes of a line that are looked back at.
+/// The number of bytes of a line that are remembered.
 const LINE: usize = 256;
 
-/// Sees a panic only where the kernel itself says it: at a line's start, or behind the time that it puts
-/// before its messages, which may follow a prompt. What a program prints of an older panic is none, and none
-/// that an ordinary restart follows.
+/// Recognizes a panic only in the kernel's own messages: at the start of a line, or behind the timestamp
+/// that begins a message, which may follow a prompt. An old panic that a program prints does not count,
+/// and neither does one that an ordinary restart follows.
 #[derive(Default)]
 pub(super) struct PanicWatch {
     line: Vec<u8>,
-    /// The start of the line is not in `line` any more.
+    /// True if the start of the line is not in `line` any more.
     cut: bool,
     panicked: bool,
 }
 
 impl PanicWatch {
-    /// Takes the next byte of output.
+    /// Processes the next byte of output.
     pub(super) fn push(&mut self, byte: u8) {
         if matches!(byte, b'\n' | b'\r') {
             self.line.clear();
@@ -39,20 +39,20 @@ impl PanicWatch {
         }
     }
 
-    /// Whether the kernel has panicked.
+    /// Returns true if the kernel has panicked.
     pub(super) fn panicked(&self) -> bool {
         self.panicked
     }
 
-    /// Whether the kernel has said `text` with the last byte.
+    /// Returns true if the last byte completes `text` in a message of the kernel.
     fn says(&self, text: &[u8]) -> bool {
         let before = self.line.strip_suffix(text);
         before.is_some_and(|before| before.is_empty() && !self.cut || ends_with_time(before))
     }
 }
 
-/// Whether a line so far ends as what a kernel puts before its messages: `[    1.234567] `, or with the task
-/// or processor that speaks, `[    1.234567][   T12] `.
+/// Returns true if `line` ends with the prefix of a kernel's messages: `[    1.234567] `, or, with the
+/// task or processor that prints, `[    1.234567][   T12] `.
 fn ends_with_time(line: &[u8]) -> bool {
     let Some(line) = line.strip_suffix(b"] ") else { return false };
     let Some(start) = line.iter().rposition(|byte| *byte == b'[') else { return false };

@@ -13,9 +13,9 @@ use crate::bus::Target;
 use crate::notice::Signal;
 use executor::lock;
 
-/// Output that waits for a back end: what is more pushes out the oldest.
+/// Maximum output that waits for a back end, in bytes. Beyond that the oldest is dropped.
 pub const OUTPUT_MAX: usize = 64 << 10;
-/// Input that waits for the guest: a back end reads no more while there is this much.
+/// Maximum input that waits for the guest, in bytes. A back end reads no more until there is room.
 pub const INPUT_MAX: usize = 4 << 10;
 
 /// The UART's interrupt line.
@@ -34,7 +34,7 @@ struct State {
     output: VecDeque<u8>,
     input: VecDeque<u8>,
     panic: PanicWatch,
-    /// Whether there is a back end that takes output.
+    /// True if a back end takes the output.
     keep: bool,
 }
 
@@ -49,10 +49,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// A port whose output is kept for a back end, or thrown away where `keep` is false.
+    /// Returns a port that keeps its output for a back end, or discards it if `keep` is false.
     ///
     /// # Errors
-    /// Where the process is out of descriptors.
+    /// Fails if the process is out of file descriptors.
     pub fn new(keep: bool) -> io::Result<Self> {
         let irq = EventFd::new(EFD_NONBLOCK)?;
         let uart = Serial::new(Irq(irq.try_clone()?), Vec::new());
@@ -66,17 +66,18 @@ impl Port {
         Ok(Port { state: Mutex::new(state), irq, output: Signal::new()?, room: Signal::new()? })
     }
 
-    /// A copy of the interrupt line's eventfd.
+    /// Returns a copy of the interrupt line's eventfd.
     pub(crate) fn irq(&self) -> io::Result<EventFd> {
         self.irq.try_clone()
     }
 
-    /// Whether the guest's kernel has said since the last reset that it panicked.
+    /// Returns true if the guest's kernel has reported a panic since the last reset.
     pub fn saw_panic(&self) -> bool {
         lock(&self.state).panic.panicked()
     }
 
-    /// Puts the UART back to power-on. Output that nobody took and input that the guest did not take stay.
+    /// Returns the UART to its power-on state. Output that nobody took and input that the guest did not
+    /// take stay.
     pub fn reset(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.uart = Serial::new(Irq(self.irq.try_clone()?), Vec::new());
@@ -84,7 +85,7 @@ impl Port {
         Ok(())
     }
 
-    /// Takes up to `most` bytes of output, oldest first; empty where there is none.
+    /// Takes up to `most` bytes of output, oldest first. Returns an empty vector if there is none.
     pub fn take_output(&self, most: usize) -> Vec<u8> {
         let mut state = lock(&self.state);
         let most = most.min(state.output.len());
@@ -100,8 +101,8 @@ impl Port {
         }
     }
 
-    /// Offers input to the guest and says how much of it was taken; the rest is to be offered again when
-    /// there is room.
+    /// Offers input to the guest and returns the number of bytes taken. The rest must be offered again
+    /// when there is room.
     pub fn offer_input(&self, bytes: &[u8]) -> usize {
         let mut state = lock(&self.state);
         let taken = bytes.len().min(INPUT_MAX - state.input.len().min(INPUT_MAX));
@@ -117,7 +118,7 @@ impl Port {
         }
         let full = state.input.len() == INPUT_MAX;
         let (front, _) = state.input.as_slices();
-        // Refused where the FIFO is full; a failed interrupt means a full counter, which is an interrupt.
+        // Fails only if the interrupt's counter is full, and then an interrupt is pending already.
         let moved = match state.uart.fifo_capacity().min(front.len()) {
             0 => 0,
             count => state.uart.enqueue_raw_bytes(&front[..count]).unwrap_or(count),
@@ -148,7 +149,7 @@ impl Port {
 }
 
 impl Target for Port {
-    /// An access of several bytes is as many of one register.
+    /// Treats an access of several bytes as that many accesses to the same register.
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = lock(&self.state);
         for byte in data {

@@ -1,7 +1,7 @@
 //! Standard input and output as a serial port's back end.
 //!
-//! The descriptors are shared with whoever started us, so they are never made non-blocking: input is read
-//! only where `poll` says that there is some, and output is written on a worker.
+//! The descriptors are shared with the process that started us, so they are never made non-blocking: input
+//! is read only when `poll` says that there is some, and output is written on a worker.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -18,19 +18,20 @@ use executor::lock;
 /// The terminal's settings before raw mode.
 static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
 
-/// Takes the terminal out of raw mode again. For exits that run no destructors; otherwise the machine's end
-/// does it.
+/// Takes the terminal out of raw mode again, for exits that run no destructors. Otherwise the machine's
+/// end does it.
 pub fn restore_terminal() {
     if let Some(saved) = lock(&SAVED).take()
         && is_foreground()
     {
-        // SAFETY: the settings came from tcgetattr; a descriptor that is no terminal any more is refused.
+        // SAFETY: the settings came from tcgetattr; a descriptor that is not a terminal any more is
+        // refused.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &saved) };
     }
 }
 
-/// Returns false if standard input is the terminal of this session while another process group has it: a
-/// change of its settings would stop this whole process (SIGTTOU), and change what somebody else is using.
+/// Returns false if standard input is the terminal of this session but another process group is in its
+/// foreground: changing its settings would stop this whole process (SIGTTOU) and disturb that group.
 fn is_foreground() -> bool {
     // SAFETY: a system call on a number, without memory; it fails if that is not this session's terminal.
     let group = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
@@ -38,12 +39,12 @@ fn is_foreground() -> bool {
     group < 0 || group == unsafe { libc::getpgrp() }
 }
 
-/// Remembers how the terminal is, for [`restore_terminal`].
+/// Saves the terminal's settings for [`restore_terminal`].
 pub fn save_terminal() {
     *lock(&SAVED) = settings();
 }
 
-/// The settings of the terminal on standard input; `None` where it is none.
+/// Returns the settings of the terminal on standard input, or `None` if that is not a terminal.
 fn settings() -> Option<libc::termios> {
     if !io::stdin().is_terminal() {
         return None;
@@ -55,7 +56,7 @@ fn settings() -> Option<libc::termios> {
     (got == 0).then_some(settings)
 }
 
-/// Raw mode of the terminal, while it lives.
+/// Keeps the terminal in raw mode while it lives.
 pub(super) struct RawMode;
 
 impl Drop for RawMode {
@@ -64,8 +65,8 @@ impl Drop for RawMode {
     }
 }
 
-/// Puts the terminal on standard input into raw mode; output processing stays, since our own messages
-/// go there too. `None` where it is no terminal.
+/// Puts the terminal on standard input into raw mode. Output processing stays, since our own messages go
+/// there too. Returns `None` if it is not a terminal, or not in our hands (see [`is_foreground`]).
 pub(super) fn raw_mode() -> Option<RawMode> {
     let mut settings = settings().filter(|_| is_foreground())?;
     *lock(&SAVED) = Some(settings);
@@ -79,14 +80,14 @@ pub(super) fn raw_mode() -> Option<RawMode> {
     Some(RawMode)
 }
 
-/// Own descriptors for standard input and output.
+/// Duplicates the descriptors of standard input and output.
 pub(super) fn open() -> io::Result<(File, File)> {
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     Ok((input.into(), output.into()))
 }
 
-/// What the bytes that are typed mean.
+/// Interprets the escape key Ctrl-A in typed bytes.
 #[derive(Default)]
 pub(super) struct Escape {
     pending: bool,
@@ -95,7 +96,8 @@ pub(super) struct Escape {
 impl Escape {
     const CTRL_A: u8 = 1;
 
-    /// The bytes for the guest, and whether Ctrl-A x was among them (what follows it is lost).
+    /// Returns the bytes for the guest, and true if Ctrl-A x was among them (the bytes behind it are
+    /// lost).
     pub(super) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut bytes = Vec::with_capacity(typed.len());
         for byte in typed {
@@ -122,7 +124,7 @@ pub(super) async fn offer(port: &dyn Terminal, room: &Waiter, mut bytes: &[u8]) 
     }
 }
 
-/// Whether reading would not block.
+/// Returns true if reading would not block.
 fn has_input(file: &File) -> bool {
     let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, as the count says.
@@ -132,7 +134,7 @@ fn has_input(file: &File) -> bool {
 async fn next_input(file: &AsyncFd<Arc<File>>) -> io::Result<Vec<u8>> {
     while !has_input(file.get()) {
         file.clear_readable();
-        // Input that came before the flag was cleared has no further edge.
+        // Input that came before the flag was cleared causes no further edge.
         if !has_input(file.get()) {
             file.readable().await;
         }
@@ -150,7 +152,7 @@ fn read_some(mut file: &File) -> io::Result<Vec<u8>> {
 /// Carries standard input to the guest until it ends.
 pub(super) async fn read(file: File, port: Arc<dyn Terminal>, room: Waiter, notices: Arc<Notices>) {
     let file = Arc::new(file);
-    // What epoll refuses, a regular file, does not keep its reader waiting.
+    // epoll refuses regular files, whose reads do not wait for input.
     let awaited = AsyncFd::new(file.clone()).ok();
     let mut escape = Escape::default();
     loop {

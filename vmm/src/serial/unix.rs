@@ -1,4 +1,4 @@
-//! A listening socket as a terminal's other end.
+//! A listening socket as a terminal's back end.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -19,13 +19,13 @@ use crate::notice::Waiter;
 pub(super) struct Listener(qmp::Listener);
 
 impl Listener {
-    /// Binds `path`, for this process's user alone. A socket that a dead process left there is replaced, and
+    /// Binds `path`, for this process's user only. Replaces a socket that a dead process left there, but
     /// nothing else.
     pub(super) fn bind(path: &Path) -> Result<Self, AddressError> {
         qmp::Listener::bind(&Address::Unix(path.into())).map(Listener)
     }
 
-    /// Serves one client after the other, for ever or until the port is finishing.
+    /// Serves one client after the other, until the port is finishing.
     pub(super) async fn serve(self, output: Output, room: Waiter) {
         let listener = match AsyncFd::new(self.0) {
             Ok(listener) => listener,
@@ -38,7 +38,8 @@ impl Listener {
                     Ok(client) => *next.borrow_mut() = Some(OwnedFd::from(client).into()),
                     Err(e) => {
                         executor::limited!(warn, "terminal socket: {e}");
-                        // Out of descriptors, most likely: the client waits as it is.
+                        // Most likely we are out of file descriptors: the client keeps waiting in the
+                        // backlog.
                         executor::sleep(Duration::from_secs(1)).await;
                     }
                 }
@@ -57,7 +58,7 @@ impl Listener {
 async fn serve_client(client: UnixStream, output: &Output, room: &Waiter) -> io::Result<()> {
     client.set_nonblocking(true)?;
     let client = AsyncFd::new(client)?;
-    // What was taken from the port and not yet given to the client; a next client gets it.
+    // Bytes taken from the port but not sent to the client yet; the next client gets them.
     let unsent = RefCell::new(Vec::new());
     first(send(&client, output, &unsent), receive(&client, &*output.port, room)).await;
     output.port.return_output(&unsent.borrow());
@@ -76,8 +77,8 @@ async fn send(client: &AsyncFd<UnixStream>, output: &Output, unsent: &RefCell<Ve
     }
 }
 
-/// Carries the client's bytes to the guest, and ends when the client has gone. One that has only shut
-/// down its sending side still listens.
+/// Passes the client's bytes to the guest until the client is gone. A client that has only shut down its
+/// sending side still receives.
 async fn receive(client: &AsyncFd<UnixStream>, port: &dyn Terminal, room: &Waiter) {
     let mut bytes = [0; CHUNK];
     loop {

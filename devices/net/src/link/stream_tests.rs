@@ -1,4 +1,4 @@
-//! Frames out of bytes that come in any pieces.
+//! Frames out of bytes that come in pieces of any size.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn framed(frames: &[&[u8]]) -> Vec<u8> {
     frames.iter().flat_map(|frame| [&(frame.len() as u32).to_be_bytes()[..], frame].concat()).collect()
 }
 
-/// All frames of a stream that comes in pieces of `piece` bytes.
+/// Returns all frames of a stream that comes in pieces of `piece` bytes.
 fn frames(sent: &[u8], piece: usize) -> io::Result<Vec<Vec<u8>>> {
     let (ours, mut theirs) = UnixStream::pair()?;
     let (mut bytes, mut filled, mut frames) = (vec![0; BUFFER], 0..0, Vec::new());

@@ -10,13 +10,13 @@ use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// Names the interface that a descriptor of [`DEVICE`] is one end of (`linux/if_tun.h`).
+/// Binds a descriptor of [`DEVICE`] to the interface of a name (`linux/if_tun.h`).
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
 /// Frames of Ethernet, with nothing before them.
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 
-/// Bytes of an interface's name, its final zero included.
+/// Size of an interface's name in bytes, including its final zero.
 const NAME: usize = 16;
 
 /// `struct ifreq` of `linux/if.h`: 40 bytes on every 64-bit machine.
@@ -27,12 +27,12 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
-/// The interface `name`, made if absent and allowed. Without blocking.
+/// Opens the interface `name` without blocking. Creates it if it does not exist and that is allowed.
 pub(super) fn open(name: &str) -> io::Result<File> {
     let is_name = !name.is_empty() && name.len() < NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
-    // What is a pattern to the kernel, or a path in sysfs.
+    // These characters make it a pattern for the kernel, or a path in sysfs.
     if !is_name || name.contains(['%', '/', ':']) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no name of an interface"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a valid interface name"));
     }
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let tun = File::options().read(true).write(true).custom_flags(flags).open(DEVICE);
@@ -51,10 +51,10 @@ pub(super) fn open(name: &str) -> io::Result<File> {
     }
 }
 
-/// Reads one frame: its length.
+/// Reads one frame and returns its length.
 ///
 /// # Errors
-/// Where the interface is no more.
+/// Fails if the interface does not exist any more.
 pub(super) fn read(mut tap: &File, into: &mut [u8]) -> io::Result<usize> {
     match tap.read(into)? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -62,15 +62,15 @@ pub(super) fn read(mut tap: &File, into: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Writes one frame. One that the kernel does not take is lost, as on any network: the interface is down, or
-/// there is no memory.
+/// Writes one frame. A frame that the kernel does not take is lost, as on any network: the interface is
+/// down, or memory is lacking.
 ///
 /// # Errors
-/// `WouldBlock`, or where the interface is no more.
+/// `WouldBlock`, or an error if the interface does not exist any more.
 pub(super) fn write(mut tap: &File, frame: &[u8]) -> io::Result<()> {
     match tap.write(frame) {
         Ok(count) if count == frame.len() => {}
-        Ok(count) => tracing::debug!("of a frame of {} bytes {count} were taken", frame.len()),
+        Ok(count) => tracing::debug!("the kernel took {count} bytes of a frame of {}", frame.len()),
         Err(e) => match Errno::from_io_error(&e) {
             Some(Errno::AGAIN | Errno::INTR | Errno::BADFD | Errno::BADF | Errno::NODEV) => return Err(e),
             _ => tracing::debug!("a frame is lost: {e}"),

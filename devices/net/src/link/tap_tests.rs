@@ -1,4 +1,4 @@
-//! A tap interface of this host's kernel, in a network namespace that is the test's own.
+//! A tap interface of this host's kernel, in a network namespace of the test's own.
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ const SIOCSIFADDR: Opcode = 0x8916;
 const SIOCGIFINDEX: Opcode = 0x8933;
 const IFF_UP: u16 = 1;
 
-/// Ours, as IPv4 has it, and everybody's.
+/// IPv4 addresses: the host's, the broadcast address, and the guest's.
 const HOST: [u8; 4] = [192, 0, 2, 1];
 const ALL: [u8; 4] = [192, 0, 2, 255];
 const GUEST: [u8; 4] = [192, 0, 2, 2];
@@ -54,7 +54,7 @@ fn delete() {
     sendto(&socket, &message, SendFlags::empty(), &netlink::SocketAddrNetlink::new(0, 0)).unwrap();
 }
 
-/// A broadcast from the guest to a port of UDP.
+/// Returns a broadcast from the guest to a UDP port.
 fn datagram(port: u16, text: &[u8]) -> Vec<u8> {
     let length = |more: usize| ((text.len() + more) as u16).to_be_bytes();
     let mut ip = [&[0x45, 0][..], &length(28), &[0, 0, 0, 0, 64, 17, 0, 0], &GUEST, &ALL].concat();
@@ -76,14 +76,14 @@ fn datagram(port: u16, text: &[u8]) -> Vec<u8> {
 #[test]
 #[ignore = "makes a network interface: needs root"]
 fn frames_pass_until_the_interface_is_deleted() {
-    // SAFETY: this thread has no descriptors or memory mappings that others rely on to be shared; what it
-    // starts to use from here on lies in the new namespace.
+    // SAFETY: nobody relies on sharing this thread's descriptors or memory mappings, and what it starts to
+    // use from here on lies in the new namespace.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
     let link = Link::tap("tap7").unwrap();
     assert_eq!(Link::tap("tap7").err().unwrap().kind(), io::ErrorKind::ResourceBusy);
     Executor::new().unwrap().block_on(async move {
         let link = AsyncFd::new(Arc::new(link)).unwrap();
-        // An interface that is down loses frames, and is no error.
+        // An interface that is down loses frames without an error.
         link.get().put(&Buf::from_bytes(&datagram(9, b"lost")));
         Link::send(&link).await.unwrap();
 
@@ -103,7 +103,7 @@ fn frames_pass_until_the_interface_is_deleted() {
         socket.send_to(b"from the host", "192.0.2.255:9").unwrap();
         loop {
             timeout(STUCK, Link::receive(&link)).await.expect("a frame").unwrap();
-            // The kernel has more to say on a new interface.
+            // The kernel sends other frames, too, on a new interface.
             let is_ours = link.get().received(|frame| frame.ends_with(b"from the host"));
             link.get().drop_received();
             if is_ours {

@@ -105,7 +105,7 @@ fn a_frame_that_the_whole_ring_cannot_take_is_dropped() {
 
 #[test]
 fn a_frame_that_the_whole_ring_cannot_take_is_dropped_whatever_the_chains_are() {
-    // Header and data apart: eight chains are all that sixteen descriptors make.
+    // Header and data are separate: sixteen descriptors make only eight chains.
     let mut rig = Rig::new();
     let rooms: Vec<_> =
         (0..8).map(|_| rig.offer(RECEIVE, &[(&[0xee; HEADER], true), (&[0xee; 100], true)])[1]).collect();

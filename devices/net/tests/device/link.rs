@@ -50,7 +50,7 @@ fn what_the_guest_has_no_room_for_stays_with_the_peer() {
     writer.join().unwrap();
 }
 
-/// Sends frames until the peer, which reads nothing, takes no more: how many were given back.
+/// Sends frames until the peer, which reads nothing, takes no more. Returns the number of chains given back.
 fn fill(rig: &mut Rig) -> usize {
     let mut sent = 0;
     loop {
@@ -71,13 +71,13 @@ fn nobody_waits_for_a_peer_that_reads_nothing() {
     let mut rig = Rig::new();
     let sent = fill(&mut rig);
     assert!(sent > 0);
-    // Neither a stop of the machine nor a reset does.
+    // Neither a stop of the machine nor a reset waits.
     rig.device.pause().wait().unwrap();
     rig.device.resume();
     rig.device.reset();
     rig.activate();
     rig.send(&frame(100, 5));
-    // What was half sent is sent to its end, and the stream stays in step.
+    // A frame that is half sent is completed, and the stream stays in step.
     for seed in 0..sent {
         assert_eq!(rig.peer_receives(), frame(60_000, seed), "frame {seed} of {sent}");
     }
@@ -112,7 +112,8 @@ fn while_paused_frames_stay_where_they_are() {
     assert_eq!(rig.peer_receives(), frame(100, 2));
 }
 
-/// The guest hears once that its link is down, its frames vanish, and the thread has nothing to do.
+/// Checks that the guest is notified once that its link is down, that its frames vanish, and that the thread
+/// has nothing to do.
 fn is_down(mut rig: Rig) {
     rig.interrupts.wait(|counts| counts.config == 1);
     assert!(!rig.link_is_up());
@@ -129,7 +130,7 @@ fn is_down(mut rig: Rig) {
     };
     let used = rig.thread.remote().call(work).wait().unwrap();
     assert!(used < Duration::from_millis(50), "a dead link takes {used:?} of 200 ms");
-    // It stays so.
+    // The link stays down.
     rig.device.reset();
     rig.activate();
     rig.room(2000);
@@ -148,7 +149,7 @@ fn a_peer_that_ends_takes_the_link_down() {
     assert!(rig.link_is_up());
     rig.peer.shutdown(Shutdown::Both).unwrap();
     is_down(rig);
-    // In the middle of a frame, and with the guest's frames on their way.
+    // The peer ends in the middle of a frame, and with the guest's frames on their way.
     rig = Rig::new();
     fill(&mut rig);
     rig.peer.write_all(&[0, 0, 1, 0, 7]).unwrap();
@@ -170,7 +171,7 @@ fn a_peer_that_is_out_of_step_takes_the_link_down() {
 fn a_driver_that_does_not_know_of_links_is_not_interrupted() {
     let mut rig = Rig::without(STATUS);
     rig.peer.shutdown(Shutdown::Both).unwrap();
-    // What is sent into nothing comes back behind the discovery.
+    // A frame to nobody comes back after the device has noticed the end.
     rig.settle();
     rig.send(&frame(100, 1));
     rig.used(TRANSMIT);

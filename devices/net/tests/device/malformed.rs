@@ -4,7 +4,7 @@ use virtio::Device;
 
 use super::rig::{HEADER, RECEIVE, Rig, TRANSMIT, frame};
 
-/// A chain that breaks the device, until a reset.
+/// Checks that a chain breaks the device until a reset.
 fn refused(what: &str, queue: usize, pieces: &[(&[u8], bool)]) {
     let mut rig = Rig::new();
     rig.offer(queue, pieces);
@@ -16,7 +16,7 @@ fn refused(what: &str, queue: usize, pieces: &[(&[u8], bool)]) {
     rig.device.reset();
     rig.activate();
     if queue == RECEIVE {
-        // The frame was nobody's fault.
+        // The frame was not at fault.
         let room = rig.room(2000);
         assert_eq!(rig.received(room), frame(100, 1));
     }

@@ -1,4 +1,5 @@
-//! The network stack in user space that this was made for, in a network namespace of the test's own.
+//! passt, the network stack in user space that the stream link is made for, in a network namespace of the
+//! test's own.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,11 +12,12 @@ use virtio_net::Link;
 
 use super::rig::{HEADER, MAC, RECEIVE, Rig};
 
-/// What passt is to tell the guest that its address and its router's are.
+/// The guest's address and its router's, as passt must offer them.
 const ADDRESS: [u8; 4] = [10, 0, 2, 15];
 const ROUTER: [u8; 4] = [10, 0, 2, 2];
 
-/// DHCP (RFC 2131, RFC 2132): the number of an exchange, the mark of its options, and two kinds of messages.
+/// DHCP (RFC 2131, RFC 2132): the number of an exchange, the mark before its options, and two types of
+/// messages.
 const EXCHANGE: [u8; 4] = *b"mlrc";
 const MARK: [u8; 4] = [99, 130, 83, 99];
 const DISCOVER: [u8; 3] = [53, 1, 1];
@@ -25,7 +27,7 @@ const OFFER: [u8; 3] = [53, 1, 2];
 struct Passt(Child);
 
 impl Passt {
-    /// Starts one for the interface `name`, and connects to it.
+    /// Starts passt for the interface `name`, and connects to it.
     fn start(name: &str, socket: &Path) -> (Self, Link) {
         let mut command = Command::new("passt");
         command.args(["--foreground", "--quiet", "--runas", "0:0", "--interface", name, "--netmask", "24"]);
@@ -41,7 +43,7 @@ impl Passt {
                     assert!(ended.is_none() && Instant::now() < deadline, "{e}; passt ended: {ended:?}");
                 }
             }
-            // Nothing tells when it listens.
+            // Nothing reports when it listens.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -49,13 +51,13 @@ impl Passt {
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A guest without an address asks for one.
+/// Returns the message of a guest without an address that asks for one.
 fn discovery() -> Vec<u8> {
     let mut dhcp = [&[1, 1, 6, 0][..], &EXCHANGE, &[0, 0, 0x80, 0], &[0; 16], &MAC].concat();
     dhcp.resize(236, 0);
@@ -72,10 +74,10 @@ fn discovery() -> Vec<u8> {
 #[test]
 #[ignore = "makes a network namespace: needs root"]
 fn passt_offers_an_address() {
-    // SAFETY: this thread has no descriptors or memory mappings that others rely on to be shared; what it
-    // starts to use from here on lies in the new namespace.
+    // SAFETY: nobody relies on sharing this thread's descriptors or memory mappings, and what it starts to
+    // use from here on lies in the new namespace.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-    // passt takes the host's part of its answers from an interface, of which a new namespace has none.
+    // passt takes the host's part of its replies from an interface, and a new namespace has none.
     let _outside = Link::tap("outside0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (passt, link) = Passt::start("outside0", &folder.path().join("socket"));
@@ -86,7 +88,7 @@ fn passt_offers_an_address() {
         rig.rewind(RECEIVE);
         let room = rig.room(HEADER + 1514);
         let frame = rig.received(room);
-        // It may say more than it was asked.
+        // passt may send more than it was asked for.
         if frame[12..14] == [8, 0] && frame[34..38] == [0, 67, 0, 68] {
             break frame;
         }

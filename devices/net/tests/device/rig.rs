@@ -1,4 +1,4 @@
-//! Link, device and drivers of the two queues put together.
+//! Link, device and drivers of the two queues, connected.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 pub const RECEIVE: usize = 0;
 pub const TRANSMIT: usize = 1;
 
-/// Bytes before each frame (virtio 1.2, 5.1.6).
+/// Number of bytes before each frame (virtio 1.2, 5.1.6).
 pub const HEADER: usize = 12;
 /// VIRTIO_NET_F_MRG_RXBUF and VIRTIO_NET_F_STATUS.
 pub const MERGEABLE: u64 = 1 << 15;
@@ -41,7 +41,7 @@ impl Rig {
         Self::without(0)
     }
 
-    /// A driver that does not know some of the features.
+    /// Returns a rig whose driver does not know some of the features.
     pub fn without(features: u64) -> Self {
         let (ours, peer) = UnixStream::pair().unwrap();
         peer.set_read_timeout(Some(STUCK)).unwrap();
@@ -49,7 +49,7 @@ impl Rig {
         Self::on(Link::stream(ours, "peer").unwrap(), peer, features)
     }
 
-    /// A device on this link, at whose other end `peer` should be.
+    /// Returns a rig with a device on this link, at whose other end `peer` should be.
     pub fn on(link: Link, peer: UnixStream, without: u64) -> Self {
         let thread = Thread::start("devices", std::future::pending).unwrap();
         let mac = "52:54:00:01:02:03".parse().unwrap();
@@ -66,7 +66,7 @@ impl Rig {
         rig
     }
 
-    /// New drivers, and DRIVER_OK.
+    /// Makes new drivers, and sets DRIVER_OK.
     pub fn activate(&mut self) {
         let driver = |n: u64| {
             let (base, heap) = (0x1_0000 * (n + 1), (2 << 20) * (n + 1));
@@ -80,7 +80,7 @@ impl Rig {
         self.device.activate(activation).unwrap();
     }
 
-    /// Offers a chain of these pieces of bytes, to be read or written; where each lies.
+    /// Offers a chain of these pieces; true for those that the device writes. Returns the address of each.
     pub fn offer(&mut self, queue: usize, pieces: &[(&[u8], bool)]) -> Vec<u64> {
         let driver = &mut self.drivers[queue];
         let place = |(bytes, write): &(&[u8], bool)| {
@@ -93,7 +93,7 @@ impl Rig {
         pieces.into_iter().map(|piece| piece.address).collect()
     }
 
-    /// Offers room for so many bytes to be received.
+    /// Offers room to receive `len` bytes.
     pub fn room(&mut self, len: usize) -> u64 {
         self.offer(RECEIVE, &[(&vec![0xee; len], true)])[0]
     }
@@ -103,12 +103,12 @@ impl Rig {
         self.offer(TRANSMIT, &[(&[0; HEADER], false), (frame, false)]);
     }
 
-    /// Buffers of a queue are used again.
+    /// Reuses the buffers of a queue.
     pub fn rewind(&mut self, queue: usize) {
         self.drivers[queue].heap = (2 << 20) * (queue as u64 + 1);
     }
 
-    /// Waits by interrupts alone for the next used entry: its length.
+    /// Waits for the next used entry by interrupts alone, and returns its length.
     pub fn used(&mut self, queue: usize) -> usize {
         loop {
             let before = self.interrupts.counts().used[queue];
@@ -121,7 +121,7 @@ impl Rig {
         }
     }
 
-    /// The frame that was received into one chain, at `address`.
+    /// Returns the frame that was received into one chain, at `address`.
     pub fn received(&mut self, address: u64) -> Vec<u8> {
         let len = self.used(RECEIVE);
         let bytes = self.drivers[RECEIVE].bytes(address, len);
@@ -135,7 +135,7 @@ impl Rig {
         self.peer.write_all(&bytes).unwrap();
     }
 
-    /// The next frame from the guest.
+    /// Returns the next frame from the guest.
     pub fn peer_receives(&mut self) -> Vec<u8> {
         let mut length = [0; 4];
         self.peer.read_exact(&mut length).unwrap();
@@ -144,7 +144,7 @@ impl Rig {
         frame
     }
 
-    /// Nothing more came from the guest, once the device has done all that it can do by now.
+    /// Checks that nothing more came from the guest, once the device has done all that it can do by now.
     pub fn peer_has_nothing(&mut self) {
         self.settle();
         self.peer.set_nonblocking(true).unwrap();
@@ -169,7 +169,7 @@ impl Rig {
     }
 }
 
-/// A frame of so many bytes that looks like no other.
+/// Returns a frame of `len` bytes whose content depends on `seed`.
 pub fn frame(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 256 + seed * 7) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! Every command and its answers. Bytes by hand, from SPC-3 and MMC-5.
+//! Every command and its response. The bytes are written by hand, from SPC-3 and MMC-5.
 
 use block::ErrorKind;
 
@@ -8,7 +8,7 @@ use super::rig::{EMPTY, INVALID_FIELD, LUN, POWER_ON, Rig};
 const OVERRUN: u8 = 1;
 const BAD_TARGET: u8 = 3;
 
-/// READ of each length, of `count` blocks at `block`.
+/// Returns the READ command of each length, for `count` blocks at `block`.
 fn reads(block: u32, count: u8) -> [Vec<u8>; 4] {
     let [b0, b1, b2, b3] = block.to_be_bytes();
     [
@@ -27,7 +27,7 @@ fn reads_of_every_length() {
     }
     // More room than is read.
     assert_eq!(rig.data(&reads(19, 1)[1], 4096).len(), 2048);
-    // Nothing is something too, except in six bytes, where it is 256 blocks.
+    // Reading no blocks is valid, except in six bytes, where 0 means 256 blocks.
     for cdb in &reads(20, 0)[1..] {
         assert_eq!(rig.data(cdb, 0), []);
     }
@@ -46,7 +46,7 @@ fn reads_beyond_the_end() {
     }
     rig.expect(&[0x28, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0], RANGE);
     rig.expect(&[0x88, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1], RANGE);
-    // Longer than the room, and than anything.
+    // Longer than the room, and longer than any medium.
     assert_eq!(rig.command(&[0xa8, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], 4096).response, OVERRUN);
     assert_eq!(rig.command(&reads(0, 2)[1], 2048).response, OVERRUN);
 }
@@ -75,7 +75,7 @@ fn identity() {
     for cdb in [[0x12, 0, 0x80, 1, 0, 0], [0x12, 1, 0xb0, 1, 0, 0], [0x12, 2, 0, 1, 0, 0]] {
         rig.expect(&cdb, INVALID_FIELD);
     }
-    // None of it has taken the unit attention.
+    // None of these has cleared the unit attention.
     rig.expect(&[0], POWER_ON);
 }
 
@@ -117,7 +117,7 @@ fn capacity_and_contents() {
     let disc = rig.data(&[0x51, 0, 0, 0, 0, 0, 0, 1, 0, 0], 256);
     assert_eq!((disc.len(), &disc[..8]), (34, &[0, 32, 0x0e, 1, 1, 1, 1, 0x20][..]));
     rig.expect(&[0x51, 1, 0, 0, 0, 0, 0, 1, 0, 0], INVALID_FIELD);
-    // A size that is no multiple of a block, and one that is none at all.
+    // A size that is not a multiple of a block, and a medium of size 0.
     rig.drive.with(|drive| drive.medium.borrow_mut().as_mut().unwrap().truncate(3 * 2048 + 5));
     assert_eq!(rig.data(&[0x25], 8)[..4], [0, 0, 0, 2]);
     rig.drive.with(|drive| drive.medium.borrow_mut().as_mut().unwrap().clear());

@@ -1,4 +1,4 @@
-//! Task management, config space, pause and reset: what happens around commands.
+//! Task management, config space, pause and reset: everything around commands.
 
 use virtio::Device;
 use virtio_bindings::virtio_scsi::*;
@@ -13,10 +13,10 @@ fn post_read(rig: &mut Rig, tag: u64) -> Posted {
     rig.post(LUN, tag, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], 2048)
 }
 
-/// A logical block that is not there.
+/// The sense of a read beyond the last block.
 const BEYOND: (u8, u8, u8) = (5, 0x21, 0);
 
-/// Reads with these tags that the drive holds.
+/// Posts reads with these tags, which the drive holds.
 fn held(rig: &mut Rig, tags: &[u64]) -> Vec<Posted> {
     rig.drive.with(|drive| drive.hold(true));
     let posted = tags.iter().map(|tag| post_read(rig, *tag)).collect();
@@ -112,7 +112,8 @@ fn a_reset_awaits_what_is_in_flight() {
     let mut rig = Rig::new(4);
     held(&mut rig, &[1, 2, 3]);
     let drive = rig.drive.clone();
-    // Held until the reset is on its way, or before: either way it ends, and delivers nothing after.
+    // Released before or after the reset begins: in both cases the reset ends, and nothing is delivered
+    // afterwards.
     let release = std::thread::spawn(move || drive.with(|drive| drive.hold(false)));
     rig.device.reset();
     release.join().unwrap();
@@ -151,7 +152,7 @@ fn any_number_of_commands_in_any_number_of_aborts() {
     let mut rig = Rig::new(4);
     rig.drive.settle();
     let request = [&LUN[..], &[0; 43]].concat();
-    // The device is never told of the commands, only of the aborts, which find them.
+    // The device is never kicked for the commands, only for the aborts, which find them.
     let (mut sent, heap) = (0_u32, rig.drivers[REQUEST].heap);
     while sent < 70_000 {
         for _ in 0..8 {
@@ -178,7 +179,7 @@ fn any_number_of_commands_in_any_number_of_aborts() {
 #[test]
 fn reads_longer_than_any_that_is_offered_are_refused() {
     let mut rig = Rig::new(4);
-    // READ(12) of 16 MiB and of a block more. The room for it is 4 MiB of memory, again and again.
+    // READ(12) of 16 MiB, and of one block more. The room for it is the same 4 MiB of memory several times.
     for (blocks, sense) in [(0x2000, BEYOND), (0x2001, INVALID_FIELD)] {
         let cdb = [&[0xa8, 0, 0, 0, 0, 0][..], &u32::to_be_bytes(blocks)].concat();
         let mut request = [&LUN[..], &[0; 11], &cdb].concat();
@@ -196,7 +197,7 @@ fn reads_longer_than_any_that_is_offered_are_refused() {
         let answer = rig.drivers[REQUEST].bytes(to, 26);
         assert_eq!((answer[14], answer[24], answer[25]), sense, "{blocks}");
     }
-    // The config space offers less than that: 512-byte sectors.
+    // The config space offers less than that, in 512-byte sectors.
     let mut sectors = [0; 4];
     rig.device.read_config(8, &mut sectors);
     assert!(u64::from(u32::from_le_bytes(sectors)) * 512 <= 16 << 20);

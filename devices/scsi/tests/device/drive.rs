@@ -17,7 +17,7 @@ pub struct FakeDrive {
     pub medium: RefCell<Option<Vec<u8>>>,
     pub open: Cell<bool>,
     pub locked: Cell<bool>,
-    /// Reads fail with it.
+    /// The error with which reads fail.
     pub fail: Cell<Option<ErrorKind>>,
     /// While set, reads wait.
     hold: Cell<bool>,
@@ -26,7 +26,7 @@ pub struct FakeDrive {
     changed: Event,
     pub tickets: Cell<usize>,
     listeners: RefCell<Vec<WeakListener>>,
-    /// Ends the thread.
+    /// Notified to end the thread.
     pub stop: Event,
 }
 
@@ -52,7 +52,7 @@ impl FakeDrive {
         listeners.iter().for_each(|listener| listener(event));
     }
 
-    /// Somebody wants the medium out.
+    /// Requests that the medium be ejected.
     pub fn ask_for_eject(&self) {
         self.tell(TrayEvent::EjectRequested);
     }
@@ -142,12 +142,12 @@ impl Handle for FakeHandle {
     }
 }
 
-/// A medium of so many blocks, which differ.
+/// Returns a medium of `blocks` blocks with different content.
 pub fn medium(blocks: usize) -> Vec<u8> {
     (0..blocks * 2048).map(|at| (at / 2048) as u8 ^ at as u8).collect()
 }
 
-/// An empty drive on a new thread.
+/// Starts an empty drive on a new thread.
 pub fn start() -> (Thread, FakeHandle) {
     let main = || async { local().stop.wait().await };
     let thread = Thread::start("drive", main).unwrap();
@@ -169,7 +169,7 @@ impl FakeHandle {
         self.run(move |drive| async move { f(&drive) })
     }
 
-    /// Lets the drive's thread do all that it can do by now, kicks included: each turn looks for events.
+    /// Lets the drive's thread do all that it can do by now, kicks included: each turn polls for events.
     pub fn settle(&self) {
         self.run(|_| async {
             for _ in 0..20 {
@@ -178,7 +178,7 @@ impl FakeHandle {
         });
     }
 
-    /// What a monitor does: opens the tray, exchanges the medium, closes the tray.
+    /// Opens the tray, exchanges the medium and closes the tray, as a monitor does.
     pub fn change(&self, medium: Option<Vec<u8>>) {
         self.with(|drive| {
             if !drive.open.get() {

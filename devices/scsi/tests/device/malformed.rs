@@ -1,11 +1,11 @@
-//! Chains that no driver may build, and any bytes for those that it may.
+//! Chains that no driver may build, and valid chains with any bytes in them.
 
 use proptest::prelude::*;
 use virtio::Device;
 
 use super::rig::{CONTROL, EVENT, POWER_ON, REQUEST, Rig};
 
-/// A chain that breaks the device, until a reset.
+/// Checks that a chain breaks the device until a reset.
 fn refused(what: &str, queue: usize, out: &[u8], into: usize) {
     let mut rig = Rig::new(4);
     rig.offer(queue, out, into);
@@ -52,7 +52,7 @@ fn other_sizes_of_cdb_and_sense() {
     let mut rig = Rig::empty();
     rig.device.write_config(20, &4_u32.to_le_bytes());
     rig.device.write_config(24, &6_u32.to_le_bytes());
-    // Power-on, then INQUIRY; both in a layout of their own.
+    // Power-on, then INQUIRY, both in the layout of these sizes.
     for (code, written) in [(0, 16), (0x12, 16 + 36)] {
         let request = [&super::rig::LUN[..], &[0; 11], &[code, 0, 0, 0, 36, 0]].concat();
         let (_, response) = rig.offer(REQUEST, &request, 16 + 36);
@@ -73,7 +73,7 @@ proptest! {
         cdbs in prop::collection::vec((prop::collection::vec(any::<u8>(), 16), 0usize..5000), 1..30),
         medium in 0usize..70_000,
     ) {
-        // The commands that there are more often than others.
+        // Commands that exist are more frequent than others.
         const KNOWN: &[u8] = b"\x00\x03\x08\x12\x1a\x1b\x1e\x25\x28\x35\x43\x46\x4a\x51\x5a\x88\xa0\xa8\xbd";
         let mut rig = Rig::new(1);
         rig.drive.with(move |drive| *drive.medium.borrow_mut() = Some(vec![7; medium]));

@@ -1,4 +1,4 @@
-//! Drive, device and drivers of the three queues put together.
+//! Drive, device and drivers of the three queues, connected.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub const CONTROL: usize = 0;
 pub const EVENT: usize = 1;
 pub const REQUEST: usize = 2;
 
-/// Offsets and sizes by hand, from the standard (virtio 1.2, 5.6.6.1).
+/// Offsets and sizes, written by hand from the standard (virtio 1.2, 5.6.6.1).
 const SENSE_SIZE: usize = 96;
 const RESPONSE: usize = 12 + SENSE_SIZE;
 
@@ -30,14 +30,14 @@ pub const EMPTY: Sense = (2, 0x3a, 1);
 pub const OPEN: Sense = (2, 0x3a, 2);
 pub const INVALID_FIELD: Sense = (5, 0x24, 0);
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub response: u8,
     pub status: u8,
     pub sense: Option<Sense>,
     pub resid: u32,
-    /// As many bytes as the used entry tells of.
+    /// The data, as many bytes as the used entry counts.
     pub data: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// An active device with a medium of `blocks`, whose power-on was told.
+    /// Returns a rig with a medium of `blocks` blocks, which has reported its power-on.
     pub fn new(blocks: usize) -> Self {
         let mut rig = Self::empty();
         rig.drive.with(move |drive| *drive.medium.borrow_mut() = Some(drive::medium(blocks)));
@@ -65,7 +65,7 @@ impl Rig {
         rig
     }
 
-    /// An active device with an empty drive.
+    /// Returns a rig with an active device and an empty drive.
     pub fn empty() -> Self {
         let (thread, drive) = drive::start();
         let mut rig = Rig {
@@ -93,7 +93,7 @@ impl Rig {
         self.device.activate(activation).unwrap();
     }
 
-    /// Offers a chain of `out` and of room for `into` bytes; where the room is.
+    /// Offers a chain with `out` and room for `into` bytes. Returns its head and the address of the room.
     pub fn offer(&mut self, queue: usize, out: &[u8], into: usize) -> (u16, u64) {
         let driver = &mut self.drivers[queue];
         let from = driver.alloc(out);
@@ -109,7 +109,7 @@ impl Rig {
         (head, to)
     }
 
-    /// Waits by interrupts alone for the next used entry: head and length.
+    /// Waits for the next used entry by interrupts alone, and returns its head and length.
     pub fn wait_used(&mut self, queue: usize) -> (u16, u32) {
         loop {
             let before = self.interrupts.counts().used[queue];
@@ -149,15 +149,15 @@ impl Rig {
         }
     }
 
-    /// A command from start to end.
+    /// Runs a command from start to end.
     pub fn command(&mut self, cdb: &[u8], room: usize) -> Answer {
-        // Buffers are used again, or guest memory would not do.
+        // Buffers are reused, or guest memory would not suffice.
         self.drivers[REQUEST].heap = (2 << 20) * 3;
         let posted = self.post(LUN, 7, cdb, room);
         self.finish(posted)
     }
 
-    /// A command that goes well: its data.
+    /// Runs a command that must succeed, and returns its data.
     pub fn data(&mut self, cdb: &[u8], room: usize) -> Vec<u8> {
         let answer = self.command(cdb, room);
         assert_eq!((answer.response, answer.status, answer.sense), (0, 0, None), "{cdb:x?}");
@@ -165,7 +165,7 @@ impl Rig {
         answer.data
     }
 
-    /// A command that fails.
+    /// Runs a command that must fail with `sense`.
     pub fn expect(&mut self, cdb: &[u8], sense: Sense) {
         let answer = self.command(cdb, 4096);
         assert_eq!((answer.response, answer.status, answer.sense), (0, 2, Some(sense)), "{cdb:x?}");
@@ -176,7 +176,7 @@ impl Rig {
         self.data(&[0], 0);
     }
 
-    /// A task management function: its response.
+    /// Runs a task management function and returns its response.
     pub fn manage(&mut self, function: u32, lun: [u8; 8], tag: u64) -> u8 {
         let (head, room) = self.post_tmf(function, lun, tag);
         assert_eq!(self.wait_used(CONTROL), (head, 1));

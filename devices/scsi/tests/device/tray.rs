@@ -1,4 +1,4 @@
-//! The tray: what the guest does with it, and what it hears when others do.
+//! The tray: the guest's own actions on it, and reports to the guest of the actions of others.
 
 use virtio::Device;
 
@@ -11,7 +11,7 @@ const EJECT: [u8; 5] = [0x1b, 0, 0, 0, 2];
 const LOAD: [u8; 5] = [0x1b, 0, 0, 0, 3];
 const LOCKED: (u8, u8, u8) = (5, 0x53, 2);
 
-/// GET EVENT STATUS NOTIFICATION of media events: the event, and the status of the drive.
+/// Runs GET EVENT STATUS NOTIFICATION for media events. Returns the event and the drive's status.
 fn poll(rig: &mut Rig) -> (u8, u8) {
     let data = rig.data(&[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8, 0], 8);
     assert_eq!((&data[..4], &data[6..]), (&[0, 6, 4, 0x10][..], &[0, 0][..]));
@@ -23,7 +23,7 @@ fn a_change_is_told_once() {
     let mut rig = Rig::new(4);
     assert_eq!(poll(&mut rig), (0, 2));
     rig.drive.change(Some(medium(9)));
-    // Events and unit attentions are told apart.
+    // Events and unit attentions are reported separately.
     assert_eq!(poll(&mut rig), (2, 2));
     assert_eq!(poll(&mut rig), (0, 2));
     rig.expect(&[0x25], REMOVED);
@@ -63,14 +63,14 @@ fn the_guest_opens_and_closes() {
     let mut rig = Rig::new(4);
     rig.data(&EJECT, 0);
     assert!(rig.drive.with(|drive| drive.open.get()));
-    // Its own doing is no news.
+    // The guest's own actions are not reported.
     assert_eq!(poll(&mut rig), (0, 1));
     rig.expect(&[0], OPEN);
     rig.data(&EJECT, 0);
     rig.data(&LOCK, 0);
     assert!(!rig.drive.with(|drive| drive.locked.get()), "an open tray is not locked");
     assert_eq!(rig.data(&[0xbd, 0, 0, 0, 0, 0, 0, 0, 0, 8], 8)[1], 0x10);
-    // What is in it then is.
+    // The medium that is then in the drive is reported.
     rig.data(&LOAD, 0);
     assert_eq!(poll(&mut rig), (2, 2));
     rig.expect(&[0], CHANGED);
@@ -112,7 +112,7 @@ fn a_reset_unlocks_and_tells() {
     assert_eq!(rig.drive.with(|drive| drive.listeners()), 1, "those before the resets are gone");
 }
 
-/// An asynchronous notification's query or subscription: which there are, and the response.
+/// Sends a query or subscription of asynchronous notifications. Returns those that exist, and the response.
 fn notifications(rig: &mut Rig, kind: u32, lun: [u8; 8], wanted: u32) -> (u32, u8) {
     let request = [&kind.to_le_bytes()[..], &lun, &wanted.to_le_bytes()].concat();
     let (head, room) = rig.offer(CONTROL, &request, 5);
