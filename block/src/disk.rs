@@ -3,23 +3,40 @@
 //! Every request passes the gate and holds a [`Ticket`] until its response has been delivered; the disk
 //! is drained when no ticket is left. Everything here but [`DiskHandle`] stays on the disk's thread.
 
+mod claims;
+pub(crate) mod filter;
+mod gate;
+mod handle;
+pub mod job;
+mod past;
+mod resize;
+pub mod stats;
+pub mod step;
+pub mod switch;
+pub mod tray;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::rc::Rc;
 use std::time::Duration;
 
 use executor::sync::{Event, Semaphore};
-use executor::{Handle, Remote};
 
-use crate::chain::Opener;
-use crate::copy_on_read::BOUNCE;
-use crate::job::{self, Job, JobEvent, JobKind};
-use crate::node::Node;
-use crate::stats::{Op, Stats};
-use crate::step::Stage;
-use crate::stream::watch::Watch;
-use crate::tray::{self, Tray};
+use self::claims::Claims;
+pub(crate) use self::claims::{Claim, Claimant, Needs};
+use self::filter::copy_on_read::CopyOnRead;
+use self::filter::{Below, Filters};
+pub(crate) use self::gate::Closed;
+use self::gate::Gate;
+pub use self::gate::{MOST_INSIDE, PIECE, Ticket, first_piece};
+pub use self::handle::DiskHandle;
+use self::job::{Job, JobEvent};
+use self::past::Old;
+use self::stats::{Op, Stats};
+use self::step::Stage;
+use self::tray::Tray;
+use crate::image::node::Node;
+use crate::storage::Opener;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// QEMU's error text for a command that would write to a read-only disk.
@@ -48,107 +65,6 @@ pub enum DiskEvent {
     },
 }
 
-/// Limit on the bytes that the requests inside a disk's gate move together: once they reach it, further
-/// requests wait outside. So a drain never waits for more than this and one [`PIECE`], however many
-/// clients there are.
-pub const MOST_INSIDE: u64 = 64 << 20;
-
-/// The largest number of bytes that one ticket should carry. A longer request is split into pieces of
-/// this length, each with its own ticket.
-pub const PIECE: u64 = 16 << 20;
-
-/// Returns the length of the first piece of `len` bytes at `offset`: all of them if they are at most
-/// `most`, else those up to the next multiple of `most`. All are in bytes, and `most` must not be 0.
-pub fn first_piece(offset: u64, len: u64, most: u64) -> u64 {
-    if len <= most { len } else { most - offset % most }
-}
-
-/// The gate that requests pass, and the count of those inside.
-#[derive(Default)]
-struct Gate {
-    closed: Cell<bool>,
-    inside: Cell<u64>,
-    /// Bytes that the requests inside move together.
-    carried: Cell<u64>,
-    changed: Event,
-}
-
-/// A request in flight. Must be dropped only when the response has been delivered: until then the disk
-/// is not drained.
-pub struct Ticket {
-    disk: Rc<Disk>,
-    carried: u64,
-}
-
-impl Ticket {
-    /// Records that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded,
-    /// which may amount to writing zeros. Must be called before anything else is awaited, since this
-    /// number decides whether other requests wait outside.
-    pub fn carry(&mut self, bytes: u64) {
-        let gate = &self.disk.gate;
-        let before = gate.carried.get();
-        let after = before.saturating_sub(self.carried).saturating_add(bytes);
-        gate.carried.set(after);
-        self.carried = bytes;
-        if before >= MOST_INSIDE && after < MOST_INSIDE {
-            gate.changed.notify();
-        }
-    }
-
-    /// Returns another ticket, for work that outlives the request with this one. The gate may be closed
-    /// by now, but the request is inside already.
-    pub(crate) fn again(&self) -> Ticket {
-        let inside = &self.disk.gate.inside;
-        inside.set(inside.get() + 1);
-        Ticket { disk: self.disk.clone(), carried: 0 }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let gate = &self.disk.gate;
-        gate.inside.set(gate.inside.get() - 1);
-        let before = gate.carried.get();
-        let after = before.saturating_sub(self.carried);
-        gate.carried.set(after);
-        let has_room = before >= MOST_INSIDE && after < MOST_INSIDE;
-        if has_room || (gate.inside.get() == 0 && gate.closed.get()) {
-            gate.changed.notify();
-        }
-    }
-}
-
-/// The gate, closed; opens when dropped.
-pub(crate) struct Closed {
-    disk: Rc<Disk>,
-}
-
-impl Drop for Closed {
-    fn drop(&mut self) {
-        self.disk.gate.closed.set(false);
-        self.disk.gate.changed.notify();
-    }
-}
-
-/// Exclusive use of the disk by one job, switch or resize. Released on drop.
-pub(crate) struct Claim {
-    disk: Rc<Disk>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.disk.claimed.set(None);
-        self.disk.unclaimed.notify();
-    }
-}
-
-/// A former leaf. Guests' flushes include it until it is `flushed`; then it is closed, and turned into a
-/// backing file.
-struct Old {
-    node: Rc<Node>,
-    flushed: Cell<bool>,
-}
-
 type Listener = Box<dyn Fn(DiskEvent)>;
 type CapacityListener = Box<dyn Fn(u64)>;
 
@@ -165,19 +81,15 @@ pub struct Disk {
     gate: Gate,
     /// Former leaves that are not backing files yet.
     old: RefCell<Vec<Rc<Old>>>,
-    claimed: Cell<Option<&'static str>>,
-    /// Notified when a claim is released.
-    unclaimed: Event,
+    ending_old: Rc<Semaphore>,
+    claims: Claims,
     pub(crate) jobs: RefCell<Vec<Rc<Job>>>,
     /// Offset at which `block_stream` of a single cluster continues, in bytes.
     pub(crate) cursor: Cell<u64>,
-    pub(crate) copy_on_read: Cell<bool>,
+    filters: RefCell<Option<Filters>>,
+    pub(crate) copy_on_read: RefCell<Option<Rc<CopyOnRead>>>,
     /// True if space that is not needed any more is freed (`discard=unmap`).
     unmaps: Cell<bool>,
-    /// Memory for the copies of copy-on-read, in bytes.
-    pub(crate) bounce: Rc<Semaphore>,
-    /// Observes the guest's reads for a stream.
-    pub(crate) watch: RefCell<Option<Rc<Watch>>>,
     /// True once [`Disk::close`] has begun.
     closing: Cell<bool>,
     closed: Cell<bool>,
@@ -232,14 +144,13 @@ impl Disk {
             opener,
             gate: Gate::default(),
             old: RefCell::default(),
-            claimed: Cell::new(None),
-            unclaimed: Event::new(),
+            ending_old: Semaphore::new(1),
+            claims: Claims::default(),
             jobs: RefCell::default(),
             cursor: Cell::new(0),
-            copy_on_read: Cell::new(false),
+            filters: RefCell::default(),
+            copy_on_read: RefCell::default(),
             unmaps: Cell::new(true),
-            bounce: Semaphore::new(BOUNCE),
-            watch: RefCell::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
             has_closed: Event::new(),
@@ -291,7 +202,7 @@ impl Disk {
 
     /// Returns true if a request is in flight, or ended less than `recent` ago.
     pub(crate) fn is_busy(&self, recent: Duration) -> bool {
-        self.gate.inside.get() > 0 || self.stats.idle().is_some_and(|idle| idle < recent)
+        self.gate.is_busy() || self.stats.idle().is_some_and(|idle| idle < recent)
     }
 
     pub(crate) fn announce_capacity(&self) {
@@ -302,70 +213,6 @@ impl Disk {
 
     pub(crate) fn emit(&self, event: DiskEvent) {
         (self.listener)(event);
-    }
-
-    /// Passes the gate if it is open and the requests inside move less than [`MOST_INSIDE`] bytes. The
-    /// caller must report by [`Ticket::carry`] how many bytes its request moves.
-    pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
-        if self.gate.closed.get() || self.gate.carried.get() >= MOST_INSIDE {
-            return None;
-        }
-        self.gate.inside.set(self.gate.inside.get() + 1);
-        Some(Ticket { disk: self.clone(), carried: 0 })
-    }
-
-    /// Waits until [`Disk::try_enter`] succeeds.
-    pub async fn enter(self: &Rc<Self>) -> Ticket {
-        loop {
-            match self.try_enter() {
-                Some(ticket) => return ticket,
-                None => self.gate.changed.wait().await,
-            }
-        }
-    }
-
-    /// Closes the gate and waits until the disk is drained. Returns `None` if that takes longer than
-    /// `deadline`; then the gate is open again and no request has failed.
-    pub(crate) async fn drain(self: &Rc<Self>, deadline: Duration) -> Option<Closed> {
-        self.gate.closed.set(true);
-        let closed = Closed { disk: self.clone() };
-        let empty = async {
-            while self.gate.inside.get() > 0 {
-                self.gate.changed.wait().await;
-            }
-        };
-        executor::timeout(deadline, empty).await.map(|()| closed)
-    }
-
-    /// Returns the kind of the job that has claimed the disk, if there is one.
-    pub fn busy_with(&self) -> Option<JobKind> {
-        self.active_job().map(|job| job.info().kind)
-    }
-
-    /// Checks that no job has claimed the disk. `node` is the name that the caller used for the disk.
-    ///
-    /// # Errors
-    /// `InUse`, with QEMU's text, if a job has claimed it.
-    pub(crate) fn check_no_job(&self, node: &str) -> Result<()> {
-        let Some(kind) = self.busy_with() else { return Ok(()) };
-        let text = format!("Node '{node}' is busy: block device is in use by block job: {}", kind.name());
-        Err(Error::new(ErrorKind::InUse, text))
-    }
-
-    /// Claims the disk for `what`.
-    ///
-    /// # Errors
-    /// `InUse` if it is claimed already (the text names the claim, or is QEMU's if a job has it) or is
-    /// being closed.
-    pub(crate) fn claim(self: &Rc<Self>, what: &'static str) -> Result<Claim> {
-        self.check_open()?;
-        if let Some(other) = self.claimed.get() {
-            self.check_no_job(self.name())?;
-            let text = format!("Device '{}' is in use: {other} is active", self.name);
-            return Err(Error::new(ErrorKind::InUse, text));
-        }
-        self.claimed.set(Some(what));
-        Ok(Claim { disk: self.clone() })
     }
 
     /// Fails with `InUse` if the disk is being closed.
@@ -414,33 +261,36 @@ impl Disk {
     pub async fn read(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len() as u64;
         self.check_range(Op::Read, offset, len)?;
-        if let Some(watch) = &*self.watch.borrow() {
-            watch.saw(offset..offset + len);
-        }
-        let leaf = self.leaf();
-        if self.copy_on_read.get() && !self.read_only {
-            let work = async move |ticket: &Ticket| ticket.disk.read_copying(ticket, leaf, offset, buf).await;
-            return self.request(ticket, Op::Read, len, work).await;
-        }
-        self.request(ticket, Op::Read, len, async move |_: &Ticket| leaf.read(offset, buf).await).await
+        let (leaf, filters) = self.way();
+        let work = async move |ticket: &Ticket| match filters {
+            None => leaf.read(offset, buf).await,
+            filters => Below::of(ticket, &leaf, &filters).read(offset, buf).await,
+        };
+        self.request(ticket, Op::Read, len, work).await
     }
 
     /// Writes all of `buf` to the disk at `offset`.
     pub async fn write(&self, ticket: &Ticket, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len() as u64;
         self.check_write(Op::Write, offset, len)?;
-        let leaf = self.leaf();
+        let (leaf, filters) = self.way();
         self.stats.writes_to(offset + len);
-        self.request(ticket, Op::Write, len, async move |_: &Ticket| leaf.write(offset, buf).await).await
+        let work = async move |ticket: &Ticket| match filters {
+            None => leaf.write(offset, buf).await,
+            filters => Below::of(ticket, &leaf, &filters).write(offset, buf).await,
+        };
+        self.request(ticket, Op::Write, len, work).await
     }
 
     /// Makes a range read as zeros. Without `unmap` the image keeps the range's space if it can, so that
     /// later writes need none.
     pub async fn write_zeroes(&self, ticket: &Ticket, offset: u64, len: u64, unmap: bool) -> Result<()> {
         self.check_write(Op::Write, offset, len)?;
-        let (leaf, unmap) = (self.leaf(), unmap && self.unmaps.get());
+        let ((leaf, filters), unmap) = (self.way(), unmap && self.unmaps.get());
         self.stats.writes_to(offset + len);
-        let work = async move |_: &Ticket| leaf.write_zeroes(offset, len, unmap).await;
+        let work = async move |ticket: &Ticket| {
+            Below::of(ticket, &leaf, &filters).write_zeroes(offset, len, unmap).await
+        };
         self.request(ticket, Op::Write, len, work).await
     }
 
@@ -452,9 +302,9 @@ impl Disk {
     /// Discards a range, whose content is not needed any more.
     pub async fn discard(&self, ticket: &Ticket, offset: u64, len: u64) -> Result<()> {
         self.check_write(Op::Discard, offset, len)?;
-        let leaf = self.unmaps.get().then(|| self.leaf());
-        let work = async move |_: &Ticket| match leaf {
-            Some(leaf) => leaf.discard(offset, len).await,
+        let way = self.unmaps.get().then(|| self.way());
+        let work = async move |ticket: &Ticket| match way {
+            Some((leaf, filters)) => Below::of(ticket, &leaf, &filters).discard(offset, len).await,
             None => Ok(()),
         };
         self.request(ticket, Op::Discard, len, work).await
@@ -467,86 +317,30 @@ impl Disk {
             if disk.read_only {
                 return Ok(());
             }
-            disk.flush_old().await?;
-            let leaf = disk.leaf();
-            leaf.flush().await
+            let (leaf, filters) = disk.way();
+            Below::of(ticket, &leaf, &filters).flush().await
         };
         self.request(ticket, Op::Flush, 0, work).await
     }
 
-    /// Flushes former leaves. They are not written any more, so once is enough. Tries all of them, then
-    /// returns the first error.
-    pub(crate) async fn flush_old(&self) -> Result<()> {
-        let all: Vec<_> = self.old.borrow().iter().filter(|old| !old.flushed.get()).cloned().collect();
-        let mut outcome = Ok(());
-        for old in all {
-            match old.node.flush().await {
-                Ok(()) => old.flushed.set(true),
-                Err(e) => outcome = outcome.and(Err(e)),
-            }
-        }
-        outcome
-    }
-
-    /// Finishes former leaves: flushes and closes them, and turns them into backing files. Tries all of
-    /// them, then returns the first error; the next call tries those that failed again. The caller must
-    /// hold the disk's claim.
-    pub(crate) async fn end_old(&self) -> Result<()> {
-        let mut outcome = self.flush_old().await;
-        let flushed: Vec<_> = self.old.borrow().iter().filter(|old| old.flushed.get()).cloned().collect();
-        for old in flushed {
-            match old.node.close().await {
-                Ok(()) => {
-                    old.node.demote();
-                    self.old.borrow_mut().retain(|other| !Rc::ptr_eq(other, &old));
-                }
-                Err(e) => outcome = outcome.and(Err(e)),
-            }
-        }
-        outcome
-    }
-
-    /// Makes `node`, which is not written any more, a former leaf: guests' flushes include it, and
-    /// [`Disk::end_old`] finishes it.
-    pub(crate) fn retire(&self, node: &Rc<Node>) {
-        self.keep_old(node, false);
-    }
-
-    /// Like [`Disk::retire`], for a node without data that a guest has written: only [`Disk::end_old`]
-    /// flushes it, so guests' flushes do not fail for it.
-    pub(crate) fn retire_flushed(&self, node: &Rc<Node>) {
-        self.keep_old(node, true);
-    }
-
-    fn keep_old(&self, node: &Rc<Node>, flushed: bool) {
-        if node.is_writable() {
-            self.old.borrow_mut().push(Rc::new(Old { node: node.clone(), flushed: Cell::new(flushed) }));
-        }
-    }
-
-    /// Replaces the leaf, and makes the old one, which it returns, a former leaf. The disk must be drained.
-    pub(crate) fn swap(&self, leaf: Rc<Node>) -> Rc<Node> {
-        let old = self.leaf.replace(leaf);
-        self.stats.waits.add(&old.waits);
-        old.waits.take();
-        self.retire(&old);
-        self.cursor.set(0);
-        old
+    /// The leaf, and the filters before it.
+    fn way(&self) -> (Rc<Node>, Option<Filters>) {
+        (self.leaf(), self.filters.borrow().clone())
     }
 
     /// Closes the disk: aborts its job, waits until nobody claims the disk, drains it and makes
     /// everything durable. New claims are refused from the start.
     pub async fn close(self: &Rc<Self>) -> Result<()> {
         self.closing.set(true);
-        while self.claimed.get().is_some() {
+        while !self.claims.is_empty() {
             // Abandons switches that wait for those of other disks.
             drop(self.steps.take());
             // Repeating this does no harm: the job ends, with or without a result.
-            if let Some(job) = self.active_job() {
+            for job in self.active_jobs() {
                 job.abort();
             }
-            if self.claimed.get().is_some() {
-                self.unclaimed.wait().await;
+            if !self.claims.is_empty() {
+                self.claims.released().await;
             }
         }
         let _closed = self.drain(Duration::MAX).await;
@@ -566,66 +360,5 @@ impl Disk {
         while !self.closed.get() {
             self.has_closed.wait().await;
         }
-    }
-}
-
-thread_local! {
-    /// The disks of this thread, by the IDs in their handles.
-    static DISKS: RefCell<BTreeMap<u64, Weak<Disk>>> = const { RefCell::new(BTreeMap::new()) };
-}
-
-/// A handle for using a disk from other threads.
-#[derive(Clone)]
-pub struct DiskHandle {
-    remote: Remote,
-    id: u64,
-}
-
-impl Disk {
-    /// Returns a handle for other threads.
-    pub fn handle(self: &Rc<Self>) -> DiskHandle {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        DISKS.with_borrow_mut(|disks| {
-            disks.retain(|_, disk| disk.strong_count() > 0);
-            disks.insert(id, Rc::downgrade(self));
-        });
-        DiskHandle { remote: executor::remote(), id }
-    }
-}
-
-impl Handle for DiskHandle {
-    type Target = Disk;
-
-    fn remote(&self) -> &Remote {
-        &self.remote
-    }
-
-    fn get(&self) -> Option<Rc<Disk>> {
-        DISKS.with_borrow(|disks| disks.get(&self.id).and_then(Weak::upgrade))
-    }
-}
-
-impl DiskHandle {
-    /// Calls `make` with the disk on the disk's thread, and awaits the returned future there.
-    ///
-    /// # Errors
-    /// Errors of the future; `NotFound` if the disk is gone.
-    pub async fn call<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
-        &self,
-        make: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
-    ) -> Result<T> {
-        let gone = || Error::new(ErrorKind::NotFound, "the disk is gone");
-        let handle = self.clone();
-        let reply = self.remote.call(move || {
-            let future = handle.get().map(make);
-            async move {
-                match future {
-                    Some(future) => future.await,
-                    None => Err(gone()),
-                }
-            }
-        });
-        reply.await.unwrap_or_else(|_| Err(gone()))
     }
 }

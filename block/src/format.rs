@@ -6,18 +6,18 @@ use std::rc::Rc;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
-mod cache;
-mod commit;
+mod cow;
 pub mod qcow2;
 pub(crate) mod qed;
 pub(crate) mod raw;
-mod retire;
+mod report;
 
+pub(crate) use cow::retire::Reading;
 use qcow2::Qcow2;
 use qed::Qed;
 pub(crate) use qed::create as qed_create;
 use raw::Raw;
-pub(crate) use retire::Reading;
+pub use report::{Repair, Report};
 
 /// The longest name of a backing file, in bytes, in all formats.
 const MAX_BACKING_NAME: usize = 1023;

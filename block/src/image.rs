@@ -1,16 +1,23 @@
 //! Image files: creates them, and returns information about them.
 
-use crate::chain::{self, Opener};
 use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
 use crate::format::{Kind, Summary, qed_create};
-use crate::in_use::Use;
+use crate::storage::Opener;
 use crate::storage::Storage;
+use crate::storage::in_use::Use;
 use crate::{Buf, Error, ErrorKind, Result};
 
+pub mod chain;
+pub mod check;
+pub(crate) mod copy;
 mod info;
+pub mod map;
+pub mod node;
+mod waits;
 
 pub use crate::format::qcow2::create::{Options as Qcow2Options, Preallocation};
 pub use info::{Bitmap, Info, Qcow2Info, Recorded, Snapshot, info, info_in_use};
+pub use waits::Waits;
 
 /// Options for creating an image.
 #[derive(Clone, Debug, Default)]

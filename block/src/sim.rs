@@ -11,9 +11,9 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 
-use crate::chain::Opener;
-use crate::in_use::Use;
+use crate::storage::Opener;
 use crate::storage::Storage;
+use crate::storage::in_use::Use;
 use crate::{Error, ErrorKind, Result};
 
 mod file;

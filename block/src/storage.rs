@@ -11,7 +11,14 @@ use crate::{Buf, Error, ErrorKind, Result};
 
 pub(crate) mod bytes;
 pub mod file;
+pub mod host;
+pub(crate) mod in_use;
+pub(crate) mod name;
 pub mod nbd;
+mod opener;
+pub mod ranges;
+
+pub use opener::Opener;
 
 /// A run of bytes that is all data or all hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

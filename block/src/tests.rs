@@ -1,7 +1,9 @@
 //! Disks in the simulator: every guest operation is compared with a byte array, while the disk is
 //! streamed and switched, and the power is cut at any change.
 //!
-//! `MILLRACE_SEED=n` replays one seed, `MILLRACE_SEEDS=n` runs that many.
+//! Every test that calls [`seeds`] is a scenario: `cargo sim -- list` lists them, `cargo sim -- SCENARIO SEED`
+//! replays one seed and prints what happens to the simulated files, `cargo sim -- SCENARIO --seeds N` runs N seeds.
+//! In a plain test run, `MILLRACE_SEED=n` replays one seed and `MILLRACE_SEEDS=n` runs that many.
 
 mod abandoned;
 mod chains;
@@ -17,6 +19,7 @@ mod kept;
 mod large;
 mod model;
 mod owners;
+mod parallel;
 mod progress;
 mod resize;
 mod stats;
@@ -31,11 +34,13 @@ use std::time::Duration;
 
 use executor::{Executor, spawn};
 
+use crate::disk::switch::{DEADLINE, Target};
+use crate::image::chain;
 use crate::image::{self, Create};
+use crate::job::JobOptions;
+use crate::job::stream::{Order, StreamOptions, Tuning};
 use crate::sim::{Faults, Nature, Sharing, SimDir};
-use crate::stream::{Order, Tuning};
-use crate::switch::{DEADLINE, Target};
-use crate::{Buf, Disk, DiskEvent, ErrorKind, Kind, chain};
+use crate::{Buf, Disk, DiskEvent, ErrorKind, Kind};
 use model::{Guest, random};
 
 /// Creates a folder on some file system: with or without O_DIRECT, holes, allocation ahead, shared blocks.
@@ -53,9 +58,19 @@ fn folder() -> Rc<SimDir> {
     SimDir::of(if odd { drawn } else { Nature::default() })
 }
 
+/// Starts to stream everything into the leaf, as `block_stream` with `all` does.
+async fn stream_all(disk: &Rc<Disk>) -> crate::Result<()> {
+    stream_tuned(disk, Tuning::default()).await
+}
+
+async fn stream_tuned(disk: &Rc<Disk>, tuning: Tuning) -> crate::Result<()> {
+    let stream = StreamOptions { tuning, ..StreamOptions::default() };
+    disk.start_stream(stream, JobOptions::block_stream(disk.name())).await
+}
+
 /// Waits until no stream of the disk runs, in simulated time.
 async fn wait_for_stream(disk: &Disk) {
-    while disk.query_stream().is_some() {
+    while !disk.query_stream().is_empty() {
         executor::sleep(Duration::from_micros(50)).await;
     }
 }
@@ -64,7 +79,10 @@ async fn wait_for_stream(disk: &Disk) {
 fn seeds<F: Future<Output = ()> + 'static>(count: u64, scenario: impl Fn(u64) -> F) {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let range = match number("MILLRACE_SEED") {
-        Some(seed) => seed..seed + 1,
+        Some(seed) => {
+            trace();
+            seed..seed + 1
+        }
         None => 0..number("MILLRACE_SEEDS").unwrap_or(count),
     };
     for seed in range {
@@ -74,12 +92,24 @@ fn seeds<F: Future<Output = ()> + 'static>(count: u64, scenario: impl Fn(u64) ->
     }
 }
 
+/// Prints what happens to the simulated files of a seed that is replayed, as `MILLRACE_SIM_TRACE` asks for.
+fn trace() {
+    if std::env::var_os("MILLRACE_SIM_TRACE").is_some() {
+        use tracing_subscriber::filter::LevelFilter;
+        let lines = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
+        // Another scenario of this process may have begun it.
+        let _ = lines.with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr).try_init();
+    }
+}
+
 /// Prints the seed that failed.
 struct Replay(u64);
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        eprintln!("failed with seed {0}; replay it with MILLRACE_SEED={0}", self.0);
+        let thread = std::thread::current();
+        let scenario = thread.name().and_then(|name| name.strip_prefix("tests::")).unwrap_or("SCENARIO");
+        eprintln!("failed with seed {0}; replay it with: cargo sim -- {scenario} {0}", self.0);
     }
 }
 
@@ -186,18 +216,18 @@ fn live_copy_under_a_busy_guest() {
         executor::sleep(Duration::from_micros(random(2000))).await;
         let order = [Order::Sequential, Order::HotFirst][random(2) as usize].clone();
         let max_latency = (random(2) == 0).then_some(Duration::from_micros(200));
-        disk.start_tuned_stream(Tuning { order, max_latency, record: None }).await.unwrap();
+        stream_tuned(&disk, Tuning { order, max_latency, record: None }).await.unwrap();
         if random(2) == 0 {
             // Stopped somewhere, then resumed.
             executor::sleep(Duration::from_micros(random(3000))).await;
             match disk.stop_stream().await {
-                Ok(()) if events.borrow().is_empty() => disk.start_stream().unwrap(),
+                Ok(()) if events.borrow().is_empty() => stream_all(&disk).await.unwrap(),
                 Ok(()) => {}
                 Err(e) => assert_eq!(e.kind(), ErrorKind::NotActive),
             }
         }
         let mut last = 0;
-        while let Some(progress) = disk.query_stream() {
+        while let Some(progress) = disk.query_stream().pop() {
             assert!(progress.offset >= last && progress.offset <= progress.len);
             last = progress.offset;
             executor::sleep(Duration::from_micros(50)).await;
@@ -265,7 +295,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(60))).collect();
         if random(3) > 0 {
-            disk.start_stream().unwrap();
+            stream_all(&disk).await.unwrap();
         }
         for worker in workers {
             worker.await;
@@ -287,7 +317,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         guest.verify_after_power_cut(&disk).await;
 
         // The stream continues from what is there.
-        disk.start_stream().unwrap();
+        stream_all(&disk).await.unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         guest.verify_after_power_cut(&disk).await;
@@ -344,7 +374,7 @@ fn a_switch_that_cannot_drain_gives_up_and_the_guest_goes_on() {
         let target = Target { name: "leaf".into(), format: None, notify: false };
         let stuck = disk.enter().await;
         let prepared = disk.prepare_switch(&target).await.unwrap();
-        assert_eq!(disk.start_stream().err().unwrap().kind(), ErrorKind::InUse);
+        assert_eq!(stream_all(&disk).await.err().unwrap().kind(), ErrorKind::InUse);
         let error = prepared.commit(DEADLINE).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert_eq!(disk.leaf().name(), "base");

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use block::chain::Opener;
+use block::storage::Opener;
 use block::storage::file::FileOpener;
 use block::storage::{Identity, Storage, nbd};
 use block::{Error, ErrorKind, Result};

@@ -251,6 +251,10 @@ impl Handler for Control {
         self.transact(arguments.actions).await
     }
 
+    async fn x_verify(&self, arguments: XVerify) -> Result<Empty> {
+        self.verify(arguments).await
+    }
+
     async fn x_live_copy(&self, arguments: XLiveCopy) -> Result<Empty> {
         self.live_copy(arguments).await
     }

@@ -235,6 +235,26 @@ qapi_struct! {
         error: Option<String>,
         /// The error that it failed with or pauses for, in full.
         detail as "x-error": Option<String>,
+        /// What an `x-verify` found, once it has ended.
+        result as "x-result": Option<VerifyResult>,
+    }
+
+    /// The result of an `x-verify`.
+    struct VerifyResult {
+        /// Bytes that were read.
+        bytes: u64,
+        /// Ranges that could not be read; the first 100.
+        unreadable: Vec<DiskRange>,
+        /// Ranges whose content has another digest; the first 100.
+        differing: Vec<DiskRange>,
+    }
+
+    /// A range of a disk.
+    struct DiskRange {
+        /// Its start, in bytes.
+        offset: u64,
+        /// Its length, in bytes.
+        length: u64,
     }
 }
 
@@ -317,6 +337,8 @@ qapi_enum! {
         Mirror = "mirror",
         /// Copies a disk as it is at the start.
         Backup = "backup",
+        /// Reads a disk and compares it with digests. Our own.
+        Verify = "x-verify",
     }
 
     /// A job's state.

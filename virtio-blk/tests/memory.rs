@@ -11,8 +11,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use block::chain::{self, Opener};
+use block::chain;
 use block::disk::{MOST_INSIDE, PIECE};
+use block::storage::Opener;
 use block::storage::{Extent, Identity, Lock, Storage};
 use block::{Buf, Disk, DiskHandle, Kind, Result};
 use executor::{Handle, Thread};

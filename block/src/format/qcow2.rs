@@ -20,11 +20,11 @@ use std::rc::{Rc, Weak};
 
 use executor::sync::Semaphore;
 
-use super::cache::{ByteOrder, Cache};
-use super::commit::{Ahead, Commits};
-use super::retire::{Reading, Retired};
+use super::cow::cache::{ByteOrder, Cache};
+use super::cow::commit::{Ahead, Commits};
+use super::cow::retire::{Reading, Retired};
 use super::{Backing, Owner};
-use crate::check::Repair;
+use crate::format::Repair;
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 

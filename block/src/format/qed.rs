@@ -25,9 +25,9 @@ use std::rc::{Rc, Weak};
 
 use executor::sync::Semaphore;
 
-use super::cache::{ByteOrder, Cache};
-use super::commit::{Ahead, Commits, patch_header};
-use super::retire::{Reading, Retired};
+use super::cow::cache::{ByteOrder, Cache};
+use super::cow::commit::{Ahead, Commits, patch_header};
+use super::cow::retire::{Reading, Retired};
 use super::{Backing, Owner};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};

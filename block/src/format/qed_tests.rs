@@ -4,11 +4,12 @@ use std::time::Duration;
 use executor::Executor;
 
 use super::header::{self, Header};
+use crate::disk::switch::{DEADLINE, Target};
+use crate::image::chain;
+use crate::image::node::Node;
 use crate::image::{self, Create};
-use crate::node::Node;
 use crate::sim::{Faults, Nature, SimDir, SimFile};
-use crate::switch::{DEADLINE, Target};
-use crate::{Buf, Disk, Error, ErrorKind, Kind, Result, chain};
+use crate::{Buf, Disk, Error, ErrorKind, Kind, Result};
 
 pub(super) const CLUSTER: usize = 4096;
 /// The places in an image by [`new_image`]: the L1 table, and its first L2 table and data cluster.
@@ -231,8 +232,10 @@ fn an_image_on_a_device_is_read_only() {
             let error = open(&device, true).await.err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains("convert it to qcow2 or raw"), "{error}");
-            for repair in [crate::check::Repair::Leaks, crate::check::Repair::All] {
-                assert!(crate::check::check(&*device, "image", Kind::Qed, Some(repair)).await.is_err());
+            for repair in [crate::image::check::Repair::Leaks, crate::image::check::Repair::All] {
+                assert!(
+                    crate::image::check::check(&*device, "image", Kind::Qed, Some(repair)).await.is_err()
+                );
             }
             assert!(on_it.content() == bytes, "nothing is written, NEED_CHECK neither");
             let node = open(&device, false).await.unwrap();
@@ -258,7 +261,7 @@ fn zeroed_clusters_stay_with_their_entries() {
         write(&node, 20 * CLUSTER, CLUSTER, 1).await.unwrap();
         node.close().await.unwrap();
         assert_eq!(file.content().len() as u64, (DATA + 6 * CLUSTER) as u64);
-        let report = crate::check::check(&*files, "image", Kind::Qed, None).await.unwrap();
+        let report = crate::image::check::check(&*files, "image", Kind::Qed, None).await.unwrap();
         assert_eq!((report.corruptions, report.leaks), (0, 0));
     });
 }
@@ -281,7 +284,8 @@ fn free_clusters_are_adopted_at_a_close() {
             write(&node, (32 + n) * CLUSTER, CLUSTER, 4).await.unwrap();
         }
         node.close().await.unwrap();
-        let leaks = async || crate::check::check(&*files, "image", Kind::Qed, None).await.unwrap().leaks;
+        let leaks =
+            async || crate::image::check::check(&*files, "image", Kind::Qed, None).await.unwrap().leaks;
         assert_eq!(leaks().await, 0);
         // An entry that a power cut took.
         patched(&files, &file, &[(L2 + 40 * 8, 0), (16, header::NEED_CHECK)]);

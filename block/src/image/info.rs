@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use crate::chain::{self, Opener};
 use crate::format::{Backing, Kind, Summary, qcow2};
-use crate::node::Node;
+use crate::image::chain;
+use crate::image::node::Node;
+use crate::storage::Opener;
 use crate::storage::{Lock, Storage, nbd};
 use crate::{Error, ErrorKind, Result};
 

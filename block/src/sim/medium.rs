@@ -2,6 +2,7 @@
 //! and the operations of a kernel.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +21,15 @@ const LARGEST: u64 = 192 << 20;
 enum Change {
     Write { offset: u64, data: Vec<u8> },
     Length(u64),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Write { offset, data } => write!(f, "write {} bytes at {offset}", data.len()),
+            Change::Length(len) => write!(f, "set the length to {len}"),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -162,6 +172,7 @@ impl Medium {
             return Err(Error::new(ErrorKind::Io, format!("{doing} {}: the power is cut", self.name)));
         }
         if chance(per_mille) {
+            tracing::trace!(at = ?executor::now(), file = %self.name, "{doing} fails");
             return Err(Error::new(ErrorKind::Io, format!("{doing} {}: simulated error", self.name)));
         }
         Ok(())
@@ -176,11 +187,13 @@ impl Medium {
 
     fn change(&self, change: Change) -> Result<()> {
         let n = self.power.changes.get() + 1;
+        tracing::trace!(at = ?executor::now(), change = n, file = %self.name, "{change}");
         self.power.changes.set(n);
         let mut state = self.state.borrow_mut();
         apply(&mut state.content, &change);
         state.pending.push(change);
         if self.power.cut_after.get().is_some_and(|limit| n >= limit) {
+            tracing::trace!(at = ?executor::now(), "the power is cut");
             self.power.cut.set(true);
             return Err(Error::new(ErrorKind::Io, format!("{}: the power is cut", self.name)));
         }
@@ -223,6 +236,7 @@ impl Medium {
         let end = (start + buf.len()).min(state.content.len());
         buf.zero();
         buf.copy_from(&state.content[start..end]);
+        tracing::trace!(at = ?executor::now(), file = %self.name, "read {} bytes at {offset}", buf.len());
         Ok(())
     }
 
@@ -263,6 +277,7 @@ impl Medium {
         // A sync that overlaps this one may have taken some of them already.
         let covered = covered.saturating_sub(state.synced) as usize;
         state.synced += covered as u64;
+        tracing::trace!(at = ?executor::now(), file = %self.name, "sync makes {covered} changes durable");
         for change in state.pending.drain(..covered) {
             apply(&mut state.durable, &change);
         }

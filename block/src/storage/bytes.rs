@@ -21,7 +21,7 @@ use std::rc::Rc;
 use executor::sync::Semaphore;
 use futures_util::{StreamExt, stream};
 
-use crate::ranges::{RangeGuard, RangeLocks};
+use crate::storage::ranges::{RangeGuard, RangeLocks};
 use crate::{Buf, Result};
 
 /// The largest bounce buffer in bytes, unless one block is larger: a power of two.

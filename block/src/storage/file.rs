@@ -13,10 +13,10 @@ use async_trait::async_trait;
 use super::bytes::{Blocks, Bytes};
 use super::nbd::{self, NbdStorage};
 use super::{Extent, Identity, Lock, Storage, Transfer};
-use crate::chain::Opener;
-use crate::in_use::Use;
 use crate::io::Engine;
-use crate::name::Name;
+use crate::storage::Opener;
+use crate::storage::in_use::Use;
+use crate::storage::name::Name;
 use crate::{Buf, Error, ErrorKind, Result};
 
 mod copy;

@@ -285,7 +285,7 @@ fn what_cannot_be_opened_says_why() {
             (unknown.as_str(), "no export 'other'"),
             (nobody.as_str(), "No such file"),
             ("nbd+unix:///disk", "socket=PATH is missing"),
-            ("nbd://host:x/", "the port is no number"),
+            ("nbd://host:x/", "the port is not a number"),
         ] {
             let error = NbdStorage::open(name, false).await.err().unwrap().to_string();
             assert!(error.contains(name) && error.contains(complaint), "{error}");

@@ -110,7 +110,7 @@ fn chains_survive_power_cuts_again_and_again() {
             let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_through_errors(40))).collect();
             let (sure, asked) = grow(&disk, &guest).await;
             if random(4) == 0 && disk.leaf().backing().is_some() {
-                let _ = disk.start_stream();
+                let _ = stream_all(&disk).await;
             }
             for worker in workers {
                 worker.await;

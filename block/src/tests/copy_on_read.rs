@@ -102,7 +102,8 @@ fn without_room_reads_go_on_without_copies() {
         let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
         let (disk, _) = open(&files, "leaf", kind).await;
         disk.set_copy_on_read(true);
-        let all = disk.bounce.acquire(u64::MAX).await;
+        let filter = disk.copy_on_read.borrow().clone().unwrap();
+        let all = filter.bounce.acquire(u64::MAX).await;
         assert_eq!(read(&disk, 0, 512 * 400).await.unwrap(), vec![7; 512 * 400]);
         drop(disk.drain(DEADLINE).await.unwrap());
         assert_eq!(absent_data(&disk).await, 512 * 400);
@@ -135,7 +136,7 @@ fn a_late_copy_brings_nothing_back() {
         };
         executor::sleep(Duration::from_micros(1)).await;
         base.set_faults(Faults::default());
-        disk.start_stream().unwrap();
+        stream_all(&disk).await.unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none() && !reading.is_finished());
         let ticket = disk.enter().await;

@@ -4,10 +4,10 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::chain::LONGEST;
-use crate::job::Wish;
-use crate::stream::{Base, Extent};
-use crate::switch::Overlay;
+use crate::disk::job::JobOptions;
+use crate::disk::switch::Overlay;
+use crate::image::chain::LONGEST;
+use crate::job::stream::{Base, StreamOptions};
 
 const SIZE: u64 = 1 << 20;
 
@@ -61,7 +61,7 @@ fn the_longest_chain_is_opened_read_streamed_and_dropped() {
             let ticket = disk.enter().await;
             disk.write(&ticket, 100, Buf::from_bytes(&[9; 10])).await.unwrap();
             drop(ticket);
-            disk.start_stream().unwrap();
+            stream_all(&disk).await.unwrap();
             wait_for_stream(&disk).await;
             assert!(disk.leaf().backing().is_none(), "dropped, all of it");
             disk.close().await.unwrap();
@@ -128,8 +128,8 @@ fn a_stream_to_a_base_costs_what_it_copies() {
         }
         let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
         let start = spent();
-        let extent = Extent { base: Some(Base::File("base".into())), ..Extent::default() };
-        disk.start_stream_job(extent, Wish::new("job0")).await.unwrap();
+        let extent = StreamOptions { base: Some(Base::File("base".into())), ..StreamOptions::default() };
+        disk.start_stream(extent, JobOptions::new("job0")).await.unwrap();
         wait_for_stream(&disk).await;
         let took = spent() - start;
         // Byte by byte it takes minutes; this takes milliseconds, apart from the simulator's own time.

@@ -38,7 +38,7 @@ fn a_live_copy_to_a_device() {
             files.cut_after(1 + random(300));
         }
         let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_until_error(40))).collect();
-        disk.start_stream().unwrap();
+        stream_all(&disk).await.unwrap();
         for worker in workers {
             worker.await;
         }

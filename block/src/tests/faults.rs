@@ -5,7 +5,7 @@ use super::*;
 /// Runs a stream, which must complete.
 async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
     events.borrow_mut().clear();
-    disk.start_stream().unwrap();
+    stream_all(&disk).await.unwrap();
     wait_for_stream(disk).await;
     let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone() else {
         unreachable!("no other event is kept");
@@ -17,7 +17,7 @@ async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
 /// Starts and stops streams, however they end.
 async fn stream_on_and_off(disk: Rc<Disk>, rounds: u64) {
     for _ in 0..rounds {
-        let _ = disk.start_stream();
+        let _ = stream_all(&disk).await;
         executor::sleep(Duration::from_micros(random(3000))).await;
         if random(2) == 0 {
             let _ = disk.stop_stream().await;
@@ -222,7 +222,7 @@ fn a_failed_sync_is_never_forgotten() {
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         guest.clone().work_through_errors(20).await;
         assert!(guest.flush_now().await.is_err(), "a later flush succeeds");
-        disk.start_stream().unwrap();
+        stream_all(&disk).await.unwrap();
         wait_for_stream(&disk).await;
         let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone() else {
             unreachable!("no other event is kept");
@@ -259,7 +259,7 @@ fn a_power_cut_around_a_switch_loses_nothing_that_was_flushed() {
             let _ = prepared.commit(DEADLINE).await;
         }
         if random(2) == 0 {
-            let _ = disk.start_stream();
+            let _ = stream_all(&disk).await;
         }
         for worker in workers {
             worker.await;

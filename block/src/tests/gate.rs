@@ -7,9 +7,9 @@ use std::time::Duration;
 use executor::{Executor, random, spawn, yield_now};
 
 use super::open;
+use crate::disk::switch::DEADLINE;
 use crate::disk::{MOST_INSIDE, PIECE, first_piece};
 use crate::sim::{Faults, SimDir};
-use crate::switch::DEADLINE;
 use crate::{Disk, Kind};
 
 async fn disk() -> (Rc<SimDir>, Rc<Disk>) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Buf;
-use crate::check::{self as judge, Repair};
+use crate::image::check::{self as judge, Repair};
 
 /// Returns an image with data, zeros, holes and a backing file, to be mutated.
 async fn victim(files: &Rc<SimDir>) -> Vec<u8> {
@@ -87,7 +87,7 @@ async fn use_it(files: &Rc<SimDir>) -> crate::Result<()> {
     }
     outcome = outcome.and(disk.stream_one().await.map(drop));
     // A disk of exabytes has too many holes to be streamed in a test.
-    if disk.size() < 1 << 30 && disk.start_stream().is_ok() {
+    if disk.size() < 1 << 30 && stream_all(&disk).await.is_ok() {
         wait_for_stream(&disk).await;
     }
     outcome.and(disk.close().await)

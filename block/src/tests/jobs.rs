@@ -1,13 +1,13 @@
 //! Jobs: their states, commands in every state under load and with faults, and parts of a chain.
 
 use super::*;
-use crate::job::{Info, JobEvent, Manner, OnError, Status, Wish};
-use crate::stream::{Base, Extent};
+use crate::disk::job::{Events, Info, JobEvent, JobOptions, OnError, Status};
+use crate::job::stream::{Base, StreamOptions};
 
 /// The events of jobs, in order.
 type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
 
-async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Told) {
+pub(super) async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Told) {
     let leaf = chain::open(&**files, name, kind, true).await.unwrap();
     let told: Told = Rc::default();
     let sink = told.clone();
@@ -29,12 +29,12 @@ fn story(told: &Told) -> Vec<String> {
     told.iter().map(word).collect()
 }
 
-fn wish() -> Wish {
-    Wish::new("job0")
+fn wish() -> JobOptions {
+    JobOptions::new("job0")
 }
 
-fn everything() -> Extent {
-    Extent::default()
+fn everything() -> StreamOptions {
+    StreamOptions::default()
 }
 
 async fn wait_for_status(disk: &Rc<Disk>, status: Status) {
@@ -61,7 +61,7 @@ async fn stage() -> (Rc<SimDir>, Rc<Disk>, Told, Rc<Guest>, Kind) {
 fn a_good_job_tells_its_life_and_is_gone() {
     seeds(20, |_| async {
         let (_, disk, told, guest, _) = stage().await;
-        disk.start_stream_job(everything(), wish()).await.unwrap();
+        disk.start_stream(everything(), wish()).await.unwrap();
         wait_for_stream(&disk).await;
         let expected = ["created", "running", "waiting", "pending", "COMPLETED", "concluded", "null"];
         assert_eq!(story(&told), expected);
@@ -76,8 +76,8 @@ fn a_good_job_tells_its_life_and_is_gone() {
 fn finalize_and_dismiss_wait_for_their_commands() {
     seeds(20, |_| async {
         let (files, disk, told, guest, _) = stage().await;
-        let manual = Wish { auto_finalize: false, auto_dismiss: false, ..wish() };
-        disk.start_stream_job(everything(), manual.clone()).await.unwrap();
+        let manual = JobOptions { auto_finalize: false, auto_dismiss: false, ..wish() };
+        disk.start_stream(everything(), manual.clone()).await.unwrap();
         let job = disk.job("job0").unwrap();
         for refused in [job.dismiss(), job.finalize(), job.complete(), job.resume()] {
             let error = refused.err().unwrap().to_string();
@@ -89,7 +89,7 @@ fn finalize_and_dismiss_wait_for_their_commands() {
         assert_eq!(error, "Job 'job0' in state 'pending' cannot accept command verb 'pause'");
         // Nothing is final yet, and the job still holds the disk.
         assert!(disk.leaf().backing().is_some());
-        let error = disk.start_stream_job(everything(), Wish::new("job1")).await.err().unwrap();
+        let error = disk.start_stream(everything(), JobOptions::new("job1")).await.err().unwrap();
         assert_eq!(error.to_string(), "Node 'virtio0' is busy: block device is in use by block job: stream");
         assert_eq!(disk.resize(disk.size() + 512).await.err().unwrap().kind(), ErrorKind::InUse);
         if random(2) == 0 {
@@ -107,7 +107,7 @@ fn finalize_and_dismiss_wait_for_their_commands() {
         // The ended job can still be queried, and does not block others.
         let error = job.cancel().err().unwrap().to_string();
         assert_eq!(error, "Job 'job0' in state 'concluded' cannot accept command verb 'cancel'");
-        disk.start_stream_job(everything(), Wish::new("job1")).await.unwrap();
+        disk.start_stream(everything(), JobOptions::new("job1")).await.unwrap();
         assert_eq!(disk.jobs().len(), 2);
         job.dismiss().unwrap();
         wait_for_stream(&disk).await;
@@ -121,7 +121,7 @@ fn a_paused_job_rests_and_goes_on() {
     seeds(40, |_| async {
         let (files, disk, told, guest, _) = stage().await;
         let worker = spawn(guest.clone().work(40));
-        disk.start_stream_job(everything(), wish()).await.unwrap();
+        disk.start_stream(everything(), wish()).await.unwrap();
         executor::sleep(Duration::from_micros(random(1500))).await;
         // If the copies were fast, its result is being made final by now.
         let Ok(job) = disk.job("job0") else { return };
@@ -145,7 +145,7 @@ fn a_paused_job_rests_and_goes_on() {
             let end = story(&told);
             assert_eq!(end[end.len() - 5..], ["running", "aborting", "CANCELLED", "concluded", "null"]);
             assert!(disk.leaf().backing().is_some());
-            disk.start_stream().unwrap();
+            stream_all(&disk).await.unwrap();
         } else {
             job.resume().unwrap();
         }
@@ -165,7 +165,7 @@ fn a_speed_is_kept() {
         let (disk, _) = open_telling(&files, "leaf", kind).await;
         let speed = (32 << 10) << (seed % 3);
         let start = executor::now();
-        disk.start_stream_job(everything(), Wish { speed, ..wish() }).await.unwrap();
+        disk.start_stream(everything(), JobOptions { speed, ..wish() }).await.unwrap();
         wait_for_stream(&disk).await;
         let (took, expected) = ((executor::now() - start).as_secs_f64(), (512 << 10) as f64 / speed as f64);
         assert!(took > expected * 0.8 && took < expected * 1.1 + 0.2, "{took} s, not {expected}");
@@ -185,13 +185,13 @@ fn an_error_does_what_the_policy_says() {
         } else {
             base.set_faults(Faults { read: 1000, delay: 100, ..Faults::default() });
         }
-        let manual = Wish { on_error, auto_dismiss: false, ..wish() };
-        disk.start_stream_job(everything(), manual).await.unwrap();
+        let manual = JobOptions { on_error, auto_dismiss: false, ..wish() };
+        disk.start_stream(everything(), manual).await.unwrap();
         let job = disk.job("job0").unwrap();
         let stops = on_error == OnError::Stop || (on_error == OnError::Enospc && no_space);
         if stops {
             wait_for_status(&disk, Status::Paused).await;
-            assert!(job.info().paused && job.info().io_status != crate::job::IoStatus::Ok);
+            assert!(job.info().paused && job.info().io_status != crate::disk::job::IoStatus::Ok);
             assert!(job.info().error.is_none() && job.info().detail.is_some(), "{:?}", job.info());
             // Resumed too early it stops again; without the cause it continues.
             job.resume().unwrap();
@@ -226,7 +226,7 @@ fn an_error_does_what_the_policy_says() {
         job.dismiss().unwrap();
         guest.clone().work(10).await;
         guest.verify().await;
-        disk.start_stream_job(everything(), wish()).await.unwrap();
+        disk.start_stream(everything(), wish()).await.unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         disk.close().await.unwrap();
@@ -245,14 +245,14 @@ fn any_command_at_any_time_under_load_and_faults() {
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work_through_errors(60))).collect();
         for round in 0..3 {
             let policies = [OnError::Report, OnError::Stop, OnError::Ignore, OnError::Enospc];
-            let wish = Wish {
+            let wish = JobOptions {
                 speed: [0, 100_000, 10_000_000][random(3) as usize],
                 on_error: policies[random(4) as usize],
                 auto_finalize: random(2) == 0,
                 auto_dismiss: random(2) == 0,
-                ..Wish::new(format!("job{round}"))
+                ..JobOptions::new(format!("job{round}"))
             };
-            disk.start_stream_job(everything(), wish.clone()).await.unwrap();
+            disk.start_stream(everything(), wish.clone()).await.unwrap();
             for _ in 0..random(20) {
                 executor::sleep(Duration::from_micros(random(500))).await;
                 let Ok(job) = disk.job(&wish.id) else { break };
@@ -296,7 +296,7 @@ fn any_command_at_any_time_under_load_and_faults() {
 
 /// Creates a chain of a raw base and images over it with some data of their own. Returns their formats,
 /// and the content of the leaf, which is the last one.
-async fn chain_of(files: &Rc<SimDir>, names: &[&str]) -> (Vec<Kind>, Vec<u8>) {
+pub(super) async fn chain_of(files: &Rc<SimDir>, names: &[&str]) -> (Vec<Kind>, Vec<u8>) {
     let mut content = base_content(300);
     let content_len = content.len();
     files.add("base", content.clone());
@@ -350,8 +350,8 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
                 false => spawn(guest.clone().work(40)),
             })
             .collect();
-        let extent = Extent { base: Some(base), ..Extent::default() };
-        disk.start_stream_job(extent, wish()).await.unwrap();
+        let extent = StreamOptions { base: Some(base), ..StreamOptions::default() };
+        disk.start_stream(extent, wish()).await.unwrap();
         for worker in workers {
             worker.await;
         }
@@ -395,8 +395,8 @@ fn data_of_the_base_stay_there() {
         let leaf = create_over(&files, "leaf", "low", low).await;
         let (disk, _) = open_telling(&files, "leaf", leaf).await;
         let before = files.get("leaf").unwrap().content().len();
-        let extent = Extent { base: Some(Base::File("base".into())), ..Extent::default() };
-        disk.start_stream_job(extent, wish()).await.unwrap();
+        let extent = StreamOptions { base: Some(Base::File("base".into())), ..StreamOptions::default() };
+        disk.start_stream(extent, wish()).await.unwrap();
         wait_for_stream(&disk).await;
         assert_eq!(disk.leaf().backing().unwrap().name(), "base");
         assert!(disk.leaf().map(0, 128 << 10).await.unwrap().depth == 1);
@@ -427,8 +427,9 @@ fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
             .collect();
         let high = disk.leaf().backing().unwrap().node_name();
         let base = (random(2) == 0).then(|| Base::File("base".into()));
-        let extent = Extent { image: Some(high.clone()), base: base.clone(), ..Extent::default() };
-        let started = disk.start_stream_job(extent, wish()).await;
+        let extent =
+            StreamOptions { image: Some(high.clone()), base: base.clone(), ..StreamOptions::default() };
+        let started = disk.start_stream(extent, wish()).await;
         assert!(started.is_ok() || cut, "{:?}", started.err());
         for worker in workers {
             worker.await;
@@ -471,11 +472,11 @@ fn what_cannot_be_streamed_is_refused_in_words() {
         let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
         let leaf = disk.leaf().node_name();
         let low = disk.leaf().backing().unwrap().node_name();
-        let to = |base| Extent { base: Some(base), ..Extent::default() };
-        let named = |backing_file: String, base| Extent {
+        let to = |base| StreamOptions { base: Some(base), ..StreamOptions::default() };
+        let named = |backing_file: String, base| StreamOptions {
             backing_file: Some(backing_file),
             base,
-            ..Extent::default()
+            ..StreamOptions::default()
         };
         for (extent, text) in [
             (to(Base::File("gone".into())), "Can't find 'gone' in the backing chain".into()),
@@ -487,15 +488,15 @@ fn what_cannot_be_streamed_is_refused_in_words() {
                 format!("'{}' cannot be recorded as a backing file", "x".repeat(2000)),
             ),
             (
-                Extent {
+                StreamOptions {
                     image: Some(low.clone()),
                     base: Some(Base::Bottom(leaf.clone())),
-                    ..Extent::default()
+                    ..StreamOptions::default()
                 },
                 format!("Node '{leaf}' is not in a chain starting from '{low}'"),
             ),
         ] {
-            let error = disk.start_stream_job(extent, wish()).await.err().unwrap();
+            let error = disk.start_stream(extent, wish()).await.err().unwrap();
             assert_eq!(error.to_string(), text);
         }
         assert!(told.borrow().is_empty() && disk.jobs().is_empty(), "a refused job leaves a trace");
@@ -504,7 +505,7 @@ fn what_cannot_be_streamed_is_refused_in_words() {
             "./base".into(),
             Some(Base::Node(disk.leaf().backing().unwrap().backing().unwrap().node_name())),
         );
-        disk.start_stream_job(extent, wish()).await.unwrap();
+        disk.start_stream(extent, wish()).await.unwrap();
         wait_for_stream(&disk).await;
         let info = image::info(&*files, "leaf", kinds[1]).await.unwrap();
         assert_eq!(info.backing.as_deref(), Some("./base"));
@@ -515,8 +516,8 @@ fn what_cannot_be_streamed_is_refused_in_words() {
 fn the_jobs_of_2011_tell_only_their_states() {
     seeds(10, |_| async {
         let (_, disk, told, _, _) = stage().await;
-        assert_eq!(Wish::new("x").manner, Manner::Job);
-        disk.start_stream().unwrap();
+        assert_eq!(JobOptions::new("x").events, Events::Job);
+        stream_all(&disk).await.unwrap();
         wait_for_stream(&disk).await;
         assert_eq!(story(&told), ["created", "running", "waiting", "pending", "concluded", "null"]);
     });

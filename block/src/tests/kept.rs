@@ -53,7 +53,7 @@ fn unknown_extensions_and_features_outlive_us() {
             [0; 8],
             "cleared before anything is flushed"
         );
-        disk.start_stream().unwrap();
+        stream_all(&disk).await.unwrap();
         wait_for_stream(&disk).await;
         disk.close().await.unwrap();
         let image = files.get("leaf").unwrap().content();

@@ -2,9 +2,9 @@
 //! on storage without locks.
 
 use super::*;
-use crate::job::{JobEvent, OnError, Wish};
-use crate::stream::{Base, Extent};
-use crate::switch::Overlay;
+use crate::disk::job::{JobEvent, JobOptions, OnError};
+use crate::disk::switch::Overlay;
+use crate::job::stream::{Base, StreamOptions};
 
 async fn read(disk: &Rc<Disk>, offset: u64, len: usize) -> Vec<u8> {
     let (ticket, buf) = (disk.enter().await, Buf::new(len));
@@ -42,13 +42,13 @@ fn an_old_leaf_that_is_not_clean_is_not_streamed_into() {
         mid.set_faults(Faults { write: 1000, ..Faults::default() });
         prepared.commit(DEADLINE).await.unwrap();
         let name = disk.leaf().backing().unwrap().node_name();
-        let extent = Extent { image: Some(name.clone()), ..Extent::default() };
+        let extent = StreamOptions { image: Some(name.clone()), ..StreamOptions::default() };
         // Its changes in memory cannot be written yet: the job is refused, and nothing changes.
-        let error = disk.start_stream_job(extent.clone(), Wish::new("job0")).await.unwrap_err();
+        let error = disk.start_stream(extent.clone(), JobOptions::new("job0")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         assert_eq!(read(&disk, 512 << 10, 4096).await, [9; 4096]);
         mid.set_faults(Faults::default());
-        disk.start_stream_job(extent, Wish::new("job0")).await.unwrap();
+        disk.start_stream(extent, JobOptions::new("job0")).await.unwrap();
         assert_eq!(read(&disk, 512 << 10, 4096).await, [9; 4096], "an answered write is gone");
         wait_for_stream(&disk).await;
         assert_eq!(disk.leaf().backing().unwrap().node_name(), name);
@@ -74,8 +74,8 @@ fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
         image::create(&*files, "top", Kind::Qcow2, &over("mid", Kind::Qcow2)).await.unwrap();
         let (disk, _) = open(&files, "top", Kind::Qcow2).await;
         let name = disk.leaf().backing().unwrap().node_name();
-        let extent = Extent { image: Some(name), ..Extent::default() };
-        disk.start_stream_job(extent.clone(), Wish::new("job0")).await.unwrap();
+        let extent = StreamOptions { image: Some(name), ..StreamOptions::default() };
+        disk.start_stream(extent.clone(), JobOptions::new("job0")).await.unwrap();
         let mid = files.get("mid").unwrap();
         // From some time on, neither copies nor tables can be written.
         executor::sleep(Duration::from_micros(random(2000))).await;
@@ -85,7 +85,7 @@ fn a_stream_into_a_backing_file_that_fails_fails_no_flush() {
         flush(&disk).await.unwrap();
         mid.set_faults(Faults::default());
         // Once they can, the next stream continues where that one ended.
-        disk.start_stream_job(extent, Wish::new("job1")).await.unwrap();
+        disk.start_stream(extent, JobOptions::new("job1")).await.unwrap();
         wait_for_stream(&disk).await;
         flush(&disk).await.unwrap();
         disk.close().await.unwrap();
@@ -136,13 +136,13 @@ fn inner_streams_after_switches_whose_flush_failed() {
                     .collect();
                 let at = random(chain.len() as u64 - 1) as usize;
                 let base = chain.get(at + 1 + random(3) as usize).filter(|_| random(2) == 0).cloned();
-                let extent = Extent {
+                let extent = StreamOptions {
                     image: Some(chain[at].clone()),
                     base: base.map(Base::Node),
-                    ..Extent::default()
+                    ..StreamOptions::default()
                 };
                 let on_error = [OnError::Report, OnError::Ignore][random(2) as usize];
-                let _ = disk.start_stream_job(extent, Wish { on_error, ..Wish::new("job0") }).await;
+                let _ = disk.start_stream(extent, JobOptions { on_error, ..JobOptions::new("job0") }).await;
                 wait_for_stream(&disk).await;
                 if disk.leaf().backing().is_none() {
                     break;
@@ -187,7 +187,7 @@ fn an_old_leaf_ends_its_life_once_it_can() {
         // By a stream, or at the disk's end.
         let old = disk.leaf().backing().unwrap();
         if random(2) == 0 {
-            disk.start_stream().unwrap();
+            stream_all(&disk).await.unwrap();
             wait_for_stream(&disk).await;
         } else {
             disk.close().await.unwrap();
@@ -234,8 +234,8 @@ fn an_image_of_the_chain_is_no_target() {
         }
         // So would a record of the reads, and another disk's overlay.
         let tuning = Tuning { record: Some("low".into()), ..Tuning::default() };
-        let extent = Extent { tuning, ..Extent::default() };
-        disk.start_stream_job(extent, Wish::new("job0")).await.unwrap();
+        let extent = StreamOptions { tuning, ..StreamOptions::default() };
+        disk.start_stream(extent, JobOptions::new("job0")).await.unwrap();
         wait_for_stream(&disk).await;
         let after: Vec<_> = ["base", "low", "mid"].map(|name| files.get(name).unwrap().content()).into();
         assert!(before[..3] == after[..], "an image of the running chain was changed");
@@ -269,11 +269,15 @@ fn a_disk_is_closed_when_nothing_is_in_flight() {
         };
         let guest = Guest::new(disk.clone(), content);
         guest.clone().work(5).await;
-        let wish = Wish { auto_finalize: seed % 2 == 0, auto_dismiss: random(2) == 0, ..Wish::new("job0") };
+        let wish = JobOptions {
+            auto_finalize: seed % 2 == 0,
+            auto_dismiss: random(2) == 0,
+            ..JobOptions::new("job0")
+        };
         let busy = disk.clone();
         let work = match seed % 4 {
             0 | 1 => {
-                disk.start_whole_stream(wish).unwrap();
+                disk.start_stream(StreamOptions::default(), wish).await.unwrap();
                 executor::sleep(Duration::from_micros(random(3000))).await;
                 spawn(async move {
                     let _ = busy.stop_stream().await;
@@ -290,7 +294,7 @@ fn a_disk_is_closed_when_nothing_is_in_flight() {
         disk.close().await.unwrap();
         let closed = leaf.content();
         assert_eq!(*ended.borrow(), u32::from(seed % 4 < 2), "a job outlives its disk");
-        assert_eq!(disk.start_stream().unwrap_err().to_string(), "Device 'virtio0' is being closed");
+        assert_eq!(stream_all(&disk).await.unwrap_err().to_string(), "Device 'virtio0' is being closed");
         executor::sleep(Duration::from_secs(1)).await;
         work.await;
         assert!(leaf.content() == closed, "the image was written after the disk's end");
@@ -313,7 +317,7 @@ fn a_prepared_switch_ends_with_its_disk() {
             let (disk, _) = open(&files, "base", Kind::Raw).await;
             let wish = target.clone();
             let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&wish).await };
-            let step = crate::step::Step::prepare(&disk.handle(), prepare).await.unwrap();
+            let step = crate::disk::step::Step::prepare(&disk.handle(), prepare).await.unwrap();
             if ready {
                 step.close(DEADLINE).await.unwrap();
             }

@@ -1,14 +1,14 @@
 //! The exact progress of a stream when something fails, and whether its read or its write failed.
 
 use super::*;
-use crate::job::{Action, JobEvent, OnError, Operation, Status, Wish};
-use crate::stream::Extent;
+use crate::disk::job::{Action, JobEvent, JobOptions, OnError, Operation, Status};
+use crate::job::stream::StreamOptions;
 
 const SIZE: u64 = 4 << 20;
 /// The places where the unreadable range begins: at a boundary of copies, within one, and within a cluster.
 const PLACES: [u64; 4] = [512 << 10, 3 << 19, (2 << 20) + (64 << 10), (1 << 20) + 4096];
 
-type Told = Rc<RefCell<Vec<(crate::job::Info, JobEvent)>>>;
+type Told = Rc<RefCell<Vec<(crate::disk::job::Info, JobEvent)>>>;
 
 async fn stage(bad: u64) -> (Rc<SimDir>, Rc<Disk>, Told, Kind) {
     let files = SimDir::new();
@@ -29,7 +29,7 @@ async fn stage(bad: u64) -> (Rc<SimDir>, Rc<Disk>, Told, Kind) {
 
 fn errors(told: &Told) -> Vec<(u64, Operation, Action)> {
     let told = told.borrow();
-    let error = |(job, what): &(crate::job::Info, JobEvent)| match what {
+    let error = |(job, what): &(crate::disk::job::Info, JobEvent)| match what {
         JobEvent::Error(operation, action) => Some((job.offset, *operation, *action)),
         _ => None,
     };
@@ -52,8 +52,8 @@ fn a_read_that_fails_is_told_where_it_failed() {
         let (files, disk, told, _) = stage(bad).await;
         let on_error =
             [OnError::Report, OnError::Stop, OnError::Ignore, OnError::Enospc][seed as usize / 4 % 4];
-        let wish = Wish { on_error, auto_dismiss: false, ..Wish::new("job0") };
-        disk.start_stream_job(Extent::default(), wish).await.unwrap();
+        let wish = JobOptions { on_error, auto_dismiss: false, ..JobOptions::new("job0") };
+        disk.start_stream(StreamOptions::default(), wish).await.unwrap();
         let job = disk.job("job0").unwrap();
         while !matches!(job.info().status, Status::Paused | Status::Concluded) {
             executor::sleep(Duration::from_micros(50)).await;
@@ -97,8 +97,8 @@ fn a_write_that_fails_is_told_where_it_failed() {
         let room = 3 << 20;
         let limit = Some(leaf.content().len() as u64 + room);
         leaf.set_faults(Faults { limit, delay: 100, ..Faults::default() });
-        let wish = Wish { on_error: OnError::Enospc, auto_dismiss: false, ..Wish::new("job0") };
-        disk.start_stream_job(Extent::default(), wish).await.unwrap();
+        let wish = JobOptions { on_error: OnError::Enospc, auto_dismiss: false, ..JobOptions::new("job0") };
+        disk.start_stream(StreamOptions::default(), wish).await.unwrap();
         let job = disk.job("job0").unwrap();
         while job.info().status != Status::Paused {
             executor::sleep(Duration::from_micros(50)).await;

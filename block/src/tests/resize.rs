@@ -171,7 +171,7 @@ fn refusals() {
             assert_eq!(error.kind(), kind, "{error}");
         }
         disk.resize(100 * 512).await.unwrap();
-        let _claim = disk.claim("a stream").unwrap();
+        let _claim = disk.claim_whole("a stream").unwrap();
         assert_eq!(disk.resize(200 * 512).await.unwrap_err().kind(), ErrorKind::InUse);
         files.add("raw", content);
         let (disk, _) = open(&files, "raw", Kind::Raw).await;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Buf;
-use crate::stats::Requests;
+use crate::disk::stats::Requests;
 
 const CLUSTER: u64 = 4096;
 
@@ -50,7 +50,7 @@ fn who_waits_for_a_job_is_counted_and_a_switch_keeps_the_count() {
         let (files, disk) = full().await;
         let slow = Faults { delay: 100_000, ..Faults::default() };
         files.get("base").unwrap().set_faults(slow);
-        disk.start_stream().unwrap();
+        stream_all(&disk).await.unwrap();
         let mut waited = 0;
         // A write to each cluster in turn meets the copies that are in flight.
         for cluster in 0..64 {
@@ -61,7 +61,7 @@ fn who_waits_for_a_job_is_counted_and_a_switch_keeps_the_count() {
         assert!(waited > 0, "no write met the stream");
         let stats = disk.stats();
         assert!(stats.waits.time.get() > Duration::ZERO);
-        while disk.query_stream().is_some() {
+        while !disk.query_stream().is_empty() {
             executor::sleep(Duration::from_millis(10)).await;
         }
         let copied = disk.stats().copied;

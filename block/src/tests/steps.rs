@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::DiskHandle;
-use crate::step::Step;
+use crate::disk::step::Step;
 
 const SIZE: usize = 4 << 10;
 /// Maximum duration of a request in microseconds; the deadline of a drain may be shorter.

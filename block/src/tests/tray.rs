@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Buf;
-use crate::tray::{Listener, Medium, TrayEvent};
+use crate::disk::tray::{Listener, Medium, TrayEvent};
 
 #[test]
 fn a_locked_tray_opens_by_the_guest_or_by_force() {

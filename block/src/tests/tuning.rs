@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Buf;
-use crate::stream::Progress;
+use crate::job::stream::Progress;
 
 const MIB: u64 = 1 << 20;
 
@@ -33,13 +33,13 @@ fn what_a_guest_reads_is_copied_first() {
     Executor::simulated(1).block_on(async {
         let (_, disk, _) = start(32).await;
         let tuning = Tuning { order: Order::HotFirst, ..Tuning::default() };
-        disk.start_tuned_stream(tuning).await.unwrap();
-        disk.set_stream_speed(100 * MIB).unwrap();
+        stream_tuned(&disk, tuning).await.unwrap();
+        disk.job(disk.name()).unwrap().set_speed(100 * MIB).unwrap();
         read(&disk, 20 * MIB + 4096).await;
         while !is_present(&disk, 20 * MIB + MIB / 2).await {
             executor::sleep(Duration::from_micros(50)).await;
         }
-        assert!(disk.query_stream().unwrap().offset < 10 * MIB);
+        assert!(disk.query_stream()[0].offset < 10 * MIB);
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });
@@ -50,7 +50,7 @@ fn a_recorded_boot_leads_the_next() {
     Executor::simulated(1).block_on(async {
         let (files, disk, _) = start(32).await;
         let record = Some("trace".to_owned());
-        disk.start_tuned_stream(Tuning { record, ..Tuning::default() }).await.unwrap();
+        stream_tuned(&disk, Tuning { record, ..Tuning::default() }).await.unwrap();
         for offset in [30 * MIB, 12 * MIB, 12 * MIB + 4096] {
             read(&disk, offset).await;
         }
@@ -64,12 +64,12 @@ fn a_recorded_boot_leads_the_next() {
         files.get("next").unwrap().set_faults(Faults { delay: 1000, ..Faults::default() });
         let (disk, _) = open(&files, "next", Kind::Qcow2).await;
         let order = Order::Trace("trace".into());
-        disk.start_tuned_stream(Tuning { order, ..Tuning::default() }).await.unwrap();
-        disk.set_stream_speed(100 * MIB).unwrap();
+        stream_tuned(&disk, Tuning { order, ..Tuning::default() }).await.unwrap();
+        disk.job(disk.name()).unwrap().set_speed(100 * MIB).unwrap();
         while !is_present(&disk, 30 * MIB).await || !is_present(&disk, 12 * MIB + 4096).await {
             executor::sleep(Duration::from_micros(50)).await;
         }
-        assert!(disk.query_stream().unwrap().offset < 10 * MIB);
+        assert!(disk.query_stream()[0].offset < 10 * MIB);
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });
@@ -81,13 +81,13 @@ fn a_trace_that_is_none_is_refused_by_line() {
         let (files, disk, _) = start(1).await;
         files.add("trace", b"# well\n0 512\n\nx 5\n".to_vec());
         let wish = |name: &str| Tuning { order: Order::Trace(name.into()), ..Tuning::default() };
-        let error = disk.start_tuned_stream(wish("trace")).await.unwrap_err();
+        let error = stream_tuned(&disk, wish("trace")).await.unwrap_err();
         assert!(error.to_string().contains("trace: line 4"), "{error}");
-        let error = disk.start_tuned_stream(wish("gone")).await.unwrap_err();
+        let error = stream_tuned(&disk, wish("gone")).await.unwrap_err();
         assert!(error.to_string().contains("gone"), "{error}");
         // Ranges outside the disk, in any order and repeated, do not keep the stream from completing.
         files.add("trace", format!("{} 5000\n5 {}\n0 10\n0 10\n", u64::MAX - 5000, MIB * 9).into());
-        disk.start_tuned_stream(wish("trace")).await.unwrap();
+        stream_tuned(&disk, wish("trace")).await.unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });
@@ -101,8 +101,8 @@ fn a_bound_on_latency_slows_the_stream_down_and_not_for_ever() {
             let (_, disk, _) = start(100).await;
             let tuning = Tuning { max_latency: Some(max_latency), ..Tuning::default() };
             let before = executor::now();
-            disk.start_tuned_stream(tuning).await.unwrap();
-            while disk.query_stream().is_some() {
+            stream_tuned(&disk, tuning).await.unwrap();
+            while !disk.query_stream().is_empty() {
                 read(&disk, random(100 * 256) * 4096).await;
             }
             assert!(disk.leaf().backing().is_none());

@@ -132,7 +132,7 @@ fn many_small_pieces_cost_what_a_large_one_does() {
                 files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
             }
             let start = executor::now();
-            disk.start_stream().unwrap();
+            stream_all(&disk).await.unwrap();
             wait_for_stream(&disk).await;
             let time = executor::now() - start;
             assert!(model::read_all(&disk).await == content);

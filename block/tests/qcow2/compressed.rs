@@ -1,6 +1,8 @@
 //! Images with compressed clusters, as `qemu-img convert -c` makes them.
 
 use block::image::{self, Create};
+use block::job::JobOptions;
+use block::stream::StreamOptions;
 use block::{ErrorKind, Kind};
 
 use crate::support::*;
@@ -92,8 +94,8 @@ fn streams_from_a_compressed_backing_file() {
             let wish = Create { backing: Some((base, Kind::Qcow2)), ..Create::default() };
             image::create(&*opener, &name, Kind::Qcow2, &wish).await.unwrap();
             let disk = open(&opener, &name, Kind::Qcow2).await;
-            disk.start_stream().unwrap();
-            while disk.query_stream().is_some() {
+            disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.unwrap();
+            while !disk.query_stream().is_empty() {
                 executor::sleep(std::time::Duration::from_millis(1)).await;
             }
             assert!(disk.leaf().backing().is_none());

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use block::chain::Opener;
 use block::image::{self, Create};
+use block::storage::Opener;
 use block::storage::Storage;
 use block::{Buf, ErrorKind, Kind};
 

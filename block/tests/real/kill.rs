@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
+use block::job::JobOptions;
+use block::stream::StreamOptions;
 use block::{Buf, Kind};
 
 use crate::support::{Folder, MODES, Random, open, qemu_img, real, try_tool};
@@ -26,7 +28,7 @@ fn child() {
         (words[0].parse::<u64>().unwrap(), words[1].parse().unwrap(), words[2].to_owned());
     real(MODES[seed as usize % 4], move |opener| async move {
         let disk = open(&opener, &image, kind).await;
-        disk.start_stream().unwrap();
+        disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.unwrap();
         let mut out = std::io::stdout();
         for n in 1u64.. {
             let range = place(seed, n);

@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use block::chain::{self, Opener};
+use block::chain;
 use block::image::{self, Create};
 use block::storage::Lock;
+use block::storage::Opener;
 use block::switch::{DEADLINE, Target};
 use block::{Buf, ErrorKind, Kind};
 

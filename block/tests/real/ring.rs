@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use block::Buf;
-use block::chain::Opener;
 use block::io::Engine;
+use block::storage::Opener;
 use block::storage::Storage;
 use block::storage::file::FileOpener;
 use executor::Executor;

@@ -4,10 +4,13 @@ use std::any::Any;
 use std::rc::Rc;
 
 use async_trait::async_trait;
-use block::chain::{self, Opener};
+use block::chain;
 use block::image::{self, Create};
+use block::job::JobOptions;
+use block::storage::Opener;
 use block::storage::file::FileOpener;
 use block::storage::{Extent, Identity, Lock, Storage, Transfer};
+use block::stream::StreamOptions;
 use block::{Buf, Disk, ErrorKind, Kind, Result};
 
 use crate::file::Loop;
@@ -134,8 +137,8 @@ fn a_stream_that_shares_blocks_beside_small_direct_writes() {
             let disk = Disk::new("virtio0", top, false, opener, |_| {});
 
             let mut random = Random(14);
-            disk.start_stream().unwrap();
-            while disk.query_stream().is_some() {
+            disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.unwrap();
+            while !disk.query_stream().is_empty() {
                 let writes = model.chunks_mut(SIZE / 4).enumerate().map(|(n, part)| {
                     let at = random.below(part.len() as u64) as usize / 2048 * 2048;
                     let disk = disk.clone();

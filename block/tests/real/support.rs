@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use block::chain;
 use block::io::{Aio, Engine};
+use block::job::JobOptions;
 use block::storage::file::FileOpener;
+use block::stream::StreamOptions;
 use block::{Buf, Disk, DiskEvent, Kind};
 use executor::Executor;
 
@@ -134,7 +136,7 @@ pub async fn stream(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> (Rc<Disk
             notify.notify();
         }
     });
-    disk.start_stream().unwrap();
+    disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.unwrap();
     while events.borrow().is_empty() {
         done.wait().await;
     }

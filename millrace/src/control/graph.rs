@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use block::job::{Info, Status};
 use block::stats::{Copied, Latency, Requests, Stats};
 use qmp::types::*;
 use qmp::{Error, Result};
@@ -29,10 +30,10 @@ impl Control {
         match self.node(node).await? {
             Some((drive, None)) => Ok(drive),
             Some((drive, Some(above))) => {
-                let job =
-                    drive.handle.call(|disk| async move { Ok(disk.busy_with()) }).await.map_err(generic)?;
-                let why = match job {
-                    Some(kind) => format!("block device is in use by block job: {}", kind.name()),
+                let jobs = drive.handle.call(|disk| async move { Ok(disk.jobs()) }).await.map_err(generic)?;
+                let active = |job: &&Info| job.status != Status::Concluded;
+                let why = match jobs.iter().find(active) {
+                    Some(job) => format!("block device is in use by block job: {}", job.kind.name()),
                     None => format!("node is used as backing hd of '{above}'"),
                 };
                 Err(Error::generic(format!("Node '{node}' is busy: {why}")))

@@ -4,13 +4,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::job::{
-    Action, Info, IoStatus as JobIoStatus, Job, JobEvent, JobKind, OnError, Operation, Status, Wish,
+    Action, Info, IoStatus as JobIoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, OnError, Operation,
+    Status,
 };
-use block::stream::{Base, Extent, Order, Tuning};
+use block::stream::{Base, Order, StreamOptions, Tuning};
 use block::{Disk, ErrorKind};
 use qmp::command::*;
 use qmp::types::*;
@@ -102,7 +104,12 @@ impl Control {
             return Err(Error::new(ErrorClass::DeviceInUse, text));
         }
         self.jobs.take(id, drive)?;
-        let started = drive.handle.call(|disk| async move { disk.start_stream() }).await;
+        let started = drive
+            .handle
+            .call(|disk| async move {
+                disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await
+            })
+            .await;
         started.map_err(|e| {
             self.jobs.remove(id);
             classed(e)
@@ -113,8 +120,8 @@ impl Control {
         let base = base(&arguments)?;
         let tuning = tuning(&arguments)?;
         let Streamed { drive, image, is_leaf } = self.streamed(&arguments.device).await?;
-        let extent = Extent { image, base, backing_file: arguments.backing_file, tuning };
-        self.check_stream(&drive, &extent, &arguments.device).await?;
+        let stream = StreamOptions { image, base, backing_file: arguments.backing_file, tuning };
+        self.check_stream(&drive, &stream, &arguments.device).await?;
         let speed = speed(arguments.speed.unwrap_or(0))?;
         // Only a job on a leaf has a default name, the disk's.
         let disk = if is_leaf { drive.options.id.clone() } else { String::new() };
@@ -125,7 +132,7 @@ impl Control {
         if let Some(name) = &arguments.filter_node_name {
             self.check_filter_name(name).await?;
         }
-        let wish = Wish {
+        let options = JobOptions {
             speed,
             on_error: match arguments.on_error.unwrap_or(BlockdevOnError::Report) {
                 BlockdevOnError::Report | BlockdevOnError::Auto => OnError::Report,
@@ -135,10 +142,32 @@ impl Control {
             },
             auto_finalize: arguments.auto_finalize.unwrap_or(true),
             auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
-            ..Wish::new(id.clone())
+            ..JobOptions::new(id.clone())
         };
         self.jobs.take(&id, &drive)?;
-        let start = move |disk: Rc<Disk>| async move { disk.start_stream_job(extent, wish).await };
+        let start = move |disk: Rc<Disk>| async move { disk.start_stream(stream, options).await };
+        drive.handle.call(start).await.map_err(|e| {
+            self.jobs.remove(&id);
+            generic(e)
+        })?;
+        Ok(Empty {})
+    }
+
+    /// Starts a job that reads a disk and compares it with digests.
+    pub(super) async fn verify(&self, arguments: XVerify) -> Result<Empty> {
+        let drive = self.drive(&arguments.device)?;
+        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
+        if !qmp::id::is_well_formed(&id) {
+            return Err(Error::generic(format!("Invalid job ID '{id}'")));
+        }
+        let options = JobOptions {
+            speed: speed(arguments.speed.unwrap_or(0))?,
+            auto_dismiss: false,
+            ..JobOptions::new(id.clone())
+        };
+        let digests = arguments.digests;
+        self.jobs.take(&id, drive)?;
+        let start = move |disk: Rc<Disk>| async move { disk.start_verify(digests.as_deref(), options).await };
         drive.handle.call(start).await.map_err(|e| {
             self.jobs.remove(&id);
             generic(e)
@@ -161,15 +190,15 @@ impl Control {
     }
 
     /// Fails if the extent is invalid or a job is in its way. Checked before the other arguments.
-    async fn check_stream(&self, drive: &Drive, extent: &Extent, top: &str) -> Result<()> {
-        let asked = extent.clone();
+    async fn check_stream(&self, drive: &Drive, stream: &StreamOptions, top: &str) -> Result<()> {
+        let asked = stream.clone();
         let check = drive.handle.call(move |disk| async move { disk.check_stream(&asked) });
         let Err(e) = check.await else { return Ok(()) };
         if e.kind() != ErrorKind::NotFound {
             return Err(generic(e));
         }
         // The image exists, but in another disk's chain.
-        let text = match &extent.base {
+        let text = match &stream.base {
             Some(Base::Node(node)) if self.is_named(node).await? => {
                 format!("Node '{node}' is not a backing image of '{top}'")
             }
@@ -236,8 +265,8 @@ impl Control {
     }
 
     pub(super) async fn set_speed(&self, arguments: BlockJobSetSpeed) -> Result<Empty> {
-        let wish = arguments.speed;
-        let set = move |job: &Job| match u64::try_from(wish) {
+        let speed = arguments.speed;
+        let set = move |job: &Job| match u64::try_from(speed) {
             Ok(speed) => job.set_speed(speed),
             Err(_) => {
                 let text = "Parameter 'speed' expects a non-negative value";
@@ -274,6 +303,7 @@ impl Control {
 fn kind(kind: JobKind) -> JobType {
     match kind {
         JobKind::Stream => JobType::Stream,
+        JobKind::Verify => JobType::Verify,
     }
 }
 
@@ -326,6 +356,21 @@ pub(super) fn job(job: Info) -> JobInfo {
         total_progress: job.len,
         error: job.error,
         detail: job.detail,
+        result: job.result.map(result),
+    }
+}
+
+fn result(JobResult::Verify(verified): JobResult) -> VerifyResult {
+    let ranges = |ranges: Vec<Range<u64>>| {
+        let ranges = ranges
+            .into_iter()
+            .map(|range| DiskRange { offset: range.start, length: range.end - range.start });
+        ranges.collect()
+    };
+    VerifyResult {
+        bytes: verified.bytes,
+        unreadable: ranges(verified.unreadable),
+        differing: ranges(verified.differing),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use block::job::{Manner, Wish};
+use block::job::JobOptions;
 use block::step;
+use block::stream::StreamOptions;
 use block::switch::{DEADLINE, Overlay, Switched, Target};
 use block::{Disk, Kind};
 use futures_util::future::join_all;
@@ -106,12 +107,12 @@ impl Control {
             notify: arguments.notify.unwrap_or(true),
         };
         let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
-        let wish = Wish { speed, manner: Manner::BlockStream, ..Wish::new(id.clone()) };
+        let options = JobOptions { speed, ..JobOptions::block_stream(&id) };
         self.jobs.take(&id, drive)?;
         let copy = drive.handle.call(move |disk| async move {
             let switched = disk.prepare_overlay(&overlay).await?.commit(DEADLINE).await?;
             // Nothing else can use the disk in between: nothing is awaited since the switch released it.
-            disk.start_whole_stream(wish)?;
+            disk.start_stream(StreamOptions::default(), options).await?;
             Ok(switched)
         });
         let switched = copy.await.map_err(|e| {

@@ -8,8 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use block::chain::{self, Opener};
+use block::chain;
 use block::disk::{MOST_INSIDE, PIECE};
+use block::storage::Opener;
 use block::storage::{Extent, Identity, Lock, Storage};
 use block::{Buf, Disk, Kind, Result};
 use executor::{Executor, yield_now};

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use block::check::{self, Repair};
 use block::image::{self, Create};
+use block::job::JobOptions;
 use block::sim::Faults;
+use block::stream::StreamOptions;
 use block::{Buf, Disk, Kind, chain, map};
 use executor::Executor;
 
@@ -91,8 +93,10 @@ async fn work(files: &Rc<Folder>, kind: Kind) -> block::Result<()> {
     let _ = disk.resize(disk.size().saturating_add(executor::random() % (1 << 22) / 512 * 512)).await;
     requests(disk.clone(), 4).await;
     let _ = disk.stream_one().await;
-    if disk.size() <= WALKED && disk.start_stream().is_ok() {
-        while disk.query_stream().is_some() {
+    if disk.size() <= WALKED
+        && disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.is_ok()
+    {
+        while !disk.query_stream().is_empty() {
             executor::sleep(Duration::from_micros(50)).await;
         }
     }

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use async_trait::async_trait;
-use block::chain::Opener;
 use block::sim::{Faults, SimFile};
+use block::storage::Opener;
 use block::storage::{Extent, Identity, Lock, Storage, Transfer};
 use block::{Buf, Error, ErrorKind, Result};
 

@@ -15,8 +15,8 @@ use executor::sync::Semaphore;
 
 use super::Qcow2;
 use super::header::{Header, autoclear, incompatible};
-use crate::check::{Repair, Report};
-use crate::format::commit::patch_header;
+use crate::format::cow::commit::patch_header;
+use crate::format::{Repair, Report};
 use crate::storage::Storage;
 use crate::turns::Turns;
 use crate::{Buf, Result};
@@ -46,7 +46,7 @@ struct Pass {
     turns: Turns,
 }
 
-/// See [`crate::check::check`].
+/// See `image::check`.
 pub(crate) async fn check(storage: &Rc<dyn Storage>, repair: Option<Repair>) -> Result<Report> {
     let first = Pass::whole(storage).await?;
     let Some(repair) = repair else { return Ok(first.report) };

@@ -6,11 +6,12 @@ use executor::Executor;
 
 use super::super::COPIED;
 use super::check;
-use crate::check::Repair;
+use crate::image::chain;
+use crate::image::check::Repair;
 use crate::image::{self, Create};
 use crate::sim::{Faults, Nature, SimDir};
 use crate::storage::Storage;
-use crate::{Buf, Disk, Kind, chain};
+use crate::{Buf, Disk, Kind};
 
 const SIZE: u64 = 300 * 512;
 

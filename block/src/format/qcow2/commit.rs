@@ -19,9 +19,9 @@ use std::collections::BTreeSet;
 
 use super::Qcow2;
 use crate::Result;
-use crate::format::cache::{Run, SECTOR};
-use crate::format::commit::{Commit, Commits, patch_header, write_all};
-use crate::format::retire::Retired;
+use crate::format::cow::cache::{Run, SECTOR};
+use crate::format::cow::commit::{Commit, Commits, patch_header, write_all};
+use crate::format::cow::retire::Retired;
 
 /// The changed sectors of a table that is held whole in memory, as they are now.
 fn sectors(entries: &[u64], dirty: &BTreeSet<usize>, offset: u64) -> Vec<Run> {

@@ -14,7 +14,7 @@ use flate2::{Decompress, FlushDecompress};
 
 use super::Qcow2;
 use super::header::Header;
-use crate::ranges::RangeLocks;
+use crate::storage::ranges::RangeLocks;
 use crate::{Buf, Result};
 
 /// Decompressed clusters that are kept, in bytes; always at least one cluster.

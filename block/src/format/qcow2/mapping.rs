@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::compressed::Packed;
 use super::entry::Entry;
 use super::{COPIED, OFFSET_MASK, Qcow2};
-use crate::format::cache::{SECTOR, Slice};
+use crate::format::cow::cache::{SECTOR, Slice};
 use crate::format::{Claim, Mapping, Reservation, What};
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};

@@ -16,7 +16,7 @@ use super::header::{Header, incompatible};
 use super::refcounts::TableState;
 use super::snapshots::Snapshots;
 use super::{COPIED, L1, OFFSET_MASK, Qcow2};
-use crate::format::retire::joined;
+use crate::format::cow::retire::joined;
 use crate::turns::Turns;
 use crate::{Error, ErrorKind, Result};
 

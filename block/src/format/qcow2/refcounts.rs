@@ -14,7 +14,7 @@ use executor::sync::Semaphore;
 
 use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use super::overlap::Metadata;
-use crate::format::cache::{ByteOrder, Cache, SECTOR, Slice};
+use crate::format::cow::cache::{ByteOrder, Cache, SECTOR, Slice};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 

@@ -2,7 +2,7 @@
 
 use super::Qcow2;
 use super::header::MAX_L1_BYTES;
-use crate::format::cache::SECTOR;
+use crate::format::cow::cache::SECTOR;
 use crate::{Buf, Error, ErrorKind, Result};
 
 impl Qcow2 {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Qcow2;
-use crate::format::retire::{Retire, Retired, joined, steps};
+use crate::format::cow::retire::{Retire, Retired, joined, steps};
 
 /// The most clusters that are given back in one step, between which others have their turn.
 const STEP: u64 = 4096;

@@ -11,8 +11,8 @@ use super::header::{self, Header};
 use super::mapping::ZERO;
 use super::space::Space;
 use super::{Qed, not_sound};
-use crate::check::{Repair, Report};
-use crate::format::commit::patch_header;
+use crate::format::cow::commit::patch_header;
+use crate::format::{Repair, Report};
 use crate::storage::Storage;
 use crate::{Buf, Result};
 
@@ -64,7 +64,7 @@ struct Pass<'a> {
     lost: u64,
 }
 
-/// See [`crate::check::check`].
+/// See `image::check`.
 pub(crate) async fn check(storage: &dyn Storage, repair: Option<Repair>) -> Result<Report> {
     let (header, _) = Qed::read_header(storage).await?;
     if repair.is_some() {

@@ -2,7 +2,7 @@ use executor::Executor;
 
 use super::super::header;
 use super::super::tests::{CLUSTER, DATA, L1, L2, new_image, open, patched, read, simulate, word, write};
-use crate::check::{Repair, check};
+use crate::image::check::{Repair, check};
 use crate::sim::{SimDir, SimFile};
 use crate::{ErrorKind, Kind};
 

@@ -8,8 +8,8 @@
 //! 3. clusters that nothing refers to any more are given back (`retire`).
 
 use super::{Backing, Header, Qed, header};
-use crate::format::commit::{Commit, Commits, patch_header, write_all};
-use crate::format::retire::Retired;
+use crate::format::cow::commit::{Commit, Commits, patch_header, write_all};
+use crate::format::cow::retire::Retired;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// The unit in which the header changes, in bytes.

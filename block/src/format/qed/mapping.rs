@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::Qed;
-use crate::format::cache::{SECTOR, Slice};
+use crate::format::cow::cache::{SECTOR, Slice};
 use crate::format::{Claim, Mapping, Owner, Reservation, What};
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};

@@ -3,7 +3,7 @@
 
 use super::Qed;
 use super::header::SIZE;
-use crate::format::commit::patch_header;
+use crate::format::cow::commit::patch_header;
 use crate::{Error, ErrorKind, Result};
 
 impl Qed {

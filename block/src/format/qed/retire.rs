@@ -7,7 +7,7 @@ use super::Qed;
 use super::mapping::ZERO;
 use super::tables::SCANNED;
 use crate::Result;
-use crate::format::retire::{Retire, Retired, joined, steps};
+use crate::format::cow::retire::{Retire, Retired, joined, steps};
 
 /// The most bytes that a close makes zero by writing, if the storage has no other way.
 const WRITTEN: u64 = 64 << 20;

@@ -8,7 +8,7 @@ use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
 use super::counts::Counts;
 use super::walk::{COMPRESSED, ZERO};
-use crate::check::Repair;
+use crate::format::Repair;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// Repairs the problems that `found` reports.

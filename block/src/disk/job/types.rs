@@ -1,0 +1,177 @@
+//! Options, errors, events and properties of jobs.
+
+use super::Status;
+
+/// A kind of job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobKind {
+    /// Populates an image from its chain.
+    Stream,
+    /// Reads everything and compares it with digests.
+    Verify,
+}
+
+impl JobKind {
+    /// Returns the kind's name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobKind::Stream => "stream",
+            JobKind::Verify => "x-verify",
+        }
+    }
+}
+
+/// The policy of a job for errors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnError {
+    /// The job fails.
+    #[default]
+    Report,
+    /// The job pauses, and tries again when it is resumed.
+    Stop,
+    /// The job skips what it cannot do, and fails at its end.
+    Ignore,
+    /// `Stop` if there is no space left, else `Report`.
+    Enospc,
+}
+
+impl OnError {
+    /// Returns the action after an error; `no_space` tells whether it was for want of space.
+    pub(super) fn action(self, no_space: bool) -> Action {
+        match self {
+            OnError::Report => Action::Report,
+            OnError::Ignore => Action::Ignore,
+            OnError::Stop => Action::Stop,
+            OnError::Enospc if no_space => Action::Stop,
+            OnError::Enospc => Action::Report,
+        }
+    }
+}
+
+/// The action after an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// The job fails.
+    Report,
+    /// The job pauses.
+    Stop,
+    /// The job continues.
+    Ignore,
+}
+
+/// The operation that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Reading from the source.
+    Read,
+    /// Writing to the target.
+    Write,
+}
+
+/// The events that a job sends, besides those of its states.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Events {
+    /// Those that every job has.
+    #[default]
+    Job,
+    /// One of its kind, at its end, unless it was cancelled: for a stream, [`crate::DiskEvent::StreamCompleted`].
+    Kind,
+}
+
+/// Options of a job.
+#[derive(Clone, Debug)]
+pub struct JobOptions {
+    /// The job's name. The caller must ensure that no other job has it.
+    pub id: String,
+    /// Speed limit in bytes per second; 0 for none.
+    pub speed: u64,
+    /// The policy for errors.
+    pub on_error: OnError,
+    /// True if its result becomes final by itself, false if it waits for [`super::Job::finalize`].
+    pub auto_finalize: bool,
+    /// True if it is removed at its end, false if it waits for [`super::Job::dismiss`].
+    pub auto_dismiss: bool,
+    /// The events that it sends.
+    pub events: Events,
+}
+
+impl JobOptions {
+    /// Returns the options of a stream that `block_stream` of the 2011 API starts on the disk with this name.
+    pub fn block_stream(device: &str) -> Self {
+        JobOptions { events: Events::Kind, ..Self::new(device) }
+    }
+
+    /// Returns the default options for a job with this name.
+    pub fn new(id: impl Into<String>) -> Self {
+        JobOptions {
+            id: id.into(),
+            speed: 0,
+            on_error: OnError::default(),
+            auto_finalize: true,
+            auto_dismiss: true,
+            events: Events::default(),
+        }
+    }
+}
+
+/// The kind of error that paused a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoStatus {
+    /// No error.
+    Ok,
+    /// An I/O error.
+    Failed,
+    /// No space left.
+    NoSpace,
+}
+
+/// The properties of a job at one moment.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Its name.
+    pub id: String,
+    /// Its kind.
+    pub kind: JobKind,
+    /// Its state.
+    pub status: Status,
+    /// Its progress, in bytes.
+    pub offset: u64,
+    /// The value of `offset` at its end, in bytes.
+    pub len: u64,
+    /// Its speed limit in bytes per second; 0 for none.
+    pub speed: u64,
+    /// True if it is working right now.
+    pub busy: bool,
+    /// True if it was asked to pause.
+    pub paused: bool,
+    /// The kind of error that paused it.
+    pub io_status: IoStatus,
+    /// See [`JobOptions::auto_finalize`].
+    pub auto_finalize: bool,
+    /// See [`JobOptions::auto_dismiss`].
+    pub auto_dismiss: bool,
+    /// The reason why it failed or was cancelled, in the C library's words ([`crate::Error::reason`]).
+    pub error: Option<String>,
+    /// The full message of the error that it failed with or is paused for: the operation, and where it
+    /// failed.
+    pub detail: Option<String>,
+    /// The result that the job has found out, if its kind has one.
+    pub result: Option<super::JobResult>,
+}
+
+/// An event of a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobEvent {
+    /// Its state changed.
+    Status,
+    /// It met an error.
+    Error(Operation, Action),
+    /// It can be completed.
+    Ready,
+    /// It waits for [`super::Job::finalize`].
+    Pending,
+    /// It ended; [`Info::error`] is set if it failed.
+    Completed,
+    /// It was cancelled.
+    Cancelled,
+}

@@ -1,0 +1,139 @@
+//! The number and size of a stream's copies in flight: found by trial while it runs, and small while a
+//! guest is active.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::image::copy::Populated;
+
+/// The largest number of copies in flight.
+pub(crate) const SLOTS: u64 = 8;
+/// The size of a copy in bytes, and the smaller one while a guest is active, whose requests may wait
+/// behind it.
+const CHUNK: u64 = 1 << 20;
+const GENTLE_CHUNK: u64 = 128 << 10;
+/// The same if the file system shares blocks, which takes hardly longer for more of them.
+const SHARED_CHUNK: u64 = 64 << 20;
+const GENTLE_SHARED_CHUNK: u64 = 4 << 20;
+/// A guest with a request less than this long ago is active.
+pub(crate) const RECENT: Duration = Duration::from_millis(20);
+/// Bytes over which a rate is measured.
+const SAMPLE: u64 = 48 << 20;
+/// The factor by which a trial must be faster to be kept: less may be chance.
+const GAIN: f64 = 1.05;
+/// Samples between two trials.
+const SETTLED: u32 = 12;
+
+/// Bytes copied since a point in time.
+#[derive(Clone, Copy)]
+struct Sample {
+    since: Duration,
+    bytes: u64,
+}
+
+/// A trial of another depth: the depth before, and the rate with it.
+#[derive(Clone, Copy)]
+struct Trial {
+    before: u64,
+    rate: f64,
+}
+
+/// Depth and size of copies.
+pub(crate) struct Window {
+    depth: Cell<u64>,
+    gentle: Cell<bool>,
+    shares: Cell<bool>,
+    sample: Cell<Option<Sample>>,
+    trial: Cell<Option<Trial>>,
+    /// Samples until the next trial, which increases the depth if `up` is set.
+    rest: Cell<u32>,
+    up: Cell<bool>,
+}
+
+impl Window {
+    pub(crate) fn new() -> Self {
+        Window {
+            depth: Cell::new(2),
+            gentle: Cell::new(false),
+            shares: Cell::new(false),
+            sample: Cell::new(None),
+            trial: Cell::new(None),
+            rest: Cell::new(0),
+            up: Cell::new(true),
+        }
+    }
+
+    /// Sets whether a guest is active.
+    pub(crate) fn set_gentle(&self, gentle: bool) {
+        if self.gentle.replace(gentle) != gentle {
+            // A rate measured across the change means nothing.
+            self.sample.set(None);
+        }
+    }
+
+    /// Returns true if a guest is active.
+    pub(crate) fn is_gentle(&self) -> bool {
+        self.gentle.get()
+    }
+
+    /// Returns the size of the next copy in bytes.
+    pub(crate) fn chunk(&self) -> u64 {
+        match (self.shares.get(), self.gentle.get()) {
+            (true, false) => SHARED_CHUNK,
+            (true, true) => GENTLE_SHARED_CHUNK,
+            (false, false) => CHUNK,
+            (false, true) => GENTLE_CHUNK,
+        }
+    }
+
+    /// Returns the number of [`SLOTS`] that the next copy takes.
+    pub(crate) fn slots(&self) -> u64 {
+        if self.gentle.get() { SLOTS } else { SLOTS / self.depth.get() }
+    }
+
+    /// Counts a copy that ended.
+    pub(crate) fn copied(&self, now: Duration, done: Populated) {
+        let bytes = done.copied + done.offloaded;
+        self.shares.set(done.offloaded > done.copied);
+        if self.gentle.get() {
+            return;
+        }
+        let Some(mut sample) = self.sample.get() else {
+            return self.sample.set(Some(Sample { since: now, bytes: 0 }));
+        };
+        sample.bytes += bytes;
+        if sample.bytes < SAMPLE {
+            return self.sample.set(Some(sample));
+        }
+        self.sample.set(Some(Sample { since: now, bytes: 0 }));
+        self.measured(sample.bytes as f64 / (now - sample.since).as_secs_f64().max(1e-9));
+    }
+
+    fn measured(&self, rate: f64) {
+        match self.trial.take() {
+            Some(trial) if rate < trial.rate * GAIN => {
+                self.depth.set(trial.before);
+                self.up.set(!self.up.get());
+                self.rest.set(SETTLED);
+            }
+            // The new depth is kept, and the next trial goes in the same direction at once.
+            Some(_) => self.rest.set(0),
+            None => {}
+        }
+        if self.rest.get() > 0 {
+            return self.rest.set(self.rest.get() - 1);
+        }
+        let before = self.depth.get();
+        let next = if self.up.get() { (before * 2).min(SLOTS) } else { (before / 2).max(1) };
+        if next == before {
+            self.up.set(!self.up.get());
+            return self.rest.set(SETTLED);
+        }
+        self.depth.set(next);
+        self.trial.set(Some(Trial { before, rate }));
+    }
+}
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;
