@@ -1,7 +1,7 @@
 //! A disk: the interface that guests, exports and the monitor use.
 //!
-//! Every request passes the gate and holds a [`Ticket`] until its response has been delivered; the disk
-//! is drained when no ticket is left. Everything here but [`DiskHandle`] stays on the disk's thread.
+//! Every request passes the gate and holds a `Ticket` until its response has been delivered; the disk
+//! is drained when no ticket is left. Everything here but `DiskHandle` stays on the disk's thread.
 
 mod claims;
 pub(crate) mod filter;
@@ -90,12 +90,12 @@ pub struct Disk {
     pub(crate) copy_on_read: RefCell<Option<Rc<CopyOnRead>>>,
     /// True if space that is not needed any more is freed (`discard=unmap`).
     unmaps: Cell<bool>,
-    /// True once [`Disk::close`] has begun.
+    /// True once `Disk::close` has begun.
     closing: Cell<bool>,
     closed: Cell<bool>,
     has_closed: Event,
     pub(crate) stats: Stats,
-    /// Steps of switches of several disks, by their numbers; see [`crate::step`].
+    /// Steps of switches of several disks, by their numbers; see `crate::step`.
     pub(crate) steps: RefCell<BTreeMap<u64, Stage>>,
     pub(crate) tray: Option<Tray>,
     listener: Listener,
@@ -172,7 +172,7 @@ impl Disk {
         self.leaf().size()
     }
 
-    /// Returns the largest number of bytes that should be zeroed or discarded with one ticket: a [`PIECE`],
+    /// Returns the largest number of bytes that should be zeroed or discarded with one ticket: a `PIECE`,
     /// or one cluster of the leaf if that is larger, because a part of a cluster is not discarded.
     pub fn zero_piece(&self) -> u64 {
         PIECE.max(self.leaf().cluster_size())
@@ -355,7 +355,7 @@ impl Disk {
         closed
     }
 
-    /// Waits until [`Disk::close`] has ended. The task that keeps a disk alive waits here.
+    /// Waits until `Disk::close` has ended. The task that keeps a disk alive waits here.
     pub async fn closed(&self) {
         while !self.closed.get() {
             self.has_closed.wait().await;

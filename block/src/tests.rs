@@ -1,9 +1,10 @@
 //! Disks in the simulator: every guest operation is compared with a byte array, while the disk is
 //! streamed and switched, and the power is cut at any change.
 //!
-//! Every test that calls [`seeds`] is a scenario: `cargo sim -- list` lists them, `cargo sim -- SCENARIO SEED`
-//! replays one seed and prints what happens to the simulated files, `cargo sim -- SCENARIO --seeds N` runs N seeds.
-//! In a plain test run, `MILLRACE_SEED=n` replays one seed and `MILLRACE_SEEDS=n` runs that many.
+//! Every test that calls [`seeds`] is a scenario: `cargo sim -- list` lists them, `cargo sim -- SCENARIO
+//! SEED` replays one seed and prints what happens to the simulated files, `cargo sim -- SCENARIO --seeds
+//! N` runs N seeds. In a plain test run, `MILLRACE_SEED=n` replays one seed and `MILLRACE_SEEDS=n` runs
+//! that many.
 
 mod abandoned;
 mod chains;

@@ -301,8 +301,8 @@ commands! {
             notify: Option<bool>,
         } -> Empty;
 
-        /// Starts a job that reads a disk's whole chain, and compares it with digests. It waits for `job-dismiss` at its end;
-        /// until then `query-jobs` shows its `x-result`.
+        /// Starts a job that reads a disk's whole chain, and compares it with digests. It waits for
+        /// `job-dismiss` at its end; until then `query-jobs` shows its `x-result`.
         "x-verify" x_verify: XVerify {
             /// The disk.
             device: String,
@@ -310,7 +310,8 @@ commands! {
             job_id as "job-id": Option<String>,
             /// The job's limit in bytes per second; 0: none.
             speed: Option<i64>,
-            /// A file with lines of `OFFSET LENGTH SHA256`. Without it, the job only finds what cannot be read.
+            /// A file with lines of `OFFSET LENGTH SHA256`. Without it, the job only finds what cannot
+            /// be read.
             digests: Option<String>,
         } -> Empty;
 

@@ -98,8 +98,8 @@ impl Disk {
     /// Claims a part of the disk. `name` is the device or node name by which the caller asked for it.
     ///
     /// # Errors
-    /// `InUse` if a part of it is claimed, naming by whom, with QEMU's text if that is a job; and if the disk is being
-    /// closed.
+    /// `InUse` if a part of it is claimed, naming by whom, with QEMU's text if that is a job; and if the
+    /// disk is being closed.
     pub(crate) fn claim(self: &Rc<Self>, claimant: Claimant, needs: Needs, name: &str) -> Result<Claim> {
         self.check_open()?;
         self.check_unclaimed(&needs, name)?;

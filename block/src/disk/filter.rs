@@ -1,7 +1,7 @@
 //! Filters: what sees the requests of a disk on their way to its leaf, and may do them in its own way.
 //!
-//! A request passes the filters in their order; the last one passes it to the leaf. A disk without filters pays one
-//! branch a request.
+//! A request passes the filters in their order; the last one passes it to the leaf. A disk without
+//! filters pays one branch a request.
 
 use std::rc::Rc;
 

@@ -1,7 +1,7 @@
 //! The gate of a disk: what counts the requests inside, closes, and waits until nothing is in flight.
 //!
-//! Every request passes the gate with a [`Ticket`], which is dropped when its answer has been delivered. A disk is
-//! drained when no ticket is left, and no copy of a job is in flight either ([`CopyTicket`]).
+//! Every request passes the gate with a [`Ticket`], which is dropped when its answer has been delivered.
+//! A disk is drained when no ticket is left, and no copy of a job is in flight either ([`CopyTicket`]).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,8 +11,9 @@ use executor::sync::Event;
 
 use super::Disk;
 
-/// While the requests inside a disk's gate move this many bytes together, further ones wait outside. So a drain
-/// has no more than this and one [`PIECE`] to wait for, whoever sends requests and however many they are.
+/// While the requests inside a disk's gate move this many bytes together, further ones wait outside. So
+/// a drain has no more than this and one [`PIECE`] to wait for, whoever sends requests and however many
+/// they are.
 pub const MOST_INSIDE: u64 = 64 << 20;
 
 /// The most bytes that one ticket is to carry. A longer request is done in pieces of this length, each with a
@@ -63,9 +64,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Says that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded, which
-    /// may come to writing zeros. Must be called before anything else is awaited, because it is what makes others
-    /// wait outside.
+    /// Says that the request moves `bytes` bytes: of data, or of a range that is zeroed or discarded,
+    /// which may come to writing zeros. Must be called before anything else is awaited, because it is
+    /// what makes others wait outside.
     pub fn carry(&mut self, bytes: u64) {
         let gate = &self.disk.gate;
         let before = gate.carried.get();
@@ -77,8 +78,8 @@ impl Ticket {
         }
     }
 
-    /// Returns another ticket, for work that outlives the request that has this one. The gate may be closed by
-    /// now, but the request is inside.
+    /// Returns another ticket, for work that outlives the request that has this one. The gate may be
+    /// closed by now, but the request is inside.
     pub(crate) fn again(&self) -> Ticket {
         let inside = &self.disk.gate.inside;
         inside.set(inside.get() + 1);
@@ -126,8 +127,8 @@ impl Drop for Closed {
 }
 
 impl Disk {
-    /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller reports
-    /// with [`Ticket::carry`] how much its request moves.
+    /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller
+    /// reports with [`Ticket::carry`] how much its request moves.
     pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
         if self.gate.closed.get() || self.gate.carried.get() >= MOST_INSIDE {
             return None;
@@ -155,8 +156,8 @@ impl Disk {
         CopyTicket { disk: self.clone() }
     }
 
-    /// Closes the gate and waits until the disk is drained. Returns `None` if that takes longer than `deadline`:
-    /// the gate is open again then, and nothing has changed.
+    /// Closes the gate and waits until the disk is drained. Returns `None` if that takes longer than
+    /// `deadline`: the gate is open again then, and nothing has changed.
     pub(crate) async fn drain(self: &Rc<Self>, deadline: Duration) -> Option<Closed> {
         self.gate.closed.set(true);
         let closed = Closed { disk: self.clone() };

@@ -1,8 +1,9 @@
 //! The runtime of jobs: what works on a disk in the background, and what is common to all of it.
 //!
-//! A [`Strategy`] is only its own loop. Between two steps it asks its job whether it may go on:
-//! [`Job::must_rest`] and [`Job::rest`] for pause and cancel, [`Job::admit`] for the speed limit, [`Job::decide`]
-//! after an error, [`Job::advance`] for the progress. States, events and commands belong to the runtime.
+//! A `Strategy` is only its own loop. Between two steps it asks its job whether it may go on:
+//! `Job::must_rest` and `Job::rest` for pause and cancel, `Job::admit` for the speed limit,
+//! `Job::decide` after an error, `Job::advance` for the progress. States, events and commands belong
+//! to the runtime.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -26,17 +27,19 @@ pub use types::{Action, Events, Info, IoStatus, JobEvent, JobKind, JobOptions, O
 /// The work of one kind of job.
 #[async_trait(?Send)]
 pub(crate) trait Strategy {
-    /// Does the work. Nothing of it is in flight when this returns. A job that follows its disk calls [`Job::ready`]
-    /// when it has caught up, and returns once [`Job::is_completing`].
+    /// Does the work. Nothing of it is in flight when this returns. A job that follows its disk calls
+    /// `Job::ready` when it has caught up, and returns once `Job::is_completing`.
     async fn run(&self, job: &Rc<Job>) -> Result<()>;
 
-    /// Makes the result of a successful [`Strategy::run`] final and durable. The job cannot be cancelled any more.
+    /// Makes the result of a successful `Strategy::run` final and durable. The job cannot be cancelled
+    /// any more.
     async fn finish(&self) -> Result<()>;
 
     /// Gives back what was taken for the work, whatever its outcome.
     async fn clean(&self);
 
-    /// Reports the end of a job whose events are those of its kind ([`Events::Kind`]), unless it was cancelled.
+    /// Reports the end of a job whose events are those of its kind (`Events::Kind`), unless it was
+    /// cancelled.
     fn ended(&self, _job: &Job) {}
 
     /// The result that `query-jobs` shows, as far as it is known; only some kinds have one.
@@ -83,7 +86,7 @@ pub struct Job {
     stop_awaited: Cell<bool>,
     io_status: Cell<IoStatus>,
     error: RefCell<Option<Error>>,
-    /// The error that [`Job::decide`] was last asked about; none after a resume.
+    /// The error that `Job::decide` was last asked about; none after a resume.
     met: RefCell<Option<Error>>,
     result: RefCell<Option<JobResult>>,
     /// Anything above changed.
@@ -296,7 +299,7 @@ impl Job {
         Ok(())
     }
 
-    /// Has the result made final. [`Job::ended`] returns when it is.
+    /// Has the result made final. `Job::ended` returns when it is.
     ///
     /// # Errors
     /// `Invalid` in the wrong state.
@@ -307,7 +310,7 @@ impl Job {
         Ok(())
     }
 
-    /// Returns true if [`Job::finalize`] was called.
+    /// Returns true if `Job::finalize` was called.
     pub fn is_finalized(&self) -> bool {
         self.finalize_asked.get()
     }
@@ -337,7 +340,7 @@ impl Job {
 
 // For strategies.
 impl Job {
-    /// Returns true if the loop has to come to [`Job::rest`] soon, with nothing of its own in flight.
+    /// Returns true if the loop has to come to `Job::rest` soon, with nothing of its own in flight.
     pub(crate) fn must_rest(&self) -> bool {
         self.cancelled.get() || self.pause_asked.get()
     }
@@ -371,7 +374,7 @@ impl Job {
         self.cancelled.get()
     }
 
-    /// Waits until `bytes` more fit into the speed limit, but no longer than until [`Job::must_rest`].
+    /// Waits until `bytes` more fit into the speed limit, but no longer than until `Job::must_rest`.
     pub(crate) async fn admit(&self, bytes: u64) {
         while let Some(wait) = self.pace.wait(executor::now())
             && !self.must_rest()
@@ -405,13 +408,13 @@ impl Job {
         self.offset.get()
     }
 
-    /// Sets the offset at which [`Job::advance`] ends, in bytes.
+    /// Sets the offset at which `Job::advance` ends, in bytes.
     pub(crate) fn set_len(&self, len: u64) {
         self.len.set(len);
     }
 
     /// Decides by the job's policy what follows from an error of the loop. After `Stop` the loop comes to
-    /// [`Job::rest`] and tries again.
+    /// `Job::rest` and tries again.
     pub(crate) fn decide(&self, operation: Operation, error: &Error) -> Action {
         let no_space = error.kind() == ErrorKind::NoSpace;
         let action = self.options.on_error.action(no_space);

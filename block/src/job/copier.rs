@@ -1,7 +1,7 @@
 //! The copier: the loop that a job copies with, several chunks at once.
 //!
-//! The copier has window, budget, order, speed, pause, error policy and progress. A job says by its [`Work`] what is to
-//! be copied, and how one range is.
+//! The copier has window, budget, order, speed, pause, error policy and progress. A job says by its
+//! [`Work`] what is to be copied, and how one range is.
 
 mod budget;
 pub(crate) mod order;
@@ -98,8 +98,8 @@ pub(crate) struct Copier<W> {
 }
 
 impl<W: Work + 'static> Copier<W> {
-    /// Creates the loop. With `max_latency`, it slows itself down so that 99 of 100 reads and writes of the disk take
-    /// no longer.
+    /// Creates the loop. With `max_latency`, it slows itself down so that 99 of 100 reads and writes of
+    /// the disk take no longer.
     pub(crate) fn new(
         disk: &Rc<Disk>,
         job: &Rc<Job>,
@@ -125,10 +125,11 @@ impl<W: Work + 'static> Copier<W> {
     /// Copies until nothing is left, and makes it durable. Nothing is in flight when this returns.
     ///
     /// # Errors
-    /// `Cancelled` if the job was; and what copying failed with, if the job's policy is to report that, or to leave it out.
+    /// `Cancelled` if the job was; and what copying failed with, if the job's policy is to report that,
+    /// or to leave it out.
     pub(crate) async fn run(self: &Rc<Self>) -> Result<()> {
-        // If something is found at the end, everything is gone through again: what counts is the map of the whole
-        // disk, not the frontier.
+        // If something is found at the end, everything is gone through again: what counts is the map of
+        // the whole disk, not the frontier.
         loop {
             if let Some(error) = self.pass().await? {
                 return Err(error);
@@ -170,8 +171,8 @@ impl<W: Work + 'static> Copier<W> {
         }
     }
 
-    /// Copies the ranges that the plan has first, then along the disk from `from` on. Nothing is in flight when this
-    /// returns.
+    /// Copies the ranges that the plan has first, then along the disk from `from` on. Nothing is in
+    /// flight when this returns.
     ///
     /// # Errors
     /// The failed copy with the lowest offset; `Cancelled` if the job was cancelled.

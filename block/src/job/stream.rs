@@ -54,13 +54,14 @@ impl Disk {
         Progress { device: self.name().to_owned(), len: self.size(), offset }
     }
 
-    /// Starts a job that streams what `stream` says. At its end the chain above the base is dropped. The images are
-    /// claimed before this returns; the future that it returns starts the job, also if it is dropped.
+    /// Starts a job that streams what `stream` says. At its end the chain above the base is dropped. The
+    /// images are claimed before this returns; the future that it returns starts the job, also if it is
+    /// dropped.
     ///
     /// # Errors
-    /// `InUse` if a job or a command has one of the images; `NotFound` or `Invalid` if they are not in the chain;
-    /// `Unsupported` for a read-only disk; errors of opening an image other than the leaf for writing, and of
-    /// reading a trace.
+    /// `InUse` if a job or a command has one of the images; `NotFound` or `Invalid` if they are not in
+    /// the chain; `Unsupported` for a read-only disk; errors of opening an image other than the leaf for
+    /// writing, and of reading a trace.
     pub fn start_stream(
         self: &Rc<Self>,
         stream: StreamOptions,
@@ -141,8 +142,8 @@ fn record(image: &Node, base: Option<&Rc<Node>>, name: Option<String>) -> Result
     Ok(base.map(|base| Backing { name, format: Some(base.kind().name().to_owned()) }))
 }
 
-/// Drops the backing file of `image`, or replaces it by the base, durably. Nothing above the base may be absent
-/// any more.
+/// Drops the backing file of `image`, or replaces it by the base, durably. Nothing above the base may be
+/// absent any more.
 async fn drop_chain(disk: &Disk, image: &Rc<Node>, base: Option<(&Scope, Backing)>) -> Result<()> {
     // Data and tables first, then the header without the backing file.
     disk.flush_old().await?;

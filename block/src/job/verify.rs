@@ -31,13 +31,14 @@ struct Expected {
 }
 
 impl Disk {
-    /// Starts a job that reads the whole disk, and compares it with the digests in the file `digests`, if that is given.
-    /// Its lines are `OFFSET LENGTH SHA256`: bytes and hexadecimal digits. Empty lines, and lines that begin with `#`,
-    /// are ignored. The result is [`JobResult::Verify`]; what is unreadable or different does not make the job fail.
+    /// Starts a job that reads the whole disk, and compares it with the digests in the file `digests`,
+    /// if that is given. Its lines are `OFFSET LENGTH SHA256`: bytes and hexadecimal digits. Empty
+    /// lines, and lines that begin with `#`, are ignored. The result is [`JobResult::Verify`]; what is
+    /// unreadable or different does not make the job fail.
     ///
     /// # Errors
-    /// `InUse` if another command has the disk; errors of reading the file; `Invalid` if it is too large, or with the
-    /// number of a malformed line.
+    /// `InUse` if another command has the disk; errors of reading the file; `Invalid` if it is too
+    /// large, or with the number of a malformed line.
     pub async fn start_verify(self: &Rc<Self>, digests: Option<&str>, options: JobOptions) -> Result<()> {
         let claim = self.claim(Claimant::Job(JobKind::Verify), Needs::Leaf, self.name())?;
         let expected = match digests {
@@ -98,7 +99,7 @@ fn uncovered(expected: &[Expected], size: u64) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut gaps = Vec::new();
     let mut at = 0;
-    for range in ranges.into_iter().chain([size..size]) {
+    for range in ranges.into_iter().chain(std::iter::once(size..size)) {
         if at < range.start {
             gaps.push(at..range.start);
         }

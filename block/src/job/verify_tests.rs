@@ -60,8 +60,8 @@ fn a_verification_finds_what_differs_and_what_cannot_be_read() {
             info.result,
             Some(JobResult::Verify(Verified {
                 bytes: (3 << 20) - 8192,
-                unreadable: vec![unreadable],
-                differing: vec![8192..12288],
+                unreadable: Vec::from([unreadable]),
+                differing: Vec::from_iter(std::iter::once(8192..12288)),
             }))
         );
         let error = disk.start_verify(Some("gone"), JobOptions::new("w")).await.unwrap_err();

@@ -10,7 +10,7 @@ async fn dropped_requests(files: &Rc<SimDir>, guest: &Rc<Guest>, disk: &Rc<Disk>
     }
     disk.set_copy_on_read(random(2) == 0);
     if random(2) == 0 {
-        stream_all(&disk).await.unwrap();
+        stream_all(disk).await.unwrap();
     }
     let workers: Vec<_> = (0..3).map(|_| spawn(guest.clone().work_and_drop(60))).collect();
     for _ in 0..3 {

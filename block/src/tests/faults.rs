@@ -5,7 +5,7 @@ use super::*;
 /// Runs a stream, which must complete.
 async fn stream_to_the_end(disk: &Rc<Disk>, events: &RefCell<Vec<DiskEvent>>) {
     events.borrow_mut().clear();
-    stream_all(&disk).await.unwrap();
+    stream_all(disk).await.unwrap();
     wait_for_stream(disk).await;
     let DiskEvent::StreamCompleted { error, .. } = events.borrow()[0].clone() else {
         unreachable!("no other event is kept");

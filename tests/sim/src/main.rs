@@ -1,7 +1,7 @@
 //! `cargo sim`: replays seeds of the simulator's scenarios, and runs many of them.
 //!
-//! A scenario is a test of the crate `block` (in `block/src/tests/`) that calls `seeds`: disks, jobs, switches and
-//! power cuts on simulated files, where everything that happens follows from the seed.
+//! A scenario is a test of the crate `block` (in `block/src/tests/`) that calls `seeds`: disks, jobs,
+//! switches and power cuts on simulated files, where everything that happens follows from the seed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

@@ -33,8 +33,8 @@ pub(crate) struct CopyOnRead {
 }
 
 impl Disk {
-    /// Copies what is read from the backing chain into the leaf, or stops doing so. A disk that is only read takes
-    /// no copies.
+    /// Copies what is read from the backing chain into the leaf, or stops doing so. A disk that is only
+    /// read takes no copies.
     pub fn set_copy_on_read(&self, on: bool) {
         let filter = match on && !self.read_only() {
             true => Some(Rc::new(CopyOnRead { bounce: Semaphore::new(BOUNCE) })),

@@ -74,7 +74,8 @@ pub enum Events {
     /// Those that every job has.
     #[default]
     Job,
-    /// One of its kind, at its end, unless it was cancelled: for a stream, [`crate::DiskEvent::StreamCompleted`].
+    /// One of its kind, at its end, unless it was cancelled: for a stream,
+    /// [`crate::DiskEvent::StreamCompleted`].
     Kind,
 }
 

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// The longest step over ranges that need not be populated, in bytes.
 const FARTHEST: u64 = 1 << 30;
 
-/// An image, and how far down its chain a stream goes. Other images of the chain may be opened again meanwhile, so
-/// that they are found by their places.
+/// An image, and how far down its chain a stream goes. Other images of the chain may be opened again
+/// meanwhile, so that they are found by their places.
 #[derive(Clone)]
 pub(super) struct Scope {
     pub image: Rc<Node>,

@@ -91,9 +91,9 @@ impl Disk {
 
 /// The jobs that stream, for the commands of the 2011 API, which know one stream of a device.
 impl Disk {
-    /// Stops the background stream, and returns when the copies in flight are done. The image stays valid and keeps
-    /// its backing file, unless the stream completes first. Of several streams, this is the one with the disk's
-    /// name, else the one that was started first.
+    /// Stops the background stream, and returns when the copies in flight are done. The image stays
+    /// valid and keeps its backing file, unless the stream completes first. Of several streams, this is
+    /// the one with the disk's name, else the one that was started first.
     ///
     /// # Errors
     /// `NotActive` if there is none, `InUse` if another caller waits for its stop.

@@ -1,4 +1,5 @@
-//! Several jobs on one disk: streams into parts of a chain, allowed and refused as by QEMU; and a verification.
+//! Several jobs on one disk: streams into parts of a chain, allowed and refused as by QEMU; and a
+//! verification.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -37,8 +38,8 @@ fn chain(stage: &Stage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts streams of parts of the chain, slow ones. Returns for each what came of it. `node` gives the node name of an
-/// image.
+/// Starts streams of parts of the chain, slow ones. Returns for each what came of it. `node` gives the
+/// node name of an image.
 fn converse(socket: &Path, node: impl Fn(&str) -> String) -> Result<Vec<String>, Failure> {
     let mut session = Session::connect(socket)?;
     let mut outcome = Vec::new();
