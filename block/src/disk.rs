@@ -21,6 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use executor::sync::{Event, Semaphore};
+use tracing::Instrument;
 
 use self::claims::Claims;
 pub(crate) use self::claims::{Claim, Claimant, Needs};
@@ -242,7 +243,7 @@ impl Disk {
 
     /// Runs a request's work to its end and counts it. The work gets its own ticket, since it may
     /// outlive the caller's.
-    async fn request<W>(&self, ticket: &Ticket, op: Op, len: u64, work: W) -> Result<()>
+    async fn request<W>(&self, ticket: &Ticket, op: Op, offset: u64, len: u64, work: W) -> Result<()>
     where
         W: AsyncFnOnce(&Ticket) -> Result<()> + 'static,
     {
@@ -254,7 +255,17 @@ impl Disk {
             inside.disk.stats.ended(op, len, start, &result);
             result
         };
-        executor::to_the_end(counted).await
+        if !tracing::enabled!(tracing::Level::TRACE) {
+            return executor::to_the_end(counted).await;
+        }
+        let span = tracing::trace_span!("request", disk = %self.name, ?op, offset, len);
+        let traced = async move {
+            tracing::trace!("begins");
+            let result = counted.await;
+            tracing::trace!(?result, "ends");
+            result
+        };
+        executor::to_the_end(traced.instrument(span)).await
     }
 
     /// Fills `buf` from the disk at `offset`.
@@ -266,7 +277,7 @@ impl Disk {
             None => leaf.read(offset, buf).await,
             filters => Below::of(ticket, &leaf, &filters).read(offset, buf).await,
         };
-        self.request(ticket, Op::Read, len, work).await
+        self.request(ticket, Op::Read, offset, len, work).await
     }
 
     /// Writes all of `buf` to the disk at `offset`.
@@ -279,7 +290,7 @@ impl Disk {
             None => leaf.write(offset, buf).await,
             filters => Below::of(ticket, &leaf, &filters).write(offset, buf).await,
         };
-        self.request(ticket, Op::Write, len, work).await
+        self.request(ticket, Op::Write, offset, len, work).await
     }
 
     /// Makes a range read as zeros. Without `unmap` the image keeps the range's space if it can, so that
@@ -291,7 +302,7 @@ impl Disk {
         let work = async move |ticket: &Ticket| {
             Below::of(ticket, &leaf, &filters).write_zeroes(offset, len, unmap).await
         };
-        self.request(ticket, Op::Write, len, work).await
+        self.request(ticket, Op::Write, offset, len, work).await
     }
 
     /// Sets whether the space of discarded ranges, and of ranges zeroed with `unmap`, is freed or kept.
@@ -307,7 +318,7 @@ impl Disk {
             Some((leaf, filters)) => Below::of(ticket, &leaf, &filters).discard(offset, len).await,
             None => Ok(()),
         };
-        self.request(ticket, Op::Discard, len, work).await
+        self.request(ticket, Op::Discard, offset, len, work).await
     }
 
     /// Makes the effects of all requests that completed before this call durable.
@@ -320,7 +331,7 @@ impl Disk {
             let (leaf, filters) = disk.way();
             Below::of(ticket, &leaf, &filters).flush().await
         };
-        self.request(ticket, Op::Flush, 0, work).await
+        self.request(ticket, Op::Flush, 0, 0, work).await
     }
 
     /// The leaf, and the filters before it.

@@ -274,6 +274,7 @@ impl Node {
                 return Ok(at);
             }
             let run = self.format.map(offset + at, inside - at).await?;
+            tracing::trace!(image = self.name(), at = offset + at, len = run.len, content = ?run.what, "mapped");
             let part = buf.slice(at as usize..(at + run.len) as usize);
             match (run.what, self.backing()) {
                 (What::Data(host), _) => own.push(Part::Plain(host, part)),
@@ -330,8 +331,10 @@ impl Node {
             let pos = offset + at as u64;
             let left = (buf.len() - at) as u64;
             let run = self.format.map(pos, left).await?;
+            let in_place = run.granule == 1;
+            tracing::trace!(image = self.name(), at = pos, len = run.len, in_place, "mapped");
             let n = match run.what {
-                What::Data(host) if run.granule == 1 => {
+                What::Data(host) if in_place => {
                     let part = buf.slice(at..at + run.len as usize);
                     self.storage.write(host, part).await?;
                     run.len
@@ -358,6 +361,7 @@ impl Node {
         let end = offset + buf.len() as u64;
         let start = offset - offset % granule;
         let reservation = self.format.reserve(start, end.next_multiple_of(granule) - start).await?;
+        tracing::trace!(image = self.name(), host = reservation.host, len = reservation.len, "reserved");
         let stop = end.min(reservation.offset + reservation.len);
         // The old content around the new completes whole units, which are written at once. It may be
         // much larger than the new.
@@ -372,6 +376,7 @@ impl Node {
         };
         self.storage.write(reservation.host, whole).await?;
         self.format.commit(reservation).await?;
+        tracing::trace!(image = self.name(), "committed to the tables");
         Ok(stop - offset)
     }
 

@@ -232,6 +232,7 @@ impl Ring {
             self.unsubmitted.set(true);
             key
         };
+        tracing::trace!(entry = key, "queued for the io_uring");
         let mut waiting = Waiting { ring: self, key, done: false };
         let result = std::future::poll_fn(|cx| {
             let mut ops = self.ops.borrow_mut();
@@ -250,6 +251,7 @@ impl Ring {
             }
         })
         .await;
+        tracing::trace!(entry = key, result, "completed by the kernel");
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) }
     }
 

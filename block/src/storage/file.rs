@@ -198,6 +198,7 @@ impl FileStorage {
 
 impl Blocks for FileStorage {
     async fn read_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        tracing::trace!(file = %self.name, offset, len = buf.len(), "reading");
         let unit = self.bytes.unit();
         let mut at = 0;
         while at < buf.len() {
@@ -221,6 +222,7 @@ impl Blocks for FileStorage {
     }
 
     async fn write_blocks(&self, offset: u64, buf: &Buf) -> Result<()> {
+        tracing::trace!(file = %self.name, offset, len = buf.len(), "writing");
         let mut at = 0;
         while at < buf.len() {
             let rest = if at == 0 { buf.clone() } else { buf.slice(at..buf.len()) };
