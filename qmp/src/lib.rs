@@ -2,40 +2,63 @@
 //!
 //! A machine implements [`Handler`], one method for each command, and sends [`event`]s through
 //! [`Events`]. A [`Monitor`] made of both serves QMP on any number of [`Listener`]s, on the machine's
-//! executor:
+//! executor. The protocol is QEMU's (`docs/interop/qmp-spec`), its texts those of QEMU 10.0. Out-of-band
+//! execution is not offered.
 //!
-//! ```no_run
-//! # use std::rc::Rc;
+//! # Modules, in reading order
+//!
+//! - [`schema`]: the macros that turn one entry into a type, its strict parser and its description
+//! - [`types`]: types of answers and events, named as in QEMU's QAPI
+//! - [`command`], [`event`]: one entry for each command and event
+//! - `error`: the error of a command, with its class
+//! - [`id`]: the names that users may give
+//! - `stream`: bytes to JSON values, with QEMU's extensions and recovery
+//! - `output`: lines that wait for one client, and the events that all get
+//! - `monitor`: the server, with its connections and their negotiation
+//! - [`hmp`]: lines of the text monitor, which run as typed commands; `text`: their connections
+//! - `introspect`: `query-qmp-schema`
+//! - `address`: the addresses that a server listens on
+//! - `client`: the blocking client
+//!
+//! # Example
+//!
+//! ```
+//! # use std::{os::unix::net::UnixStream, rc::Rc, time::{Duration, Instant}};
 //! # use qmp::types::{Empty, RunState, StatusInfo};
-//! # use qmp::{command, event, Address, Events, Handler, Listener, Monitor};
-//! struct Machine {
-//!     events: Events,
-//! }
+//! use qmp::{Client, Events, Handler, Monitor, command, event};
+//!
+//! struct Machine(Events);
 //!
 //! impl Handler for Machine {
 //!     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {
 //!         Ok(StatusInfo { running: true, status: RunState::Running })
 //!     }
 //!     async fn stop(&self, _: command::Stop) -> qmp::Result<Empty> {
-//!         self.events.emit(&event::Stopped {});
+//!         self.0.emit(&event::Stopped {});
 //!         Ok(Empty {})
 //!     }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let listener = Listener::bind(&"unix:/run/machine.sock".parse::<Address>()?)?;
-//! executor::Executor::new()?.block_on(async move {
+//! let (ours, theirs) = UnixStream::pair()?;
+//! let server = executor::Thread::start("monitor", move || async move {
 //!     let events = Events::new();
-//!     let monitor = Monitor::new(Rc::new(Machine { events: events.clone() }), events);
-//!     monitor.listen(listener)?;
-//!     std::future::pending::<std::io::Result<()>>().await
+//!     let monitor = Monitor::new(Rc::new(Machine(events.clone())), events);
+//!     monitor.serve(theirs).expect("serves the connection");
+//!     std::future::pending().await
 //! })?;
+//! let mut client = Client::from_socket(ours)?;
+//! assert!(client.execute(&command::QueryStatus {})?.running);
+//! client.execute(&command::Stop {})?;
+//! client.wait::<event::Stopped>(Instant::now() + Duration::from_secs(20))?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The protocol is QEMU's (`docs/interop/qmp-spec`), its texts those of QEMU 10.0. Out-of-band execution
-//! is not offered.
+//! # Tests
+//!
+//! Beside the files (`*_tests.rs`), and in `tests/monitor/`, through sockets, byte by byte. The commands as
+//! the real program performs them are tested in `tests/e2e/tests/monitor/`, against QEMU's own programs.
 
 mod address;
 mod client;

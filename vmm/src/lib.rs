@@ -16,6 +16,58 @@
 //!                                  └ MMIO bus ─▶ Transport ─▶ Device::activate / reset ─▶ rings
 //!                            ioeventfd, irqfd ◀───── (no vCPU thread involved) ──────────▶
 //! ```
+//!
+//! # Modules, in reading order
+//!
+//! - `machine`: the value that the main loop drives
+//! - `foundation`: the parts that exist before the devices: [`memory`] with a kernel in it, and a VM
+//! - [`layout`]: addresses, I/O ports and interrupts
+//! - [`hypervisor`]: KVM, the VM and its interrupt lines and doorbells
+//! - [`boot`]: loads the kernel and sets the boot CPU's registers
+//! - [`acpi`], [`cpuid`]: the description of the machine for the guest
+//! - `vcpu`: the threads that run the guest; `gate`: the one place where they stop
+//! - [`bus`]: from addresses to devices; [`ports`]: the devices at I/O ports
+//! - [`serial`]: the UART and the back ends that carry its bytes
+//! - [`notice`]: events from other threads to the main loop
+//! - `output`: files that the program writes; `error`: the errors
+//!
+//! # Example
+//!
+//! ```no_run
+//! use vmm::serial::Backend;
+//! use vmm::{Config, DEFAULT_CMDLINE, Event, Machine};
+//!
+//! async fn run() -> Result<(), vmm::Error> {
+//!     let config = Config {
+//!         kernel: "vmlinuz".into(),
+//!         initrd: Some("initrd".into()),
+//!         cmdline: DEFAULT_CMDLINE.into(),
+//!         cpus: 2,
+//!         memory: 512 << 20,
+//!         sandbox: sandbox::Mode::On,
+//!     };
+//!     let prepared = Machine::prepare(&config)?;
+//!     // Disks are opened and devices made here, while the kernel is being loaded.
+//!     let machine = Machine::new(prepared, Vec::new(), &[Backend::Stdio])?;
+//!     machine.start().await?;
+//!     while let Event::Reset | Event::TripleFault = machine.event().await {
+//!         machine.reset().await?;
+//!     }
+//!     machine.shutdown().await;
+//!     Ok(())
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! executor::Executor::new()?.block_on(run())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tests
+//!
+//! Beside the files (`*_tests.rs`), which need no KVM; in `tests/`, the whole machine around guests of a
+//! few bytes, which run on any KVM. `examples/boot.rs` boots a kernel by hand. Real guests boot in
+//! `tests/e2e/tests/guest/`.
 
 pub mod acpi;
 pub mod boot;

@@ -5,6 +5,41 @@
 //! complete /dev/kvm. Output and status come back over a channel of their own, apart from the kernel's
 //! console. Everything that the emulated host starts ends with the process that started it, in whatever
 //! way that ends, and nothing is left in the file system.
+//!
+//! # Modules, in reading order
+//!
+//! - `session`: one run, from the start of QEMU to the command's status
+//! - `qemu`: QEMU and virtiofsd, installed or unpacked into the cache
+//! - `root`: the host's files for the machine, shared or copied into an image
+//! - `process`: children that end with this process
+//! - `error`: one line that says what failed
+//!
+//! The init of the machine is `guest-images/agent/src/bin/guest-agent/emulated_host.rs`.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use emulated_host::{Invocation, enter_if_needed, is_inside, run};
+//!
+//! fn main() -> emulated_host::Result<()> {
+//!     // One command there, with its output on this process's.
+//!     if !is_inside() {
+//!         let mut command = Invocation::new(vec!["ls".into(), "-l".into(), "/dev/kvm".into()])?;
+//!         command.timeout = Duration::from_secs(120);
+//!         println!("exit status {}", run(&command)?);
+//!     }
+//!     // From here on there is a KVM: on a host without one, the process runs again in the emulated host.
+//!     enter_if_needed()?;
+//!     println!("guests run {}", if is_inside() { "in the emulated host" } else { "here" });
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Tests
+//!
+//! `src/tests.rs` needs no machine. `tests/session.rs` boots a guest on the emulated host's KVM.
 
 mod error;
 mod process;

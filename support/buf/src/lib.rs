@@ -3,6 +3,40 @@
 //! A [`Buf`] is a list of segments with shared ownership: an operation in flight holds a clone, so the
 //! memory outlives the task that started it. No `&[u8]` into shared memory ever exists; bytes are copied
 //! in and out, and a slice is handed out only if nobody else holds the memory ([`Buf::bytes_mut`]).
+//!
+//! # Contents, in reading order
+//!
+//! There is only this file: [`Buf`], then [`Pool`], which keeps large buffers to use them again, then
+//! [`is_zero`].
+//!
+//! # Example
+//!
+//! ```
+//! use buf::{ALIGNMENT, Buf};
+//!
+//! let mut buf = Buf::new(2 * ALIGNMENT);
+//! assert!(buf.is_aligned(ALIGNMENT) && buf.is_zero());
+//! // A slice is the same memory, not a copy.
+//! buf.slice(ALIGNMENT..ALIGNMENT + 4).copy_from(b"data");
+//!
+//! // While an operation in flight holds a clone, nobody gets a slice of bytes.
+//! let in_flight = buf.clone();
+//! assert!(buf.bytes_mut().is_none());
+//! drop(in_flight);
+//! if let Some(bytes) = buf.bytes_mut() {
+//!     assert_eq!(bytes[ALIGNMENT..][..4], *b"data");
+//!     bytes[0] = b'>';
+//! }
+//!
+//! // One request with two segments for the kernel.
+//! let both = Buf::concat(vec![buf.slice(0..1), buf.slice(ALIGNMENT..ALIGNMENT + 4)]);
+//! assert_eq!(both.to_vec(), b">data");
+//! assert_eq!(both.iovecs().len(), 2);
+//! ```
+//!
+//! # Tests
+//!
+//! `src/tests.rs`.
 
 use std::alloc::Layout;
 use std::any::Any;

@@ -1,5 +1,5 @@
-//! A single-threaded async executor over an `event-manager` loop, with a seeded twin on a virtual
-//! clock for simulation.
+//! A single-threaded async executor over an `event-manager` loop, with a seeded twin on a virtual clock for
+//! simulation.
 //!
 //! One [`Executor`] owns one thread: its tasks are `!Send`, need no locks, and interleave only at an
 //! `.await`. Inside a task the free functions of this crate ([`spawn`], [`sleep`], [`now`],
@@ -9,6 +9,57 @@
 //! [`Executor::simulated`] runs the same tasks, but draws the next ready task from a seed and has a
 //! clock that jumps to the next timer when nothing is ready. So a schedule can be replayed from its
 //! seed.
+//!
+//! # Modules, in reading order
+//!
+//! - `task`: tasks as a slab of futures, [`spawn`] and [`JoinHandle`]
+//! - `run`: the ready queue, the loop and the clock
+//! - [`sync`]: signals, semaphores and channels between tasks of one executor
+//! - `timer`: [`sleep`] and [`timeout`]
+//! - `fd`: descriptors whose readiness tasks await
+//! - `remote`: the way in from other threads, and the replies to them
+//! - `thread`: an executor on a thread of its own
+//! - `pool`: worker threads for calls that block
+//! - `outside`: worker threads that are less confined than their caller, for opening files and connecting
+//! - [`log`]: log lines that an outside party can cause
+//!
+//! # Example
+//!
+//! ```
+//! # use std::{rc::Rc, time::Duration};
+//! use executor::sync::Event;
+//! use executor::{Executor, Thread, now, sleep, spawn};
+//!
+//! const TIME: Duration = Duration::from_millis(20);
+//!
+//! /// Two tasks: one waits for the other's signal, and returns the time at which it came.
+//! async fn signal() -> Option<Duration> {
+//!     let event = Rc::new(Event::new());
+//!     let waiting = event.clone();
+//!     let waiter = spawn(async move {
+//!         waiting.wait().await;
+//!         now()
+//!     });
+//!     sleep(TIME).await;
+//!     event.notify();
+//!     waiter.await
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! assert!(Executor::new()?.block_on(signal()) >= Some(TIME));
+//! // A simulation does not wait, and its clock is exact.
+//! assert_eq!(Executor::simulated(7).block_on(signal()), Some(TIME));
+//! // An executor on another thread, called from this one.
+//! let thread = Thread::start("example", std::future::pending)?;
+//! assert!(thread.remote().call(signal).wait()? >= Some(TIME));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tests
+//!
+//! `src/tests.rs` has those of the whole crate; `log.rs` has its own. `block` tests itself on the
+//! simulated executor.
 
 mod fd;
 pub mod log;

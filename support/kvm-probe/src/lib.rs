@@ -3,6 +3,30 @@
 //! A CPU flag is only a hint: some KVMs open, create VMs and vCPUs, and then run guest kernel code with
 //! an emulator that lacks instructions which every stock kernel executes. So a throw-away vCPU runs
 //! exactly these: `cmpxchg16b`, `int3` with a handler, and `xsave`/`xrstor`, in long mode at ring 0.
+//!
+//! # Modules
+//!
+//! - `machine`: the throw-away vCPU and its code
+//!
+//! # Example
+//!
+//! ```
+//! use kvm_probe::{Kvm, kvm};
+//!
+//! let found = kvm();
+//! match found {
+//!     Kvm::Usable => println!("guests run here"),
+//!     Kvm::Absent | Kvm::NoPermission => println!("no guests: {found}"),
+//!     Kvm::CannotRunStockCode(happened) => println!("only small guests: {happened}"),
+//!     Kvm::Broken(operation) => println!("the host is broken: {operation}"),
+//! }
+//! // Later calls return the first result.
+//! assert!(std::ptr::eq(found, kvm()));
+//! ```
+//!
+//! # Tests
+//!
+//! `src/tests.rs`: the result is stable and one line. The result itself depends on the host.
 
 mod machine;
 

@@ -2,7 +2,7 @@
 //!
 //! A guest that breaks out of a device's code owns the thread which that code runs on. So every thread
 //! that handles data from a guest keeps only what its work needs ([`confine`]): it opens no file by
-//! name, creates no socket, and starts or signals no process. Where its work needs any of that, a thread
+//! name, creates no socket, and starts or signals no process. If its work needs any of that, a thread
 //! that is not confined and that handles no guest data does it. Confinement is permanent, and a thread
 //! passes it on to the threads that it creates.
 //!
@@ -13,6 +13,45 @@
 //!
 //! An io_uring bypasses seccomp. A confined thread must only get one that the kernel restricts to a list
 //! of operations. Landlock also applies to operations on a ring.
+//!
+//! # Modules, in reading order
+//!
+//! - `syscalls`: the system calls that each [`Role`] keeps
+//! - `files`: landlock; the folders that a thread may open files in ([`allow_only`]), or none
+//! - `program`: the system calls that all threads lose
+//! - `rights`: privileges that programs executed later do not get ([`gain_none`])
+//! - `filter`: the parts that filters of system calls are made of
+//!
+//! # Example
+//!
+//! ```
+//! use std::fs::File;
+//!
+//! use sandbox::{Mode, Role};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let before = File::open("/etc/passwd")?;
+//! let disk = std::thread::spawn(move || {
+//!     let lacks = sandbox::confine(Role::Disk, Mode::On);
+//!     // Files that are open already stay open; others cannot be opened any more.
+//!     assert!(before.metadata().is_ok());
+//!     (lacks, File::open("/etc/passwd").is_ok())
+//! });
+//! let (lacks, opens) = disk.join().expect("the thread does not panic");
+//! // An old kernel may lack some or all of it.
+//! println!("{lacks}");
+//! assert!(!opens || !lacks.is_nothing());
+//! // Other threads are not confined.
+//! File::open("/etc/passwd")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tests
+//!
+//! `src/tests.rs`: files; and in `src/tests/`: `confined` (threads by role), `network` (landlock without
+//! seccomp) and `program` (all threads, each test in a process of its own). What the kernel reports about
+//! the running program is tested in `tests/e2e/tests/disks/sandbox.rs`.
 
 mod files;
 mod filter;

@@ -3,6 +3,23 @@
 //!
 //! Ratios are computed round by round, so that the load of a busy host affects both sides of a ratio
 //! alike.
+//!
+//! # Modules, in reading order
+//!
+//! - `daemon`: `millrace run --machine none` and `qemu-storage-daemon`, given the same images and commands
+//! - [`storage`]: where images lie, and how their files are prepared
+//! - `latency`: percentiles of requests; `spread`: medians with their spread
+//!
+//! The programs are in `src/bin/`:
+//!
+//! - `bench-copy`: live copy against QEMU's block-stream and against copies of the plain file
+//! - `bench-rings`: the virtio block device through its rings, against `qemu-storage-daemon`'s
+//! - `bench-guest`: a whole guest against QEMU's microvm
+//!
+//! # Tests
+//!
+//! Those of the figures are in `latency.rs` and `spread.rs`. The results of the programs are in
+//! `docs/measured.md`.
 
 mod daemon;
 mod latency;

@@ -1,9 +1,18 @@
 //! The code that tests, benchmarks and the demo share.
 //!
-//! [`programs`] finds or builds the programs of a run, [`images`] and [`iso`] make disks, [`Vm`] is one
-//! `millrace` process with its guest and its monitor, [`session`] records every message of a monitor,
-//! [`terminal`] shows what a program draws on a terminal, and [`qemu_img`] checks an image with QEMU's
-//! tools.
+//! # Modules, in reading order
+//!
+//! - [`vm`]: [`Vm`], one `millrace` process with its guest, its monitor and its output
+//! - [`programs`]: finds or builds the programs of a run, and the kernel and initramfs of a guest
+//! - [`images`], [`iso`]: disks and media with known content
+//! - [`session`]: a record of every message of a monitor, millrace's or QEMU's
+//! - [`terminal`]: shows what a program draws on a terminal
+//! - [`nbd`]: a small NBD client for workloads and models; [`servers`]: other NBD servers
+//! - [`qemu_img`]: checks an image with QEMU's tools
+//!
+//! # Tests
+//!
+//! `iso_tests.rs`. The rest is tested by its users: `tests/e2e`, `tests/bench`, `tests/demo`.
 
 pub mod images;
 pub mod iso;

@@ -7,6 +7,20 @@
 //!
 //! To add an entry point, add a module with it and its corpus, a line in [`TARGETS`], a file in
 //! `fuzz/fuzz_targets`, and its name in `fuzz/Cargo.toml`.
+//!
+//! # Modules, in reading order
+//!
+//! - `image`: images of the formats with metadata; `watched`: the storage below them, with checks
+//! - `nbd`: messages of an NBD client and of a server
+//! - `monitor`: bytes of a monitor's client
+//! - `machine`: a guest's writes to registers, rings and I/O ports
+//! - `blk`, `net`, `scsi`, `console`: a guest's requests to its devices; `chains`: the chains that they share
+//! - [`mutate`]: seeded mutations of valid input
+//!
+//! # Tests
+//!
+//! `tests/short.rs` runs every target on its corpus and on some mutations. `fuzz/` is a workspace of its
+//! own for cargo-fuzz; `examples/corpus.rs` writes its corpora, `examples/replay.rs` replays a file.
 
 mod blk;
 mod chains;
