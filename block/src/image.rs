@@ -2,9 +2,8 @@
 
 use crate::format::qcow2::create::{self as qcow2_create, Options, preallocate};
 use crate::format::{Kind, Summary, qed_create};
-use crate::storage::Opener;
-use crate::storage::Storage;
 use crate::storage::in_use::Use;
+use crate::storage::{Opener, Storage};
 use crate::{Buf, Error, ErrorKind, Result};
 
 pub mod chain;

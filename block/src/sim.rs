@@ -11,9 +11,8 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 
-use crate::storage::Opener;
-use crate::storage::Storage;
 use crate::storage::in_use::Use;
+use crate::storage::{Opener, Storage};
 use crate::{Error, ErrorKind, Result};
 
 mod file;

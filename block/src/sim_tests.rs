@@ -6,6 +6,7 @@ use executor::{Executor, spawn};
 
 use super::*;
 use crate::Buf;
+use crate::storage::Source;
 use crate::storage::Transfer;
 
 const BLOCK: u64 = 4096;

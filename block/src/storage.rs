@@ -1,8 +1,11 @@
 //! Storage: named, flat sequences of bytes, through which the block layer does all of its I/O.
 //!
-//! Nothing above [`Storage`] sees a file descriptor, and the simulator ([`crate::sim`]) implements all of
-//! the trait too.
+//! A [`Source`] can be read, which is all that a backing file needs; a [`Storage`] can also be written, and
+//! refuses that unless its implementer says otherwise. Nothing above them sees a file descriptor, and the
+//! simulator ([`crate::sim`]) implements them too. [`HostOpener`] turns names into storage by the table of
+//! protocols (`protocol.rs`), in which each protocol has one line.
 
+use std::any::Any;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -10,15 +13,18 @@ use async_trait::async_trait;
 use crate::{Buf, Error, ErrorKind, Result};
 
 pub(crate) mod bytes;
-pub mod file;
+mod file;
 pub mod host;
 pub(crate) mod in_use;
 pub(crate) mod name;
-pub mod nbd;
+mod nbd;
+mod null;
 mod opener;
+pub(crate) mod protocol;
 pub mod ranges;
 
-pub use opener::Opener;
+pub use opener::{HostOpener, Opener};
+pub use protocol::{is_uri, outside};
 
 /// A run of bytes that is all data or all hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,14 +79,14 @@ pub enum Lock {
     Leaf,
 }
 
-/// A file, a block device, a network export or a simulated device.
+/// A sequence of bytes that can be read: all that a backing file needs.
 ///
 /// Offsets and lengths are in bytes. The caller keeps them within what the image's format allows; an
 /// implementer may rely on `offset + len` not overflowing. Any number of operations may be in flight;
 /// overlapping ones have no order. A dropped future abandons the result, not the operation: its buffer
 /// stays alive until the operation has ended.
 #[async_trait(?Send)]
-pub trait Storage {
+pub trait Source {
     /// The name to show in messages: a file's path, or a URI.
     fn name(&self) -> &str;
 
@@ -96,16 +102,74 @@ pub trait Storage {
     /// Reads the whole of `buf`; bytes past the end read as zeros.
     async fn read(&self, offset: u64, buf: Buf) -> Result<()>;
 
-    /// Writes the whole of `buf`, growing the storage if needed and possible.
-    async fn write(&self, offset: u64, buf: Buf) -> Result<()>;
-
-    /// Makes every write that completed before this call durable (fdatasync). Once it has failed, it
-    /// always fails: nobody knows which writes were lost.
-    async fn sync(&self) -> Result<()>;
+    /// Returns the extent at `offset`, at most `len` bytes long. Everything past the end is a hole.
+    /// Storage that cannot tell reports data.
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        Ok(match self.len().saturating_sub(offset) {
+            0 => Extent { len, data: false },
+            inside => Extent { len: len.min(inside), data: true },
+        })
+    }
 
     /// Returns true if we cannot change the length, as with a block device or an NBD export.
     fn is_fixed(&self) -> bool {
         false
+    }
+
+    /// Returns the space that it takes on its host's storage, in bytes, if that can be known.
+    fn space(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns the identity of this object, if it can be known. Two names of one object must have the same,
+    /// or a chain could be a loop.
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+
+    /// Returns the object itself, for a target of the same type whose [`Storage::copy_from`] can copy from
+    /// it on the host. A decorator returns that of the storage that it decorates.
+    fn copied_as(&self) -> Option<&dyn Any> {
+        None
+    }
+
+    /// Changes the locks held to exactly `lock`. Storage without locks accepts any.
+    ///
+    /// # Errors
+    /// `Locked` if another process denies it; the locks held before are then still held.
+    fn lock(&self, lock: Lock) -> Result<()> {
+        let _ = lock;
+        Ok(())
+    }
+
+    /// Moves the locks over from `before`, the same object opened another time: takes those of `lock`, and
+    /// leaves `before` with none. At every moment, others see the locks of at least one of the two.
+    ///
+    /// # Errors
+    /// `Locked` if another process denies it; the locks that `before` held are then still held.
+    fn lock_after(&self, before: &dyn Source, lock: Lock) -> Result<()> {
+        before.lock(lock)?;
+        self.lock(lock)?;
+        before.lock(Lock::None)
+    }
+}
+
+/// A file, a block device, a network export or a simulated device.
+///
+/// Every method has a default, which is right for storage that is only read: changes fail with `ReadOnly`,
+/// and what a caller can do without fails with `Unsupported`.
+#[async_trait(?Send)]
+pub trait Storage: Source {
+    /// Writes the whole of `buf`, growing the storage if needed and possible.
+    async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        let _ = (offset, buf);
+        Err(read_only(self.name()))
+    }
+
+    /// Makes every write that completed before this call durable (fdatasync). Once it has failed, it
+    /// always fails: nobody knows which writes were lost.
+    async fn sync(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Returns true if it pays to allocate space ahead of its use.
@@ -115,15 +179,24 @@ pub trait Storage {
 
     /// Sets the length. Storage of fixed length accepts any length that it has room for, and keeps its
     /// own.
-    async fn truncate(&self, len: u64) -> Result<()>;
+    async fn truncate(&self, len: u64) -> Result<()> {
+        let _ = len;
+        Err(read_only(self.name()))
+    }
 
     /// Allocates space for a range, whose unwritten bytes read as zeros, and grows the length to the
     /// range's end. Fails with `Unsupported` if the storage cannot do that; the caller then goes on
     /// without.
-    async fn allocate(&self, offset: u64, len: u64) -> Result<()>;
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        Err(Error::new(ErrorKind::Unsupported, format!("{}: space cannot be allocated", self.name())))
+    }
 
     /// Makes a range read as zeros, and gives its space back if possible. The length does not change.
-    async fn punch(&self, offset: u64, len: u64) -> Result<()>;
+    async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        Err(read_only(self.name()))
+    }
 
     /// Makes a range read as zeros, and keeps or allocates its space if the storage can. The length does
     /// not change.
@@ -144,17 +217,13 @@ pub trait Storage {
         self.unmap(offset, len).await
     }
 
-    /// Returns the extent at `offset`, at most `len` bytes long. Everything past the end is a hole.
-    /// Storage that cannot tell reports data.
-    async fn map(&self, offset: u64, len: u64) -> Result<Extent>;
-
     /// Copies a range of `source` to `to` without passing the data through the caller's memory. Returns
     /// `None` if that is not possible: the content of the target range is undefined then, and the caller
     /// copies by itself. The range lies inside of `source`. Whole multiples of `unit` bytes, counted from
     /// its start, that are all zero may be left out; the target's content there is undefined.
     async fn copy_from(
         &self,
-        source: &dyn Storage,
+        source: &dyn Source,
         from: u64,
         to: u64,
         len: u64,
@@ -165,39 +234,31 @@ pub trait Storage {
     }
 
     /// Returns true if [`Storage::copy_from`] is worth trying.
-    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+    fn can_copy_from(&self, source: &dyn Source) -> bool {
         let _ = source;
         false
     }
 
-    /// Returns itself, for an implementer that can copy from its own type.
-    fn as_any(&self) -> &dyn std::any::Any;
-
-    /// Changes the locks held to exactly `lock`.
-    ///
-    /// # Errors
-    /// `Locked` if another process denies it; the locks held before are then still held.
-    fn lock(&self, lock: Lock) -> Result<()>;
-
-    /// Returns the space that it takes on its host's storage, in bytes, if that can be known.
-    fn space(&self) -> Option<u64> {
-        None
-    }
-
-    /// Moves the locks over from `before`, the same object opened another time: takes those of `lock`, and
-    /// leaves `before` with none. At every moment, others see the locks of at least one of the two.
-    ///
-    /// # Errors
-    /// `Locked` if another process denies it; the locks that `before` held are then still held.
-    fn lock_after(&self, before: &dyn Storage, lock: Lock) -> Result<()> {
-        before.lock(lock)?;
-        self.lock(lock)?;
-        before.lock(Lock::None)
-    }
-
-    /// Returns the identity of this object, if it can be known.
-    fn identity(&self) -> Option<Identity>;
-
     /// Makes the name itself durable: syncs the directory that holds the file.
-    async fn sync_name(&self) -> Result<()>;
+    async fn sync_name(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The error of a change of storage that is only read.
+fn read_only(name: &str) -> Error {
+    Error::new(ErrorKind::ReadOnly, format!("{name}: cannot be written"))
+}
+
+/// Writes zeros to a range, in pieces of bounded size.
+pub(crate) async fn write_zeros(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let zeros = Buf::new((range.end - range.start).min(PIECE) as usize);
+    let mut at = range.start;
+    while at < range.end {
+        let len = (range.end - at).min(PIECE);
+        storage.write(at, zeros.slice(0..len as usize)).await?;
+        at += len;
+    }
+    Ok(())
 }

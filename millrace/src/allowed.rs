@@ -4,14 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use block::storage::Opener;
-use block::storage::file::FileOpener;
-use block::storage::{Identity, Storage, nbd};
+use block::storage::{self, HostOpener, Identity, Opener, Storage};
 use block::{Error, ErrorKind, Result};
 
 use super::options::Run;
 
-/// The NBD exports that may be opened; `None` allows all.
+/// The objects on servers that may be opened, as NBD exports; `None` allows all.
 #[derive(Clone, Default)]
 pub(super) struct Exports(Option<Arc<[Identity]>>);
 
@@ -20,30 +18,39 @@ impl Exports {
     /// `--allow-uri`, otherwise those that `--drive`, `--cdrom` and `--allow-uri` name.
     ///
     /// # Errors
-    /// Fails if one of these names is not the URI of an export.
+    /// Fails if one of these names is a malformed URI, or one of `--allow-uri` is not a URI.
     pub(super) fn of(options: &Run) -> Result<Self> {
         if options.allow_dir.is_empty() && options.allow_uri.is_empty() {
             return Ok(Exports(None));
         }
-        let named = options.drive.iter().chain(&options.cdrom).map(|drive| &drive.file);
-        let named = named.filter(|file| nbd::is_uri(file)).chain(&options.allow_uri);
-        let allowed = named.map(|uri| nbd::identity(uri)).collect::<Result<_>>()?;
+        if let Some(name) = options.allow_uri.iter().find(|name| !storage::is_uri(name)) {
+            let text =
+                format!("--allow-uri {name}: use nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let drives = options.drive.iter().chain(&options.cdrom).map(|drive| &drive.file);
+        let named = drives.chain(&options.allow_uri).map(|name| storage::outside(name));
+        let allowed = named.filter_map(Result::transpose).collect::<Result<_>>()?;
         Ok(Exports(Some(allowed)))
     }
 
+    /// Fails if a name reaches what is not allowed. One that reaches nothing outside, as `null://1G`, always
+    /// may be opened.
     fn check(&self, name: &str) -> Result<()> {
-        let Some(allowed) = self.0.as_ref().filter(|_| nbd::is_uri(name)) else { return Ok(()) };
-        if allowed.contains(&nbd::identity(name)?) {
-            return Ok(());
+        let Some(allowed) = &self.0 else { return Ok(()) };
+        match storage::outside(name)? {
+            Some(export) if !allowed.contains(&export) => {
+                let text = format!("{name}: this NBD export is not allowed: name it with --allow-uri");
+                Err(Error::new(ErrorKind::Invalid, text))
+            }
+            _ => Ok(()),
         }
-        let text = format!("{name}: this NBD export is not allowed: name it with --allow-uri");
-        Err(Error::new(ErrorKind::Invalid, text))
     }
 }
 
 /// Opens files, which Landlock restricts, and the NBD exports that are allowed.
 pub(super) struct Allowed {
-    pub files: FileOpener,
+    pub files: HostOpener,
     pub exports: Exports,
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::io::{Aio, Engine};
-use block::storage::file::FileOpener;
+use block::storage::HostOpener;
 use block::tray::{Listener, TrayEvent};
 use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
 use executor::{Handle, Remote, Thread};
@@ -52,7 +52,7 @@ impl Drive {
         let wish = options.clone();
         let opened = thread.remote().call(move || async move {
             let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
-            let files = FileOpener { engine: Engine::new(aio), direct: wish.direct };
+            let files = HostOpener { engine: Engine::new(aio), direct: wish.direct };
             let opener = Rc::new(Allowed { files, exports });
             vmm::confine(sandbox::Role::Disk, mode);
             let leaf = match wish.file.as_str() {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use block::image;
 use block::io::{Aio, Engine};
-use block::storage::file::FileOpener;
+use block::storage::HostOpener;
 use executor::Executor;
 
 use super::Failure;
@@ -56,6 +56,6 @@ pub(super) fn run(command: Image) -> Result<ExitCode, Failure> {
     .map_err(|e| e.to_string())
 }
 
-fn opener() -> FileOpener {
-    FileOpener { engine: Engine::new(Aio::IoUring), direct: false }
+fn opener() -> HostOpener {
+    HostOpener { engine: Engine::new(Aio::IoUring), direct: false }
 }

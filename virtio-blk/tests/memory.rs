@@ -3,7 +3,6 @@
 //! descriptors may name the same page.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,8 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use block::chain;
 use block::disk::{MOST_INSIDE, PIECE};
-use block::storage::Opener;
-use block::storage::{Extent, Identity, Lock, Storage};
+use block::storage::{Opener, Source, Storage};
 use block::{Buf, Disk, DiskHandle, Kind, Result};
 use executor::{Handle, Thread};
 use virtio::Device;
@@ -76,56 +74,49 @@ async fn moved(len: u64) {
 }
 
 #[async_trait(?Send)]
-impl Storage for Void {
+impl Source for Void {
     fn name(&self) -> &str {
         "void"
     }
+
     fn len(&self) -> u64 {
         DISK
     }
+
     async fn read(&self, _: u64, buf: Buf) -> Result<()> {
         let _bounce = bounce(&buf);
         moved(buf.len() as u64).await;
         Ok(())
     }
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for Void {
     async fn write(&self, _: u64, buf: Buf) -> Result<()> {
         let _bounce = bounce(&buf);
         moved(buf.len() as u64).await;
         Ok(())
     }
-    async fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-    fn is_fixed(&self) -> bool {
-        true
-    }
+
     async fn truncate(&self, _: u64) -> Result<()> {
         Ok(())
     }
+
     async fn allocate(&self, _: u64, _: u64) -> Result<()> {
         Ok(())
     }
+
     async fn punch(&self, _: u64, len: u64) -> Result<()> {
         moved(len).await;
         Ok(())
     }
+
     async fn discard(&self, _: u64, len: u64) -> Result<()> {
         moved(len).await;
-        Ok(())
-    }
-    async fn map(&self, _: u64, len: u64) -> Result<Extent> {
-        Ok(Extent { len, data: true })
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    async fn sync_name(&self) -> Result<()> {
-        Ok(())
-    }
-    fn identity(&self) -> Option<Identity> {
-        None
-    }
-    fn lock(&self, _: Lock) -> Result<()> {
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::disk::switch::DEADLINE;
 use crate::format::{Format, Kind};
 use crate::image::chain;
 use crate::image::node::Node;
-use crate::storage::{Extent, Identity, Lock, Storage};
+use crate::storage::{Source, Storage};
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// An event of a tray, for the guest's device and the monitor.
@@ -109,7 +109,7 @@ impl Disk {
     /// Returns true if there is a medium, whether the tray is open or closed. A disk without a tray
     /// always has one.
     pub fn has_medium(&self) -> bool {
-        !self.leaf().storage().as_any().is::<Nothing>()
+        !self.leaf().name().is_empty()
     }
 
     /// Opens the tray. If the guest has locked it, asks the guest to eject, and opens it anyway if
@@ -225,53 +225,23 @@ impl Disk {
     }
 }
 
-/// The storage of an empty drive.
+/// The storage of an empty drive. Every image has a name, but not this one.
 struct Nothing;
 
-fn nothing<T>() -> Result<T> {
-    Err(Error::new(ErrorKind::ReadOnly, "there is no medium"))
-}
-
 #[async_trait(?Send)]
-impl Storage for Nothing {
+impl Source for Nothing {
     fn name(&self) -> &str {
         ""
     }
+
     fn len(&self) -> u64 {
         0
     }
-    async fn read(&self, _: u64, buf: Buf) -> Result<()> {
+
+    async fn read(&self, _offset: u64, buf: Buf) -> Result<()> {
         buf.zero();
         Ok(())
     }
-    async fn write(&self, _: u64, _: Buf) -> Result<()> {
-        nothing()
-    }
-    async fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-    async fn truncate(&self, _: u64) -> Result<()> {
-        nothing()
-    }
-    async fn allocate(&self, _: u64, _: u64) -> Result<()> {
-        nothing()
-    }
-    async fn punch(&self, _: u64, _: u64) -> Result<()> {
-        nothing()
-    }
-    async fn map(&self, _: u64, len: u64) -> Result<Extent> {
-        Ok(Extent { len, data: false })
-    }
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-    fn lock(&self, _: Lock) -> Result<()> {
-        Ok(())
-    }
-    fn identity(&self) -> Option<Identity> {
-        None
-    }
-    async fn sync_name(&self) -> Result<()> {
-        Ok(())
-    }
 }
+
+impl Storage for Nothing {}

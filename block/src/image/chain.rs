@@ -8,7 +8,8 @@ use crate::format::{Backing, Format, Kind, Summary};
 use crate::image::node::Node;
 use crate::storage::in_use::Use;
 use crate::storage::name::{self, Name};
-use crate::storage::{Identity, Lock, Opener, Storage, nbd};
+use crate::storage::protocol::Protocol;
+use crate::storage::{self, Identity, Lock, Opener, Storage};
 use crate::{Error, ErrorKind, Result};
 
 /// The maximum number of images in a chain, leaf included. Each takes a descriptor and some memory while
@@ -24,23 +25,23 @@ pub fn find(leaf: &Rc<Node>, node_name: &str) -> Option<Rc<Node>> {
 }
 
 /// A backing file's name, seen from the image that records it: relative names are relative to it, and
-/// the URI of an NBD export is absolute. What follows `file:` is taken as it stands.
+/// URIs are absolute. What follows `file:` is taken as it stands.
 ///
 /// # Errors
 /// `Invalid` or `Unsupported` if `backing` is not a valid name of an image (see the module `name`);
-/// `Unsupported` for a name relative to an export.
+/// `Unsupported` for a name relative to a URI, and for a protocol whose names must not be recorded.
 pub fn resolve(image: &str, backing: &str) -> Result<String> {
     let blame = |e: Error| e.context(format!("{image}: backing file"));
     let path = match Name::parse(backing).map_err(blame)? {
-        Name::Export(uri) => return Ok(uri.to_owned()),
+        Name::Uri(protocol, uri) => return recordable(protocol, uri).map_err(blame),
         // A path after 'file:'.
         Name::File(path) if path.len() < backing.len() => return Ok(name::of_file(path)),
         Name::File(path) => path,
     };
-    if nbd::is_uri(image) && !path.starts_with('/') {
+    if storage::is_uri(image) && !path.starts_with('/') {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{image}: backing file '{backing}': an export has no folder; record an absolute name"),
+            format!("{image}: backing file '{backing}': a URI has no folder; record an absolute name"),
         ));
     }
     match Path::new(image).parent() {
@@ -49,16 +50,24 @@ pub fn resolve(image: &str, backing: &str) -> Result<String> {
     }
 }
 
+/// Returns a URI as it may be recorded in an image.
+fn recordable(protocol: &dyn Protocol, uri: &str) -> Result<String> {
+    if protocol.can_be_recorded() {
+        return Ok(uri.to_owned());
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("'{uri}': no image may record such a backing file")))
+}
+
 /// Returns the name by which `image` should record `backing`, so that [`resolve`] finds it again. Both
 /// are the names by which the images were opened.
 pub(crate) fn name_for(image: &str, backing: &str) -> Result<String> {
     let path = match Name::parse(backing)? {
-        Name::Export(uri) => return Ok(uri.to_owned()),
+        Name::Uri(protocol, uri) => return recordable(protocol, uri),
         Name::File(path) if path.starts_with('/') => return Ok(path.to_owned()),
         Name::File(path) => path,
     };
     let image = match Name::parse(image)? {
-        Name::Export(uri) => uri,
+        Name::Uri(_, uri) => uri,
         Name::File(path) => path,
     };
     let folder = Path::new(image).parent().unwrap_or(Path::new(""));
@@ -198,9 +207,9 @@ pub(crate) async fn refuse_over(
     for images in 2.. {
         refuse_longer(name, images)?;
         let Some(record) = behind else { break };
-        // An unreachable NBD server may be slow to fail, so exports are not opened.
+        // An unreachable server may be slow to fail, so nothing is opened there.
         let Ok(next) = resolve(&path, &record.name) else { break };
-        if nbd::is_uri(&next) {
+        if storage::is_uri(&next) {
             break;
         }
         let Ok(format) = backing_kind(opener, &path, kind, &record, &next).await else { break };

@@ -2,8 +2,7 @@
 
 use crate::format::{Kind, qcow2, qed};
 pub use crate::format::{Repair, Report};
-use crate::storage::Lock;
-use crate::storage::Opener;
+use crate::storage::{Lock, Opener};
 use crate::{Error, ErrorKind, Result};
 
 /// Checks an image, and repairs it if `repair` is given. The report describes the image after the repair.

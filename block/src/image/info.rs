@@ -5,8 +5,7 @@ use std::rc::Rc;
 use crate::format::{Backing, Kind, Summary, qcow2};
 use crate::image::chain;
 use crate::image::node::Node;
-use crate::storage::Opener;
-use crate::storage::{Lock, Storage, nbd};
+use crate::storage::{self, Lock, Opener, Storage};
 use crate::{Error, ErrorKind, Result};
 
 pub use crate::format::qcow2::info::{Bitmap, Snapshot};
@@ -127,7 +126,7 @@ async fn info_under(opener: &dyn Opener, name: &str, kind: Kind, lock: Lock) -> 
         virtual_size: summary.size,
         file_len: storage.len(),
         space: storage.space(),
-        is_device: storage.is_fixed() && !nbd::is_uri(name),
+        is_device: storage.is_fixed() && !storage::is_uri(name),
         cluster_size: summary.cluster_size,
         extended_l2: summary.extended_l2,
         dirty: summary.dirty,

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::medium::{Medium, Power, chance};
 use super::{Faults, Nature};
 use crate::storage::bytes::{Blocks, Bytes};
-use crate::storage::{Extent, Identity, Lock, Storage, Transfer};
+use crate::storage::{Extent, Identity, Lock, Source, Storage, Transfer};
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// A simulated file that is open.
@@ -32,6 +32,11 @@ impl SimFile {
         let nature = medium.nature.get();
         let bytes = Bytes::new(nature.alignment, true, nature.fixed, medium.len());
         Rc::new(SimFile { medium, bytes })
+    }
+
+    /// Returns the simulated file behind a source.
+    fn behind(source: &dyn Source) -> Option<&SimFile> {
+        source.copied_as()?.downcast_ref()
     }
 
     /// Opens it once more. The new opening knows the length, and nothing of operations in flight.
@@ -118,7 +123,7 @@ impl Blocks for SimFile {
 }
 
 #[async_trait(?Send)]
-impl Storage for SimFile {
+impl Source for SimFile {
     fn name(&self) -> &str {
         &self.medium.name
     }
@@ -131,6 +136,34 @@ impl Storage for SimFile {
         self.bytes.read(self, offset, &buf).await
     }
 
+    fn is_fixed(&self) -> bool {
+        self.medium.nature.get().fixed
+    }
+
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        self.medium.map(offset, len).await
+    }
+
+    fn copied_as(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
+    }
+
+    fn lock(&self, lock: Lock) -> Result<()> {
+        self.bytes.set_owner(lock == Lock::Leaf);
+        Ok(())
+    }
+
+    fn space(&self) -> Option<u64> {
+        Some(self.medium.space())
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(self.medium.identity)
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for SimFile {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         self.bytes.write(self, offset, &buf).await
     }
@@ -139,10 +172,6 @@ impl Storage for SimFile {
         // A later sync cuts off an excess that cannot be cut off now.
         let _ = self.bytes.trim(self).await;
         self.medium.sync().await
-    }
-
-    fn is_fixed(&self) -> bool {
-        self.medium.nature.get().fixed
     }
 
     async fn truncate(&self, len: u64) -> Result<()> {
@@ -193,19 +222,15 @@ impl Storage for SimFile {
         self.medium.discard(offset, len).await
     }
 
-    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        self.medium.map(offset, len).await
-    }
-
     async fn copy_from(
         &self,
-        source: &dyn Storage,
+        source: &dyn Source,
         from: u64,
         to: u64,
         len: u64,
         unit: u64,
     ) -> Result<Option<Transfer>> {
-        let Some(source) = source.as_any().downcast_ref::<SimFile>() else { return Ok(None) };
+        let Some(source) = Self::behind(source) else { return Ok(None) };
         let _lock = self.bytes.hold(to, len).await;
         self.bytes.reach(to + len);
         let copied = self.medium.copies(&source.medium, from, to, len).await?;
@@ -236,25 +261,8 @@ impl Storage for SimFile {
         Ok(Some(Transfer::Written { zero }))
     }
 
-    fn can_copy_from(&self, source: &dyn Storage) -> bool {
-        source.as_any().is::<SimFile>() && (self.nature().sharing == super::Sharing::Always || chance(500))
-    }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-
-    fn lock(&self, lock: Lock) -> Result<()> {
-        self.bytes.set_owner(lock == Lock::Leaf);
-        Ok(())
-    }
-
-    fn space(&self) -> Option<u64> {
-        Some(self.medium.space())
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        Some(self.medium.identity)
+    fn can_copy_from(&self, source: &dyn Source) -> bool {
+        Self::behind(source).is_some() && (self.nature().sharing == super::Sharing::Always || chance(500))
     }
 
     async fn sync_name(&self) -> Result<()> {

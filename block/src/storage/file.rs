@@ -11,12 +11,10 @@ use std::rc::Rc;
 use async_trait::async_trait;
 
 use super::bytes::{Blocks, Bytes};
-use super::nbd::{self, NbdStorage};
-use super::{Extent, Identity, Lock, Storage, Transfer};
+use super::in_use::Use;
+use super::protocol::Protocol;
+use super::{Extent, HostOpener, Identity, Lock, Source, Storage, Transfer};
 use crate::io::Engine;
-use crate::storage::Opener;
-use crate::storage::in_use::Use;
-use crate::storage::name::Name;
 use crate::{Buf, Error, ErrorKind, Result};
 
 mod copy;
@@ -28,36 +26,26 @@ pub(crate) use copy::clone_range;
 /// A multiple of the sector size of every block device, in bytes.
 const DEVICE_SECTOR: u64 = 4096;
 
-/// Opens the files and NBD exports of a disk.
-pub struct FileOpener {
-    /// The I/O engine for all operations.
-    pub engine: Engine,
-    /// True to bypass the host's page cache (O_DIRECT).
-    pub direct: bool,
-}
+/// The protocol `file`, and that of names without a protocol.
+pub(super) struct Files;
 
 #[async_trait(?Send)]
-impl Opener for FileOpener {
-    async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>> {
-        match Name::parse(name)? {
-            Name::Export(uri) => Ok(Rc::new(NbdStorage::open(uri, writable).await?)),
-            Name::File(path) => {
-                let mut options = OpenOptions::new();
-                let file = FileStorage::open(self, path, "open", options.read(true).write(writable)).await?;
-                Ok(Rc::new(file))
-            }
-        }
+impl Protocol for Files {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["file"]
     }
 
-    async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
-        let Name::File(name) = Name::parse(name)? else {
-            let text = format!("{name}: an NBD export is created by its server");
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        };
+    async fn open(&self, opener: &HostOpener, path: &str, writable: bool) -> Result<Rc<dyn Storage>> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(writable);
+        Ok(Rc::new(FileStorage::open(opener, path, "open", options).await?))
+    }
+
+    async fn create(&self, opener: &HostOpener, path: &str) -> Result<Rc<dyn Storage>> {
         // Not truncated by the open: the file may be somebody's running image.
         let mut options = OpenOptions::new();
-        let file =
-            FileStorage::open(self, name, "create", options.read(true).write(true).create(true)).await?;
+        let options = options.read(true).write(true).create(true);
+        let file = FileStorage::open(opener, path, "create", options).await?;
         Use::refuse_any(&file)?;
         file.lock(Lock::Leaf)?;
         if !file.is_device {
@@ -66,18 +54,8 @@ impl Opener for FileOpener {
         Ok(Rc::new(file))
     }
 
-    async fn identity(&self, name: &str) -> Result<Option<Identity>> {
-        match Name::parse(name)? {
-            // Found without connecting: some servers serve only one client at a time.
-            Name::Export(uri) => nbd::identity(uri).map(Some),
-            Name::File(_) => Ok(self.open(name, false).await?.identity()),
-        }
-    }
-
-    fn absolute(&self, name: &str) -> Result<String> {
-        let Name::File(path) = Name::parse(name)? else { return Ok(name.to_owned()) };
-        let path = std::path::absolute(path).map_err(|e| Error::io(name, &e))?;
-        Ok(path.to_string_lossy().into_owned())
+    fn outside(&self, _uri: &str) -> Result<Option<Identity>> {
+        Ok(None)
     }
 }
 
@@ -102,7 +80,7 @@ struct FileStorage {
 }
 
 impl FileStorage {
-    async fn open(opener: &FileOpener, name: &str, verb: &str, options: &OpenOptions) -> Result<Self> {
+    async fn open(opener: &HostOpener, name: &str, verb: &str, options: &OpenOptions) -> Result<Self> {
         let mut options = options.clone();
         // Opening a FIFO or a tape must not wait for its other end.
         let direct = if opener.direct { libc::O_DIRECT } else { 0 };
@@ -155,6 +133,11 @@ impl FileStorage {
 
     fn error(&self, doing: &str, at: u64, e: &io::Error) -> Error {
         Error::io(format_args!("{doing} {} at {at}", self.name), e)
+    }
+
+    /// Returns the file behind a source, if it is one of this host.
+    fn behind(source: &dyn Source) -> Option<&FileStorage> {
+        source.copied_as()?.downcast_ref()
     }
 
     /// Returns true if both files go through the host's page cache.
@@ -275,7 +258,7 @@ impl Drop for FileStorage {
 }
 
 #[async_trait(?Send)]
-impl Storage for FileStorage {
+impl Source for FileStorage {
     fn name(&self) -> &str {
         &self.name
     }
@@ -288,6 +271,58 @@ impl Storage for FileStorage {
         self.bytes.read(self, offset, &buf).await
     }
 
+    fn is_fixed(&self) -> bool {
+        self.is_device
+    }
+
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        let cached = *self.mapped.borrow();
+        if let Some((start, end, data)) = cached
+            && (start..end).contains(&offset)
+        {
+            return Ok(Extent { len: len.min(end - offset), data });
+        }
+        if self.is_device {
+            return Ok(Extent { len, data: true });
+        }
+        let file = self.file.try_clone().map_err(|e| self.error("mapping", offset, &e))?;
+        let (end, data) = executor::unblock(move || kernel::extent(&file, offset)).await;
+        let end = end.unwrap_or(u64::MAX);
+        if !self.writable {
+            *self.mapped.borrow_mut() = Some((offset, end, data));
+        }
+        Ok(Extent { len: len.min(end - offset), data })
+    }
+
+    fn copied_as(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
+    }
+
+    fn lock(&self, lock: Lock) -> Result<()> {
+        locks::change(&self.file, &self.name, self.held.get(), lock)?;
+        self.holds(lock);
+        Ok(())
+    }
+
+    fn space(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|metadata| metadata.blocks() * 512)
+    }
+
+    fn lock_after(&self, before: &dyn Source, lock: Lock) -> Result<()> {
+        // This opening may hold whatever the other one may hold, so it checks for no conflict.
+        before.lock(lock)?;
+        locks::hold(&self.file, &self.name, self.held.get(), lock)?;
+        self.holds(lock);
+        before.lock(Lock::None)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(self.identity)
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for FileStorage {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         self.bytes.write(self, offset, &buf).await
     }
@@ -311,10 +346,6 @@ impl Storage for FileStorage {
                 Err(Error::io(format_args!("syncing {}", self.name), &e))
             }
         }
-    }
-
-    fn is_fixed(&self) -> bool {
-        self.is_device
     }
 
     fn gains_from_space_ahead(&self) -> bool {
@@ -375,34 +406,15 @@ impl Storage for FileStorage {
         done.map_err(|e| self.error("punching a hole into", offset, &e))
     }
 
-    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        let cached = *self.mapped.borrow();
-        if let Some((start, end, data)) = cached
-            && (start..end).contains(&offset)
-        {
-            return Ok(Extent { len: len.min(end - offset), data });
-        }
-        if self.is_device {
-            return Ok(Extent { len, data: true });
-        }
-        let file = self.file.try_clone().map_err(|e| self.error("mapping", offset, &e))?;
-        let (end, data) = executor::unblock(move || kernel::extent(&file, offset)).await;
-        let end = end.unwrap_or(u64::MAX);
-        if !self.writable {
-            *self.mapped.borrow_mut() = Some((offset, end, data));
-        }
-        Ok(Extent { len: len.min(end - offset), data })
-    }
-
     async fn copy_from(
         &self,
-        source: &dyn Storage,
+        source: &dyn Source,
         from: u64,
         to: u64,
         len: u64,
         unit: u64,
     ) -> Result<Option<Transfer>> {
-        let Some(source) = source.as_any().downcast_ref::<FileStorage>() else { return Ok(None) };
+        let Some(source) = Self::behind(source) else { return Ok(None) };
         let _lock = self.bytes.hold(to, len).await;
         // The file may become this long even if the copy fails.
         self.bytes.reach(to + len);
@@ -429,35 +441,8 @@ impl Storage for FileStorage {
         Ok(Some(transfer))
     }
 
-    fn can_copy_from(&self, source: &dyn Storage) -> bool {
-        let source = source.as_any().downcast_ref::<FileStorage>();
-        source.is_some_and(|source| self.copying.may_work() || self.is_cached_with(source))
-    }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-
-    fn lock(&self, lock: Lock) -> Result<()> {
-        locks::change(&self.file, &self.name, self.held.get(), lock)?;
-        self.holds(lock);
-        Ok(())
-    }
-
-    fn space(&self) -> Option<u64> {
-        self.file.metadata().ok().map(|metadata| metadata.blocks() * 512)
-    }
-
-    fn lock_after(&self, before: &dyn Storage, lock: Lock) -> Result<()> {
-        // This opening may hold whatever the other one may hold, so it checks for no conflict.
-        before.lock(lock)?;
-        locks::hold(&self.file, &self.name, self.held.get(), lock)?;
-        self.holds(lock);
-        before.lock(Lock::None)
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        Some(self.identity)
+    fn can_copy_from(&self, source: &dyn Source) -> bool {
+        Self::behind(source).is_some_and(|source| self.copying.may_work() || self.is_cached_with(source))
     }
 
     async fn sync_name(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 //!
 //! | a name | means |
 //! |---|---|
-//! | `nbd://...`, `nbd+unix://...` | an NBD export |
+//! | `nbd://...`, `nbd+unix://...`, `null://...` | an object of that protocol (`protocol.rs`) |
 //! | `file:PATH` | the file PATH, whatever PATH begins with |
 //! | `WORD:...`, with the colon before the first `/` | an error: QEMU takes WORD for a protocol |
 //! | anything else | the file of that path |
@@ -12,7 +12,7 @@
 //! name is printed in, and an image that records such a backing name by mistake (with a line feed at its
 //! end, say) could not be opened again.
 
-use crate::storage::nbd;
+use super::protocol::{self, Protocol};
 use crate::{Error, ErrorKind, Result};
 
 /// An image's name, parsed.
@@ -20,8 +20,8 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) enum Name<'a> {
     /// The path of a file or a block device.
     File(&'a str),
-    /// The URI of an NBD export.
-    Export(&'a str),
+    /// The URI of another protocol.
+    Uri(&'static dyn Protocol, &'a str),
 }
 
 impl<'a> Name<'a> {
@@ -38,38 +38,54 @@ impl<'a> Name<'a> {
             let text = format!("'{}': image names must not contain control characters", name.escape_debug());
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        if nbd::is_uri(name) {
-            return Ok(Name::Export(name));
+        if let Some(protocol) = protocol::of_uri(name) {
+            return Ok(Name::Uri(protocol, name));
         }
-        match protocol(name) {
+        match scheme(name) {
             None => Ok(Name::File(name)),
             Some("file") => match &name["file:".len()..] {
                 "" => Err(Error::new(ErrorKind::Invalid, format!("'{name}': the path is missing"))),
                 path => Ok(Name::File(path)),
             },
             // 'json:' and other protocols would also let an image's author reach arbitrary objects.
-            Some(protocol) => {
+            Some(scheme) => {
                 let text = format!(
-                    "'{name}': the protocol '{protocol}' is not supported ('./{name}' is a file of that name)"
+                    "'{name}': the protocol '{scheme}' is not supported ('./{name}' is a file of that name)"
                 );
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
+        }
+    }
+
+    /// Returns the protocol that opens it.
+    pub(super) fn protocol(&self) -> &'static dyn Protocol {
+        match self {
+            Name::File(_) => protocol::FILE,
+            Name::Uri(protocol, _) => *protocol,
+        }
+    }
+
+    /// Returns the path of a file, or the whole of a URI.
+    pub(super) fn rest(&self) -> &'a str {
+        match self {
+            Name::File(rest) | Name::Uri(_, rest) => rest,
         }
     }
 }
 
 /// Returns a name that means the file `path`, also if `path` looks like something else.
 pub(crate) fn of_file(path: &str) -> String {
-    match protocol(path) {
+    match scheme(path) {
         Some(_) => format!("./{path}"),
         None => path.to_owned(),
     }
 }
 
-/// Returns the protocol that a name begins with. A colon after the first `/` belongs to a file's name.
-fn protocol(name: &str) -> Option<&str> {
-    let (protocol, _) = name.split_once(':')?;
-    if protocol.contains('/') { None } else { Some(protocol) }
+/// Returns the word before the colon that a name begins with. A colon after the first `/` belongs to a
+/// file's name.
+fn scheme(name: &str) -> Option<&str> {
+    let (scheme, _) = name.split_once(':')?;
+    if scheme.contains('/') { None } else { Some(scheme) }
 }
 
 #[cfg(test)]
@@ -88,8 +104,9 @@ mod tests {
         ] {
             assert_eq!(Name::parse(name).unwrap(), Name::File(path), "{name}");
         }
-        for uri in ["nbd://host/x", "nbd+unix:///x?socket=/s"] {
-            assert_eq!(Name::parse(uri).unwrap(), Name::Export(uri));
+        for uri in ["nbd://host/x", "nbd+unix:///x?socket=/s", "null://1G"] {
+            let name = Name::parse(uri).unwrap();
+            assert_eq!((name.rest(), matches!(name, Name::Uri(..))), (uri, true));
         }
         for name in [
             "ssh:disk",
@@ -97,6 +114,8 @@ mod tests {
             "nbd:host:10809",
             "json:{}",
             "fat:dir",
+            "null:1G",
+            "null-co://",
             "a:b",
             ":x",
             "host_device:/dev/x",
@@ -112,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_file_has_a_name_whatever_its_path_looks_like() {
-        for path in ["disk", "a:b", "nbd://host/x", "file:x", "/a:b"] {
+        for path in ["disk", "a:b", "nbd://host/x", "null://1", "file:x", "/a:b"] {
             let name = of_file(path);
-            let Name::File(found) = Name::parse(&name).unwrap() else { panic!("{name} is an export") };
+            let Name::File(found) = Name::parse(&name).unwrap() else { panic!("{name} is a URI") };
             assert_eq!(found.trim_start_matches("./"), path);
         }
     }

@@ -22,16 +22,19 @@
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use executor::sync::Semaphore;
 use futures_util::{StreamExt, stream};
 use nbd::client::{self, Client, RequestError, Status};
 use nbd::{Errno, Uri};
 
 use super::bytes::{Blocks, Bytes};
-use super::{Extent, Identity, Lock, Storage};
+use super::protocol::Protocol;
+use super::{Extent, HostOpener, Identity, Source, Storage};
 use crate::{Buf, Error, ErrorKind, Result};
 use link::Link;
 
@@ -48,15 +51,27 @@ const CLEARED: u64 = 128 << 20;
 /// The device number in the identity of an export, which no device has.
 const DEVICE: u64 = u64::MAX;
 
-/// Returns true if a name is the URI of an NBD export. Such names are absolute wherever they are recorded.
-pub fn is_uri(name: &str) -> bool {
-    Uri::is_one(name)
-}
+/// The protocols `nbd` and `nbd+unix`.
+pub(super) struct Nbd;
 
-/// Returns the identity of the export that a URI names: its server's address and its name, whatever the
-/// parameters.
-pub fn identity(name: &str) -> Result<Identity> {
-    Ok(identity_of(&parse(name)?))
+#[async_trait(?Send)]
+impl Protocol for Nbd {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["nbd", "nbd+unix"]
+    }
+
+    async fn open(&self, _opener: &HostOpener, uri: &str, writable: bool) -> Result<Rc<dyn Storage>> {
+        Ok(Rc::new(NbdStorage::open(uri, writable).await?))
+    }
+
+    async fn create(&self, _opener: &HostOpener, uri: &str) -> Result<Rc<dyn Storage>> {
+        Err(Error::new(ErrorKind::Unsupported, format!("{uri}: an NBD export is created by its server")))
+    }
+
+    /// Returns the identity of the export: its server's address and its name, whatever the parameters.
+    fn outside(&self, uri: &str) -> Result<Option<Identity>> {
+        Ok(Some(identity_of(&parse(uri)?)))
+    }
 }
 
 fn parse(name: &str) -> Result<Uri> {
@@ -131,6 +146,7 @@ pub(crate) struct NbdStorage {
     bytes: Bytes,
     /// The last block status, kept if the export is not writable.
     mapped: RefCell<Map>,
+    mapping: Rc<Semaphore>,
     /// Number of changes that were answered, and the number of those that have been flushed.
     written: Cell<u64>,
     flushed: Cell<u64>,
@@ -152,6 +168,7 @@ impl NbdStorage {
             writable,
             identity,
             mapped: RefCell::default(),
+            mapping: Semaphore::new(1),
             written: Cell::new(0),
             flushed: Cell::new(0),
             sync_failed: Cell::new(false),
@@ -274,7 +291,7 @@ impl Blocks for NbdStorage {
 }
 
 #[async_trait(?Send)]
-impl Storage for NbdStorage {
+impl Source for NbdStorage {
     fn name(&self) -> &str {
         self.link.name()
     }
@@ -291,6 +308,54 @@ impl Storage for NbdStorage {
         if inside == 0 { Ok(()) } else { self.bytes.read(self, offset, &buf.slice(0..inside)).await }
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        if offset >= self.len() {
+            return Ok(Extent { len, data: false });
+        }
+        if !self.link.has_status() {
+            return Ok(Extent { len, data: true });
+        }
+        if !self.writable
+            && let Some(extent) = self.mapped.borrow().at(offset, len)
+        {
+            return Ok(extent);
+        }
+        // One at a time: an answer may take some MiB, and the next caller may find what it needs in it.
+        let _one = self.mapping.acquire(1).await;
+        if !self.writable
+            && let Some(extent) = self.mapped.borrow().at(offset, len)
+        {
+            return Ok(extent);
+        }
+        let start = offset - offset % self.bytes.unit();
+        // If nobody writes, one request also covers the range of later ones.
+        let wanted = if self.writable { offset - start + len } else { u64::MAX };
+        let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.bytes.unit()).min(self.len());
+        let ask = (end - start) as u32;
+        let asked = self.link.run("mapping", start, async |client| client.block_status(start, ask).await);
+        let map = match asked.await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Extent { len, data: true }),
+            asked => Map::new(start, &asked?),
+        };
+        // A server that does not describe `offset` cannot tell, so it counts as data.
+        let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.bytes.unit()), data: true });
+        if !self.writable {
+            *self.mapped.borrow_mut() = map;
+        }
+        Ok(extent)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(self.identity)
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for NbdStorage {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         if offset + buf.len() as u64 > self.len() {
             let text = format!("writing {} at {offset}: behind the export's end", self.name());
@@ -324,10 +389,6 @@ impl Storage for NbdStorage {
         Ok(())
     }
 
-    fn is_fixed(&self) -> bool {
-        true
-    }
-
     async fn truncate(&self, len: u64) -> Result<()> {
         if len <= self.len() { Ok(()) } else { self.set_end(len).await }
     }
@@ -358,52 +419,6 @@ impl Storage for NbdStorage {
             self.change("discarding", at, async |client| client.trim(at, len).await).await
         };
         self.in_steps(inner, one).await
-    }
-
-    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        if offset >= self.len() {
-            return Ok(Extent { len, data: false });
-        }
-        if !self.link.has_status() {
-            return Ok(Extent { len, data: true });
-        }
-        if !self.writable
-            && let Some(extent) = self.mapped.borrow().at(offset, len)
-        {
-            return Ok(extent);
-        }
-        let start = offset - offset % self.bytes.unit();
-        // If nobody writes, one request also covers the range of later ones.
-        let wanted = if self.writable { offset - start + len } else { u64::MAX };
-        let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.bytes.unit()).min(self.len());
-        let ask = (end - start) as u32;
-        let asked = self.link.run("mapping", start, async |client| client.block_status(start, ask).await);
-        let map = match asked.await {
-            Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Extent { len, data: true }),
-            asked => Map::new(start, &asked?),
-        };
-        // A server that does not describe `offset` cannot tell, so it counts as data.
-        let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.bytes.unit()), data: true });
-        if !self.writable {
-            *self.mapped.borrow_mut() = map;
-        }
-        Ok(extent)
-    }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-
-    fn lock(&self, _lock: Lock) -> Result<()> {
-        Ok(())
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        Some(self.identity)
-    }
-
-    async fn sync_name(&self) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use executor::Executor;
 use nbd::{Connection, Export, Exports, Info};
 
 use super::*;
+use crate::storage::{is_uri, outside};
 
 const SIZE: usize = 1 << 20;
 
@@ -160,12 +161,16 @@ fn run(work: impl Future<Output = ()> + 'static) {
 
 #[test]
 fn names_tell_exports_from_files() {
-    assert!(is_uri("nbd://host/x") && is_uri("nbd+unix:///?socket=/s"));
-    assert!(!is_uri("nbd:host:1") && !is_uri("/nbd://x") && !is_uri("nbds://host/x"));
-    let same = identity("nbd://host/a").unwrap();
-    assert_eq!(identity("nbd://host:10809/a?timeout=5&reconnect-delay=1").unwrap(), same);
-    assert_ne!(identity("nbd://host/b").unwrap(), same);
-    assert_ne!(identity("nbd://other/a").unwrap(), same);
+    for name in ["nbd://host/x", "nbd+unix:///?socket=/s"] {
+        assert!(is_uri(name) && outside(name).unwrap().is_some(), "{name}");
+    }
+    for name in ["nbd:host:1", "/nbd://x", "nbds://host/x", "file://x", "disk"] {
+        assert!(!is_uri(name) && outside(name).unwrap().is_none(), "{name}");
+    }
+    let same = outside("nbd://host/a").unwrap();
+    assert_eq!(outside("nbd://host:10809/a?timeout=5&reconnect-delay=1").unwrap(), same);
+    assert_ne!(outside("nbd://host/b").unwrap(), same);
+    assert_ne!(outside("nbd://other/a").unwrap(), same);
     for wrong in ["timeout=0", "timeout=x", "reconnect-delay=-1", "reconnect-delay=86401", "other=1"] {
         let name = format!("nbd://host/a?{wrong}");
         assert!(Patience::of(&parse(&name).unwrap(), &name).is_err(), "{wrong}");

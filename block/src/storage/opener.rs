@@ -1,11 +1,13 @@
-//! How names become storage.
+//! Opening storage by name.
 
 use std::rc::Rc;
 
 use async_trait::async_trait;
 
+use super::name::Name;
 use super::{Identity, Storage};
-use crate::Result;
+use crate::io::Engine;
+use crate::{Error, Result};
 
 /// Opens storage by name. No other code turns names into files.
 #[async_trait(?Send)]
@@ -28,5 +30,40 @@ pub trait Opener {
     /// in images.
     fn absolute(&self, name: &str) -> Result<String> {
         Ok(name.to_owned())
+    }
+}
+
+/// Opens the files of this host, and whatever else the table of protocols has.
+pub struct HostOpener {
+    /// The I/O engine for all operations on files.
+    pub engine: Engine,
+    /// True to bypass the host's page cache (O_DIRECT).
+    pub direct: bool,
+}
+
+#[async_trait(?Send)]
+impl Opener for HostOpener {
+    async fn open(&self, name: &str, writable: bool) -> Result<Rc<dyn Storage>> {
+        let name = Name::parse(name)?;
+        name.protocol().open(self, name.rest(), writable).await
+    }
+
+    async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {
+        let name = Name::parse(name)?;
+        name.protocol().create(self, name.rest()).await
+    }
+
+    async fn identity(&self, name: &str) -> Result<Option<Identity>> {
+        match Name::parse(name)? {
+            // Known without connecting: some servers serve only one client at a time.
+            Name::Uri(protocol, uri) => protocol.outside(uri),
+            Name::File(_) => Ok(self.open(name, false).await?.identity()),
+        }
+    }
+
+    fn absolute(&self, name: &str) -> Result<String> {
+        let Name::File(path) = Name::parse(name)? else { return Ok(name.to_owned()) };
+        let path = std::path::absolute(path).map_err(|e| Error::io(name, &e))?;
+        Ok(path.to_string_lossy().into_owned())
     }
 }

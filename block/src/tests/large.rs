@@ -4,7 +4,7 @@ use super::*;
 use crate::Buf;
 use crate::format::Format;
 use crate::io::{Aio, Engine};
-use crate::storage::file::FileOpener;
+use crate::storage::HostOpener;
 
 const TIB: u64 = 1 << 40;
 /// Limit on the memory of an image's tables, in bytes.
@@ -23,7 +23,7 @@ fn a_tebibyte_needs_no_more_than_32_mib_of_tables() {
         Executor::new().unwrap().block_on(async move {
             let folder = tempfile::tempdir().unwrap();
             let name = folder.path().join("image").to_str().unwrap().to_owned();
-            let opener = Rc::new(FileOpener { engine: Engine::new(Aio::Threads), direct: false });
+            let opener = Rc::new(HostOpener { engine: Engine::new(Aio::Threads), direct: false });
             let wish = Create { size: Some(TIB), ..options(64 << 10, extended) };
             image::create(&*opener, &name, Kind::Qcow2, &wish).await.unwrap();
             let leaf = chain::open(&*opener, &name, Kind::Qcow2, true).await.unwrap();

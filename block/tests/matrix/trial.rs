@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use block::image::{self, Create, Preallocation};
-use block::storage::file::FileOpener;
+use block::storage::HostOpener;
 use block::{ErrorKind, Kind};
 
 use crate::oracle;
@@ -222,7 +222,7 @@ fn ours(layout: &Layout, mut random: Random) {
 }
 
 async fn create(
-    opener: &Rc<FileOpener>,
+    opener: &Rc<HostOpener>,
     name: &str,
     layer: &Layout,
     size: usize,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::RwLock;
 
 use block::io::{Aio, Engine};
-use block::storage::file::FileOpener;
+use block::storage::HostOpener;
 use block::{Buf, Disk, Kind, chain};
 use executor::Executor;
 
@@ -62,10 +62,10 @@ static FORKS: RwLock<()> = RwLock::new(());
 
 /// Runs a test on a real executor.
 pub fn real<T: 'static, F: Future<Output = T> + 'static>(
-    test: impl FnOnce(Rc<FileOpener>) -> F + 'static,
+    test: impl FnOnce(Rc<HostOpener>) -> F + 'static,
 ) -> T {
     let _no_forks = FORKS.read().unwrap_or_else(|e| e.into_inner());
-    let opener = || Rc::new(FileOpener { engine: Engine::new(Aio::Threads), direct: false });
+    let opener = || Rc::new(HostOpener { engine: Engine::new(Aio::Threads), direct: false });
     Executor::new().unwrap().block_on(async move { test(opener()).await })
 }
 
@@ -110,7 +110,7 @@ pub fn compare(folder: &Folder, image: &str, expected: &[u8]) {
     qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw", image, &model]);
 }
 
-pub async fn open(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> Rc<Disk> {
+pub async fn open(opener: &Rc<HostOpener>, name: &str, kind: Kind) -> Rc<Disk> {
     let leaf = chain::open(&**opener, name, kind, true).await.unwrap();
     Disk::new("virtio0", leaf, false, opener.clone(), |_| {})
 }

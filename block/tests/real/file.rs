@@ -6,8 +6,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use block::image::{self, Create};
-use block::storage::Opener;
-use block::storage::Storage;
+use block::storage::{Opener, Storage};
 use block::{Buf, ErrorKind, Kind};
 
 use crate::support::{
@@ -220,10 +219,8 @@ fn small_file_system(folder: &Folder, kind: &str, megabytes: u64) -> Mount {
 }
 
 async fn fill_up(mode: Mode, kind: &'static str) {
-    let opener = Rc::new(block::storage::file::FileOpener {
-        engine: block::io::Engine::new(mode.aio),
-        direct: mode.direct,
-    });
+    let opener =
+        Rc::new(block::storage::HostOpener { engine: block::io::Engine::new(mode.aio), direct: mode.direct });
     let folder = Folder::new();
     let mount = small_file_system(&folder, kind, 8);
     let name = mount.0.join("disk").to_str().unwrap().to_owned();

@@ -5,8 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use block::chain;
 use block::image::{self, Create};
-use block::storage::Lock;
-use block::storage::Opener;
+use block::storage::{Lock, Opener};
 use block::switch::{DEADLINE, Target};
 use block::{Buf, ErrorKind, Kind};
 

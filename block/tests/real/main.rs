@@ -5,6 +5,7 @@ mod kill;
 mod leaks;
 mod locks;
 mod memory;
+mod nbd;
 mod qed;
 mod qed_check;
 mod qemu;

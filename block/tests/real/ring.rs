@@ -5,14 +5,12 @@ use std::task::Poll;
 
 use block::Buf;
 use block::io::Engine;
-use block::storage::Opener;
-use block::storage::Storage;
-use block::storage::file::FileOpener;
+use block::storage::{HostOpener, Opener, Storage};
 use executor::Executor;
 
 use crate::support::{Folder, MODES, Random, real};
 
-async fn storage(opener: &FileOpener, folder: &Folder, bytes: &[u8]) -> Rc<dyn Storage> {
+async fn storage(opener: &HostOpener, folder: &Folder, bytes: &[u8]) -> Rc<dyn Storage> {
     let name = folder.write("file", bytes);
     opener.open(&name, true).await.unwrap()
 }
@@ -108,7 +106,7 @@ fn executors_end_with_operations_in_flight() {
             let name = folder.write("file", &vec![7; 1 << 20]);
             let executor = Executor::new().unwrap();
             executor.block_on(async move {
-                let opener = FileOpener { engine: Engine::new(mode.aio), direct: mode.direct };
+                let opener = HostOpener { engine: Engine::new(mode.aio), direct: mode.direct };
                 let file = opener.open(&name, true).await.unwrap();
                 for n in 0..100u64 {
                     let file = file.clone();
@@ -136,7 +134,7 @@ fn an_engine_follows_another_on_the_same_executor() {
         for _ in 0..10 {
             let engine = Engine::new(block::io::Aio::IoUring);
             assert!(matches!(engine, Engine::Ring(_)), "the last ring's descriptor is still registered");
-            let opener = FileOpener { engine, direct: false };
+            let opener = HostOpener { engine, direct: false };
             let file = storage(&opener, &folder, &[3; 512]).await;
             let buf = Buf::new(512);
             file.read(0, buf.clone()).await.unwrap();

@@ -7,9 +7,7 @@ use async_trait::async_trait;
 use block::chain;
 use block::image::{self, Create};
 use block::job::JobOptions;
-use block::storage::Opener;
-use block::storage::file::FileOpener;
-use block::storage::{Extent, Identity, Lock, Storage, Transfer};
+use block::storage::{Extent, HostOpener, Identity, Lock, Opener, Source, Storage, Transfer};
 use block::stream::StreamOptions;
 use block::{Buf, Disk, ErrorKind, Kind, Result};
 
@@ -32,7 +30,7 @@ fn xfs(folder: &Folder) -> (Mount, Loop) {
 
 /// Files on a file system that shares blocks but cannot allocate ahead: they end where they were last
 /// written.
-struct NoAhead(Rc<FileOpener>);
+struct NoAhead(Rc<HostOpener>);
 
 struct NoAheadFile(Rc<dyn Storage>);
 
@@ -48,7 +46,7 @@ impl Opener for NoAhead {
 }
 
 #[async_trait(?Send)]
-impl Storage for NoAheadFile {
+impl Source for NoAheadFile {
     fn name(&self) -> &str {
         self.0.name()
     }
@@ -61,6 +59,25 @@ impl Storage for NoAheadFile {
         self.0.read(offset, buf).await
     }
 
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        self.0.map(offset, len).await
+    }
+
+    fn copied_as(&self) -> Option<&dyn Any> {
+        self.0.copied_as()
+    }
+
+    fn lock(&self, lock: Lock) -> Result<()> {
+        self.0.lock(lock)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        self.0.identity()
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for NoAheadFile {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         self.0.write(offset, buf).await
     }
@@ -81,13 +98,9 @@ impl Storage for NoAheadFile {
         self.0.punch(offset, len).await
     }
 
-    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        self.0.map(offset, len).await
-    }
-
     async fn copy_from(
         &self,
-        source: &dyn Storage,
+        source: &dyn Source,
         from: u64,
         to: u64,
         len: u64,
@@ -96,20 +109,8 @@ impl Storage for NoAheadFile {
         self.0.copy_from(source, from, to, len, unit).await
     }
 
-    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+    fn can_copy_from(&self, source: &dyn Source) -> bool {
         self.0.can_copy_from(source)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self.0.as_any()
-    }
-
-    fn lock(&self, lock: Lock) -> Result<()> {
-        self.0.lock(lock)
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        self.0.identity()
     }
 
     async fn sync_name(&self) -> Result<()> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use block::chain;
 use block::io::{Aio, Engine};
 use block::job::JobOptions;
-use block::storage::file::FileOpener;
+use block::storage::HostOpener;
 use block::stream::StreamOptions;
 use block::{Buf, Disk, DiskEvent, Kind};
 use executor::Executor;
@@ -49,7 +49,7 @@ pub const MODES: [Mode; 4] = [
 /// Runs a test on a real executor with an opener of this mode.
 pub fn real<T: 'static, F: Future<Output = T> + 'static>(
     mode: Mode,
-    test: impl FnOnce(Rc<FileOpener>) -> F + 'static,
+    test: impl FnOnce(Rc<HostOpener>) -> F + 'static,
 ) -> T {
     Executor::new().unwrap().block_on(async move {
         let engine = Engine::new(mode.aio);
@@ -57,7 +57,7 @@ pub fn real<T: 'static, F: Future<Output = T> + 'static>(
             mode.aio == Aio::Threads || matches!(engine, Engine::Ring(_)),
             "this host grants no io_uring: allow it (sysctl kernel.io_uring_disabled=0) to run these tests"
         );
-        test(Rc::new(FileOpener { engine, direct: mode.direct })).await
+        test(Rc::new(HostOpener { engine, direct: mode.direct })).await
     })
 }
 
@@ -119,13 +119,13 @@ pub fn info(image: &str) -> serde_json::Value {
 }
 
 /// Opens a disk on an image.
-pub async fn open(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> Rc<Disk> {
+pub async fn open(opener: &Rc<HostOpener>, name: &str, kind: Kind) -> Rc<Disk> {
     let leaf = chain::open(&**opener, name, kind, true).await.unwrap_or_else(|e| panic!("{e}"));
     Disk::new("virtio0", leaf, false, opener.clone(), |_| {})
 }
 
 /// Streams to the end. Returns the disk and the event.
-pub async fn stream(opener: &Rc<FileOpener>, name: &str, kind: Kind) -> (Rc<Disk>, DiskEvent) {
+pub async fn stream(opener: &Rc<HostOpener>, name: &str, kind: Kind) -> (Rc<Disk>, DiskEvent) {
     let leaf = chain::open(&**opener, name, kind, true).await.unwrap();
     let events: Rc<std::cell::RefCell<Vec<DiskEvent>>> = Rc::default();
     let done = Rc::new(executor::sync::Event::new());

@@ -8,8 +8,10 @@ use crate::connection::Disconnect;
 use crate::export::Error;
 use crate::proto::{Fields, MAX_STRING, SIMPLE_MAGIC, STATE_ZERO, STRUCTURED_MAGIC, chunk, command};
 
-/// The most runs in one answer; a server that sends more breaks the protocol.
-const MAX_STATUS: usize = 64 << 10;
+/// The most runs in one answer, as QEMU's server sends them (1 MiB); a longer answer ends the connection.
+const MAX_STATUS: usize = 128 << 10;
+/// The number of runs that are received at once: the answer is never in memory as a whole.
+const STATUS_PIECE: usize = 4 << 10;
 /// A read may come in one chunk for each sector of this size in bytes, and a few more that carry nothing.
 const SMALLEST_CHUNK: u64 = 512;
 const SPARE_CHUNKS: u64 = 16;
@@ -138,23 +140,32 @@ impl Shared {
         if len < 12 || len % 8 != 4 || len > 4 + 8 * MAX_STATUS {
             return violation("sent a block status of a wrong length");
         }
-        let mut payload = vec![0; len];
-        self.link.fill(&mut payload).await?;
-        let mut fields = Fields(&payload);
-        if fields.u32() != self.terms.allocation || !pending.status.is_empty() {
+        let mut context = [0; 4];
+        self.link.fill(&mut context).await?;
+        if Fields(&context).u32() != self.terms.allocation || !pending.status.is_empty() {
             return violation("sent a block status that was not asked for");
         }
         let mut left = pending.request.len;
-        while let (Some(len), Some(state)) = (fields.u32(), fields.u32()) {
-            if len == 0 {
-                return violation("sent a run of no bytes");
+        let mut payload = vec![0; (len - 4).min(8 * STATUS_PIECE)];
+        let mut rest = len - 4;
+        while rest > 0 {
+            let piece = &mut payload[..rest.min(8 * STATUS_PIECE)];
+            rest -= piece.len();
+            self.link.fill(piece).await?;
+            let mut fields = Fields(piece);
+            while let (Some(len), Some(state)) = (fields.u32(), fields.u32()) {
+                if len == 0 {
+                    return violation("sent a run of no bytes");
+                }
+                // Only the last run may reach beyond the requested range.
+                let (len, zero) = (len.min(left), state & STATE_ZERO != 0);
+                left -= len;
+                match pending.status.last_mut().filter(|last| last.zero == zero) {
+                    Some(last) => last.len += len,
+                    None if len > 0 => pending.status.push(Status { len, zero }),
+                    None => {}
+                }
             }
-            // Only the last run may reach beyond the requested range.
-            let len = len.min(left);
-            if len > 0 {
-                pending.status.push(Status { len, zero: state & STATE_ZERO != 0 });
-            }
-            left -= len;
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 //! any size and any number of descriptors, which may all name the same memory, and come with or without
 //! a kick.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use block::chain;
 use block::disk::{MOST_INSIDE, PIECE};
-use block::storage::Opener;
-use block::storage::{Extent, Identity, Lock, Storage};
+use block::storage::{Opener, Source, Storage};
 use block::{Buf, Disk, Kind, Result};
 use executor::{Executor, yield_now};
 use virtio::Device;
@@ -63,13 +61,15 @@ fn bounce(offset: u64, buf: &Buf) -> Option<Vec<u8>> {
 }
 
 #[async_trait(?Send)]
-impl Storage for Aligned {
+impl Source for Aligned {
     fn name(&self) -> &str {
         "disk"
     }
+
     fn len(&self) -> u64 {
         DISK
     }
+
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
         let _bounce = bounce(offset, &buf);
         self.work(buf.len() as u64).await;
@@ -77,44 +77,35 @@ impl Storage for Aligned {
         buf.slice(0..buf.len().min(512)).zero();
         Ok(())
     }
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for Aligned {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         let _bounce = bounce(offset, &buf);
         self.work(buf.len() as u64).await;
         Ok(())
     }
-    async fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-    fn is_fixed(&self) -> bool {
-        true
-    }
+
     async fn truncate(&self, _: u64) -> Result<()> {
         Ok(())
     }
+
     async fn allocate(&self, _: u64, _: u64) -> Result<()> {
         Ok(())
     }
+
     async fn punch(&self, _: u64, len: u64) -> Result<()> {
         self.work(len).await;
         Ok(())
     }
+
     async fn discard(&self, _: u64, len: u64) -> Result<()> {
         self.work(len).await;
-        Ok(())
-    }
-    async fn map(&self, _: u64, len: u64) -> Result<Extent> {
-        Ok(Extent { len, data: true })
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn lock(&self, _: Lock) -> Result<()> {
-        Ok(())
-    }
-    fn identity(&self) -> Option<Identity> {
-        None
-    }
-    async fn sync_name(&self) -> Result<()> {
         Ok(())
     }
 }

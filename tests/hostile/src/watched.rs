@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 use block::sim::{Faults, SimFile};
-use block::storage::Opener;
-use block::storage::{Extent, Identity, Lock, Storage, Transfer};
+use block::storage::{Extent, Identity, Lock, Opener, Source, Storage, Transfer};
 use block::{Buf, Error, ErrorKind, Result};
 
 /// The number of operations on all files of one run that counts as endless. Valid images need a few
@@ -120,7 +119,7 @@ impl Watched {
 }
 
 #[async_trait(?Send)]
-impl Storage for Watched {
+impl Source for Watched {
     fn name(&self) -> &str {
         self.file.name()
     }
@@ -135,6 +134,30 @@ impl Storage for Watched {
         self.file.read(offset, buf).await
     }
 
+    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
+        self.watch(offset, len);
+        self.file.map(offset, len).await
+    }
+
+    fn copied_as(&self) -> Option<&dyn std::any::Any> {
+        self.file.copied_as()
+    }
+
+    fn lock(&self, lock: Lock) -> Result<()> {
+        self.file.lock(lock)
+    }
+
+    fn space(&self) -> Option<u64> {
+        self.file.space()
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        self.file.identity()
+    }
+}
+
+#[async_trait(?Send)]
+impl Storage for Watched {
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
         self.watch(offset, buf.len() as u64);
         self.file.write(offset, buf).await
@@ -173,14 +196,9 @@ impl Storage for Watched {
         self.file.discard(offset, len).await
     }
 
-    async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        self.watch(offset, len);
-        self.file.map(offset, len).await
-    }
-
     async fn copy_from(
         &self,
-        source: &dyn Storage,
+        source: &dyn Source,
         from: u64,
         to: u64,
         len: u64,
@@ -192,24 +210,8 @@ impl Storage for Watched {
         self.file.copy_from(source, from, to, len, unit).await
     }
 
-    fn can_copy_from(&self, source: &dyn Storage) -> bool {
+    fn can_copy_from(&self, source: &dyn Source) -> bool {
         self.file.can_copy_from(source)
-    }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self.file.as_any()
-    }
-
-    fn lock(&self, lock: Lock) -> Result<()> {
-        self.file.lock(lock)
-    }
-
-    fn space(&self) -> Option<u64> {
-        self.file.space()
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        self.file.identity()
     }
 
     async fn sync_name(&self) -> Result<()> {

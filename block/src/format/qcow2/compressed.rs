@@ -96,7 +96,8 @@ impl Qcow2 {
             return Ok(bytes);
         }
         if packed.offset >= self.storage.len() {
-            return Err(self.corrupt(format_args!("a compressed cluster at {packed:#x?} lies past the end")));
+            let text = format_args!("a compressed cluster at {:#x} lies past the end", packed.offset);
+            return Err(self.corrupt(text));
         }
         let buf = Buf::new(packed.len as usize);
         // A table may claim more than the file has; missing bytes read as zeros.

@@ -1,10 +1,8 @@
 //! Clusters that a new image has from the start (qcow2's creation option `preallocation`).
 
-use std::ops::Range;
-
 use super::super::COPIED;
 use super::super::header::Header;
-use crate::storage::Storage;
+use crate::storage::{Storage, write_zeros};
 use crate::{Buf, Result};
 
 /// The clusters that a new image has before anything is written to it.
@@ -44,7 +42,7 @@ impl Layout {
         storage: &dyn Storage,
         header: &Header,
         start: u64,
-        wish: Preallocation,
+        kind: Preallocation,
     ) -> Result<()> {
         let cluster = header.cluster_size();
         let (per_table, width) = (cluster / header.l2_entry_size(), header.l2_entry_size() as usize);
@@ -63,7 +61,7 @@ impl Layout {
             storage.write(start + table * cluster, Buf::from_bytes(&bytes)).await?;
         }
         let end = data + self.clusters * cluster;
-        match wish {
+        match kind {
             // A device has its space already.
             Preallocation::Falloc if end > data && !storage.is_fixed() => {
                 storage.allocate(data, end - data).await
@@ -74,20 +72,9 @@ impl Layout {
     }
 }
 
-async fn write_zeros(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
-    let zeros = Buf::new((range.end - range.start).min(4 << 20) as usize);
-    let mut at = range.start;
-    while at < range.end {
-        let n = (range.end - at).min(zeros.len() as u64);
-        storage.write(at, zeros.slice(0..n as usize)).await?;
-        at += n;
-    }
-    Ok(())
-}
-
 /// Preallocates the space of a raw image.
-pub(crate) async fn raw(storage: &dyn Storage, size: u64, wish: Preallocation) -> Result<()> {
-    match wish {
+pub(crate) async fn raw(storage: &dyn Storage, size: u64, kind: Preallocation) -> Result<()> {
+    match kind {
         Preallocation::Falloc if size > 0 && !storage.is_fixed() => storage.allocate(0, size).await,
         Preallocation::Full => write_zeros(storage, 0..size).await,
         _ => Ok(()),

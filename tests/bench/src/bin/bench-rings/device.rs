@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bench::{self, Daemon, Vmm};
 use block::io::{Aio, Engine};
-use block::storage::file::FileOpener;
+use block::storage::HostOpener;
 use block::{Disk, DiskHandle, Kind, chain};
 use executor::{Handle, Thread};
 use harness::Failure;
@@ -74,7 +74,7 @@ fn ours(disk: &bench::Disk, driver: &Driver) -> Result<Ours, Failure> {
     let kind: Kind = format.parse()?;
     let (name, direct) = (path.display().to_string(), disk.direct);
     let opened = thread.remote().call(move || async move {
-        let opener = Rc::new(FileOpener { engine: Engine::new(Aio::IoUring), direct });
+        let opener = Rc::new(HostOpener { engine: Engine::new(Aio::IoUring), direct });
         let leaf = chain::open(&*opener, &name, kind, true).await?;
         let disk = Disk::new("disk", leaf, false, opener, |_| {});
         let kept = disk.clone();
