@@ -9,6 +9,5 @@ pub mod stream;
 mod verify;
 
 pub use crate::disk::job::{
-    Action, Events, Info, IoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, OnError, Operation,
-    Status, Verb, Verified,
+    Events, Info, IoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, Operation, Status, Verb, Verified,
 };

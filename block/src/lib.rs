@@ -60,6 +60,7 @@ pub mod format;
 pub mod image;
 pub mod io;
 pub mod job;
+mod on_error;
 pub mod sim;
 pub mod storage;
 mod turns;
@@ -72,6 +73,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::Kind;
 pub use image::{chain, check, map, node};
 pub use job::stream;
+pub use on_error::{ErrorAction, OnError};
 pub use storage::host;
 
 #[cfg(test)]

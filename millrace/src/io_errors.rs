@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Mutex;
 
-use virtio_blk::{Action, IoError};
+use block::ErrorAction;
+use virtio_blk::IoError;
 
 use executor::lock;
 use vmm::notice::{Signal, Waiter};
@@ -29,7 +30,9 @@ impl IoErrors {
     pub(super) fn push(&self, device: &str, error: IoError) {
         let mut pending = lock(&self.pending);
         match pending.iter_mut().find(|(other, _)| other == device) {
-            Some((_, other)) if other.action == Action::Stop || error.action != Action::Stop => return,
+            Some((_, other)) if other.action == ErrorAction::Stop || error.action != ErrorAction::Stop => {
+                return;
+            }
             Some((_, other)) => *other = error,
             None => pending.push((device.to_owned(), error)),
         }

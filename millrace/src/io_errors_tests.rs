@@ -4,7 +4,7 @@ use executor::Executor;
 
 use super::*;
 
-fn error(action: Action, reason: &str) -> IoError {
+fn error(action: ErrorAction, reason: &str) -> IoError {
     IoError {
         node_name: None,
         write: true,
@@ -23,12 +23,12 @@ fn reasons(errors: &IoErrors) -> Vec<(String, String)> {
 fn one_of_each_disk_and_stops_first() {
     let errors = IoErrors::new().unwrap();
     for n in 0..100 {
-        errors.push("a", error(Action::Report, &n.to_string()));
-        errors.push("b", error(Action::Ignore, &n.to_string()));
+        errors.push("a", error(ErrorAction::Report, &n.to_string()));
+        errors.push("b", error(ErrorAction::Ignore, &n.to_string()));
     }
-    errors.push("b", error(Action::Stop, "stop"));
-    errors.push("b", error(Action::Stop, "again"));
-    errors.push("b", error(Action::Report, "later"));
+    errors.push("b", error(ErrorAction::Stop, "stop"));
+    errors.push("b", error(ErrorAction::Stop, "again"));
+    errors.push("b", error(ErrorAction::Report, "later"));
     assert_eq!(reasons(&errors), [("a".into(), "0".into()), ("b".into(), "stop".to_owned())]);
     assert_eq!(reasons(&errors), []);
 }
@@ -39,7 +39,7 @@ fn another_thread_wakes_the_main_loop() {
         let errors = std::sync::Arc::new(IoErrors::new().unwrap());
         let waiter = errors.waiter().unwrap();
         let other = errors.clone();
-        let thread = std::thread::spawn(move || other.push("a", error(Action::Stop, "x")));
+        let thread = std::thread::spawn(move || other.push("a", error(ErrorAction::Stop, "x")));
         waiter.wait().await;
         assert_eq!(reasons(&errors), [("a".into(), "x".into())]);
         thread.join().unwrap();

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use block::Kind;
+use block::OnError;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use virtio_blk::OnError;
 use vmm::serial::Backend;
 
 mod net;

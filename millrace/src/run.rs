@@ -289,7 +289,7 @@ fn prepare(options: &Run) -> Result<Begun, Failure> {
         sandbox: options.sandbox.into(),
     };
     let prepared = Machine::prepare(&config).map_err(|e| e.to_string())?;
-    let probe = || executor::aside("probe", || kvm_probe::kvm().clone());
+    let probe = || executor::spawn_thread("probe", || kvm_probe::kvm().clone());
     let suits = prepared.is_stock_kernel().then(probe).transpose();
     Ok(Begun { suits: suits.map_err(|e| format!("a thread: {e}"))?, prepared })
 }
@@ -318,7 +318,7 @@ async fn build(
                 errors: ErrorPolicy {
                     read: drive.options.on_read_error,
                     write: drive.options.on_write_error,
-                    tell: Arc::new(move |error| io_errors.push(&id, error)),
+                    listener: Arc::new(move |error| io_errors.push(&id, error)),
                 },
             },
         );

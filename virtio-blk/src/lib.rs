@@ -21,4 +21,4 @@ mod serve;
 pub use backend::Backend;
 pub use config::{Config, Options, QUEUE_SIZE};
 pub use device::VirtioBlk;
-pub use policy::{Action, ErrorPolicy, IoError, OnError};
+pub use policy::{ErrorPolicy, IoError};

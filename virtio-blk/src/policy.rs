@@ -3,31 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use block::{Error, ErrorKind};
-
-/// The reaction to an error of the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    /// The driver gets the error.
-    Report,
-    /// The driver sees a success, and reads zeros.
-    Ignore,
-    /// The machine must stop, and the request is tried again when it is resumed.
-    Stop,
-    /// [`OnError::Stop`] if space is lacking, else [`OnError::Report`].
-    Enospc,
-}
-
-/// The action that was taken for an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The driver got the error.
-    Report,
-    /// The driver saw a success.
-    Ignore,
-    /// The request is kept until the device is paused and resumed: pause it.
-    Stop,
-}
+use block::{Error, ErrorAction, OnError};
 
 /// A request that the disk has failed.
 #[derive(Clone, Debug)]
@@ -37,7 +13,7 @@ pub struct IoError {
     /// True for anything but a read.
     pub write: bool,
     /// The action that was taken.
-    pub action: Action,
+    pub action: ErrorAction,
     /// True if space (or quota) was lacking.
     pub no_space: bool,
     /// The reason, in the C library's words only.
@@ -58,23 +34,19 @@ pub struct ErrorPolicy {
     pub write: OnError,
     /// Called on the disk's thread for each error, at any rate that the driver chooses. It must not block,
     /// and must limit what it keeps.
-    pub tell: Arc<dyn Fn(IoError) + Send + Sync>,
+    pub listener: Arc<dyn Fn(IoError) + Send + Sync>,
 }
 
 impl ErrorPolicy {
     /// Returns a policy that reports every error to the driver only.
     pub fn report() -> Self {
-        ErrorPolicy { read: OnError::Report, write: OnError::Report, tell: Arc::new(|_| {}) }
+        ErrorPolicy { read: OnError::Report, write: OnError::Report, listener: Arc::new(|_| {}) }
     }
 
     /// Returns the action for `error`.
-    pub(crate) fn action(&self, write: bool, error: &Error) -> Action {
-        match if write { self.write } else { self.read } {
-            OnError::Ignore => Action::Ignore,
-            OnError::Stop => Action::Stop,
-            OnError::Enospc if error.kind() == ErrorKind::NoSpace => Action::Stop,
-            OnError::Report | OnError::Enospc => Action::Report,
-        }
+    pub(crate) fn action(&self, write: bool, error: &Error) -> ErrorAction {
+        let policy = if write { self.write } else { self.read };
+        policy.action(error)
     }
 }
 

@@ -7,13 +7,13 @@
 use std::ops::Range;
 
 use block::disk::{PIECE, first_piece};
-use block::{Buf, Error, ErrorKind, Result};
-use virtio::{Aside, Chain, Malformed, Token};
+use block::{Buf, Error, ErrorAction, ErrorKind, Result};
+use virtio::{Chain, Malformed, ParkedChain, Token};
 use virtio_bindings::virtio_blk::*;
 
 use crate::backend::Backend;
 use crate::config::{Config, MAX_ZEROES_SECTORS, MAX_ZEROES_SEGMENTS, SECTOR};
-use crate::policy::{Action, IoError};
+use crate::policy::IoError;
 
 /// Length of a request's header in bytes (virtio 1.2, 5.2.6).
 const HEADER: usize = 16;
@@ -45,8 +45,8 @@ impl Outcome {
 pub(crate) enum Progress {
     /// The request has ended with this outcome.
     Done(Outcome),
-    /// The request must be kept, and its last piece done again when the device is resumed.
-    Kept,
+    /// The request must be parked, and its last piece done again when the device is resumed.
+    Park,
     /// A piece is done, and there are more.
     More,
 }
@@ -98,32 +98,32 @@ impl Request {
 }
 
 /// A request that waits while it is not in flight: for the machine's resume, or for its next piece.
-pub(crate) struct Kept<K: 'static> {
+pub(crate) struct ParkedRequest<K: 'static> {
     request: Request,
     status: Buf,
-    aside: Aside<K>,
+    chain: ParkedChain<K>,
 }
 
-impl<K> Kept<K> {
+impl<K> ParkedRequest<K> {
     /// With `failed`, it waits until the device was paused and resumed; otherwise only while the device is
     /// paused.
     pub(crate) fn new(request: Request, answer: Answer<K>, failed: bool) -> Self {
         let Answer { status, token } = answer;
-        let aside = if failed { token.set_aside() } else { token.set_aside_for_now() };
-        Kept { request, status, aside }
+        let chain = if failed { token.park_until_resumed() } else { token.park() };
+        ParkedRequest { request, status, chain }
     }
 
-    /// See [`Aside::ready`].
+    /// See [`ParkedChain::ready`].
     pub(crate) async fn ready(&self) {
-        self.aside.ready().await;
+        self.chain.ready().await;
     }
 
-    /// See [`Aside::take_back`].
+    /// See [`ParkedChain::take_back`].
     pub(crate) fn take_back(self: Box<Self>) -> std::result::Result<(Request, Answer<K>), Box<Self>> {
-        let Kept { request, status, aside } = *self;
-        match aside.take_back() {
+        let ParkedRequest { request, status, chain } = *self;
+        match chain.take_back() {
             Ok(token) => Ok((request, Answer { status, token })),
-            Err(aside) => Err(Box::new(Kept { request, status, aside })),
+            Err(chain) => Err(Box::new(ParkedRequest { request, status, chain })),
         }
     }
 }
@@ -192,9 +192,9 @@ pub(crate) async fn serve<B: Backend>(
         Ok(()) => None,
         // After the driver's reset nobody waits for the request any more.
         Err(Failure::Disk(error)) if answer.is_wanted() => match settle(disk, config, request, &error) {
-            Action::Report => Some(error),
-            Action::Stop => return Progress::Kept,
-            Action::Ignore => {
+            ErrorAction::Report => Some(error),
+            ErrorAction::Stop => return Progress::Park,
+            ErrorAction::Ignore => {
                 if request.is_read() {
                     request.writable.slice(piece.start as usize..piece.end as usize).zero();
                 }
@@ -212,10 +212,10 @@ pub(crate) async fn serve<B: Backend>(
 }
 
 /// Decides what an error of the disk leads to, and reports it. Nothing else does so.
-fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Error) -> Action {
+fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Error) -> ErrorAction {
     let (policy, write) = (config.errors(), !request.is_read());
     let action = policy.action(write, error);
-    (policy.tell)(IoError {
+    (policy.listener)(IoError {
         node_name: disk.node_name(),
         write,
         action,

@@ -1,9 +1,9 @@
 //! The tasks on the disk's thread: they take requests out of the queues, each into a task of its own.
 //!
-//! A request is kept between two of its pieces, and, if `policy` says so, after its disk has failed it. It
+//! A request is parked between two of its pieces, and, if `policy` says so, after its disk has failed it. It
 //! then holds no ticket, and no pause or reset waits for it. When the machine is resumed, a second task of
 //! its queue takes it up like a new one: through the gate, to the image that is then behind it. A reset ends
-//! that task and drops the requests that it keeps.
+//! that task and drops the requests that are parked.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,15 +16,15 @@ use virtio::{Queue, Task};
 
 use crate::backend::Backend;
 use crate::config::Config;
-use crate::request::{self, Answer, Kept, Outcome, Progress, Request};
+use crate::request::{self, Answer, Outcome, ParkedRequest, Progress, Request};
 
 /// The state that the tasks of a queue share.
 struct Served<B: Backend> {
     disk: Rc<B>,
     config: Arc<Config>,
-    /// Requests to continue later, in the order in which they were kept. Bounded by the ring: each is one of
+    /// Requests to continue later, in the order in which they were parked. Bounded by the ring: each is one of
     /// its chains.
-    kept: RefCell<VecDeque<Box<Kept<B::Ticket>>>>,
+    parked: RefCell<VecDeque<Box<ParkedRequest<B::Ticket>>>>,
     more: Event,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn tasks<H: Handle<Target: Backend>>(
         let served = Rc::new(Served {
             disk: disk.clone(),
             config: config.clone(),
-            kept: RefCell::default(),
+            parked: RefCell::default(),
             more: Event::new(),
         });
         [Box::pin(serve(served.clone(), queue)), Box::pin(retry(served))]
@@ -63,20 +63,20 @@ async fn serve<B: Backend>(served: Rc<Served<B>>, queue: Queue<B::Ticket>) {
     }
 }
 
-/// Continues kept requests, unless the machine is stopped.
+/// Continues parked requests, unless the machine is stopped.
 async fn retry<B: Backend>(served: Rc<Served<B>>) {
     loop {
-        let first = served.kept.borrow_mut().pop_front();
-        let Some(kept) = first else {
+        let first = served.parked.borrow_mut().pop_front();
+        let Some(parked) = first else {
             served.more.wait().await;
             continue;
         };
-        kept.ready().await;
+        parked.ready().await;
         let ticket = served.enter().await;
-        match kept.take_back() {
+        match parked.take_back() {
             Ok((request, answer)) => served.clone().start(ticket, request, answer),
             // Stopped again before the gate was open.
-            Err(kept) => served.kept.borrow_mut().push_front(kept),
+            Err(parked) => served.parked.borrow_mut().push_front(parked),
         }
     }
 }
@@ -95,16 +95,16 @@ impl<B: Backend> Served<B> {
             match request::serve(&*self.disk, &ticket, &self.config, &mut request, &answer).await {
                 Progress::Done(outcome) => answer.give(outcome, ticket),
                 Progress::More if !answer.is_wanted() => answer.give(Outcome::UNWANTED, ticket),
-                Progress::More => self.keep(ticket, request, answer, false),
-                Progress::Kept => self.keep(ticket, request, answer, true),
+                Progress::More => self.park(ticket, request, answer, false),
+                Progress::Park => self.park(ticket, request, answer, true),
             }
         });
     }
 
-    fn keep(&self, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>, failed: bool) {
+    fn park(&self, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>, failed: bool) {
         // The ticket is dropped first: a pause that sees nothing in flight must find the disk drained, too.
         drop(ticket);
-        self.kept.borrow_mut().push_back(Box::new(Kept::new(request, answer, failed)));
+        self.parked.borrow_mut().push_back(Box::new(ParkedRequest::new(request, answer, failed)));
         self.more.notify();
     }
 }

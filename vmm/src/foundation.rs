@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use executor::{Gone, Reply, aside};
+use executor::{Gone, Reply, spawn_thread};
 use kvm_ioctls::Kvm;
 use vm_memory::GuestMemoryMmap;
 
@@ -53,9 +53,9 @@ impl Foundation {
     pub(crate) fn rise(self: &Arc<Self>) -> Result<Rising, Error> {
         let (within, around) = (self.clone(), self.clone());
         let thread = Error::system("a thread");
-        let entry = aside("loader", move || within.load()).map_err(&thread)?;
+        let entry = spawn_thread("loader", move || within.load()).map_err(&thread)?;
         let make = move || Vm::new(&around.kvm, &around.memory, around.cpus);
-        Ok(Rising { vm: aside("maker", make).map_err(&thread)?, entry })
+        Ok(Rising { vm: spawn_thread("maker", make).map_err(&thread)?, entry })
     }
 
     fn load(&self) -> Result<Entry, Error> {

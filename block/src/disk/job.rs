@@ -14,7 +14,7 @@ use executor::sync::Event;
 use futures_util::future::select;
 
 use super::{Claim, Disk, DiskEvent};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorAction, ErrorKind, Result};
 
 mod pace;
 mod state;
@@ -22,7 +22,7 @@ mod types;
 
 use pace::Pace;
 pub use state::{Status, Verb};
-pub use types::{Action, Events, Info, IoStatus, JobEvent, JobKind, JobOptions, OnError, Operation};
+pub use types::{Events, Info, IoStatus, JobEvent, JobKind, JobOptions, Operation};
 
 /// The work of one kind of job.
 #[async_trait(?Send)]
@@ -415,12 +415,12 @@ impl Job {
 
     /// Decides by the job's policy what follows from an error of the loop. After `Stop` the loop comes to
     /// `Job::rest` and tries again.
-    pub(crate) fn decide(&self, operation: Operation, error: &Error) -> Action {
+    pub(crate) fn decide(&self, operation: Operation, error: &Error) -> ErrorAction {
         let no_space = error.kind() == ErrorKind::NoSpace;
-        let action = self.options.on_error.action(no_space);
+        let action = self.options.on_error.action(error);
         *self.met.borrow_mut() = Some(error.clone());
         self.emit(JobEvent::Error(operation, action));
-        if action == Action::Stop {
+        if action == ErrorAction::Stop {
             self.io_status.set(if no_space { IoStatus::NoSpace } else { IoStatus::Failed });
             self.pause_asked.set(true);
         }

@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use executor::sync::{Permit, Semaphore};
 
 use crate::disk::Disk;
-use crate::disk::job::{Action, Job, Operation};
+use crate::disk::job::{Job, Operation};
 use crate::image::copy::{LARGEST_READ, Populated, Stopped};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorAction, ErrorKind, Result};
 use budget::Budget;
 use order::{Next, Plan};
 use window::{RECENT, SLOTS, Window};
@@ -158,15 +158,15 @@ impl<W: Work + 'static> Copier<W> {
             from = self.frontier.at.get();
             let operation = if error.is_of_source() { Operation::Read } else { Operation::Write };
             match self.job.decide(operation, &error) {
-                Action::Stop => self.job.rest().await?,
+                ErrorAction::Stop => self.job.rest().await?,
                 // Only a known range can be left out.
-                Action::Ignore if !range.is_empty() => {
+                ErrorAction::Ignore if !range.is_empty() => {
                     if range.start <= from {
                         from = from.max(range.end);
                     }
                     ignored.get_or_insert(error);
                 }
-                Action::Ignore | Action::Report => return Err(error),
+                ErrorAction::Ignore | ErrorAction::Report => return Err(error),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Jobs: their states, commands in every state under load and with faults, and parts of a chain.
 
 use super::*;
-use crate::disk::job::{Events, Info, JobEvent, JobOptions, OnError, Status};
+use crate::OnError;
+use crate::disk::job::{Events, Info, JobEvent, JobOptions, Status};
 use crate::job::stream::{Base, StreamOptions};
 
 /// The events of jobs, in order.

@@ -2,7 +2,8 @@
 //! on storage without locks.
 
 use super::*;
-use crate::disk::job::{JobEvent, JobOptions, OnError};
+use crate::OnError;
+use crate::disk::job::{JobEvent, JobOptions};
 use crate::disk::switch::Overlay;
 use crate::job::stream::{Base, StreamOptions};
 

@@ -1,8 +1,9 @@
 //! The exact progress of a stream when something fails, and whether its read or its write failed.
 
 use super::*;
-use crate::disk::job::{Action, JobEvent, JobOptions, OnError, Operation, Status};
+use crate::disk::job::{JobEvent, JobOptions, Operation, Status};
 use crate::job::stream::StreamOptions;
+use crate::{ErrorAction, OnError};
 
 const SIZE: u64 = 4 << 20;
 /// The places where the unreadable range begins: at a boundary of copies, within one, and within a cluster.
@@ -27,7 +28,7 @@ async fn stage(bad: u64) -> (Rc<SimDir>, Rc<Disk>, Told, Kind) {
     (files, disk, told, kind)
 }
 
-fn errors(told: &Told) -> Vec<(u64, Operation, Action)> {
+fn errors(told: &Told) -> Vec<(u64, Operation, ErrorAction)> {
     let told = told.borrow();
     let error = |(job, what): &(crate::disk::job::Info, JobEvent)| match what {
         JobEvent::Error(operation, action) => Some((job.offset, *operation, *action)),
@@ -66,7 +67,7 @@ fn a_read_that_fails_is_told_where_it_failed() {
         assert_eq!(leaf.next_absent(0..SIZE, 1).await.unwrap().unwrap().start, offset);
         match on_error {
             OnError::Stop => {
-                assert_eq!((action, job.info().status), (Action::Stop, Status::Paused));
+                assert_eq!((action, job.info().status), (ErrorAction::Stop, Status::Paused));
                 assert_eq!(job.info().offset, offset);
                 files.get("base").unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
                 job.resume().unwrap();
@@ -82,7 +83,7 @@ fn a_read_that_fails_is_told_where_it_failed() {
                 assert_eq!(errors(&told).len(), 1, "{:?}", errors(&told));
             }
             _ => {
-                assert_eq!((action, job.info().offset), (Action::Report, offset));
+                assert_eq!((action, job.info().offset), (ErrorAction::Report, offset));
                 assert!(job.info().error.is_some());
             }
         }
@@ -104,7 +105,7 @@ fn a_write_that_fails_is_told_where_it_failed() {
             executor::sleep(Duration::from_micros(50)).await;
         }
         let (offset, operation, action) = errors(&told)[0];
-        assert_eq!((operation, action), (Operation::Write, Action::Stop));
+        assert_eq!((operation, action), (Operation::Write, ErrorAction::Stop));
         assert!(offset <= room, "{offset} with room for {room}");
         assert_eq!(disk.leaf().next_absent(0..SIZE, 1).await.unwrap().unwrap().start, offset);
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });

@@ -103,8 +103,8 @@ impl Interface {
                     header[NUM_BUFFERS..].copy_from_slice(&chains.to_le_bytes());
                     return self.link().received(|frame| room.write(&[&header, frame]));
                 }
-                Err(NoRoom::Yet(there)) => count = there,
-                Err(NoRoom::Ever) => break,
+                Err(NoRoom::NotEnough(there)) => count = there,
+                Err(NoRoom::CannotFit) => break,
             }
         }
         tracing::debug!("a frame of {len} bytes is dropped: the guest cannot take it");

@@ -29,24 +29,24 @@
 //! | running | while fewer than 64 MiB are in flight from the queue | used entry, then interrupt |
 //! | paused | no; they wait in the ring, and need no new kick later | as running |
 //! | broken (a malformed ring or chain; DEVICE_NEEDS_RESET) | never again before a reset | as running |
-//! | any, for a chain set aside ([`Aside`]) | - | waits while paused or for a resume; holds nobody up |
+//! | any, for a parked chain ([`ParkedChain`]) | - | waits while paused or for a resume; holds nobody up |
 //! | resetting | no | dropped: the ring is not touched, and nothing else should be ([`Token::is_wanted`]) |
 //!
 //! The driver is hostile: whatever its memory holds, and whenever that changes, nothing here panics, spins
 //! or touches anything outside guest memory. Everything that decides something is read only once.
 
-mod aside;
 mod chain;
 mod device;
 pub mod driver;
 pub mod mmio;
+mod parked;
 mod queue;
 mod room;
 mod runner;
 
-pub use aside::Aside;
 pub use chain::Malformed;
 pub use device::{Activation, Device, Interrupt, ReadyQueue};
+pub use parked::ParkedChain;
 pub use queue::{Chain, Queue, Token};
 pub use room::{NoRoom, Room};
 pub use runner::{Runner, Task, has};

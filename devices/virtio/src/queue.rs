@@ -39,7 +39,7 @@ pub struct Chain<K: 'static = ()> {
 /// A chain's place in its ring. Dropping it instead of completing it breaks the device, since the driver
 /// would wait forever.
 pub struct Token<K: 'static = ()> {
-    /// `None` once it is completed or set aside.
+    /// `None` once it is completed or parked.
     pub(crate) ring: Option<Rc<Ring<K>>>,
     pub(crate) head: u16,
     pub(crate) bytes: u64,
@@ -66,9 +66,9 @@ pub(crate) struct Ring<K> {
     /// The `K` of each chain in the used ring that the driver was not notified of yet.
     done: RefCell<Vec<K>>,
     /// True while a task is about to notify the driver.
-    telling: Cell<bool>,
+    notify_pending: Cell<bool>,
     /// The used index when a notification was last considered.
-    told: Cell<u16>,
+    notified_at: Cell<u16>,
 }
 
 const TOO_MANY: Malformed = Malformed("more chains in flight than the ring has entries");
@@ -88,7 +88,7 @@ impl<K: 'static> Queue<K> {
         Ok(Queue(Rc::new(Ring {
             index: ready.index,
             shared,
-            told: Cell::new(queue.next_used()),
+            notified_at: Cell::new(queue.next_used()),
             queue: RefCell::new(queue),
             kick: AsyncFd::for_reading(ready.kick)?,
             listening: Cell::new(true),
@@ -97,7 +97,7 @@ impl<K: 'static> Queue<K> {
             freed: Event::new(),
             in_flight: Cell::new(0),
             done: RefCell::default(),
-            telling: Cell::new(false),
+            notify_pending: Cell::new(false),
         })))
     }
 
@@ -266,8 +266,8 @@ impl<K: 'static> Ring<K> {
 
     /// Delivers the chains in the used ring: interrupts the driver if it wants that, and only then drops
     /// what was kept until then.
-    fn tell(&self) {
-        self.telling.set(false);
+    fn notify(&self) {
+        self.notify_pending.set(false);
         let done = self.done.take();
         if done.is_empty() {
             return;
@@ -286,7 +286,7 @@ impl<K: 'static> Ring<K> {
     fn wants_interrupt(&self) -> bool {
         let queue = self.queue.borrow();
         let next = queue.next_used();
-        let told = self.told.replace(next);
+        let notified_at = self.notified_at.replace(next);
         // The used index must be in memory before the driver's choice is read.
         fence(Ordering::SeqCst);
         let load = |offset| {
@@ -296,8 +296,9 @@ impl<K: 'static> Ring<K> {
         // The ring is readable; if it were not, an interrupt too many would do no harm.
         if self.shared.event_idx {
             let event = load(4 + 2 * u64::from(queue.size()));
-            return event
-                .is_none_or(|event| next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(told));
+            return event.is_none_or(|event| {
+                next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(notified_at)
+            });
         }
         load(0).is_none_or(|flags| flags & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
     }
@@ -332,12 +333,12 @@ impl<K: 'static> Token<K> {
     fn finish(mut self, keep: K) {
         let Some(ring) = self.hand_over(keep) else { return };
         if ring.in_flight.get() == 0 {
-            ring.tell();
-        } else if !ring.telling.replace(true) {
+            ring.notify();
+        } else if !ring.notify_pending.replace(true) {
             // One interrupt for all chains that end in this turn of the executor.
             spawn(async move {
                 yield_now().await;
-                ring.tell();
+                ring.notify();
             });
         }
     }

@@ -11,10 +11,10 @@ use crate::queue::{Chain, Queue, Token};
 pub enum NoRoom {
     /// The ring holds this many chains, and they are too small: wait for more with
     /// [`Queue::available_beyond`].
-    Yet(u16),
+    NotEnough(u16),
     /// The ring holds the maximum number of chains, or as many as its descriptors suffice for, and they are
     /// too small.
-    Ever,
+    CannotFit,
 }
 
 /// Chains that are written in their order, each to its end before the next. The driver finds all of them in
@@ -56,7 +56,7 @@ impl Queue {
         // Nobody else takes chains meanwhile: a queue is used by one task at a time.
         ring.queue.borrow_mut().set_next_avail(start);
         chains.into_iter().for_each(|chain| chain.token.put_back());
-        Err(if count < most && !is_full { NoRoom::Yet(count) } else { NoRoom::Ever })
+        Err(if count < most && !is_full { NoRoom::NotEnough(count) } else { NoRoom::CannotFit })
     }
 }
 

@@ -17,9 +17,9 @@ async fn tell(queue: Queue) {
                 room.write(&[b"0123", b"", b"456789"]);
                 0
             }
-            Err(NoRoom::Yet(count)) => count,
+            Err(NoRoom::NotEnough(count)) => count,
             // Reported to the driver in a way that the test sees.
-            Err(NoRoom::Ever) => return queue.next().await.token.refuse(Malformed("too small")),
+            Err(NoRoom::CannotFit) => return queue.next().await.token.refuse(Malformed("too small")),
         };
     }
 }
@@ -125,7 +125,7 @@ fn chains_that_take_all_descriptors_are_the_last() {
             loop {
                 queue.available_beyond(count).await;
                 match queue.room(100, 8) {
-                    Err(NoRoom::Yet(there)) => count = there,
+                    Err(NoRoom::NotEnough(there)) => count = there,
                     _ => return queue.next().await.token.refuse(Malformed("too small")),
                 }
             }

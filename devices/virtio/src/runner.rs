@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// The work of a device between DRIVER_OK and reset. It is cancelled when no chain is in flight. It should
-/// own the chains that were set aside ([`crate::Aside`]), so that they end with it.
+/// own its parked chains ([`crate::ParkedChain`]), so that they end with it.
 pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Returns true if `features` has the bit of a VIRTIO_*_F constant.

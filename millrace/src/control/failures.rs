@@ -1,10 +1,20 @@
 //! Reports the guest's failed requests to the monitor's clients, and stops the machine for them.
 
+use block::ErrorAction;
 use qmp::event::BlockIoError;
 use qmp::types::{BlockErrorAction, IoOperationType, IoStatus};
-use virtio_blk::{Action, IoError};
+use virtio_blk::IoError;
 
 use super::Control;
+
+/// Returns the action as it goes over the wire.
+pub(super) fn action(action: ErrorAction) -> BlockErrorAction {
+    match action {
+        ErrorAction::Report => BlockErrorAction::Report,
+        ErrorAction::Ignore => BlockErrorAction::Ignore,
+        ErrorAction::Stop => BlockErrorAction::Stop,
+    }
+}
 
 /// Returns the event for an error of the disk `device`. As in QEMU, it says if space was lacking only if
 /// `query-block` has an `io-status`.
@@ -14,11 +24,7 @@ fn event(device: String, error: IoError, has_io_status: bool) -> BlockIoError {
         device,
         node_name: error.node_name,
         operation: if error.write { IoOperationType::Write } else { IoOperationType::Read },
-        action: match error.action {
-            Action::Report => BlockErrorAction::Report,
-            Action::Ignore => BlockErrorAction::Ignore,
-            Action::Stop => BlockErrorAction::Stop,
-        },
+        action: action(error.action),
         nospace: has_io_status.then_some(error.no_space),
         reason: error.reason,
         detail: Some(error.detail),
@@ -43,7 +49,7 @@ impl Control {
         for (device, error) in self.io_errors.take() {
             let Ok(drive) = self.drive(&device) else { continue };
             // As in QEMU, the status is set first, so that clients that get the event find it.
-            if error.action == Action::Stop {
+            if error.action == ErrorAction::Stop {
                 stop = true;
                 drive.io_status.set(status_after(drive.io_status.get(), error.no_space));
             }

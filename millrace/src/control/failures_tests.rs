@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn error(action: Action, write: bool, no_space: bool) -> IoError {
+fn error(action: ErrorAction, write: bool, no_space: bool) -> IoError {
     let (reason, detail) = ("Input/output error".into(), "writing a.img at 0: Input/output error".into());
     IoError { node_name: Some("#block1".into()), write, action, no_space, reason, detail }
 }
@@ -15,13 +15,13 @@ fn events_are_qemu_s() {
         "qom-path": "", "device": "virtio0", "node-name": "#block1", "operation": "write", "action": "stop", "nospace": true,
         "reason": "Input/output error", "x-reason": "writing a.img at 0: Input/output error",
     });
-    assert_eq!(wire(error(Action::Stop, true, true), true), stop);
+    assert_eq!(wire(error(ErrorAction::Stop, true, true), true), stop);
     let report = serde_json::json!({
         "qom-path": "", "device": "virtio0", "node-name": "#block1", "operation": "read", "action": "report",
         "reason": "Input/output error", "x-reason": "writing a.img at 0: Input/output error",
     });
-    assert_eq!(wire(error(Action::Report, false, true), false), report);
-    assert_eq!(wire(error(Action::Ignore, true, false), true)["action"], "ignore");
+    assert_eq!(wire(error(ErrorAction::Report, false, true), false), report);
+    assert_eq!(wire(error(ErrorAction::Ignore, true, false), true)["action"], "ignore");
 }
 
 #[test]

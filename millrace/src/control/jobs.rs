@@ -9,16 +9,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::job::{
-    Action, Info, IoStatus as JobIoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, OnError, Operation,
-    Status,
+    Info, IoStatus as JobIoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, Operation, Status,
 };
 use block::stream::{Base, Order, StreamOptions, Tuning};
-use block::{Disk, ErrorKind};
+use block::{Disk, ErrorAction, ErrorKind, OnError};
 use qmp::command::*;
 use qmp::types::*;
 use qmp::{Error, ErrorClass, Events, Result, event};
 
-use super::{Control, Drive, classed, generic};
+use super::{Control, Drive, classed, failures, generic};
 
 /// The names of all jobs, with their drives.
 #[derive(Default)]
@@ -378,8 +377,10 @@ fn result(JobResult::Verify(verified): JobResult) -> VerifyResult {
 fn log(job: &Info, what: &JobEvent) {
     let Some(detail) = &job.detail else { return };
     match what {
-        JobEvent::Error(_, Action::Stop) => executor::limited!(warn, "job '{}' pauses: {detail}", job.id),
-        JobEvent::Error(_, Action::Ignore) => {
+        JobEvent::Error(_, ErrorAction::Stop) => {
+            executor::limited!(warn, "job '{}' pauses: {detail}", job.id)
+        }
+        JobEvent::Error(_, ErrorAction::Ignore) => {
             executor::limited!(warn, "job '{}' ignores an error: {detail}", job.id)
         }
         JobEvent::Completed => executor::limited!(warn, "job '{}' failed: {detail}", job.id),
@@ -400,11 +401,7 @@ pub(crate) fn tell(events: &Events, job: &Info, what: JobEvent) {
                 Operation::Read => IoOperationType::Read,
                 Operation::Write => IoOperationType::Write,
             },
-            action: match action {
-                Action::Report => BlockErrorAction::Report,
-                Action::Stop => BlockErrorAction::Stop,
-                Action::Ignore => BlockErrorAction::Ignore,
-            },
+            action: failures::action(action),
             detail: job.detail.clone(),
         }),
         JobEvent::Ready => events.emit(&event::BlockJobReady { kind, device, len, offset, speed }),

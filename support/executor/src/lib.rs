@@ -99,7 +99,7 @@ pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 ///
 /// # Errors
 /// If the kernel cannot start a thread.
-pub fn aside<T: Send + 'static>(
+pub fn spawn_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<Reply<T>> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use block::sim::SimDir;
-use block::{Disk, DiskHandle, Kind, chain};
+use block::{Disk, DiskHandle, Kind, OnError, chain};
 use executor::{Handle, Thread};
 use virtio::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
-use virtio_blk::{ErrorPolicy, OnError, Options, VirtioBlk};
+use virtio_blk::{ErrorPolicy, Options, VirtioBlk};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::layout::{KEYBOARD, POWER, PVPANIC, SERIAL_PORTS};
 use vmm::ports::Ports;
@@ -35,13 +35,13 @@ const VERSION_1: u64 = 1 << 32;
 /// Performs the steps of the input: accesses to registers, ports and memory.
 pub fn machine(input: &[u8]) {
     let Some((thread, disk)) = disk() else { return };
-    let tell = Arc::new(|_| ());
+    let listener = Arc::new(|_| ());
     let options = Options {
         size: DISK as u64,
         read_only: false,
         serial: "disk".to_owned(),
         queues: QUEUES,
-        errors: ErrorPolicy { read: OnError::Report, write: OnError::Stop, tell },
+        errors: ErrorPolicy { read: OnError::Report, write: OnError::Stop, listener },
     };
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("memory");
     let device = Box::new(VirtioBlk::new(disk.clone(), options));

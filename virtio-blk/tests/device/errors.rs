@@ -1,9 +1,10 @@
 //! Errors of the disk, by policy: reported, ignored, or kept until the machine is resumed.
 
 use block::ErrorKind;
+use block::{ErrorAction, OnError};
 use virtio::Device;
 use virtio_bindings::virtio_blk::*;
-use virtio_blk::{Action, IoError, OnError};
+use virtio_blk::IoError;
 
 use super::disk::Op;
 use super::rig::{Data, Posted, Rig, Setup};
@@ -24,7 +25,7 @@ fn log(rig: &Rig) -> Vec<Op> {
 }
 
 /// Returns the errors since the last call: true for a write, the action, and true if space was lacking.
-fn told(rig: &Rig) -> Vec<(bool, Action, bool)> {
+fn told(rig: &Rig) -> Vec<(bool, ErrorAction, bool)> {
     let errors = std::mem::take(&mut *rig.errors.lock().unwrap());
     let tell = |error: IoError| {
         assert_eq!(error.node_name.as_deref(), Some("a leaf"));
@@ -43,7 +44,7 @@ fn kept(rig: &mut Rig, kind: u32, data: Data) -> Posted {
     rig.disk.settle();
     let errors = rig.errors.lock().unwrap();
     assert_eq!(errors.len(), before + 1);
-    assert_eq!(errors[before].action, Action::Stop);
+    assert_eq!(errors[before].action, ErrorAction::Stop);
     drop(errors);
     assert_unanswered(rig, &posted);
     posted
@@ -61,12 +62,12 @@ fn reported_errors_are_told_to_both_sides() {
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, Data::In(512)).0, IOERR);
     assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 0, Data::Out(&[1; 512])).0, IOERR);
     assert_eq!(rig.request(VIRTIO_BLK_T_FLUSH, 0, Data::In(0)).0, IOERR);
-    let report = |write| (write, Action::Report, false);
+    let report = |write| (write, ErrorAction::Report, false);
     assert_eq!(told(&rig), [report(false), report(true), report(true)]);
     // 'enospc' applies to writes; a read that lacks space is reported like any other error.
     fail(&rig, Some(ErrorKind::NoSpace));
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, Data::In(512)).0, IOERR);
-    assert_eq!(told(&rig), [(false, Action::Report, true)]);
+    assert_eq!(told(&rig), [(false, ErrorAction::Report, true)]);
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn ignored_errors_look_like_success() {
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, Data::In(1024)), (OK, 1025, vec![0; 1024]));
     assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 0, Data::Out(&[1; 512])), (OK, 1, vec![1; 512]));
     assert_eq!(rig.request(VIRTIO_BLK_T_FLUSH, 0, Data::In(0)).0, OK);
-    let ignore = |write| (write, Action::Ignore, false);
+    let ignore = |write| (write, ErrorAction::Ignore, false);
     assert_eq!(told(&rig), [ignore(false), ignore(true), ignore(true)]);
     log(&rig);
     // Each segment is attempted.
@@ -114,7 +115,7 @@ fn a_kept_request_is_no_one_s_to_wait_for_and_is_done_once_later() {
             _ => Data::In(0),
         };
         let posted = kept(&mut rig, kind, data);
-        assert_eq!(told(&rig), [(kind != VIRTIO_BLK_T_IN, Action::Stop, false)]);
+        assert_eq!(told(&rig), [(kind != VIRTIO_BLK_T_IN, ErrorAction::Stop, false)]);
 
         // Drained, for a switch as well as for a pause.
         assert_eq!(rig.disk.with(|disk| disk.tickets()), 0);
@@ -153,7 +154,7 @@ fn only_want_of_space_stops_enospc() {
     fail(&rig, Some(ErrorKind::NoSpace));
     let first = kept(&mut rig, VIRTIO_BLK_T_OUT, Data::Out(&[0x42; 512]));
     let second = kept(&mut rig, VIRTIO_BLK_T_OUT, Data::Out(&[0x43; 512]));
-    assert_eq!(told(&rig), [(true, Action::Stop, true); 2]);
+    assert_eq!(told(&rig), [(true, ErrorAction::Stop, true); 2]);
     rig.device.pause().wait().unwrap();
     // Now it fails for another reason, which is reported, for the kept requests too.
     fail(&rig, Some(ErrorKind::Io));
@@ -161,7 +162,7 @@ fn only_want_of_space_stops_enospc() {
     assert_eq!(rig.wait_used(0).0, first.head);
     assert_eq!(rig.wait_used(0).0, second.head);
     assert_eq!((rig.status(&first), rig.status(&second)), (IOERR, IOERR));
-    assert_eq!(told(&rig), [(true, Action::Report, false); 2]);
+    assert_eq!(told(&rig), [(true, ErrorAction::Report, false); 2]);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use block::ErrorKind;
 use block::disk::PIECE;
+use block::{ErrorAction, OnError};
 use virtio::Device;
 use virtio::driver::Piece;
 use virtio_bindings::virtio_blk::*;
-use virtio_blk::{Action, OnError};
 
 use super::disk::Op;
 use super::rig::{BORDER, Posted, Rig, Setup, header};
@@ -228,7 +228,7 @@ fn each_piece_has_the_errors_of_its_own() {
     fail(&stopping, Some(ErrorKind::NoSpace));
     stopping.disk.with(|disk| disk.release_all());
     stopping.disk.settle();
-    assert_eq!(stopping.errors.lock().unwrap()[0].action, Action::Stop);
+    assert_eq!(stopping.errors.lock().unwrap()[0].action, ErrorAction::Stop);
     stopping.device.pause().wait().unwrap();
     fail(&stopping, None);
     stopping.device.resume();

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use block::OnError;
 use executor::Thread;
 use virtio::driver::{Driver, Interrupts, Piece};
 use virtio::{Activation, Device, ReadyQueue};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_blk::{ErrorPolicy, IoError, OnError, Options, QUEUE_SIZE, VirtioBlk};
+use virtio_blk::{ErrorPolicy, IoError, Options, QUEUE_SIZE, VirtioBlk};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::disk::{self, FakeHandle};
@@ -82,7 +83,7 @@ impl Rig {
             errors: ErrorPolicy {
                 read: setup.on_read,
                 write: setup.on_write,
-                tell: Arc::new(move |error| told.lock().unwrap().push(error)),
+                listener: Arc::new(move |error| told.lock().unwrap().push(error)),
             },
         };
         Rig {

@@ -1,6 +1,7 @@
 //! Options, errors, events and properties of jobs.
 
 use super::Status;
+use crate::{ErrorAction, OnError};
 
 /// A kind of job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,44 +20,6 @@ impl JobKind {
             JobKind::Verify => "x-verify",
         }
     }
-}
-
-/// The policy of a job for errors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum OnError {
-    /// The job fails.
-    #[default]
-    Report,
-    /// The job pauses, and tries again when it is resumed.
-    Stop,
-    /// The job skips what it cannot do, and fails at its end.
-    Ignore,
-    /// `Stop` if there is no space left, else `Report`.
-    Enospc,
-}
-
-impl OnError {
-    /// Returns the action after an error; `no_space` tells whether it was for want of space.
-    pub(super) fn action(self, no_space: bool) -> Action {
-        match self {
-            OnError::Report => Action::Report,
-            OnError::Ignore => Action::Ignore,
-            OnError::Stop => Action::Stop,
-            OnError::Enospc if no_space => Action::Stop,
-            OnError::Enospc => Action::Report,
-        }
-    }
-}
-
-/// The action after an error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// The job fails.
-    Report,
-    /// The job pauses.
-    Stop,
-    /// The job continues.
-    Ignore,
 }
 
 /// The operation that failed.
@@ -166,7 +129,7 @@ pub enum JobEvent {
     /// Its state changed.
     Status,
     /// It met an error.
-    Error(Operation, Action),
+    Error(Operation, ErrorAction),
     /// It can be completed.
     Ready,
     /// It waits for [`super::Job::finalize`].

@@ -9,10 +9,10 @@ use crate::runner::Shared;
 /// A chain between two attempts at it. Its bytes still count for the limit of its ring, but it is not in
 /// flight: a pause or a reset does not wait for it.
 ///
-/// It stays aside while the device is paused, and, after [`Token::set_aside`], until the device was paused
-/// and resumed. Dropping it breaks the device, as dropping a [`Token`] does, except during a reset, which
+/// It stays parked while the device is paused, and, after [`Token::park_until_resumed`], until the device
+/// was paused and resumed. Dropping it breaks the device, as dropping a [`Token`] does, except during a reset, which
 /// forgets all chains.
-pub struct Aside<K: 'static = ()> {
+pub struct ParkedChain<K: 'static = ()> {
     /// `None` once the chain is taken back.
     ring: Option<Rc<Ring<K>>>,
     head: u16,
@@ -23,30 +23,30 @@ pub struct Aside<K: 'static = ()> {
 }
 
 impl<K: 'static> Token<K> {
-    /// Sets the chain aside until the device has been paused and resumed. The caller must drop what stands
+    /// Parks the chain until the device has been paused and resumed. The caller must drop what stands
     /// for the chain being in flight (a `K`).
-    pub fn set_aside(self) -> Aside<K> {
-        self.aside(1)
+    pub fn park_until_resumed(self) -> ParkedChain<K> {
+        self.parked(1)
     }
 
-    /// Sets the chain aside between two pieces of its work: it may be taken back at once, unless the device
-    /// is paused. Otherwise like [`Token::set_aside`].
-    pub fn set_aside_for_now(self) -> Aside<K> {
-        self.aside(0)
+    /// Parks the chain between two pieces of its work: it may be taken back at once, unless the device
+    /// is paused. Otherwise like [`Token::park_until_resumed`].
+    pub fn park(self) -> ParkedChain<K> {
+        self.parked(0)
     }
 
-    fn aside(mut self, resumes: u64) -> Aside<K> {
+    fn parked(mut self, resumes: u64) -> ParkedChain<K> {
         let ring = self.ring.take();
         let from = ring.as_ref().map_or(0, |ring| ring.shared.resumes.get().saturating_add(resumes));
         if let Some(ring) = &ring {
             ring.shared.delivered(1);
         }
         let Token { head, bytes, descriptors, .. } = self;
-        Aside { ring, head, bytes, descriptors, from }
+        ParkedChain { ring, head, bytes, descriptors, from }
     }
 }
 
-impl<K: 'static> Aside<K> {
+impl<K: 'static> ParkedChain<K> {
     /// Waits until the chain may be taken back; forever if a reset comes first. The future may be dropped.
     pub async fn ready(&self) {
         if let Some(ring) = &self.ring {
@@ -70,12 +70,12 @@ impl<K: 'static> Aside<K> {
             return Err(self);
         }
         shared.taken();
-        let Aside { head, bytes, descriptors, .. } = self;
+        let ParkedChain { head, bytes, descriptors, .. } = self;
         Ok(Token { ring: self.ring.take(), head, bytes, descriptors })
     }
 }
 
-impl<K: 'static> Drop for Aside<K> {
+impl<K: 'static> Drop for ParkedChain<K> {
     fn drop(&mut self) {
         let Some(ring) = self.ring.take() else { return };
         if !ring.shared.silent.get() {
