@@ -5,6 +5,7 @@
 
 mod claims;
 pub(crate) mod filter;
+mod front;
 mod gate;
 mod handle;
 pub mod job;
@@ -27,6 +28,7 @@ use self::claims::Claims;
 pub(crate) use self::claims::{Claim, Claimant, Needs};
 use self::filter::copy_on_read::CopyOnRead;
 use self::filter::{Below, Filters};
+pub use self::front::Front;
 pub(crate) use self::gate::Closed;
 use self::gate::Gate;
 pub use self::gate::{MOST_INSIDE, PIECE, Ticket, first_piece};

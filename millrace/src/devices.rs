@@ -4,7 +4,7 @@ use std::future::{pending, ready};
 use std::sync::Arc;
 
 use executor::{Remote, Thread};
-use virtio::Device;
+use virtio::{Device, VirtioDevice};
 use virtio_console::{Line, VirtioConsole};
 use virtio_net::VirtioNet;
 use virtio_rng::VirtioRng;
@@ -32,9 +32,9 @@ pub(super) fn start(options: &Run) -> Result<Others, Failure> {
         vmm::confine(sandbox::Role::Device, mode);
         ready(())
     });
-    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(VirtioRng::new(remote.clone()))];
+    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(VirtioDevice::new(remote.clone(), VirtioRng))];
     for net in &options.net {
-        devices.push(Box::new(VirtioNet::new(remote.clone(), net.connect()?, net.mac)));
+        devices.push(Box::new(VirtioDevice::new(remote.clone(), VirtioNet::new(net.connect()?, net.mac))));
     }
     let mut terminals = Vec::new();
     for path in &options.console {
@@ -43,7 +43,7 @@ pub(super) fn start(options: &Run) -> Result<Others, Failure> {
             serial::listen(path, Arc::new(ConsoleLine(line.clone())))
                 .map_err(|e| format!("--console: {e}"))?,
         );
-        devices.push(Box::new(VirtioConsole::new(remote.clone(), line)));
+        devices.push(Box::new(VirtioDevice::new(remote.clone(), VirtioConsole::new(line))));
     }
     Ok(Others { devices, terminals, thread: remote.clone() })
 }

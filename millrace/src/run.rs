@@ -304,11 +304,11 @@ async fn build(
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for drive in drives {
         if drive.options.cdrom {
-            devices.push(Box::new(VirtioScsi::new(drive.handle.clone(), &drive.options.id)));
+            devices.push(Box::new(VirtioScsi::device(drive.handle.clone(), &drive.options.id)));
             continue;
         }
         let (io_errors, id) = (io_errors.clone(), drive.options.id.clone());
-        let device = VirtioBlk::new(
+        let device = VirtioBlk::device(
             drive.handle.clone(),
             virtio_blk::Options {
                 size: drive.size,
@@ -322,7 +322,7 @@ async fn build(
                 },
             },
         );
-        drive.connect(device.config()).await.map_err(|e| e.to_string())?;
+        drive.connect(device.model().shared_config()).await.map_err(|e| e.to_string())?;
         devices.push(Box::new(device));
     }
     // Added behind the drives, whose names in the guest follow their order.

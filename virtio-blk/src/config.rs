@@ -2,13 +2,16 @@
 //! 5.2.4).
 
 use std::mem::offset_of;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use executor::lock;
+#[cfg(doc)]
 use virtio::Interrupt;
+use virtio::Negotiated;
 use virtio_bindings::virtio_blk::*;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::policy::ErrorPolicy;
 
@@ -27,11 +30,6 @@ pub(crate) const MAX_ZEROES_SEGMENTS: u32 = 16;
 
 /// The best alignment of discards, in sectors: 4 KiB.
 const DISCARD_ALIGNMENT: u32 = 8;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while holding it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The properties of a device that are fixed when it is made.
 #[derive(Clone, Debug)]
@@ -62,8 +60,43 @@ pub struct Config {
     capacity: Mutex<Capacity>,
     /// True if completed writes may be volatile until a flush.
     writeback: AtomicBool,
+    driver: Mutex<Driver>,
+}
+
+/// The choices of the driver.
+#[derive(Default)]
+struct Driver {
     /// Present while the device is active.
-    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+    negotiated: Option<Negotiated>,
+    /// The value that it wrote to `writeback`, if any.
+    writeback: Option<bool>,
+}
+
+/// `struct virtio_blk_config`, up to the last field of a feature that is offered.
+#[derive(FromZeros, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct ConfigSpace {
+    capacity: U64,
+    size_max: U32,
+    seg_max: U32,
+    cylinders: U16,
+    heads: u8,
+    sectors: u8,
+    blk_size: U32,
+    physical_block_exp: u8,
+    alignment_offset: u8,
+    min_io_size: U16,
+    opt_io_size: U32,
+    writeback: u8,
+    unused0: u8,
+    num_queues: U16,
+    max_discard_sectors: U32,
+    max_discard_seg: U32,
+    discard_sector_alignment: U32,
+    max_write_zeroes_sectors: U32,
+    max_write_zeroes_seg: U32,
+    write_zeroes_may_unmap: u8,
+    unused1: [u8; 3],
 }
 
 impl Config {
@@ -71,7 +104,7 @@ impl Config {
         Config {
             capacity: Mutex::new(Capacity { sectors: options.size / SECTOR, generation: 0 }),
             writeback: AtomicBool::new(true),
-            interrupt: Mutex::default(),
+            driver: Mutex::default(),
             options,
         }
     }
@@ -85,14 +118,10 @@ impl Config {
             capacity.sectors = size / SECTOR;
             capacity.generation = capacity.generation.wrapping_add(1);
         }
-        let interrupt = self.interrupt().clone();
-        if let Some(interrupt) = interrupt {
-            interrupt.config_changed();
+        let driver = lock(&self.driver).negotiated.clone();
+        if let Some(driver) = driver {
+            driver.interrupt.config_changed();
         }
-    }
-
-    pub(crate) fn interrupt(&self) -> MutexGuard<'_, Option<Arc<dyn Interrupt>>> {
-        lock(&self.interrupt)
     }
 
     /// Returns the generation, as in [`virtio::Device::config_generation`].
@@ -121,21 +150,53 @@ impl Config {
         self.writeback.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_writeback(&self, on: bool) {
+    fn set_writeback(&self, on: bool) {
         self.writeback.store(on, Ordering::Release);
+    }
+
+    /// Sets the cache mode for a driver that sets DRIVER_OK.
+    pub(crate) fn activate(&self, negotiated: &Negotiated) {
+        let mut driver = lock(&self.driver);
+        driver.negotiated = Some(negotiated.clone());
+        self.apply_cache_mode(&driver);
+    }
+
+    /// Returns to power-on.
+    pub(crate) fn deactivate(&self) {
+        *lock(&self.driver) = Driver::default();
+        self.set_writeback(true);
+    }
+
+    /// Writes config space, of which only `writeback` may be written.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
+        let Some(value) = WRITEBACK.checked_sub(offset).and_then(|at| data.get(usize::try_from(at).ok()?))
+        else {
+            return;
+        };
+        let mut driver = lock(&self.driver);
+        driver.writeback = Some(*value != 0);
+        self.apply_cache_mode(&driver);
+    }
+
+    /// Sets the cache mode (virtio 1.2, 5.2.5.2 and 5.2.6.2). Without CONFIG_WCE, or if `writeback` was not
+    /// written, a driver that never flushes gets write-through. Before DRIVER_OK, what was written is shown;
+    /// negotiation decides later if the driver may write it.
+    fn apply_cache_mode(&self, driver: &Driver) {
+        let written = driver.writeback;
+        let writeback = match &driver.negotiated {
+            None => written.unwrap_or(true),
+            Some(accepted) => {
+                let written = written.filter(|_| accepted.has(VIRTIO_BLK_F_CONFIG_WCE));
+                written.unwrap_or(accepted.has(VIRTIO_BLK_F_FLUSH))
+            }
+        };
+        self.set_writeback(writeback);
     }
 
     /// Returns the features offered.
     pub(crate) fn features(&self) -> u64 {
-        let mut bits = vec![
-            VIRTIO_F_VERSION_1,
-            VIRTIO_RING_F_INDIRECT_DESC,
-            VIRTIO_RING_F_EVENT_IDX,
-            VIRTIO_BLK_F_SEG_MAX,
-            VIRTIO_BLK_F_BLK_SIZE,
-            VIRTIO_BLK_F_FLUSH,
-            VIRTIO_BLK_F_CONFIG_WCE,
-        ];
+        let mut bits =
+            vec![VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE];
         if self.queues() > 1 {
             bits.push(VIRTIO_BLK_F_MQ);
         }
@@ -147,35 +208,31 @@ impl Config {
         bits.into_iter().fold(0, |features, bit| features | 1 << bit)
     }
 
-    /// Copies config space from `offset`. Bytes outside read as zero.
-    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut space = [0; size_of::<virtio_blk_config>()];
-        let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-        put(offset_of!(virtio_blk_config, capacity), &lock(&self.capacity).sectors.to_le_bytes());
-        // Header and status take one descriptor each.
-        put(offset_of!(virtio_blk_config, seg_max), &(u32::from(QUEUE_SIZE) - 2).to_le_bytes());
-        put(offset_of!(virtio_blk_config, blk_size), &(SECTOR as u32).to_le_bytes());
-        put(WRITEBACK as usize, &[self.writeback().into()]);
-        put(offset_of!(virtio_blk_config, num_queues), &self.queues().to_le_bytes());
+    /// Returns the content of the config space.
+    pub(crate) fn space(&self) -> ConfigSpace {
+        let mut space = ConfigSpace {
+            capacity: lock(&self.capacity).sectors.into(),
+            // Header and status take one descriptor each.
+            seg_max: (u32::from(QUEUE_SIZE) - 2).into(),
+            blk_size: (SECTOR as u32).into(),
+            writeback: self.writeback().into(),
+            num_queues: self.queues().into(),
+            ..FromZeros::new_zeroed()
+        };
         if !self.read_only() {
-            let sectors = MAX_ZEROES_SECTORS.to_le_bytes();
-            let segments = MAX_ZEROES_SEGMENTS.to_le_bytes();
-            put(offset_of!(virtio_blk_config, max_discard_sectors), &sectors);
-            put(offset_of!(virtio_blk_config, max_discard_seg), &segments);
-            put(offset_of!(virtio_blk_config, discard_sector_alignment), &DISCARD_ALIGNMENT.to_le_bytes());
-            put(offset_of!(virtio_blk_config, max_write_zeroes_sectors), &sectors);
-            put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &segments);
-            put(offset_of!(virtio_blk_config, write_zeroes_may_unmap), &[1]);
+            space.max_discard_sectors = MAX_ZEROES_SECTORS.into();
+            space.max_discard_seg = MAX_ZEROES_SEGMENTS.into();
+            space.discard_sector_alignment = DISCARD_ALIGNMENT.into();
+            space.max_write_zeroes_sectors = MAX_ZEROES_SECTORS.into();
+            space.max_write_zeroes_seg = MAX_ZEROES_SEGMENTS.into();
+            space.write_zeroes_may_unmap = 1;
         }
-        let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or(&[]);
-        let n = rest.len().min(data.len());
-        data[..n].copy_from_slice(&rest[..n]);
-        data[n..].fill(0);
+        space
     }
 }
 
 /// Offset of `writeback`, the one field that a driver may write.
-pub(crate) const WRITEBACK: u64 = offset_of!(virtio_blk_config, wce) as u64;
+const WRITEBACK: u64 = offset_of!(ConfigSpace, writeback) as u64;
 
 #[cfg(test)]
 #[path = "config_tests.rs"]

@@ -8,7 +8,7 @@ use block::{Error, ErrorAction, OnError};
 /// A request that the disk has failed.
 #[derive(Clone, Debug)]
 pub struct IoError {
-    /// The result of [`crate::Backend::node_name`] at that time.
+    /// The name of the image that requests went to at that time.
     pub node_name: Option<String>,
     /// True for anything but a read.
     pub write: bool,

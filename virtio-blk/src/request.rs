@@ -6,20 +6,47 @@
 
 use std::ops::Range;
 
-use block::disk::{PIECE, first_piece};
+use block::disk::{Front, PIECE, first_piece};
 use block::{Buf, Error, ErrorAction, ErrorKind, Result};
 use virtio::{Chain, Malformed, ParkedChain, Token};
 use virtio_bindings::virtio_blk::*;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::backend::Backend;
 use crate::config::{Config, MAX_ZEROES_SECTORS, MAX_ZEROES_SEGMENTS, SECTOR};
 use crate::policy::IoError;
 
-/// Length of a request's header in bytes (virtio 1.2, 5.2.6).
-const HEADER: usize = 16;
+/// `struct virtio_blk_outhdr`: the head of a request (virtio 1.2, 5.2.6).
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Header {
+    kind: U32,
+    ioprio: U32,
+    sector: U64,
+}
 
-/// Length of a `struct virtio_blk_discard_write_zeroes` in bytes.
-const SEGMENT: usize = 16;
+/// Length of a [`Header`] in bytes.
+const HEADER: usize = size_of::<Header>();
+
+/// `struct virtio_blk_discard_write_zeroes`, unchecked.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Segment {
+    sector: U64,
+    num_sectors: U32,
+    flags: U32,
+}
+
+impl Segment {
+    /// Returns its length in bytes.
+    fn len(&self) -> u64 {
+        u64::from(self.num_sectors.get()) * SECTOR
+    }
+
+    fn unmap(&self) -> bool {
+        self.flags.get() & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0
+    }
+}
 
 /// The result that the driver gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,14 +81,14 @@ pub(crate) enum Progress {
 /// A parsed request. Its pieces may be done again, so all that decides something is checked each time.
 pub(crate) struct Request {
     /// The first bytes that the device may read, copied.
-    header: [u8; HEADER],
+    header: Header,
     /// The bytes that the device may read behind the header.
     readable: Buf,
     /// The bytes that the device may write before the status byte.
     writable: Buf,
     /// The segments of a discard or write-zeroes request, copied once: the driver may change its own between
     /// a check and the use. `None` for other requests and for a list of invalid length.
-    segments: Option<Vec<u8>>,
+    segments: Option<Vec<Segment>>,
     /// Number of bytes done, of [`Request::total`].
     done: u64,
 }
@@ -87,8 +114,8 @@ impl Request {
             token.refuse(Malformed("a request without a whole header"));
             return None;
         }
-        let mut header = [0; HEADER];
-        readable.copy_to(&mut header);
+        let mut header = Header::new_zeroed();
+        readable.copy_to(header.as_mut_bytes());
         let status = writable.slice(room - 1..room);
         let (readable, writable) = (readable.slice(HEADER..sent), writable.slice(0..room - 1));
         let mut request = Request { header, readable, writable, segments: None, done: 0 };
@@ -180,12 +207,12 @@ fn failed(error: Error) -> Failure {
 }
 
 /// Does the next piece of `request`.
-pub(crate) async fn serve<B: Backend>(
-    disk: &B,
-    ticket: &B::Ticket,
+pub(crate) async fn serve<F: Front>(
+    disk: &F,
+    ticket: &F::Ticket,
     config: &Config,
     request: &mut Request,
-    answer: &Answer<B::Ticket>,
+    answer: &Answer<F::Ticket>,
 ) -> Progress {
     let piece = request.piece(disk);
     let error = match execute(disk, ticket, config, request, &piece).await {
@@ -212,11 +239,11 @@ pub(crate) async fn serve<B: Backend>(
 }
 
 /// Decides what an error of the disk leads to, and reports it. Nothing else does so.
-fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Error) -> ErrorAction {
+fn settle<F: Front>(disk: &F, config: &Config, request: &Request, error: &Error) -> ErrorAction {
     let (policy, write) = (config.errors(), !request.is_read());
     let action = policy.action(write, error);
     (policy.listener)(IoError {
-        node_name: disk.node_name(),
+        node_name: Some(disk.node_name()),
         write,
         action,
         no_space: error.kind() == ErrorKind::NoSpace,
@@ -228,8 +255,7 @@ fn settle<B: Backend>(disk: &B, config: &Config, request: &Request, error: &Erro
 
 impl Request {
     fn kind(&self) -> u32 {
-        let [k0, k1, k2, k3, ..] = self.header;
-        u32::from_le_bytes([k0, k1, k2, k3])
+        self.header.kind.get()
     }
 
     fn is_read(&self) -> bool {
@@ -240,11 +266,15 @@ impl Request {
         self.kind() == VIRTIO_BLK_T_DISCARD
     }
 
-    fn copy_segments(&self) -> Option<Vec<u8>> {
-        let most = MAX_ZEROES_SEGMENTS as usize * SEGMENT;
+    fn copy_segments(&self) -> Option<Vec<Segment>> {
+        let (count, rest) =
+            (self.readable.len() / size_of::<Segment>(), self.readable.len() % size_of::<Segment>());
         let is_list = matches!(self.kind(), VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES);
-        let len = self.readable.len();
-        (is_list && len > 0 && len <= most && len.is_multiple_of(SEGMENT)).then(|| self.readable.to_vec())
+        (is_list && rest == 0 && (1..=MAX_ZEROES_SEGMENTS as usize).contains(&count)).then(|| {
+            let mut segments = vec![Segment::new_zeroed(); count];
+            self.readable.copy_to(segments.as_mut_bytes());
+            segments
+        })
     }
 
     /// Returns the number of bytes to move in total: of data, or of the ranges to zero or discard.
@@ -252,18 +282,18 @@ impl Request {
         match self.kind() {
             VIRTIO_BLK_T_IN => self.writable.len() as u64,
             VIRTIO_BLK_T_OUT => self.readable.len() as u64,
-            _ => self.raw_ranges().map(|(_, len, _)| len).sum(),
+            _ => self.segments().iter().map(Segment::len).sum(),
         }
     }
 
-    /// Returns the segments of a discard or write-zeroes request, unchecked: first sector, bytes, flags.
-    fn raw_ranges(&self) -> impl Iterator<Item = (u64, u64, u32)> {
-        self.segments.iter().flat_map(|bytes| bytes.as_chunks().0).map(raw_range)
+    /// Returns the segments of a discard or write-zeroes request, unchecked.
+    fn segments(&self) -> &[Segment] {
+        self.segments.as_deref().unwrap_or_default()
     }
 
     /// Returns the range of [`Request::total`] to do with one ticket: one piece of the data or of a long
     /// range, or several short ranges that together are not longer than a piece.
-    fn piece<B: Backend>(&self, disk: &B) -> Range<u64> {
+    fn piece<F: Front>(&self, disk: &F) -> Range<u64> {
         let (done, total) = (self.done, self.total());
         match self.kind() {
             VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => {
@@ -271,19 +301,18 @@ impl Request {
                 let offset = self.sector().wrapping_mul(SECTOR).wrapping_add(done);
                 done..done + first_piece(offset, total - done, PIECE)
             }
-            _ => done..done + ranges_piece(self.raw_ranges(), done, disk.zero_piece()),
+            _ => done..done + segments_piece(self.segments(), done, disk.zero_piece()),
         }
     }
 
     /// Returns the number of bytes that the next piece moves.
-    pub(crate) fn weight<B: Backend>(&self, disk: &B) -> u64 {
+    pub(crate) fn weight<F: Front>(&self, disk: &F) -> u64 {
         let piece = self.piece(disk);
         piece.end - piece.start
     }
 
     fn sector(&self) -> u64 {
-        let [.., s0, s1, s2, s3, s4, s5, s6, s7] = self.header;
-        u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])
+        self.header.sector.get()
     }
 
     /// Returns the outcome of a request whose last piece is done.
@@ -299,9 +328,9 @@ impl Request {
 }
 
 /// Does a piece of a request.
-async fn execute<B: Backend>(
-    disk: &B,
-    ticket: &B::Ticket,
+async fn execute<F: Front>(
+    disk: &F,
+    ticket: &F::Ticket,
     config: &Config,
     request: &Request,
     piece: &Range<u64>,
@@ -338,12 +367,12 @@ async fn execute<B: Backend>(
                 refuse(ErrorKind::Invalid, "a list of segments of a bad length")?;
             }
             let discard = request.is_discard();
-            for segment in request.raw_ranges() {
-                check_range(segment, discard, disk.size())?;
+            for segment in request.segments() {
+                check_segment(segment, discard, disk.size())?;
             }
             let mut result = Ok(());
             // The first error counts, but each range is attempted: the error may be ignored.
-            for range in parts(request.raw_ranges(), piece) {
+            for range in parts(request.segments(), piece) {
                 result = result.and(if discard {
                     disk.discard(ticket, range.offset, range.len).await
                 } else {
@@ -360,7 +389,7 @@ async fn execute<B: Backend>(
     }
 }
 
-fn check_writable<B: Backend>(disk: &B, config: &Config) -> Result<()> {
+fn check_writable<F: Front>(disk: &F, config: &Config) -> Result<()> {
     if config.read_only() || disk.read_only() {
         return refuse(ErrorKind::ReadOnly, "a write to a read-only disk");
     }
@@ -385,29 +414,18 @@ fn in_disk(sector: u64, len: u64, size: u64) -> Result<u64> {
     }
 }
 
-/// Parses a `struct virtio_blk_discard_write_zeroes`: first sector, bytes, flags.
-fn raw_range(segment: &[u8; SEGMENT]) -> (u64, u64, u32) {
-    let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = *segment;
-    let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
-    (
-        u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-        u64::from(sectors) * SECTOR,
-        u32::from_le_bytes([f0, f1, f2, f3]),
-    )
-}
-
 /// Checks a segment of a discard or write-zeroes request for a disk of `size` bytes. All segments of a
 /// request are checked before the first is done.
-fn check_range((sector, len, flags): (u64, u64, u32), discard: bool, size: u64) -> Result<()> {
-    let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+fn check_segment(segment: &Segment, discard: bool, size: u64) -> Result<()> {
     // 5.2.6.2: unknown flags, and `unmap` for a discard, are unsupported.
-    if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || (discard && unmap) {
+    let unknown = segment.flags.get() & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+    if unknown || (discard && segment.unmap()) {
         return refuse(ErrorKind::Unsupported, "unknown flags of a discard or write-zeroes request");
     }
-    if len > u64::from(MAX_ZEROES_SECTORS) * SECTOR {
+    if segment.num_sectors.get() > MAX_ZEROES_SECTORS {
         return refuse(ErrorKind::Invalid, "more sectors than a discard or write-zeroes segment may have");
     }
-    in_disk(sector, len, size).map(|_| ())
+    in_disk(segment.sector.get(), segment.len(), size).map(|_| ())
 }
 
 /// A part of a range to be zeroed or discarded, in bytes.
@@ -418,18 +436,19 @@ struct Part {
     unmap: bool,
 }
 
-/// Returns the number of bytes of `ranges` to do next, after `done` bytes: as many whole ranges as have at
-/// most `most` bytes together, or the first piece of a longer range. Longer ranges are cut at multiples of
+/// Returns the number of bytes of `segments` to do next, after `done` bytes: as many whole segments as have
+/// at most `most` bytes together, or the first piece of a longer one. Longer ones are cut at multiples of
 /// `most`.
-fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: u64) -> u64 {
+fn segments_piece(segments: &[Segment], done: u64, most: u64) -> u64 {
     let (mut skip, mut taken) = (done, 0);
-    for (sector, len, _) in ranges {
+    for segment in segments {
+        let len = segment.len();
         if skip >= len {
             skip -= len;
             continue;
         }
-        // A range that wraps is refused before it is used.
-        let offset = sector.wrapping_mul(SECTOR).wrapping_add(skip);
+        // A segment that wraps is refused before it is used.
+        let offset = segment.sector.get().wrapping_mul(SECTOR).wrapping_add(skip);
         let rest = len - std::mem::take(&mut skip);
         let piece = first_piece(offset, rest, most);
         if taken > 0 && taken + piece > most {
@@ -443,17 +462,17 @@ fn ranges_piece(ranges: impl Iterator<Item = (u64, u64, u32)>, done: u64, most: 
     taken
 }
 
-/// Returns the parts of checked ranges that `piece` of their bytes covers.
-fn parts(ranges: impl Iterator<Item = (u64, u64, u32)>, piece: &Range<u64>) -> impl Iterator<Item = Part> {
+/// Returns the parts of checked segments that `piece` of their bytes covers.
+fn parts(segments: &[Segment], piece: &Range<u64>) -> impl Iterator<Item = Part> {
     let mut before = 0;
-    ranges.filter_map(move |(sector, len, flags)| {
-        let all = before..before + len;
+    segments.iter().filter_map(move |segment| {
+        let all = before..before + segment.len();
         before = all.end;
         let (start, end) = (all.start.max(piece.start), all.end.min(piece.end));
         (start < end).then(|| Part {
-            offset: sector * SECTOR + (start - all.start),
+            offset: segment.sector.get() * SECTOR + (start - all.start),
             len: end - start,
-            unmap: flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0,
+            unmap: segment.unmap(),
         })
     })
 }

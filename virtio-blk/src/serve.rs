@@ -10,87 +10,83 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use block::disk::Front;
+use executor::spawn;
 use executor::sync::Event;
-use executor::{Handle, spawn};
 use virtio::{Queue, Task};
 
-use crate::backend::Backend;
 use crate::config::Config;
 use crate::request::{self, Answer, Outcome, ParkedRequest, Progress, Request};
 
 /// The state that the tasks of a queue share.
-struct Served<B: Backend> {
-    disk: Rc<B>,
+struct QueueState<F: Front> {
+    disk: Rc<F>,
     config: Arc<Config>,
     /// Requests to continue later, in the order in which they were parked. Bounded by the ring: each is one of
     /// its chains.
-    parked: RefCell<VecDeque<Box<ParkedRequest<B::Ticket>>>>,
+    parked: RefCell<VecDeque<Box<ParkedRequest<F::Ticket>>>>,
     more: Event,
 }
 
-/// Returns the tasks of the disk behind `handle` for its queues, or `None` if the disk is gone.
-pub(crate) fn tasks<H: Handle<Target: Backend>>(
-    handle: &H,
+/// Returns the tasks of a disk for its queues.
+pub(crate) fn tasks<F: Front>(
+    disk: &Rc<F>,
     config: &Arc<Config>,
-    queues: Vec<Queue<<H::Target as Backend>::Ticket>>,
-) -> Option<Vec<Task>> {
-    let Some(disk) = handle.get() else {
-        executor::limited!(warn, "the disk of a virtio block device is gone");
-        return None;
-    };
+    queues: Vec<Queue<F::Ticket>>,
+) -> Vec<Task> {
     let serve = |queue| -> [Task; 2] {
-        let served = Rc::new(Served {
+        let state = Rc::new(QueueState {
             disk: disk.clone(),
             config: config.clone(),
             parked: RefCell::default(),
             more: Event::new(),
         });
-        [Box::pin(serve(served.clone(), queue)), Box::pin(retry(served))]
+        [Box::pin(serve(state.clone(), queue)), Box::pin(retry(state))]
     };
-    Some(queues.into_iter().flat_map(serve).collect())
+    queues.into_iter().flat_map(serve).collect()
 }
 
-async fn serve<B: Backend>(served: Rc<Served<B>>, queue: Queue<B::Ticket>) {
+async fn serve<F: Front>(state: Rc<QueueState<F>>, queue: Queue<F::Ticket>) {
     loop {
         queue.available().await;
         // The request stays in the ring meanwhile, so that a pause or reset finds it there.
-        let ticket = served.enter().await;
+        let ticket = state.enter().await;
         if let Some(chain) = queue.take()
             && let Some((request, answer)) = Request::of(chain)
         {
-            served.clone().start(ticket, request, answer);
+            state.clone().start(ticket, request, answer);
         }
     }
 }
 
 /// Continues parked requests, unless the machine is stopped.
-async fn retry<B: Backend>(served: Rc<Served<B>>) {
+async fn retry<F: Front>(state: Rc<QueueState<F>>) {
     loop {
-        let first = served.parked.borrow_mut().pop_front();
+        let first = state.parked.borrow_mut().pop_front();
         let Some(parked) = first else {
-            served.more.wait().await;
+            state.more.wait().await;
             continue;
         };
         parked.ready().await;
-        let ticket = served.enter().await;
+        let ticket = state.enter().await;
         match parked.take_back() {
-            Ok((request, answer)) => served.clone().start(ticket, request, answer),
+            Ok((request, answer)) => state.clone().start(ticket, request, answer),
             // Stopped again before the gate was open.
-            Err(parked) => served.parked.borrow_mut().push_front(parked),
+            Err(parked) => state.parked.borrow_mut().push_front(parked),
         }
     }
 }
 
-impl<B: Backend> Served<B> {
-    async fn enter(&self) -> B::Ticket {
+impl<F: Front> QueueState<F> {
+    async fn enter(&self) -> F::Ticket {
         match self.disk.try_enter() {
             Some(ticket) => ticket,
             None => self.disk.enter().await,
         }
     }
 
-    fn start(self: Rc<Self>, mut ticket: B::Ticket, mut request: Request, answer: Answer<B::Ticket>) {
-        B::carry(&mut ticket, request.weight(&*self.disk));
+    fn start(self: Rc<Self>, mut ticket: F::Ticket, mut request: Request, answer: Answer<F::Ticket>) {
+        F::carry(&mut ticket, request.weight(&*self.disk));
         spawn(async move {
             match request::serve(&*self.disk, &ticket, &self.config, &mut request, &answer).await {
                 Progress::Done(outcome) => answer.give(outcome, ticket),
@@ -101,7 +97,7 @@ impl<B: Backend> Served<B> {
         });
     }
 
-    fn park(&self, ticket: B::Ticket, request: Request, answer: Answer<B::Ticket>, failed: bool) {
+    fn park(&self, ticket: F::Ticket, request: Request, answer: Answer<F::Ticket>, failed: bool) {
         // The ticket is dropped first: a pause that sees nothing in flight must find the disk drained, too.
         drop(ticket);
         self.parked.borrow_mut().push_back(Box::new(ParkedRequest::new(request, answer, failed)));

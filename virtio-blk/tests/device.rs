@@ -3,7 +3,6 @@
 
 mod device {
     mod commands;
-    mod disk;
     mod errors;
     mod events;
     mod framing;

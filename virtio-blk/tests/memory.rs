@@ -15,8 +15,8 @@ use block::disk::{MOST_INSIDE, PIECE};
 use block::storage::{Opener, Source, Storage};
 use block::{Buf, Disk, DiskHandle, Kind, Result};
 use executor::{Handle, Thread};
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_bindings::virtio_blk::*;
 use virtio_blk::{ErrorPolicy, Options, QUEUE_SIZE, VirtioBlk};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -138,7 +138,7 @@ const SPACE: u64 = 4 << 20;
 const PAGE: u64 = (16 << 20) + 1;
 
 struct Rig {
-    device: VirtioBlk<DiskHandle>,
+    device: VirtioDevice<VirtioBlk<DiskHandle>>,
     drivers: Vec<Driver>,
     interrupts: Arc<Interrupts>,
     disk: DiskHandle,
@@ -163,7 +163,7 @@ fn rig() -> Rig {
         queues: QUEUES,
         errors: ErrorPolicy::report(),
     };
-    let mut device = VirtioBlk::new(disk.clone(), options);
+    let mut device = VirtioBlk::device(disk.clone(), options);
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap());
     let interrupts = Arc::<Interrupts>::default();
     interrupts.clear_used(QUEUES.into());

@@ -35,17 +35,15 @@ pub enum TrayEvent {
     EjectRequested,
 }
 
-type Hears = dyn Fn(TrayEvent);
-
 /// A listener for a tray's events, called for as long as this is held.
-pub type Listener = Rc<Hears>;
+pub type Listener = Rc<dyn Fn(TrayEvent)>;
 
 /// The tray of a removable drive.
 #[derive(Default)]
 pub struct Tray {
     open: Cell<bool>,
     locked: Cell<bool>,
-    listeners: RefCell<Vec<Weak<Hears>>>,
+    listeners: RefCell<Vec<Weak<dyn Fn(TrayEvent)>>>,
 }
 
 impl Tray {
@@ -71,7 +69,21 @@ impl Tray {
         listeners.push(Rc::downgrade(listener));
     }
 
-    fn tell(&self, event: TrayEvent) {
+    /// Opens or closes it. An open tray is not locked.
+    pub fn set_open(&self, open: bool) {
+        self.open.set(open);
+        if open {
+            self.locked.set(false);
+        }
+        self.notify(if open { TrayEvent::Opened } else { TrayEvent::Closed });
+    }
+
+    /// Returns the number of its listeners.
+    pub(crate) fn listeners(&self) -> usize {
+        self.listeners.borrow().iter().filter(|listener| listener.strong_count() > 0).count()
+    }
+
+    pub(crate) fn notify(&self, event: TrayEvent) {
         let listeners: Vec<_> = self.listeners.borrow().iter().filter_map(Weak::upgrade).collect();
         for listener in listeners {
             listener(event);
@@ -123,7 +135,7 @@ impl Disk {
             return Ok(());
         }
         if tray.locked.get() {
-            tray.tell(TrayEvent::EjectRequested);
+            tray.notify(TrayEvent::EjectRequested);
             if !force {
                 let text = format!(
                     "Device '{}' is locked and force was not specified, wait for tray to open and try again",
@@ -132,7 +144,7 @@ impl Disk {
                 return Err(Error::new(ErrorKind::Locked, text));
             }
         }
-        self.move_tray(tray, true);
+        tray.set_open(true);
         Ok(())
     }
 
@@ -143,17 +155,9 @@ impl Disk {
     pub fn close_tray(&self) -> Result<()> {
         let tray = self.tray()?;
         if tray.open.get() {
-            self.move_tray(tray, false);
+            tray.set_open(false);
         }
         Ok(())
-    }
-
-    fn move_tray(&self, tray: &Tray, open: bool) {
-        tray.open.set(open);
-        if open {
-            tray.locked.set(false);
-        }
-        tray.tell(if open { TrayEvent::Opened } else { TrayEvent::Closed });
     }
 
     /// Takes the medium out of the open tray.

@@ -1,14 +1,11 @@
-//! The device as its transport sees it, and its two tasks.
+//! The device and its two tasks.
 
 use std::io;
 use std::sync::Arc;
 
-use executor::{AsyncFd, Remote, Reply, timeout};
-use virtio::{Activation, Device};
-use virtio::{Chain, Malformed, Queue, Runner, Task};
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use executor::{AsyncFd, timeout};
+use virtio::{Chain, Malformed, Model, Negotiated, Queue, Task};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::line::{INPUT_MAX, KEPT_MAX, Line, PATIENCE};
@@ -20,80 +17,49 @@ pub const QUEUE_SIZE: u16 = 64;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 
-/// A virtio console with one port, which works on a thread that it is given.
-///
-/// That thread handles all calls in their order. Dropping an active device resets it without waiting. Bytes
-/// that wait in the line stay there through a reset.
+/// A virtio console with one port. Bytes that wait in its line stay there through a reset.
 pub struct VirtioConsole {
-    runner: Runner,
     line: Arc<Line>,
 }
 
 impl VirtioConsole {
-    /// Returns a console at one end of `line`, which works on the executor behind `remote`.
-    pub fn new(remote: Remote, line: Arc<Line>) -> Self {
-        VirtioConsole { runner: Runner::new(remote), line }
+    /// Returns a console at one end of `line`.
+    pub fn new(line: Arc<Line>) -> Self {
+        VirtioConsole { line }
     }
 }
 
-impl Device for VirtioConsole {
-    fn id(&self) -> u32 {
-        VIRTIO_ID_CONSOLE
-    }
+impl Model for VirtioConsole {
+    const ID: u32 = VIRTIO_ID_CONSOLE;
 
-    fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
-    }
+    /// Each field belongs to a feature that is not offered (virtio 1.2, 5.3.4).
+    type Config = ();
+    type Keep = ();
 
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE; 2]
     }
 
-    /// Each field belongs to a feature that is not offered (virtio 1.2, 5.3.4).
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
+    fn config(&self) {}
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let line = self.line.clone();
-        self.runner.start(activation, move |queues| {
-            let tasks = tasks(&line, queues);
-            tasks.inspect_err(|e| executor::limited!(warn, "a console's line: {e}")).ok()
-        })
-    }
-
-    fn reset(&mut self) {
-        self.runner.reset();
-    }
-
-    fn pause(&mut self) -> Reply<()> {
-        self.runner.pause()
-    }
-
-    fn resume(&mut self) {
-        self.runner.resume();
-    }
-}
-
-fn tasks(line: &Arc<Line>, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
-    let mut tasks: Vec<Task> = Vec::new();
-    for queue in queues {
-        let line = line.clone();
-        match queue.index() {
-            RECEIVE => {
-                let input = AsyncFd::new(line.input_event().try_clone()?)?;
-                tasks.push(Box::pin(async move { receive(&line, &input, &queue).await }));
+    fn serve(self: Arc<Self>, _: Negotiated, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
+        let mut tasks: Vec<Task> = Vec::new();
+        for queue in queues {
+            let line = self.line.clone();
+            match queue.index() {
+                RECEIVE => {
+                    let input = AsyncFd::new(line.input_event().try_clone()?)?;
+                    tasks.push(Box::pin(async move { receive(&line, &input, &queue).await }));
+                }
+                TRANSMIT => {
+                    let drained = AsyncFd::new(line.drained_event().try_clone()?)?;
+                    tasks.push(Box::pin(async move { transmit(&line, &drained, &queue).await }));
+                }
+                _ => {}
             }
-            TRANSMIT => {
-                let drained = AsyncFd::new(line.drained_event().try_clone()?)?;
-                tasks.push(Box::pin(async move { transmit(&line, &drained, &queue).await }));
-            }
-            _ => {}
         }
+        Ok(tasks)
     }
-    Ok(tasks)
 }
 
 /// Waits until `holds` returns true, which begins with a write to `event`.

@@ -1,8 +1,8 @@
 //! The virtio console device (virtio 1.2, 5.3) with one port, which Linux names `/dev/hvc0`: it carries
 //! bytes between a guest's rings and a [`Line`], at whose other end somebody may be.
 //!
-//! [`VirtioConsole`] is the device as its transport sees it, on any thread; its tasks run on the thread of
-//! an executor. [`Line`] connects it to the code that carries the bytes further, on any thread.
+//! [`VirtioConsole`] is the device; its tasks run on the thread of an executor. [`Line`] connects it to the code
+//! that carries the bytes further, on any thread.
 //!
 //! Linux writes to such a console with interrupts off, and its processor does nothing else until the device
 //! has taken the bytes. So the device does not make it wait for long:
@@ -14,9 +14,6 @@
 //! | more, and nobody took any for as long | is taken at once; beyond [`KEPT_MAX`] the oldest is dropped |
 //!
 //! Input waits in the line until the guest offers a buffer. A line takes no more than [`INPUT_MAX`] bytes.
-//!
-//! The driver is hostile: whatever its memory holds, and whenever that changes, this device neither panics
-//! nor spins nor touches anything outside guest memory.
 
 mod device;
 mod line;

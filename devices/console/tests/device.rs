@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use executor::{Thread, yield_now};
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_console::{INPUT_MAX, KEPT_MAX, Line, OUTPUT_MAX, PATIENCE, QUEUE_SIZE, VirtioConsole};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -17,7 +17,7 @@ const TRANSMIT: usize = 1;
 type Part<'a> = (&'a [u8], bool);
 
 struct Rig {
-    device: VirtioConsole,
+    device: VirtioDevice<VirtioConsole>,
     line: Arc<Line>,
     drivers: Vec<Driver>,
     interrupts: Arc<Interrupts>,
@@ -30,7 +30,7 @@ impl Rig {
         let thread = Thread::start("console", std::future::pending).unwrap();
         let line = Arc::new(Line::new().unwrap());
         let mut rig = Rig {
-            device: VirtioConsole::new(thread.remote().clone(), line.clone()),
+            device: VirtioDevice::new(thread.remote().clone(), VirtioConsole::new(line.clone())),
             line,
             drivers: Vec::new(),
             interrupts: Arc::default(),

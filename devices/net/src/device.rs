@@ -1,39 +1,34 @@
-//! The device as its transport sees it.
+//! The device.
 
 use std::io;
 use std::sync::Arc;
 
-use executor::{Remote, Reply};
-use virtio::{Activation, Device};
-use virtio::{Queue, Runner};
+use virtio::{Model, Negotiated, Queue, Task};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
 
-use crate::config::{self, FEATURES, QUEUE_SIZE, QUEUES};
+use crate::config::{Config, FEATURES, QUEUE_SIZE, QUEUES};
 use crate::link::Link;
 use crate::mac::Mac;
-use crate::serve::{self, Driver};
+use crate::serve;
 
-/// A virtio network interface at the end of a [`Link`], which works on a thread that it is given.
-///
-/// That thread handles all calls in their order. Dropping an active device resets it without waiting. A link
-/// that is gone stays gone, through resets too.
+/// A virtio network interface at the end of a [`Link`]. A link that is gone stays gone, through resets too.
 pub struct VirtioNet {
-    runner: Runner,
     link: Arc<Link>,
     mac: Mac,
 }
 
 impl VirtioNet {
-    /// Returns an interface with the address `mac`, which works on the executor behind `remote`.
-    pub fn new(remote: Remote, link: Link, mac: Mac) -> Self {
-        VirtioNet { runner: Runner::new(remote), link: Arc::new(link), mac }
+    /// Returns an interface with the address `mac`.
+    pub fn new(link: Link, mac: Mac) -> Self {
+        VirtioNet { link: Arc::new(link), mac }
     }
 }
 
-impl Device for VirtioNet {
-    fn id(&self) -> u32 {
-        VIRTIO_ID_NET
-    }
+impl Model for VirtioNet {
+    const ID: u32 = VIRTIO_ID_NET;
+    type Config = Config;
+    type Keep = ();
 
     fn features(&self) -> u64 {
         FEATURES
@@ -43,8 +38,9 @@ impl Device for VirtioNet {
         vec![QUEUE_SIZE; QUEUES]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        config::read(self.mac, !self.link.has_gone(), offset, data);
+    fn config(&self) -> Config {
+        let status = if self.link.has_gone() { 0 } else { VIRTIO_NET_S_LINK_UP as u16 };
+        Config { mac: self.mac.bytes(), status: status.into() }
     }
 
     /// Changes once, when the link goes down.
@@ -52,24 +48,7 @@ impl Device for VirtioNet {
         self.link.has_gone().into()
     }
 
-    /// Nothing is writable (virtio 1.2, 5.1.4).
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let link = self.link.clone();
-        let driver = Driver::of(&activation);
-        self.runner.start(activation, move |queues: Vec<Queue>| serve::tasks(link, driver, queues))
-    }
-
-    fn reset(&mut self) {
-        self.runner.reset();
-    }
-
-    fn pause(&mut self) -> Reply<()> {
-        self.runner.pause()
-    }
-
-    fn resume(&mut self) {
-        self.runner.resume();
+    fn serve(self: Arc<Self>, driver: Negotiated, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
+        serve::tasks(self.link.clone(), driver, queues)
     }
 }

@@ -16,8 +16,7 @@
 //!
 //! There are no offloads: checksums are complete, and no frame is longer than its network allows.
 //!
-//! The driver is hostile: whatever its memory holds, and whenever that changes, this device neither panics
-//! nor spins nor touches anything outside guest memory. Frames from a link are bounded in the same way.
+//! Frames from a link are bounded in the same way as those of a hostile driver.
 
 mod config;
 mod device;

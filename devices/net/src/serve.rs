@@ -2,14 +2,14 @@
 
 use std::future::pending;
 use std::io;
-use std::mem::offset_of;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use executor::{AsyncFd, yield_now};
-use virtio::{Activation, Interrupt};
-use virtio::{Chain, Malformed, NoRoom, Queue, Task, has};
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, virtio_net_hdr_v1};
+use virtio::{Chain, Malformed, Negotiated, NoRoom, Queue, Task};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS};
+use zerocopy::little_endian::U16;
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::link::{Link, MOST_FRAME};
 
@@ -17,43 +17,39 @@ use crate::link::{Link, MOST_FRAME};
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 
-/// Size of the header before each frame. Without offloads only its number of buffers matters, and only to
-/// the guest.
-const HEADER: usize = size_of::<virtio_net_hdr_v1>();
-const NUM_BUFFERS: usize = offset_of!(virtio_net_hdr_v1, num_buffers);
+/// `struct virtio_net_hdr`, before each frame. Without offloads only its number of buffers matters, and only
+/// to the guest.
+#[derive(FromZeros, IntoBytes, Immutable)]
+#[repr(C)]
+struct Header {
+    flags: u8,
+    gso_type: u8,
+    hdr_len: U16,
+    gso_size: U16,
+    csum_start: U16,
+    csum_offset: U16,
+    num_buffers: U16,
+}
+
+/// Size of a [`Header`] in bytes.
+const HEADER: usize = size_of::<Header>();
 
 /// Two addresses and a type: anything shorter is not an Ethernet frame.
 const LEAST_FRAME: usize = 14;
 
-/// The features that were negotiated with the driver, and the way to interrupt it.
-pub(crate) struct Driver {
-    /// True if a frame may be spread over several chains.
-    mergeable: bool,
-    /// True if the driver reads the link's status.
-    status: bool,
-    interrupt: Arc<dyn Interrupt>,
-}
-
-impl Driver {
-    pub(crate) fn of(activation: &Activation) -> Self {
-        Driver {
-            mergeable: has(activation.features, VIRTIO_NET_F_MRG_RXBUF),
-            status: has(activation.features, VIRTIO_NET_F_STATUS),
-            interrupt: activation.interrupt.clone(),
-        }
-    }
-}
-
 /// An active device.
 struct Interface {
     link: AsyncFd<Arc<Link>>,
-    driver: Driver,
+    driver: Negotiated,
 }
 
-/// Returns the tasks of an active device, or `None` if the event loop does not accept the link.
-pub(crate) fn tasks(link: Arc<Link>, driver: Driver, queues: Vec<Queue>) -> Option<Vec<Task>> {
-    let link =
-        AsyncFd::new(link).inspect_err(|e| executor::limited!(warn, "watching a network link: {e}")).ok()?;
+/// Returns the tasks of an active device.
+///
+/// # Errors
+/// Fails if the event loop does not accept the link.
+pub(crate) fn tasks(link: Arc<Link>, driver: Negotiated, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
+    let watched = AsyncFd::new(link);
+    let link = watched.map_err(|e| io::Error::new(e.kind(), format!("watching a network link: {e}")))?;
     let interface = Rc::new(Interface { link, driver });
     let task = |queue: Queue| -> Option<Task> {
         let interface = interface.clone();
@@ -63,7 +59,7 @@ pub(crate) fn tasks(link: Arc<Link>, driver: Driver, queues: Vec<Queue>) -> Opti
             _ => None,
         }
     };
-    Some(queues.into_iter().filter_map(task).collect())
+    Ok(queues.into_iter().filter_map(task).collect())
 }
 
 fn is_frame(len: usize) -> bool {
@@ -91,17 +87,16 @@ impl Interface {
     /// be room is dropped.
     async fn deliver(&self, queue: &Queue) {
         let len = self.link().received(<[u8]>::len);
-        let most = if self.driver.mergeable { queue.size() } else { 1 };
+        let most = if self.driver.has(VIRTIO_NET_F_MRG_RXBUF) { queue.size() } else { 1 };
         let mut count = 0;
         while is_frame(len) {
             queue.available_beyond(count).await;
             match queue.room(HEADER + len, most) {
                 Ok(room) => {
-                    let mut header = [0; HEADER];
                     // No more chains than the ring has descriptors.
-                    let chains = room.chains() as u16;
-                    header[NUM_BUFFERS..].copy_from_slice(&chains.to_le_bytes());
-                    return self.link().received(|frame| room.write(&[&header, frame]));
+                    let num_buffers = (room.chains() as u16).into();
+                    let header = Header { num_buffers, ..FromZeros::new_zeroed() };
+                    return self.link().received(|frame| room.write(&[header.as_bytes(), frame]));
                 }
                 Err(NoRoom::NotEnough(there)) => count = there,
                 Err(NoRoom::CannotFit) => break,
@@ -136,7 +131,7 @@ impl Interface {
     fn has_gone(&self, e: &io::Error) {
         if self.link().end() {
             executor::limited!(warn, "network {}: {e}; the guest's link is down", self.link().name());
-            if self.driver.status {
+            if self.driver.has(VIRTIO_NET_F_STATUS) {
                 self.driver.interrupt.config_changed();
             }
         }

@@ -8,15 +8,12 @@
 //! getrandom(2), which never waits on a host that has booted.
 
 use std::io;
+use std::sync::Arc;
 
-use executor::{Remote, Reply};
 use rustix::io::retry_on_intr;
 use rustix::rand::{GetRandomFlags, getrandom};
-use virtio::{Activation, Device};
-use virtio::{Chain, Malformed, Queue, Runner, Task};
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio::{Chain, Malformed, Model, Negotiated, Queue, Task};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 /// Size of the queue, in descriptors; also the number of requests that are served before others have a turn.
 pub const QUEUE_SIZE: u16 = 8;
@@ -24,60 +21,25 @@ pub const QUEUE_SIZE: u16 = 8;
 /// Maximum number of bytes in the reply to one request.
 pub const MOST: usize = 4096;
 
-/// A virtio entropy device, which works on a thread that it is given.
-///
-/// That thread handles all calls in their order. Dropping an active device resets it without waiting.
-pub struct VirtioRng {
-    runner: Runner,
-}
+/// A virtio entropy device.
+pub struct VirtioRng;
 
-impl VirtioRng {
-    /// Returns a device that works on the executor behind `remote`.
-    pub fn new(remote: Remote) -> Self {
-        VirtioRng { runner: Runner::new(remote) }
-    }
-}
+impl Model for VirtioRng {
+    const ID: u32 = VIRTIO_ID_RNG;
 
-impl Device for VirtioRng {
-    fn id(&self) -> u32 {
-        VIRTIO_ID_RNG
-    }
-
-    fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
-    }
+    /// There is no config space (virtio 1.2, 5.4.4).
+    type Config = ();
+    type Keep = ();
 
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE]
     }
 
-    /// There is no config space (virtio 1.2, 5.4.4).
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) {}
+
+    fn serve(self: Arc<Self>, _: Negotiated, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
+        Ok(queues.into_iter().map(|queue| -> Task { Box::pin(serve(queue)) }).collect())
     }
-
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let tasks = |queues: Vec<Queue>| Some(queues.into_iter().map(|queue| task(serve(queue))).collect());
-        self.runner.start(activation, tasks)
-    }
-
-    fn reset(&mut self) {
-        self.runner.reset();
-    }
-
-    fn pause(&mut self) -> Reply<()> {
-        self.runner.pause()
-    }
-
-    fn resume(&mut self) {
-        self.runner.resume();
-    }
-}
-
-fn task(work: impl Future<Output = ()> + 'static) -> Task {
-    Box::pin(work)
 }
 
 /// Serves requests (virtio 1.2, 5.4.6).

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use executor::{Thread, yield_now};
 use virtio::driver::{Driver, Interrupts, Piece, WRITE};
-use virtio::{Activation, Device, ReadyQueue};
+use virtio::{Activation, Device, ReadyQueue, VirtioDevice};
 use virtio_rng::{MOST, QUEUE_SIZE, VirtioRng};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -17,7 +17,7 @@ const HEAP: u64 = 0x10_0000;
 const OLD: u8 = 0xee;
 
 struct Rig {
-    device: VirtioRng,
+    device: VirtioDevice<VirtioRng>,
     driver: Driver,
     interrupts: Arc<Interrupts>,
     thread: Thread,
@@ -28,7 +28,7 @@ impl Rig {
         let thread = Thread::start("entropy", std::future::pending).unwrap();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
         let mut rig = Rig {
-            device: VirtioRng::new(thread.remote().clone()),
+            device: VirtioDevice::new(thread.remote().clone(), VirtioRng),
             driver: Driver::new(Arc::new(memory), RINGS, HEAP, QUEUE_SIZE, true),
             interrupts: Arc::default(),
             thread,

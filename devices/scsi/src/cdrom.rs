@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use block::tray::{Listener, TrayEvent};
+use block::disk::Front;
+use block::tray::{Listener, Tray, TrayEvent};
 use executor::sync::Event;
 
-use crate::backend::Backend;
 use crate::pages::{self, BLOCK, Drive, u16_at, u32_at};
 use crate::request::CDB;
 use crate::sense::Sense;
@@ -52,7 +52,7 @@ pub(crate) enum Step {
 
 /// Changes that were not reported to the guest yet.
 #[derive(Default)]
-struct News {
+struct Unreported {
     /// Unit attentions (SPC-3, 4.5.6), in the order in which they are reported.
     reset: Cell<bool>,
     removed: Cell<bool>,
@@ -66,7 +66,7 @@ struct News {
     by_guest: Cell<bool>,
 }
 
-impl News {
+impl Unreported {
     fn closed_on_medium(&self) {
         self.changed.set(true);
         self.event.set(NEW_MEDIUM);
@@ -101,42 +101,59 @@ impl News {
 }
 
 /// The drive as the guest sees it, from DRIVER_OK to reset.
-pub(crate) struct Cdrom<B> {
-    pub(crate) disk: Rc<B>,
+pub(crate) struct Cdrom<F> {
+    pub(crate) disk: Rc<F>,
     serial: String,
-    news: Rc<News>,
+    unreported: Rc<Unreported>,
     /// Held so that the tray keeps notifying us.
-    _hears: Listener,
+    _listener: Listener,
 }
 
-impl<B: Backend> Cdrom<B> {
-    pub(crate) fn new(disk: Rc<B>, serial: &str) -> Self {
-        let news = Rc::<News>::default();
-        news.reset.set(true);
-        let (told, drive) = (news.clone(), disk.clone());
-        let hears: Listener = Rc::new(move |event| told.on_tray(event, drive.has_medium()));
-        disk.listen(&hears);
-        Cdrom { disk, serial: serial.to_owned(), news, _hears: hears }
+impl<F: Front> Cdrom<F> {
+    pub(crate) fn new(disk: Rc<F>, serial: &str) -> Self {
+        let unreported = Rc::<Unreported>::default();
+        unreported.reset.set(true);
+        let (noted, drive) = (unreported.clone(), disk.clone());
+        let listener: Listener = Rc::new(move |event| noted.on_tray(event, drive.has_medium()));
+        if let Some(tray) = disk.tray() {
+            tray.listen(&listener);
+        }
+        Cdrom { disk, serial: serial.to_owned(), unreported, _listener: listener }
+    }
+
+    // A disk without a tray is a drive that never opens.
+    fn is_open(&self) -> bool {
+        self.disk.tray().is_some_and(Tray::is_open)
+    }
+
+    fn is_locked(&self) -> bool {
+        self.disk.tray().is_some_and(Tray::is_locked)
+    }
+
+    fn set_locked(&self, locked: bool) {
+        if let Some(tray) = self.disk.tray() {
+            tray.set_locked(locked);
+        }
     }
 
     /// Waits until something other than the guest has moved the tray, since the last [`Cdrom::announced`].
     pub(crate) async fn moved(&self) {
-        while !self.news.announce.get() {
-            self.news.arrived.wait().await;
+        while !self.unreported.announce.get() {
+            self.unreported.arrived.wait().await;
         }
     }
 
     /// Marks all that has happened to the tray so far as reported.
     pub(crate) fn announced(&self) {
-        self.news.announce.set(false);
+        self.unreported.announce.set(false);
     }
 
     /// Returns to the power-on state: unlocked, and with the reset to report.
     pub(crate) fn reset(&self) {
-        self.disk.set_locked(false);
-        self.news.reset.set(true);
-        self.news.removed.set(false);
-        self.news.changed.set(false);
+        self.set_locked(false);
+        self.unreported.reset.set(true);
+        self.unreported.removed.set(false);
+        self.unreported.changed.set(false);
     }
 
     /// Returns the number of whole blocks of the medium.
@@ -144,7 +161,7 @@ impl<B: Backend> Cdrom<B> {
     /// # Errors
     /// Not ready, if there is no medium that can be read.
     pub(crate) fn blocks(&self) -> Result<u64, Sense> {
-        match (self.disk.is_open(), self.disk.has_medium()) {
+        match (self.is_open(), self.disk.has_medium()) {
             (true, _) => Err(Sense::TRAY_OPEN),
             (false, false) => Err(Sense::NO_MEDIUM),
             (false, true) => Ok(self.disk.size() / BLOCK),
@@ -160,14 +177,14 @@ impl<B: Backend> Cdrom<B> {
         // reported.
         let quiet = [INQUIRY, REPORT_LUNS, REQUEST_SENSE, GET_CONFIGURATION, GET_EVENT_STATUS_NOTIFICATION];
         if !quiet.contains(&cdb[0])
-            && let Some(attention) = self.news.attention()
+            && let Some(attention) = self.unreported.attention()
         {
             return Err(attention);
         }
         let drive = Drive {
             blocks: self.blocks().ok(),
-            open: self.disk.is_open(),
-            locked: self.disk.is_locked(),
+            open: self.is_open(),
+            locked: self.is_locked(),
             serial: &self.serial,
         };
         // The data of each command, with its allocation length.
@@ -197,7 +214,7 @@ impl<B: Backend> Cdrom<B> {
                 return Ok(read(block, u32_at(cdb, 10).into()));
             }
             REQUEST_SENSE => {
-                let sense = self.news.attention().unwrap_or(Sense::NONE);
+                let sense = self.unreported.attention().unwrap_or(Sense::NONE);
                 (sense.bytes().to_vec(), cdb[4].into())
             }
             INQUIRY => (pages::inquiry(cdb, &drive)?, u16_at(cdb, 3).into()),
@@ -209,7 +226,7 @@ impl<B: Backend> Cdrom<B> {
             GET_EVENT_STATUS_NOTIFICATION => {
                 // An event that does not fit is kept.
                 let most = u16_at(cdb, 7);
-                let event = || if most > 4 { self.news.event.replace(NO_CHANGE) } else { NO_CHANGE };
+                let event = || if most > 4 { self.unreported.event.replace(NO_CHANGE) } else { NO_CHANGE };
                 (pages::event_status(cdb, &drive, event)?, most.into())
             }
             READ_DISC_INFORMATION => {
@@ -233,7 +250,7 @@ impl<B: Backend> Cdrom<B> {
             return Err(Sense::INVALID_FIELD);
         }
         // An open tray is never locked.
-        self.disk.set_locked(what & PREVENT != 0 && !self.disk.is_open());
+        self.set_locked(what & PREVENT != 0 && !self.is_open());
         Ok(())
     }
 
@@ -247,18 +264,20 @@ impl<B: Backend> Cdrom<B> {
             return Ok(());
         }
         let open = what & START == 0;
-        if open == self.disk.is_open() {
+        if open == self.is_open() {
             return Ok(());
         }
-        if open && self.disk.is_locked() {
+        if open && self.is_locked() {
             return Err(Sense::LOCKED);
         }
-        self.news.by_guest.set(true);
-        self.disk.move_tray(open);
-        self.news.by_guest.set(false);
+        self.unreported.by_guest.set(true);
+        if let Some(tray) = self.disk.tray() {
+            tray.set_open(open);
+        }
+        self.unreported.by_guest.set(false);
         if !open && self.disk.has_medium() {
             // Reports the medium that was put in while the tray was open.
-            self.news.closed_on_medium();
+            self.unreported.closed_on_medium();
         }
         Ok(())
     }

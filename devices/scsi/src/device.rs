@@ -1,88 +1,68 @@
-//! The device as its transport sees it.
+//! The device.
 
 use std::io;
 use std::sync::Arc;
 
-use executor::{Handle, Reply};
-use virtio::Runner;
-use virtio::{Activation, Device};
+use block::disk::Front;
+use executor::Handle;
+use virtio::{Model, Negotiated, Queue, Task, VirtioDevice};
 use virtio_bindings::virtio_ids::VIRTIO_ID_SCSI;
 
-use crate::backend::Backend;
-use crate::config::{Config, FEATURES, QUEUE_SIZE, QUEUES};
-use crate::serve;
+use crate::config::{Config, QUEUE_SIZE, QUEUES, Sizes};
+use crate::serve::{self, Keep};
 
 /// A virtio SCSI host (virtio 1.2, 5.6) whose only target is a CD-ROM, in front of a drive that lives on
-/// a thread of its own.
-///
-/// That thread handles all calls in their order. Dropping an active device resets it without waiting. A
-/// reset unlocks the tray.
-pub struct VirtioScsi<H: Handle<Target: Backend>> {
+/// a thread of its own. A reset unlocks the tray.
+pub struct VirtioScsi<H: Handle<Target: Front>> {
     handle: H,
-    runner: Runner,
-    config: Arc<Config>,
+    sizes: Arc<Sizes>,
     serial: String,
 }
 
-impl<H: Handle<Target: Backend>> VirtioScsi<H> {
+impl<H: Handle<Target: Front>> VirtioScsi<H> {
     /// Returns a host with the drive behind `handle`, whose serial number is `serial`, cut to 32 ASCII
-    /// characters.
-    pub fn new(handle: H, serial: &str) -> Self {
+    /// characters. It works on the drive's thread.
+    pub fn device(handle: H, serial: &str) -> VirtioDevice<Self> {
         let serial = serial.chars().filter(char::is_ascii_graphic).take(32).collect();
-        VirtioScsi {
-            runner: Runner::new(handle.remote().clone()),
-            handle,
-            config: Arc::new(Config::new()),
-            serial,
-        }
+        let remote = handle.remote().clone();
+        VirtioDevice::new(remote, VirtioScsi { handle, sizes: Arc::default(), serial })
     }
 }
 
-impl<H: Handle<Target: Backend>> Device for VirtioScsi<H> {
-    fn id(&self) -> u32 {
-        VIRTIO_ID_SCSI
-    }
-
-    fn features(&self) -> u64 {
-        FEATURES
-    }
+impl<H: Handle<Target: Front>> Model for VirtioScsi<H> {
+    const ID: u32 = VIRTIO_ID_SCSI;
+    type Config = Config;
+    type Keep = Keep<H::Target>;
 
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE; QUEUES]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.config.read(offset, data);
+    fn config(&self) -> Config {
+        Config::new(&self.sizes)
     }
 
-    fn write_config(&mut self, offset: u64, data: &[u8]) {
-        self.config.write(offset, data);
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        self.sizes.write(offset, data);
     }
 
-    fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let (handle, config, serial) = (self.handle.clone(), self.config.clone(), self.serial.clone());
-        self.runner.start(activation, move |queues| serve::tasks(&handle, config, &serial, queues))
+    fn serve(self: Arc<Self>, _: Negotiated, queues: Vec<Queue<Self::Keep>>) -> io::Result<Vec<Task>> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "the drive of a virtio SCSI host is gone");
+        let drive = self.handle.get().ok_or_else(gone)?;
+        Ok(serve::tasks(drive, self.sizes.clone(), &self.serial, queues))
     }
 
-    fn reset(&mut self) {
-        self.runner.reset();
-        self.config.reset();
+    fn on_reset(&self) {
+        self.sizes.reset();
+        // The next DRIVER_OK gets to the drive's thread after this.
         let handle = self.handle.clone();
-        let unlocked = self.runner.remote().call(move || {
-            if let Some(drive) = handle.get() {
-                drive.set_locked(false);
+        self.handle.remote().spawn(move || {
+            if let Some(drive) = handle.get()
+                && let Some(tray) = drive.tray()
+            {
+                tray.set_locked(false);
             }
             std::future::ready(())
         });
-        // An error means that the drive's thread has ended.
-        let _ = unlocked.wait();
-    }
-
-    fn pause(&mut self) -> Reply<()> {
-        self.runner.pause()
-    }
-
-    fn resume(&mut self) {
-        self.runner.resume();
     }
 }

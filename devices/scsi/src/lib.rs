@@ -1,9 +1,9 @@
 //! The virtio SCSI host with one target, a CD-ROM: from requests to a removable disk and its tray.
 //!
-//! The path of a request: [`VirtioScsi`] (the device as its transport sees it, on any thread) → `serve` (on
+//! The path of a request: [`VirtioScsi`] (the device) → `serve` (on
 //! the disk's thread: takes chains out of the three kinds of queues) → `request` (turns a chain into a
 //! command, and its result into a response) → `cdrom` (commands, the tray and the reports about it) →
-//! `pages` (the layout of the data) → [`Backend`] (the drive; `disk` makes `block::Disk` one).
+//! `pages` (the layout of the data) → [`block::disk::Front`] (the drive).
 //!
 //! | what happens to the drive | commands | GET EVENT STATUS NOTIFICATION | event queue, if subscribed |
 //! |---|---|---|---|
@@ -15,21 +15,14 @@
 //! | changed without notice | - | - | - |
 //!
 //! Standards: virtio 1.2 (5.6) for the host; SPC-3, SBC-2 and MMC-5 for commands, by name.
-//!
-//! The driver is hostile: whatever its memory holds, and whenever that changes, this device neither panics
-//! nor spins nor touches anything outside guest memory. Everything in guest memory that decides something is
-//! read only once.
 
-mod backend;
 mod cdrom;
 mod config;
 mod device;
-mod disk;
 mod pages;
 mod request;
 mod sense;
 mod serve;
 
-pub use backend::Backend;
 pub use config::QUEUE_SIZE;
 pub use device::VirtioScsi;

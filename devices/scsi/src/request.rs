@@ -1,22 +1,80 @@
 //! Requests on the request queue (virtio 1.2, 5.6.6.1): from a chain to a command, and its response back.
 
-use std::mem::offset_of;
-
 use block::Buf;
 use virtio::{Chain, Malformed, Token};
 use virtio_bindings::virtio_scsi::*;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::config::Config;
+use crate::config::Sizes;
 use crate::sense::{self, Sense};
 
 /// Number of bytes of a CDB that are read: the length of our longest command.
 pub(crate) const CDB: usize = 16;
 
-/// Offset of the CDB in a request.
-const BEFORE_CDB: usize = offset_of!(virtio_scsi_cmd_req, cdb);
+/// `struct virtio_scsi_req_cmd`, up to the CDB.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Header {
+    lun: Lun,
+    tag: U64,
+    task_attr: u8,
+    prio: u8,
+    crn: u8,
+}
 
-/// Offset of the sense data in a response.
-const BEFORE_SENSE: usize = offset_of!(virtio_scsi_cmd_resp, sense);
+/// `struct virtio_scsi_req_cmd_resp`, up to the sense data.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Response {
+    sense_len: U32,
+    resid: U32,
+    status_qualifier: U16,
+    status: u8,
+    response: u8,
+}
+
+/// `struct virtio_scsi_ctrl_tmf`: a task management request.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct TaskManagement {
+    pub(crate) kind: U32,
+    pub(crate) function: U32,
+    pub(crate) lun: Lun,
+    pub(crate) tag: U64,
+}
+
+/// `struct virtio_scsi_ctrl_an`: a query of notifications, or a subscription to them.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct Notifications {
+    pub(crate) kind: U32,
+    pub(crate) lun: Lun,
+    pub(crate) events: U32,
+}
+
+/// The reply to [`Notifications`].
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct NotificationsReply {
+    pub(crate) events: U32,
+    pub(crate) response: u8,
+}
+
+/// `struct virtio_scsi_event`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct EventInfo {
+    pub(crate) event: U32,
+    pub(crate) lun: Lun,
+    pub(crate) reason: U32,
+}
+
+/// Length of a request before its CDB.
+const BEFORE_CDB: usize = size_of::<Header>();
+
+/// Length of a response before its sense data.
+const BEFORE_SENSE: usize = size_of::<Response>();
 
 /// Statuses (SAM-4, 5.3.1).
 const GOOD: u8 = 0;
@@ -55,9 +113,9 @@ pub(crate) struct Answer<K: 'static> {
 impl Command {
     /// Returns the command in `chain`, the room for its data, and the destination of its result. If there is
     /// no room for a CDB or for sense data, breaks the device and returns `None`.
-    pub(crate) fn of<K>(chain: Chain<K>, config: &Config) -> Option<(Self, Buf, Answer<K>)> {
+    pub(crate) fn of<K>(chain: Chain<K>, sizes: &Sizes) -> Option<(Self, Buf, Answer<K>)> {
         let Chain { readable, writable, token } = chain;
-        let (cdb_size, sense_size) = (config.cdb_size(), config.sense_size());
+        let (cdb_size, sense_size) = (sizes.cdb(), sizes.sense());
         let Some(out) = readable.len().checked_sub(BEFORE_CDB + cdb_size) else {
             token.refuse(Malformed("a SCSI request without a whole CDB"));
             return None;
@@ -66,16 +124,12 @@ impl Command {
             token.refuse(Malformed("a SCSI request without room for its response"));
             return None;
         };
-        let mut header = [0; BEFORE_CDB + CDB];
-        readable.copy_to(&mut header[..BEFORE_CDB + cdb_size.min(CDB)]);
-        let [l0, l1, l2, l3, l4, l5, l6, l7, t0, t1, t2, t3, t4, t5, t6, t7, ..] = header;
+        let mut header = Header::new_zeroed();
+        readable.copy_to(header.as_mut_bytes());
         let mut cdb = [0; CDB];
-        cdb.copy_from_slice(&header[BEFORE_CDB..]);
-        let command = Command {
-            lun: [l0, l1, l2, l3, l4, l5, l6, l7],
-            tag: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-            cdb,
-        };
+        let len = cdb_size.min(CDB);
+        readable.slice(BEFORE_CDB..BEFORE_CDB + len).copy_to(&mut cdb[..len]);
+        let command = Command { lun: header.lun, tag: header.tag.get(), cdb };
         let end = BEFORE_SENSE + sense_size;
         let data = writable.slice(end..writable.len());
         let response = writable.slice(0..end);
@@ -105,19 +159,22 @@ impl<K> Answer<K> {
     }
 
     fn give(self, response: u32, status: u8, sense: Option<Sense>, len: usize, keep: K) {
-        let mut bytes = [0; BEFORE_SENSE + sense::LENGTH];
         let sense_len = sense.map_or(0, |_| sense::LENGTH.min(self.sense_size));
-        // Always fits: a chain has at most 2^32 bytes, and the response is among them.
-        let resid = u32::try_from(self.data_len - len.min(self.data_len)).unwrap_or(u32::MAX);
-        bytes[..4].copy_from_slice(&(sense_len as u32).to_le_bytes());
-        bytes[4..8].copy_from_slice(&resid.to_le_bytes());
-        bytes[offset_of!(virtio_scsi_cmd_resp, status)] = status;
-        bytes[offset_of!(virtio_scsi_cmd_resp, response)] = response as u8;
-        if let Some(sense) = sense {
-            bytes[BEFORE_SENSE..].copy_from_slice(&sense.bytes());
-        }
         if self.token.is_wanted() {
-            self.response.copy_from(&bytes[..BEFORE_SENSE + sense_len]);
+            // Always fits: a chain has at most 2^32 bytes, and the response is among them.
+            let resid = u32::try_from(self.data_len - len.min(self.data_len)).unwrap_or(u32::MAX);
+            let header = Response {
+                sense_len: (sense_len as u32).into(),
+                resid: resid.into(),
+                status_qualifier: 0.into(),
+                status,
+                response: response as u8,
+            };
+            self.response.copy_from(header.as_bytes());
+            if let Some(sense) = sense {
+                let into = self.response.slice(BEFORE_SENSE..BEFORE_SENSE + sense_len);
+                into.copy_from(&sense.bytes()[..sense_len]);
+            }
         }
         // Data lie behind the whole response, so only with data is all of the response counted as written.
         let written = if len > 0 { self.response.len() + len } else { BEFORE_SENSE + sense_len };

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::disk::PIECE;
+use block::disk::{Front, PIECE};
 use block::{Buf, ErrorKind};
+use executor::spawn;
 use executor::sync::Event;
-use executor::{Handle, spawn};
 use virtio::{Chain, Malformed, Queue, Task};
 use virtio_bindings::virtio_scsi::*;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::backend::Backend;
 use crate::cdrom::{Cdrom, Step};
-use crate::config::{Config, QUEUE_SIZE};
-use crate::request::{Answer, Command, Lun, OURS, is_ours};
+use crate::config::{QUEUE_SIZE, Sizes};
+use crate::request::{
+    Answer, Command, EventInfo, Notifications, NotificationsReply, OURS, TaskManagement, is_ours,
+};
 use crate::sense::Sense;
 
 /// Queue numbers (virtio 1.2, 5.6.2).
@@ -31,13 +33,13 @@ const MEDIA_CHANGE: u32 = 16;
 const MOST_READ: u64 = PIECE;
 
 /// The ticket of a read, which is kept until the driver was notified.
-type Keep<B> = Option<<B as Backend>::Ticket>;
+pub(crate) type Keep<F> = Option<<F as Front>::Ticket>;
 
 /// An active host.
-struct Host<B: Backend> {
-    cdrom: Cdrom<B>,
-    config: Arc<Config>,
-    requests: Vec<Queue<Keep<B>>>,
+struct Host<F: Front> {
+    cdrom: Cdrom<F>,
+    sizes: Arc<Sizes>,
+    requests: Vec<Queue<Keep<F>>>,
     /// The tags of requests in flight, by their order.
     in_flight: RefCell<BTreeMap<u64, u64>>,
     taken: Cell<u64>,
@@ -46,25 +48,21 @@ struct Host<B: Backend> {
     subscribed: Cell<bool>,
 }
 
-/// Returns the tasks of a host with the drive behind `handle`, or `None` if the drive is gone.
-pub(crate) fn tasks<H: Handle<Target: Backend>>(
-    handle: &H,
-    config: Arc<Config>,
+/// Returns the tasks of a host with a drive.
+pub(crate) fn tasks<F: Front>(
+    drive: Rc<F>,
+    sizes: Arc<Sizes>,
     serial: &str,
-    queues: Vec<Queue<Keep<H::Target>>>,
-) -> Option<Vec<Task>> {
-    let Some(disk) = handle.get() else {
-        executor::limited!(warn, "the drive of a virtio SCSI host is gone");
-        return None;
-    };
+    queues: Vec<Queue<Keep<F>>>,
+) -> Vec<Task> {
     let (mut special, mut requests) = (Vec::new(), Vec::new());
     for queue in queues {
         if queue.index() > EVENT { requests.push(queue) } else { special.push(queue) }
     }
     let count = requests.len();
     let host = Rc::new(Host {
-        cdrom: Cdrom::new(disk, serial),
-        config,
+        cdrom: Cdrom::new(drive, serial),
+        sizes,
         requests,
         in_flight: RefCell::default(),
         taken: Cell::new(0),
@@ -82,10 +80,10 @@ pub(crate) fn tasks<H: Handle<Target: Backend>>(
     for number in 0..count {
         tasks.push(Box::pin(host.clone().commands(number)));
     }
-    Some(tasks)
+    tasks
 }
 
-impl<B: Backend> Host<B> {
+impl<F: Front> Host<F> {
     async fn commands(self: Rc<Self>, number: usize) {
         loop {
             self.requests[number].available().await;
@@ -96,8 +94,8 @@ impl<B: Backend> Host<B> {
     }
 
     /// Does a command, or starts to.
-    fn begin(self: &Rc<Self>, chain: Chain<Keep<B>>) {
-        let Some((command, data, answer)) = Command::of(chain, &self.config) else { return };
+    fn begin(self: &Rc<Self>, chain: Chain<Keep<F>>) {
+        let Some((command, data, answer)) = Command::of(chain, &self.sizes) else { return };
         if !is_ours(&command.lun) {
             return answer.not_done(VIRTIO_SCSI_S_BAD_TARGET, None);
         }
@@ -133,11 +131,11 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    async fn read(&self, offset: u64, data: Buf, answer: Answer<Keep<B>>) {
+    async fn read(&self, offset: u64, data: Buf, answer: Answer<Keep<F>>) {
         let disk = &self.cdrom.disk;
         let len = data.len();
         let mut ticket = disk.enter().await;
-        B::carry(&mut ticket, len as u64);
+        F::carry(&mut ticket, len as u64);
         // From here on the medium is not exchanged.
         let checked = self.cdrom.blocks().and_then(|blocks| {
             let end = offset.checked_add(len as u64);
@@ -178,17 +176,17 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    async fn control(self: Rc<Self>, queue: Queue<Keep<B>>) {
+    async fn control(self: Rc<Self>, queue: Queue<Keep<F>>) {
         loop {
             let Chain { readable, writable, token } = queue.next().await;
             // Copied once, and no more than the longest control request.
-            let len = readable.len().min(size_of::<virtio_scsi_ctrl_tmf_req>());
+            let len = readable.len().min(size_of::<TaskManagement>());
             let bytes = readable.slice(0..len).to_vec();
             let kind = bytes.first_chunk().map(|kind| u32::from_le_bytes(*kind));
             let answer = match kind {
-                Some(VIRTIO_SCSI_T_TMF) => match TaskManagement::of(&bytes) {
-                    Some(wish) => Some(vec![self.manage(&wish).await as u8]),
-                    None => None,
+                Some(VIRTIO_SCSI_T_TMF) => match TaskManagement::ref_from_prefix(&bytes) {
+                    Ok((request, _)) => Some(vec![self.manage(request).await as u8]),
+                    Err(_) => None,
                 },
                 Some(VIRTIO_SCSI_T_AN_QUERY) => self.notifications(&bytes, false),
                 Some(VIRTIO_SCSI_T_AN_SUBSCRIBE) => self.notifications(&bytes, true),
@@ -208,12 +206,12 @@ impl<B: Backend> Host<B> {
 
     /// Runs a task management function (virtio 1.2, 5.6.6.2; SAM-4, 7). Requests in flight are not aborted
     /// half way but awaited.
-    async fn manage(self: &Rc<Self>, wish: &TaskManagement) -> u32 {
-        if !is_ours(&wish.lun) {
+    async fn manage(self: &Rc<Self>, request: &TaskManagement) -> u32 {
+        if !is_ours(&request.lun) {
             return VIRTIO_SCSI_S_INCORRECT_LUN;
         }
-        match wish.function {
-            VIRTIO_SCSI_T_TMF_ABORT_TASK => self.all_ended(Some(wish.tag)).await,
+        match request.function.get() {
+            VIRTIO_SCSI_T_TMF_ABORT_TASK => self.all_ended(Some(request.tag.get())).await,
             VIRTIO_SCSI_T_TMF_ABORT_TASK_SET | VIRTIO_SCSI_T_TMF_CLEAR_TASK_SET => {
                 self.all_ended(None).await;
             }
@@ -221,7 +219,9 @@ impl<B: Backend> Host<B> {
                 self.all_ended(None).await;
                 self.cdrom.reset();
             }
-            VIRTIO_SCSI_T_TMF_QUERY_TASK if self.in_flight.borrow().values().any(|tag| *tag == wish.tag) => {
+            VIRTIO_SCSI_T_TMF_QUERY_TASK
+                if self.in_flight.borrow().values().any(|tag| request.tag == *tag) =>
+            {
                 return VIRTIO_SCSI_S_FUNCTION_SUCCEEDED;
             }
             VIRTIO_SCSI_T_TMF_QUERY_TASK_SET if !self.in_flight.borrow().is_empty() => {
@@ -237,22 +237,24 @@ impl<B: Backend> Host<B> {
     /// Serves a query of, or a subscription to, asynchronous notifications. Returns those requested that
     /// exist.
     fn notifications(&self, bytes: &[u8], subscribe: bool) -> Option<Vec<u8>> {
-        const LEN: usize = size_of::<virtio_scsi_ctrl_an_req>();
-        let bytes: &[u8; LEN] = bytes.get(..LEN)?.try_into().ok()?;
-        let [_, _, _, _, l0, l1, l2, l3, l4, l5, l6, l7, e0, e1, e2, e3] = *bytes;
-        if !is_ours(&[l0, l1, l2, l3, l4, l5, l6, l7]) {
-            return Some([&0_u32.to_le_bytes()[..], &[VIRTIO_SCSI_S_INCORRECT_LUN as u8]].concat());
+        let (request, _) = Notifications::ref_from_prefix(bytes).ok()?;
+        let reply = |events: u32, response: u32| {
+            let reply = NotificationsReply { events: events.into(), response: response as u8 };
+            Some(reply.as_bytes().to_vec())
+        };
+        if !is_ours(&request.lun) {
+            return reply(0, VIRTIO_SCSI_S_INCORRECT_LUN);
         }
-        let actual = u32::from_le_bytes([e0, e1, e2, e3]) & MEDIA_CHANGE;
+        let actual = request.events.get() & MEDIA_CHANGE;
         if subscribe {
             self.subscribed.set(actual != 0);
         }
-        Some([&actual.to_le_bytes()[..], &[VIRTIO_SCSI_S_OK as u8]].concat())
+        reply(actual, VIRTIO_SCSI_S_OK)
     }
 
     /// Sends events to a driver that has subscribed. Several changes without a buffer in between are one
     /// event, which only says that there was a change.
-    async fn events(self: Rc<Self>, queue: Queue<Keep<B>>) {
+    async fn events(self: Rc<Self>, queue: Queue<Keep<F>>) {
         loop {
             self.cdrom.moved().await;
             if !self.subscribed.get() {
@@ -261,14 +263,18 @@ impl<B: Backend> Host<B> {
             }
             let Chain { writable, token, .. } = queue.next().await;
             self.cdrom.announced();
-            let event =
-                [&VIRTIO_SCSI_T_ASYNC_NOTIFY.to_le_bytes()[..], &OURS, &MEDIA_CHANGE.to_le_bytes()].concat();
+            let event = EventInfo {
+                event: VIRTIO_SCSI_T_ASYNC_NOTIFY.into(),
+                lun: OURS,
+                reason: MEDIA_CHANGE.into(),
+            };
+            let event = event.as_bytes();
             if writable.len() < event.len() {
                 token.refuse(Malformed("a buffer too short for a SCSI event"));
                 continue;
             }
             if token.is_wanted() {
-                writable.copy_from(&event);
+                writable.copy_from(event);
             }
             token.complete(event.len() as u32, None);
         }
@@ -277,26 +283,3 @@ impl<B: Backend> Host<B> {
 
 /// VIRTIO_SCSI_S_FUNCTION_COMPLETE (virtio 1.2, 5.6.6.2), which the bindings leave out.
 const FUNCTION_COMPLETE: u32 = 0;
-
-/// A task management request.
-struct TaskManagement {
-    function: u32,
-    lun: Lun,
-    tag: u64,
-}
-
-impl TaskManagement {
-    fn of(bytes: &[u8]) -> Option<Self> {
-        const LEN: usize = size_of::<virtio_scsi_ctrl_tmf_req>();
-        let bytes: &[u8; LEN] = bytes.get(..LEN)?.try_into().ok()?;
-        let (_, rest) = bytes.split_first_chunk::<4>()?;
-        let (function, rest) = rest.split_first_chunk::<4>()?;
-        let (lun, rest) = rest.split_first_chunk::<8>()?;
-        let (tag, _) = rest.split_first_chunk::<8>()?;
-        Some(TaskManagement {
-            function: u32::from_le_bytes(*function),
-            lun: *lun,
-            tag: u64::from_le_bytes(*tag),
-        })
-    }
-}

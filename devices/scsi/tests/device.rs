@@ -4,7 +4,6 @@
 mod device {
     mod commands;
     mod control;
-    mod drive;
     mod malformed;
     mod rig;
     mod tray;

@@ -1,14 +1,34 @@
 //! Virtio: the interface between a [`Device`] and its transport, a transport ([`mmio`]), and split
 //! virtqueues on an executor's thread.
 //!
-//! A device holds a [`Runner`] and hands it what it gets from its transport. The runner calls the device
-//! back on its executor's thread with a [`Queue`] for each virtqueue, and runs the futures that the device
-//! returns until the reset. Such a future is a straight line:
+//! A device is a [`Model`]: its ID, its features, its config space, and its use of its queues.
+//! [`VirtioDevice`] makes a [`Device`] of it: life cycle, ring features, pause, reset and access to the config
+//! space. It calls the model on an executor's thread with a [`Queue`] for each virtqueue, and runs the futures
+//! that the model returns until the reset. Such a future is a straight line. This is a whole entropy source,
+//! which fills every buffer that the driver offers:
 //!
 //! ```
-//! # use virtio::Queue;
-//! /// An entropy source: fills every buffer that the driver offers.
-//! async fn serve(queue: Queue) {
+//! # use std::{io, sync::Arc};
+//! # use virtio::{Model, Negotiated, Queue, Task};
+//! struct Entropy;
+//!
+//! impl Model for Entropy {
+//!     const ID: u32 = 4;
+//!     type Config = ();
+//!     type Keep = ();
+//!
+//!     fn queue_sizes(&self) -> Vec<u16> {
+//!         vec![8]
+//!     }
+//!
+//!     fn config(&self) {}
+//!
+//!     fn serve(self: Arc<Self>, _: Negotiated, queues: Vec<Queue>) -> io::Result<Vec<Task>> {
+//!         Ok(queues.into_iter().map(|queue| -> Task { Box::pin(fill(queue)) }).collect())
+//!     }
+//! }
+//!
+//! async fn fill(queue: Queue) {
 //!     loop {
 //!         let chain = queue.next().await;
 //!         let bytes = vec![4; chain.writable.len().min(4096)];
@@ -39,6 +59,7 @@ mod chain;
 mod device;
 pub mod driver;
 pub mod mmio;
+mod model;
 mod parked;
 mod queue;
 mod room;
@@ -46,7 +67,8 @@ mod runner;
 
 pub use chain::Malformed;
 pub use device::{Activation, Device, Interrupt, ReadyQueue};
+pub use model::{Model, Negotiated, VirtioDevice};
 pub use parked::ParkedChain;
 pub use queue::{Chain, Queue, Token};
 pub use room::{NoRoom, Room};
-pub use runner::{Runner, Task, has};
+pub use runner::{Task, has};

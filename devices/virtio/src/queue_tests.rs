@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Activation, ReadyQueue};
-use executor::Thread;
+use executor::{Remote, Thread};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use super::*;
+use crate::Task;
 use crate::driver::{Driver, Interrupts, Piece};
-use crate::{Runner, Task};
+use crate::runner::Runner;
 
 const SIZE: u16 = 8;
 const ROOM: u64 = 0x10_0000;
@@ -50,10 +51,20 @@ impl Rig {
             queues: vec![ReadyQueue { index: 0, queue: rig.driver.queue(SIZE), kick }],
             interrupt: rig.interrupts.clone(),
         };
-        let serve =
-            |mut queues: Vec<Queue>| -> Option<Vec<Task>> { Some(vec![Box::pin(serve(queues.pop()?))]) };
+        let serve = |queues: Vec<Queue>| -> io::Result<Vec<Task>> {
+            Ok(queues
+                .into_iter()
+                .next()
+                .map(|queue| -> Task { Box::pin(serve(queue)) })
+                .into_iter()
+                .collect())
+        };
         rig.runner.start(activation, serve).unwrap();
         rig
+    }
+
+    fn remote(&self) -> Remote {
+        self.thread.as_ref().unwrap().remote().clone()
     }
 
     /// Offers a chain with `out` to read and room for `into` bytes. Returns the room's address.
@@ -89,7 +100,7 @@ impl Rig {
                 yield_now().await;
             }
         };
-        self.runner.remote().call(turns).wait().unwrap();
+        self.remote().call(turns).wait().unwrap();
     }
 }
 
@@ -97,7 +108,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.runner.reset();
         let stop = || async { STOP.with(|stop| stop.notify()) };
-        self.runner.remote().call(stop).wait().unwrap();
+        self.remote().call(stop).wait().unwrap();
         let healthy = self.thread.take().is_none_or(Thread::join);
         assert!(healthy || std::thread::panicking(), "the device's thread panicked");
     }
@@ -227,15 +238,16 @@ fn a_reset_silences_what_ends() {
 #[test]
 fn a_device_that_cannot_start_asks_for_a_reset() {
     let rig = Rig::new(true, echo);
-    let mut runner = Runner::new(rig.runner.remote().clone());
+    let mut runner = Runner::new(rig.remote());
+    let fail = |_: Vec<Queue>| Err(io::ErrorKind::NotFound.into());
     let activation = || Activation {
         memory: rig.driver.memory.clone(),
         features: 0,
         queues: Vec::new(),
         interrupt: rig.interrupts.clone(),
     };
-    runner.start(activation(), |_: Vec<Queue>| None).unwrap();
+    runner.start(activation(), fail).unwrap();
     rig.interrupts.wait(|counts| counts.needs_reset == 1);
-    assert!(runner.start(activation(), |_: Vec<Queue>| None).is_err(), "a second time");
+    assert!(runner.start(activation(), fail).is_err(), "a second time");
     runner.reset();
 }

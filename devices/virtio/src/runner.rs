@@ -99,7 +99,7 @@ fn start<K: 'static>(
     id: u64,
     activation: Activation,
     paused: bool,
-    serve: impl FnOnce(Vec<Queue<K>>) -> Option<Vec<Task>>,
+    serve: impl FnOnce(Vec<Queue<K>>) -> io::Result<Vec<Task>>,
 ) {
     let Activation { memory, features, queues, interrupt } = activation;
     let shared = Rc::new(Shared {
@@ -116,14 +116,13 @@ fn start<K: 'static>(
         idle: Event::new(),
     });
     let queues: io::Result<_> = queues.into_iter().map(|queue| Queue::new(shared.clone(), queue)).collect();
-    let tasks = match queues {
-        Ok(queues) => serve(queues),
+    let tasks = match queues.and_then(serve) {
+        Ok(tasks) => tasks,
         Err(e) => {
-            executor::limited!(warn, "watching a queue's kicks: {e}");
-            None
+            executor::limited!(warn, "a virtio device cannot start: {e}");
+            return shared.interrupt.needs_reset();
         }
     };
-    let Some(tasks) = tasks else { return shared.interrupt.needs_reset() };
     let (end, ended) = oneshot();
     let tasks = tasks.into_iter().map(spawn).collect();
     let active = Rc::new(Active { shared, tasks, end: RefCell::new(Some(end)) });
@@ -175,10 +174,9 @@ fn reset(id: u64) -> impl Future<Output = ()> {
     }
 }
 
-/// Runs a device's queues on the thread of an executor: the steps of a [`crate::Device`] that are the same
-/// for all of them. That thread handles all calls in their order. Dropping the runner while it is active
-/// resets it without waiting.
-pub struct Runner {
+/// Runs a device's queues on the thread of an executor. That thread handles all calls in their order.
+/// Dropping the runner while it is active resets it without waiting.
+pub(crate) struct Runner {
     remote: Remote,
     /// The device's number on the executor's thread.
     id: u64,
@@ -193,25 +191,20 @@ impl Runner {
         Runner { remote, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), active: false, paused: false }
     }
 
-    /// Returns the executor.
-    pub fn remote(&self) -> &Remote {
-        &self.remote
-    }
-
     /// Returns true if it runs queues: from a successful [`Runner::start`] to the next [`Runner::reset`].
     pub fn is_active(&self) -> bool {
         self.active
     }
 
     /// Makes a [`Queue`] of each queue of `activation`, in order, and runs the futures that `serve` makes of
-    /// them. If `serve` returns `None` (it logs the reason), the driver is asked for a reset.
+    /// them. If `serve` fails, the reason is logged, and the driver is asked for a reset.
     ///
     /// # Errors
     /// `InvalidInput` if it is active already, or if rings lie outside guest memory.
     pub fn start<K: 'static>(
         &mut self,
         activation: Activation,
-        serve: impl FnOnce(Vec<Queue<K>>) -> Option<Vec<Task>> + Send + 'static,
+        serve: impl FnOnce(Vec<Queue<K>>) -> io::Result<Vec<Task>> + Send + 'static,
     ) -> io::Result<()> {
         let unfit = |queue: &crate::ReadyQueue| !queue.queue.is_valid(&*activation.memory);
         if self.active || activation.queues.iter().any(unfit) {

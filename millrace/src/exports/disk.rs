@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use block::disk::{PIECE, first_piece};
-use block::{Buf, Disk, ErrorKind, Ticket};
+use block::disk::{Front, PIECE, first_piece};
+use block::{Buf, ErrorKind};
 use nbd::{Errno, Error, Export, Extent, Result};
 
 /// A disk on its own thread. Each piece of a request has its own ticket from the arrival of its data until
 /// its result is known. So a drain never waits for a client, and for no more than a piece of any request.
-pub(super) struct DiskExport {
-    pub disk: Rc<Disk>,
+pub(super) struct DiskExport<F: Front> {
+    pub disk: Rc<F>,
     /// True if each write is flushed before the reply to it.
     pub writethrough: bool,
 }
@@ -27,20 +27,20 @@ fn refusal(e: block::Error) -> Error {
     Error::new(errno, e.to_string())
 }
 
-impl DiskExport {
+impl<F: Front> DiskExport<F> {
     /// Runs a request of `len` bytes at `offset` in pieces of at most `most` bytes, one after the other.
     async fn in_pieces(
         &self,
         offset: u64,
         len: u64,
         most: u64,
-        work: impl AsyncFn(&Ticket, u64, u64) -> block::Result<()>,
+        work: impl AsyncFn(&F::Ticket, u64, u64) -> block::Result<()>,
     ) -> Result<()> {
         let mut done = 0;
         while done < len {
             let piece = first_piece(offset + done, len - done, most);
             let mut ticket = self.disk.enter().await;
-            ticket.carry(piece);
+            F::carry(&mut ticket, piece);
             work(&ticket, offset + done, piece).await.map_err(refusal)?;
             done += piece;
         }
@@ -53,13 +53,13 @@ impl DiskExport {
     }
 }
 
-impl Export for DiskExport {
+impl<F: Front> Export for DiskExport<F> {
     fn size(&self) -> u64 {
         self.disk.size()
     }
 
     async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
-        let read = async |ticket: &Ticket, at: u64, len: u64| {
+        let read = async |ticket: &F::Ticket, at: u64, len: u64| {
             let start = (at - offset) as usize;
             self.disk.read(ticket, at, buf.slice(start..start + len as usize)).await
         };
@@ -67,7 +67,7 @@ impl Export for DiskExport {
     }
 
     async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
-        let write = async |ticket: &Ticket, at: u64, len: u64| {
+        let write = async |ticket: &F::Ticket, at: u64, len: u64| {
             let start = (at - offset) as usize;
             self.disk.write(ticket, at, buf.slice(start..start + len as usize)).await
         };
@@ -81,20 +81,21 @@ impl Export for DiskExport {
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        let trim = async |ticket: &Ticket, at, len| self.disk.discard(ticket, at, len).await;
+        let trim = async |ticket: &F::Ticket, at, len| self.disk.discard(ticket, at, len).await;
         self.in_pieces(offset, len, self.disk.zero_piece(), trim).await?;
         self.written().await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> Result<()> {
-        let zero = async |ticket: &Ticket, at, len| self.disk.write_zeroes(ticket, at, len, may_unmap).await;
+        let zero =
+            async |ticket: &F::Ticket, at, len| self.disk.write_zeroes(ticket, at, len, may_unmap).await;
         self.in_pieces(offset, len, self.disk.zero_piece(), zero).await?;
         self.written().await
     }
 
     async fn block_status(&self, offset: u64, len: u64) -> Result<Extent> {
-        let _ticket = self.disk.enter().await;
-        let run = self.disk.leaf().map(offset, len).await.map_err(refusal)?;
+        let ticket = self.disk.enter().await;
+        let run = self.disk.map(&ticket, offset, len).await.map_err(refusal)?;
         let depth = if run.allocated { run.depth as u32 + 1 } else { 0 };
         Ok(Extent { len: run.len, data: run.data, depth })
     }

@@ -2,14 +2,14 @@
 
 use block::disk::{MOST_INSIDE, PIECE};
 use block::sim::SimDir;
-use block::{Kind, chain};
+use block::{Disk, Kind, chain};
 use executor::{Executor, spawn, yield_now};
 
 use super::*;
 
 const LEN: usize = 40 << 20;
 
-async fn export() -> (Rc<Disk>, Rc<DiskExport>) {
+async fn export() -> (Rc<Disk>, Rc<DiskExport<Disk>>) {
     let files = SimDir::new();
     files.add("disk", vec![7; LEN]);
     let leaf = chain::open(&*files, "disk", Kind::Raw, true).await.unwrap();

@@ -93,7 +93,7 @@ impl fmt::Display for Gone {
 impl std::error::Error for Gone {}
 
 /// A handle, usable from any thread, to a value that lives on an executor's thread.
-pub trait Handle: Clone + Send + 'static {
+pub trait Handle: Clone + Send + Sync + 'static {
     /// The value.
     type Target: 'static;
 

@@ -12,8 +12,8 @@ use block::disk::{MOST_INSIDE, PIECE};
 use block::storage::{Opener, Source, Storage};
 use block::{Buf, Disk, Kind, Result};
 use executor::{Executor, yield_now};
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_blk::{ErrorPolicy, Options, QUEUE_SIZE, VirtioBlk};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -141,7 +141,7 @@ async fn run(input: &[u8]) {
         queues: QUEUES,
         errors: ErrorPolicy::report(),
     };
-    let mut device = VirtioBlk::new(disk.handle(), options);
+    let mut device = VirtioBlk::device(disk.handle(), options);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
     let memory = Arc::new(memory);
     let interrupts = Arc::<Interrupts>::default();
@@ -166,7 +166,7 @@ async fn run(input: &[u8]) {
 
 /// Stops the device. Checks that it waits only for the bytes that may be in flight, whatever was
 /// requested.
-async fn stop(device: &mut VirtioBlk<block::DiskHandle>, moved: &Cell<u64>) {
+async fn stop(device: &mut VirtioDevice<VirtioBlk<block::DiskHandle>>, moved: &Cell<u64>) {
     let before = moved.get();
     pause(device).await;
     let waited = moved.get() - before;

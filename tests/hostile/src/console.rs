@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use executor::{Executor, remote};
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_console::{KEPT_MAX, Line, VirtioConsole};
 use virtio_rng::VirtioRng;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -23,7 +23,7 @@ pub fn console(input: &[u8]) {
     let input = input.to_vec();
     executor.block_on(async move {
         let line = Arc::new(Line::new().expect("eventfds"));
-        let mut device = VirtioConsole::new(remote(), line.clone());
+        let mut device = VirtioDevice::new(remote(), VirtioConsole::new(line.clone()));
         run(&mut device, Some(&line), &input).await;
     });
 }
@@ -32,7 +32,7 @@ pub fn console(input: &[u8]) {
 pub fn rng(input: &[u8]) {
     let Ok(executor) = Executor::new() else { return };
     let input = input.to_vec();
-    executor.block_on(async move { run(&mut VirtioRng::new(remote()), None, &input).await });
+    executor.block_on(async move { run(&mut VirtioDevice::new(remote(), VirtioRng), None, &input).await });
 }
 
 async fn run(device: &mut dyn Device, line: Option<&Line>, input: &[u8]) {

@@ -44,7 +44,7 @@ pub fn machine(input: &[u8]) {
         errors: ErrorPolicy { read: OnError::Report, write: OnError::Stop, listener },
     };
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("memory");
-    let device = Box::new(VirtioBlk::new(disk.clone(), options));
+    let device = Box::new(VirtioBlk::device(disk.clone(), options));
     let transport = Transport::new(device, Arc::new(memory.clone())).expect("a transport");
     let guest = Guest { transport, ports: Ports::new().expect("ports"), memory };
     input.chunks_exact(STEP).for_each(|step| guest.step(step));

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use executor::Executor;
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_net::{Link, MOST_FRAME, Mac, QUEUE_SIZE, VirtioNet};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -31,7 +31,7 @@ async fn run(input: &[u8]) {
     let (ours, peer) = UnixStream::pair().expect("a socket pair");
     peer.set_nonblocking(true).expect("a socket");
     let link = Link::stream(ours, "peer").expect("a socket");
-    let mut device = VirtioNet::new(executor::remote(), link, Mac::of_name("peer"));
+    let mut device = VirtioDevice::new(executor::remote(), VirtioNet::new(link, Mac::of_name("peer")));
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
     let memory = Arc::new(memory);
     let interrupts = Arc::<Interrupts>::default();
@@ -57,7 +57,7 @@ async fn run(input: &[u8]) {
 
 async fn do_step(
     step: &[u8],
-    device: &mut VirtioNet,
+    device: &mut VirtioDevice<VirtioNet>,
     drivers: &mut [Driver; 2],
     peer: &UnixStream,
     sent: &mut Frames,

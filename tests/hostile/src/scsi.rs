@@ -7,8 +7,8 @@ use block::sim::SimDir;
 use block::tray::Medium;
 use block::{Disk, Kind, chain};
 use executor::Executor;
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_scsi::{QUEUE_SIZE, VirtioScsi};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -44,7 +44,7 @@ async fn run(input: &[u8]) {
     files.add("two", vec![7; 5000]);
     let Ok(leaf) = chain::open(&*files, "one", Kind::Raw, false).await else { return };
     let Ok(disk) = Disk::removable("cd0", Some(leaf), files, |_| {}).await else { return };
-    let mut device = VirtioScsi::new(disk.handle(), "cd0");
+    let mut device = VirtioScsi::device(disk.handle(), "cd0");
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
     let memory = Arc::new(memory);
     let interrupts = Arc::<Interrupts>::default();
@@ -72,7 +72,7 @@ async fn run(input: &[u8]) {
 
 async fn do_step(
     step: &[u8],
-    device: &mut VirtioScsi<block::DiskHandle>,
+    device: &mut VirtioDevice<VirtioScsi<block::DiskHandle>>,
     disk: &Rc<Disk>,
     drivers: &mut [Driver],
 ) {

@@ -1,10 +1,10 @@
 //! Every command, its result, and the requests that are refused.
 
 use block::ErrorKind;
+use block::sim::front::Op;
 use virtio::Device;
 use virtio_bindings::virtio_blk::*;
 
-use super::disk::Op;
 use super::rig::{Data, Rig, Setup};
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;

@@ -1,12 +1,12 @@
 //! Errors of the disk, by policy: reported, ignored, or kept until the machine is resumed.
 
 use block::ErrorKind;
+use block::sim::front::Op;
 use block::{ErrorAction, OnError};
 use virtio::Device;
 use virtio_bindings::virtio_blk::*;
 use virtio_blk::IoError;
 
-use super::disk::Op;
 use super::rig::{Data, Posted, Rig, Setup};
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
@@ -30,7 +30,7 @@ fn told(rig: &Rig) -> Vec<(bool, ErrorAction, bool)> {
     let tell = |error: IoError| {
         assert_eq!(error.node_name.as_deref(), Some("a leaf"));
         let words = if error.no_space { "No space left on device" } else { "Input/output error" };
-        assert_eq!((error.reason.as_str(), error.detail.as_str()), (words, "as the test wished"));
+        assert_eq!((error.reason.as_str(), error.detail.as_str()), (words, "as the test asked"));
         (error.write, error.action, error.no_space)
     };
     errors.into_iter().map(tell).collect()

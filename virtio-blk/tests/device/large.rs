@@ -3,12 +3,12 @@
 
 use block::ErrorKind;
 use block::disk::PIECE;
+use block::sim::front::Op;
 use block::{ErrorAction, OnError};
 use virtio::Device;
 use virtio::driver::Piece;
 use virtio_bindings::virtio_blk::*;
 
-use super::disk::Op;
 use super::rig::{BORDER, Posted, Rig, Setup, header};
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;

@@ -1,14 +1,14 @@
 //! Gate, pause, reset and capacity changes around requests.
 
+use block::sim::front::{FakeHandle, Op};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use virtio::Device;
 use virtio::driver::Driver;
+use virtio::{Device, VirtioDevice};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_MQ, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_blk::{ErrorPolicy, Options, VirtioBlk};
 
-use super::disk::{FakeHandle, Op};
 use super::rig::{Data, Posted, Rig, Setup};
 
 fn read(rig: &mut Rig) -> Posted {
@@ -109,10 +109,10 @@ fn devices_activated_while_paused_wait() {
 }
 
 /// Takes the device out of the rig, and leaves one that is never active.
-pub fn take_device(rig: &mut Rig) -> VirtioBlk<FakeHandle> {
+pub fn take_device(rig: &mut Rig) -> VirtioDevice<VirtioBlk<FakeHandle>> {
     let errors = ErrorPolicy::report();
     let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0, errors };
-    std::mem::replace(&mut rig.device, VirtioBlk::new(rig.disk.clone(), options))
+    std::mem::replace(&mut rig.device, VirtioBlk::device(rig.disk.clone(), options))
 }
 
 fn asked(rig: &Rig) -> usize {
@@ -215,7 +215,7 @@ fn the_capacity_changes() {
     };
     assert_eq!(capacity(&rig), 2048);
     rig.disk.with(|disk| disk.data.borrow_mut().resize(2 << 20, 0));
-    rig.device.config().capacity_changed((2 << 20) + 511);
+    rig.device.model().shared_config().capacity_changed((2 << 20) + 511);
     assert_eq!(capacity(&rig), 4096);
     assert_eq!(rig.interrupts.counts().config, 1);
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 4095, Data::In(512)).0, 0);
@@ -225,7 +225,7 @@ fn the_capacity_changes() {
 
     // An inactive device interrupts nobody.
     rig.device.reset();
-    rig.device.config().capacity_changed(0);
+    rig.device.model().shared_config().capacity_changed(0);
     assert_eq!(capacity(&rig), 0);
     assert_eq!(rig.interrupts.counts().config, 1);
 }
@@ -240,7 +240,7 @@ fn no_driver_sees_half_of_a_new_capacity() {
         rig.device.read_config(offset, &mut bytes);
         u32::from_le_bytes(bytes)
     };
-    let config = rig.device.config();
+    let config = rig.device.model().shared_config();
     let before = rig.device.config_generation();
     config.capacity_changed(0);
     assert_ne!(rig.device.config_generation(), before, "nobody has to be told for it to have changed");

@@ -1,16 +1,15 @@
 //! Disk, device and driver, connected.
 
+use block::sim::front::{self, FakeHandle};
 use std::sync::{Arc, Mutex};
 
 use block::OnError;
 use executor::Thread;
 use virtio::driver::{Driver, Interrupts, Piece};
-use virtio::{Activation, Device, ReadyQueue};
+use virtio::{Activation, Device, ReadyQueue, VirtioDevice};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_blk::{ErrorPolicy, IoError, Options, QUEUE_SIZE, VirtioBlk};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
-
-use super::disk::{self, FakeHandle};
 
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -41,7 +40,7 @@ impl Default for Setup {
 }
 
 pub struct Rig {
-    pub device: VirtioBlk<FakeHandle>,
+    pub device: VirtioDevice<VirtioBlk<FakeHandle>>,
     pub disk: FakeHandle,
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
@@ -70,7 +69,7 @@ impl Rig {
     }
 
     pub fn inactive(setup: Setup) -> Self {
-        let (thread, disk) = disk::start(setup.size);
+        let (thread, disk) = front::start(setup.size);
         let read_only = setup.read_only;
         disk.with(move |disk| disk.read_only.set(read_only));
         let errors = Arc::new(Mutex::new(Vec::new()));
@@ -87,7 +86,7 @@ impl Rig {
             },
         };
         Rig {
-            device: VirtioBlk::new(disk.clone(), options),
+            device: VirtioBlk::device(disk.clone(), options),
             disk,
             interrupts: Arc::default(),
             drivers: Vec::new(),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use executor::{Thread, yield_now};
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_net::{Link, QUEUE_SIZE, VirtioNet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -26,7 +26,7 @@ const RING: u16 = 16;
 const STUCK: Duration = Duration::from_secs(20);
 
 pub struct Rig {
-    pub device: VirtioNet,
+    pub device: VirtioDevice<VirtioNet>,
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
     pub thread: Thread,
@@ -54,7 +54,7 @@ impl Rig {
         let thread = Thread::start("devices", std::future::pending).unwrap();
         let mac = "52:54:00:01:02:03".parse().unwrap();
         let mut rig = Rig {
-            device: VirtioNet::new(thread.remote().clone(), link, mac),
+            device: VirtioDevice::new(thread.remote().clone(), VirtioNet::new(link, mac)),
             interrupts: Arc::default(),
             drivers: Vec::new(),
             thread,

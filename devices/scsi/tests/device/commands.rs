@@ -2,8 +2,7 @@
 
 use block::ErrorKind;
 
-use super::drive::medium;
-use super::rig::{EMPTY, INVALID_FIELD, LUN, POWER_ON, Rig};
+use super::rig::{EMPTY, INVALID_FIELD, LUN, POWER_ON, Rig, medium};
 
 const OVERRUN: u8 = 1;
 const BAD_TARGET: u8 = 3;
@@ -32,7 +31,7 @@ fn reads_of_every_length() {
         assert_eq!(rig.data(cdb, 0), []);
     }
     assert_eq!(rig.command(&reads(0, 0)[0], 4096).response, OVERRUN);
-    assert_eq!(rig.drive.with(|drive| drive.tickets.get()), 0);
+    assert_eq!(rig.drive.with(|drive| drive.tickets()), 0);
 }
 
 #[test]
@@ -118,9 +117,9 @@ fn capacity_and_contents() {
     assert_eq!((disc.len(), &disc[..8]), (34, &[0, 32, 0x0e, 1, 1, 1, 1, 0x20][..]));
     rig.expect(&[0x51, 1, 0, 0, 0, 0, 0, 1, 0, 0], INVALID_FIELD);
     // A size that is not a multiple of a block, and a medium of size 0.
-    rig.drive.with(|drive| drive.medium.borrow_mut().as_mut().unwrap().truncate(3 * 2048 + 5));
+    rig.drive.with(|drive| drive.data.borrow_mut().truncate(3 * 2048 + 5));
     assert_eq!(rig.data(&[0x25], 8)[..4], [0, 0, 0, 2]);
-    rig.drive.with(|drive| drive.medium.borrow_mut().as_mut().unwrap().clear());
+    rig.drive.with(|drive| drive.data.borrow_mut().clear());
     assert_eq!(rig.data(&[0x25], 8)[..4], [0; 4]);
     rig.expect(&reads(0, 1)[1], (5, 0x21, 0));
 }
@@ -155,7 +154,7 @@ fn configuration() {
     assert_eq!(rig.data(&[0x46, 2, 0, 3, 0, 0, 0, 1, 0, 0], 256)[8..], [0, 3, 3, 4, 0x29, 0, 0, 0]);
     assert_eq!(rig.data(&[0x46, 0, 0, 0x11, 0, 0, 0, 1, 0, 0], 256), [0, 0, 0, 4, 0, 0, 0, 8]);
     rig.expect(&[0x46, 3, 0, 0, 0, 0, 0, 1, 0, 0], INVALID_FIELD);
-    rig.drive.change(None);
+    rig.drive.with(|drive| drive.change(None));
     let current = rig.data(&[0x46, 1, 0, 0, 0, 0, 0, 1, 0, 0], 256);
     assert_eq!((current.len(), &current[..8]), (40, &[0, 0, 0, 36, 0, 0, 0, 0][..]));
 }

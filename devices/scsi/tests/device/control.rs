@@ -18,7 +18,7 @@ const BEYOND: (u8, u8, u8) = (5, 0x21, 0);
 
 /// Posts reads with these tags, which the drive holds.
 fn held(rig: &mut Rig, tags: &[u64]) -> Vec<Posted> {
-    rig.drive.with(|drive| drive.hold(true));
+    rig.drive.with(|drive| drive.hold.set(true));
     let posted = tags.iter().map(|tag| post_read(rig, *tag)).collect();
     let count = tags.len();
     rig.drive.run(move |drive| drive.wait_held(count));
@@ -40,7 +40,7 @@ fn aborts_await_what_is_in_flight() {
         let (head, room) = rig.post_tmf(function, LUN, 5);
         rig.drive.settle();
         assert_eq!(rig.drivers[CONTROL].pop_used(), None, "{function}: a read is in flight");
-        rig.drive.with(|drive| drive.hold(false));
+        rig.drive.with(|drive| drive.release_all());
         assert_eq!(rig.wait_used(CONTROL).0, head);
         assert_eq!(rig.drivers[CONTROL].get::<u8>(room), COMPLETE);
         assert_eq!(rig.finish(posted[0]).data.len(), 2048, "it came before the answer");
@@ -55,12 +55,12 @@ fn aborts_await_what_is_in_flight() {
 #[test]
 fn an_abort_reaches_what_the_gate_holds_up() {
     let mut rig = Rig::new(4);
-    rig.drive.with(|drive| drive.close_gate(true));
+    rig.drive.with(|drive| drive.close());
     let posted = post_read(&mut rig, 5);
     rig.post_tmf(VIRTIO_SCSI_T_TMF_ABORT_TASK, LUN, 5);
     rig.drive.settle();
     assert_eq!(rig.drivers[CONTROL].pop_used(), None);
-    rig.drive.with(|drive| drive.close_gate(false));
+    rig.drive.with(|drive| drive.open());
     rig.wait_used(CONTROL);
     rig.finish(posted);
 }
@@ -73,7 +73,7 @@ fn an_abort_awaits_only_its_task() {
     assert_eq!(rig.manage(VIRTIO_SCSI_T_TMF_QUERY_TASK, LUN, 6), SUCCEEDED);
     assert_eq!(rig.manage(VIRTIO_SCSI_T_TMF_QUERY_TASK, LUN, 7), COMPLETE);
     assert_eq!(rig.manage(VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, LUN, 0), SUCCEEDED);
-    rig.drive.with(|drive| drive.hold(false));
+    rig.drive.with(|drive| drive.release_all());
     rig.wait_used(REQUEST);
     rig.wait_used(REQUEST);
     assert_eq!(rig.manage(VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, LUN, 0), COMPLETE);
@@ -88,7 +88,7 @@ fn what_task_management_refuses() {
     }
     rig.data(&[0x1e, 0, 0, 0, 1], 0);
     assert_eq!(rig.manage(VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, LUN, 0), COMPLETE);
-    assert!(!rig.drive.with(|drive| drive.locked.get()), "a reset unlocks");
+    assert!(!rig.drive.with(|drive| drive.tray.is_locked()), "a reset unlocks");
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn paused_devices_deliver_and_then_rest() {
     let paused = rig.device.pause();
     let later = post_read(&mut rig, 2);
     rig.drive.settle();
-    rig.drive.with(|drive| drive.hold(false));
+    rig.drive.with(|drive| drive.release_all());
     paused.wait().unwrap();
     rig.finish(posted[0]);
     assert_eq!(rig.drivers[REQUEST].pop_used(), None);
-    assert_eq!(rig.drive.with(|drive| drive.tickets.get()), 0);
+    assert_eq!(rig.drive.with(|drive| drive.tickets()), 0);
     rig.device.resume();
     rig.finish(later);
 }
@@ -114,10 +114,10 @@ fn a_reset_awaits_what_is_in_flight() {
     let drive = rig.drive.clone();
     // Released before or after the reset begins: in both cases the reset ends, and nothing is delivered
     // afterwards.
-    let release = std::thread::spawn(move || drive.with(|drive| drive.hold(false)));
+    let release = std::thread::spawn(move || drive.with(|drive| drive.release_all()));
     rig.device.reset();
     release.join().unwrap();
-    assert_eq!(rig.drive.with(|drive| drive.tickets.get()), 0);
+    assert_eq!(rig.drive.with(|drive| drive.tickets()), 0);
     rig.activate();
     rig.expect(&[0], POWER_ON);
 }

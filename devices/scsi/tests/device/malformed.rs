@@ -43,7 +43,7 @@ fn events() {
     rig.offer(CONTROL, &subscribe, 5);
     rig.wait_used(CONTROL);
     rig.offer(EVENT, &[], 15);
-    rig.drive.change(None);
+    rig.drive.with(|drive| drive.change(None));
     rig.interrupts.wait(|counts| counts.needs_reset == 1);
 }
 
@@ -76,7 +76,7 @@ proptest! {
         // Commands that exist are more frequent than others.
         const KNOWN: &[u8] = b"\x00\x03\x08\x12\x1a\x1b\x1e\x25\x28\x35\x43\x46\x4a\x51\x5a\x88\xa0\xa8\xbd";
         let mut rig = Rig::new(1);
-        rig.drive.with(move |drive| *drive.medium.borrow_mut() = Some(vec![7; medium]));
+        rig.drive.with(move |drive| drive.put(Some(vec![7; medium])));
         for (mut cdb, room) in cdbs {
             if cdb[0] & 1 == 0 {
                 cdb[0] = KNOWN[usize::from(cdb[0]) % KNOWN.len()];
@@ -86,6 +86,6 @@ proptest! {
             prop_assert!(answer.response <= 1 && answer.data.len() + answer.resid as usize == room);
         }
         prop_assert_eq!(rig.interrupts.counts().needs_reset, 0);
-        prop_assert_eq!(rig.drive.with(|drive| drive.tickets.get()), 0);
+        prop_assert_eq!(rig.drive.with(|drive| drive.tickets()), 0);
     }
 }

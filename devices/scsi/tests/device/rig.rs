@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
+use block::sim::front::{self, FakeHandle};
 use executor::Thread;
-use virtio::Device;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
+use virtio::{Device, VirtioDevice};
 use virtio_scsi::{QUEUE_SIZE, VirtioScsi};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
-
-use super::drive::{self, FakeHandle};
 
 pub const CONTROL: usize = 0;
 pub const EVENT: usize = 1;
@@ -48,7 +47,7 @@ pub struct Posted {
 }
 
 pub struct Rig {
-    pub device: VirtioScsi<FakeHandle>,
+    pub device: VirtioDevice<VirtioScsi<FakeHandle>>,
     pub drive: FakeHandle,
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
@@ -56,20 +55,26 @@ pub struct Rig {
     thread: Option<Thread>,
 }
 
+/// Returns a medium of `blocks` blocks with different content.
+pub fn medium(blocks: usize) -> Vec<u8> {
+    (0..blocks * 2048).map(|at| (at / 2048) as u8 ^ at as u8).collect()
+}
+
 impl Rig {
     /// Returns a rig with a medium of `blocks` blocks, which has reported its power-on.
     pub fn new(blocks: usize) -> Self {
         let mut rig = Self::empty();
-        rig.drive.with(move |drive| *drive.medium.borrow_mut() = Some(drive::medium(blocks)));
+        rig.drive.with(move |drive| drive.put(Some(medium(blocks))));
         rig.expect(&[0], POWER_ON);
         rig
     }
 
     /// Returns a rig with an active device and an empty drive.
     pub fn empty() -> Self {
-        let (thread, drive) = drive::start();
+        let (thread, drive) = front::start(0);
+        drive.with(|drive| drive.put(None));
         let mut rig = Rig {
-            device: VirtioScsi::new(drive.clone(), "cd0"),
+            device: VirtioScsi::device(drive.clone(), "cd0"),
             drive,
             interrupts: Arc::default(),
             drivers: Vec::new(),

@@ -16,7 +16,7 @@ use serde_json::json;
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use virtio::{Activation, Device, Interrupt, ReadyQueue};
+use virtio::{Activation, Device, Interrupt, ReadyQueue, VirtioDevice};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -34,7 +34,7 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
 
 /// Our device, and its disk on a thread of its own.
 struct Ours {
-    device: VirtioBlk<DiskHandle>,
+    device: VirtioDevice<VirtioBlk<DiskHandle>>,
     handle: DiskHandle,
     /// Kept until the disk is closed.
     thread: Option<Thread>,
@@ -84,7 +84,7 @@ fn ours(disk: &bench::Disk, driver: &Driver) -> Result<Ours, Failure> {
     let (handle, size) = opened.wait().map_err(|_| "the disk's thread has ended")??;
     let errors = ErrorPolicy::report();
     let options = Options { size, read_only: false, serial: "bench".to_owned(), queues: 1, errors };
-    let mut device = VirtioBlk::new(handle.clone(), options);
+    let mut device = VirtioBlk::device(handle.clone(), options);
     let mut queue = Queue::new(QUEUE_SIZE)?;
     queue.set_size(SIZE);
     queue.set_desc_table_address(Some(TABLE as u32), Some(0));

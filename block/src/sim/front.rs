@@ -1,30 +1,47 @@
-//! A disk in memory, on a thread of its own, whose gate, completions and failures the test controls.
+//! A disk in memory, on a thread of its own, whose gate, tray, completions and failures a test controls: the
+//! other [`Front`], for tests of what stands before a disk. It panics if it is misused.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 
-use block::disk::PIECE;
-use block::{Buf, Error, ErrorKind, Result};
 use executor::sync::{Event, OneSender, oneshot};
 use executor::{Handle, Remote, Thread, yield_now};
-use virtio_blk::Backend;
 
-/// An operation that the device requested from the disk.
+use crate::disk::tray::{Tray, TrayEvent};
+use crate::disk::{Front, PIECE};
+use crate::image::node::Run;
+use crate::{Buf, Error, ErrorKind, Result};
+
+/// An operation that was requested from the disk, with its offset and length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
+    /// A read.
     Read(u64, usize),
+    /// A write.
     Write(u64, usize),
+    /// A flush.
     Flush,
+    /// A discard.
     Discard(u64, u64),
+    /// A write of zeros, and true if it may unmap.
     WriteZeroes(u64, u64, bool),
 }
 
+/// A disk in memory. As a removable drive, it has a medium and a closed tray at first.
 #[derive(Default)]
 pub struct FakeDisk {
+    /// Its content, or that of the medium.
     pub data: RefCell<Vec<u8>>,
+    /// The tray.
+    pub tray: Tray,
+    /// True if there is no medium.
+    pub is_empty: Cell<bool>,
+    /// True if writes are refused.
     pub read_only: Cell<bool>,
+    /// The operations so far.
     pub log: RefCell<Vec<Op>>,
+    /// The error with which operations fail.
     pub fail: Cell<Option<ErrorKind>>,
     /// While set, operations wait for [`FakeDisk::release`].
     pub hold: Cell<bool>,
@@ -64,7 +81,7 @@ impl FakeDisk {
             receiver.await;
         }
         match self.fail.get() {
-            Some(kind) => Err(Error::new(kind, "as the test wished")),
+            Some(kind) => Err(Error::new(kind, "as the test asked")),
             None => Ok(()),
         }
     }
@@ -78,6 +95,7 @@ impl FakeDisk {
         }
     }
 
+    /// Ends all held operations, and holds no more.
     pub fn release_all(&self) {
         self.hold.set(false);
         for sender in self.held.take() {
@@ -85,12 +103,14 @@ impl FakeDisk {
         }
     }
 
+    /// Waits until this many operations are held.
     pub async fn wait_held(self: Rc<Self>, count: usize) {
         while self.held.borrow().len() < count {
             self.arrived.wait().await;
         }
     }
 
+    /// Closes the gate and waits until no ticket is left.
     pub async fn drain(self: Rc<Self>) {
         self.closed.set(true);
         while self.tickets.get() > 0 {
@@ -98,21 +118,49 @@ impl FakeDisk {
         }
     }
 
+    /// Returns the number of tickets.
     pub fn tickets(&self) -> usize {
         self.tickets.get()
     }
 
+    /// Opens the gate.
     pub fn open(&self) {
         self.closed.set(false);
         self.gate.notify();
     }
 
+    /// Closes the gate.
     pub fn close(&self) {
         self.closed.set(true);
     }
+
+    /// Exchanges the medium, and notifies nobody.
+    pub fn put(&self, medium: Option<Vec<u8>>) {
+        self.is_empty.set(medium.is_none());
+        self.data.replace(medium.unwrap_or_default());
+    }
+
+    /// Opens the tray, exchanges the medium and closes the tray, as a monitor does.
+    pub fn change(&self, medium: Option<Vec<u8>>) {
+        if !self.tray.is_open() {
+            self.tray.set_open(true);
+        }
+        self.put(medium);
+        self.tray.set_open(false);
+    }
+
+    /// Asks the guest to eject the medium.
+    pub fn ask_for_eject(&self) {
+        self.tray.notify(TrayEvent::EjectRequested);
+    }
+
+    /// Returns the number of listeners of the tray.
+    pub fn listeners(&self) -> usize {
+        self.tray.listeners()
+    }
 }
 
-impl Backend for FakeDisk {
+impl Front for FakeDisk {
     type Ticket = Ticket;
 
     fn size(&self) -> u64 {
@@ -123,8 +171,16 @@ impl Backend for FakeDisk {
         self.read_only.get()
     }
 
-    fn node_name(&self) -> Option<String> {
-        Some("a leaf".into())
+    fn node_name(&self) -> String {
+        "a leaf".into()
+    }
+
+    fn tray(&self) -> Option<&Tray> {
+        Some(&self.tray)
+    }
+
+    fn has_medium(&self) -> bool {
+        !self.is_empty.get()
     }
 
     fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
@@ -181,8 +237,13 @@ impl Backend for FakeDisk {
         self.data.borrow_mut()[offset as usize..(offset + len) as usize].fill(0);
         Ok(())
     }
+
+    async fn map(&self, _: &Ticket, _: u64, len: u64) -> Result<Run> {
+        Ok(Run { len, data: true, depth: 0, allocated: true })
+    }
 }
 
+/// A handle to the disk of a thread.
 #[derive(Clone)]
 pub struct FakeHandle(Remote);
 
@@ -205,7 +266,7 @@ fn local() -> Rc<FakeDisk> {
 /// Starts a disk of `size` bytes on a new thread.
 pub fn start(size: usize) -> (Thread, FakeHandle) {
     let main = || async { local().stop.wait().await };
-    let thread = Thread::start("disk", main).unwrap();
+    let thread = Thread::start("disk", main).expect("a thread");
     let handle = FakeHandle(thread.remote().clone());
     handle.with(move |disk| {
         *disk.data.borrow_mut() = (0..size).map(|at| (at / 512) as u8 ^ at as u8).collect();
@@ -219,7 +280,7 @@ impl FakeHandle {
         &self,
         f: impl FnOnce(Rc<FakeDisk>) -> F + Send + 'static,
     ) -> T {
-        self.0.call(move || f(local())).wait().unwrap()
+        self.0.call(move || f(local())).wait().expect("the disk's thread")
     }
 
     /// Calls a function with the disk on its thread.
