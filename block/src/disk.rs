@@ -4,6 +4,7 @@
 //! is drained when no ticket is left. Everything here but `DiskHandle` stays on the disk's thread.
 
 mod claims;
+pub mod fake;
 pub(crate) mod filter;
 mod front;
 mod gate;

@@ -16,7 +16,6 @@ use crate::storage::{Opener, Storage};
 use crate::{Error, ErrorKind, Result};
 
 mod file;
-pub mod front;
 mod medium;
 
 pub use file::SimFile;

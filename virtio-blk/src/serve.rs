@@ -22,8 +22,8 @@ use crate::request::{self, Answer, Outcome, ParkedRequest, Progress, Request};
 struct QueueState<F: Front> {
     disk: Rc<F>,
     config: Arc<Config>,
-    /// Requests to continue later, in the order in which they were parked. Bounded by the ring: each is one of
-    /// its chains.
+    /// Requests to continue later, in the order in which they were parked. Bounded by the ring: each is one
+    /// of its chains.
     parked: RefCell<VecDeque<Box<ParkedRequest<F::Ticket>>>>,
     more: Event,
 }

@@ -35,15 +35,17 @@ pub enum TrayEvent {
     EjectRequested,
 }
 
+type Callback = dyn Fn(TrayEvent);
+
 /// A listener for a tray's events, called for as long as this is held.
-pub type Listener = Rc<dyn Fn(TrayEvent)>;
+pub type Listener = Rc<Callback>;
 
 /// The tray of a removable drive.
 #[derive(Default)]
 pub struct Tray {
     open: Cell<bool>,
     locked: Cell<bool>,
-    listeners: RefCell<Vec<Weak<dyn Fn(TrayEvent)>>>,
+    listeners: RefCell<Vec<Weak<Callback>>>,
 }
 
 impl Tray {

@@ -1,8 +1,8 @@
 //! The virtio console device (virtio 1.2, 5.3) with one port, which Linux names `/dev/hvc0`: it carries
 //! bytes between a guest's rings and a [`Line`], at whose other end somebody may be.
 //!
-//! [`VirtioConsole`] is the device; its tasks run on the thread of an executor. [`Line`] connects it to the code
-//! that carries the bytes further, on any thread.
+//! [`VirtioConsole`] is the device; its tasks run on the thread of an executor. [`Line`] connects it to the
+//! code that carries the bytes further, on any thread.
 //!
 //! Linux writes to such a console with interrupts off, and its processor does nothing else until the device
 //! has taken the bytes. So the device does not make it wait for long:

@@ -1,9 +1,9 @@
 //! The virtio SCSI host with one target, a CD-ROM: from requests to a removable disk and its tray.
 //!
-//! The path of a request: [`VirtioScsi`] (the device) → `serve` (on
-//! the disk's thread: takes chains out of the three kinds of queues) → `request` (turns a chain into a
-//! command, and its result into a response) → `cdrom` (commands, the tray and the reports about it) →
-//! `pages` (the layout of the data) → [`block::disk::Front`] (the drive).
+//! The path of a request: [`VirtioScsi`] (the device) → `serve` (on the disk's thread: takes chains out
+//! of the three kinds of queues) → `request` (turns a chain into a command, and its result into a
+//! response) → `cdrom` (commands, the tray and the reports about it) → `pages` (the layout of the data)
+//! → [`block::disk::Front`] (the drive).
 //!
 //! | what happens to the drive | commands | GET EVENT STATUS NOTIFICATION | event queue, if subscribed |
 //! |---|---|---|---|

@@ -2,10 +2,10 @@
 //! virtqueues on an executor's thread.
 //!
 //! A device is a [`Model`]: its ID, its features, its config space, and its use of its queues.
-//! [`VirtioDevice`] makes a [`Device`] of it: life cycle, ring features, pause, reset and access to the config
-//! space. It calls the model on an executor's thread with a [`Queue`] for each virtqueue, and runs the futures
-//! that the model returns until the reset. Such a future is a straight line. This is a whole entropy source,
-//! which fills every buffer that the driver offers:
+//! [`VirtioDevice`] makes a [`Device`] of it: life cycle, ring features, pause, reset and access to the
+//! config space. It calls the model on an executor's thread with a [`Queue`] for each virtqueue, and runs
+//! the futures that the model returns until the reset. Such a future is a straight line. This is a whole
+//! entropy source, which fills every buffer that the driver offers:
 //!
 //! ```
 //! # use std::{io, sync::Arc};

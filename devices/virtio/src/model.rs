@@ -45,8 +45,8 @@ pub trait Model: Send + Sync + Sized + 'static {
     /// it read as zero.
     type Config: IntoBytes + Immutable;
 
-    /// The value that a completed request holds until the driver has been notified of it, such as its permission
-    /// to be in flight; `()` for most devices.
+    /// The value that a completed request holds until the driver has been notified of it, such as its
+    /// permission to be in flight; `()` for most devices.
     type Keep: 'static;
 
     /// Returns the device's own features. VIRTIO_F_VERSION_1 and those of the rings are added.

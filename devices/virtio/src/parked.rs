@@ -9,9 +9,9 @@ use crate::runner::Shared;
 /// A chain between two attempts at it. Its bytes still count for the limit of its ring, but it is not in
 /// flight: a pause or a reset does not wait for it.
 ///
-/// It stays parked while the device is paused, and, after [`Token::park_until_resumed`], until the device
-/// was paused and resumed. Dropping it breaks the device, as dropping a [`Token`] does, except during a reset, which
-/// forgets all chains.
+/// It stays parked while the device is paused, and, after [`Token::park_until_resumed`], until the
+/// device was paused and resumed. Dropping it breaks the device, as dropping a [`Token`] does, except
+/// during a reset, which forgets all chains.
 pub struct ParkedChain<K: 'static = ()> {
     /// `None` once the chain is taken back.
     ring: Option<Rc<Ring<K>>>,

@@ -1,7 +1,7 @@
 //! Every command, its result, and the requests that are refused.
 
 use block::ErrorKind;
-use block::sim::front::Op;
+use block::disk::fake::Op;
 use virtio::Device;
 use virtio_bindings::virtio_blk::*;
 

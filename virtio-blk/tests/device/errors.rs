@@ -1,7 +1,7 @@
 //! Errors of the disk, by policy: reported, ignored, or kept until the machine is resumed.
 
 use block::ErrorKind;
-use block::sim::front::Op;
+use block::disk::fake::Op;
 use block::{ErrorAction, OnError};
 use virtio::Device;
 use virtio_bindings::virtio_blk::*;

@@ -3,7 +3,7 @@
 
 use block::ErrorKind;
 use block::disk::PIECE;
-use block::sim::front::Op;
+use block::disk::fake::Op;
 use block::{ErrorAction, OnError};
 use virtio::Device;
 use virtio::driver::Piece;

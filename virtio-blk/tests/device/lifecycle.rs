@@ -1,6 +1,6 @@
 //! Gate, pause, reset and capacity changes around requests.
 
-use block::sim::front::{FakeHandle, Op};
+use block::disk::fake::{FakeHandle, Op};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

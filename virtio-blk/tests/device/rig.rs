@@ -1,6 +1,6 @@
 //! Disk, device and driver, connected.
 
-use block::sim::front::{self, FakeHandle};
+use block::disk::fake::{self, FakeHandle};
 use std::sync::{Arc, Mutex};
 
 use block::OnError;
@@ -69,7 +69,7 @@ impl Rig {
     }
 
     pub fn inactive(setup: Setup) -> Self {
-        let (thread, disk) = front::start(setup.size);
+        let (thread, disk) = fake::start(setup.size);
         let read_only = setup.read_only;
         disk.with(move |disk| disk.read_only.set(read_only));
         let errors = Arc::new(Mutex::new(Vec::new()));

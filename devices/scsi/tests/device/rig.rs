@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::sim::front::{self, FakeHandle};
+use block::disk::fake::{self, FakeHandle};
 use executor::Thread;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
 use virtio::{Device, VirtioDevice};
@@ -71,7 +71,7 @@ impl Rig {
 
     /// Returns a rig with an active device and an empty drive.
     pub fn empty() -> Self {
-        let (thread, drive) = front::start(0);
+        let (thread, drive) = fake::start(0);
         drive.with(|drive| drive.put(None));
         let mut rig = Rig {
             device: VirtioScsi::device(drive.clone(), "cd0"),

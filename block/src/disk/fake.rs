@@ -8,8 +8,8 @@ use std::rc::Rc;
 use executor::sync::{Event, OneSender, oneshot};
 use executor::{Handle, Remote, Thread, yield_now};
 
-use crate::disk::tray::{Tray, TrayEvent};
-use crate::disk::{Front, PIECE};
+use super::tray::{Tray, TrayEvent};
+use super::{Front, PIECE};
 use crate::image::node::Run;
 use crate::{Buf, Error, ErrorKind, Result};
 
