@@ -6,6 +6,47 @@
 //! A request is a chain with room, and nothing else. It gets at most [`MOST`] bytes, whatever its room: a
 //! driver that wants more asks again, and the queue lets others run before that. The bytes come from
 //! getrandom(2), which never waits on a host that has booted.
+//!
+//! # Contents
+//!
+//! There is only this file: [`VirtioRng`], and the task that serves its queue.
+//!
+//! # Example
+//!
+//! A request of a guest, whose memory and driver `virtio::driver` plays:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use virtio::{Device, VirtioDevice};
+//! use virtio::driver::{Driver, Interrupts, Piece, activation};
+//! use virtio_rng::{QUEUE_SIZE, VirtioRng};
+//! use vm_memory::{GuestAddress, GuestMemoryMmap};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let thread = executor::Thread::start("devices", std::future::pending)?;
+//! let mut device = VirtioDevice::new(thread.remote().clone(), VirtioRng);
+//!
+//! let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+//! let mut drivers = [Driver::new(memory, 0x1_0000, 0x2_0000, QUEUE_SIZE, true)];
+//! let interrupts = Arc::new(Interrupts::default());
+//! interrupts.clear_used(1);
+//! device.activate(activation(&drivers, QUEUE_SIZE, device.features(), &interrupts))?;
+//!
+//! let [driver] = &mut drivers;
+//! let room = driver.alloc(&[0; 64]);
+//! driver.add(&[Piece { address: room, len: 64, write: true }], false);
+//! driver.publish();
+//! interrupts.wait(|counts| counts.used == [1]);
+//! assert_eq!(driver.pop_used().map(|(_head, len)| len), Some(64));
+//! assert_ne!(driver.bytes(room, 64), [0; 64]);
+//! device.reset();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tests
+//!
+//! `tests/device.rs` drives the device through a mock ring. Hostile rings: `tests/hostile`.
 
 use std::io;
 use std::sync::Arc;

@@ -9,7 +9,9 @@
 //!
 //! ```
 //! # use std::{io, sync::Arc};
-//! # use virtio::{Model, Negotiated, Queue, Task};
+//! # use virtio::driver::{Driver, Interrupts, Piece, activation};
+//! # use virtio::{Device, Model, Negotiated, Queue, Task, VirtioDevice};
+//! # use vm_memory::{GuestAddress, GuestMemoryMmap};
 //! struct Entropy;
 //!
 //! impl Model for Entropy {
@@ -36,6 +38,25 @@
 //!         chain.token.complete(bytes.len() as u32, ());
 //!     }
 //! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let thread = executor::Thread::start("devices", std::future::pending)?;
+//! let mut device = VirtioDevice::new(thread.remote().clone(), Entropy);
+//! # let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+//! # let mut drivers = [Driver::new(memory, 0x1_0000, 0x2_0000, 8, true)];
+//! # let interrupts = Arc::new(Interrupts::default());
+//! # interrupts.clear_used(1);
+//! # device.activate(activation(&drivers, 8, device.features(), &interrupts))?;
+//! # let [driver] = &mut drivers;
+//! # let room = driver.alloc(&[0; 64]);
+//! # driver.add(&[Piece { address: room, len: 64, write: true }], false);
+//! # driver.publish();
+//! # interrupts.wait(|counts| counts.used == [1]);
+//! # assert_eq!(driver.pop_used().map(|(_head, len)| len), Some(64));
+//! # assert_eq!(driver.bytes(room, 64), [4; 64]);
+//! # device.reset();
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! A device that only sometimes has something to send (a console's input) waits for that first, and only
@@ -54,6 +75,23 @@
 //!
 //! The driver is hostile: whatever its memory holds, and whenever that changes, nothing here panics, spins
 //! or touches anything outside guest memory. Everything that decides something is read only once.
+//!
+//! # Modules, in reading order
+//!
+//! - `device`: the interface between a device and its transport
+//! - [`mmio`]: the transport
+//! - `model`: the interface of a device's author, and the [`Device`] made of it
+//! - `runner`: the part that lives on the executor's thread between DRIVER_OK and reset
+//! - `queue`: one virtqueue
+//! - `chain`: from a hostile driver's tables to checked pieces of guest memory
+//! - `parked`: chains that a device keeps for later
+//! - `room`: several chains for one message to the driver
+//! - [`driver`]: the driver's side, for tests and fuzzers
+//!
+//! # Tests
+//!
+//! Beside the files (`*_tests.rs`), on mock rings. The crates of devices test the rest through them, and
+//! `tests/hostile` has the fuzzers.
 
 mod chain;
 mod device;
