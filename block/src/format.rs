@@ -85,17 +85,26 @@ pub(crate) async fn blank(storage: &dyn Storage, len: u64) -> Result<()> {
     if old > 0 { storage.punch(0, old).await } else { Ok(()) }
 }
 
+/// The place of a compressed cluster in an image's file. Only the format that made it reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Compressed {
+    /// Its offset in bytes.
+    pub offset: u64,
+    /// The most bytes that it takes; the compressed data may end earlier.
+    pub len: u64,
+}
+
 /// The content of a range of the disk in one image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum What {
+pub(crate) enum Content {
     /// Nothing: the range reads as the backing file, or as zeros if there is none.
     Absent,
     /// Zeros, without data.
     Zero,
     /// Data; the start of the range is at this offset in the image's storage.
     Data(u64),
-    /// Data in a compressed cluster of qcow2, from this byte of the cluster on.
-    Packed(qcow2::compressed::Packed, u64),
+    /// Data in a compressed cluster, from this byte of the cluster on.
+    Compressed(Compressed, u64),
 }
 
 /// One run of a map.
@@ -103,7 +112,7 @@ pub(crate) enum What {
 pub(crate) struct Mapping {
     /// Length in bytes, at least 1.
     pub len: u64,
-    pub what: What,
+    pub content: Content,
     /// The alignment that a write here needs, in bytes: 1 if data can be written in place, otherwise the
     /// allocation or presence unit, whose old content the writer fills in.
     pub granule: u64,
@@ -284,15 +293,28 @@ impl Format {
     }
 
     /// Reads from a compressed cluster that a map returned, starting at byte `within` of it.
-    pub(crate) async fn read_packed(
-        &self,
-        packed: qcow2::compressed::Packed,
-        within: u64,
-        part: Buf,
-    ) -> Result<()> {
+    pub(crate) async fn read_compressed(&self, cluster: Compressed, within: u64, part: Buf) -> Result<()> {
         match self {
-            Format::Qcow2(qcow2) => qcow2.read_packed(packed, within, part).await,
+            Format::Qcow2(qcow2) => qcow2.read_compressed(cluster, within, part).await,
             _ => Err(Error::new(ErrorKind::Unsupported, "only qcow2 has compressed clusters")),
+        }
+    }
+
+    /// Returns true if data may lie in space that was allocated ahead and never written, so that the
+    /// storage's map knows more than the format's.
+    pub(crate) async fn has_unwritten(&self) -> Result<bool> {
+        match self {
+            Format::Qcow2(qcow2) => qcow2.has_unwritten().await,
+            Format::Raw(_) | Format::Qed(_) => Ok(false),
+        }
+    }
+
+    /// Returns the offset in the storage of the space that is kept for a range without data, if any, and the
+    /// length over which that goes on, at most `len`.
+    pub(crate) async fn kept_space(&self, offset: u64, len: u64) -> Result<(Option<u64>, u64)> {
+        match self {
+            Format::Qcow2(qcow2) => qcow2.reserved_host(offset, len).await,
+            Format::Raw(_) | Format::Qed(_) => Ok((None, len)),
         }
     }
 
@@ -373,9 +395,9 @@ impl Format {
     }
 
     /// Makes everything that was written and committed before this call durable.
-    pub(crate) async fn flush(&self, storage: &dyn Storage) -> Result<()> {
+    pub(crate) async fn flush(&self) -> Result<()> {
         match self {
-            Format::Raw(_) => storage.sync().await,
+            Format::Raw(raw) => raw.flush().await,
             Format::Qcow2(qcow2) => qcow2.flush().await,
             Format::Qed(qed) => qed.flush().await,
         }
@@ -438,9 +460,9 @@ impl Format {
     }
 
     /// Flushes, and gives back space that was allocated ahead.
-    pub(crate) async fn close(&self, storage: &dyn Storage) -> Result<()> {
+    pub(crate) async fn close(&self) -> Result<()> {
         match self {
-            Format::Raw(_) => storage.sync().await,
+            Format::Raw(raw) => raw.flush().await,
             Format::Qcow2(qcow2) => qcow2.close().await,
             Format::Qed(qed) => qed.close().await,
         }

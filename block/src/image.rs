@@ -9,6 +9,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 pub mod chain;
 pub mod check;
 pub(crate) mod copy;
+mod grow;
 mod info;
 pub mod map;
 pub mod node;

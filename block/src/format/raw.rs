@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::{Mapping, What};
+use super::{Content, Mapping};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 
@@ -32,10 +32,14 @@ impl Raw {
         Ok(())
     }
 
+    pub(crate) async fn flush(&self) -> Result<()> {
+        self.storage.sync().await
+    }
+
     /// Everything is data: asking the file system for holes on every read would cost more than
     /// reading them. Jobs ask [`Storage::map`].
     pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
-        Ok(Mapping { len, what: What::Data(offset), granule: 1 })
+        Ok(Mapping { len, content: Content::Data(offset), granule: 1 })
     }
 
     pub(crate) async fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<()> {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use futures_util::future::join_all;
 
-use crate::format::What;
+use crate::format::Content;
 use crate::image::node::Node;
 use crate::storage::Transfer;
 use crate::turns::Turns;
@@ -100,7 +100,7 @@ async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &m
         turns.step().await;
         let start = *at;
         let run = leaf.format().map(start, end - start).await?;
-        if run.what != What::Absent {
+        if run.content != Content::Absent {
             done.skipped += run.len;
             *at += run.len;
             continue;
@@ -282,7 +282,7 @@ async fn write(leaf: &Node, offset: u64, len: u64, zeros: &Buf, done: &mut Popul
 
 async fn write_absent(leaf: &Node, offset: u64, buf: Buf) -> Result<u64> {
     let run = leaf.format().map(offset, buf.len() as u64).await?;
-    if run.what != What::Absent {
+    if run.content != Content::Absent {
         // The copy of a neighbouring subcluster has filled this one, too.
         return Ok(run.len);
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::Result;
-use crate::format::{Format, What};
+use crate::format::{Content, Kind};
 use crate::image::node::Node;
 
 /// A run of the disk whose content comes from one image of the chain in one way.
@@ -82,24 +82,22 @@ async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
             offset: None,
             file: node.name().to_owned(),
         };
-        match (run.what, node.format()) {
-            (What::Data(host), Format::Raw(_)) => {
+        match run.content {
+            Content::Data(host) if node.kind() == Kind::Raw => {
                 let extent = node.storage().map(host, run.len).await?;
                 (piece.length, piece.data, piece.zero) = (extent.len, extent.data, !extent.data);
                 piece.offset = Some(host);
             }
-            (What::Data(host), format) => {
+            Content::Data(host) => {
                 (piece.data, piece.offset) = (true, Some(host));
-                if let Format::Qcow2(qcow2) = format
-                    && qcow2.has_unwritten().await?
-                {
+                if node.format().has_unwritten().await? {
                     let extent = node.storage().map(host, run.len).await?;
                     (piece.length, piece.zero) = (extent.len, !extent.data);
                 }
             }
-            (What::Packed(..), _) => (piece.data, piece.compressed) = (true, true),
-            (What::Zero | What::Absent, format) => {
-                if run.what == What::Absent {
+            Content::Compressed(..) => (piece.data, piece.compressed) = (true, true),
+            Content::Zero | Content::Absent => {
+                if run.content == Content::Absent {
                     // A range past the backing file's end reads as zeros and belongs to no image.
                     if let Some(backing) = node.backing().filter(|backing| start < backing.size()) {
                         length = run.len.min(backing.size() - start);
@@ -109,9 +107,7 @@ async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
                     piece.present = false;
                 }
                 piece.zero = true;
-                if let Format::Qcow2(qcow2) = format {
-                    (piece.offset, piece.length) = qcow2.reserved_host(start, run.len).await?;
-                }
+                (piece.offset, piece.length) = node.format().kept_space(start, run.len).await?;
             }
         }
         return Ok(piece);

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 
 use super::Waits;
 use crate::buf::Pool;
-use crate::format::{Format, Kind, Reading, What, qcow2};
+use crate::format::{Compressed, Content, Format, Kind, Reading};
 use crate::storage::in_use::Use;
 use crate::storage::ranges::{RangeGuard, RangeLocks};
 use crate::storage::{Lock, Storage};
@@ -61,7 +61,7 @@ pub(crate) struct Located {
 /// A part of a read that is in the image's own file.
 enum Part {
     Plain(u64, Buf),
-    Packed(qcow2::compressed::Packed, u64, Buf),
+    Compressed(Compressed, u64, Buf),
 }
 
 /// A part of a read that is left to the backing file.
@@ -274,13 +274,13 @@ impl Node {
                 return Ok(at);
             }
             let run = self.format.map(offset + at, inside - at).await?;
-            tracing::trace!(image = self.name(), at = offset + at, len = run.len, content = ?run.what, "mapped");
+            tracing::trace!(image = self.name(), at = offset + at, len = run.len, content = ?run.content, "mapped");
             let part = buf.slice(at as usize..(at + run.len) as usize);
-            match (run.what, self.backing()) {
-                (What::Data(host), _) => own.push(Part::Plain(host, part)),
-                (What::Packed(packed, within), _) => own.push(Part::Packed(packed, within, part)),
-                (What::Absent, Some(node)) => below.push(Below { node, offset: offset + at, buf: part }),
-                (What::Zero | What::Absent, _) => part.zero(),
+            match (run.content, self.backing()) {
+                (Content::Data(host), _) => own.push(Part::Plain(host, part)),
+                (Content::Compressed(packed, within), _) => own.push(Part::Compressed(packed, within, part)),
+                (Content::Absent, Some(node)) => below.push(Below { node, offset: offset + at, buf: part }),
+                (Content::Zero | Content::Absent, _) => part.zero(),
             }
             at += run.len;
             turns.step().await;
@@ -291,7 +291,9 @@ impl Node {
     fn read_part(&self, part: Part) -> LocalFuture<'_, Result<()>> {
         match part {
             Part::Plain(host, buf) => self.storage_read(host, buf),
-            Part::Packed(packed, within, buf) => Box::pin(self.format.read_packed(packed, within, buf)),
+            Part::Compressed(packed, within, buf) => {
+                Box::pin(self.format.read_compressed(packed, within, buf))
+            }
         }
     }
 
@@ -333,8 +335,8 @@ impl Node {
             let run = self.format.map(pos, left).await?;
             let in_place = run.granule == 1;
             tracing::trace!(image = self.name(), at = pos, len = run.len, in_place, "mapped");
-            let n = match run.what {
-                What::Data(host) if in_place => {
+            let n = match run.content {
+                Content::Data(host) if in_place => {
                     let part = buf.slice(at..at + run.len as usize);
                     self.storage.write(host, part).await?;
                     run.len
@@ -442,10 +444,10 @@ impl Node {
         while at < len {
             turns.step().await;
             let run = self.format.map(offset + at, (len - at).min(PIECE)).await?;
-            let is_zero = match run.what {
-                What::Zero => true,
-                What::Absent => self.backing().is_none(),
-                What::Data(_) | What::Packed(..) => false,
+            let is_zero = match run.content {
+                Content::Zero => true,
+                Content::Absent => self.backing().is_none(),
+                Content::Data(_) | Content::Compressed(..) => false,
             };
             if !is_zero {
                 self.write(offset + at, zeros.slice(0..run.len as usize)).await?;
@@ -473,7 +475,7 @@ impl Node {
 
     /// Makes every write to this image that completed before this call durable.
     pub(crate) async fn flush(&self) -> Result<()> {
-        self.format.flush(&*self.storage).await
+        self.format.flush().await
     }
 
     /// Returns the run at `offset` as the chain from this image on maps it, at most `len` bytes long.
@@ -488,18 +490,18 @@ impl Node {
                 return Ok(Run { len, data: false, depth, allocated: true });
             }
             let run = node.format.map(offset, len.min(node.size() - offset)).await?;
-            let (data, allocated) = match (run.what, node.backing()) {
-                (What::Data(host), _) if node.kind() == Kind::Raw => {
+            let (data, allocated) = match (run.content, node.backing()) {
+                (Content::Data(host), _) if node.kind() == Kind::Raw => {
                     let extent = node.storage.map(host, run.len).await?;
                     return Ok(Run { len: extent.len, data: extent.data, depth, allocated: true });
                 }
-                (What::Data(_) | What::Packed(..), _) => (true, true),
-                (What::Absent, Some(backing)) => {
+                (Content::Data(_) | Content::Compressed(..), _) => (true, true),
+                (Content::Absent, Some(backing)) => {
                     (len, depth, behind) = (run.len, depth + 1, Some(backing));
                     turns.step().await;
                     continue;
                 }
-                (what, _) => (false, what == What::Zero),
+                (content, _) => (false, content == Content::Zero),
             };
             return Ok(Run { len: run.len, data, depth, allocated });
         }
@@ -515,12 +517,12 @@ impl Node {
                 return Ok(None);
             }
             let run = node.format.map(offset, len.min(node.size() - offset)).await?;
-            match (run.what, node.backing()) {
-                (What::Data(host), _) => {
+            match (run.content, node.backing()) {
+                (Content::Data(host), _) => {
                     let len = run.len.min(node.storage.len().saturating_sub(host));
                     return Ok(Some(Located { node, host, len }).filter(|found| found.len > 0));
                 }
-                (What::Absent, Some(backing)) => (len, node) = (run.len, backing),
+                (Content::Absent, Some(backing)) => (len, node) = (run.len, backing),
                 _ => return Ok(None),
             }
             turns.step().await;
@@ -536,7 +538,7 @@ impl Node {
         while at < end {
             turns.step().await;
             let run = self.format.map(at, end - at).await?;
-            match (&mut found, run.what == What::Absent) {
+            match (&mut found, run.content == Content::Absent) {
                 (None, true) => found = Some(at..at + run.len),
                 (Some(found), true) => found.end = at + run.len,
                 (Some(_), false) => break,
@@ -555,7 +557,7 @@ impl Node {
 
     /// Flushes the image and trims its file. Nothing may be in flight.
     pub(crate) async fn close(&self) -> Result<()> {
-        if self.writable.get() { self.format.close(&*self.storage).await } else { Ok(()) }
+        if self.writable.get() { self.format.close().await } else { Ok(()) }
     }
 }
 

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 
 use super::{Below, Filter};
 use crate::disk::{Disk, Ticket};
-use crate::format::What;
+use crate::format::Content;
 use crate::image::copy::{Populated, store};
 use crate::image::node::{LocalFuture, Node};
 use crate::turns::Turns;
@@ -61,8 +61,8 @@ impl Filter for CopyOnRead {
         while at < end {
             turns.step().await;
             let run = leaf.format().map(at, (end - at).min(LARGEST)).await?;
-            let (len, data) = match run.what {
-                What::Absent => {
+            let (len, data) = match run.content {
+                Content::Absent => {
                     let below = backing.map(at, run.len).await?;
                     (below.len.min(run.len), below.data)
                 }
@@ -133,7 +133,7 @@ async fn keep(leaf: &Node, backing: &Rc<Node>, range: Range<u64>, mut buf: Buf) 
     let mut at = range.start;
     while at < range.end {
         let run = leaf.format().map(at, range.end - at).await?;
-        if run.what == What::Absent {
+        if run.content == Content::Absent {
             store(leaf, at..at + run.len, &mut buf, range.start, run.granule, &mut at.clone(), &mut done)
                 .await?;
         }

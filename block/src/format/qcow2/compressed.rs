@@ -14,6 +14,7 @@ use flate2::{Decompress, FlushDecompress};
 
 use super::Qcow2;
 use super::header::Header;
+use crate::format::Compressed;
 use crate::storage::ranges::RangeLocks;
 use crate::{Buf, Result};
 
@@ -26,23 +27,14 @@ const INLINE: u64 = 16 << 10;
 /// knowing that, the 2 MiB of zstd's default level.
 const MAX_ZSTD_WINDOW: u64 = 8 << 20;
 
-/// The place of a compressed cluster in the file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Packed {
-    /// Its offset in bytes.
-    pub offset: u64,
-    /// The most bytes that it takes; the compressed data may end earlier.
-    pub len: u64,
-}
-
-impl Packed {
+impl Compressed {
     /// Reads bits 0-61 of an L2 entry.
-    pub(crate) fn parse(word: u64, cluster_bits: u32) -> Packed {
+    pub(crate) fn parse(word: u64, cluster_bits: u32) -> Compressed {
         // The split moves with the cluster size: an offset of 62 - (cluster_bits - 8) bits.
         let bits = 62 - (cluster_bits - 8);
         let offset = word & ((1 << bits) - 1);
         let sectors = (word >> bits) & ((1 << (cluster_bits - 8)) - 1);
-        Packed { offset, len: (sectors + 1) * 512 - offset % 512 }
+        Compressed { offset, len: (sectors + 1) * 512 - offset % 512 }
     }
 
     /// The host clusters that it touches, as a range of bytes of the file.
@@ -54,7 +46,7 @@ impl Packed {
 
 /// The last decompressed clusters of an image.
 pub(super) struct Unpacked {
-    recent: RefCell<VecDeque<(Packed, Rc<[u8]>)>>,
+    recent: RefCell<VecDeque<(Compressed, Rc<[u8]>)>>,
     /// Serializes the reads of a cluster: those that waited find it in the cache.
     locks: Rc<RangeLocks>,
 }
@@ -68,11 +60,11 @@ impl Default for Unpacked {
 impl Unpacked {
     /// Returns a cluster if it is in memory. It cannot be stale: no compressed cluster is ever written, so
     /// none changes in its place.
-    fn find(&self, packed: Packed) -> Option<Rc<[u8]>> {
+    fn find(&self, packed: Compressed) -> Option<Rc<[u8]>> {
         self.recent.borrow().iter().find(|(at, _)| *at == packed).map(|(_, bytes)| bytes.clone())
     }
 
-    fn keep(&self, packed: Packed, bytes: Rc<[u8]>) {
+    fn keep(&self, packed: Compressed, bytes: Rc<[u8]>) {
         let mut recent = self.recent.borrow_mut();
         while !recent.is_empty() && (recent.len() as u64 + 1) * bytes.len() as u64 > CACHE {
             recent.pop_front();
@@ -82,15 +74,15 @@ impl Unpacked {
 }
 
 impl Qcow2 {
-    /// Reads from inside of a compressed cluster.
-    pub(crate) async fn read_packed(&self, packed: Packed, within: u64, part: Buf) -> Result<()> {
+    /// Reads from inside of a compressed cluster that a map returned.
+    pub(crate) async fn read_compressed(&self, packed: Compressed, within: u64, part: Buf) -> Result<()> {
         let bytes = self.unpacked(packed).await?;
         let within = within as usize;
         part.copy_from(&bytes[within..within + part.len()]);
         Ok(())
     }
 
-    async fn unpacked(&self, packed: Packed) -> Result<Rc<[u8]>> {
+    async fn unpacked(&self, packed: Compressed) -> Result<Rc<[u8]>> {
         let _one = self.unpacked.locks.lock(packed.offset..packed.offset + 1).await;
         if let Some(bytes) = self.unpacked.find(packed) {
             return Ok(bytes);

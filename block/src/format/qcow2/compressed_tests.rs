@@ -7,11 +7,11 @@ fn descriptors_split_where_the_cluster_size_says() {
     for bits in 9..=21 {
         let x = 62 - (bits - 8);
         let word = 3 << x | 0x1234;
-        let packed = Packed::parse(word & ((1 << 62) - 1), bits);
+        let packed = Compressed::parse(word & ((1 << 62) - 1), bits);
         let sectors = 3 & ((1 << (bits - 8)) - 1);
-        assert_eq!(packed, Packed { offset: 0x1234, len: (sectors + 1) * 512 - 0x34 });
+        assert_eq!(packed, Compressed { offset: 0x1234, len: (sectors + 1) * 512 - 0x34 });
         // The largest is two clusters.
-        assert!(Packed::parse((1 << 62) - 1, bits).len <= 2 << bits);
+        assert!(Compressed::parse((1 << 62) - 1, bits).len <= 2 << bits);
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
-use super::compressed::Packed;
 use super::entry::Entry;
 use super::{COPIED, OFFSET_MASK, Qcow2};
 use crate::format::cow::cache::{SECTOR, Slice};
-use crate::format::{Claim, Mapping, Reservation, What};
+use crate::format::{Claim, Compressed, Content, Mapping, Reservation};
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -114,12 +113,16 @@ impl Qcow2 {
     pub(crate) async fn map(&self, offset: u64, len: u64) -> Result<Mapping> {
         let Some((slice, first)) = self.slice(offset).await? else {
             let rest = self.header.l2_coverage() - offset % self.header.l2_coverage();
-            return Ok(Mapping { len: len.min(rest), what: What::Absent, granule: self.subcluster_size() });
+            return Ok(Mapping {
+                len: len.min(rest),
+                content: Content::Absent,
+                granule: self.subcluster_size(),
+            });
         };
         let unit = self.subcluster_size();
         let (mut index, mut sub) = (first, (offset % self.cluster_size() / unit) as u32);
         let mut entry = self.checked_entry(&slice, index)?;
-        let (what, granule) = self.what(&entry, sub, offset % unit);
+        let (content, granule) = self.content(&entry, sub, offset % unit);
         let all = self.mask(0, self.cluster_size());
         // The run goes to the end of this presence unit, then on while the next units continue it.
         let mut run = unit - offset % unit;
@@ -132,10 +135,12 @@ impl Qcow2 {
                 }
                 entry = self.checked_entry(&slice, index)?;
             }
-            let (next, next_granule) = self.what(&entry, sub, 0);
-            let continues = match (what, next) {
-                (What::Data(start), What::Data(next)) => next == start + run,
-                (What::Packed(a, start), What::Packed(b, next)) => a == b && next == start + run,
+            let (next, next_granule) = self.content(&entry, sub, 0);
+            let continues = match (content, next) {
+                (Content::Data(start), Content::Data(next)) => next == start + run,
+                (Content::Compressed(a, start), Content::Compressed(b, next)) => {
+                    a == b && next == start + run
+                }
                 (a, b) => a == b,
             };
             if !continues || next_granule != granule {
@@ -148,7 +153,7 @@ impl Qcow2 {
                 run += unit * u64::from(sub);
             }
         }
-        Ok(Mapping { len: run.min(len), what, granule })
+        Ok(Mapping { len: run.min(len), content, granule })
     }
 
     pub(super) fn checked_entry(&self, slice: &Slice, index: usize) -> Result<Entry> {
@@ -164,22 +169,22 @@ impl Qcow2 {
         }
     }
 
-    fn what(&self, entry: &Entry, sub: u32, within: u64) -> (What, u64) {
+    fn content(&self, entry: &Entry, sub: u32, within: u64) -> (Content, u64) {
         // A cluster that cannot be written in place is copied whole when it has any data.
         let granule =
             if entry.alloc != 0 && !entry.copied { self.cluster_size() } else { self.subcluster_size() };
         if let Some(word) = entry.packed {
             let within = u64::from(sub) * self.subcluster_size() + within;
-            let packed = Packed::parse(word, self.header.cluster_bits);
-            return (What::Packed(packed, within), self.cluster_size());
+            let packed = Compressed::parse(word, self.header.cluster_bits);
+            return (Content::Compressed(packed, within), self.cluster_size());
         }
         match entry.host {
             Some(host) if entry.alloc >> sub & 1 == 1 => {
                 let at = host + u64::from(sub) * self.subcluster_size() + within;
-                (What::Data(at), if entry.copied && self.is_writable(host) { 1 } else { granule })
+                (Content::Data(at), if entry.copied && self.is_writable(host) { 1 } else { granule })
             }
-            _ if entry.zero >> sub & 1 == 1 => (What::Zero, granule),
-            _ => (What::Absent, granule),
+            _ if entry.zero >> sub & 1 == 1 => (Content::Zero, granule),
+            _ => (Content::Absent, granule),
         }
     }
 
@@ -251,7 +256,8 @@ impl Qcow2 {
             self.refcounts.free_later(host..host + self.cluster_size());
         }
         if let Some(word) = entry.packed.take() {
-            self.refcounts.free_later(Packed::parse(word, self.header.cluster_bits).clusters(&self.header));
+            self.refcounts
+                .free_later(Compressed::parse(word, self.header.cluster_bits).clusters(&self.header));
         }
         entry.copied = false;
     }

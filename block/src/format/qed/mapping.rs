@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Qed;
 use crate::format::cow::cache::{SECTOR, Slice};
-use crate::format::{Claim, Mapping, Owner, Reservation, What};
+use crate::format::{Claim, Content, Mapping, Owner, Reservation};
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
@@ -114,11 +114,11 @@ impl Qed {
             .context(self.storage.name())
     }
 
-    fn entry(&self, slice: &Slice, index: usize) -> Result<What> {
+    fn entry(&self, slice: &Slice, index: usize) -> Result<Content> {
         match slice.u64_at(index) {
-            0 => Ok(What::Absent),
-            ZERO => Ok(What::Zero),
-            host => self.check_data(host).map(|()| What::Data(host)),
+            0 => Ok(Content::Absent),
+            ZERO => Ok(Content::Zero),
+            host => self.check_data(host).map(|()| Content::Data(host)),
         }
     }
 
@@ -131,7 +131,7 @@ impl Qed {
         let cluster = self.cluster_size();
         let Some((slice, first)) = self.l2_slot(offset).await? else {
             let rest = self.header.l2_coverage() - offset % self.header.l2_coverage();
-            return Ok(Mapping { len: len.min(rest), what: What::Absent, granule: cluster });
+            return Ok(Mapping { len: len.min(rest), content: Content::Absent, granule: cluster });
         };
         let within = offset % cluster;
         let start = self.entry(&slice, first)?;
@@ -143,7 +143,7 @@ impl Qed {
             }
             // A wrong entry is an error only for a request that begins there.
             let continues = match (start, self.entry(&slice, index)) {
-                (What::Data(host), Ok(What::Data(next))) => next == host + so_far,
+                (Content::Data(host), Ok(Content::Data(next))) => next == host + so_far,
                 (start, Ok(next)) => start == next,
                 (_, Err(_)) => false,
             };
@@ -152,11 +152,11 @@ impl Qed {
             }
             clusters += 1;
         }
-        let (what, granule) = match start {
-            What::Data(host) => (What::Data(host + within), 1),
+        let (content, granule) = match start {
+            Content::Data(host) => (Content::Data(host + within), 1),
             other => (other, cluster),
         };
-        Ok(Mapping { len: len.min(clusters * cluster - within), what, granule })
+        Ok(Mapping { len: len.min(clusters * cluster - within), content, granule })
     }
 
     /// See [`crate::format::Format::reserve`]. The caller holds the lock on the clusters.
@@ -168,7 +168,7 @@ impl Qed {
         // Neighbours in the same slice that need a new cluster too.
         let most = len.div_ceil(cluster).min((self.entries_per_slice() - first) as u64);
         let mut count = 1;
-        while count < most && !matches!(self.entry(&slice, first + count as usize)?, What::Data(_)) {
+        while count < most && !matches!(self.entry(&slice, first + count as usize)?, Content::Data(_)) {
             count += 1;
         }
         let host = self.space.take(count).ok_or_else(|| self.too_long())?;
@@ -201,8 +201,8 @@ impl Qed {
             // In a long range, others have their turn, and a crowded cache gets its commit.
             turns.step().await;
             let run = self.map(at, end - at).await?;
-            match run.what {
-                What::Data(host) => {
+            match run.content {
+                Content::Data(host) => {
                     let len = run.len.next_multiple_of(cluster);
                     match how {
                         Clear::Punch => self.storage.punch(host, len).await?,
@@ -215,7 +215,7 @@ impl Qed {
                     at += len;
                 }
                 // Without a backing file, absent clusters read as zeros already.
-                What::Absent if self.backing.borrow().is_some() => {
+                Content::Absent if self.backing.borrow().is_some() => {
                     self.begin_change().await?;
                     let (slice, first) = self.l2_slot_mut(at).await?;
                     let count = run.len.div_ceil(cluster).min((self.entries_per_slice() - first) as u64);

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::compressed::Packed;
 use super::super::header::Fields;
 use super::super::snapshots::Snapshots;
 use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
 use crate::Result;
+use crate::format::Compressed;
 
 /// Bit 62 of an L2 entry: a compressed cluster.
 pub(super) const COMPRESSED: u64 = 1 << 62;
@@ -150,7 +150,7 @@ impl Pass {
                 self.report.compressed_clusters += 1;
                 self.report.fragmented_clusters += 1;
             }
-            let packed = Packed::parse(entry & (COMPRESSED - 1), self.header.cluster_bits);
+            let packed = Compressed::parse(entry & (COMPRESSED - 1), self.header.cluster_bits);
             return self.refer_often(packed.offset, packed.len, times).await;
         }
         let host = entry & OFFSET_MASK;
