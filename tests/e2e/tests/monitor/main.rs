@@ -6,6 +6,7 @@ mod conversation;
 mod counters;
 mod daemon;
 mod errors;
+mod order;
 mod python;
 mod snapshot;
 mod terminal;
