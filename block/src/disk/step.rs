@@ -9,8 +9,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use executor::Handle;
-
 use crate::disk::switch::{Prepared, Ready, Switched};
 use crate::disk::{Disk, DiskHandle};
 use crate::{Error, ErrorKind, Result};
@@ -96,7 +94,7 @@ impl Step {
         drop(self);
         // A thread starts what it is asked for in order, so this runs after the step was dropped. A disk
         // that is gone has no steps.
-        let _ = handle.call(|_| async { Ok(()) }).await;
+        let _: Result<()> = handle.call(|_| async { Ok(()) }).await;
     }
 }
 

@@ -62,6 +62,7 @@
 //! simulated executor.
 
 mod fd;
+pub mod handle;
 pub mod log;
 mod outside;
 mod pool;

@@ -133,11 +133,20 @@ impl Remote {
         &self,
         make: impl FnOnce() -> F + Send + 'static,
     ) -> Reply<T> {
+        self.try_call(|| Some(make()))
+    }
+
+    /// Like [`Remote::call`]; if `make` returns no future, the caller gets [`Gone`].
+    pub(crate) fn try_call<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        make: impl FnOnce() -> Option<F> + Send + 'static,
+    ) -> Reply<T> {
         let (sender, reply) = Reply::pair();
         let asker = try_current().map(|inner| Remote { shared: inner.shared.clone() });
         self.spawn(move || {
             let future = make();
             async move {
+                let Some(future) = future else { return };
                 let value = future.await;
                 match asker {
                     Some(asker) => asker.spawn(move || async move { sender.send(value) }),

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::fd::{AsyncFd, Reactor};
+use crate::handle::Values;
 use crate::pool::Pool;
 use crate::remote::{Item, Remote, Shared};
 use crate::sync::oneshot;
 use crate::task::{TaskKey, Tasks, spawn};
 use crate::timer::Timers;
 
-enum World {
+enum Mode {
     Real { reactor: RefCell<Reactor>, start: Instant },
     Simulated { now: Cell<Duration>, random: Cell<u64> },
 }
@@ -30,14 +31,15 @@ pub(crate) struct Inner {
     pub(crate) timers: RefCell<Timers>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
+    pub(crate) values: Values,
     before_wait: RefCell<Vec<Rc<dyn Fn()>>>,
     /// Batches run since the event loop was last polled.
-    unlooked: Cell<u32>,
-    world: World,
+    batches_since_poll: Cell<u32>,
+    mode: Mode,
 }
 
 /// The number of batches after which the event loop is polled, even if more tasks are ready.
-const MOST_UNLOOKED: u32 = 8;
+const MAX_BATCHES_SINCE_POLL: u32 = 8;
 
 thread_local! {
     static CURRENT: RefCell<Vec<Rc<Inner>>> = const { RefCell::new(Vec::new()) };
@@ -71,22 +73,22 @@ impl Drop for Enter {
 
 /// Time since the executor was made; virtual in a simulation.
 pub fn now() -> Duration {
-    match &current().world {
-        World::Real { start, .. } => start.elapsed(),
-        World::Simulated { now, .. } => now.get(),
+    match &current().mode {
+        Mode::Real { start, .. } => start.elapsed(),
+        Mode::Simulated { now, .. } => now.get(),
     }
 }
 
 /// Returns true if the current executor is a simulation, and false outside any executor.
 pub fn is_simulated() -> bool {
-    try_current().is_some_and(|inner| matches!(inner.world, World::Simulated { .. }))
+    try_current().is_some_and(|inner| matches!(inner.mode, Mode::Simulated { .. }))
 }
 
 /// A random number; in a simulation it is drawn from the seed.
 pub fn random() -> u64 {
-    match &current().world {
-        World::Simulated { random, .. } => next_random(random),
-        World::Real { .. } => {
+    match &current().mode {
+        Mode::Simulated { random, .. } => next_random(random),
+        Mode::Real { .. } => {
             use std::hash::{BuildHasher, Hasher};
             std::collections::hash_map::RandomState::new().build_hasher().finish()
         }
@@ -116,9 +118,9 @@ fn next_random(state: &Cell<u64>) -> u64 {
 
 impl Inner {
     pub(crate) fn with_reactor<T>(&self, f: impl FnOnce(&mut Reactor) -> T) -> T {
-        match &self.world {
-            World::Real { reactor, .. } => f(&mut reactor.borrow_mut()),
-            World::Simulated { .. } => panic!("a simulation has no file descriptors"),
+        match &self.mode {
+            Mode::Real { reactor, .. } => f(&mut reactor.borrow_mut()),
+            Mode::Simulated { .. } => panic!("a simulation has no file descriptors"),
         }
     }
 
@@ -133,9 +135,9 @@ impl Inner {
 
     fn next_ready(&self) -> Option<TaskKey> {
         let mut ready = self.ready.borrow_mut();
-        match &self.world {
-            World::Real { .. } => ready.pop_front(),
-            World::Simulated { random, .. } => {
+        match &self.mode {
+            Mode::Real { .. } => ready.pop_front(),
+            Mode::Simulated { random, .. } => {
                 let count = ready.len();
                 if count == 0 {
                     return None;
@@ -162,14 +164,14 @@ impl Inner {
             hook();
         }
         let idle = self.ready.borrow().is_empty();
-        match &self.world {
-            World::Real { reactor, start } => {
+        match &self.mode {
+            Mode::Real { reactor, start } => {
                 // Polling the events is a system call; ready tasks need not wait for it each time.
-                if !idle && self.unlooked.get() < MOST_UNLOOKED {
-                    self.unlooked.set(self.unlooked.get() + 1);
+                if !idle && self.batches_since_poll.get() < MAX_BATCHES_SINCE_POLL {
+                    self.batches_since_poll.set(self.batches_since_poll.get() + 1);
                     return Ok(true);
                 }
-                self.unlooked.set(0);
+                self.batches_since_poll.set(0);
                 let next = self.timers.borrow_mut().next();
                 let timeout = match next {
                     _ if !idle => 0,
@@ -184,7 +186,7 @@ impl Inner {
                 self.fire(start.elapsed());
                 Ok(true)
             }
-            World::Simulated { now, .. } => {
+            Mode::Simulated { now, .. } => {
                 // Requests that its own tasks made through a [`Remote`].
                 self.take_remote();
                 if !self.ready.borrow().is_empty() {
@@ -217,10 +219,10 @@ impl Executor {
     /// # Errors
     /// If the kernel cannot create an epoll instance or an eventfd.
     pub fn new() -> io::Result<Self> {
-        let world = World::Real { reactor: RefCell::new(Reactor::new()?), start: Instant::now() };
+        let mode = Mode::Real { reactor: RefCell::new(Reactor::new()?), start: Instant::now() };
         let event = EventFd::new(EFD_NONBLOCK)?;
         let watched = event.try_clone()?;
-        let executor = Self::with(world, Some(event));
+        let executor = Self::with(mode, Some(event));
         let _enter = Enter::new(&executor.inner);
         let watched = AsyncFd::for_reading(watched)?;
         // Holds the executor weakly, because the executor holds this task.
@@ -238,19 +240,20 @@ impl Executor {
 
     /// An executor in a simulation: a virtual clock, and a schedule drawn from `seed`.
     pub fn simulated(seed: u64) -> Self {
-        Self::with(World::Simulated { now: Cell::new(Duration::ZERO), random: Cell::new(seed) }, None)
+        Self::with(Mode::Simulated { now: Cell::new(Duration::ZERO), random: Cell::new(seed) }, None)
     }
 
-    fn with(world: World, event: Option<EventFd>) -> Self {
+    fn with(mode: Mode, event: Option<EventFd>) -> Self {
         let inner = Inner {
             tasks: Tasks::default(),
             ready: RefCell::default(),
             timers: RefCell::default(),
             shared: Shared::new(event),
             pool: Pool::default(),
+            values: Values::default(),
             before_wait: RefCell::default(),
-            unlooked: Cell::new(0),
-            world,
+            batches_since_poll: Cell::new(0),
+            mode,
         };
         Executor { inner: Rc::new(inner) }
     }
