@@ -4,10 +4,10 @@
 //! A thread of its own reads the lines, which may wait for the user forever; the commands run on the main
 //! loop.
 
-use std::cell::RefCell;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::rc::Rc;
 
-use executor::Remote;
+use executor::handle::Handle;
 use qmp::{Monitor, hmp};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
@@ -17,42 +17,29 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hi
 use super::Failure;
 use vmm::serial;
 
-thread_local! {
-    /// The monitor of this thread, for lines that come from another thread.
-    static MONITOR: RefCell<Option<Monitor>> = const { RefCell::new(None) };
-}
-
 /// Serves the text monitor on standard input and output until the input ends.
-pub(super) fn start(monitor: &Monitor) -> Result<(), Failure> {
-    MONITOR.set(Some(monitor.clone()));
-    let main = executor::remote();
+pub(super) fn start(monitor: &Rc<Monitor>) -> Result<(), Failure> {
+    let monitor = Handle::new(monitor);
     // The editor's raw mode must not outlive a program that ends while somebody types.
     serial::save_terminal();
-    let read = move || if io::stdin().is_terminal() { edited(&main) } else { plain(&main) };
+    let read = move || if io::stdin().is_terminal() { edited(&monitor) } else { plain(&monitor) };
     std::thread::Builder::new().name("monitor".into()).spawn(read).map_err(|e| format!("--monitor: {e}"))?;
     Ok(())
 }
 
 /// Runs a line on the main loop. Returns `None` if the main loop has ended.
-fn run(main: &Remote, line: String) -> Option<String> {
-    let reply = main.call(move || async move {
-        let monitor = MONITOR.with_borrow(Option::clone);
-        match monitor {
-            Some(monitor) => hmp::execute(&monitor, &line).await,
-            None => String::new(),
-        }
-    });
-    reply.wait().ok()
+fn run(monitor: &Handle<Monitor>, line: String) -> Option<String> {
+    monitor.submit(|monitor| async move { hmp::execute(&monitor, &line).await }).wait().ok()
 }
 
-fn plain(main: &Remote) {
+fn plain(monitor: &Handle<Monitor>) {
     let mut output = io::stdout();
     let mut lines = io::stdin().lock().lines();
     loop {
         // If the output is gone, nobody sees the prompt, but the commands still run.
         let _ = write!(output, "{}", qmp::PROMPT).and_then(|()| output.flush());
         let Some(Ok(line)) = lines.next() else { return };
-        let Some(said) = run(main, line) else { return };
+        let Some(said) = run(monitor, line) else { return };
         let _ = write!(output, "{said}");
     }
 }
@@ -77,11 +64,11 @@ pub(super) fn editing() -> Config {
     Config::builder().completion_type(CompletionType::List).build()
 }
 
-fn edited(main: &Remote) {
+fn edited(monitor: &Handle<Monitor>) {
     let mut editor = match Editor::<Names, DefaultHistory>::with_config(editing()) {
         Ok(editor) => editor,
         // The terminal does not support line editing.
-        Err(_) => return plain(main),
+        Err(_) => return plain(monitor),
     };
     editor.set_helper(Some(Names));
     loop {
@@ -89,7 +76,7 @@ fn edited(main: &Remote) {
             Ok(line) => {
                 // Fails for lines that are not to be remembered.
                 let _ = editor.add_history_entry(&line);
-                let Some(said) = run(main, line) else { return };
+                let Some(said) = run(monitor, line) else { return };
                 print!("{said}");
             }
             Err(ReadlineError::Interrupted) => {}

@@ -15,6 +15,7 @@ use qmp::{Error, ErrorClass, Events, Handler, Result, event};
 use super::drive::Drive;
 use super::exports::{Exports, Wish};
 use super::io_errors::IoErrors;
+use super::reports::Reports;
 use vmm::{Machine, State};
 
 mod blocks;
@@ -43,7 +44,7 @@ pub(super) struct Control {
     pub machine: Option<Rc<Machine>>,
     pub events: Events,
     pub exports: Exports,
-    jobs: Rc<jobs::Ids>,
+    reports: Rc<Reports>,
     /// Without a machine: true after `stop`, until `cont`.
     stopped: Cell<bool>,
     /// Errors of the guest's disks that were not reported yet.
@@ -51,7 +52,7 @@ pub(super) struct Control {
     /// True if such an error has stopped the machine.
     io_stopped: Cell<bool>,
     /// True if clients think that the machine runs: `STOP` and `RESUME` alternate.
-    told_running: Cell<bool>,
+    reported_running: Cell<bool>,
     end: RefCell<Option<End>>,
     ended: Event,
 }
@@ -80,20 +81,19 @@ impl Control {
     pub(super) fn new(
         drives: Vec<Rc<Drive>>,
         machine: Option<Rc<Machine>>,
-        events: Events,
-        jobs: Rc<jobs::Ids>,
+        reports: Rc<Reports>,
         io_errors: Arc<IoErrors>,
     ) -> Self {
         Control {
-            jobs,
             drives,
             machine,
-            exports: Exports::new(events.clone()),
-            events,
+            exports: Exports::new(reports.events.clone()),
+            events: reports.events.clone(),
+            reports,
             stopped: Cell::new(false),
             io_errors,
             io_stopped: Cell::new(false),
-            told_running: Cell::new(true),
+            reported_running: Cell::new(true),
             end: RefCell::default(),
             ended: Event::new(),
         }
@@ -132,13 +132,13 @@ impl Control {
     /// Sends `STOP` or `RESUME` if the machine has changed between running and not running since the last of
     /// these events. A start sends none if the machine runs from then on. Must be called at the end of
     /// everything that changes the machine's state, before anything else is awaited.
-    pub(super) fn tell_run_state(&self) {
+    pub(super) fn emit_run_state(&self) {
         let state = self.run_state();
         if state == RunState::Prelaunch {
             return;
         }
         let running = state == RunState::Running;
-        match (self.told_running.replace(running), running) {
+        match (self.reported_running.replace(running), running) {
             (true, false) => self.events.emit(&event::Stopped {}),
             (false, true) => self.events.emit(&event::Resumed {}),
             _ => {}
@@ -212,7 +212,7 @@ impl Handler for Control {
             ErrorKind::InUse => classed(e),
             _ => generic(e),
         })?;
-        self.tell_switched(drive, &name, switched);
+        self.emit_switched(drive, &name, switched);
         Ok(Empty {})
     }
 
@@ -409,8 +409,8 @@ impl Handler for Control {
             None => self.stopped.set(true),
         }
         // Requests that were in flight may have failed; their events come before `STOP`.
-        self.tell_io_errors();
-        self.tell_run_state();
+        self.emit_io_errors();
+        self.emit_run_state();
         Ok(Empty {})
     }
 
@@ -422,9 +422,9 @@ impl Handler for Control {
         // If the machine was running already, a stop may be under way for an error that was already
         // reported.
         if resumed {
-            self.forget_io_errors();
+            self.clear_io_errors();
         }
-        self.tell_run_state();
+        self.emit_run_state();
         Ok(Empty {})
     }
 
@@ -447,7 +447,7 @@ impl Handler for Control {
             self.events.emit(&event::Reset { guest: false, reason: ShutdownCause::HostQmpSystemReset });
         }
         // A machine whose reset failed does not run any more.
-        self.tell_run_state();
+        self.emit_run_state();
         reset.map(|()| Empty {}).map_err(|e| Error::generic(e.to_string()))
     }
 

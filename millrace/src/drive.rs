@@ -8,12 +8,13 @@ use std::sync::Arc;
 use block::io::{Aio, Engine};
 use block::storage::HostOpener;
 use block::tray::{Listener, TrayEvent};
-use block::{Disk, DiskEvent, DiskHandle, Error, ErrorKind, chain};
-use executor::{Handle, Remote, Thread};
+use block::{Disk, DiskHandle, Error, ErrorKind, chain};
+use executor::{Remote, Thread};
 use qmp::types::IoStatus;
 
 use super::allowed::{Allowed, Exports};
 use super::options;
+use super::reports::Reporter;
 
 /// A disk of the machine.
 pub(super) struct Drive {
@@ -37,59 +38,50 @@ pub(super) fn lost(thread: &Remote) -> impl Future<Output = ()> + 'static {
 
 impl Drive {
     /// Starts the disk's thread, confined as `mode` says, and opens the disk's chain there. It opens no NBD
-    /// exports but `exports`. On the main loop, `main`, `listener` is called for each event of the disk, and
-    /// `tray_moved` when its tray has opened or closed.
+    /// exports but `exports`, and reports the events of the disk and its tray to `main`.
     pub(super) async fn open(
         options: options::Drive,
         mode: sandbox::Mode,
         exports: Exports,
-        main: Remote,
-        listener: fn(DiskEvent),
-        tray_moved: fn(String, bool),
+        main: Reporter,
     ) -> block::Result<Rc<Self>> {
         let no_thread = |e| Error::io("starting a disk's thread", &e);
         let thread = Thread::start(&options.id, std::future::pending).map_err(no_thread)?;
-        let wish = options.clone();
+        let wanted = options.clone();
         let opened = thread.remote().call(move || async move {
-            let aio = if wish.threads { Aio::Threads } else { Aio::IoUring };
-            let files = HostOpener { engine: Engine::new(aio), direct: wish.direct };
+            let aio = if wanted.threads { Aio::Threads } else { Aio::IoUring };
+            let files = HostOpener { engine: Engine::new(aio), direct: wanted.direct };
             let opener = Rc::new(Allowed { files, exports });
             vmm::confine(sandbox::Role::Disk, mode);
-            let leaf = match wish.file.as_str() {
+            let leaf = match wanted.file.as_str() {
                 "" => None,
-                file => Some(chain::open(&*opener, file, wish.format, !wish.read_only).await?),
+                file => Some(chain::open(&*opener, file, wanted.format, !wanted.read_only).await?),
             };
-            let (main_of_tray, id) = (main.clone(), wish.id.clone());
-            let tell = move |event| {
-                main.spawn(move || async move {
-                    // A reply that was sent before the event is delivered before it.
-                    executor::yield_now().await;
-                    listener(event);
-                });
-            };
+            let (main_of_tray, id) = (main.clone(), wanted.id.clone());
+            let report = move |event| main.send(move |reports| reports.disk_event(event));
             let disk = match leaf {
-                Some(leaf) if !wish.cdrom => Disk::new(&wish.id, leaf, wish.read_only, opener, tell),
-                medium => Disk::removable(&wish.id, medium, opener, tell).await?,
+                Some(leaf) if !wanted.cdrom => Disk::new(&wanted.id, leaf, wanted.read_only, opener, report),
+                medium => Disk::removable(&wanted.id, medium, opener, report).await?,
             };
-            let hears: Listener = Rc::new(move |event| {
+            let listener: Listener = Rc::new(move |event| {
                 let open = match event {
                     TrayEvent::Opened => true,
                     TrayEvent::Closed => false,
                     TrayEvent::EjectRequested => return,
                 };
                 let id = id.clone();
-                main_of_tray.spawn(move || async move { tray_moved(id, open) });
+                main_of_tray.send(move |reports| reports.tray_moved(id, open));
             });
             if let Ok(tray) = disk.tray() {
-                tray.listen(&hears);
+                tray.listen(&listener);
             }
-            disk.set_copy_on_read(wish.copy_on_read);
-            disk.set_unmap(wish.unmap);
+            disk.set_copy_on_read(wanted.copy_on_read);
+            disk.set_unmap(wanted.unmap);
             // Keeps the disk alive: all others only have handles.
             let kept = disk.clone();
             executor::spawn(async move {
                 kept.closed().await;
-                drop(hears);
+                drop(listener);
             });
             Ok((disk.handle(), disk.size()))
         });
@@ -126,18 +118,21 @@ impl Drive {
 mod tests {
     use std::time::Duration;
 
+    use executor::handle::Handle;
     use executor::{Executor, timeout};
+    use qmp::Events;
 
     use super::*;
+    use crate::reports::Reports;
 
     async fn open(folder: &std::path::Path, id: &str) -> Rc<Drive> {
         let file = folder.join(id);
         std::fs::write(&file, [1; 4096]).unwrap();
         let (id, file) = (id.to_owned(), file.display().to_string());
         let options = options::Drive { id, file, ..options::Drive::new() };
-        let (mode, main) = (sandbox::Mode::Off, executor::remote());
-        let opened = Drive::open(options, mode, Exports::default(), main, |_| {}, |_, _| {});
-        opened.await.unwrap()
+        let reports = Rc::new(Reports::new(Events::new()));
+        let main = Handle::new(&reports);
+        Drive::open(options, sandbox::Mode::Off, Exports::default(), main).await.unwrap()
     }
 
     #[test]

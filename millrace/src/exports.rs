@@ -362,12 +362,11 @@ impl Server {
             client.export = Some(export.clone());
         }
         let writethrough = export.wish.writethrough;
-        let served = export.drive.handle.call(move |disk| async move {
+        let served = export.drive.handle.submit(move |disk| async move {
             let export = DiskExport { disk, writethrough };
             if let Err(e) = nbd::serve(&connection, session, export).await {
                 executor::limited!(info, "NBD client: {e}");
             }
-            Ok(())
         });
         if let Err(e) = served.await {
             executor::limited!(warn, "NBD export '{}': {e}", export.wish.name);
@@ -385,7 +384,7 @@ impl nbd::Exports for Server {
     async fn find(&self, name: &str) -> Option<(Info, Rc<Export>)> {
         let is_it = |export: &&Rc<Export>| export.wish.name == name && !export.ending.get();
         let export = self.exports.borrow().iter().find(is_it).cloned()?;
-        let size = export.drive.handle.call(|disk| async move { Ok(disk.size()) }).await.ok()?;
+        let size = export.drive.handle.submit(|disk| async move { disk.size() }).await.ok()?;
         let description = export.wish.description.clone();
         Some((Info { size, read_only: !export.wish.writable, description }, export))
     }

@@ -1,29 +1,26 @@
 //! Errors of the guest's disks, on their way from the disks' threads to the main loop.
 
-use std::io;
 use std::sync::Mutex;
 
 use block::ErrorAction;
 use virtio_blk::IoError;
 
 use executor::lock;
-use vmm::notice::{Signal, Waiter};
+
+use super::reports::Reporter;
 
 /// The errors that the main loop has not taken yet. There is at most one per disk, so that a disk that fails
 /// every request does not fill memory: the first one, unless a later one stops the machine and the first
 /// does not.
 pub(super) struct IoErrors {
     pending: Mutex<Vec<(String, IoError)>>,
-    signal: Signal,
+    main: Reporter,
 }
 
 impl IoErrors {
-    /// Returns an empty queue.
-    ///
-    /// # Errors
-    /// Fails if no eventfd can be created.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(IoErrors { pending: Mutex::default(), signal: Signal::new()? })
+    /// Returns an empty list, which notifies `main` of new errors.
+    pub(super) fn new(main: Reporter) -> Self {
+        IoErrors { pending: Mutex::default(), main }
     }
 
     /// Adds an error of the disk `device`. Any thread may call it.
@@ -37,7 +34,7 @@ impl IoErrors {
             None => pending.push((device.to_owned(), error)),
         }
         drop(pending);
-        self.signal.raise();
+        self.main.send(|reports| reports.io_failed.notify());
     }
 
     /// Returns the errors since the last call, each with its disk.
@@ -45,9 +42,9 @@ impl IoErrors {
         std::mem::take(&mut *lock(&self.pending))
     }
 
-    /// Returns a waiter that [`IoErrors::push`] wakes, for one task of the main loop.
-    pub(super) fn waiter(&self) -> io::Result<Waiter> {
-        self.signal.waiter()
+    /// Returns true if there are errors that were not taken.
+    pub(super) fn is_pending(&self) -> bool {
+        !lock(&self.pending).is_empty()
     }
 }
 

@@ -20,6 +20,7 @@ mod io_errors;
 mod log;
 mod options;
 mod pidfile;
+mod reports;
 mod run;
 mod signals;
 mod user;

@@ -1,6 +1,5 @@
 //! `millrace run`: from options to a running machine, and to its end.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
@@ -8,13 +7,12 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::DiskEvent;
-use block::job::{JobEvent, Status};
+use executor::handle::Handle;
 use executor::{Executor, Remote, Reply};
 use futures_util::future::{Either, select, try_join};
 use kvm_probe::Kvm;
 use nbd::tls::Credentials;
-use qmp::event::{self, BlockStreamCompleted, DeviceTrayMoved};
+use qmp::event;
 use qmp::types::ShutdownCause;
 use qmp::{Events, Listener, Monitor};
 use virtio::Device;
@@ -25,47 +23,19 @@ use super::Failure;
 use super::allowed::Exports;
 use super::boot;
 use super::console;
-use super::control::jobs::Ids;
-use super::control::{self, Control, End};
+use super::control::{Control, End};
 use super::devices;
 use super::drive::{Drive, lost};
 use super::end;
 use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::pidfile;
+use super::reports::{Reporter, Reports};
 use super::signals::{Held, Signals};
 use super::user::NewUser;
 use vmm::notice::Waiter;
 use vmm::serial::Backend;
 use vmm::{Config, Event, Machine, Prepared};
-
-thread_local! {
-    /// The destination of disks' events, which come from other threads as calls of plain functions.
-    static EVENTS: RefCell<Option<Events>> = const { RefCell::new(None) };
-    /// The names of the jobs of all disks.
-    static JOBS: Rc<Ids> = Rc::default();
-}
-
-fn on_disk_event(event: DiskEvent) {
-    let Some(events) = EVENTS.with_borrow(Option::clone) else { return };
-    match event {
-        DiskEvent::StreamCompleted { device, len, offset, error } => {
-            events.emit(&BlockStreamCompleted { device, len, offset, error });
-        }
-        DiskEvent::Job { job, what } => {
-            if what == JobEvent::Status && job.status == Status::Null {
-                JOBS.with(|jobs| jobs.remove(&job.id));
-            }
-            control::jobs::tell(&events, &job, what);
-        }
-    }
-}
-
-fn on_tray_moved(device: String, tray_open: bool) {
-    if let Some(events) = EVENTS.with_borrow(Option::clone) {
-        events.emit(&DeviceTrayMoved { id: device.clone(), device, tray_open });
-    }
-}
 
 /// Runs until the guest, a client, the user or a signal ends it.
 pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
@@ -98,13 +68,13 @@ pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
     executor.block_on(async move { main(options, begun, waiting).await })
 }
 
-fn credentials(wishes: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
+fn credentials(options: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
     let mut all = BTreeMap::new();
-    for wish in wishes {
-        let loaded = Credentials::load(&wish.folder, wish.verify_peer);
-        let loaded = loaded.map_err(|e| format!("TLS credentials '{}': {e}", wish.id))?;
-        if all.insert(wish.id.clone(), loaded).is_some() {
-            return Err(format!("two TLS credentials have the id '{}'", wish.id));
+    for one in options {
+        let loaded = Credentials::load(&one.folder, one.verify_peer);
+        let loaded = loaded.map_err(|e| format!("TLS credentials '{}': {e}", one.id))?;
+        if all.insert(one.id.clone(), loaded).is_some() {
+            return Err(format!("two TLS credentials have the id '{}'", one.id));
         }
     }
     Ok(all)
@@ -122,9 +92,7 @@ struct Waiting {
 struct Ready {
     machine: Option<Rc<Machine>>,
     control: Rc<Control>,
-    monitor: Monitor,
-    /// Woken by errors of the guest's disks.
-    failed: Waiter,
+    monitor: Rc<Monitor>,
     signalled: Waiter,
 }
 
@@ -153,15 +121,16 @@ async fn make_ready(
     let Waiting { listeners, text, signals, credentials } = waiting;
     let user = options.user.as_deref().map(NewUser::find).transpose()?;
     let events = Events::new();
-    EVENTS.set(Some(events.clone()));
+    let reports = Rc::new(Reports::new(events.clone()));
+    let main = Handle::new(&reports);
     let (prepared, suits) = match begun {
         None => (None, None),
         Some(Ok(begun)) => (Some(Ok(begun.prepared)), begun.suits),
         Some(Err(failure)) => (Some(Err(failure)), None),
     };
     let opening = async {
-        open_drives(options, &mut *drives).await?;
-        let io_errors = Arc::new(IoErrors::new().map_err(|e| format!("eventfd: {e}"))?);
+        open_drives(options, &main, &mut *drives).await?;
+        let io_errors = Arc::new(IoErrors::new(main.clone()));
         let machine = match prepared {
             None => None,
             Some(prepared) => Some(build(options, prepared?, drives, &io_errors).await?),
@@ -177,14 +146,10 @@ async fn make_ready(
     if machine.is_none() && options.qmp.is_empty() && options.monitor.is_none() {
         return Err("there is nothing to do: without a guest, give --qmp or --monitor".into());
     }
-    let eventfd = |e| format!("eventfd: {e}");
-    let failed = io_errors.waiter().map_err(eventfd)?;
-    let signalled = signals.waiter().map_err(eventfd)?;
-    let jobs = JOBS.with(Rc::clone);
-    let control = Control::new(drives.clone(), machine.clone(), events.clone(), jobs, io_errors);
-    let control = Rc::new(control);
+    let signalled = signals.waiter().map_err(|e| format!("eventfd: {e}"))?;
+    let control = Rc::new(Control::new(drives.clone(), machine.clone(), reports, io_errors));
     control.exports.add_credentials(credentials);
-    let monitor = Monitor::new(control.clone(), events);
+    let monitor = Rc::new(Monitor::new(control.clone(), events));
     // Promises to clients are kept from here on: a signal ends the program in order.
     signals.serve();
     for listener in listeners {
@@ -202,7 +167,7 @@ async fn make_ready(
     for drive in &control.drives {
         end_with(&control, drive.lost(), format!("disk '{}': its thread panicked", drive.options.id));
     }
-    Ok(Ready { machine, control, monitor, failed, signalled })
+    Ok(Ready { machine, control, monitor, signalled })
 }
 
 /// Ends the program with an error when `lost` ends: the thread's work for the guest has ended with it, and
@@ -215,15 +180,14 @@ fn end_with(control: &Rc<Control>, lost: impl Future<Output = ()> + 'static, why
     });
 }
 
-async fn open_drives(options: &Run, drives: &mut Vec<Rc<Drive>>) -> Result<(), Failure> {
+async fn open_drives(options: &Run, main: &Reporter, drives: &mut Vec<Rc<Drive>>) -> Result<(), Failure> {
     let exports = Exports::of(options).map_err(|e| e.to_string())?;
     for drive in options.drive.iter().chain(&options.cdrom) {
         if drives.iter().any(|other| other.options.id == drive.id) {
             return Err(format!("two drives have the id '{}'", drive.id));
         }
         let (mode, exports) = (options.sandbox.into(), exports.clone());
-        let main = executor::remote();
-        let drive = Drive::open(drive.clone(), mode, exports, main, on_disk_event, on_tray_moved).await;
+        let drive = Drive::open(drive.clone(), mode, exports, main.clone()).await;
         drives.push(drive.map_err(|e| e.to_string())?);
     }
     Ok(())
@@ -245,19 +209,14 @@ async fn suitable(answer: Option<Reply<Kvm>>) -> Result<(), Failure> {
 impl Ready {
     /// Starts the guest, serves it and its disks until something ends the program, and then ends everything.
     async fn serve(self, options: &Run) -> Result<ExitCode, Failure> {
-        let Ready { machine, control, monitor, failed, signalled } = self;
-        let told = control.clone();
+        let Ready { machine, control, monitor, signalled } = self;
+        let ending = control.clone();
         executor::spawn(async move {
             signalled.wait().await;
-            told.end(End::Quit(ShutdownCause::HostSignal));
+            ending.end(End::Quit(ShutdownCause::HostSignal));
         });
-        let told = control.clone();
-        executor::spawn(async move {
-            loop {
-                failed.wait().await;
-                told.io_failed().await;
-            }
-        });
+        let reporting = control.clone();
+        executor::spawn(async move { reporting.report_io_errors().await });
         let guest = async {
             match &machine {
                 Some(machine) => guest_life(machine, &control, options).await,
@@ -344,7 +303,7 @@ async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> 
         return End::Broken(e.to_string());
     }
     // The machine is stopped if `stop` came before its start.
-    control.tell_run_state();
+    control.emit_run_state();
     loop {
         match machine.event().await {
             Event::PowerOff => return End::Guest(ShutdownCause::GuestShutdown),
@@ -356,7 +315,7 @@ async fn guest_life(machine: &Rc<Machine>, control: &Control, options: &Run) -> 
                     return End::Broken(e.to_string());
                 }
                 control.events.emit(&event::Reset { guest: true, reason: ShutdownCause::GuestReset });
-                control.tell_run_state();
+                control.emit_run_state();
             }
             Event::Panicked => return End::Failed("the guest's kernel panicked".into()),
             Event::TripleFault => return End::Failed("the guest ended in a triple fault".into()),

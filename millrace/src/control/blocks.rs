@@ -74,8 +74,8 @@ fn image(layers: &[Layer], nested: usize) -> Option<ImageInfo> {
 pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<BlockInfo> {
     let (layers, tray) = drive
         .handle
-        .call(|disk| async move {
-            Ok((layers(&disk), disk.tray().ok().map(|tray| (tray.is_open(), tray.is_locked()))))
+        .submit(|disk| async move {
+            (layers(&disk), disk.tray().ok().map(|tray| (tray.is_open(), tray.is_locked())))
         })
         .await?;
     let options = &drive.options;
@@ -94,7 +94,7 @@ pub(super) async fn describe(drive: &Drive, has_guest: bool) -> block::Result<Bl
 
 /// Describes the images of a drive's chain. With `flat`, nothing is nested.
 pub(super) async fn images(drive: &Drive, flat: bool) -> block::Result<Vec<BlockDeviceInfo>> {
-    let layers = drive.handle.call(|disk| async move { Ok(layers(&disk)) }).await?;
+    let layers = drive.handle.submit(|disk| async move { layers(&disk) }).await?;
     let nested = match flat {
         true => 0,
         // Nesting all images behind each image would describe half the square of the chain's length.

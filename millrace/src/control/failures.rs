@@ -44,7 +44,7 @@ fn status_after(before: IoStatus, no_space: bool) -> IoStatus {
 impl Control {
     /// Sends `BLOCK_IO_ERROR` for the errors of the guest's disks since the last call. Returns true if the
     /// machine must stop for one of them.
-    pub(super) fn tell_io_errors(&self) -> bool {
+    pub(super) fn emit_io_errors(&self) -> bool {
         let mut stop = false;
         for (device, error) in self.io_errors.take() {
             let Ok(drive) = self.drive(&device) else { continue };
@@ -60,10 +60,20 @@ impl Control {
         stop
     }
 
+    /// Waits for failed requests and reports them, again and again.
+    pub(crate) async fn report_io_errors(&self) {
+        loop {
+            while !self.io_errors.is_pending() {
+                self.reports.io_failed.wait().await;
+            }
+            self.io_failed().await;
+        }
+    }
+
     /// Reports failed requests, then stops the machine if one of them requires it: `BLOCK_IO_ERROR`, then
     /// `STOP`.
-    pub(crate) async fn io_failed(&self) {
-        if !self.tell_io_errors() {
+    async fn io_failed(&self) {
+        if !self.emit_io_errors() {
             return;
         }
         let Some(machine) = &self.machine else { return };
@@ -72,15 +82,15 @@ impl Control {
         let stopped = machine.stop().await;
         // Reports the requests that were in flight meanwhile: none of them may stop the machine again after
         // 'cont'.
-        self.tell_io_errors();
+        self.emit_io_errors();
         if stopped {
             self.io_stopped.set(true);
         }
-        self.tell_run_state();
+        self.emit_run_state();
     }
 
     /// Clears errors when the machine is resumed, which retries the failed requests.
-    pub(super) fn forget_io_errors(&self) {
+    pub(super) fn clear_io_errors(&self) {
         self.io_stopped.set(false);
         for drive in &self.drives {
             drive.io_status.set(IoStatus::Ok);

@@ -21,9 +21,9 @@ use super::{Control, Drive, classed, failures, generic};
 
 /// The names of all jobs, with their drives.
 #[derive(Default)]
-pub(crate) struct Ids(RefCell<BTreeMap<String, Rc<Drive>>>);
+pub(crate) struct JobNames(RefCell<BTreeMap<String, Rc<Drive>>>);
 
-impl Ids {
+impl JobNames {
     pub(super) fn take(&self, id: &str, drive: &Rc<Drive>) -> Result<()> {
         if self.0.borrow().contains_key(id) {
             return Err(Error::generic(format!("Job ID '{id}' already in use")));
@@ -97,12 +97,12 @@ fn tuning(arguments: &BlockStreamJob) -> Result<Tuning> {
 impl Control {
     pub(super) async fn start_block_stream(&self, drive: &Rc<Drive>) -> Result<()> {
         let id = &drive.options.id;
-        if self.jobs.drive(id).is_some() {
+        if self.reports.jobs.drive(id).is_some() {
             // A job of another disk may have this disk's name.
             let text = format!("Device '{id}' is in use: a job of this name is active");
             return Err(Error::new(ErrorClass::DeviceInUse, text));
         }
-        self.jobs.take(id, drive)?;
+        self.reports.jobs.take(id, drive)?;
         let started = drive
             .handle
             .call(|disk| async move {
@@ -110,7 +110,7 @@ impl Control {
             })
             .await;
         started.map_err(|e| {
-            self.jobs.remove(id);
+            self.reports.jobs.remove(id);
             classed(e)
         })
     }
@@ -143,10 +143,10 @@ impl Control {
             auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
             ..JobOptions::new(id.clone())
         };
-        self.jobs.take(&id, &drive)?;
+        self.reports.jobs.take(&id, &drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_stream(stream, options).await };
         drive.handle.call(start).await.map_err(|e| {
-            self.jobs.remove(&id);
+            self.reports.jobs.remove(&id);
             generic(e)
         })?;
         Ok(Empty {})
@@ -165,10 +165,10 @@ impl Control {
             ..JobOptions::new(id.clone())
         };
         let digests = arguments.digests;
-        self.jobs.take(&id, drive)?;
+        self.reports.jobs.take(&id, drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_verify(digests.as_deref(), options).await };
         drive.handle.call(start).await.map_err(|e| {
-            self.jobs.remove(&id);
+            self.reports.jobs.remove(&id);
             generic(e)
         })?;
         Ok(Empty {})
@@ -226,7 +226,7 @@ impl Control {
         id: String,
         what: impl FnOnce(&Job) -> block::Result<()> + Send + 'static,
     ) -> Result<Option<Empty>> {
-        let Some(drive) = self.jobs.drive(&id) else { return Ok(None) };
+        let Some(drive) = self.reports.jobs.drive(&id) else { return Ok(None) };
         let done = drive.handle.call(move |disk| async move {
             let job = disk.job(&id)?;
             let finalizes = job.info().status == Status::Pending;
@@ -235,7 +235,7 @@ impl Control {
             if finalizes && job.is_finalized() {
                 job.ended().await;
             }
-            Ok(())
+            Ok::<_, block::Error>(())
         });
         match done.await {
             Ok(()) => Ok(Some(Empty {})),
@@ -389,7 +389,7 @@ fn log(job: &Info, what: &JobEvent) {
 }
 
 /// Sends a job's event to clients.
-pub(crate) fn tell(events: &Events, job: &Info, what: JobEvent) {
+pub(crate) fn emit(events: &Events, job: &Info, what: JobEvent) {
     log(job, &what);
     let (kind, device) = (kind(job.kind), job.id.clone());
     let Info { len, offset, speed, .. } = *job;

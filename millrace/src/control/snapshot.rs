@@ -108,7 +108,7 @@ impl Control {
         };
         let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
         let options = JobOptions { speed, ..JobOptions::block_stream(&id) };
-        self.jobs.take(&id, drive)?;
+        self.reports.jobs.take(&id, drive)?;
         let copy = drive.handle.call(move |disk| async move {
             let switched = disk.prepare_overlay(&overlay).await?.commit(DEADLINE).await?;
             // Nothing else can use the disk in between: nothing is awaited since the switch released it.
@@ -116,15 +116,15 @@ impl Control {
             Ok(switched)
         });
         let switched = copy.await.map_err(|e| {
-            self.jobs.remove(&id);
+            self.reports.jobs.remove(&id);
             classed(e)
         })?;
-        self.tell_switched(drive, &arguments.target, switched);
+        self.emit_switched(drive, &arguments.target, switched);
         Ok(Empty {})
     }
 
     /// Sends the event of a switch to all clients, after a command that is our own.
-    pub(super) fn tell_switched(&self, drive: &Drive, file: &str, switched: Switched) {
+    pub(super) fn emit_switched(&self, drive: &Drive, file: &str, switched: Switched) {
         self.events.emit(&switched_event(drive, file, switched));
     }
 }

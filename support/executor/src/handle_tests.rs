@@ -69,7 +69,9 @@ fn messages_arrive_in_the_order_of_their_thread() {
                 for n in 0..3 {
                     sink.send(move |log| log.borrow_mut().push(format!("{round} before {n}")));
                 }
-                crate::spawn(async move { sink.send(move |log| log.borrow_mut().push(format!("{round} after"))) });
+                crate::spawn(
+                    async move { sink.send(move |log| log.borrow_mut().push(format!("{round} after"))) },
+                );
                 Ok::<_, Gone>(())
             });
             reply.await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 
 use block::sim::SimDir;
 use block::{Disk, DiskHandle, Kind, OnError, chain};
-use executor::{Handle, Thread};
+use executor::Thread;
 use virtio::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
 use virtio_blk::{ErrorPolicy, Options, VirtioBlk};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

@@ -10,7 +10,7 @@ use super::super::{COPIED, OFFSET_MASK, words};
 use super::Pass;
 use super::walk::COMPRESSED;
 use crate::turns::Turns;
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Memory for refcounts that are looked up one by one, in bytes.
 const CACHE: u64 = 4 << 20;
@@ -100,7 +100,7 @@ impl Pass {
         let cluster = header.cluster_size();
         // A refcount that cannot be read was reported before.
         let fits = async |entry: u64| match refcounts.get((entry & OFFSET_MASK) / cluster).await {
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok::<_, Error>(true),
             refcount => Ok((refcount? == 1) == (entry & COPIED != 0)),
         };
         let l1 = self.read(header.l1_offset, u64::from(header.l1_entries) * 8).await?;

@@ -10,7 +10,7 @@ use bench::{self, Daemon, Vmm};
 use block::io::{Aio, Engine};
 use block::storage::HostOpener;
 use block::{Disk, DiskHandle, Kind, chain};
-use executor::{Handle, Thread};
+use executor::Thread;
 use harness::Failure;
 use serde_json::json;
 use vhost::vhost_user::message::VhostUserVirtioFeatures;

@@ -1,0 +1,53 @@
+//! The main loop's end of what disks report from their threads: events of disks, jobs and trays, and errors
+//! of the guest's requests.
+//!
+//! Disks have a [`Handle`] to [`Reports`]. What they send by it keeps its order with the replies to commands:
+//! a client gets the events that a command caused on a disk's thread before the reply to that command.
+
+use block::DiskEvent;
+use block::job::{JobEvent, Status};
+use executor::handle::Handle;
+use executor::sync::Event;
+use qmp::Events;
+use qmp::event::{BlockStreamCompleted, DeviceTrayMoved};
+
+use super::control::jobs::{self, JobNames};
+
+/// Receives what disks report.
+pub(super) struct Reports {
+    pub events: Events,
+    /// The names of the jobs of all disks.
+    pub jobs: JobNames,
+    /// Notified when there are new [`super::io_errors::IoErrors`].
+    pub io_failed: Event,
+}
+
+/// The way to the main loop's [`Reports`] from other threads.
+pub(super) type Reporter = Handle<Reports>;
+
+impl Reports {
+    /// Returns the end that sends to `events`.
+    pub(super) fn new(events: Events) -> Self {
+        Reports { events, jobs: JobNames::default(), io_failed: Event::new() }
+    }
+
+    /// Sends the event of a disk to clients. The name of a job that no longer exists is free again.
+    pub(super) fn disk_event(&self, event: DiskEvent) {
+        match event {
+            DiskEvent::StreamCompleted { device, len, offset, error } => {
+                self.events.emit(&BlockStreamCompleted { device, len, offset, error });
+            }
+            DiskEvent::Job { job, what } => {
+                if what == JobEvent::Status && job.status == Status::Null {
+                    self.jobs.remove(&job.id);
+                }
+                jobs::emit(&self.events, &job, what);
+            }
+        }
+    }
+
+    /// Sends the event of a tray that opened or closed.
+    pub(super) fn tray_moved(&self, device: String, tray_open: bool) {
+        self.events.emit(&DeviceTrayMoved { id: device.clone(), device, tray_open });
+    }
+}
