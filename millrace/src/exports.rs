@@ -45,7 +45,7 @@ pub(super) struct Exports {
 }
 
 /// The options of an export.
-pub(super) struct Wish {
+pub(super) struct ExportOptions {
     pub id: String,
     pub name: String,
     pub description: Option<String>,
@@ -55,7 +55,7 @@ pub(super) struct Wish {
 }
 
 struct Export {
-    wish: Wish,
+    options: ExportOptions,
     drive: Rc<Drive>,
     /// True if no client gets it any more.
     ending: Cell<bool>,
@@ -120,12 +120,12 @@ impl Exports {
     }
 
     /// Runs `nbd-server-start`.
-    pub(super) async fn start(&self, wish: NbdServerStart) -> Result<()> {
+    pub(super) async fn start(&self, arguments: NbdServerStart) -> Result<()> {
         let running = || Err(Error::generic("NBD server already running"));
         if self.server.borrow().is_some() {
             return running();
         }
-        let tls = match wish.tls_creds {
+        let tls = match arguments.tls_creds {
             None => None,
             Some(id) => Some(
                 self.credentials
@@ -135,7 +135,7 @@ impl Exports {
                     .ok_or_else(|| Error::generic(format!("No TLS credentials with id '{id}'")))?,
             ),
         };
-        let address = address(wish.addr);
+        let address = address(arguments.addr);
         let bound = match address {
             // Like an image, the socket must lie below a folder of `--allow-dir`.
             Address::Unix(_) => executor::outside(move || Listener::bind(&address)).await,
@@ -154,13 +154,13 @@ impl Exports {
             gone: Event::new(),
             accepting: RefCell::default(),
             tls,
-            handshake: match wish.handshake_max_seconds {
+            handshake: match arguments.handshake_max_seconds {
                 None => Some(HANDSHAKE),
                 Some(0) => None,
                 Some(seconds) => Some(Duration::from_secs(seconds.into())),
             },
         });
-        let slots = match wish.max_connections.unwrap_or(MAX_CONNECTIONS) {
+        let slots = match arguments.max_connections.unwrap_or(MAX_CONNECTIONS) {
             0 => u64::MAX,
             some => some.into(),
         };
@@ -171,30 +171,32 @@ impl Exports {
     }
 
     /// Runs `nbd-server-add` and `block-export-add`.
-    pub(super) fn add(&self, drive: &Rc<Drive>, wish: Wish) -> Result<()> {
-        if !qmp::id::is_well_formed(&wish.id) {
+    pub(super) fn add(&self, drive: &Rc<Drive>, options: ExportOptions) -> Result<()> {
+        if !qmp::id::is_well_formed(&options.id) {
             return Err(Error::generic("Invalid block export id"));
         }
         let server = self.server();
         let exports = server.as_ref().map(|server| server.exports.borrow().clone()).unwrap_or_default();
-        if exports.iter().any(|export| export.wish.id == wish.id) {
-            return Err(Error::generic(format!("Block export id '{}' is already in use", wish.id)));
+        if exports.iter().any(|export| export.options.id == options.id) {
+            return Err(Error::generic(format!("Block export id '{}' is already in use", options.id)));
         }
-        if wish.writable && drive.options.read_only {
+        if options.writable && drive.options.read_only {
             return Err(Error::generic("Cannot export read-only node as writable"));
         }
         let server = server?;
-        for (what, text) in [("export name", Some(&wish.name)), ("description", wish.description.as_ref())] {
+        for (what, text) in
+            [("export name", Some(&options.name)), ("description", options.description.as_ref())]
+        {
             if let Some(text) = text {
                 nbd::check_string(text)
                     .map_err(|e| Error::generic(format!("{what} '{}' {e}", text.escape_debug())))?;
             }
         }
-        if exports.iter().any(|export| export.wish.name == wish.name) {
-            let text = format!("NBD server already has export named '{}'", wish.name);
+        if exports.iter().any(|export| export.options.name == options.name) {
+            let text = format!("NBD server already has export named '{}'", options.name);
             return Err(Error::generic(text));
         }
-        let export = Export { wish, drive: drive.clone(), ending: Cell::new(false) };
+        let export = Export { options, drive: drive.clone(), ending: Cell::new(false) };
         server.exports.borrow_mut().push(Rc::new(export));
         Ok(())
     }
@@ -202,7 +204,7 @@ impl Exports {
     /// Runs `nbd-server-remove` and `block-export-del`.
     pub(super) async fn remove(&self, id: &str, mode: Option<BlockExportRemoveMode>) -> Result<()> {
         let found = self.server.borrow().clone().and_then(|server| {
-            let export = server.exports.borrow().iter().find(|export| export.wish.id == id).cloned();
+            let export = server.exports.borrow().iter().find(|export| export.options.id == id).cloned();
             export.map(|export| (server, export))
         });
         let (server, export) = found.ok_or_else(|| Error::generic(format!("Export '{id}' is not found")))?;
@@ -236,7 +238,7 @@ impl Exports {
     pub(super) fn list(&self) -> Vec<BlockExportInfo> {
         let Ok(server) = self.server() else { return Vec::new() };
         let describe = |export: &Rc<Export>| BlockExportInfo {
-            id: export.wish.id.clone(),
+            id: export.options.id.clone(),
             kind: BlockExportType::Nbd,
             node_name: export.drive.options.id.clone(),
             shutting_down: export.ending.get(),
@@ -269,7 +271,7 @@ impl Server {
                     server.gone.wait().await;
                 }
                 server.exports.borrow_mut().retain(|other| !Rc::ptr_eq(other, &export));
-                server.events.emit(&BlockExportDeleted { id: export.wish.id.clone() });
+                server.events.emit(&BlockExportDeleted { id: export.options.id.clone() });
             }
         });
         if executor::timeout(END, ending).await.is_none() {
@@ -361,7 +363,7 @@ impl Server {
         if let Some(client) = self.clients.borrow_mut().get_mut(&number) {
             client.export = Some(export.clone());
         }
-        let writethrough = export.wish.writethrough;
+        let writethrough = export.options.writethrough;
         let served = export.drive.handle.submit(move |disk| async move {
             let export = DiskExport { disk, writethrough };
             if let Err(e) = nbd::serve(&connection, session, export).await {
@@ -369,7 +371,7 @@ impl Server {
             }
         });
         if let Err(e) = served.await {
-            executor::limited!(warn, "NBD export '{}': {e}", export.wish.name);
+            executor::limited!(warn, "NBD export '{}': {e}", export.options.name);
         }
     }
 }
@@ -378,14 +380,14 @@ impl nbd::Exports for Server {
     type Found = Rc<Export>;
 
     fn names(&self) -> Vec<String> {
-        self.exports.borrow().iter().map(|export| export.wish.name.clone()).collect()
+        self.exports.borrow().iter().map(|export| export.options.name.clone()).collect()
     }
 
     async fn find(&self, name: &str) -> Option<(Info, Rc<Export>)> {
-        let is_it = |export: &&Rc<Export>| export.wish.name == name && !export.ending.get();
+        let is_it = |export: &&Rc<Export>| export.options.name == name && !export.ending.get();
         let export = self.exports.borrow().iter().find(is_it).cloned()?;
         let size = export.drive.handle.submit(|disk| async move { disk.size() }).await.ok()?;
-        let description = export.wish.description.clone();
-        Some((Info { size, read_only: !export.wish.writable, description }, export))
+        let description = export.options.description.clone();
+        Some((Info { size, read_only: !export.options.writable, description }, export))
     }
 }

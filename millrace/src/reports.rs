@@ -11,7 +11,8 @@ use executor::sync::Event;
 use qmp::Events;
 use qmp::event::{BlockStreamCompleted, DeviceTrayMoved};
 
-use super::control::jobs::{self, JobNames};
+use super::control::job_info;
+use super::control::jobs::JobNames;
 
 /// Receives what disks report.
 pub(super) struct Reports {
@@ -41,7 +42,7 @@ impl Reports {
                 if what == JobEvent::Status && job.status == Status::Null {
                     self.jobs.remove(&job.id);
                 }
-                jobs::emit(&self.events, &job, what);
+                job_info::emit(&self.events, &job, what);
             }
         }
     }

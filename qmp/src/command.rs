@@ -1,7 +1,13 @@
-//! The commands. Each is one entry here, which generates its argument structure, its strict parser, its
-//! method of [`Handler`], its line in `query-commands` and its schema.
+//! The commands, in groups by subject. Each is one entry here, which generates its argument structure, its
+//! strict parser, its method in the trait of its group, its line in `query-commands` and its schema.
 //!
-//! To add a command, write an entry, and implement its method of [`Handler`] in the program.
+//! To add a command, write an entry, and implement its method in the program.
+//!
+//! An entry can end with its form in the text monitor, `as { ... }`:
+//!
+//! - `text USAGE or ALIAS: HELP, READ => PRINT` is a command of its own. `READ` makes the command's arguments
+//!   of the words of a line, and `PRINT` makes the text of its answer.
+//! - `info TOPIC: READ => PRINT` is a topic of `info`.
 
 use std::future::Future;
 
@@ -10,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::hmp;
 use crate::schema::{Qapi, Type, qapi_struct};
 use crate::types::*;
 
@@ -40,15 +47,29 @@ pub(crate) fn to_value(value: &impl Serialize) -> Value {
 
 macro_rules! commands {
     (
-        monitor { $($own:tt)* }
-        handler { $($theirs:tt)* }
+        $(#[$_doc:meta])* monitor { $($own:tt)* }
+        $($(#[$doc:meta])* $group:ident { $($theirs:tt)* })*
     ) => {
-        commands!(@requests $($own)* $($theirs)*);
-        commands!(@handler $($theirs)*);
+        commands!(@requests $($own)* $($($theirs)*)*);
+        $(commands!(@group [$(#[$doc])*] $group $($theirs)*);)*
+        commands!(@dispatch $($($theirs)*)*);
+
+        /// The implementation of all commands: the machine. Each group is a trait, to be implemented in a file
+        /// of its subject.
+        ///
+        /// A method runs on the monitor's executor as part of a client's task, one at a time for each
+        /// client, and always to its end, even if the client is gone. It may wait as long as it needs;
+        /// other clients are served meanwhile. A method that is not implemented fails with
+        /// `CommandNotFound`, "Command NAME has been disabled".
+        pub trait Handler: $($group +)* {}
+
+        impl<T: $($group +)*> Handler for T {}
     };
     (@requests $(
         $(#[doc = $doc:literal])*
-        $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;
+        $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty
+            $(as { text $usage:literal $(or $alias:literal)?: $help:literal, $read:expr => $print:expr })?
+            $(as { info $topic:literal: $ask:expr => $show:expr })?;
     )*) => {
         qapi_struct! { $($(#[doc = $doc])* struct $name { $($members)* })* }
 
@@ -98,17 +119,27 @@ macro_rules! commands {
             arguments: <$name as Qapi>::describe,
             answer: <$answer as Qapi>::describe,
         }),*];
+
+        /// The commands of the text monitor that run one of ours.
+        pub(crate) const TEXT_FORMS: &[hmp::TextForm] = &[$($(hmp::TextForm {
+            usage: $usage,
+            alias: [$($alias,)? ""][0],
+            help: $help,
+            run: |monitor, arguments| Box::pin(hmp::perform::<$name>(monitor, arguments, $read, $print)),
+        },)?)*];
+
+        /// The topics of `info`.
+        pub(crate) const TOPICS: &[hmp::Topic] = &[$($(hmp::Topic {
+            name: $topic,
+            run: |monitor, arguments| Box::pin(hmp::perform::<$name>(monitor, arguments, $ask, $show)),
+        },)?)*];
     };
-    (@handler $(
-        $(#[$doc:meta])* $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty;
+    (@group [$($group_doc:tt)*] $group:ident $(
+        $(#[$doc:meta])*
+        $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty $(as $form:tt)?;
     )*) => {
-        /// The implementation of the commands: the machine.
-        ///
-        /// A method runs on the monitor's executor as part of a client's task, one at a time for each
-        /// client, and always to its end, even if the client is gone. It may wait as long as it needs;
-        /// other clients are served meanwhile. A method that is not implemented fails with
-        /// `CommandNotFound`, "Command NAME has been disabled".
-        pub trait Handler {
+        $($group_doc)*
+        pub trait $group {
             $(
                 $(#[$doc])*
                 fn $method(&self, arguments: $name) -> impl Future<Output = Result<$answer>> {
@@ -117,7 +148,11 @@ macro_rules! commands {
                 }
             )*
         }
-
+    };
+    (@dispatch $(
+        $(#[$doc:meta])*
+        $wire:literal $method:ident: $name:ident { $($members:tt)* } -> $answer:ty $(as $form:tt)?;
+    )*) => {
         /// Hands a command to the method that serves it.
         pub(crate) async fn dispatch<H: Handler>(handler: &H, command: Command) -> Result<Value> {
             match command {
@@ -131,6 +166,7 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Commands that the monitor serves itself.
     monitor {
         /// Ends the negotiation of capabilities; nothing else is served before it.
         "qmp_capabilities" qmp_capabilities: QmpCapabilities {
@@ -139,7 +175,8 @@ commands! {
         } -> Empty;
 
         /// Returns the version of QMP and of this program.
-        "query-version" query_version: QueryVersion {} -> VersionInfo;
+        "query-version" query_version: QueryVersion {} -> VersionInfo
+            as { info "version": |_| Ok(QueryVersion {}) => hmp::version };
 
         /// Lists all commands.
         "query-commands" query_commands: QueryCommands {} -> Vec<CommandName>;
@@ -161,23 +198,8 @@ commands! {
             cpu_index as "cpu-index": Option<i64>,
         } -> String;
     }
-    handler {
-        /// Copies one cluster of a disk's backing chain into its leaf; with `all` or `stop`, starts or
-        /// stops copying everything in the background.
-        "block_stream" block_stream: BlockStream {
-            /// The disk.
-            device: String,
-            /// True to stream everything in the background.
-            all: Option<bool>,
-            /// True to stop the background stream.
-            stop: Option<bool>,
-            /// The offset to look for the cluster from; the end of the last one unless given.
-            offset as "x-offset": Option<u64>,
-        } -> BlockStreamReply;
-
-        /// Lists active background streams.
-        "query-block-stream" query_block_stream: QueryBlockStream {} -> Vec<BlockStreamInfo>;
-
+    /// Disks, their images and counters.
+    DiskCommands {
         /// Switches a disk's image or changes a drive's medium while the guest runs.
         "change" change: Change {
             /// The drive; `vnc` is refused, since there is no VNC server.
@@ -190,8 +212,40 @@ commands! {
             format: Option<String>,
             /// False to hide the switch from the guest; true unless given.
             notify: Option<bool>,
+        } -> Empty
+            as {
+                text "change [-n] device target [format]": "switch a disk's image (-n: do not notify the guest)",
+                hmp::change => hmp::nothing
+            };
+
+        /// Sets a disk's size while the guest runs.
+        "block_resize" block_resize: BlockResize {
+            /// The disk.
+            device: Option<String>,
+            /// The node.
+            node_name as "node-name": Option<String>,
+            /// The new size in bytes.
+            size: i64,
         } -> Empty;
 
+        /// Lists drives and their images.
+        "query-block" query_block: QueryBlock {} -> Vec<BlockInfo>
+            as { info "block": |_| Ok(QueryBlock {}) => hmp::blocks };
+
+        /// Lists the images of all drives' chains.
+        "query-named-block-nodes" query_named_block_nodes: QueryNamedBlockNodes {
+            /// True to leave the images behind each one out of its description.
+            flat: Option<bool>,
+        } -> Vec<BlockDeviceInfo>;
+
+        /// Returns counters of the drives' requests and jobs.
+        "query-blockstats" query_blockstats: QueryBlockstats {
+            /// True to list all images instead of drives.
+            query_nodes as "query-nodes": Option<bool>,
+        } -> Vec<BlockStats>;
+    }
+    /// Removable drives.
+    TrayCommands {
         /// Opens a removable drive's tray and takes its medium out.
         "eject" eject: Eject {
             /// The drive.
@@ -200,7 +254,11 @@ commands! {
             id: Option<String>,
             /// True to do it even if the guest has the tray locked.
             force: Option<bool>,
-        } -> Empty;
+        } -> Empty
+            as {
+                text "eject [-f] device": "take a removable drive's medium out (-f: also while the guest has it locked)",
+                hmp::eject => hmp::nothing
+            };
 
         /// Opens a removable drive's tray; if the guest has it locked, asks the guest.
         "blockdev-open-tray" blockdev_open_tray: BlockdevOpenTray {
@@ -235,32 +293,9 @@ commands! {
             /// Selects whether the new medium is writable; that of a CD-ROM never is.
             read_only_mode as "read-only-mode": Option<BlockdevChangeReadOnlyMode>,
         } -> Empty;
-
-        /// Sets a disk's size while the guest runs.
-        "block_resize" block_resize: BlockResize {
-            /// The disk.
-            device: Option<String>,
-            /// The node.
-            node_name as "node-name": Option<String>,
-            /// The new size in bytes.
-            size: i64,
-        } -> Empty;
-
-        /// Lists drives and their images.
-        "query-block" query_block: QueryBlock {} -> Vec<BlockInfo>;
-
-        /// Lists the images of all drives' chains.
-        "query-named-block-nodes" query_named_block_nodes: QueryNamedBlockNodes {
-            /// True to leave the images behind each one out of its description.
-            flat: Option<bool>,
-        } -> Vec<BlockDeviceInfo>;
-
-        /// Returns counters of the drives' requests and jobs.
-        "query-blockstats" query_blockstats: QueryBlockstats {
-            /// True to list all images instead of drives.
-            query_nodes as "query-nodes": Option<bool>,
-        } -> Vec<BlockStats>;
-
+    }
+    /// Overlays, and several disks at once.
+    SnapshotCommands {
         /// Creates an overlay of a disk's leaf and switches the disk to it.
         "blockdev-snapshot-sync" blockdev_snapshot_sync: BlockdevSnapshotSync {
             /// The disk.
@@ -300,84 +335,29 @@ commands! {
             /// False to hide the switch from the guest; true unless given.
             notify: Option<bool>,
         } -> Empty;
-
-        /// Starts a job that reads a disk's whole chain, and compares it with digests. It waits for
-        /// `job-dismiss` at its end; until then `query-jobs` shows its `x-result`.
-        "x-verify" x_verify: XVerify {
+    }
+    /// Streams and other jobs.
+    JobCommands {
+        /// Copies one cluster of a disk's backing chain into its leaf; with `all` or `stop`, starts or
+        /// stops copying everything in the background.
+        "block_stream" block_stream: BlockStream {
             /// The disk.
             device: String,
-            /// The job's id; the disk's name unless given.
-            job_id as "job-id": Option<String>,
-            /// The job's limit in bytes per second; 0: none.
-            speed: Option<i64>,
-            /// A file with lines of `OFFSET LENGTH SHA256`. Without it, the job only finds what cannot
-            /// be read.
-            digests: Option<String>,
-        } -> Empty;
+            /// True to stream everything in the background.
+            all: Option<bool>,
+            /// True to stop the background stream.
+            stop: Option<bool>,
+            /// The offset to look for the cluster from; the end of the last one unless given.
+            offset as "x-offset": Option<u64>,
+        } -> BlockStreamReply
+            as {
+                text "block_stream [-a|-s] device": "copy one cluster from the backing chain (-a: all, -s: stop)",
+                hmp::block_stream => hmp::nothing
+            };
 
-        /// Starts the NBD server.
-        "nbd-server-start" nbd_server_start: NbdServerStart {
-            /// The address to listen on.
-            addr: SocketAddressLegacy,
-            /// The most clients at a time; 0: any number. 100 unless given.
-            max_connections as "max-connections": Option<u32>,
-            /// Seconds within which a client must choose an export; 0: no limit. 10 unless given.
-            handshake_max_seconds as "handshake-max-seconds": Option<u32>,
-            /// The id of a `--tls-creds`; with it, clients must begin with TLS.
-            tls_creds as "tls-creds": Option<String>,
-        } -> Empty;
-
-        /// Exports a disk by the NBD server.
-        "nbd-server-add" nbd_server_add: NbdServerAdd {
-            /// The export's name and id; the disk's unless given.
-            name: Option<String>,
-            /// A description for clients.
-            description: Option<String>,
-            /// The disk.
-            device: String,
-            /// True to let clients write; false unless given. A read-only disk is never writable.
-            writable: Option<bool>,
-        } -> Empty;
-
-        /// Ends an export of the NBD server.
-        "nbd-server-remove" nbd_server_remove: NbdServerRemove {
-            /// Its id.
-            name: String,
-            /// The treatment of its clients; `safe` unless given.
-            mode: Option<BlockExportRemoveMode>,
-        } -> Empty;
-
-        /// Stops the NBD server and ends its exports.
-        "nbd-server-stop" nbd_server_stop: NbdServerStop {} -> Empty;
-
-        /// Exports a disk.
-        "block-export-add" block_export_add: BlockExportAdd {
-            /// The type of the export.
-            kind as "type": BlockExportType,
-            /// The export's id.
-            id: String,
-            /// The disk.
-            node_name as "node-name": String,
-            /// True to let clients write; false unless given.
-            writable: Option<bool>,
-            /// True to flush each write before it is answered; false unless given.
-            writethrough: Option<bool>,
-            /// The name that clients ask for; the disk's unless given.
-            name: Option<String>,
-            /// A description for clients.
-            description: Option<String>,
-        } -> Empty;
-
-        /// Ends an export.
-        "block-export-del" block_export_del: BlockExportDel {
-            /// Its id.
-            id: String,
-            /// The treatment of its clients; `safe` unless given.
-            mode: Option<BlockExportRemoveMode>,
-        } -> Empty;
-
-        /// Lists exports, the newest first.
-        "query-block-exports" query_block_exports: QueryBlockExports {} -> Vec<BlockExportInfo>;
+        /// Lists active background streams.
+        "query-block-stream" query_block_stream: QueryBlockStream {} -> Vec<BlockStreamInfo>
+            as { info "block-stream": |_| Ok(QueryBlockStream {}) => hmp::streams };
 
         /// Starts a job that copies the data of an image's backing chain into that image.
         "block-stream" block_stream_job: BlockStreamJob {
@@ -415,6 +395,20 @@ commands! {
             record_trace as "x-record-trace": Option<String>,
             /// The limit in milliseconds within which 99 of 100 of the disk's reads and writes should end.
             max_latency as "x-max-latency": Option<u64>,
+        } -> Empty;
+
+        /// Starts a job that reads a disk's whole chain, and compares it with digests. It waits for
+        /// `job-dismiss` at its end; until then `query-jobs` shows its `x-result`.
+        "x-verify" x_verify: XVerify {
+            /// The disk.
+            device: String,
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The job's limit in bytes per second; 0: none.
+            speed: Option<i64>,
+            /// A file with lines of `OFFSET LENGTH SHA256`. Without it, the job only finds what cannot
+            /// be read.
+            digests: Option<String>,
         } -> Empty;
 
         /// Limits a job's speed.
@@ -500,31 +494,109 @@ commands! {
         } -> Empty;
 
         /// Lists block jobs.
-        "query-block-jobs" query_block_jobs: QueryBlockJobs {} -> Vec<BlockJobInfo>;
+        "query-block-jobs" query_block_jobs: QueryBlockJobs {} -> Vec<BlockJobInfo>
+            as { info "block-jobs": |_| Ok(QueryBlockJobs {}) => hmp::block_jobs };
 
         /// Lists jobs.
         "query-jobs" query_jobs: QueryJobs {} -> Vec<JobInfo>;
+    }
+    /// The NBD server and its exports.
+    ExportCommands {
+        /// Starts the NBD server.
+        "nbd-server-start" nbd_server_start: NbdServerStart {
+            /// The address to listen on.
+            addr: SocketAddressLegacy,
+            /// The most clients at a time; 0: any number. 100 unless given.
+            max_connections as "max-connections": Option<u32>,
+            /// Seconds within which a client must choose an export; 0: no limit. 10 unless given.
+            handshake_max_seconds as "handshake-max-seconds": Option<u32>,
+            /// The id of a `--tls-creds`; with it, clients must begin with TLS.
+            tls_creds as "tls-creds": Option<String>,
+        } -> Empty;
 
+        /// Exports a disk by the NBD server.
+        "nbd-server-add" nbd_server_add: NbdServerAdd {
+            /// The export's name and id; the disk's unless given.
+            name: Option<String>,
+            /// A description for clients.
+            description: Option<String>,
+            /// The disk.
+            device: String,
+            /// True to let clients write; false unless given. A read-only disk is never writable.
+            writable: Option<bool>,
+        } -> Empty;
+
+        /// Ends an export of the NBD server.
+        "nbd-server-remove" nbd_server_remove: NbdServerRemove {
+            /// Its id.
+            name: String,
+            /// The treatment of its clients; `safe` unless given.
+            mode: Option<BlockExportRemoveMode>,
+        } -> Empty;
+
+        /// Stops the NBD server and ends its exports.
+        "nbd-server-stop" nbd_server_stop: NbdServerStop {} -> Empty;
+
+        /// Exports a disk.
+        "block-export-add" block_export_add: BlockExportAdd {
+            /// The type of the export.
+            kind as "type": BlockExportType,
+            /// The export's id.
+            id: String,
+            /// The disk.
+            node_name as "node-name": String,
+            /// True to let clients write; false unless given.
+            writable: Option<bool>,
+            /// True to flush each write before it is answered; false unless given.
+            writethrough: Option<bool>,
+            /// The name that clients ask for; the disk's unless given.
+            name: Option<String>,
+            /// A description for clients.
+            description: Option<String>,
+        } -> Empty;
+
+        /// Ends an export.
+        "block-export-del" block_export_del: BlockExportDel {
+            /// Its id.
+            id: String,
+            /// The treatment of its clients; `safe` unless given.
+            mode: Option<BlockExportRemoveMode>,
+        } -> Empty;
+
+        /// Lists exports, the newest first.
+        "query-block-exports" query_block_exports: QueryBlockExports {} -> Vec<BlockExportInfo>;
+    }
+    /// The machine and the program.
+    MachineCommands {
         /// Returns the machine's state.
-        "query-status" query_status: QueryStatus {} -> StatusInfo;
+        "query-status" query_status: QueryStatus {} -> StatusInfo
+            as { info "status": |_| Ok(QueryStatus {}) => hmp::status };
 
         /// Returns the machine's name.
         "query-name" query_name: QueryName {} -> NameInfo;
 
         /// Stops the vCPUs and the guest's I/O.
-        "stop" stop: Stop {} -> Empty;
+        "stop" stop: Stop {} -> Empty
+            as { text "stop" or "s": "stop the machine", |_| Ok(Stop {}) => hmp::nothing };
 
         /// Resumes a stopped machine.
-        "cont" cont: Cont {} -> Empty;
+        "cont" cont: Cont {} -> Empty
+            as { text "cont" or "c": "resume a stopped machine", |_| Ok(Cont {}) => hmp::nothing };
 
         /// Asks the guest to power off.
-        "system_powerdown" system_powerdown: SystemPowerdown {} -> Empty;
+        "system_powerdown" system_powerdown: SystemPowerdown {} -> Empty
+            as {
+                text "system_powerdown": "ask the guest to power off",
+                |_| Ok(SystemPowerdown {}) => hmp::nothing
+            };
 
         /// Resets the machine.
-        "system_reset" system_reset: SystemReset {} -> Empty;
+        "system_reset" system_reset: SystemReset {} -> Empty
+            as { text "system_reset": "reset the machine", |_| Ok(SystemReset {}) => hmp::nothing };
 
         /// Ends the program.
-        "quit" quit: Quit {} -> Empty;
+        "quit" quit: Quit {} -> Empty
+            as { text "quit" or "q": "end the program", |_| Ok(Quit {}) => hmp::nothing };
     }
 }
 

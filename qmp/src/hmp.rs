@@ -1,28 +1,57 @@
-//! HMP, the text monitor: a line is parsed, runs as the typed commands that QMP has, and its answer is
-//! printed as QEMU prints it (`monitor/hmp.c`, `block/monitor/block-hmp-cmds.c`).
+//! HMP, the text monitor: a line is parsed, runs as the typed command that QMP has, and its answer is
+//! printed as QEMU prints it (`monitor/hmp.c`, `block/monitor/block-hmp-cmds.c`). The entry of a command in
+//! [`crate::command`] says which of the functions here read its line and print its answer.
 
-use crate::command::*;
-use crate::error::{Error, Result};
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::command::{BlockStream, Change, Eject, Request, TEXT_FORMS, TOPICS};
+use crate::error::Error;
 use crate::monitor::Monitor;
-use crate::types::{BlockInfo, DetectZeroes, JobType, RunState};
+use crate::types::{
+    BlockInfo, BlockJobInfo, BlockStreamInfo, DetectZeroes, JobType, RunState, StatusInfo, VersionInfo,
+};
 
-/// Usage and meaning of every command, in the order of `help`.
-const HELP: &[(&str, &str)] = &[
-    ("block_stream [-a|-s] device", "copy one cluster from the backing chain (-a: all, -s: stop)"),
-    ("change [-n] device target [format]", "switch a disk's image (-n: do not notify the guest)"),
-    ("cont", "resume a stopped machine"),
-    ("eject [-f] device", "take a removable drive's medium out (-f: also while the guest has it locked)"),
-    ("help [command]", "show the help"),
-    ("info subcommand", "show the state: block, block-jobs, block-stream, status, version"),
-    ("quit", "end the program"),
-    ("stop", "stop the machine"),
-    ("system_powerdown", "ask the guest to power off"),
-    ("system_reset", "reset the machine"),
-];
+/// What a line prints, or why it does not run.
+pub(crate) type Printed = std::result::Result<String, Failure>;
+
+type Run = fn(Monitor, Arguments) -> Pin<Box<dyn Future<Output = Printed>>>;
+
+/// A command's form in the text monitor.
+pub(crate) struct TextForm {
+    /// Its name and its arguments.
+    pub usage: &'static str,
+    /// A second name, or nothing.
+    pub alias: &'static str,
+    /// Its meaning in one line.
+    pub help: &'static str,
+    pub run: Run,
+}
+
+/// A topic of `info`.
+pub(crate) struct Topic {
+    pub name: &'static str,
+    pub run: Run,
+}
+
+/// Returns usage and meaning of every command, sorted by name.
+fn usages() -> Vec<(&'static str, String)> {
+    let mut topics: Vec<_> = TOPICS.iter().map(|topic| topic.name).collect();
+    topics.sort_unstable();
+    let mut all: Vec<_> = TEXT_FORMS.iter().map(|form| (form.usage, form.help.to_owned())).collect();
+    all.push(("help [command]", "show the help".to_owned()));
+    all.push(("info subcommand", format!("show the state: {}", topics.join(", "))));
+    all.sort_unstable();
+    all
+}
+
+fn name(usage: &str) -> &str {
+    usage.split(' ').next().unwrap_or(usage)
+}
 
 /// The names of all commands, for completion.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    HELP.iter().filter_map(|(usage, _)| usage.split(' ').next())
+    usages().into_iter().map(|(usage, _)| name(usage))
 }
 
 /// Runs one line of the text monitor and returns what it prints: lines that end with `\n`.
@@ -34,7 +63,7 @@ pub async fn execute(monitor: &Monitor, line: &str) -> String {
     }
 }
 
-enum Failure {
+pub(crate) enum Failure {
     /// The line is not a valid command; the text to print.
     Usage(String),
     /// The command failed.
@@ -47,117 +76,112 @@ impl From<Error> for Failure {
     }
 }
 
-async fn run(monitor: &Monitor, line: &str) -> std::result::Result<String, Failure> {
+async fn run(monitor: &Monitor, line: &str) -> Printed {
     let words = words(line).map_err(|e| Failure::Usage(format!("{e}\n")))?;
     let mut words = words.into_iter();
-    let Some(name) = words.next() else { return Ok(String::new()) };
-    let mut arguments = Arguments { command: name.clone(), flags: String::new(), words: words.collect() };
-    match name.as_str() {
-        "block_stream" => {
-            arguments.take_flags("as")?;
-            let device = arguments.required("device")?;
-            arguments.end()?;
-            let all = arguments.has('a').then_some(true);
-            let stop = arguments.has('s').then_some(true);
-            monitor.request(BlockStream { device, all, stop, offset: None }).await?;
-        }
-        "change" => {
-            arguments.take_flags("n")?;
-            let (device, target) = (arguments.required("device")?, arguments.required("target")?);
-            let third = arguments.optional();
-            arguments.end()?;
-            // The third word is the format for a disk; for `vnc` it is the password, which only `arg` can be.
-            let (arg, format) = if device == "vnc" { (third, None) } else { (None, third) };
-            let notify = arguments.has('n').then_some(false);
-            monitor.request(Change { device, target, arg, format, notify }).await?;
-        }
-        "eject" => {
-            arguments.take_flags("f")?;
-            let device = Some(arguments.required("device")?);
-            arguments.end()?;
-            let force = arguments.has('f').then_some(true);
-            monitor.request(Eject { device, id: None, force }).await?;
-        }
-        "info" => {
-            let what = arguments.optional();
-            arguments.end()?;
-            return info(monitor, what.as_deref()).await;
-        }
+    let Some(first) = words.next() else { return Ok(String::new()) };
+    let mut arguments = Arguments { command: first.clone(), flags: String::new(), words: words.collect() };
+    let unknown = |what: &str| Err(Failure::Usage(format!("unknown command: '{what}'\n")));
+    match first.as_str() {
         "help" | "?" => {
             let command = arguments.optional();
             arguments.end()?;
-            return Ok(help(command.as_deref()));
+            Ok(help(command.as_deref()))
         }
-        _ => {
-            let command = match name.as_str() {
-                "cont" | "c" => Cont {}.into(),
-                "quit" | "q" => Quit {}.into(),
-                "stop" | "s" => Stop {}.into(),
-                "system_powerdown" => SystemPowerdown {}.into(),
-                "system_reset" => SystemReset {}.into(),
-                _ => return Err(Failure::Usage(format!("unknown command: '{name}'\n"))),
-            };
+        "info" => {
+            let Some(topic) = arguments.optional() else { return Ok(help(Some("info"))) };
             arguments.end()?;
-            monitor.execute(command).await?;
+            match TOPICS.iter().find(|other| other.name == topic) {
+                Some(topic) => (topic.run)(monitor.clone(), arguments).await,
+                None => unknown(&format!("info {topic}")),
+            }
         }
+        word => match TEXT_FORMS.iter().find(|form| name(form.usage) == word || form.alias == word) {
+            Some(form) => (form.run)(monitor.clone(), arguments).await,
+            None => unknown(word),
+        },
     }
-    Ok(String::new())
 }
 
-async fn info(monitor: &Monitor, what: Option<&str>) -> std::result::Result<String, Failure> {
-    let text = match what {
-        Some("block") => {
-            let drives = monitor.request(QueryBlock {}).await?;
-            drives.iter().map(block_text).collect::<Vec<_>>().join("\n")
-        }
-        Some("block-jobs") => block_jobs(monitor).await?,
-        Some("block-stream") => block_stream(monitor).await?,
-        Some("status") => status(monitor).await?,
-        Some("version") => {
-            let version = monitor.request(QueryVersion {}).await?;
-            let qemu = version.qemu;
-            format!("{}.{}.{} ({})\n", qemu.major, qemu.minor, qemu.micro, version.package)
-        }
-        Some(other) => return Err(Failure::Usage(format!("unknown command: 'info {other}'\n"))),
-        None => help(Some("info")),
-    };
-    Ok(text)
+/// Runs a command that `read` makes of the line, and has `print` make the text of its answer.
+pub(crate) async fn perform<R: Request>(
+    monitor: Monitor,
+    mut arguments: Arguments,
+    read: fn(&mut Arguments) -> std::result::Result<R, Failure>,
+    print: fn(R::Answer) -> String,
+) -> Printed {
+    let request = read(&mut arguments)?;
+    arguments.end()?;
+    Ok(print(monitor.request(request).await?))
 }
 
-async fn block_stream(monitor: &Monitor) -> Result<String> {
-    let streams = monitor.request(QueryBlockStream {}).await?;
+pub(crate) fn nothing<T>(_: T) -> String {
+    String::new()
+}
+
+pub(crate) fn block_stream(arguments: &mut Arguments) -> std::result::Result<BlockStream, Failure> {
+    arguments.take_flags("as")?;
+    let device = arguments.required("device")?;
+    let (all, stop) = (arguments.has('a').then_some(true), arguments.has('s').then_some(true));
+    Ok(BlockStream { device, all, stop, offset: None })
+}
+
+pub(crate) fn change(arguments: &mut Arguments) -> std::result::Result<Change, Failure> {
+    arguments.take_flags("n")?;
+    let (device, target) = (arguments.required("device")?, arguments.required("target")?);
+    let third = arguments.optional();
+    // The third word is the format for a disk; for `vnc` it is the password, which only `arg` can be.
+    let (arg, format) = if device == "vnc" { (third, None) } else { (None, third) };
+    let notify = arguments.has('n').then_some(false);
+    Ok(Change { device, target, arg, format, notify })
+}
+
+pub(crate) fn eject(arguments: &mut Arguments) -> std::result::Result<Eject, Failure> {
+    arguments.take_flags("f")?;
+    let device = Some(arguments.required("device")?);
+    Ok(Eject { device, id: None, force: arguments.has('f').then_some(true) })
+}
+
+pub(crate) fn version(version: VersionInfo) -> String {
+    let qemu = version.qemu;
+    format!("{}.{}.{} ({})\n", qemu.major, qemu.minor, qemu.micro, version.package)
+}
+
+pub(crate) fn streams(streams: Vec<BlockStreamInfo>) -> String {
     if streams.is_empty() {
-        return Ok("No active stream\n".to_owned());
+        return "No active stream\n".to_owned();
     }
-    let text = |stream: &crate::types::BlockStreamInfo| {
+    let text = |stream: &BlockStreamInfo| {
         format!("Streaming device {}: Completed {} of {} bytes\n", stream.device, stream.offset, stream.len)
     };
-    Ok(streams.iter().map(text).collect())
+    streams.iter().map(text).collect()
 }
 
-async fn block_jobs(monitor: &Monitor) -> Result<String> {
-    let jobs = monitor.request(QueryBlockJobs {}).await?;
+pub(crate) fn block_jobs(jobs: Vec<BlockJobInfo>) -> String {
     if jobs.is_empty() {
-        return Ok("No active jobs\n".to_owned());
+        return "No active jobs\n".to_owned();
     }
-    let text = |job: &crate::types::BlockJobInfo| {
+    let text = |job: &BlockJobInfo| {
         let what = match job.kind {
             JobType::Stream => format!("Streaming device {}", job.device),
             other => format!("Type {other}, device {}", job.device),
         };
         format!("{what}: Completed {} of {} bytes, speed limit {} bytes/s\n", job.offset, job.len, job.speed)
     };
-    Ok(jobs.iter().map(text).collect())
+    jobs.iter().map(text).collect()
 }
 
-async fn status(monitor: &Monitor) -> Result<String> {
-    let info = monitor.request(QueryStatus {}).await?;
+pub(crate) fn status(info: StatusInfo) -> String {
     let state = if info.running { "running" } else { "paused" };
     let why = match info.status {
         RunState::Running | RunState::Paused => String::new(),
         other => format!(" ({other})"),
     };
-    Ok(format!("VM status: {state}{why}\n"))
+    format!("VM status: {state}{why}\n")
+}
+
+pub(crate) fn blocks(drives: Vec<BlockInfo>) -> String {
+    drives.iter().map(block_text).collect::<Vec<_>>().join("\n")
 }
 
 fn block_text(drive: &BlockInfo) -> String {
@@ -197,13 +221,13 @@ fn block_text(drive: &BlockInfo) -> String {
 }
 
 fn help(command: Option<&str>) -> String {
-    let shown = |usage: &str| command.is_none_or(|name| usage.split(' ').next() == Some(name));
-    let lines = HELP.iter().filter(|(usage, _)| shown(usage));
+    let shown = |usage: &str| command.is_none_or(|wanted| name(usage) == wanted);
+    let lines = usages().into_iter().filter(|(usage, _)| shown(usage));
     lines.map(|(usage, doc)| format!("{usage} -- {doc}\n")).collect()
 }
 
 /// A command's name, its options and its other words.
-struct Arguments {
+pub(crate) struct Arguments {
     command: String,
     flags: String,
     words: std::collections::VecDeque<String>,

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use executor::Executor;
 
 use super::*;
+use crate::Result;
+use crate::command::*;
 use crate::output::Events;
 use crate::types::*;
-use crate::{Handler, Result};
 
 /// Records the commands that it gets, and reports a disk and an empty drive.
 #[derive(Default)]
@@ -23,36 +24,9 @@ impl Fake {
     }
 }
 
-impl Handler for Fake {
-    async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
-        self.keep(arguments).map(BlockStreamReply::Background)
-    }
+impl DiskCommands for Fake {
     async fn change(&self, arguments: Change) -> Result<Empty> {
         self.keep(arguments)
-    }
-    async fn stop(&self, arguments: Stop) -> Result<Empty> {
-        self.keep(arguments)
-    }
-    async fn query_block_stream(&self, _: QueryBlockStream) -> Result<Vec<BlockStreamInfo>> {
-        Ok(Vec::new())
-    }
-    async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
-        Ok(vec![BlockJobInfo {
-            kind: JobType::Stream,
-            device: "job0".into(),
-            len: 10,
-            offset: 5,
-            busy: true,
-            paused: false,
-            speed: 7,
-            io_status: IoStatus::Ok,
-            ready: false,
-            status: JobStatus::Running,
-            auto_finalize: true,
-            auto_dismiss: true,
-            error: None,
-            detail: None,
-        }])
     }
     async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
         let image = ImageInfo {
@@ -101,6 +75,45 @@ impl Handler for Fake {
             io_status: None,
         };
         Ok(vec![drive("virtio0", Some(inserted)), drive("cd0", None)])
+    }
+}
+
+impl TrayCommands for Fake {}
+
+impl SnapshotCommands for Fake {}
+
+impl JobCommands for Fake {
+    async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
+        self.keep(arguments).map(BlockStreamReply::Background)
+    }
+    async fn query_block_stream(&self, _: QueryBlockStream) -> Result<Vec<BlockStreamInfo>> {
+        Ok(Vec::new())
+    }
+    async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
+        Ok(vec![BlockJobInfo {
+            kind: JobType::Stream,
+            device: "job0".into(),
+            len: 10,
+            offset: 5,
+            busy: true,
+            paused: false,
+            speed: 7,
+            io_status: IoStatus::Ok,
+            ready: false,
+            status: JobStatus::Running,
+            auto_finalize: true,
+            auto_dismiss: true,
+            error: None,
+            detail: None,
+        }])
+    }
+}
+
+impl ExportCommands for Fake {}
+
+impl MachineCommands for Fake {
+    async fn stop(&self, arguments: Stop) -> Result<Empty> {
+        self.keep(arguments)
     }
     async fn query_status(&self, _: QueryStatus) -> Result<StatusInfo> {
         Ok(StatusInfo { running: false, status: RunState::IoError })
@@ -182,7 +195,7 @@ fn states_are_printed_as_qemu_does() {
 
 #[test]
 fn help_tells_all_or_one() {
-    assert_eq!(printed("help").lines().count(), HELP.len());
+    assert_eq!(printed("help").lines().count(), names().count());
     assert!(printed("help block_stream").starts_with("block_stream [-a|-s] device -- "));
     assert_eq!(printed("help block_stream").lines().count(), 1);
 }

@@ -1,6 +1,6 @@
 //! The monitor: wire protocol, typed commands and events, HMP, server and client.
 //!
-//! A machine implements [`Handler`], one method for each command, and sends [`event`]s through
+//! A machine implements [`Handler`], a trait for each group of commands, and sends [`event`]s through
 //! [`Events`]. A [`Monitor`] made of both serves QMP on any number of [`Listener`]s, on the machine's
 //! executor. The protocol is QEMU's (`docs/interop/qmp-spec`), its texts those of QEMU 10.0. Out-of-band
 //! execution is not offered.
@@ -25,11 +25,11 @@
 //! ```
 //! # use std::{os::unix::net::UnixStream, rc::Rc, time::{Duration, Instant}};
 //! # use qmp::types::{Empty, RunState, StatusInfo};
-//! use qmp::{Client, Events, Handler, Monitor, command, event};
+//! use qmp::{Client, Events, Monitor, command, event};
 //!
 //! struct Machine(Events);
 //!
-//! impl Handler for Machine {
+//! impl command::MachineCommands for Machine {
 //!     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {
 //!         Ok(StatusInfo { running: true, status: RunState::Running })
 //!     }
@@ -38,6 +38,11 @@
 //!         Ok(Empty {})
 //!     }
 //! }
+//! # impl command::DiskCommands for Machine {}
+//! # impl command::TrayCommands for Machine {}
+//! # impl command::SnapshotCommands for Machine {}
+//! # impl command::JobCommands for Machine {}
+//! # impl command::ExportCommands for Machine {}
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (ours, theirs) = UnixStream::pair()?;

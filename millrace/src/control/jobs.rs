@@ -4,20 +4,17 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::job::{
-    Info, IoStatus as JobIoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, Operation, Status,
-};
-use block::stream::{Base, Order, StreamOptions, Tuning};
-use block::{Disk, ErrorAction, ErrorKind, OnError};
+use block::job::{Info, Job, JobOptions, Status};
+use block::stream::{Base, Order, Progress, StreamOptions, Tuning};
+use block::{Disk, ErrorKind, OnError};
 use qmp::command::*;
 use qmp::types::*;
-use qmp::{Error, ErrorClass, Events, Result, event};
+use qmp::{Error, ErrorClass, Result};
 
-use super::{Control, Drive, classed, failures, generic};
+use super::{Control, Drive, check_node_name, classed, generic, job_info, no_device_or_node, speed};
 
 /// The names of all jobs, with their drives.
 #[derive(Default)]
@@ -50,19 +47,15 @@ struct Streamed {
     is_leaf: bool,
 }
 
-/// Fails, in QEMU's words, if `name` cannot be a node's name.
-pub(super) fn check_node_name(name: &str) -> std::result::Result<(), String> {
-    if !qmp::id::is_well_formed(name) {
-        return Err(format!("Invalid node-name: '{name}'"));
+fn check_job_id(id: &str) -> Result<()> {
+    if qmp::id::is_well_formed(id) {
+        return Ok(());
     }
-    if !qmp::id::is_node_name(name) {
-        return Err("Node name too long".into());
-    }
-    Ok(())
+    Err(Error::generic(format!("Invalid job ID '{id}'")))
 }
 
-fn speed(speed: i64) -> Result<u64> {
-    u64::try_from(speed).map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))
+fn info(progress: Progress) -> BlockStreamInfo {
+    BlockStreamInfo { device: progress.device, len: progress.len, offset: progress.offset, absent: None }
 }
 
 fn base(arguments: &BlockStreamJob) -> Result<Option<Base>> {
@@ -115,65 +108,6 @@ impl Control {
         })
     }
 
-    pub(super) async fn start_stream_job(&self, arguments: BlockStreamJob) -> Result<Empty> {
-        let base = base(&arguments)?;
-        let tuning = tuning(&arguments)?;
-        let Streamed { drive, image, is_leaf } = self.streamed(&arguments.device).await?;
-        let stream = StreamOptions { image, base, backing_file: arguments.backing_file, tuning };
-        self.check_stream(&drive, &stream, &arguments.device).await?;
-        let speed = speed(arguments.speed.unwrap_or(0))?;
-        // Only a job on a leaf has a default name, the disk's.
-        let disk = if is_leaf { drive.options.id.clone() } else { String::new() };
-        let id = arguments.job_id.unwrap_or(disk);
-        if !qmp::id::is_well_formed(&id) {
-            return Err(Error::generic(format!("Invalid job ID '{id}'")));
-        }
-        if let Some(name) = &arguments.filter_node_name {
-            self.check_filter_name(name).await?;
-        }
-        let options = JobOptions {
-            speed,
-            on_error: match arguments.on_error.unwrap_or(BlockdevOnError::Report) {
-                BlockdevOnError::Report | BlockdevOnError::Auto => OnError::Report,
-                BlockdevOnError::Ignore => OnError::Ignore,
-                BlockdevOnError::Enospc => OnError::Enospc,
-                BlockdevOnError::Stop => OnError::Stop,
-            },
-            auto_finalize: arguments.auto_finalize.unwrap_or(true),
-            auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
-            ..JobOptions::new(id.clone())
-        };
-        self.reports.jobs.take(&id, &drive)?;
-        let start = move |disk: Rc<Disk>| async move { disk.start_stream(stream, options).await };
-        drive.handle.call(start).await.map_err(|e| {
-            self.reports.jobs.remove(&id);
-            generic(e)
-        })?;
-        Ok(Empty {})
-    }
-
-    /// Starts a job that reads a disk and compares it with digests.
-    pub(super) async fn verify(&self, arguments: XVerify) -> Result<Empty> {
-        let drive = self.drive(&arguments.device)?;
-        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
-        if !qmp::id::is_well_formed(&id) {
-            return Err(Error::generic(format!("Invalid job ID '{id}'")));
-        }
-        let options = JobOptions {
-            speed: speed(arguments.speed.unwrap_or(0))?,
-            auto_dismiss: false,
-            ..JobOptions::new(id.clone())
-        };
-        let digests = arguments.digests;
-        self.reports.jobs.take(&id, drive)?;
-        let start = move |disk: Rc<Disk>| async move { disk.start_verify(digests.as_deref(), options).await };
-        drive.handle.call(start).await.map_err(|e| {
-            self.reports.jobs.remove(&id);
-            generic(e)
-        })?;
-        Ok(Empty {})
-    }
-
     /// Finds the drive with this name, or with an image of this node name.
     async fn streamed(&self, device: &str) -> Result<Streamed> {
         if let Some(drive) = self.drives.iter().find(|drive| drive.options.id == device) {
@@ -184,7 +118,7 @@ impl Control {
                 let image = Some(device.to_owned());
                 Ok(Streamed { drive: drive.clone(), image, is_leaf: above.is_none() })
             }
-            None => Err(Error::generic(format!("Cannot find device='{device}' nor node-name='{device}'"))),
+            None => Err(no_device_or_node(device, device)),
         }
     }
 
@@ -263,29 +197,13 @@ impl Control {
         self.with_job(id, what).await?.ok_or_else(|| Error::new(ErrorClass::DeviceNotActive, text))
     }
 
-    pub(super) async fn set_speed(&self, arguments: BlockJobSetSpeed) -> Result<Empty> {
-        let speed = arguments.speed;
-        let set = move |job: &Job| match u64::try_from(speed) {
-            Ok(speed) => job.set_speed(speed),
-            Err(_) => {
-                let text = "Parameter 'speed' expects a non-negative value";
-                Err(block::Error::new(ErrorKind::Invalid, text))
-            }
-        };
-        self.block_job(arguments.device, set).await
-    }
-
-    pub(super) async fn cancel_block_job(&self, arguments: BlockJobCancel) -> Result<Empty> {
-        let force = arguments.force.unwrap_or(false);
-        let cancel = move |job: &Job| {
-            let info = job.info();
-            if info.paused && !force {
-                let text = format!("The block job for device '{}' is currently paused", info.id);
-                return Err(block::Error::new(ErrorKind::Invalid, text));
-            }
-            job.cancel()
-        };
-        self.block_job(arguments.device, cancel).await
+    async fn streams(&self) -> Result<Vec<Progress>> {
+        let mut streams = Vec::new();
+        for drive in &self.drives {
+            let query = drive.handle.call(|disk| async move { Ok(disk.query_stream()) });
+            streams.extend(query.await.map_err(generic)?);
+        }
+        Ok(streams)
     }
 
     /// Returns the state of all jobs.
@@ -299,117 +217,164 @@ impl Control {
     }
 }
 
-fn kind(kind: JobKind) -> JobType {
-    match kind {
-        JobKind::Stream => JobType::Stream,
-        JobKind::Verify => JobType::Verify,
-    }
-}
-
-fn status(status: Status) -> JobStatus {
-    match status {
-        Status::Created => JobStatus::Created,
-        Status::Running => JobStatus::Running,
-        Status::Paused => JobStatus::Paused,
-        Status::Ready => JobStatus::Ready,
-        Status::Standby => JobStatus::Standby,
-        Status::Waiting => JobStatus::Waiting,
-        Status::Pending => JobStatus::Pending,
-        Status::Aborting => JobStatus::Aborting,
-        Status::Concluded => JobStatus::Concluded,
-        Status::Null => JobStatus::Null,
-    }
-}
-
-/// Returns a job's entry of `query-block-jobs`.
-pub(super) fn block_job(job: Info) -> BlockJobInfo {
-    BlockJobInfo {
-        kind: kind(job.kind),
-        device: job.id,
-        len: job.len,
-        offset: job.offset,
-        busy: job.busy,
-        paused: job.paused,
-        speed: job.speed,
-        io_status: match job.io_status {
-            JobIoStatus::Ok => IoStatus::Ok,
-            JobIoStatus::Failed => IoStatus::Failed,
-            JobIoStatus::NoSpace => IoStatus::Nospace,
-        },
-        ready: matches!(job.status, Status::Ready | Status::Standby),
-        status: status(job.status),
-        auto_finalize: job.auto_finalize,
-        auto_dismiss: job.auto_dismiss,
-        error: job.error,
-        detail: job.detail,
-    }
-}
-
-/// Returns a job's entry of `query-jobs`.
-pub(super) fn job(job: Info) -> JobInfo {
-    JobInfo {
-        id: job.id,
-        kind: kind(job.kind),
-        status: status(job.status),
-        current_progress: job.offset,
-        total_progress: job.len,
-        error: job.error,
-        detail: job.detail,
-        result: job.result.map(result),
-    }
-}
-
-fn result(JobResult::Verify(verified): JobResult) -> VerifyResult {
-    let ranges = |ranges: Vec<Range<u64>>| {
-        let ranges = ranges
-            .into_iter()
-            .map(|range| DiskRange { offset: range.start, length: range.end - range.start });
-        ranges.collect()
-    };
-    VerifyResult {
-        bytes: verified.bytes,
-        unreadable: ranges(verified.unreadable),
-        differing: ranges(verified.differing),
-    }
-}
-
-/// Logs the full error of a job. QEMU's events hold only a few words of it.
-fn log(job: &Info, what: &JobEvent) {
-    let Some(detail) = &job.detail else { return };
-    match what {
-        JobEvent::Error(_, ErrorAction::Stop) => {
-            executor::limited!(warn, "job '{}' pauses: {detail}", job.id)
+impl JobCommands for Control {
+    async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
+        let drive = self.drive(&arguments.device)?;
+        let background = Ok(BlockStreamReply::Background(Empty {}));
+        match (arguments.all.unwrap_or(false), arguments.stop.unwrap_or(false)) {
+            (true, true) => Err(Error::generic("'all' and 'stop' exclude each other")),
+            (true, _) | (_, true) if arguments.offset.is_some() => {
+                Err(Error::generic("'x-offset' is for a single cluster"))
+            }
+            (true, false) => {
+                self.start_block_stream(drive).await?;
+                background
+            }
+            (false, true) => {
+                let stop = drive.handle.call(|disk| async move { disk.stop_stream().await });
+                stop.await.map_err(classed)?;
+                background
+            }
+            (false, false) => {
+                if let Some(offset) = arguments.offset {
+                    let one = drive.handle.call(move |disk| async move { disk.stream_at(offset).await });
+                    let (progress, absent) = one.await.map_err(classed)?;
+                    let cluster = BlockStreamInfo { absent: Some(absent), ..info(progress) };
+                    return Ok(BlockStreamReply::Cluster(cluster));
+                }
+                let one = drive.handle.call(|disk| async move { disk.stream_one().await });
+                Ok(BlockStreamReply::Cluster(info(one.await.map_err(classed)?)))
+            }
         }
-        JobEvent::Error(_, ErrorAction::Ignore) => {
-            executor::limited!(warn, "job '{}' ignores an error: {detail}", job.id)
-        }
-        JobEvent::Completed => executor::limited!(warn, "job '{}' failed: {detail}", job.id),
-        _ => {}
     }
-}
 
-/// Sends a job's event to clients.
-pub(crate) fn emit(events: &Events, job: &Info, what: JobEvent) {
-    log(job, &what);
-    let (kind, device) = (kind(job.kind), job.id.clone());
-    let Info { len, offset, speed, .. } = *job;
-    match what {
-        JobEvent::Status => events.emit(&event::JobStatusChange { id: device, status: status(job.status) }),
-        JobEvent::Error(operation, action) => events.emit(&event::BlockJobError {
-            device,
-            operation: match operation {
-                Operation::Read => IoOperationType::Read,
-                Operation::Write => IoOperationType::Write,
+    async fn query_block_stream(&self, _: QueryBlockStream) -> Result<Vec<BlockStreamInfo>> {
+        Ok(self.streams().await?.into_iter().map(info).collect())
+    }
+
+    async fn block_stream_job(&self, arguments: BlockStreamJob) -> Result<Empty> {
+        let base = base(&arguments)?;
+        let tuning = tuning(&arguments)?;
+        let Streamed { drive, image, is_leaf } = self.streamed(&arguments.device).await?;
+        let stream = StreamOptions { image, base, backing_file: arguments.backing_file, tuning };
+        self.check_stream(&drive, &stream, &arguments.device).await?;
+        let speed = speed(arguments.speed)?;
+        // Only a job on a leaf has a default name, the disk's.
+        let disk = if is_leaf { drive.options.id.clone() } else { String::new() };
+        let id = arguments.job_id.unwrap_or(disk);
+        check_job_id(&id)?;
+        if let Some(name) = &arguments.filter_node_name {
+            self.check_filter_name(name).await?;
+        }
+        let options = JobOptions {
+            speed,
+            on_error: match arguments.on_error.unwrap_or(BlockdevOnError::Report) {
+                BlockdevOnError::Report | BlockdevOnError::Auto => OnError::Report,
+                BlockdevOnError::Ignore => OnError::Ignore,
+                BlockdevOnError::Enospc => OnError::Enospc,
+                BlockdevOnError::Stop => OnError::Stop,
             },
-            action: failures::action(action),
-            detail: job.detail.clone(),
-        }),
-        JobEvent::Ready => events.emit(&event::BlockJobReady { kind, device, len, offset, speed }),
-        JobEvent::Pending => events.emit(&event::BlockJobPending { kind, id: device }),
-        JobEvent::Completed => {
-            let (error, detail) = (job.error.clone(), job.detail.clone());
-            events.emit(&event::BlockJobCompleted { kind, device, len, offset, speed, error, detail });
-        }
-        JobEvent::Cancelled => events.emit(&event::BlockJobCancelled { kind, device, len, offset, speed }),
+            auto_finalize: arguments.auto_finalize.unwrap_or(true),
+            auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
+            ..JobOptions::new(id.clone())
+        };
+        self.reports.jobs.take(&id, &drive)?;
+        let start = move |disk: Rc<Disk>| async move { disk.start_stream(stream, options).await };
+        drive.handle.call(start).await.map_err(|e| {
+            self.reports.jobs.remove(&id);
+            generic(e)
+        })?;
+        Ok(Empty {})
+    }
+
+    async fn x_verify(&self, arguments: XVerify) -> Result<Empty> {
+        let drive = self.drive(&arguments.device)?;
+        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
+        check_job_id(&id)?;
+        let options =
+            JobOptions { speed: speed(arguments.speed)?, auto_dismiss: false, ..JobOptions::new(id.clone()) };
+        let digests = arguments.digests;
+        self.reports.jobs.take(&id, drive)?;
+        let start = move |disk: Rc<Disk>| async move { disk.start_verify(digests.as_deref(), options).await };
+        drive.handle.call(start).await.map_err(|e| {
+            self.reports.jobs.remove(&id);
+            generic(e)
+        })?;
+        Ok(Empty {})
+    }
+
+    async fn block_job_set_speed(&self, arguments: BlockJobSetSpeed) -> Result<Empty> {
+        // The job is looked up first, so that a wrong name is the error that is reported.
+        let speed = speed(Some(arguments.speed)).map_err(|e| e.desc);
+        let set = move |job: &Job| match speed {
+            Ok(speed) => job.set_speed(speed),
+            Err(text) => Err(block::Error::new(ErrorKind::Invalid, text)),
+        };
+        self.block_job(arguments.device, set).await
+    }
+
+    async fn block_job_cancel(&self, arguments: BlockJobCancel) -> Result<Empty> {
+        let force = arguments.force.unwrap_or(false);
+        let cancel = move |job: &Job| {
+            let info = job.info();
+            if info.paused && !force {
+                let text = format!("The block job for device '{}' is currently paused", info.id);
+                return Err(block::Error::new(ErrorKind::Invalid, text));
+            }
+            job.cancel()
+        };
+        self.block_job(arguments.device, cancel).await
+    }
+
+    async fn block_job_pause(&self, arguments: BlockJobPause) -> Result<Empty> {
+        self.block_job(arguments.device, |job| job.pause()).await
+    }
+
+    async fn block_job_resume(&self, arguments: BlockJobResume) -> Result<Empty> {
+        self.block_job(arguments.device, |job| job.resume()).await
+    }
+
+    async fn block_job_complete(&self, arguments: BlockJobComplete) -> Result<Empty> {
+        self.block_job(arguments.device, |job| job.complete()).await
+    }
+
+    async fn block_job_finalize(&self, arguments: BlockJobFinalize) -> Result<Empty> {
+        self.block_job(arguments.id, |job| job.finalize()).await
+    }
+
+    async fn block_job_dismiss(&self, arguments: BlockJobDismiss) -> Result<Empty> {
+        self.block_job(arguments.id, |job| job.dismiss()).await
+    }
+
+    async fn job_pause(&self, arguments: JobPause) -> Result<Empty> {
+        self.job(arguments.id, |job| job.pause()).await
+    }
+
+    async fn job_resume(&self, arguments: JobResume) -> Result<Empty> {
+        self.job(arguments.id, |job| job.resume()).await
+    }
+
+    async fn job_cancel(&self, arguments: JobCancel) -> Result<Empty> {
+        self.job(arguments.id, |job| job.cancel()).await
+    }
+
+    async fn job_complete(&self, arguments: JobComplete) -> Result<Empty> {
+        self.job(arguments.id, |job| job.complete()).await
+    }
+
+    async fn job_finalize(&self, arguments: JobFinalize) -> Result<Empty> {
+        self.job(arguments.id, |job| job.finalize()).await
+    }
+
+    async fn job_dismiss(&self, arguments: JobDismiss) -> Result<Empty> {
+        self.job(arguments.id, |job| job.dismiss()).await
+    }
+
+    async fn query_block_jobs(&self, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>> {
+        Ok(self.all_jobs().await?.into_iter().map(job_info::block_job).collect())
+    }
+
+    async fn query_jobs(&self, _: QueryJobs) -> Result<Vec<JobInfo>> {
+        Ok(self.all_jobs().await?.into_iter().map(job_info::job).collect())
     }
 }

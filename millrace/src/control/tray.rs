@@ -5,11 +5,12 @@ use std::rc::Rc;
 use block::switch::Target;
 use block::tray::Medium;
 use block::{Disk, ErrorKind};
-use qmp::command::{BlockdevChangeMedium, BlockdevCloseTray, BlockdevOpenTray, Change, Eject};
+use qmp::command::{BlockdevChangeMedium, BlockdevCloseTray, BlockdevOpenTray, Change, Eject, TrayCommands};
 use qmp::types::*;
 use qmp::{Error, Result};
 
-use super::{Control, classed, generic, snapshot};
+use super::disks::target;
+use super::{Control, generic, switch_error};
 use crate::drive::Drive;
 
 impl Control {
@@ -31,7 +32,22 @@ impl Control {
         Err(Error::generic(format!("Device '{}' is not removable", drive.options.id)))
     }
 
-    pub(super) async fn eject_medium(&self, arguments: Eject) -> Result<Empty> {
+    /// Runs `change` of a removable drive.
+    pub(super) async fn change_removable(&self, drive: &Drive, arguments: Change) -> Result<Empty> {
+        let Target { name, format, notify } = target(arguments)?;
+        let changed = self.put(drive, Medium { name, format }, false, notify);
+        changed.await.map_err(switch_error)?;
+        Ok(Empty {})
+    }
+
+    async fn put(&self, drive: &Drive, medium: Medium, force: bool, notify: bool) -> block::Result<()> {
+        let change = move |disk: Rc<Disk>| async move { disk.change_medium(&medium, force, notify).await };
+        drive.handle.call(change).await
+    }
+}
+
+impl TrayCommands for Control {
+    async fn eject(&self, arguments: Eject) -> Result<Empty> {
         let drive = self.removable(arguments.device.as_deref(), arguments.id.as_deref())?;
         let force = arguments.force.unwrap_or(false);
         let eject = drive.handle.call(move |disk| async move {
@@ -42,8 +58,7 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// Runs `blockdev-open-tray`.
-    pub(super) async fn open_tray(&self, arguments: BlockdevOpenTray) -> Result<Empty> {
+    async fn blockdev_open_tray(&self, arguments: BlockdevOpenTray) -> Result<Empty> {
         let drive = self.removable(arguments.device.as_deref(), arguments.id.as_deref())?;
         let force = arguments.force.unwrap_or(false);
         let open = drive.handle.call(move |disk| async move {
@@ -57,14 +72,13 @@ impl Control {
         Ok(Empty {})
     }
 
-    /// Runs `blockdev-close-tray`.
-    pub(super) async fn close_tray(&self, arguments: BlockdevCloseTray) -> Result<Empty> {
+    async fn blockdev_close_tray(&self, arguments: BlockdevCloseTray) -> Result<Empty> {
         let drive = self.removable(arguments.device.as_deref(), arguments.id.as_deref())?;
         drive.handle.call(|disk| async move { disk.close_tray() }).await.map_err(generic)?;
         Ok(Empty {})
     }
 
-    pub(super) async fn change_medium(&self, arguments: BlockdevChangeMedium) -> Result<Empty> {
+    async fn blockdev_change_medium(&self, arguments: BlockdevChangeMedium) -> Result<Empty> {
         let drive = self.removable(arguments.device.as_deref(), arguments.id.as_deref())?;
         if arguments.read_only_mode == Some(BlockdevChangeReadOnlyMode::ReadWrite) {
             let text = format!("Device '{}' is read-only", drive.options.id);
@@ -75,21 +89,5 @@ impl Control {
         let medium = Medium { name: arguments.filename, format };
         self.put(drive, medium, force, true).await.map_err(generic)?;
         Ok(Empty {})
-    }
-
-    /// Runs `change` of a removable drive.
-    pub(super) async fn change_removable(&self, drive: &Drive, arguments: Change) -> Result<Empty> {
-        let Target { name, format, notify } = snapshot::target(arguments)?;
-        let changed = self.put(drive, Medium { name, format }, false, notify);
-        changed.await.map_err(|e| match e.kind() {
-            ErrorKind::InUse => classed(e),
-            _ => generic(e),
-        })?;
-        Ok(Empty {})
-    }
-
-    async fn put(&self, drive: &Drive, medium: Medium, force: bool, notify: bool) -> block::Result<()> {
-        let change = move |disk: Rc<Disk>| async move { disk.change_medium(&medium, force, notify).await };
-        drive.handle.call(change).await
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use executor::sync::Event as Signal;
 use qmp::types::*;
-use qmp::{Address, Client, Error, ErrorClass, Events, Handler, Listener, Monitor, command, event};
+use qmp::{Address, Client, Error, ErrorClass, Events, Listener, Monitor, command, event};
 use serde_json::{Value, json};
 
 /// Long enough for a machine under load; only a failing test waits for it.
@@ -23,7 +23,21 @@ struct Fake {
     quit: Rc<(Cell<bool>, Signal)>,
 }
 
-impl Handler for Fake {
+impl command::DiskCommands for Fake {
+    /// Sends `size` events of some 200 bytes.
+    async fn block_resize(&self, arguments: command::BlockResize) -> qmp::Result<Empty> {
+        for _ in 0..arguments.size {
+            self.events.emit(&event::BlockExportDeleted { id: "x".repeat(100) });
+        }
+        Ok(Empty {})
+    }
+}
+
+impl command::TrayCommands for Fake {}
+
+impl command::SnapshotCommands for Fake {}
+
+impl command::JobCommands for Fake {
     async fn block_stream(&self, arguments: command::BlockStream) -> qmp::Result<BlockStreamReply> {
         match arguments {
             command::BlockStream { device, .. } if device != "virtio0" => {
@@ -45,7 +59,11 @@ impl Handler for Fake {
     async fn query_block_stream(&self, _: command::QueryBlockStream) -> qmp::Result<Vec<BlockStreamInfo>> {
         Ok(vec![BlockStreamInfo { device: "virtio0".into(), len: 1 << 30, offset: 65536, absent: None }])
     }
+}
 
+impl command::ExportCommands for Fake {}
+
+impl command::MachineCommands for Fake {
     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {
         Ok(StatusInfo { running: true, status: RunState::Running })
     }
@@ -70,14 +88,6 @@ impl Handler for Fake {
 
     async fn system_powerdown(&self, _: command::SystemPowerdown) -> qmp::Result<Empty> {
         self.release.notify();
-        Ok(Empty {})
-    }
-
-    /// Sends `size` events of some 200 bytes.
-    async fn block_resize(&self, arguments: command::BlockResize) -> qmp::Result<Empty> {
-        for _ in 0..arguments.size {
-            self.events.emit(&event::BlockExportDeleted { id: "x".repeat(100) });
-        }
         Ok(Empty {})
     }
 

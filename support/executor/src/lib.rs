@@ -18,6 +18,7 @@
 //! - `timer`: [`sleep`] and [`timeout`]
 //! - `fd`: descriptors whose readiness tasks await
 //! - `remote`: the way in from other threads, and the replies to them
+//! - [`handle`]: a typed way to a value of another thread's executor
 //! - `thread`: an executor on a thread of its own
 //! - `pool`: worker threads for calls that block
 //! - `outside`: worker threads that are less confined than their caller, for opening files and connecting
@@ -58,7 +59,7 @@
 //!
 //! # Tests
 //!
-//! `src/tests.rs` has those of the whole crate; `log.rs` has its own. `block` tests itself on the
+//! `src/tests.rs` has those of the whole crate; `handle.rs` and `log.rs` have their own. `block` tests itself on the
 //! simulated executor.
 
 mod fd;

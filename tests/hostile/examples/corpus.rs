@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 fn main() -> std::io::Result<()> {
-    let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "hostile/fuzz/corpus".to_owned()));
+    let folder =
+        PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "tests/hostile/fuzz/corpus".to_owned()));
     for target in hostile::TARGETS {
         let folder = folder.join(target.name);
         std::fs::create_dir_all(&folder)?;

@@ -36,7 +36,7 @@ const LOGIN: &str = "a_debian_system_boots_to_a_login_on_a_terminal";
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if !arguments.list && !emulated_host::is_inside() {
-        match in_the_lab(&arguments) {
+        match on_emulated_host(&arguments) {
             Ok(None) => {}
             Ok(Some(code)) => return code,
             Err(error) => {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 /// If this host cannot run a guest itself, runs each group of trials in an emulated host of its own.
 ///
 /// An emulated machine that ends or hangs affects only one group, which is then run once more.
-fn in_the_lab(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
+fn on_emulated_host(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> {
     let programs = Programs::ready()?;
     if kvm_probe::kvm().is_usable() {
         return Ok(None);

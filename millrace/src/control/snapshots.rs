@@ -5,14 +5,15 @@ use std::rc::Rc;
 use block::job::JobOptions;
 use block::step;
 use block::stream::StreamOptions;
-use block::switch::{DEADLINE, Overlay, Switched, Target};
+use block::switch::{DEADLINE, Overlay, Switched};
 use block::{Disk, Kind};
 use futures_util::future::join_all;
-use qmp::command::{BlockdevSnapshotSync, Change, XLiveCopy};
+use qmp::command::{BlockdevSnapshotSync, Change, SnapshotCommands, Transaction, XLiveCopy};
 use qmp::types::*;
 use qmp::{Error, Result, event};
 
-use super::{Control, classed, generic};
+use super::disks::target;
+use super::{Control, check_node_name, classed, generic, speed};
 use crate::drive::Drive;
 
 /// One disk's part of a transaction.
@@ -57,21 +58,21 @@ impl Control {
                 TransactionAction::Abort(_) => {
                     return Err(Error::generic("Transaction aborted using Abort action"));
                 }
-                TransactionAction::BlockdevSnapshotSync(arguments) => self.hold_overlay(arguments).await?,
-                TransactionAction::Change(arguments) => self.hold_change(arguments).await?,
+                TransactionAction::BlockdevSnapshotSync(arguments) => self.prepare_overlay(arguments).await?,
+                TransactionAction::Change(arguments) => self.prepare_change(arguments).await?,
             };
             steps.push(step);
         }
         Ok(())
     }
 
-    async fn hold_overlay(&self, arguments: BlockdevSnapshotSync) -> Result<Step> {
+    async fn prepare_overlay(&self, arguments: BlockdevSnapshotSync) -> Result<Step> {
         let drive = self.find(arguments.device.as_deref(), arguments.node_name.as_deref()).await?;
         if let Some(name) = &arguments.snapshot_node_name {
             if self.is_named(name).await? {
                 return Err(Error::generic("New overlay node-name already in use"));
             }
-            super::jobs::check_node_name(name).map_err(Error::generic)?;
+            check_node_name(name).map_err(Error::generic)?;
         }
         let overlay = Overlay {
             name: arguments.snapshot_file.clone(),
@@ -85,7 +86,7 @@ impl Control {
         Ok(Step { drive: drive.clone(), file: arguments.snapshot_file, switch })
     }
 
-    async fn hold_change(&self, arguments: Change) -> Result<Step> {
+    async fn prepare_change(&self, arguments: Change) -> Result<Step> {
         let drive = self.drive(&arguments.device)?;
         let target = target(arguments)?;
         let file = target.name.clone();
@@ -94,11 +95,49 @@ impl Control {
         Ok(Step { drive: drive.clone(), file, switch })
     }
 
-    /// Creates an overlay, switches to it, and streams into it.
-    pub(super) async fn live_copy(&self, arguments: XLiveCopy) -> Result<Empty> {
+    /// Sends the event of a switch to all clients, after a command that is our own.
+    pub(super) fn emit_switched(&self, drive: &Drive, file: &str, switched: Switched) {
+        self.events.emit(&switched_event(drive, file, switched));
+    }
+}
+
+fn switched_event(drive: &Drive, file: &str, switched: Switched) -> event::BlockSwitched {
+    event::BlockSwitched {
+        device: drive.options.id.clone(),
+        file: file.to_owned(),
+        blackout: switched.blackout.as_micros() as u64,
+    }
+}
+
+/// Closes the gates of all disks at once: from then to the first switch no request is in flight anywhere.
+async fn close(steps: &[Step]) -> Result<()> {
+    let closes = join_all(steps.iter().map(|step| step.switch.close(DEADLINE))).await;
+    closes.into_iter().collect::<block::Result<()>>().map_err(generic)
+}
+
+impl SnapshotCommands for Control {
+    async fn blockdev_snapshot_sync(&self, arguments: BlockdevSnapshotSync) -> Result<Empty> {
+        self.transact(vec![TransactionAction::BlockdevSnapshotSync(arguments)]).await
+    }
+
+    async fn transaction(&self, arguments: Transaction) -> Result<Empty> {
+        if let Some(action) = arguments.actions.first()
+            && arguments.properties.and_then(|properties| properties.completion_mode)
+                == Some(ActionCompletionMode::Grouped)
+        {
+            // That mode is for actions that start jobs, and no action here does.
+            let text = format!(
+                "Action '{}' does not support transaction property completion-mode = grouped",
+                action.kind()
+            );
+            return Err(Error::generic(text));
+        }
+        self.transact(arguments.actions).await
+    }
+
+    async fn x_live_copy(&self, arguments: XLiveCopy) -> Result<Empty> {
         let drive = self.drive(&arguments.device)?;
-        let speed = u64::try_from(arguments.speed.unwrap_or(0))
-            .map_err(|_| Error::generic("Parameter 'speed' expects a non-negative value"))?;
+        let speed = speed(arguments.speed)?;
         let overlay = Overlay {
             name: arguments.target.clone(),
             format: format(&arguments.format)?,
@@ -122,36 +161,4 @@ impl Control {
         self.emit_switched(drive, &arguments.target, switched);
         Ok(Empty {})
     }
-
-    /// Sends the event of a switch to all clients, after a command that is our own.
-    pub(super) fn emit_switched(&self, drive: &Drive, file: &str, switched: Switched) {
-        self.events.emit(&switched_event(drive, file, switched));
-    }
-}
-
-fn switched_event(drive: &Drive, file: &str, switched: Switched) -> event::BlockSwitched {
-    event::BlockSwitched {
-        device: drive.options.id.clone(),
-        file: file.to_owned(),
-        blackout: switched.blackout.as_micros() as u64,
-    }
-}
-
-/// Closes the gates of all disks at once: from then to the first switch no request is in flight anywhere.
-async fn close(steps: &[Step]) -> Result<()> {
-    let closes = join_all(steps.iter().map(|step| step.switch.close(DEADLINE))).await;
-    closes.into_iter().collect::<block::Result<()>>().map_err(generic)
-}
-
-/// Converts the arguments of `change` of a disk.
-pub(super) fn target(arguments: Change) -> Result<Target> {
-    let format = match (arguments.arg, arguments.format) {
-        (Some(arg), Some(format)) if arg != format => {
-            let text = format!("'arg' says '{arg}' and 'format' says '{format}': give one format");
-            return Err(Error::generic(text));
-        }
-        (arg, format) => format.or(arg),
-    };
-    let format = format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
-    Ok(Target { name: arguments.target, format, notify: arguments.notify.unwrap_or(true) })
 }
