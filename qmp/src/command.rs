@@ -54,8 +54,8 @@ macro_rules! commands {
         $(commands!(@group [$(#[$doc])*] $group $($theirs)*);)*
         commands!(@dispatch $($($theirs)*)*);
 
-        /// The implementation of all commands: the machine. Each group is a trait, to be implemented in a file
-        /// of its subject.
+        /// The implementation of all commands: the machine. Each group is a trait, to be implemented in a
+        /// file of its subject.
         ///
         /// A method runs on the monitor's executor as part of a client's task, one at a time for each
         /// client, and always to its end, even if the client is gone. It may wait as long as it needs;

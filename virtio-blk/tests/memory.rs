@@ -14,7 +14,7 @@ use block::chain;
 use block::disk::{MOST_INSIDE, PIECE};
 use block::storage::{Opener, Source, Storage};
 use block::{Buf, Disk, DiskHandle, Kind, Result};
-use executor::{Handle, Thread};
+use executor::Thread;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
 use virtio::{Device, VirtioDevice};
 use virtio_bindings::virtio_blk::*;

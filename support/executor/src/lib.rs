@@ -59,8 +59,8 @@
 //!
 //! # Tests
 //!
-//! `src/tests.rs` has those of the whole crate; `handle.rs` and `log.rs` have their own. `block` tests itself on the
-//! simulated executor.
+//! `src/tests.rs` has those of the whole crate; `handle.rs` and `log.rs` have their own. `block` tests itself
+//! on the simulated executor.
 
 mod fd;
 pub mod handle;

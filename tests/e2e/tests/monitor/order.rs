@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{MIB, Stage};
 
-/// Repetitions, because a wrong order depends on the moment at which the main loop looks at a disk's messages.
+/// Repetitions: a wrong order depends on the moment at which the main loop looks at a disk's messages.
 const ROUNDS: usize = 50;
 
 /// Returns the names of the events with what they report, oldest first.
