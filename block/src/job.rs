@@ -5,6 +5,7 @@
 //! `Job::advance` for the progress. States, events and commands belong to the runtime, which is this module.
 
 pub(crate) mod copier;
+pub mod mirror;
 pub mod stream;
 mod verify;
 

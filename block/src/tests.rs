@@ -18,6 +18,7 @@ mod hostile;
 mod jobs;
 mod kept;
 mod large;
+mod mirror;
 mod model;
 mod owners;
 mod parallel;

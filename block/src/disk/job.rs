@@ -6,8 +6,8 @@
 //! to the runtime.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use executor::sync::Event;
@@ -33,7 +33,7 @@ pub(crate) trait Strategy {
 
     /// Makes the result of a successful `Strategy::run` final and durable. The job cannot be cancelled
     /// any more.
-    async fn finish(&self) -> Result<()>;
+    async fn finish(&self, job: &Rc<Job>) -> Result<()>;
 
     /// Gives back what was taken for the work, whatever its outcome.
     async fn clean(&self);
@@ -80,6 +80,7 @@ pub struct Job {
     cancelled: Cell<bool>,
     finalize_asked: Cell<bool>,
     complete_asked: Cell<bool>,
+    leave_asked: Cell<bool>,
     /// From here on the job is not cancelled any more.
     committing: Cell<bool>,
     /// A client waits for the job's end, which it has asked for.
@@ -117,6 +118,7 @@ impl Disk {
             cancelled: Cell::new(false),
             finalize_asked: Cell::new(false),
             complete_asked: Cell::new(false),
+            leave_asked: Cell::new(false),
             committing: Cell::new(false),
             stop_awaited: Cell::new(false),
             io_status: Cell::new(IoStatus::Ok),
@@ -247,6 +249,23 @@ impl Job {
         Ok(())
     }
 
+    /// Asks a job that is ready to end well without a move of its disk: what it has made stays as it is then. A job
+    /// in another state is cancelled.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state.
+    pub fn leave(&self) -> Result<()> {
+        self.check(Verb::Cancel)?;
+        if !matches!(self.status.get(), Status::Ready | Status::Standby) {
+            self.abort();
+            return Ok(());
+        }
+        self.leave_asked.set(true);
+        self.pause_asked.set(false);
+        self.resume_now();
+        Ok(())
+    }
+
     /// Cancels the job in any state.
     pub(crate) fn abort(&self) {
         self.cancelled.set(true);
@@ -374,12 +393,36 @@ impl Job {
         self.cancelled.get()
     }
 
+    /// Reports that the job has caught up with its disk, and follows it from here on.
+    pub(crate) fn ready(&self) {
+        self.enter(Status::Ready);
+        self.emit(JobEvent::Ready);
+    }
+
+    /// Returns true if a job that is ready was asked to end with its result.
+    pub(crate) fn is_completing(&self) -> bool {
+        self.complete_asked.get()
+    }
+
+    /// Returns true if a job that is ready was asked to end and leave its disk where it is.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leave_asked.get() && !self.complete_asked.get()
+    }
+
+    /// Waits until the job was asked something, or `other` has ended.
+    pub(crate) async fn changed_or(&self, other: impl Future<Output = ()>) {
+        self.sleeps.set(true);
+        let changed = std::pin::pin!(self.changed.wait());
+        select(changed, std::pin::pin!(other)).await;
+        self.sleeps.set(false);
+    }
+
     /// Waits until `bytes` more fit into the speed limit, but no longer than until `Job::must_rest`.
     pub(crate) async fn admit(&self, bytes: u64) {
         while let Some(wait) = self.pace.wait(executor::now())
             && !self.must_rest()
         {
-            self.sleep(wait).await;
+            self.changed_or(executor::sleep(wait)).await;
         }
         if !self.must_rest() {
             self.pace.take(executor::now(), bytes);
@@ -389,13 +432,6 @@ impl Job {
     /// The largest step in bytes that keeps to the speed limit smoothly, at most `most`.
     pub(crate) fn step(&self, most: u64) -> u64 {
         self.pace.step(most)
-    }
-
-    async fn sleep(&self, wait: Duration) {
-        self.sleeps.set(true);
-        let changed = std::pin::pin!(self.changed.wait());
-        select(changed, std::pin::pin!(executor::sleep(wait))).await;
-        self.sleeps.set(false);
     }
 
     /// Reports that everything below `offset` is done. The progress never goes back.
@@ -413,11 +449,21 @@ impl Job {
         self.len.set(len);
     }
 
+    /// Reports the progress of a job whose work may grow: bytes that are done, and bytes that are left.
+    pub(crate) fn set_progress(&self, done: u64, left: u64) {
+        self.advance(done);
+        self.len.set(self.offset.get().saturating_add(left));
+    }
+
     /// Decides by the job's policy what follows from an error of the loop. After `Stop` the loop comes to
     /// `Job::rest` and tries again.
     pub(crate) fn decide(&self, operation: Operation, error: &Error) -> ErrorAction {
         let no_space = error.kind() == ErrorKind::NoSpace;
-        let action = self.options.on_error.action(error);
+        // A result that is being made final has no state to pause in.
+        let action = match self.committing.get() {
+            true => ErrorAction::Report,
+            false => self.options.policy(operation).action(error),
+        };
         *self.met.borrow_mut() = Some(error.clone());
         self.emit(JobEvent::Error(operation, action));
         if action == ErrorAction::Stop {
@@ -459,10 +505,16 @@ impl Job {
         strategy.clean().await;
         // Nothing waits from here on: whoever is notified of the end finds the disk free.
         drop(claim);
-        match (&result, self.options.events) {
-            (Err(_), _) if cancelled => self.emit(JobEvent::Cancelled),
-            (_, Events::Job) => self.emit(JobEvent::Completed),
-            (_, Events::Kind) => strategy.ended(&self),
+        let cancelled = cancelled && result.is_err();
+        if !cancelled && self.options.events == Events::Kind {
+            strategy.ended(&self);
+        }
+        // Nor does anything keep an image that is left.
+        drop(strategy);
+        match (cancelled, self.options.events) {
+            (true, _) => self.emit(JobEvent::Cancelled),
+            (false, Events::Job) => self.emit(JobEvent::Completed),
+            (false, Events::Kind) => {}
         }
         self.enter(Status::Concluded);
         if self.options.auto_dismiss {
@@ -485,7 +537,7 @@ impl Job {
             }
         }
         self.committing.set(true);
-        strategy.finish().await
+        strategy.finish(self).await
     }
 
     /// The error that the job failed with.

@@ -68,10 +68,22 @@ impl Disk {
 
     /// Puts a new leaf in the place of the old one, which it returns. The disk must be drained.
     pub(crate) fn swap(&self, leaf: Rc<Node>) -> Rc<Node> {
+        let old = self.replace_leaf(leaf);
+        self.retire(&old);
+        old
+    }
+
+    /// As [`Disk::swap`], for a leaf that holds everything that the old one does: no guest's flush concerns the old one
+    /// any more.
+    pub(crate) fn swap_to_copy(&self, leaf: Rc<Node>) {
+        let old = self.replace_leaf(leaf);
+        self.retire_flushed(&old);
+    }
+
+    fn replace_leaf(&self, leaf: Rc<Node>) -> Rc<Node> {
         let old = self.leaf.replace(leaf);
         self.stats.waits.add(&old.waits);
         old.waits.take();
-        self.retire(&old);
         self.cursor.set(0);
         old
     }

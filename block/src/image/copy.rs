@@ -18,6 +18,8 @@ use crate::{Buf, Error, ErrorKind, Result};
 const LARGEST_COPY: u64 = 1 << 20;
 /// Runs of data and holes shorter than this, in bytes, are copied together with their neighbours.
 const SMALL: u64 = 64 << 10;
+/// The smallest run of zeros, in bytes, that becomes a hole in a copy to an image that allocates nothing.
+const ZEROS: u64 = 4096;
 /// The largest read of a copy, in bytes, and so the range that a failed read leaves out. As in QEMU's stream.
 pub(crate) const LARGEST_READ: u64 = 512 << 10;
 
@@ -91,6 +93,73 @@ async fn populate_once(leaf: &Node, range: Range<u64>) -> std::result::Result<Po
         Ok(()) => Ok(done),
         Err(error) => Err(Stopped { done, at, error }),
     }
+}
+
+/// Copies what `source` and its chain hold in `range` to `target`, whatever that holds. Zeros become holes there if
+/// the target can have them. The caller must keep other writes to the range away.
+pub(crate) async fn copy_over(
+    source: &Node,
+    target: &Node,
+    range: Range<u64>,
+) -> std::result::Result<Populated, Stopped> {
+    let mut done = Populated::default();
+    let mut at = range.start;
+    match steps_over(source, target, &mut at, range.end, &mut done).await {
+        Ok(()) => Ok(done),
+        Err(error) => Err(Stopped { done, at, error }),
+    }
+}
+
+async fn steps_over(
+    source: &Node,
+    target: &Node,
+    at: &mut u64,
+    end: u64,
+    done: &mut Populated,
+) -> Result<()> {
+    let turns = Turns::default();
+    while *at < end {
+        turns.step().await;
+        let start = *at;
+        let run = source.map(start, end - start).await.map_err(Error::of_source)?;
+        // Small pieces are copied together with their neighbours.
+        let is_small = run.len < SMALL.min(end - start);
+        if !run.data && !is_small {
+            zero_over(target, start..start + run.len, done).await?;
+            *at += run.len;
+            continue;
+        }
+        let stop = if is_small { end } else { start + run.len }.min(start + LARGEST_COPY);
+        let mut buf = source.pool.get((stop - start) as usize);
+        source.read(start, buf.clone()).await.map_err(Error::of_source)?;
+        for (piece, is_zero) in pieces(&mut buf, start, start..stop, target.cluster_size().max(ZEROS)) {
+            let end = piece.end;
+            if is_zero {
+                zero_over(target, piece, done).await?;
+            } else {
+                let part = buf.slice((piece.start - start) as usize..(piece.end - start) as usize);
+                target.write(piece.start, part).await?;
+                done.copied += piece.end - piece.start;
+            }
+            *at = end;
+        }
+        source.pool.put(buf);
+    }
+    Ok(())
+}
+
+/// Makes a range of `target` read as zeros, if it does not yet.
+async fn zero_over(target: &Node, range: Range<u64>, done: &mut Populated) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let run = target.map(at, range.end - at).await?;
+        if run.data {
+            target.write_zeroes(at, run.len, true).await?;
+        }
+        at += run.len;
+    }
+    done.zero += range.end - range.start;
+    Ok(())
 }
 
 /// Populates from `at` to `end`, which must be locked, and advances `at`.

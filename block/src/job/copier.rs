@@ -51,6 +51,11 @@ pub(crate) trait Work {
 
     /// Makes durable what was copied.
     async fn flush(&self) -> Result<()>;
+
+    /// Reports the progress, when everything below `frontier` was gone through.
+    fn report(&self, job: &Job, frontier: u64) {
+        job.advance(frontier);
+    }
 }
 
 /// The offset below which everything is done, and the ranges that were finished ahead of it.
@@ -275,7 +280,7 @@ impl<W: Work + 'static> Copier<W> {
     }
 
     fn advance(&self, range: Range<u64>) {
-        self.job.advance(self.frontier.finish(range));
+        self.work.report(&self.job, self.frontier.finish(range));
     }
 
     /// Starts a flush if one is due. Copies continue meanwhile.

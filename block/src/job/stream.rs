@@ -200,7 +200,7 @@ impl Strategy for Stream {
         result
     }
 
-    async fn finish(&self) -> Result<()> {
+    async fn finish(&self, _: &Rc<Job>) -> Result<()> {
         let image = &self.scope.image;
         if image.backing().is_none() {
             return Ok(());

@@ -202,7 +202,7 @@ impl Strategy for Verify {
         Ok(())
     }
 
-    async fn finish(&self) -> Result<()> {
+    async fn finish(&self, _: &Rc<Job>) -> Result<()> {
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::disk::job::{Events, Info, JobEvent, JobOptions, Status};
 use crate::job::stream::{Base, StreamOptions};
 
 /// The events of jobs, in order.
-type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
+pub(super) type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
 
 pub(super) async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Told) {
     let leaf = chain::open(&**files, name, kind, true).await.unwrap();

@@ -8,6 +8,8 @@ use crate::{ErrorAction, OnError};
 pub enum JobKind {
     /// Populates an image from its chain.
     Stream,
+    /// Copies a disk and follows it.
+    Mirror,
     /// Reads everything and compares it with digests.
     Verify,
 }
@@ -17,6 +19,7 @@ impl JobKind {
     pub fn name(self) -> &'static str {
         match self {
             JobKind::Stream => "stream",
+            JobKind::Mirror => "mirror",
             JobKind::Verify => "x-verify",
         }
     }
@@ -51,6 +54,8 @@ pub struct JobOptions {
     pub speed: u64,
     /// The policy for errors.
     pub on_error: OnError,
+    /// The policy for errors of the target, if that is another.
+    pub on_target_error: Option<OnError>,
     /// True if its result becomes final by itself, false if it waits for [`super::Job::finalize`].
     pub auto_finalize: bool,
     /// True if it is removed at its end, false if it waits for [`super::Job::dismiss`].
@@ -71,9 +76,20 @@ impl JobOptions {
             id: id.into(),
             speed: 0,
             on_error: OnError::default(),
+            on_target_error: None,
             auto_finalize: true,
             auto_dismiss: true,
             events: Events::default(),
+        }
+    }
+}
+
+impl JobOptions {
+    /// The policy for errors of an operation.
+    pub(super) fn policy(&self, operation: Operation) -> OnError {
+        match operation {
+            Operation::Read => self.on_error,
+            Operation::Write => self.on_target_error.unwrap_or(self.on_error),
         }
     }
 }

@@ -1,0 +1,282 @@
+//! The mirror: a copy of a disk that follows it, until the disk moves to it or leaves it behind.
+//!
+//! [`Replica`] is the copy and its state table; this file is the job: a pass over what is to be copied, then READY,
+//! then what the guest writes, and at the end the pivot.
+//!
+//! What is durable when:
+//!
+//! 1. When nothing is left to copy, the target is flushed, and from then on a guest's flush makes both sides durable:
+//!    READY.
+//! 2. Asked to complete, the job has writes go to both sides, so that no more comes to be copied than is in flight;
+//!    when that is copied, the target is flushed once more, with the gate open.
+//! 3. The gate is closed, the disk is drained, and if nothing was copied since that flush, the leaf is swapped. Nothing
+//!    is flushed in between. What was answered and not flushed belongs to the new leaf's next flush.
+//! 4. When the end is reported, the old leaf is closed, and can be deleted.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use async_trait::async_trait;
+
+use super::copier::Copier;
+use super::copier::order::Plan;
+use crate::disk::filter::Installed;
+use crate::disk::job::{Action, Job, JobKind, JobOptions, Operation, Strategy};
+use crate::disk::switch::DEADLINE;
+use crate::disk::{Claimant, Disk, Needs, READ_ONLY};
+use crate::image::chain;
+use crate::image::node::Node;
+use crate::image::{self, Create};
+use crate::{Error, ErrorKind, Kind, Result};
+
+mod bitmap;
+mod replica;
+
+use replica::Replica;
+
+/// How often the end is tried when requests in flight do not end, or something came to be copied meanwhile.
+const TRIES: usize = 3;
+
+/// The part of a disk that a mirror copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sync {
+    /// Everything that the disk holds, of all images of its chain.
+    #[default]
+    Full,
+    /// Only what the leaf holds; the target gets the leaf's backing file as its own.
+    Top,
+    /// Only what is written from now on; the target gets the leaf as its backing file.
+    None,
+}
+
+/// The way of the guest's writes while a mirror works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CopyMode {
+    /// They go to the source, and are copied later.
+    #[default]
+    Background,
+    /// They go to both sides before they are answered, so that the mirror always catches up.
+    WriteBlocking,
+}
+
+/// The target of a mirror.
+#[derive(Clone, Debug)]
+pub struct MirrorTarget {
+    /// Its file name, or the URI of an export.
+    pub name: String,
+    /// Its format.
+    pub format: Kind,
+    /// True if the image exists, false if it is to be created.
+    pub existing: bool,
+    /// Its node name; one that is generated if `None`.
+    pub node_name: Option<String>,
+}
+
+/// The options of a mirror.
+#[derive(Clone, Debug)]
+pub struct MirrorOptions {
+    /// The target.
+    pub target: MirrorTarget,
+    /// The part that is copied.
+    pub sync: Sync,
+    /// The way of the guest's writes.
+    pub mode: CopyMode,
+}
+
+impl Disk {
+    /// Starts a mirror. Once its state is `ready`, [`Job::complete`] moves the disk to the target, and
+    /// [`Job::cancel`] leaves there a copy of the disk as it is then.
+    ///
+    /// # Errors
+    /// `InUse` if another job or command has the disk; `Unsupported` for a read-only disk, and for a raw image that is
+    /// to have a backing file; errors of creating and opening the target; `Invalid` if its size is not the disk's.
+    pub async fn start_mirror(self: &Rc<Self>, mirror: MirrorOptions, options: JobOptions) -> Result<()> {
+        let claim = self.claim(Claimant::Job(JobKind::Mirror), Needs::Disk, self.name())?;
+        let this = self.clone();
+        // Runs to its end even if the caller goes away: nothing is left half open.
+        executor::to_the_end(async move {
+            if this.read_only() {
+                return Err(Error::new(ErrorKind::Unsupported, READ_ONLY));
+            }
+            this.end_old().await?;
+            let leaf = this.leaf();
+            let target = this.open_mirror(&mirror, &leaf).await?;
+            let replica = Replica::new(leaf, target);
+            replica.set_active(mirror.mode == CopyMode::WriteBlocking);
+            // A request that is in flight now is not seen by the filter.
+            let Some(closed) = this.drain(DEADLINE).await else {
+                let text = format!("{}: requests in flight did not end within {DEADLINE:?}", this.name());
+                return Err(Error::new(ErrorKind::TimedOut, text));
+            };
+            let installed = RefCell::new(Some(this.install(replica.clone())));
+            if mirror.sync == Sync::Full {
+                replica.mark(&(0..this.size()));
+            }
+            drop(closed);
+            let strategy = Mirror { disk: this.clone(), sync: mirror.sync, replica, installed };
+            this.start_job(options, JobKind::Mirror, claim, strategy);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Opens the target, and creates it first if that is asked for.
+    async fn open_mirror(&self, mirror: &MirrorOptions, leaf: &Rc<Node>) -> Result<Rc<Node>> {
+        let MirrorTarget { name, format, existing, node_name } = &mirror.target;
+        let behind = match mirror.sync {
+            Sync::Full => None,
+            Sync::Top => leaf.backing(),
+            Sync::None => Some(leaf.clone()),
+        };
+        if behind.is_some() && *format == Kind::Raw {
+            let text = "Backing file not supported for file format 'raw'";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if !existing {
+            let backing = match &behind {
+                Some(node) => Some((self.opener.absolute(node.name())?, node.kind())),
+                None => None,
+            };
+            let create = Create { size: Some(leaf.size()), backing, ..Create::default() };
+            let images = behind.as_ref().map(|node| node.depth());
+            image::create_over(&*self.opener, name, *format, &create, images).await?;
+        }
+        let target = match &behind {
+            None => chain::open(&*self.opener, name, *format, true).await?,
+            Some(node) => chain::open_over(&*self.opener, name, *format, node).await?.ok_or_else(|| {
+                let text = format!("{name}: its backing file is not {}", node.name());
+                Error::new(ErrorKind::Invalid, text)
+            })?,
+        };
+        if target.size() != leaf.size() {
+            let text = format!("{name}: has {} bytes, but the disk has {}", target.size(), leaf.size());
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if let Some(name) = node_name {
+            target.set_node_name(name);
+        }
+        target.storage().sync_name().await?;
+        Ok(target)
+    }
+}
+
+/// The strategy.
+struct Mirror {
+    disk: Rc<Disk>,
+    sync: Sync,
+    replica: Rc<Replica>,
+    installed: RefCell<Option<Installed>>,
+}
+
+impl Mirror {
+    /// Has the granules copied that the leaf itself holds.
+    async fn mark_top(&self, job: &Job) -> Result<()> {
+        let leaf = self.disk.leaf();
+        let mut at = 0;
+        while at < leaf.size() {
+            job.rest().await?;
+            let run = leaf.map(at, leaf.size() - at).await.map_err(Error::of_source)?;
+            if run.depth == 0 && run.allocated {
+                self.replica.mark(&(at..at + run.len));
+            }
+            at += run.len;
+        }
+        Ok(())
+    }
+
+    /// Copies until nothing is left.
+    async fn catch_up(&self, job: &Rc<Job>) -> Result<()> {
+        let plan = Plan::new(self.replica.target().size(), Vec::new(), None);
+        let copier = Copier::new(&self.disk, job, self.replica.clone(), plan, None);
+        copier.run().await
+    }
+
+    /// Makes durable what was copied.
+    async fn flush(&self, job: &Job) -> Result<()> {
+        while let Err(error) = self.replica.flush_target().await {
+            match job.decide(Operation::Write, &error) {
+                Action::Stop => job.rest().await?,
+                Action::Ignore | Action::Report => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides about an error of the target that a guest's request met: what it concerns is copied again.
+    async fn settle_error(&self, job: &Job) -> Result<()> {
+        let Some(error) = self.replica.take_error() else { return Ok(()) };
+        match job.decide(Operation::Write, &error) {
+            Action::Stop => job.rest().await,
+            Action::Ignore | Action::Report => Err(error),
+        }
+    }
+
+    fn report(&self, job: &Job) {
+        job.set_progress(self.replica.written(), self.replica.remaining());
+    }
+}
+
+#[async_trait(?Send)]
+impl Strategy for Mirror {
+    async fn run(&self, job: &Rc<Job>) -> Result<()> {
+        self.report(job);
+        if self.sync == Sync::Top {
+            self.mark_top(job).await?;
+        }
+        self.catch_up(job).await?;
+        self.replica.flush_both_from_now();
+        self.flush(job).await?;
+        self.report(job);
+        job.ready();
+        loop {
+            job.rest().await?;
+            self.settle_error(job).await?;
+            if self.replica.remaining() > 0 {
+                self.catch_up(job).await?;
+                self.report(job);
+                continue;
+            }
+            if job.is_completing() || job.is_leaving() {
+                // From here on only what is in flight comes to be copied.
+                self.replica.set_active(true);
+                return Ok(());
+            }
+            job.changed_or(self.replica.changed()).await;
+        }
+    }
+
+    async fn finish(&self, job: &Rc<Job>) -> Result<()> {
+        // As long as it waits to be made final, it follows the disk.
+        for _ in 0..TRIES {
+            self.catch_up(job).await?;
+            // With the gate open. From here on a guest's flush covers all that it has written.
+            self.flush(job).await?;
+            let Some(closed) = self.disk.drain(DEADLINE).await else { continue };
+            self.settle_error(job).await?;
+            // What is left was in flight before, when writes began to go to both sides.
+            if self.replica.is_complete() {
+                if job.is_completing() {
+                    self.disk.swap_to_copy(self.replica.target().clone());
+                }
+                self.installed.take();
+                drop(closed);
+                // The target of a move is flushed by the guest.
+                return if job.is_completing() { Ok(()) } else { self.replica.target().flush().await };
+            }
+        }
+        let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.disk.name());
+        Err(Error::new(ErrorKind::TimedOut, text))
+    }
+
+    async fn clean(&self) {
+        self.installed.take();
+        let target = self.replica.target();
+        let is_leaf = Rc::ptr_eq(target, &self.disk.leaf());
+        if !is_leaf && let Err(e) = target.close().await {
+            executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());
+        }
+        if let Err(e) = self.disk.end_old().await {
+            executor::limited!(warn, "{}: cannot finish a former leaf: {e}", self.disk.name());
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! A copy of a disk that follows it.
+//!
+//! The states of a granule of the disk, and what is done in each:
+//!
+//! | state | a guest's write, in the background | a guest's write, active | the copier |
+//! |---|---|---|---|
+//! | to do | goes to the source; the bit is set (again) when it has ended | locks its bytes; goes to the source | takes it: locks it, clears the bit, reads the source, writes the target; an error sets the bit again |
+//! | being copied | goes to the source; the bit is set when it has ended | waits for the lock, then as *done* | - |
+//! | done | goes to the source; the bit is set when it has ended | locks its bytes; one copy of the data is written to both sides at once; if the target fails, the bit is set, and the guest's write succeeds | - |
+//!
+//! Why that is right:
+//!
+//! - The bit is set after the end of a write, also of one that failed: a copy that read before or during it leaves the
+//!   bit set afterwards. What counts is read only when no request is inside the gate.
+//! - The guest may change its buffer while it is written, so both sides are written from one copy of it.
+//! - Writes that overlap have no order, but source and target must agree: the lock puts them in one.
+//! - A write of the background that is in flight when the mode becomes active sets its bit at its end, so that nothing
+//!   has to be drained for that.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+use async_trait::async_trait;
+use executor::sync::Event;
+use futures_util::future::join;
+
+use super::bitmap::Bitmap;
+use crate::disk::filter::{Below, Filter};
+use crate::disk::job::Job;
+use crate::image::copy::{Populated, Stopped, copy_over};
+use crate::image::node::Node;
+use crate::job::copier::Work;
+use crate::storage::ranges::RangeLocks;
+use crate::{Buf, Error, Result};
+
+/// The smallest granule in bytes.
+const SMALLEST: u64 = 64 << 10;
+
+/// See the module.
+pub(super) struct Replica {
+    source: Rc<Node>,
+    target: Rc<Node>,
+    granule: u64,
+    /// The granules that the target lacks, or has an old version of.
+    todo: RefCell<Bitmap>,
+    /// One domain for the copier and for writes to both sides.
+    locks: Rc<RangeLocks>,
+    active: Cell<bool>,
+    /// From here on, a guest's flush makes both sides durable.
+    both_flush: Cell<bool>,
+    /// Something was copied that no flush of the target has covered. A guest's flush of before does not know of it.
+    unflushed: Cell<bool>,
+    /// Bytes that were copied or written to the target.
+    written: Cell<u64>,
+    /// The first error of the target that a guest's request met.
+    failed: RefCell<Option<Error>>,
+    /// Something of the above has changed.
+    changed: Event,
+}
+
+impl Replica {
+    /// Creates a replica of `source`, of which nothing is to be copied yet. Both have the same size.
+    pub(super) fn new(source: Rc<Node>, target: Rc<Node>) -> Rc<Self> {
+        let granule = SMALLEST.max(target.cluster_size());
+        let todo = RefCell::new(Bitmap::new(source.size(), granule));
+        Rc::new(Replica {
+            source,
+            target,
+            granule,
+            todo,
+            locks: RangeLocks::new(),
+            active: Cell::new(false),
+            both_flush: Cell::new(false),
+            unflushed: Cell::new(false),
+            written: Cell::new(0),
+            failed: RefCell::default(),
+            changed: Event::new(),
+        })
+    }
+
+    pub(super) fn target(&self) -> &Rc<Node> {
+        &self.target
+    }
+
+    /// Has a range copied, again if it was copied before.
+    pub(super) fn mark(&self, range: &Range<u64>) {
+        self.todo.borrow_mut().insert(range);
+        self.changed.notify();
+    }
+
+    /// Bytes that are still to be copied.
+    pub(super) fn remaining(&self) -> u64 {
+        (self.todo.borrow().count() * self.granule).min(self.source.size())
+    }
+
+    /// Bytes that the target was written with so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.get()
+    }
+
+    /// Writes go to both sides from now on, or to the source alone.
+    pub(super) fn set_active(&self, active: bool) {
+        self.active.set(active);
+    }
+
+    /// Has every flush of the guest make both sides durable from now on.
+    pub(super) fn flush_both_from_now(&self) {
+        self.both_flush.set(true);
+    }
+
+    /// Makes what was copied durable.
+    pub(super) async fn flush_target(&self) -> Result<()> {
+        self.unflushed.set(false);
+        let flushed = self.target.flush().await;
+        if flushed.is_err() {
+            self.unflushed.set(true);
+        }
+        flushed
+    }
+
+    /// Returns true if the target holds everything, and durably what a guest has flushed. Only with the disk drained.
+    pub(super) fn is_complete(&self) -> bool {
+        self.todo.borrow().count() == 0 && !self.unflushed.get()
+    }
+
+    /// Takes the error of the target that a guest's request met.
+    pub(super) fn take_error(&self) -> Option<Error> {
+        self.failed.take()
+    }
+
+    /// Waits until something is to be copied, or an error was met.
+    pub(super) async fn changed(&self) {
+        self.changed.wait().await;
+    }
+
+    fn note(&self, error: Error) {
+        self.failed.borrow_mut().get_or_insert(error);
+        self.changed.notify();
+    }
+
+    /// The first part of a range whose granules are all to be copied, or all done; true if they are to be copied.
+    fn first_part(&self, range: Range<u64>) -> (Range<u64>, bool) {
+        let todo = self.todo.borrow();
+        let is_todo = todo.contains(range.start);
+        let mut end = range.start - range.start % self.granule + self.granule;
+        while end < range.end && todo.contains(end) == is_todo {
+            end += self.granule;
+        }
+        (range.start..end.min(range.end), is_todo)
+    }
+
+    /// Writes a part of a guest's write to both sides. Its bytes are locked.
+    async fn write_both(&self, below: &Below<'_>, offset: u64, buf: Buf) -> Result<()> {
+        let len = buf.len();
+        let bounce = self.source.pool.get(len);
+        bounce.copy_from_buf(&buf);
+        let source = below.write(offset, bounce.clone());
+        let (source, target) = join(source, self.target.write(offset, bounce.clone())).await;
+        self.source.pool.put(bounce);
+        self.both_ended(offset..offset + len as u64, source, target)
+    }
+
+    /// The result of a write to both sides is the source's.
+    fn both_ended(&self, range: Range<u64>, source: Result<()>, target: Result<()>) -> Result<()> {
+        if source.is_err() || target.is_err() {
+            // Of one that failed nobody knows what it has written.
+            self.mark(&range);
+        } else {
+            self.written.set(self.written.get() + (range.end - range.start));
+        }
+        if let Err(error) = target {
+            self.note(error);
+        }
+        source
+    }
+}
+
+#[async_trait(?Send)]
+impl Filter for Replica {
+    async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
+        let range = offset..offset + buf.len() as u64;
+        if !self.active.get() {
+            let result = below.write(offset, buf).await;
+            self.mark(&range);
+            return result;
+        }
+        let _lock = self.locks.lock(range.clone()).await;
+        let mut at = offset;
+        while at < range.end {
+            let (part, is_todo) = self.first_part(at..range.end);
+            let data = buf.slice((part.start - offset) as usize..(part.end - offset) as usize);
+            at = part.end;
+            // What is to be copied has its bit set, and the copier waits for the lock.
+            match is_todo {
+                true => below.write(part.start, data).await?,
+                false => self.write_both(&below, part.start, data).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, below: Below<'_>, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        let range = offset..offset + len;
+        if !self.active.get() {
+            let result = below.write_zeroes(offset, len, unmap).await;
+            self.mark(&range);
+            return result;
+        }
+        let _lock = self.locks.lock(range.clone()).await;
+        let mut at = offset;
+        while at < range.end {
+            let (part, is_todo) = self.first_part(at..range.end);
+            let len = part.end - part.start;
+            at = part.end;
+            let source = below.write_zeroes(part.start, len, unmap);
+            if is_todo {
+                source.await?;
+                continue;
+            }
+            let (source, target) = join(source, self.target.write_zeroes(part.start, len, unmap)).await;
+            self.both_ended(part, source, target)?;
+        }
+        Ok(())
+    }
+
+    async fn discard(&self, below: Below<'_>, offset: u64, len: u64) -> Result<()> {
+        // The source may read as before or as zeros afterwards, and the target must read the same: it is copied.
+        let range = offset..offset + len;
+        if !self.active.get() {
+            let result = below.discard(offset, len).await;
+            self.mark(&range);
+            return result;
+        }
+        let _lock = self.locks.lock(range.clone()).await;
+        let result = below.discard(offset, len).await;
+        let mut at = offset;
+        while at < range.end {
+            let (part, is_todo) = self.first_part(at..range.end);
+            at = part.end;
+            if is_todo {
+                continue;
+            }
+            if let Err(stopped) = copy_over(&self.source, &self.target, part.clone()).await {
+                self.mark(&part);
+                self.note(stopped.error);
+            }
+        }
+        result
+    }
+
+    async fn flush(&self, below: Below<'_>) -> Result<()> {
+        if !self.both_flush.get() {
+            return below.flush().await;
+        }
+        let (source, target) = join(below.flush(), self.target.flush()).await;
+        if let Err(error) = target {
+            self.note(error);
+        }
+        source
+    }
+}
+
+#[async_trait(?Send)]
+impl Work for Rc<Replica> {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    fn unit(&self) -> u64 {
+        self.granule
+    }
+
+    async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
+        let found = self.todo.borrow().next(&range, most);
+        // A granule may begin before the range.
+        let size = self.size();
+        Ok(found.map(|found| found.start.max(range.start)..found.end.min(range.end).min(size)))
+    }
+
+    async fn look(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
+        let run = self.source.map(offset, len).await.map_err(Error::of_source)?;
+        Ok((run.len, run.data))
+    }
+
+    async fn copy(&self, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
+        let granule = self.granule;
+        let size = self.size();
+        let whole = range.start - range.start % granule..range.end.next_multiple_of(granule).min(size);
+        let _lock = self.locks.lock_for_job(whole.clone()).await;
+        self.todo.borrow_mut().remove(&whole);
+        self.unflushed.set(true);
+        let copied = copy_over(&self.source, &self.target, whole.clone()).await;
+        match &copied {
+            Ok(_) => self.written.set(self.written.get() + (whole.end - whole.start)),
+            Err(_) => self.mark(&whole),
+        }
+        copied
+    }
+
+    async fn flush(&self) -> Result<()> {
+        // From then on it is done once, at the end.
+        if self.both_flush.get() { Ok(()) } else { self.flush_target().await }
+    }
+
+    fn report(&self, job: &Job, _: u64) {
+        job.set_progress(self.written(), self.remaining());
+    }
+}
