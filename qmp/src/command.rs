@@ -397,6 +397,37 @@ commands! {
             max_latency as "x-max-latency": Option<u64>,
         } -> Empty;
 
+        /// Starts a job that copies a disk to an image and then follows the disk, until the disk moves there
+        /// (`job-complete`) or leaves it behind (`block-job-cancel`).
+        "drive-mirror" drive_mirror: DriveMirror {
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The disk.
+            device: String,
+            /// The image's file.
+            target: String,
+            /// Its format; that of the disk's leaf unless given.
+            format: Option<String>,
+            /// Its node name.
+            node_name as "node-name": Option<String>,
+            /// The part of the disk that is copied.
+            sync: MirrorSyncMode,
+            /// Whether the image exists or is created; `absolute-paths` unless given.
+            mode: Option<NewImageMode>,
+            /// The job's limit in bytes per second; 0: none.
+            speed: Option<i64>,
+            /// The policy for errors of the disk; `report` unless given.
+            on_source_error as "on-source-error": Option<BlockdevOnError>,
+            /// The policy for errors of the image; `report` unless given.
+            on_target_error as "on-target-error": Option<BlockdevOnError>,
+            /// The way of the guest's writes; `background` unless given.
+            copy_mode as "copy-mode": Option<MirrorCopyMode>,
+            /// False to wait for `job-finalize` before the end; true unless given.
+            auto_finalize as "auto-finalize": Option<bool>,
+            /// False to wait for `job-dismiss` after the end; true unless given.
+            auto_dismiss as "auto-dismiss": Option<bool>,
+        } -> Empty;
+
         /// Starts a job that reads a disk's whole chain, and compares it with digests. It waits for
         /// `job-dismiss` at its end; until then `query-jobs` shows its `x-result`.
         "x-verify" x_verify: XVerify {

@@ -341,6 +341,28 @@ qapi_enum! {
         Verify = "x-verify",
     }
 
+    /// The part of a disk that a mirror copies.
+    enum MirrorSyncMode {
+        /// What the leaf holds.
+        Top = "top",
+        /// What all images of the chain hold.
+        Full = "full",
+        /// What is written from now on.
+        None = "none",
+        /// What a dirty bitmap names; there are none here.
+        Incremental = "incremental",
+        /// The same.
+        Bitmap = "bitmap",
+    }
+
+    /// The way of a guest's writes while a mirror works.
+    enum MirrorCopyMode {
+        /// They are copied later.
+        Background = "background",
+        /// They go to both sides before they are answered.
+        WriteBlocking = "write-blocking",
+    }
+
     /// A job's state.
     enum JobStatus {
         /// Never reported.

@@ -153,7 +153,10 @@ async fn zero_over(target: &Node, range: Range<u64>, done: &mut Populated) -> Re
     let mut at = range.start;
     while at < range.end {
         let run = target.map(at, range.end - at).await?;
-        if run.data {
+        // What it reads from its backing file may just be on the way into the image, with a neighbour that is
+        // written.
+        let reads_through = target.backing().is_some() && !(run.depth == 0 && run.allocated);
+        if run.data || reads_through {
             target.write_zeroes(at, run.len, true).await?;
         }
         at += run.len;

@@ -21,13 +21,13 @@ use async_trait::async_trait;
 use super::copier::Copier;
 use super::copier::order::Plan;
 use crate::disk::filter::Installed;
-use crate::disk::job::{Action, Job, JobKind, JobOptions, Operation, Strategy};
+use crate::disk::job::{Job, JobKind, JobOptions, Operation, Strategy};
 use crate::disk::switch::DEADLINE;
 use crate::disk::{Claimant, Disk, Needs, READ_ONLY};
 use crate::image::chain;
 use crate::image::node::Node;
 use crate::image::{self, Create};
-use crate::{Error, ErrorKind, Kind, Result};
+use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 
 mod bitmap;
 mod replica;
@@ -195,8 +195,8 @@ impl Mirror {
     async fn flush(&self, job: &Job) -> Result<()> {
         while let Err(error) = self.replica.flush_target().await {
             match job.decide(Operation::Write, &error) {
-                Action::Stop => job.rest().await?,
-                Action::Ignore | Action::Report => return Err(error),
+                ErrorAction::Stop => job.rest().await?,
+                ErrorAction::Ignore | ErrorAction::Report => return Err(error),
             }
         }
         Ok(())
@@ -206,8 +206,8 @@ impl Mirror {
     async fn settle_error(&self, job: &Job) -> Result<()> {
         let Some(error) = self.replica.take_error() else { return Ok(()) };
         match job.decide(Operation::Write, &error) {
-            Action::Stop => job.rest().await,
-            Action::Ignore | Action::Report => Err(error),
+            ErrorAction::Stop => job.rest().await,
+            ErrorAction::Ignore | ErrorAction::Report => Err(error),
         }
     }
 

@@ -8,11 +8,11 @@ use executor::spawn;
 use super::jobs::{Told, chain_of, open_telling};
 use super::model::{self, Guest, random};
 use super::{check, folder, open, seeds, some_layout};
-use crate::disk::job::{Action, Job, JobEvent, JobOptions, OnError, Status};
+use crate::disk::job::{Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
 use crate::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::sim::{Faults, SimDir};
-use crate::{Disk, ErrorKind, Kind, Result};
+use crate::{Disk, ErrorAction, ErrorKind, Kind, OnError, Result};
 
 /// Names of a chain's images, the last one first.
 const CHAIN: [&str; 3] = ["base", "middle", "leaf"];
@@ -250,7 +250,10 @@ fn a_target_that_fails_is_no_guests_error() {
         let failed = job.info().error.is_some();
         assert!(!failed || errors > 0);
         assert!(
-            stop || !told.borrow().iter().any(|(_, event)| matches!(event, JobEvent::Error(_, Action::Stop)))
+            stop || !told
+                .borrow()
+                .iter()
+                .any(|(_, event)| matches!(event, JobEvent::Error(_, ErrorAction::Stop)))
         );
         assert_eq!(disk.leaf().name(), if failed { "leaf" } else { "target" });
         guest.clone().work(20).await;

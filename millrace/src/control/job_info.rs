@@ -12,6 +12,7 @@ use super::failures;
 fn kind(kind: JobKind) -> JobType {
     match kind {
         JobKind::Stream => JobType::Stream,
+        JobKind::Mirror => JobType::Mirror,
         JobKind::Verify => JobType::Verify,
     }
 }

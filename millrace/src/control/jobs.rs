@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
 use block::job::{Info, Job, JobOptions, Status};
 use block::stream::{Base, Order, Progress, StreamOptions, Tuning};
-use block::{Disk, ErrorKind, OnError};
+use block::{Disk, ErrorKind, Kind, OnError};
 use qmp::command::*;
 use qmp::types::*;
 use qmp::{Error, ErrorClass, Result};
@@ -217,6 +218,15 @@ impl Control {
     }
 }
 
+fn on_error(policy: Option<BlockdevOnError>) -> OnError {
+    match policy.unwrap_or(BlockdevOnError::Report) {
+        BlockdevOnError::Report | BlockdevOnError::Auto => OnError::Report,
+        BlockdevOnError::Ignore => OnError::Ignore,
+        BlockdevOnError::Enospc => OnError::Enospc,
+        BlockdevOnError::Stop => OnError::Stop,
+    }
+}
+
 impl JobCommands for Control {
     async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
         let drive = self.drive(&arguments.device)?;
@@ -268,18 +278,59 @@ impl JobCommands for Control {
         }
         let options = JobOptions {
             speed,
-            on_error: match arguments.on_error.unwrap_or(BlockdevOnError::Report) {
-                BlockdevOnError::Report | BlockdevOnError::Auto => OnError::Report,
-                BlockdevOnError::Ignore => OnError::Ignore,
-                BlockdevOnError::Enospc => OnError::Enospc,
-                BlockdevOnError::Stop => OnError::Stop,
-            },
+            on_error: on_error(arguments.on_error),
             auto_finalize: arguments.auto_finalize.unwrap_or(true),
             auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
             ..JobOptions::new(id.clone())
         };
         self.reports.jobs.take(&id, &drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_stream(stream, options).await };
+        drive.handle.call(start).await.map_err(|e| {
+            self.reports.jobs.remove(&id);
+            generic(e)
+        })?;
+        Ok(Empty {})
+    }
+
+    async fn drive_mirror(&self, arguments: DriveMirror) -> Result<Empty> {
+        let drive = self.find(Some(&arguments.device), Some(&arguments.device)).await?;
+        let sync = match arguments.sync {
+            MirrorSyncMode::Full => Sync::Full,
+            MirrorSyncMode::Top => Sync::Top,
+            MirrorSyncMode::None => Sync::None,
+            MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => {
+                return Err(Error::generic("there are no dirty bitmaps: give sync 'full', 'top' or 'none'"));
+            }
+        };
+        let mode = match arguments.copy_mode {
+            Some(MirrorCopyMode::WriteBlocking) => CopyMode::WriteBlocking,
+            Some(MirrorCopyMode::Background) | None => CopyMode::Background,
+        };
+        let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
+        if let Some(name) = &arguments.node_name {
+            check_node_name(name).map_err(Error::generic)?;
+            if self.is_named(name).await? {
+                return Err(Error::generic(format!("Duplicate nodes with node-name='{name}'")));
+            }
+        }
+        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
+        check_job_id(&id)?;
+        let options = JobOptions {
+            speed: speed(arguments.speed)?,
+            on_error: on_error(arguments.on_source_error),
+            on_target_error: Some(on_error(arguments.on_target_error)),
+            auto_finalize: arguments.auto_finalize.unwrap_or(true),
+            auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
+            ..JobOptions::new(id.clone())
+        };
+        let (name, node_name) = (arguments.target, arguments.node_name);
+        let existing = arguments.mode == Some(NewImageMode::Existing);
+        self.reports.jobs.take(&id, drive)?;
+        let start = move |disk: Rc<Disk>| async move {
+            let format = format.unwrap_or(disk.leaf().kind());
+            let target = MirrorTarget { name, format, existing, node_name };
+            disk.start_mirror(MirrorOptions { target, sync, mode }, options).await
+        };
         drive.handle.call(start).await.map_err(|e| {
             self.reports.jobs.remove(&id);
             generic(e)
@@ -321,7 +372,8 @@ impl JobCommands for Control {
                 let text = format!("The block job for device '{}' is currently paused", info.id);
                 return Err(block::Error::new(ErrorKind::Invalid, text));
             }
-            job.cancel()
+            // Without force, a job that is ready ends well, and leaves its disk where it is.
+            if force { job.cancel() } else { job.leave() }
         };
         self.block_job(arguments.device, cancel).await
     }
