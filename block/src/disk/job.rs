@@ -249,8 +249,8 @@ impl Job {
         Ok(())
     }
 
-    /// Asks a job that is ready to end well without a move of its disk: what it has made stays as it is then. A job
-    /// in another state is cancelled.
+    /// Asks a job that is ready to end well without a move of its disk: what it has made stays as it is
+    /// then. A job in another state is cancelled.
     ///
     /// # Errors
     /// `Invalid` in the wrong state.

@@ -73,8 +73,8 @@ impl Disk {
         old
     }
 
-    /// As [`Disk::swap`], for a leaf that holds everything that the old one does: no guest's flush concerns the old one
-    /// any more.
+    /// As [`Disk::swap`], for a leaf that holds everything that the old one does: no guest's flush
+    /// concerns the old one any more.
     pub(crate) fn swap_to_copy(&self, leaf: Rc<Node>) {
         let old = self.replace_leaf(leaf);
         self.retire_flushed(&old);

@@ -95,8 +95,8 @@ async fn populate_once(leaf: &Node, range: Range<u64>) -> std::result::Result<Po
     }
 }
 
-/// Copies what `source` and its chain hold in `range` to `target`, whatever that holds. Zeros become holes there if
-/// the target can have them. The caller must keep other writes to the range away.
+/// Copies what `source` and its chain hold in `range` to `target`, whatever that holds. Zeros become
+/// holes there if the target can have them. The caller must keep other writes to the range away.
 pub(crate) async fn copy_over(
     source: &Node,
     target: &Node,

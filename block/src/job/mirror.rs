@@ -1,16 +1,17 @@
 //! The mirror: a copy of a disk that follows it, until the disk moves to it or leaves it behind.
 //!
-//! [`Replica`] is the copy and its state table; this file is the job: a pass over what is to be copied, then READY,
-//! then what the guest writes, and at the end the pivot.
+//! [`Replica`] is the copy and its state table; this file is the job: a pass over what is to be copied,
+//! then READY, then what the guest writes, and at the end the pivot.
 //!
 //! What is durable when:
 //!
-//! 1. When nothing is left to copy, the target is flushed, and from then on a guest's flush makes both sides durable:
-//!    READY.
-//! 2. Asked to complete, the job has writes go to both sides, so that no more comes to be copied than is in flight;
-//!    when that is copied, the target is flushed once more, with the gate open.
-//! 3. The gate is closed, the disk is drained, and if nothing was copied since that flush, the leaf is swapped. Nothing
-//!    is flushed in between. What was answered and not flushed belongs to the new leaf's next flush.
+//! 1. When nothing is left to copy, the target is flushed, and from then on a guest's flush makes both
+//!    sides durable: READY.
+//! 2. Asked to complete, the job has writes go to both sides, so that no more comes to be copied than is
+//!    in flight; when that is copied, the target is flushed once more, with the gate open.
+//! 3. The gate is closed, the disk is drained, and if nothing was copied since that flush, the leaf is
+//!    swapped. Nothing is flushed in between. What was answered and not flushed belongs to the new
+//!    leaf's next flush.
 //! 4. When the end is reported, the old leaf is closed, and can be deleted.
 
 use std::cell::RefCell;
@@ -88,8 +89,9 @@ impl Disk {
     /// [`Job::cancel`] leaves there a copy of the disk as it is then.
     ///
     /// # Errors
-    /// `InUse` if another job or command has the disk; `Unsupported` for a read-only disk, and for a raw image that is
-    /// to have a backing file; errors of creating and opening the target; `Invalid` if its size is not the disk's.
+    /// `InUse` if another job or command has the disk; `Unsupported` for a read-only disk, and for a raw
+    /// image that is to have a backing file; errors of creating and opening the target; `Invalid` if its
+    /// size is not the disk's.
     pub async fn start_mirror(self: &Rc<Self>, mirror: MirrorOptions, options: JobOptions) -> Result<()> {
         let claim = self.claim(Claimant::Job(JobKind::Mirror), Needs::Disk, self.name())?;
         let this = self.clone();

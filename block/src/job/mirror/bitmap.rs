@@ -1,4 +1,5 @@
-//! A set of granules of a disk, with a summary level, so that the next one is found without a look at all of them.
+//! A set of granules of a disk, with a summary level, so that the next one is found without a look at
+//! all of them.
 
 use std::ops::Range;
 
@@ -87,8 +88,8 @@ impl Bitmap {
         }
     }
 
-    /// Returns the first run of granules that are set in a range of bytes: their bytes, at most `most`, or one granule
-    /// if that is more.
+    /// Returns the first run of granules that are set in a range of bytes: their bytes, at most `most`,
+    /// or one granule if that is more.
     pub(super) fn next(&self, range: &Range<u64>, most: u64) -> Option<Range<u64>> {
         let within = self.touched(range);
         let first = self.first(within.start).filter(|first| *first < within.end)?;

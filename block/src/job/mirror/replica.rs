@@ -10,12 +10,12 @@
 //!
 //! Why that is right:
 //!
-//! - The bit is set after the end of a write, also of one that failed: a copy that read before or during it leaves the
-//!   bit set afterwards. What counts is read only when no request is inside the gate.
+//! - The bit is set after the end of a write, also of one that failed: a copy that read before or during
+//!   it leaves the bit set afterwards. What counts is read only when no request is inside the gate.
 //! - The guest may change its buffer while it is written, so both sides are written from one copy of it.
 //! - Writes that overlap have no order, but source and target must agree: the lock puts them in one.
-//! - A write of the background that is in flight when the mode becomes active sets its bit at its end, so that nothing
-//!   has to be drained for that.
+//! - A write of the background that is in flight when the mode becomes active sets its bit at its end,
+//!   so that nothing has to be drained for that.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -49,7 +49,8 @@ pub(super) struct Replica {
     active: Cell<bool>,
     /// From here on, a guest's flush makes both sides durable.
     both_flush: Cell<bool>,
-    /// Something was copied that no flush of the target has covered. A guest's flush of before does not know of it.
+    /// Something was copied that no flush of the target has covered. A guest's flush of before does not
+    /// know of it.
     unflushed: Cell<bool>,
     /// Bytes that were copied or written to the target.
     written: Cell<u64>,
@@ -119,7 +120,8 @@ impl Replica {
         flushed
     }
 
-    /// Returns true if the target holds everything, and durably what a guest has flushed. Only with the disk drained.
+    /// Returns true if the target holds everything, and durably what a guest has flushed. Only with the
+    /// disk drained.
     pub(super) fn is_complete(&self) -> bool {
         self.todo.borrow().count() == 0 && !self.unflushed.get()
     }
@@ -139,7 +141,8 @@ impl Replica {
         self.changed.notify();
     }
 
-    /// The first part of a range whose granules are all to be copied, or all done; true if they are to be copied.
+    /// The first part of a range whose granules are all to be copied, or all done; true if they are to
+    /// be copied.
     fn first_part(&self, range: Range<u64>) -> (Range<u64>, bool) {
         let todo = self.todo.borrow();
         let is_todo = todo.contains(range.start);
@@ -225,7 +228,8 @@ impl Filter for Replica {
     }
 
     async fn discard(&self, below: Below<'_>, offset: u64, len: u64) -> Result<()> {
-        // The source may read as before or as zeros afterwards, and the target must read the same: it is copied.
+        // The source may read as before or as zeros afterwards, and the target must read the same: it is
+        // copied.
         let range = offset..offset + len;
         if !self.active.get() {
             let result = below.discard(offset, len).await;

@@ -15,7 +15,7 @@ const SIZE: u64 = 128 * MIB;
 const FIOS: u64 = 32 * MIB;
 
 /// Makes a raw base full of data, and a leaf over it.
-fn images(rig: &Rig) -> Result<Model, Failure> {
+pub fn images(rig: &Rig) -> Result<Model, Failure> {
     let mut model = Model::new(SIZE);
     for at in (0..SIZE).step_by(MIB as usize) {
         model.write(at, MIB - 4096, 1 + (at / MIB) as u8);
@@ -25,15 +25,27 @@ fn images(rig: &Rig) -> Result<Model, Failure> {
     Ok(model)
 }
 
+impl Model {
+    /// Takes fio's part from an export. Only fio knows what it wrote, and it has verified that; here its
+    /// part must only be the same everywhere.
+    pub fn take_from(&mut self, uri: &str, rig: &Rig) -> Result<(), Failure> {
+        run("nbdcopy", &[uri, &rig.text("copy.img")])?;
+        let mut fios = std::fs::read(rig.path("copy.img"))?;
+        fios.truncate(FIOS as usize);
+        self.0[..FIOS as usize].copy_from_slice(&fios);
+        Ok(())
+    }
+}
+
 /// A `qemu-io` that writes at random and reads back until it is stopped; then it returns its model.
-struct Writer {
+pub struct Writer {
     rounds: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Model, String>>,
 }
 
 impl Writer {
-    fn start(uri: &str, mut model: Model) -> Result<Self, Failure> {
+    pub fn start(uri: &str, mut model: Model) -> Result<Self, Failure> {
         // Each reply must arrive at once, not when a buffer is full.
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "qemu-io", "-f", "raw", uri]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -52,7 +64,7 @@ impl Writer {
     }
 
     /// Waits until it has written more.
-    fn goes_on(&self) -> Result<(), Failure> {
+    pub fn goes_on(&self) -> Result<(), Failure> {
         let before = self.rounds.load(Ordering::Relaxed);
         wait_for("the writer to go on", STEP, || {
             check(!self.thread.is_finished(), "the writer still runs; its output shows the reason")?;
@@ -60,7 +72,7 @@ impl Writer {
         })
     }
 
-    fn stop(self) -> Result<Model, Failure> {
+    pub fn stop(self) -> Result<Model, Failure> {
         self.stop.store(true, Ordering::Relaxed);
         Ok(self.thread.join().map_err(|_| "the writer panicked")??)
     }
@@ -105,7 +117,7 @@ fn write_on(
 }
 
 /// Runs fio's nbd engine, which verifies its writes.
-fn fio(rig: &Rig, uri: &str) -> Result<Child, Failure> {
+pub fn fio(rig: &Rig, uri: &str) -> Result<Child, Failure> {
     let mut command = Command::new("fio");
     command.args(["--name=nbd", "--ioengine=nbd", "--rw=randrw", "--bs=4k-64k", "--iodepth=16"]);
     command.args(["--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1", "--fsync=100"]);
@@ -114,7 +126,7 @@ fn fio(rig: &Rig, uri: &str) -> Result<Child, Failure> {
     Ok(command.spawn()?)
 }
 
-fn ended_well(mut child: Child, what: &str) -> Result<(), Failure> {
+pub fn ended_well(mut child: Child, what: &str) -> Result<(), Failure> {
     let (mut said, mut complaint) = (String::new(), String::new());
     if let (Some(stdout), Some(stderr)) = (&mut child.stdout, &mut child.stderr) {
         stdout.read_to_string(&mut said)?;
@@ -145,12 +157,7 @@ fn clients_work_on_through_a_switch_and_a_stream() -> Result<(), Failure> {
     std::fs::remove_file(rig.path("base.img"))?;
     ended_well(fio, "fio")?;
     let mut model = writer.stop()?;
-    // Only fio knows what it wrote, and it has verified that. Here its part must only be the same
-    // everywhere.
-    run("nbdcopy", &[&uri, &rig.text("copy.img")])?;
-    let mut fios = std::fs::read(rig.path("copy.img"))?;
-    fios.truncate(FIOS as usize);
-    model.0[..FIOS as usize].copy_from_slice(&fios);
+    model.take_from(&uri, &rig)?;
     rig.holds("raw", &uri, &model)?;
     vm.quit()?;
     rig.holds("qcow2", &rig.text("leaf.qcow2"), &model)?;

@@ -7,6 +7,7 @@ mod ends;
 mod judges;
 mod live;
 mod map;
+mod mirror;
 mod null;
 mod rig;
 mod server;
