@@ -1,8 +1,6 @@
-//! Jobs: background work on a disk, and the runtime that all of them share.
+//! Jobs: the kinds of background work on a disk, and the copier that those share which copy.
 //!
-//! A `Strategy` is only the loop of one kind of job. Between its steps it calls its job: `Job::must_rest`
-//! and `Job::rest` for pause and cancel, `Job::admit` for the speed, `Job::decide` after an error,
-//! `Job::advance` for the progress. States, events and commands belong to the runtime, which is this module.
+//! The runtime, which is the same for every kind, is [`crate::disk::job`].
 
 pub(crate) mod copier;
 pub mod mirror;

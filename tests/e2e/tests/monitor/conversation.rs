@@ -96,8 +96,8 @@ impl Peer {
     }
 }
 
-/// Removes fields that only our program has, and the progress of a job that is neither at its start nor
-/// at its end.
+/// Removes fields that only our program has, and the progress of a job that is not at its end: how far it
+/// comes before it is cancelled depends on the time.
 fn plain(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(plain),
@@ -106,7 +106,6 @@ fn plain(value: &mut Value) {
             for (at, end) in [("offset", "len"), ("current-progress", "total-progress")] {
                 let end = map.get(end).cloned();
                 if let Some(at) = map.get_mut(at)
-                    && *at != json!(0)
                     && Some(&*at) != end.as_ref()
                 {
                     *at = "some".into();
