@@ -26,6 +26,8 @@ impl IoErrors {
     /// Adds an error of the disk `device`. Any thread may call it.
     pub(super) fn push(&self, device: &str, error: IoError) {
         let mut pending = lock(&self.pending);
+        // One message brings the main loop here, however many errors there are by then.
+        let is_first = pending.is_empty();
         match pending.iter_mut().find(|(other, _)| other == device) {
             Some((_, other)) if other.action == ErrorAction::Stop || error.action != ErrorAction::Stop => {
                 return;
@@ -34,7 +36,9 @@ impl IoErrors {
             None => pending.push((device.to_owned(), error)),
         }
         drop(pending);
-        self.main.send(|reports| reports.io_failed.notify());
+        if is_first {
+            self.main.send(|reports| reports.io_failed.notify());
+        }
     }
 
     /// Returns the errors since the last call, each with its disk.

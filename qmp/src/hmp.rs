@@ -96,10 +96,15 @@ async fn run(monitor: &Monitor, line: &str) -> Printed {
                 None => unknown(&format!("info {topic}")),
             }
         }
-        word => match TEXT_FORMS.iter().find(|form| name(form.usage) == word || form.alias == word) {
-            Some(form) => (form.run)(monitor.clone(), arguments).await,
-            None => unknown(word),
-        },
+        word => {
+            // Most forms have no alias, and a word may be empty.
+            let is_meant =
+                |form: &&TextForm| name(form.usage) == word || (!form.alias.is_empty() && form.alias == word);
+            match TEXT_FORMS.iter().find(is_meant) {
+                Some(form) => (form.run)(monitor.clone(), arguments).await,
+                None => unknown(word),
+            }
+        }
     }
 }
 

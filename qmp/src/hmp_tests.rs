@@ -166,6 +166,7 @@ fn lines_become_commands() {
 #[test]
 fn mistakes_are_explained() {
     assert_eq!(printed("frob"), "unknown command: 'frob'\n");
+    assert_eq!(printed("\"\" disk0 other.img"), "unknown command: ''\n");
     assert_eq!(printed("info frob"), "unknown command: 'info frob'\n");
     assert_eq!(
         printed("block_stream -x virtio0"),

@@ -66,8 +66,7 @@
 //! # Tests
 //!
 //! Beside the files (`*_tests.rs`), which need no KVM; in `tests/`, the whole machine around guests of a
-//! few bytes, which run on any KVM. `examples/boot.rs` boots a kernel by hand. Real guests boot in
-//! `tests/e2e/tests/guest/`.
+//! few bytes, which run on any KVM. Real guests boot in `tests/e2e/tests/guest/`.
 
 pub mod acpi;
 pub mod boot;

@@ -29,7 +29,8 @@ pub fn first_piece(offset: u64, len: u64, most: u64) -> u64 {
 /// The gate that requests pass, and the counts of what is inside.
 #[derive(Default)]
 pub(super) struct Gate {
-    closed: Cell<bool>,
+    /// The number of those who keep it closed: jobs that share no image may do so at once.
+    closed: Cell<u64>,
     /// Requests inside.
     inside: Cell<u64>,
     /// Bytes that those requests move.
@@ -45,12 +46,16 @@ impl Gate {
         self.inside.get() > 0
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.get() > 0
+    }
+
     fn is_empty(&self) -> bool {
         self.inside.get() == 0 && self.copies.get() == 0
     }
 
     fn left(&self) {
-        if self.closed.get() && self.is_empty() {
+        if self.is_closed() && self.is_empty() {
             self.changed.notify();
         }
     }
@@ -121,7 +126,8 @@ pub(crate) struct Closed {
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        self.disk.gate.closed.set(false);
+        let gate = &self.disk.gate;
+        gate.closed.set(gate.closed.get() - 1);
         self.disk.gate.changed.notify();
     }
 }
@@ -130,7 +136,7 @@ impl Disk {
     /// Passes the gate if it is open and those inside move less than [`MOST_INSIDE`] bytes. The caller
     /// reports with [`Ticket::carry`] how much its request moves.
     pub fn try_enter(self: &Rc<Self>) -> Option<Ticket> {
-        if self.gate.closed.get() || self.gate.carried.get() >= MOST_INSIDE {
+        if self.gate.is_closed() || self.gate.carried.get() >= MOST_INSIDE {
             return None;
         }
         self.gate.inside.set(self.gate.inside.get() + 1);
@@ -149,7 +155,7 @@ impl Disk {
 
     /// Waits until the gate is open, and begins a copy of a job.
     pub(crate) async fn begin_copy(self: &Rc<Self>) -> CopyTicket {
-        while self.gate.closed.get() {
+        while self.gate.is_closed() {
             self.gate.changed.wait().await;
         }
         self.gate.copies.set(self.gate.copies.get() + 1);
@@ -159,7 +165,7 @@ impl Disk {
     /// Closes the gate and waits until the disk is drained. Returns `None` if that takes longer than
     /// `deadline`: the gate is open again then, and nothing has changed.
     pub(crate) async fn drain(self: &Rc<Self>, deadline: Duration) -> Option<Closed> {
-        self.gate.closed.set(true);
+        self.gate.closed.set(self.gate.closed.get() + 1);
         let closed = Closed { disk: self.clone() };
         let empty = async {
             while !self.gate.is_empty() {

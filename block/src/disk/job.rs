@@ -130,6 +130,10 @@ impl Disk {
         self.jobs.borrow_mut().push(job.clone());
         job.emit(JobEvent::Status);
         job.enter(Status::Running);
+        if self.closing.get() {
+            // It had its claim before, and nobody else ends it any more.
+            job.abort();
+        }
         executor::spawn(job.clone().run_to_end(claim, strategy));
         job
     }
@@ -361,7 +365,7 @@ impl Job {
 impl Job {
     /// Returns true if the loop has to come to `Job::rest` soon, with nothing of its own in flight.
     pub(crate) fn must_rest(&self) -> bool {
-        self.cancelled.get() || self.pause_asked.get()
+        self.is_cancelled() || self.pause_asked.get()
     }
 
     /// The point at which a loop pauses if it has to, with nothing of its own in flight.
@@ -370,7 +374,7 @@ impl Job {
     /// `Cancelled` if the loop is to end.
     pub(crate) async fn rest(&self) -> Result<()> {
         // If it was asked to pause again before it went on, it pauses again.
-        while self.pause_asked.get() && !self.cancelled.get() {
+        while self.pause_asked.get() && !self.is_cancelled() {
             let was_ready = self.status.get() == Status::Ready;
             self.enter(if was_ready { Status::Standby } else { Status::Paused });
             while matches!(self.status.get(), Status::Paused | Status::Standby) {
@@ -382,15 +386,15 @@ impl Job {
 
     /// Fails with `Cancelled` if the job was asked to end.
     fn check_cancelled(&self) -> Result<()> {
-        match self.cancelled.get() {
+        match self.is_cancelled() {
             true => Err(Error::new(ErrorKind::Cancelled, "the job was cancelled")),
             false => Ok(()),
         }
     }
 
-    /// Returns true if the job was asked to end.
+    /// Returns true if the job was asked to end. A result that is being made final is not stopped.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
+        self.cancelled.get() && !self.committing.get()
     }
 
     /// Reports that the job has caught up with its disk, and follows it from here on.

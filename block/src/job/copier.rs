@@ -28,8 +28,6 @@ use window::{RECENT, SLOTS, Window};
 const FLUSH_EVERY: u64 = 64 << 20;
 /// The same while a guest is active, whose reads wait while a device flushes its cache.
 const GENTLE_FLUSH_EVERY: u64 = 256 << 20;
-/// The largest hole that is made zero in one step, in bytes.
-const HOLE: u64 = 1 << 30;
 
 /// What a job copies. All offsets and lengths are bytes of the disk.
 #[async_trait(?Send)]
@@ -51,6 +49,11 @@ pub(crate) trait Work {
 
     /// Makes durable what was copied.
     async fn flush(&self) -> Result<()>;
+
+    /// The largest hole that is copied in one step, in bytes.
+    fn largest_hole(&self) -> u64 {
+        1 << 30
+    }
 
     /// Reports the progress, when everything below `frontier` was gone through.
     fn report(&self, job: &Job, frontier: u64) {
@@ -243,9 +246,10 @@ impl<W: Work + 'static> Copier<W> {
             return Ok((start..(start - start % unit + most.next_multiple_of(unit)).min(end), true));
         }
         // A hole costs no data, so it is taken in large steps.
-        let hole = self.work.look(start, HOLE.min(self.work.size() - start)).await?.0;
-        let range = self.work.next(start..start + hole.max(end - start), HOLE).await?;
-        let end = range.map_or(end, |range| range.end.max(end));
+        let most = self.work.largest_hole();
+        let hole = self.work.look(start, most.min(self.work.size() - start)).await?.0;
+        let range = self.work.next(start..start + hole.max(end - start), most).await?;
+        let end = range.map_or(end, |range| range.end.max(end)).min((start + most).next_multiple_of(unit));
         Ok((start..end, false))
     }
 

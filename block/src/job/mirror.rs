@@ -102,6 +102,11 @@ impl Disk {
             }
             this.end_old().await?;
             let leaf = this.leaf();
+            let mut mirror = mirror;
+            if mirror.sync == Sync::Top && leaf.backing().is_none() {
+                // The leaf holds everything, also where nothing is allocated.
+                mirror.sync = Sync::Full;
+            }
             let target = this.open_mirror(&mirror, &leaf).await?;
             let replica = Replica::new(leaf, target);
             replica.set_active(mirror.mode == CopyMode::WriteBlocking);
@@ -233,14 +238,17 @@ impl Strategy for Mirror {
         loop {
             job.rest().await?;
             self.settle_error(job).await?;
+            let ends = job.is_completing() || job.is_leaving();
+            if ends {
+                // From here on only what is in flight comes to be copied.
+                self.replica.set_active(true);
+            }
             if self.replica.remaining() > 0 {
                 self.catch_up(job).await?;
                 self.report(job);
                 continue;
             }
-            if job.is_completing() || job.is_leaving() {
-                // From here on only what is in flight comes to be copied.
-                self.replica.set_active(true);
+            if ends {
                 return Ok(());
             }
             job.changed_or(self.replica.changed()).await;
@@ -250,6 +258,8 @@ impl Strategy for Mirror {
     async fn finish(&self, job: &Rc<Job>) -> Result<()> {
         // As long as it waits to be made final, it follows the disk.
         for _ in 0..TRIES {
+            // What an earlier error concerns is copied again, and a flush that failed fails again.
+            self.replica.take_error();
             self.catch_up(job).await?;
             // With the gate open. From here on a guest's flush covers all that it has written.
             self.flush(job).await?;
@@ -258,7 +268,12 @@ impl Strategy for Mirror {
             // What is left was in flight before, when writes began to go to both sides.
             if self.replica.is_complete() {
                 if job.is_completing() {
-                    self.disk.swap_to_copy(self.replica.target().clone());
+                    let target = self.replica.target().clone();
+                    match self.sync {
+                        // The old leaf is behind the new one, and may hold what was not flushed yet.
+                        Sync::None => drop(self.disk.swap(target)),
+                        Sync::Full | Sync::Top => self.disk.swap_to_copy(target),
+                    }
                 }
                 self.installed.take();
                 drop(closed);
@@ -266,7 +281,10 @@ impl Strategy for Mirror {
                 return if job.is_completing() { Ok(()) } else { self.replica.target().flush().await };
             }
         }
-        let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.disk.name());
+        let text = format!(
+            "{}: requests in flight did not end within {DEADLINE:?}, or came to be copied again",
+            self.disk.name()
+        );
         Err(Error::new(ErrorKind::TimedOut, text))
     }
 
@@ -274,7 +292,13 @@ impl Strategy for Mirror {
         self.installed.take();
         let target = self.replica.target();
         let is_leaf = Rc::ptr_eq(target, &self.disk.leaf());
-        if !is_leaf && let Err(e) = target.close().await {
+        // Requests that began before may still write to both sides, and nothing may when the target is
+        // closed. A target that hangs keeps nobody here for ever.
+        let idle = executor::timeout(DEADLINE, self.replica.idle()).await.is_some();
+        if !is_leaf
+            && idle
+            && let Err(e) = target.close().await
+        {
             executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());
         }
         if let Err(e) = self.disk.end_old().await {

@@ -66,6 +66,8 @@ impl Control {
             while !self.io_errors.is_pending() {
                 self.reports.io_failed.wait().await;
             }
+            // A guest can make disks fail at any rate; the other tasks of the main loop get their turns.
+            executor::yield_now().await;
             self.io_failed().await;
         }
     }

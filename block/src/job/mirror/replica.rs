@@ -36,6 +36,11 @@ use crate::{Buf, Error, Result};
 
 /// The smallest granule in bytes.
 const SMALLEST: u64 = 64 << 10;
+/// The most granules: 32 MiB of bits.
+const MOST: u64 = 1 << 28;
+/// The largest hole that is copied at once, in bytes: a target without fast zeros writes them, and the
+/// guest's writes there wait.
+const HOLE: u64 = 16 << 20;
 
 /// See the module.
 pub(super) struct Replica {
@@ -58,12 +63,28 @@ pub(super) struct Replica {
     failed: RefCell<Option<Error>>,
     /// Something of the above has changed.
     changed: Event,
+    /// Requests of guests in the filter.
+    inside: Cell<u64>,
+    left: Event,
+}
+
+/// A request of a guest in the filter.
+struct Inside<'a>(&'a Replica);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.inside.set(self.0.inside.get() - 1);
+        self.0.left.notify();
+    }
 }
 
 impl Replica {
     /// Creates a replica of `source`, of which nothing is to be copied yet. Both have the same size.
     pub(super) fn new(source: Rc<Node>, target: Rc<Node>) -> Rc<Self> {
-        let granule = SMALLEST.max(target.cluster_size());
+        let mut granule = SMALLEST.max(target.cluster_size());
+        while source.size() / granule > MOST {
+            granule *= 2;
+        }
         let todo = RefCell::new(Bitmap::new(source.size(), granule));
         Rc::new(Replica {
             source,
@@ -77,6 +98,8 @@ impl Replica {
             written: Cell::new(0),
             failed: RefCell::default(),
             changed: Event::new(),
+            inside: Cell::new(0),
+            left: Event::new(),
         })
     }
 
@@ -136,6 +159,18 @@ impl Replica {
         self.changed.wait().await;
     }
 
+    fn enter(&self) -> Inside<'_> {
+        self.inside.set(self.inside.get() + 1);
+        Inside(self)
+    }
+
+    /// Waits until no request of a guest is in the filter. None may come any more.
+    pub(super) async fn idle(&self) {
+        while self.inside.get() > 0 {
+            self.left.wait().await;
+        }
+    }
+
     fn note(&self, error: Error) {
         self.failed.borrow_mut().get_or_insert(error);
         self.changed.notify();
@@ -182,6 +217,7 @@ impl Replica {
 #[async_trait(?Send)]
 impl Filter for Replica {
     async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
+        let _inside = self.enter();
         let range = offset..offset + buf.len() as u64;
         if !self.active.get() {
             let result = below.write(offset, buf).await;
@@ -204,6 +240,7 @@ impl Filter for Replica {
     }
 
     async fn write_zeroes(&self, below: Below<'_>, offset: u64, len: u64, unmap: bool) -> Result<()> {
+        let _inside = self.enter();
         let range = offset..offset + len;
         if !self.active.get() {
             let result = below.write_zeroes(offset, len, unmap).await;
@@ -228,6 +265,7 @@ impl Filter for Replica {
     }
 
     async fn discard(&self, below: Below<'_>, offset: u64, len: u64) -> Result<()> {
+        let _inside = self.enter();
         // The source may read as before or as zeros afterwards, and the target must read the same: it is
         // copied.
         let range = offset..offset + len;
@@ -254,6 +292,7 @@ impl Filter for Replica {
     }
 
     async fn flush(&self, below: Below<'_>) -> Result<()> {
+        let _inside = self.enter();
         if !self.both_flush.get() {
             return below.flush().await;
         }
@@ -307,7 +346,15 @@ impl Work for Rc<Replica> {
         if self.both_flush.get() { Ok(()) } else { self.flush_target().await }
     }
 
+    fn largest_hole(&self) -> u64 {
+        HOLE
+    }
+
     fn report(&self, job: &Job, _: u64) {
+        if job.is_completing() || job.is_leaving() {
+            // Or a guest that writes all the time keeps the copier from an end.
+            self.set_active(true);
+        }
         job.set_progress(self.written(), self.remaining());
     }
 }
