@@ -43,7 +43,7 @@ pub fn login_and_power_off() -> Result<(), Failure> {
     command.args(["run", "--sandbox", "strict", "--drive"]);
     command.arg(format!("id=virtio0,file={},format=qcow2", leaf.display()));
     let mut terminal = Terminal::run(&mut command)?;
-    terminal.shows(&format!("boots {}", kernel.vmlinuz.display()))?;
+    terminal.shows(&format!("booting {}", kernel.vmlinuz.display()))?;
     terminal.shows_within(START, "Linux version")?;
     terminal.shows_within(START, "millrace login: ")?;
     check(!terminal.is_as_before()?, "the terminal is raw while the guest runs")?;
