@@ -218,6 +218,11 @@ fn a_typed_client_runs_every_command_that_we_share() -> Result<(), Failure> {
     typed.refused::<qmp::transaction>(json!({"actions": [{"type": "abort", "data": {}}]}));
     typed.to::<qmp::stop>(json!({}));
     typed.to::<qmp::cont>(json!({}));
+    let mirror = json!({
+        "device": "disk", "target": stage.path("mirror.img"), "format": "raw", "sync": "full", "job-id": "m",
+        "copy-mode": "write-blocking", "auto-finalize": false,
+    });
+    typed.to::<qmp::drive_mirror>(mirror);
     typed.to::<qmp::system_powerdown>(json!({}));
     typed.to::<qmp::system_reset>(json!({}));
     let commands: Vec<_> = typed.to::<qmp::query_commands>(json!({}));
