@@ -1,6 +1,6 @@
 //! The mirror: a copy of a disk that follows it, until the disk moves to it or leaves it behind.
 //!
-//! [`Replica`] is the copy and its state table; this file is the job: a pass over what is to be copied,
+//! `Replica` is the copy and its state table; this file is the job: a pass over what is to be copied,
 //! then READY, then what the guest writes, and at the end the pivot.
 //!
 //! What is durable when:
