@@ -15,7 +15,7 @@ use super::Failure;
 use super::options::Run;
 
 /// The devices, and the terminals that the main loop serves for them.
-pub(super) struct Others {
+pub(super) struct OtherDevices {
     pub devices: Vec<Box<dyn Device>>,
     pub terminals: Vec<Running>,
     /// The thread that the devices work on.
@@ -24,7 +24,7 @@ pub(super) struct Others {
 
 /// Starts the thread, confines it before it handles anything of the guest, and makes the devices of
 /// `options`. The thread ends with the process.
-pub(super) fn start(options: &Run) -> Result<Others, Failure> {
+pub(super) fn start(options: &Run) -> Result<OtherDevices, Failure> {
     let mode = options.sandbox.into();
     let thread = Thread::start("devices", pending).map_err(|e| format!("a thread for devices: {e}"))?;
     let remote = thread.remote();
@@ -45,7 +45,7 @@ pub(super) fn start(options: &Run) -> Result<Others, Failure> {
         );
         devices.push(Box::new(VirtioDevice::new(remote.clone(), VirtioConsole::new(line))));
     }
-    Ok(Others { devices, terminals, thread: remote.clone() })
+    Ok(OtherDevices { devices, terminals, thread: remote.clone() })
 }
 
 /// The bytes of a virtio console, served to clients like those of a serial port.

@@ -138,7 +138,7 @@ impl Exports {
         let address = address(arguments.addr);
         let bound = match address {
             // Like an image, the socket must lie below a folder of `--allow-dir`.
-            Address::Unix(_) => executor::outside(move || Listener::bind(&address)).await,
+            Address::Unix(_) => executor::unconfined(move || Listener::bind(&address)).await,
             // A host's name may take long to look up.
             Address::Tcp(_) => executor::unblock(move || Listener::bind(&address)).await,
         };

@@ -31,14 +31,14 @@ use super::io_errors::IoErrors;
 use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
 use super::pidfile;
 use super::reports::{Reporter, Reports};
-use super::signals::{Held, Signals};
+use super::signals::{BlockedSignals, Signals};
 use super::user::NewUser;
 use vmm::notice::Waiter;
 use vmm::serial::Backend;
 use vmm::{Config, Event, Machine, Prepared};
 
 /// Runs until the guest, a client, the user or a signal ends it.
-pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
+pub(super) fn run(options: Run, signals: BlockedSignals) -> Result<ExitCode, Failure> {
     let signals = signals.watch().map_err(|e| format!("signals: {e}"))?;
     // The thread of the log runs already, and is confined too.
     vmm::confine_program(options.sandbox.into());
@@ -60,7 +60,8 @@ pub(super) fn run(options: Run, signals: Held) -> Result<ExitCode, Failure> {
     };
     let folders = options.allow_dir.clone();
     let confine = move || if folders.is_empty() { Ok(()) } else { sandbox::allow_only(&folders) };
-    let confined = executor::start_outside(confine).map_err(|e| format!("a thread that opens files: {e}"))?;
+    let confined =
+        executor::start_unconfined_pool(confine).map_err(|e| format!("a thread that opens files: {e}"))?;
     confined.map_err(|e| format!("--allow-dir: {e}"))?;
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     let _pid_file = options.pidfile.as_deref().map(pidfile::write).transpose()?;

@@ -23,7 +23,7 @@ use vmm::notice::{self, Waiter};
 const SAME: Duration = Duration::from_millis(300);
 
 /// Signals that are held back from their default action.
-pub(super) struct Held(SigSet);
+pub(super) struct BlockedSignals(SigSet);
 
 /// Reports the first signal to the main loop.
 pub(super) struct Signals {
@@ -34,7 +34,7 @@ pub(super) struct Signals {
 
 /// Blocks the signals in this thread and in those that it starts later. Must be called before any other
 /// thread is started.
-pub(super) fn hold_back() -> Held {
+pub(super) fn hold_back() -> BlockedSignals {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
@@ -43,7 +43,7 @@ pub(super) fn hold_back() -> Held {
     }
     // Fails only for an operation that does not exist.
     let _ = set.thread_block();
-    Held(set)
+    BlockedSignals(set)
 }
 
 fn is_ignored(signal: Signal) -> bool {
@@ -55,7 +55,7 @@ fn is_ignored(signal: Signal) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
-impl Held {
+impl BlockedSignals {
     /// Starts the thread that waits for them.
     pub(super) fn watch(self) -> io::Result<Arc<Signals>> {
         let signals = Arc::new(Signals { serving: Mutex::new(false), asked: notice::Signal::new()? });

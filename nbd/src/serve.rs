@@ -83,7 +83,7 @@ struct Server<E> {
     link: Link,
     terms: Terms,
     export: E,
-    outbox: Outbox<Held<E>>,
+    outbox: Outbox<InFlight<E>>,
     /// The number of requests whose reply is not sent yet.
     in_flight: Cell<u64>,
     /// The memory of requests of [`POOLED`] bytes and less.
@@ -95,14 +95,14 @@ struct Server<E> {
 }
 
 /// Resources that a request holds until its reply is sent.
-struct Held<E> {
+struct InFlight<E> {
     _slot: Permit,
     _memory: Option<Permit>,
     data: Option<Buf>,
     server: Rc<Server<E>>,
 }
 
-impl<E> Drop for Held<E> {
+impl<E> Drop for InFlight<E> {
     fn drop(&mut self) {
         self.server.in_flight.update(|n| n - 1);
         if let Some(data) = self.data.take().filter(|data| data.len() <= POOLED) {
@@ -142,7 +142,7 @@ impl<E: Export> Server<E> {
             };
             let memory = if data > 0 { Some(self.memory.acquire(u64::from(data)).await) } else { None };
             self.in_flight.update(|n| n + 1);
-            let mut held = Held { _slot: slot, _memory: memory, data: None, server: self.clone() };
+            let mut held = InFlight { _slot: slot, _memory: memory, data: None, server: self.clone() };
             if writes {
                 let payload = self.buffer(data as usize);
                 self.link.fill_buf(&payload).await?;
@@ -161,7 +161,7 @@ impl<E: Export> Server<E> {
         if len <= POOLED { self.pool.get(len) } else { Buf::new(len) }
     }
 
-    async fn reply(&self, cookie: u64, result: Result<Answer>, held: Held<E>) {
+    async fn reply(&self, cookie: u64, result: Result<Answer>, held: InFlight<E>) {
         if !self.outbox.push(Reply::messages(self.terms.structured, cookie, result, held)) {
             return;
         }
@@ -176,7 +176,7 @@ impl<E: Export> Server<E> {
         }
     }
 
-    async fn perform(&self, request: Request, held: &mut Held<E>) -> Result<Answer> {
+    async fn perform(&self, request: Request, held: &mut InFlight<E>) -> Result<Answer> {
         self.check(&request)?;
         let Request { flags, offset, .. } = request;
         let len = u64::from(request.len);
@@ -249,7 +249,7 @@ impl<E: Export> Server<E> {
         Ok(())
     }
 
-    async fn read(&self, request: &Request, held: &mut Held<E>) -> Result<Answer> {
+    async fn read(&self, request: &Request, held: &mut InFlight<E>) -> Result<Answer> {
         let Request { flags, offset, len, .. } = *request;
         if len > MAX_REQUEST {
             return error(Errno::Invalid, "more than 32 MiB at once");

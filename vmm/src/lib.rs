@@ -20,7 +20,7 @@
 //! # Modules, in reading order
 //!
 //! - `machine`: the value that the main loop drives
-//! - `foundation`: the parts that exist before the devices: [`memory`] with a kernel in it, and a VM
+//! - `boot_parts`: the parts that exist before the devices: [`memory`] with a kernel in it, and a VM
 //! - [`layout`]: addresses, I/O ports and interrupts
 //! - [`hypervisor`]: KVM, the VM and its interrupt lines and doorbells
 //! - [`boot`]: loads the kernel and sets the boot CPU's registers
@@ -70,10 +70,10 @@
 
 pub mod acpi;
 pub mod boot;
+mod boot_parts;
 pub mod bus;
 pub mod cpuid;
 mod error;
-mod foundation;
 mod gate;
 pub mod hypervisor;
 pub mod layout;

@@ -16,9 +16,9 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::boot::Entry;
+use crate::boot_parts::{BootParts, PendingBoot};
 use crate::bus::Bus;
 use crate::error::Error;
-use crate::foundation::{Foundation, Rising};
 use crate::gate::{Gate, Wanted};
 use crate::hypervisor::{Doorbell, Line, Vm};
 use crate::layout::{
@@ -26,7 +26,7 @@ use crate::layout::{
 };
 use crate::notice::{Event, Notices, Waiter};
 use crate::serial::{Backend, Port, Running as SerialTask};
-use crate::vcpu::{Vcpus, World};
+use crate::vcpu::{Surroundings, Vcpus};
 use crate::{acpi, memory, ports};
 use virtio::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
 
@@ -111,8 +111,8 @@ impl Drop for Ended<'_> {
 
 /// A machine whose first start has begun, before it has devices and serial ports.
 pub struct Prepared {
-    foundation: Arc<Foundation>,
-    rising: Rising,
+    boot_parts: Arc<BootParts>,
+    pending: PendingBoot,
     sandbox: sandbox::Mode,
 }
 
@@ -120,13 +120,13 @@ impl Prepared {
     /// Returns true if the kernel may be a Linux kernel. Some KVMs open but cannot run one; `kvm-probe`
     /// finds out.
     pub fn is_stock_kernel(&self) -> bool {
-        self.foundation.is_stock_kernel()
+        self.boot_parts.is_stock_kernel()
     }
 }
 
 /// The parts of a machine that worker threads use too.
 struct Parts {
-    foundation: Arc<Foundation>,
+    boot_parts: Arc<BootParts>,
     sandbox: sandbox::Mode,
     transports: Vec<Arc<Transport>>,
     serial: Vec<Arc<Port>>,
@@ -143,7 +143,7 @@ pub struct Machine {
     notices: Arc<Notices>,
     heard: Waiter,
     /// The start that [`Machine::prepare`] has begun, until [`Machine::start`] takes it.
-    rising: RefCell<Option<Rising>>,
+    pending: RefCell<Option<PendingBoot>>,
     running: RefCell<Option<Rc<Running>>>,
     state: Cell<State>,
     /// True if devices are paused, and vCPUs are parked or will be after the next start or reset.
@@ -164,9 +164,9 @@ impl Machine {
     /// Fails if the host has no usable KVM, if a file cannot be opened, or if `config` is invalid. Each
     /// error is one line.
     pub fn prepare(config: &Config) -> Result<Prepared, Error> {
-        let foundation = Foundation::new(config)?;
-        let rising = foundation.rise()?;
-        Ok(Prepared { foundation, rising, sandbox: config.sandbox })
+        let boot_parts = BootParts::new(config)?;
+        let pending = boot_parts.begin_boot()?;
+        Ok(Prepared { boot_parts, pending, sandbox: config.sandbox })
     }
 
     /// Makes a machine that does not run yet. The guest sees the devices in the order of `devices`;
@@ -176,7 +176,7 @@ impl Machine {
     /// # Errors
     /// Fails if a device or a serial port cannot be used. Each error is one line.
     pub fn new(prepared: Prepared, devices: Vec<Box<dyn Device>>, serial: &[Backend]) -> Result<Self, Error> {
-        let Prepared { foundation, rising, sandbox } = prepared;
+        let Prepared { boot_parts, pending, sandbox } = prepared;
         if devices.len() > MAX_DEVICES {
             return Err(Error::Devices(devices.len()));
         }
@@ -190,7 +190,7 @@ impl Machine {
             .into_iter()
             .enumerate()
             .map(|(index, device)| {
-                Transport::new(device, foundation.memory.clone())
+                Transport::new(device, boot_parts.memory.clone())
                     .map(Arc::new)
                     .map_err(|e| Error::Device { index, reason: e.to_string() })
             })
@@ -208,7 +208,7 @@ impl Machine {
             tasks.push(task);
         }
         let parts = Parts {
-            foundation,
+            boot_parts,
             sandbox,
             transports,
             serial: ports,
@@ -218,7 +218,7 @@ impl Machine {
             parts: Arc::new(parts),
             heard: notices.signal.waiter().map_err(Error::system("eventfd"))?,
             notices,
-            rising: RefCell::new(Some(rising)),
+            pending: RefCell::new(Some(pending)),
             running: RefCell::new(None),
             state: Cell::new(State::Created),
             paused: Cell::new(false),
@@ -231,7 +231,7 @@ impl Machine {
 
     /// Returns guest memory, which lives as long as anyone holds a reference to it.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
-        &self.parts.foundation.memory
+        &self.parts.boot_parts.memory
     }
 
     /// Returns the machine's state.
@@ -291,18 +291,18 @@ impl Machine {
 
     /// Starts a guest, whose vCPUs run unless the machine is stopped.
     async fn boot(&self) -> Result<(), Error> {
-        let foundation = &self.parts.foundation;
+        let boot_parts = &self.parts.boot_parts;
         let (wanted, state) = match self.paused.get() {
             true => (Wanted::Park, State::Paused),
             false => (Wanted::Run, State::Running),
         };
-        let gate = Gate::new(foundation.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
-        let rising = self.rising.take().map_or_else(|| foundation.rise(), Ok)?;
-        let (vm, entry) = rising.risen().await?;
+        let gate = Gate::new(boot_parts.cpus as usize, wanted).map_err(Error::system("eventfd"))?;
+        let pending = self.pending.take().map_or_else(|| boot_parts.begin_boot(), Ok)?;
+        let (vm, entry) = pending.wait().await?;
         let parts = self.parts.clone();
         let vm = unblock(move || parts.join(vm, &entry)).await?;
-        let world = self.parts.world(gate, self.notices.clone());
-        let vcpus = Vcpus::start(vm.vcpus, world)?;
+        let surroundings = self.parts.surroundings(gate, self.notices.clone());
+        let vcpus = Vcpus::start(vm.vcpus, surroundings)?;
         let clock = Cell::new(None);
         self.running.replace(Some(Rc::new(Running { vcpus, clock, vm: vm.fd })));
         self.state.set(state);
@@ -479,7 +479,7 @@ impl Machine {
 impl Parts {
     /// Returns memory and serial ports to their power-on state. Devices must have been reset before.
     fn clear(&self) -> Result<(), Error> {
-        memory::clear(&self.foundation.memory)?;
+        memory::clear(&self.boot_parts.memory)?;
         for port in &self.serial {
             port.reset().map_err(Error::system("serial port"))?;
         }
@@ -488,7 +488,7 @@ impl Parts {
 
     /// Connects devices and serial ports to a VM, and describes them to its guest.
     fn join(&self, vm: Vm, entry: &Entry) -> Result<Vm, Error> {
-        let Foundation { memory, cpus, .. } = &*self.foundation;
+        let BootParts { memory, cpus, .. } = &*self.boot_parts;
         acpi::write(memory, *cpus, self.serial.len(), self.transports.len())
             .map_err(|e| Error::System { what: "low memory", source: std::io::Error::other(e) })?;
         let (mut lines, mut doorbells) = (Vec::new(), Vec::new());
@@ -513,12 +513,12 @@ impl Parts {
         Ok(vm)
     }
 
-    fn world(&self, gate: Arc<Gate>, notices: Arc<Notices>) -> World {
+    fn surroundings(&self, gate: Arc<Gate>, notices: Arc<Notices>) -> Surroundings {
         let ports = ports::bus(&gate, &notices, &self.serial);
         let mut mmio = Bus::new();
         for (index, transport) in self.transports.iter().enumerate() {
             mmio.add(device_window(index), MMIO_SIZE, transport.clone());
         }
-        World { ports, mmio, gate, notices, sandbox: self.sandbox }
+        Surroundings { ports, mmio, gate, notices, sandbox: self.sandbox }
     }
 }

@@ -47,7 +47,7 @@ impl Drop for Kickable {
 }
 
 /// The parts of the machine that vCPU threads use.
-pub(crate) struct World {
+pub(crate) struct Surroundings {
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
     pub(crate) gate: Arc<Gate>,
@@ -64,21 +64,21 @@ pub(crate) struct Vcpus {
 
 impl Vcpus {
     /// Starts a thread for each vCPU, which waits at the gate. Must be called on the main loop.
-    pub(crate) fn start(vcpus: Vec<VcpuFd>, world: World) -> Result<Self, Error> {
+    pub(crate) fn start(vcpus: Vec<VcpuFd>, surroundings: Surroundings) -> Result<Self, Error> {
         static HANDLER: Once = Once::new();
         let mut registered = Ok(());
         HANDLER.call_once(|| registered = register_signal_handler(SIGRTMIN(), on_kick));
         registered.map_err(|e| Error::system("vCPU signal")(e.into()))?;
 
-        let gate = world.gate.clone();
+        let gate = surroundings.gate.clone();
         let out = gate.signal.waiter().map_err(Error::system("vCPU signal"))?;
-        let world = Arc::new(world);
+        let surroundings = Arc::new(surroundings);
         let all = Vcpus { gate: gate.clone(), out, threads: RefCell::default() };
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let (seat, world) = (Seat(gate.clone()), world.clone());
+            let (seat, surroundings) = (Seat(gate.clone()), surroundings.clone());
             let thread = Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || run(index, Kickable::new(vcpu), &seat, &world))
+                .spawn(move || run(index, Kickable::new(vcpu), &seat, &surroundings))
                 .map_err(Error::system("vCPU thread"))?;
             all.threads.borrow_mut().push(thread);
         }
@@ -140,7 +140,7 @@ impl Drop for Vcpus {
 }
 
 /// Reports a panic of a vCPU thread to the main loop; otherwise the machine would hang in silence.
-struct Alarm<'a>(usize, &'a World);
+struct Alarm<'a>(usize, &'a Surroundings);
 
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
@@ -150,7 +150,7 @@ impl Drop for Alarm<'_> {
     }
 }
 
-impl World {
+impl Surroundings {
     fn end(&self, event: Event) {
         self.gate.close();
         self.notices.push(event);
@@ -161,10 +161,10 @@ impl World {
     }
 }
 
-fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
-    let _alarm = Alarm(index, world);
+fn run(index: usize, mut vcpu: Kickable, seat: &Seat, surroundings: &Surroundings) {
+    let _alarm = Alarm(index, surroundings);
     let exits: *const kvm_run = vcpu.0.get_kvm_run();
-    crate::confine(sandbox::Role::Vcpu, world.sandbox);
+    crate::confine(sandbox::Role::Vcpu, surroundings.sandbox);
     loop {
         // Cleared before the gate is checked: a later kick sets it again.
         vcpu.0.set_kvm_immediate_exit(0);
@@ -181,7 +181,7 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
             // A kick, or a vCPU that waits for its start-up interrupt.
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => continue,
             Err(e) => {
-                world.fail(format!("vCPU {index}: KVM_RUN: {}", std::io::Error::from(e)));
+                surroundings.fail(format!("vCPU {index}: KVM_RUN: {}", std::io::Error::from(e)));
                 continue;
             }
         };
@@ -191,25 +191,25 @@ fn run(index: usize, mut vcpu: Kickable, seat: &Seat, world: &World) {
         // exit's data lie behind it.
         let io_size = || usize::from(unsafe { (*exits).__bindgen_anon_1.io.size });
         match exit {
-            VcpuExit::IoIn(port, data) => world.ports.read_elements(port.into(), io_size(), data),
-            VcpuExit::IoOut(port, data) => world.ports.write_elements(port.into(), io_size(), data),
-            VcpuExit::MmioRead(address, data) => world.mmio.read(address, data),
-            VcpuExit::MmioWrite(address, data) => world.mmio.write(address, data),
-            VcpuExit::Shutdown => world.end(Event::TripleFault),
-            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => world.end(Event::PowerOff),
-            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => world.end(Event::Reset),
-            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => world.end(Event::Panicked),
+            VcpuExit::IoIn(port, data) => surroundings.ports.read_elements(port.into(), io_size(), data),
+            VcpuExit::IoOut(port, data) => surroundings.ports.write_elements(port.into(), io_size(), data),
+            VcpuExit::MmioRead(address, data) => surroundings.mmio.read(address, data),
+            VcpuExit::MmioWrite(address, data) => surroundings.mmio.write(address, data),
+            VcpuExit::Shutdown => surroundings.end(Event::TripleFault),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => surroundings.end(Event::PowerOff),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => surroundings.end(Event::Reset),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => surroundings.end(Event::Panicked),
             // With the irqchip in the kernel, the kernel handles these, and they mean nothing here.
             VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
             VcpuExit::FailEntry(reason, cpu) => {
-                world.fail(format!(
+                surroundings.fail(format!(
                     "vCPU {index}: the processor refused to enter the guest: reason {reason:#x} on CPU {cpu}"
                 ));
             }
-            VcpuExit::InternalError => world.fail(internal_error(index, &mut vcpu.0)),
+            VcpuExit::InternalError => surroundings.fail(internal_error(index, &mut vcpu.0)),
             other => {
                 let what = format!("{other:?}");
-                world.fail(format!("vCPU {index}: unexpected exit {what} at {}", place(&vcpu.0)));
+                surroundings.fail(format!("vCPU {index}: unexpected exit {what} at {}", place(&vcpu.0)));
             }
         }
     }

@@ -86,7 +86,7 @@ impl FileStorage {
         let direct = if opener.direct { libc::O_DIRECT } else { 0 };
         options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | direct);
         let path = name.to_owned();
-        let opened = executor::outside(move || {
+        let opened = executor::unconfined(move || {
             let file = options.open(&path)?;
             let metadata = file.metadata()?;
             let is_in_memory = kernel::is_in_memory(&file)?;
@@ -449,7 +449,7 @@ impl Storage for FileStorage {
         let folder = Path::new(&self.name).parent().filter(|p| !p.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).to_owned();
         let shown = folder.display().to_string();
-        let done = executor::outside(move || File::open(&folder)?.sync_all()).await;
+        let done = executor::unconfined(move || File::open(&folder)?.sync_all()).await;
         done.map_err(|e| Error::io(format_args!("syncing the folder {shown}"), &e))
     }
 }

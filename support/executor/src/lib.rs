@@ -21,7 +21,7 @@
 //! - [`handle`]: a typed way to a value of another thread's executor
 //! - `thread`: an executor on a thread of its own
 //! - `pool`: worker threads for calls that block
-//! - `outside`: worker threads that are less confined than their caller, for opening files and connecting
+//! - `unconfined`: worker threads that are less confined than their caller, for opening files and connecting
 //! - [`log`]: log lines that an outside party can cause
 //!
 //! # Example
@@ -65,7 +65,6 @@
 mod fd;
 pub mod handle;
 pub mod log;
-mod outside;
 mod pool;
 mod remote;
 mod run;
@@ -75,14 +74,15 @@ mod task;
 mod tests;
 mod thread;
 mod timer;
+mod unconfined;
 
 pub use fd::AsyncFd;
-pub use outside::{connecting, outside, start_outside};
 pub use remote::{Gone, Handle, Remote, Reply, lock};
 pub use run::{Executor, before_wait, is_simulated, now, random, remote};
 pub use task::{JoinHandle, spawn, to_the_end, yield_now};
 pub use thread::Thread;
 pub use timer::{sleep, sleep_until, timeout};
+pub use unconfined::{connecting, start_unconfined_pool, unconfined};
 
 /// Runs a closure that may block on a worker thread and awaits its result.
 ///

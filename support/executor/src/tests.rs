@@ -234,10 +234,10 @@ fn work_that_waits_for_other_work_has_threads_enough() {
 #[test]
 fn work_outside_runs_beside_the_pool() {
     let name = || std::thread::current().name().map(str::to_owned);
-    assert_eq!(crate::start_outside(|| 5).unwrap(), 5);
+    assert_eq!(crate::start_unconfined_pool(|| 5).unwrap(), 5);
     let executor = Executor::new().unwrap();
     let names = executor.block_on(async move {
-        [crate::outside(name).await, crate::connecting(name).await, unblock(name).await]
+        [crate::unconfined(name).await, crate::connecting(name).await, unblock(name).await]
     });
     assert_eq!(names, ["opener", "connector", "worker"].map(|name| Some(name.to_owned())));
 }

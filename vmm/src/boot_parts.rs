@@ -17,7 +17,7 @@ use crate::memory;
 use executor::lock;
 
 /// The parts that all starts of a machine share.
-pub(crate) struct Foundation {
+pub(crate) struct BootParts {
     kvm: Kvm,
     kernel: Mutex<Kernel>,
     pub(crate) memory: Arc<GuestMemoryMmap>,
@@ -26,12 +26,12 @@ pub(crate) struct Foundation {
 }
 
 /// A start whose VM and kernel are being prepared on their threads.
-pub(crate) struct Rising {
+pub(crate) struct PendingBoot {
     vm: Reply<Result<Vm, Error>>,
     entry: Reply<Result<Entry, Error>>,
 }
 
-impl Foundation {
+impl BootParts {
     /// Opens and checks everything that `config` names, and maps guest memory.
     pub(crate) fn new(config: &Config) -> Result<Arc<Self>, Error> {
         if !(1..=MAX_CPUS).contains(&config.cpus) {
@@ -41,7 +41,7 @@ impl Foundation {
         let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &config.cmdline)?;
         let is_stock = kernel.is_stock();
         let memory = memory::map(config.memory)?;
-        Ok(Arc::new(Foundation { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus, is_stock }))
+        Ok(Arc::new(BootParts { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus, is_stock }))
     }
 
     /// Returns true if the kernel may be a Linux kernel.
@@ -50,12 +50,12 @@ impl Foundation {
     }
 
     /// Begins to load the kernel into memory, which must be zero, and to create a VM.
-    pub(crate) fn rise(self: &Arc<Self>) -> Result<Rising, Error> {
+    pub(crate) fn begin_boot(self: &Arc<Self>) -> Result<PendingBoot, Error> {
         let (within, around) = (self.clone(), self.clone());
         let thread = Error::system("a thread");
         let entry = spawn_thread("loader", move || within.load()).map_err(&thread)?;
         let make = move || Vm::new(&around.kvm, &around.memory, around.cpus);
-        Ok(Rising { vm: spawn_thread("maker", make).map_err(&thread)?, entry })
+        Ok(PendingBoot { vm: spawn_thread("maker", make).map_err(&thread)?, entry })
     }
 
     fn load(&self) -> Result<Entry, Error> {
@@ -67,10 +67,10 @@ impl Foundation {
     }
 }
 
-impl Rising {
+impl PendingBoot {
     /// Waits until both are ready. Returns the VM, with the kernel in its memory, and the kernel's entry
     /// point.
-    pub(crate) async fn risen(self) -> Result<(Vm, Entry), Error> {
+    pub(crate) async fn wait(self) -> Result<(Vm, Entry), Error> {
         let panicked = |Gone| Error::system("a machine's start")(std::io::Error::other("a thread panicked"));
         // Both must have ended before an error is returned, since the next reset clears the memory.
         let (vm, entry) = (self.vm.await, self.entry.await);

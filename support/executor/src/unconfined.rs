@@ -15,13 +15,15 @@ struct Outside {
 static FILES: OnceLock<Outside> = OnceLock::new();
 static CONNECTIONS: OnceLock<Outside> = OnceLock::new();
 
-/// Starts the threads that create the workers of [`outside`] and [`connecting`], and calls `confine` on
+/// Starts the threads that create the workers of [`unconfined`] and [`connecting`], and calls `confine` on
 /// the first one. Must be called once per process, before any thread is confined. Returns the value of
 /// `confine`.
 ///
 /// # Errors
 /// If the kernel cannot start a thread.
-pub fn start_outside<T: Send + 'static>(confine: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub fn start_unconfined_pool<T: Send + 'static>(
+    confine: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     start(&CONNECTIONS, "connector", || ())?;
     start(&FILES, "opener", confine)
 }
@@ -48,13 +50,13 @@ fn start<T: Send + 'static>(
     confined.recv().map_err(io::Error::other)
 }
 
-/// Like [`crate::unblock`], on a thread that is confined only by what `confine` of [`start_outside`]
+/// Like [`crate::unblock`], on a thread that is confined only by what `confine` of [`start_unconfined_pool`]
 /// did: for opening files by name. Without such a thread it is `unblock`.
-pub async fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn unconfined<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     on(&FILES, work).await
 }
 
-/// Like [`outside`], on a thread that `confine` was not called on: for connections, because the C
+/// Like [`unconfined`], on a thread that `confine` was not called on: for connections, because the C
 /// library reads files of its own to look up host names.
 pub async fn connecting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     on(&CONNECTIONS, work).await
