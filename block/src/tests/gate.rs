@@ -90,3 +90,17 @@ fn a_drain_waits_for_no_more_than_may_be_inside() {
         drop(closed);
     });
 }
+
+/// Two jobs that share no image may need the disk drained at once.
+#[test]
+fn a_gate_that_two_have_closed_is_opened_by_the_second() {
+    Executor::simulated(1).block_on(async {
+        let (_files, disk) = disk().await;
+        let first = disk.drain(DEADLINE).await.unwrap();
+        let second = disk.drain(DEADLINE).await.unwrap();
+        drop(first);
+        assert!(disk.try_enter().is_none());
+        drop(second);
+        assert!(disk.try_enter().is_some());
+    });
+}

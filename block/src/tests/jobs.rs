@@ -6,7 +6,7 @@ use crate::disk::job::{Events, Info, JobEvent, JobOptions, Status};
 use crate::job::stream::{Base, StreamOptions};
 
 /// The events of jobs, in order.
-pub(super) type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
+type Told = Rc<RefCell<Vec<(Info, JobEvent)>>>;
 
 pub(super) async fn open_telling(files: &Rc<SimDir>, name: &str, kind: Kind) -> (Rc<Disk>, Told) {
     let leaf = chain::open(&**files, name, kind, true).await.unwrap();
@@ -30,7 +30,7 @@ fn story(told: &Told) -> Vec<String> {
     told.iter().map(word).collect()
 }
 
-fn wish() -> JobOptions {
+fn options() -> JobOptions {
     JobOptions::new("job0")
 }
 
@@ -62,7 +62,7 @@ async fn stage() -> (Rc<SimDir>, Rc<Disk>, Told, Rc<Guest>, Kind) {
 fn a_good_job_tells_its_life_and_is_gone() {
     seeds(20, |_| async {
         let (_, disk, told, guest, _) = stage().await;
-        disk.start_stream(everything(), wish()).await.unwrap();
+        disk.start_stream(everything(), options()).await.unwrap();
         wait_for_stream(&disk).await;
         let expected = ["created", "running", "waiting", "pending", "COMPLETED", "concluded", "null"];
         assert_eq!(story(&told), expected);
@@ -77,7 +77,7 @@ fn a_good_job_tells_its_life_and_is_gone() {
 fn finalize_and_dismiss_wait_for_their_commands() {
     seeds(20, |_| async {
         let (files, disk, told, guest, _) = stage().await;
-        let manual = JobOptions { auto_finalize: false, auto_dismiss: false, ..wish() };
+        let manual = JobOptions { auto_finalize: false, auto_dismiss: false, ..options() };
         disk.start_stream(everything(), manual.clone()).await.unwrap();
         let job = disk.job("job0").unwrap();
         for refused in [job.dismiss(), job.finalize(), job.complete(), job.resume()] {
@@ -122,7 +122,7 @@ fn a_paused_job_rests_and_goes_on() {
     seeds(40, |_| async {
         let (files, disk, told, guest, _) = stage().await;
         let worker = spawn(guest.clone().work(40));
-        disk.start_stream(everything(), wish()).await.unwrap();
+        disk.start_stream(everything(), options()).await.unwrap();
         executor::sleep(Duration::from_micros(random(1500))).await;
         // If the copies were fast, its result is being made final by now.
         let Ok(job) = disk.job("job0") else { return };
@@ -166,7 +166,7 @@ fn a_speed_is_kept() {
         let (disk, _) = open_telling(&files, "leaf", kind).await;
         let speed = (32 << 10) << (seed % 3);
         let start = executor::now();
-        disk.start_stream(everything(), JobOptions { speed, ..wish() }).await.unwrap();
+        disk.start_stream(everything(), JobOptions { speed, ..options() }).await.unwrap();
         wait_for_stream(&disk).await;
         let (took, expected) = ((executor::now() - start).as_secs_f64(), (512 << 10) as f64 / speed as f64);
         assert!(took > expected * 0.8 && took < expected * 1.1 + 0.2, "{took} s, not {expected}");
@@ -186,7 +186,7 @@ fn an_error_does_what_the_policy_says() {
         } else {
             base.set_faults(Faults { read: 1000, delay: 100, ..Faults::default() });
         }
-        let manual = JobOptions { on_error, auto_dismiss: false, ..wish() };
+        let manual = JobOptions { on_error, auto_dismiss: false, ..options() };
         disk.start_stream(everything(), manual).await.unwrap();
         let job = disk.job("job0").unwrap();
         let stops = on_error == OnError::Stop || (on_error == OnError::Enospc && no_space);
@@ -227,7 +227,7 @@ fn an_error_does_what_the_policy_says() {
         job.dismiss().unwrap();
         guest.clone().work(10).await;
         guest.verify().await;
-        disk.start_stream(everything(), wish()).await.unwrap();
+        disk.start_stream(everything(), options()).await.unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
         disk.close().await.unwrap();
@@ -246,17 +246,17 @@ fn any_command_at_any_time_under_load_and_faults() {
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work_through_errors(60))).collect();
         for round in 0..3 {
             let policies = [OnError::Report, OnError::Stop, OnError::Ignore, OnError::Enospc];
-            let wish = JobOptions {
+            let options = JobOptions {
                 speed: [0, 100_000, 10_000_000][random(3) as usize],
                 on_error: policies[random(4) as usize],
                 auto_finalize: random(2) == 0,
                 auto_dismiss: random(2) == 0,
                 ..JobOptions::new(format!("job{round}"))
             };
-            disk.start_stream(everything(), wish.clone()).await.unwrap();
+            disk.start_stream(everything(), options.clone()).await.unwrap();
             for _ in 0..random(20) {
                 executor::sleep(Duration::from_micros(random(500))).await;
-                let Ok(job) = disk.job(&wish.id) else { break };
+                let Ok(job) = disk.job(&options.id) else { break };
                 // Each is executed or refused by the state; none hangs.
                 let _ = match random(6) {
                     0 => job.pause(),
@@ -268,14 +268,14 @@ fn any_command_at_any_time_under_load_and_faults() {
                     _ => job.complete(),
                 };
             }
-            if let Ok(job) = disk.job(&wish.id) {
+            if let Ok(job) = disk.job(&options.id) {
                 let _ = job.cancel();
                 job.ended().await;
                 let _ = job.dismiss();
             }
             assert!(disk.jobs().is_empty());
             let is_end = |(job, what): &&(Info, JobEvent)| {
-                job.id == wish.id && matches!(what, JobEvent::Completed | JobEvent::Cancelled)
+                job.id == options.id && matches!(what, JobEvent::Completed | JobEvent::Cancelled)
             };
             let ends = told.borrow().iter().filter(is_end).count();
             assert_eq!(ends, 1, "a job has one end: {:?}", story(&told));
@@ -352,7 +352,7 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
             })
             .collect();
         let extent = StreamOptions { base: Some(base), ..StreamOptions::default() };
-        disk.start_stream(extent, wish()).await.unwrap();
+        disk.start_stream(extent, options()).await.unwrap();
         for worker in workers {
             worker.await;
         }
@@ -397,7 +397,7 @@ fn data_of_the_base_stay_there() {
         let (disk, _) = open_telling(&files, "leaf", leaf).await;
         let before = files.get("leaf").unwrap().content().len();
         let extent = StreamOptions { base: Some(Base::File("base".into())), ..StreamOptions::default() };
-        disk.start_stream(extent, wish()).await.unwrap();
+        disk.start_stream(extent, options()).await.unwrap();
         wait_for_stream(&disk).await;
         assert_eq!(disk.leaf().backing().unwrap().name(), "base");
         assert!(disk.leaf().map(0, 128 << 10).await.unwrap().depth == 1);
@@ -430,7 +430,7 @@ fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
         let base = (random(2) == 0).then(|| Base::File("base".into()));
         let extent =
             StreamOptions { image: Some(high.clone()), base: base.clone(), ..StreamOptions::default() };
-        let started = disk.start_stream(extent, wish()).await;
+        let started = disk.start_stream(extent, options()).await;
         assert!(started.is_ok() || cut, "{:?}", started.err());
         for worker in workers {
             worker.await;
@@ -497,7 +497,7 @@ fn what_cannot_be_streamed_is_refused_in_words() {
                 format!("Node '{leaf}' is not in a chain starting from '{low}'"),
             ),
         ] {
-            let error = disk.start_stream(extent, wish()).await.err().unwrap();
+            let error = disk.start_stream(extent, options()).await.err().unwrap();
             assert_eq!(error.to_string(), text);
         }
         assert!(told.borrow().is_empty() && disk.jobs().is_empty(), "a refused job leaves a trace");
@@ -506,7 +506,7 @@ fn what_cannot_be_streamed_is_refused_in_words() {
             "./base".into(),
             Some(Base::Node(disk.leaf().backing().unwrap().backing().unwrap().node_name())),
         );
-        disk.start_stream(extent, wish()).await.unwrap();
+        disk.start_stream(extent, options()).await.unwrap();
         wait_for_stream(&disk).await;
         let info = image::info(&*files, "leaf", kinds[1]).await.unwrap();
         assert_eq!(info.backing.as_deref(), Some("./base"));

@@ -1,18 +1,19 @@
 //! Mirrors under a guest's load: the disk moves to the copy, or leaves it behind; power cuts and failures.
 
+use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use executor::spawn;
+use executor::sync::Event;
 
-use super::jobs::{Told, chain_of, open_telling};
+use super::jobs::chain_of;
 use super::model::{self, Guest, random};
 use super::{check, folder, open, seeds, some_layout};
-use crate::disk::job::{Job, JobEvent, JobOptions, Status};
+use crate::disk::job::{Info, Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
 use crate::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::sim::{Faults, SimDir};
-use crate::{Disk, ErrorAction, ErrorKind, Kind, OnError, Result};
+use crate::{Buf, Disk, DiskEvent, ErrorAction, ErrorKind, Kind, OnError, Result, chain};
 
 /// Names of a chain's images, the last one first.
 const CHAIN: [&str; 3] = ["base", "middle", "leaf"];
@@ -25,85 +26,147 @@ fn mode() -> CopyMode {
     [CopyMode::Background, CopyMode::WriteBlocking][random(2) as usize]
 }
 
-/// Makes a target image of any layout, or has the mirror make it.
-async fn target(files: &Rc<SimDir>, sync: Sync, size: u64, behind: (&str, Kind)) -> MirrorTarget {
-    let by_mirror = random(2) == 0;
-    let (format, create) = match sync {
-        Sync::Full if random(2) == 0 => (Kind::Raw, Create::default()),
-        _ => some_layout(),
-    };
-    if !by_mirror {
-        let backing = (sync != Sync::Full).then(|| (behind.0.to_owned(), behind.1));
-        let create = Create { size: Some(size), backing, ..create };
-        image::create(&**files, "target", format, &create).await.unwrap();
-    }
-    MirrorTarget { name: "target".into(), format, existing: !by_mirror, node_name: None }
-}
-
-fn slow(files: &SimDir, names: &[&str]) {
-    for name in names {
-        if let Ok(file) = files.get(name) {
-            file.set_faults(Faults { delay: 100, ..Faults::default() });
-        }
-    }
-}
-
-async fn wait_until(told: &Told, what: impl Fn(JobEvent) -> bool) {
-    while !told.borrow().iter().any(|(_, event)| what(*event)) {
-        executor::sleep(Duration::from_micros(50)).await;
-    }
-}
-
 fn is_end(event: JobEvent) -> bool {
     matches!(event, JobEvent::Completed | JobEvent::Cancelled)
 }
 
-/// Waits until the mirror is ready, or has ended.
-async fn ready(told: &Told) -> bool {
-    wait_until(told, |event| event == JobEvent::Ready || is_end(event)).await;
-    !told.borrow().iter().any(|(_, event)| is_end(*event))
+/// The events of a disk's jobs, which can be awaited.
+#[derive(Default)]
+struct Log {
+    events: RefCell<Vec<(Info, JobEvent)>>,
+    changed: Event,
 }
 
-async fn ended(job: &Rc<Job>, told: &Told) -> Option<String> {
-    job.ended().await;
-    wait_until(told, is_end).await;
-    let told = told.borrow();
-    let (info, _) = told.iter().find(|(_, event)| is_end(*event)).unwrap();
-    info.error.clone()
+impl Log {
+    fn has(&self, what: impl Fn(JobEvent) -> bool) -> bool {
+        self.events.borrow().iter().any(|(_, event)| what(*event))
+    }
+
+    async fn wait(&self, what: impl Fn(JobEvent) -> bool) {
+        while !self.has(&what) {
+            self.changed.wait().await;
+        }
+    }
+
+    /// Waits until the mirror is ready, or has ended. Returns true if it is ready.
+    async fn ready(&self) -> bool {
+        self.wait(|event| event == JobEvent::Ready || is_end(event)).await;
+        !self.has(is_end)
+    }
+
+    /// Waits for the end of the mirror, and returns its error.
+    async fn ended(&self, job: &Job) -> Option<String> {
+        job.ended().await;
+        self.wait(is_end).await;
+        let events = self.events.borrow();
+        let (info, _) = events.iter().find(|(_, event)| is_end(*event)).unwrap();
+        info.error.clone()
+    }
+
+    /// Waits until the job has this state. It must get there.
+    async fn reaches(&self, job: &Job, status: Status) {
+        while job.info().status != status {
+            self.changed.wait().await;
+        }
+    }
 }
 
-async fn start(disk: &Rc<Disk>, target: MirrorTarget, sync: Sync, mode: CopyMode) -> Result<Rc<Job>> {
-    let options = JobOptions { auto_dismiss: false, ..JobOptions::new("mirror") };
-    disk.start_mirror(MirrorOptions { target, sync, mode }, options).await?;
-    disk.job("mirror")
+/// A disk on a chain of slow images, with a guest.
+struct Stage {
+    files: Rc<SimDir>,
+    disk: Rc<Disk>,
+    log: Rc<Log>,
+    guest: Rc<Guest>,
+    kinds: Vec<Kind>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let files = folder();
+        let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
+        let log: Rc<Log> = Rc::default();
+        let sink = log.clone();
+        let leaf = chain::open(&*files, "leaf", kinds[1], true).await.unwrap();
+        let disk = Disk::new("virtio0", leaf, false, files.clone(), move |event| {
+            if let DiskEvent::Job { job, what } = event {
+                sink.events.borrow_mut().push((job, what));
+                sink.changed.notify();
+            }
+        });
+        let stage = Stage { guest: Guest::new(disk.clone(), content), files, disk, log, kinds };
+        stage.slow(&CHAIN);
+        stage
+    }
+
+    fn slow(&self, names: &[&str]) {
+        for name in names {
+            self.files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
+        }
+    }
+
+    /// Makes a target image of any layout, or has the mirror make it.
+    async fn target(&self, sync: Sync) -> MirrorTarget {
+        let by_mirror = random(2) == 0;
+        let (format, create) = match sync {
+            Sync::Full if random(2) == 0 => (Kind::Raw, Create::default()),
+            _ => some_layout(),
+        };
+        if !by_mirror {
+            let backing = match sync {
+                Sync::Full => None,
+                Sync::Top => Some(("middle".to_owned(), self.kinds[0])),
+                Sync::None => Some(("leaf".to_owned(), self.kinds[1])),
+            };
+            let create = Create { size: Some(self.disk.size()), backing, ..create };
+            image::create(&*self.files, "target", format, &create).await.unwrap();
+        }
+        MirrorTarget { name: "target".into(), format, existing: !by_mirror, node_name: None }
+    }
+
+    async fn start(&self, target: MirrorTarget, sync: Sync, options: JobOptions) -> Result<Rc<Job>> {
+        let options = JobOptions { auto_dismiss: false, ..options };
+        let id = options.id.clone();
+        self.disk.start_mirror(MirrorOptions { target, sync, mode: mode() }, options).await?;
+        self.disk.job(&id)
+    }
+
+    /// Starts a mirror to a slow target.
+    async fn mirror(&self, target: MirrorTarget, sync: Sync) -> Rc<Job> {
+        let job = self.start(target, sync, JobOptions::new("mirror")).await.unwrap();
+        self.slow(&["target"]);
+        job
+    }
+
+    /// The image that the disk runs on, and its format; `format` is the target's.
+    fn owner(&self, format: Kind) -> (&'static str, Kind) {
+        match self.disk.leaf().name() {
+            "target" => ("target", format),
+            _ => ("leaf", self.kinds[1]),
+        }
+    }
 }
 
 #[test]
 fn a_disk_moves_to_its_mirror_under_load() {
     seeds(200, |_| async {
-        let files = folder();
-        let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
-        slow(&files, &CHAIN);
-        let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
         let sync = sync();
-        let behind = if sync == Sync::None { ("leaf", kinds[1]) } else { ("middle", kinds[0]) };
-        let target = target(&files, sync, disk.size(), behind).await;
+        let target = stage.target(sync).await;
         let format = target.format;
-        let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work(80))).collect();
-        let job = start(&disk, target, sync, mode()).await.unwrap();
-        slow(&files, &["target"]);
+        let job = stage.mirror(target, sync).await;
         assert_eq!(disk.resize(disk.size() + 4096).await.unwrap_err().kind(), ErrorKind::InUse);
-        assert!(ready(&told).await);
+        assert!(log.ready().await);
         assert_eq!(job.info().status, Status::Ready);
         if random(2) == 0 {
             // It follows.
             guest.clone().work(20).await;
         }
         job.complete().unwrap();
-        assert_eq!(ended(&job, &told).await, None);
+        assert_eq!(log.ended(&job).await, None);
         assert_eq!(disk.leaf().name(), "target");
-        // What is left behind is not needed any more, by the running disk either.
+        // The images that are left behind are not needed any more, by the running disk either.
         let gone: &[&str] = match sync {
             Sync::Full => &CHAIN,
             Sync::Top => &CHAIN[2..],
@@ -122,8 +185,8 @@ fn a_disk_moves_to_its_mirror_under_load() {
         for name in gone {
             files.add(name, Vec::new());
         }
-        check(&files, "target", format, model::Leaks::Allowed);
-        let (disk, _) = open(&files, "target", format).await;
+        check(files, "target", format, model::Leaks::Allowed);
+        let (disk, _) = open(files, "target", format).await;
         guest.verify_on(&disk).await;
     });
 }
@@ -131,26 +194,22 @@ fn a_disk_moves_to_its_mirror_under_load() {
 #[test]
 fn a_mirror_that_is_left_is_a_copy_of_one_moment() {
     seeds(120, |_| async {
-        let files = folder();
-        let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
-        slow(&files, &CHAIN);
-        let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
-        let target = target(&files, Sync::Full, disk.size(), ("base", Kind::Raw)).await;
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let target = stage.target(Sync::Full).await;
         let format = target.format;
-        let guest = Guest::new(disk.clone(), content);
         let worker = spawn(guest.clone().work(60));
-        let job = start(&disk, target, Sync::Full, mode()).await.unwrap();
-        slow(&files, &["target"]);
-        assert!(ready(&told).await);
+        let job = stage.mirror(target, Sync::Full).await;
+        assert!(log.ready().await);
         worker.await;
         job.leave().unwrap();
-        assert_eq!(ended(&job, &told).await, None);
+        assert_eq!(log.ended(&job).await, None);
         assert_eq!(disk.leaf().name(), "leaf");
         // Another program could have it now; the guest is at work elsewhere.
-        let (copy, _) = open(&files, "target", format).await;
+        let (copy, _) = open(files, "target", format).await;
         guest.verify_on(&copy).await;
         copy.close().await.unwrap();
-        check(&files, "target", format, model::Leaks::Allowed);
+        check(files, "target", format, model::Leaks::Allowed);
         guest.clone().work(20).await;
         guest.verify().await;
         disk.close().await.unwrap();
@@ -160,20 +219,15 @@ fn a_mirror_that_is_left_is_a_copy_of_one_moment() {
 #[test]
 fn a_power_cut_beside_a_mirror_loses_nothing_that_was_flushed() {
     seeds(250, |_| async {
-        let files = folder();
-        let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
-        slow(&files, &CHAIN);
-        let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
         let sync = sync();
-        let behind = if sync == Sync::None { ("leaf", kinds[1]) } else { ("middle", kinds[0]) };
-        let target = target(&files, sync, disk.size(), behind).await;
+        let target = stage.target(sync).await;
         let format = target.format;
-        let guest = Guest::new(disk.clone(), content);
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work_until_error(80))).collect();
-        let job = start(&disk, target, sync, mode()).await.unwrap();
-        slow(&files, &["target"]);
+        let job = stage.mirror(target, sync).await;
         files.cut_after(1 + random(400));
-        if ready(&told).await {
+        if log.ready().await {
             if random(2) == 0 {
                 guest.clone().work_until_error(10).await;
             }
@@ -185,10 +239,7 @@ fn a_power_cut_beside_a_mirror_loses_nothing_that_was_flushed() {
         for worker in workers {
             worker.await;
         }
-        let (name, kind) = match disk.leaf().name() {
-            "target" => ("target", format),
-            _ => ("leaf", kinds[1]),
-        };
+        let (name, kind) = stage.owner(format);
         let _ = disk.close().await;
         let files = files.after_power_cut();
         if name == "target" && sync == Sync::Full {
@@ -202,119 +253,177 @@ fn a_power_cut_beside_a_mirror_loses_nothing_that_was_flushed() {
     });
 }
 
+/// With `sync=none` the old leaf is behind the new one, and holds what was written before.
+#[test]
+fn a_flush_after_a_move_covers_what_the_old_leaf_holds() {
+    seeds(60, |_| async {
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        guest.clone().work(20).await;
+        let target = stage.target(Sync::None).await;
+        let format = target.format;
+        let job = stage.mirror(target, Sync::None).await;
+        assert!(log.ready().await);
+        // The old leaf ends its life as a leaf beside the guest's first flush, and late.
+        files.get("leaf").unwrap().set_faults(Faults { delay: 20_000, ..Faults::default() });
+        job.complete().unwrap();
+        while disk.leaf().name() != "target" {
+            // Takes time, in which the job goes on.
+            disk.leaf().read(0, Buf::new(512)).await.unwrap();
+        }
+        guest.flush_now().await.unwrap();
+        let files = files.after_power_cut();
+        check(&files, "target", format, model::Leaks::Allowed);
+        let (disk, _) = open(&files, "target", format).await;
+        guest.verify_after_power_cut(&disk).await;
+    });
+}
+
 #[test]
 fn a_target_that_fails_is_no_guests_error() {
     seeds(150, |_| async {
-        let files = folder();
-        let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
-        slow(&files, &CHAIN);
-        let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
-        let target = target(&files, Sync::Full, disk.size(), ("base", Kind::Raw)).await;
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let target = stage.target(Sync::Full).await;
         let format = target.format;
-        let guest = Guest::new(disk.clone(), content);
         // Fails if any of its requests does.
         let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work(100))).collect();
         let stop = random(2) == 0;
-        let options = JobOptions {
-            auto_dismiss: false,
-            on_target_error: Some(if stop { OnError::Stop } else { OnError::Report }),
-            ..JobOptions::new("mirror")
-        };
-        let mirror = MirrorOptions { target, sync: Sync::Full, mode: mode() };
-        disk.start_mirror(mirror, options).await.unwrap();
-        let job = disk.job("mirror").unwrap();
+        let on_target_error = Some(if stop { OnError::Stop } else { OnError::Report });
+        let options = JobOptions { on_target_error, ..JobOptions::new("mirror") };
+        let job = stage.start(target, Sync::Full, options).await.unwrap();
         let file = files.get("target").unwrap();
-        file.set_faults(Faults { write: 100, delay: 100, ..Faults::default() });
+        let slow = Faults { delay: 100, ..Faults::default() };
+        file.set_faults(Faults { write: 100, ..slow });
         let mut stops = 0;
         let mut completing = false;
         while !job.has_ended() {
-            executor::sleep(Duration::from_micros(100)).await;
-            let status = job.info().status;
-            if job.info().paused && matches!(status, Status::Paused | Status::Standby) {
+            let info = job.info();
+            if info.paused && matches!(info.status, Status::Paused | Status::Standby) {
                 stops += 1;
                 if stops > 5 {
-                    file.set_faults(Faults { delay: 100, ..Faults::default() });
+                    file.set_faults(slow);
                 }
                 job.resume().unwrap();
-            } else if status == Status::Ready && !completing {
+            } else if info.status == Status::Ready && !completing {
                 // From the move on, its errors are the guest's.
-                file.set_faults(Faults { delay: 100, ..Faults::default() });
+                file.set_faults(slow);
                 completing = job.complete().is_ok();
+            } else {
+                log.changed.wait().await;
             }
         }
         for worker in workers {
             worker.await;
         }
         file.set_faults(Faults::default());
-        let errors = told.borrow().iter().filter(|(_, event)| matches!(event, JobEvent::Error(..))).count();
         let failed = job.info().error.is_some();
-        assert!(!failed || errors > 0);
-        assert!(
-            stop || !told
-                .borrow()
-                .iter()
-                .any(|(_, event)| matches!(event, JobEvent::Error(_, ErrorAction::Stop)))
-        );
+        assert!(!failed || log.has(|event| matches!(event, JobEvent::Error(..))));
+        assert!(stop || !log.has(|event| matches!(event, JobEvent::Error(_, ErrorAction::Stop))));
         assert_eq!(disk.leaf().name(), if failed { "leaf" } else { "target" });
         guest.clone().work(20).await;
         guest.verify().await;
+        let (name, kind) = stage.owner(format);
         disk.close().await.unwrap();
-        let (name, kind) = if failed { ("leaf", kinds[1]) } else { ("target", format) };
-        check(&files, name, kind, model::Leaks::Allowed);
-        let (disk, _) = open(&files, name, kind).await;
+        check(files, name, kind, model::Leaks::Allowed);
+        let (disk, _) = open(files, name, kind).await;
         guest.verify_on(&disk).await;
+    });
+}
+
+#[test]
+fn a_guest_that_writes_all_the_time_keeps_no_mirror_from_its_end() {
+    seeds(20, |_| async {
+        let stage = Stage::new().await;
+        let Stage { disk, log, guest, .. } = &stage;
+        let target = stage.target(Sync::Full).await;
+        let job = stage.mirror(target, Sync::Full).await;
+        assert!(log.ready().await);
+        let stop = Rc::new(std::cell::Cell::new(false));
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let (guest, stop) = (guest.clone(), stop.clone());
+                spawn(async move {
+                    while !stop.get() {
+                        guest.clone().work(1).await;
+                    }
+                })
+            })
+            .collect();
+        job.complete().unwrap();
+        assert_eq!(log.ended(&job).await, None);
+        stop.set(true);
+        for worker in workers {
+            worker.await;
+        }
+        assert_eq!(disk.leaf().name(), "target");
+        guest.verify().await;
+        disk.close().await.unwrap();
     });
 }
 
 #[test]
 fn a_mirror_is_paused_cancelled_and_refused() {
     seeds(40, |_| async {
-        let files = folder();
-        let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
-        slow(&files, &CHAIN);
-        let (disk, told) = open_telling(&files, "leaf", kinds[1]).await;
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, kinds } = &stage;
         let full = |name: &str, format| MirrorTarget {
             name: name.into(),
             format,
             existing: false,
             node_name: Some("copy".into()),
         };
-        let raw = start(&disk, full("raw", Kind::Raw), Sync::Top, CopyMode::Background).await;
+        let start = async |target, sync| stage.start(target, sync, JobOptions::new("mirror")).await;
+        let raw = start(full("raw", Kind::Raw), Sync::Top).await;
         assert_eq!(raw.err().unwrap().kind(), ErrorKind::Unsupported);
         let small = Create { size: Some(4096), ..Create::default() };
-        image::create(&*files, "small", Kind::Raw, &small).await.unwrap();
+        image::create(&**files, "small", Kind::Raw, &small).await.unwrap();
         let small = MirrorTarget { existing: true, ..full("small", Kind::Raw) };
-        let small = start(&disk, small, Sync::Full, CopyMode::Background).await;
-        assert_eq!(small.err().unwrap().kind(), ErrorKind::Invalid);
+        assert_eq!(start(small, Sync::Full).await.err().unwrap().kind(), ErrorKind::Invalid);
         // The disk itself is no target.
         let own = MirrorTarget { existing: true, ..full("leaf", kinds[1]) };
-        assert_eq!(start(&disk, own, Sync::Full, mode()).await.err().unwrap().kind(), ErrorKind::Locked);
-        let guest = Guest::new(disk.clone(), content);
+        assert_eq!(start(own, Sync::Full).await.err().unwrap().kind(), ErrorKind::Locked);
         let worker = spawn(guest.clone().work(60));
-        let job = start(&disk, full("target", Kind::Qcow2), Sync::Full, mode()).await.unwrap();
-        slow(&files, &["target"]);
+        let job = stage.mirror(full("target", Kind::Qcow2), Sync::Full).await;
         assert_eq!(job.complete().err().unwrap().kind(), ErrorKind::Invalid);
-        let other = start(&disk, full("other", Kind::Raw), Sync::Full, CopyMode::Background).await;
+        let other = start(full("other", Kind::Raw), Sync::Full).await;
         let text = "Node 'virtio0' is busy: block device is in use by block job: mirror";
         assert_eq!(other.err().unwrap().to_string(), text);
         job.pause().unwrap();
-        executor::sleep(Duration::from_millis(random(4))).await;
+        log.reaches(&job, Status::Paused).await;
         let paused = job.info().offset;
-        executor::sleep(Duration::from_millis(2)).await;
-        if job.info().status == Status::Paused {
-            assert!(job.info().offset >= paused);
-        }
+        guest.clone().work(5).await;
+        assert_eq!((job.info().status, job.info().offset), (Status::Paused, paused));
         job.resume().unwrap();
         if random(2) == 0 {
-            assert!(ready(&told).await);
+            assert!(log.ready().await);
         }
         job.cancel().unwrap();
         job.ended().await;
-        wait_until(&told, |event| event == JobEvent::Cancelled).await;
+        log.wait(|event| event == JobEvent::Cancelled).await;
         worker.await;
         guest.verify().await;
         // The disk is free again.
         drop(disk.claim_whole("a switch").unwrap());
         disk.close().await.unwrap();
+    });
+}
+
+/// A disk that is closed while a mirror is being started ends that mirror too.
+#[test]
+fn a_disk_is_closed_beside_a_mirror_that_starts() {
+    seeds(60, |_| async {
+        let stage = Stage::new().await;
+        let target = stage.target(Sync::Full).await;
+        let (disk, mirror) = (stage.disk.clone(), MirrorOptions { target, sync: Sync::Full, mode: mode() });
+        let starting = spawn(async move { disk.start_mirror(mirror, JobOptions::new("mirror")).await });
+        for _ in 0..random(40) {
+            executor::yield_now().await;
+        }
+        stage.disk.close().await.unwrap();
+        // Refused, or started and ended.
+        let _ = starting.await;
+        assert!(stage.disk.active_jobs().is_empty());
+        assert_eq!(stage.disk.leaf().name(), "leaf");
     });
 }
