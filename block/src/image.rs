@@ -11,6 +11,7 @@ pub mod check;
 pub(crate) mod copy;
 mod grow;
 mod info;
+pub(crate) mod lookup;
 pub mod map;
 pub mod node;
 mod waits;
@@ -127,8 +128,8 @@ impl Plan {
 /// # Errors
 /// `Invalid` if the options are incomplete or contradict each other; errors of opening the backing file;
 /// errors of the file system. After the first two, a file of that name is unchanged.
-pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, wish: &Create) -> Result<()> {
-    create_over(opener, name, kind, wish, None).await
+pub async fn create(opener: &dyn Opener, name: &str, kind: Kind, options: &Create) -> Result<()> {
+    create_over(opener, name, kind, options, None).await
 }
 
 /// Like [`create`], over a chain of `images`, if their number is known.
@@ -136,12 +137,12 @@ pub(crate) async fn create_over(
     opener: &dyn Opener,
     name: &str,
     kind: Kind,
-    wish: &Create,
+    options: &Create,
     images: Option<usize>,
 ) -> Result<()> {
     let named = |e: Error| e.context(format!("creating {name}"));
-    wish.check(kind).map_err(named)?;
-    let backing_size = match &wish.backing {
+    options.check(kind).map_err(named)?;
+    let backing_size = match &options.backing {
         None => None,
         Some((backing, format)) => {
             let path = chain::resolve(name, backing)?;
@@ -157,10 +158,10 @@ pub(crate) async fn create_over(
             Some(size)
         }
     };
-    let size = wish.size.or(backing_size).ok_or_else(|| {
+    let size = options.size.or(backing_size).ok_or_else(|| {
         Error::new(ErrorKind::Invalid, format!("{name}: a new image without a backing file needs a size"))
     })?;
-    let plan = wish.plan(kind, size).map_err(named)?;
+    let plan = options.plan(kind, size).map_err(named)?;
     let storage = opener.create(name).await?;
     let _using = Use::begin(&*storage, true)?;
     plan.write(&*storage).await.map_err(named)

@@ -144,9 +144,9 @@ fn some_layout() -> (Kind, Create) {
 
 /// Creates an image of any layout, and returns its format.
 async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) -> Kind {
-    let (leaf, wish) = some_layout();
-    let wish = Create { backing: Some((backing.to_owned(), kind)), ..wish };
-    image::create(files, name, leaf, &wish).await.unwrap();
+    let (leaf, options) = some_layout();
+    let options = Create { backing: Some((backing.to_owned(), kind)), ..options };
+    image::create(files, name, leaf, &options).await.unwrap();
     leaf
 }
 

@@ -36,8 +36,8 @@ pub(super) fn run(command: Image) -> Result<ExitCode, Failure> {
         }
         Image::Create { format, backing, backing_format, options, file, size } => {
             let file = file.ok_or("the new image's FILE is missing")?;
-            let wish = create::wish(format, size, backing.zip(backing_format), &options)?;
-            executor.block_on(async move { image::create(&opener(), &file, format, &wish).await })
+            let options = create::options(format, size, backing.zip(backing_format), &options)?;
+            executor.block_on(async move { image::create(&opener(), &file, format, &options).await })
         }
         Image::Info { format, json, share, file } => executor.block_on(async move {
             let info = match share {

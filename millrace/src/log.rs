@@ -90,8 +90,8 @@ pub(super) fn start() {
     if std::thread::Builder::new().name("log".into()).spawn(write_for_ever).is_ok() {
         lock(&QUEUE).started = true;
     }
-    let wish = std::env::var("MILLRACE_LOG").ok().and_then(|wish| wish.parse().ok());
-    let targets: Targets = wish.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+    let given = std::env::var("MILLRACE_LOG").ok().and_then(|text| text.parse().ok());
+    let targets: Targets = given.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
     let lines = fmt::layer().with_writer(|| Line).without_time().with_target(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
     // The standard library's own panic hook waits for standard error. It is kept if a backtrace is wanted.

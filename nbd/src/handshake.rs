@@ -238,15 +238,15 @@ impl Client<'_> {
         data: &[u8],
     ) -> Result<(Answers, Terms, E::Found), Answers> {
         let malformed = || error(rep::ERR_INVALID, "malformed request for information");
-        let (name, wishes) = parse_info(data).ok_or_else(malformed)?;
+        let (name, requests) = parse_info(data).ok_or_else(malformed)?;
         let (info, found) = exports.find(name).await.ok_or_else(|| unknown(name))?;
         let terms = self.terms(name, &info);
         let item = |kind: u16, data: &[u8]| (rep::INFO, [&kind.to_be_bytes(), data].concat());
         let size = info.size.to_be_bytes();
         let mut answers =
             vec![item(info::EXPORT, &[&size[..], &terms.transmission_flags().to_be_bytes()].concat())];
-        for wish in wishes {
-            match wish {
+        for request in requests {
+            match request {
                 info::NAME => answers.push(item(info::NAME, name.as_bytes())),
                 info::DESCRIPTION => {
                     let text = info.description.iter().map(|text| item(info::DESCRIPTION, text.as_bytes()));
@@ -322,15 +322,15 @@ fn parse_info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
     let mut fields = Fields(data);
     let name = fields.string()?;
     let count = fields.u16()?;
-    let mut wishes = Vec::new();
+    let mut requests = Vec::new();
     for _ in 0..count {
-        let wish = fields.u16()?;
+        let request = fields.u16()?;
         // A type that is requested twice is answered once: limits what a client can make us send.
-        if !wishes.contains(&wish) && wish <= info::BLOCK_SIZE {
-            wishes.push(wish);
+        if !requests.contains(&request) && request <= info::BLOCK_SIZE {
+            requests.push(request);
         }
     }
-    fields.is_empty().then_some((name, wishes))
+    fields.is_empty().then_some((name, requests))
 }
 
 /// Parses the name and the queries of the options on metadata contexts.

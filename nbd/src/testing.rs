@@ -192,10 +192,10 @@ pub(crate) fn string(text: &str) -> Vec<u8> {
 }
 
 /// The data of `INFO` and `GO`.
-pub(crate) fn info_data(name: &str, wishes: &[u16]) -> Vec<u8> {
+pub(crate) fn info_data(name: &str, requests: &[u16]) -> Vec<u8> {
     let mut data = string(name);
-    data.extend((wishes.len() as u16).to_be_bytes());
-    data.extend(wishes.iter().flat_map(|wish| wish.to_be_bytes()));
+    data.extend((requests.len() as u16).to_be_bytes());
+    data.extend(requests.iter().flat_map(|request| request.to_be_bytes()));
     data
 }
 

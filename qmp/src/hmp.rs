@@ -12,7 +12,7 @@ use crate::types::{
     BlockInfo, BlockJobInfo, BlockStreamInfo, DetectZeroes, JobType, RunState, StatusInfo, VersionInfo,
 };
 
-/// What a line prints, or why it does not run.
+/// The output of a line, or the reason why it does not run.
 pub(crate) type Printed = std::result::Result<String, Failure>;
 
 type Run = fn(Monitor, Arguments) -> Pin<Box<dyn Future<Output = Printed>>>;

@@ -67,6 +67,8 @@
 
 mod address;
 mod client;
+#[macro_use]
+mod command_table;
 pub mod command;
 mod error;
 pub mod event;

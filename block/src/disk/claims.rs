@@ -1,4 +1,4 @@
-//! Which commands and jobs have the disk, and which of them exclude each other.
+//! The claims of commands and jobs on a disk, and the table of those that exclude each other.
 //!
 //! A claim names what it needs. The whole table of conflicts:
 //!
@@ -20,7 +20,7 @@ use super::Disk;
 use super::job::JobKind;
 use crate::{Error, ErrorKind, Result};
 
-/// Who has a claim.
+/// The holder of a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Claimant {
     /// A job of this kind.

@@ -46,7 +46,7 @@ pub(crate) trait Filter {
 /// began with.
 pub(super) type Filters = Rc<[Rc<dyn Filter>]>;
 
-/// What lies below a filter: further filters, then the leaf.
+/// The rest of the way below a filter: further filters, then the leaf.
 #[derive(Clone)]
 pub(crate) struct Below<'a> {
     /// The request's ticket.

@@ -48,7 +48,7 @@ pub(crate) trait Strategy {
     }
 }
 
-/// What a job has found out. Shown by `query-jobs` until the job is dismissed.
+/// The finding of a job of a kind that looks for something. Shown by `query-jobs` until the job is dismissed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobResult {
     /// The result of a verification.

@@ -87,9 +87,9 @@ impl Disk {
         let leaf = self.leaf();
         if !overlay.existing {
             let backing = (self.opener.absolute(leaf.name())?, leaf.kind());
-            let wish = Create { size: Some(leaf.size()), backing: Some(backing), ..Create::default() };
+            let options = Create { size: Some(leaf.size()), backing: Some(backing), ..Create::default() };
             let images = Some(leaf.depth());
-            image::create_over(&*self.opener, &overlay.name, overlay.format, &wish, images).await?;
+            image::create_over(&*self.opener, &overlay.name, overlay.format, &options, images).await?;
         }
         let target =
             Target { name: overlay.name.clone(), format: Some(overlay.format), notify: overlay.notify };

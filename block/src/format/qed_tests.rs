@@ -21,14 +21,14 @@ pub(super) fn simulate<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Si
     Executor::simulated(1).block_on(test(SimDir::new()));
 }
 
-fn wish(size: u64) -> Create {
+fn options(size: u64) -> Create {
     let cluster_size = Some(CLUSTER as u64);
     Create { size: Some(size), cluster_size, table_size: Some(1), ..Create::default() }
 }
 
 /// An image of 1 MiB, with data of 7 in its third cluster, and zeros in its fourth.
 pub(super) async fn new_image(files: &SimDir) -> Rc<SimFile> {
-    image::create(files, "image", Kind::Qed, &wish(1 << 20)).await.unwrap();
+    image::create(files, "image", Kind::Qed, &options(1 << 20)).await.unwrap();
     let node = open(files, true).await.unwrap();
     write(&node, 2 * CLUSTER, CLUSTER, 7).await.unwrap();
     write(&node, 3 * CLUSTER, CLUSTER, 8).await.unwrap();
@@ -131,12 +131,12 @@ fn headers_out_of_bounds_are_refused_by_name() {
 }
 
 #[test]
-fn wishes_out_of_bounds_are_refused() {
+fn options_out_of_bounds_are_refused() {
     simulate(|files| async move {
         let qed = |change: &dyn Fn(&mut Create)| {
-            let mut wish = wish(1 << 20);
-            change(&mut wish);
-            wish
+            let mut options = options(1 << 20);
+            change(&mut options);
+            options
         };
         let cases = [
             (qed(&|w| w.cluster_size = Some(2048)), "cluster_size"),
@@ -146,15 +146,15 @@ fn wishes_out_of_bounds_are_refused() {
             (qed(&|w| w.size = Some(u64::MAX)), "1073741824 bytes"),
             (qed(&|w| w.extended_l2 = Some(true)), "options of qcow2"),
         ];
-        for (wish, text) in cases {
-            let error = image::create(&*files, "image", Kind::Qed, &wish).await.err().unwrap();
+        for (options, text) in cases {
+            let error = image::create(&*files, "image", Kind::Qed, &options).await.err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(error.to_string().contains(text), "{error}");
         }
         for kind in [Kind::Qcow2, Kind::Raw] {
-            assert!(image::create(&*files, "image", kind, &wish(512)).await.is_err(), "table_size");
+            assert!(image::create(&*files, "image", kind, &options(512)).await.is_err(), "table_size");
         }
-        image::create(&*files, "image", Kind::Qed, &wish(1 << 30)).await.unwrap();
+        image::create(&*files, "image", Kind::Qed, &options(1 << 30)).await.unwrap();
         let info = image::info(&*files, "image", Kind::Qed).await.unwrap();
         assert_eq!((info.virtual_size, info.cluster_size), (1 << 30, Some(4096)));
     });
@@ -241,7 +241,7 @@ fn an_image_on_a_device_is_read_only() {
             let node = open(&device, false).await.unwrap();
             assert_eq!(read(&node, 2 * CLUSTER, 512).await.unwrap(), [7; 512]);
         }
-        image::create(&*device, "image", Kind::Qed, &wish(1 << 20)).await.unwrap_err();
+        image::create(&*device, "image", Kind::Qed, &options(1 << 20)).await.unwrap_err();
     });
 }
 
@@ -329,8 +329,8 @@ fn a_discard_under_a_read_shows_nobody_elses_data() {
 }
 
 async fn over(files: &SimDir, backing: &str, kind: Kind) {
-    let wish = Create { backing: Some((backing.to_owned(), kind)), size: None, ..wish(0) };
-    image::create(files, "image", Kind::Qed, &wish).await.unwrap();
+    let options = Create { backing: Some((backing.to_owned(), kind)), size: None, ..options(0) };
+    image::create(files, "image", Kind::Qed, &options).await.unwrap();
 }
 
 #[test]
@@ -341,8 +341,8 @@ fn a_backing_file_is_raw_only_where_the_image_says_so() {
         disk[..4].copy_from_slice(b"QED\0");
         files.add("raw", disk);
         for kind in [Kind::Qcow2, Kind::Qed] {
-            let wish = Create { size: Some(32 << 10), ..Create::default() };
-            image::create(&*files, kind.name(), kind, &wish).await.unwrap();
+            let options = Create { size: Some(32 << 10), ..Create::default() };
+            image::create(&*files, kind.name(), kind, &options).await.unwrap();
         }
         for (name, kind, features) in
             [("raw", Kind::Raw, 5), ("qcow2", Kind::Qcow2, 1), ("qed", Kind::Qed, 1)]
@@ -400,8 +400,8 @@ fn a_change_without_format_takes_a_qed_over_the_running_image() {
         let ticket = disk.enter().await;
         disk.write(&ticket, 512, Buf::from_bytes(&[9; 512])).await.unwrap();
         drop(ticket);
-        let wish = Create { backing: Some(("image".into(), Kind::Qed)), size: None, ..wish(0) };
-        image::create(&*files, "top", Kind::Qed, &wish).await.unwrap();
+        let options = Create { backing: Some(("image".into(), Kind::Qed)), size: None, ..options(0) };
+        image::create(&*files, "top", Kind::Qed, &options).await.unwrap();
         let target = Target { name: "top".into(), ..target };
         disk.prepare_switch(&target).await.unwrap().commit(DEADLINE).await.unwrap();
         assert_eq!(word(&files.get("image").unwrap(), 16), 5);

@@ -1,4 +1,4 @@
-//! How often and how long requests waited for a job's copy.
+//! Counters of the requests that waited for a job's copy.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -29,10 +29,10 @@ const FLUSH_EVERY: u64 = 64 << 20;
 /// The same while a guest is active, whose reads wait while a device flushes its cache.
 const GENTLE_FLUSH_EVERY: u64 = 256 << 20;
 
-/// What a job copies. All offsets and lengths are bytes of the disk.
+/// The work of a job that copies. All offsets and lengths are bytes of the disk.
 #[async_trait(?Send)]
 pub(crate) trait Work {
-    /// Where the disk ends.
+    /// The size of the disk.
     fn size(&self) -> u64;
 
     /// Ranges are copied in multiples of this, at offsets that are multiples of it, but for the disk's end.

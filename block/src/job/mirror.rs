@@ -3,7 +3,7 @@
 //! `Replica` is the copy and its state table; this file is the job: a pass over what is to be copied,
 //! then READY, then what the guest writes, and at the end the pivot.
 //!
-//! What is durable when:
+//! Durability, step by step:
 //!
 //! 1. When nothing is left to copy, the target is flushed, and from then on a guest's flush makes both
 //!    sides durable: READY.
@@ -35,7 +35,7 @@ mod replica;
 
 use replica::Replica;
 
-/// How often the end is tried when requests in flight do not end, or something came to be copied meanwhile.
+/// The number of tries to end when requests in flight do not end, or something came to be copied meanwhile.
 const TRIES: usize = 3;
 
 /// The part of a disk that a mirror copies.

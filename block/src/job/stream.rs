@@ -171,7 +171,7 @@ struct Stream {
     /// Observes the guest's reads, for the order or for a record.
     watch: Option<Rc<Watch>>,
     installed: RefCell<Option<Installed>>,
-    /// How the base is recorded in the image.
+    /// The record of the base in the image.
     record: Option<Backing>,
     /// True if the image is not the leaf, and was opened for writing for this stream.
     is_inner: bool,

@@ -44,14 +44,14 @@ fn overlapping_locks_are_granted_in_order() {
 }
 
 #[test]
-fn a_dropped_wish_holds_up_nobody() {
+fn a_dropped_request_holds_up_nobody() {
     Executor::simulated(1).block_on(async {
         let locks = RangeLocks::new();
         let held = locks.lock(0..10).await;
-        let wish = locks.ask(5..15, false);
+        let request = locks.ask(5..15, false);
         let behind = locks.ask(12..20, false);
         assert!(!behind.entry.granted.get());
-        drop(wish);
+        drop(request);
         assert!(behind.entry.granted.get());
         assert!(locks.try_lock(9..10).is_none());
         assert!(locks.try_lock(10..12).is_some());

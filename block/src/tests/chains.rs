@@ -24,9 +24,9 @@ async fn build(files: &Rc<SimDir>) -> Chain {
             layers.push((name, Kind::Raw));
             continue;
         }
-        let (kind, wish) = some_layout();
-        let wish = Create { backing: layers.last().cloned(), size: Some(size), ..wish };
-        image::create(&**files, &name, kind, &wish).await.unwrap();
+        let (kind, options) = some_layout();
+        let options = Create { backing: layers.last().cloned(), size: Some(size), ..options };
+        image::create(&**files, &name, kind, &options).await.unwrap();
         let (disk, _) = open(files, &name, kind).await;
         let guest = Guest::new(disk.clone(), content);
         guest.clone().work(random(25)).await;

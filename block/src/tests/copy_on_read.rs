@@ -124,8 +124,8 @@ fn a_late_copy_brings_nothing_back() {
             0 => Create { version: Some(2), ..options(64 << 10, false) },
             _ => options(64 << 10, random(2) == 0),
         };
-        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..layout };
-        image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { backing: Some(("base".into(), Kind::Raw)), ..layout };
+        image::create(&*files, "leaf", Kind::Qcow2, &options).await.unwrap();
         let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
         disk.set_copy_on_read(true);
         // One read of the base that takes long.

@@ -18,10 +18,10 @@ fn name(n: usize) -> String {
 /// Adds images `1..=last` to a chain over image 0, which must exist and be raw. Those from 3 on are
 /// copies of image 2 with the name of another backing file.
 async fn pile(files: &Rc<SimDir>, last: usize) {
-    let wish = Create { backing: Some((name(0), Kind::Raw)), ..options(4096, false) };
-    image::create(&**files, &name(1), Kind::Qcow2, &wish).await.unwrap();
-    let wish = Create { backing: Some((name(1), Kind::Qcow2)), ..wish };
-    image::create(&**files, &name(2), Kind::Qcow2, &wish).await.unwrap();
+    let options = Create { backing: Some((name(0), Kind::Raw)), ..options(4096, false) };
+    image::create(&**files, &name(1), Kind::Qcow2, &options).await.unwrap();
+    let options = Create { backing: Some((name(1), Kind::Qcow2)), ..options };
+    image::create(&**files, &name(2), Kind::Qcow2, &options).await.unwrap();
     let second = files.get(&name(2)).unwrap().content();
     let at = second.windows(name(1).len()).position(|bytes| bytes == name(1).as_bytes()).unwrap();
     for n in 3..=last {
@@ -83,8 +83,8 @@ fn one_image_too_many_is_refused_in_time() {
         assert_eq!(error.to_string(), text(&name(0)));
         // Created over a chain that is just short enough.
         let last = (name(LONGEST - 1), Kind::Qcow2);
-        let wish = Create { backing: Some(last), ..options(64 << 10, false) };
-        let error = image::create(&*files, "more", Kind::Qcow2, &wish).await.unwrap_err();
+        let options = Create { backing: Some(last), ..options(64 << 10, false) };
+        let error = image::create(&*files, "more", Kind::Qcow2, &options).await.unwrap_err();
         assert!(error.to_string().ends_with(&text("more")), "{error}");
         assert!(files.get("more").is_err(), "a file is left");
         // The disk runs on a chain of the maximum length.
@@ -123,8 +123,8 @@ fn a_stream_to_a_base_costs_what_it_copies() {
         let size = 64 << 20;
         files.add("base", vec![1; size]);
         for (image, backing, kind) in [("low", "base", Kind::Raw), ("leaf", "low", Kind::Qcow2)] {
-            let wish = Create { backing: Some((backing.into(), kind)), ..options(64 << 10, true) };
-            image::create(&*files, image, Kind::Qcow2, &wish).await.unwrap();
+            let options = Create { backing: Some((backing.into(), kind)), ..options(64 << 10, true) };
+            image::create(&*files, image, Kind::Qcow2, &options).await.unwrap();
         }
         let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
         let start = spent();

@@ -29,8 +29,8 @@ fn a_live_copy_to_a_device() {
         let content = base_content(500 + random(200));
         files.add("base", content.clone());
         device(&files, "device", 4 << 20);
-        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..device_layout() };
-        image::create(&*files, "device", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { backing: Some(("base".into(), Kind::Raw)), ..device_layout() };
+        image::create(&*files, "device", Kind::Qcow2, &options).await.unwrap();
         files.get("device").unwrap().set_faults(Faults { delay: 200, ..Faults::default() });
         let (disk, events) = open(&files, "device", Kind::Qcow2).await;
         let guest = Guest::new(disk.clone(), content);
@@ -105,8 +105,8 @@ fn space_ahead_comes_back_after_a_moment_without() {
     for kind in [Kind::Qcow2, Kind::Qed] {
         Executor::simulated(3).block_on(async move {
             let files = SimDir::new();
-            let wish = Create { size: Some(64 << 20), cluster_size: Some(65536), ..Create::default() };
-            image::create(&*files, "disk", kind, &wish).await.unwrap();
+            let options = Create { size: Some(64 << 20), cluster_size: Some(65536), ..Create::default() };
+            image::create(&*files, "disk", kind, &options).await.unwrap();
             let (disk, _) = open(&files, "disk", kind).await;
             let file = files.get("disk").unwrap();
             let write = async |n: u64| {

@@ -157,13 +157,13 @@ fn what_a_full_disk_has_is_durable_and_discards_make_space() {
         let files = if fixed { SimDir::of(Nature { fixed, ..Nature::default() }) } else { folder() };
         // A device keeps its old content.
         files.add("disk", vec![0xaa; if fixed { (2 << 20) + random(1000) as usize * 512 } else { 0 }]);
-        let (kind, wish) = loop {
+        let (kind, options) = loop {
             match some_layout() {
                 (Kind::Qed, _) if fixed => {}
                 layout => break layout,
             }
         };
-        image::create(&*files, "disk", kind, &Create { size: Some(64 << 20), ..wish }).await.unwrap();
+        image::create(&*files, "disk", kind, &Create { size: Some(64 << 20), ..options }).await.unwrap();
         let disk_file = files.get("disk").unwrap();
         let limit = (disk_file.content().len() as u64 + (2 << 20) + random(300 << 10)).next_multiple_of(4096);
         disk_file.set_faults(Faults { limit: (!fixed).then_some(limit), delay: 20, ..Faults::default() });

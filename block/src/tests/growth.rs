@@ -35,9 +35,9 @@ fn refcount_tables_grow() {
         let refcount_bits = 1 << (seed % 7);
         // With counts of 64 bits a table of one cluster counts 2 MiB.
         let size = if refcount_bits >= 16 { 20 << 20 } else { 4 << 20 };
-        let wish =
+        let options =
             Create { size: Some(size as u64), refcount_bits: Some(refcount_bits), ..options(512, false) };
-        image::create(&*files, "disk", Kind::Qcow2, &wish).await.unwrap();
+        image::create(&*files, "disk", Kind::Qcow2, &options).await.unwrap();
         let content = noise(size);
         let (disk, _) = open(&files, "disk", Kind::Qcow2).await;
         fill(&disk, &content, 200 << 10).await.unwrap();
@@ -58,8 +58,8 @@ fn a_power_cut_while_refcount_tables_grow() {
     seeds(16, |_| async move {
         let files = folder();
         let size = 6 << 20;
-        let wish = Create { size: Some(size as u64), refcount_bits: Some(64), ..options(512, false) };
-        image::create(&*files, "disk", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { size: Some(size as u64), refcount_bits: Some(64), ..options(512, false) };
+        image::create(&*files, "disk", Kind::Qcow2, &options).await.unwrap();
         files.get("disk").unwrap().set_faults(Faults { delay: 50, ..Faults::default() });
         let (disk, _) = open(&files, "disk", Kind::Qcow2).await;
         files.cut_after(1 + random(400));

@@ -191,8 +191,8 @@ const CLUSTER: usize = 64 << 10;
 
 async fn plain(files: &Rc<SimDir>, version: u32) -> Vec<u8> {
     let size = Some(20 * CLUSTER as u64);
-    let wish = Create { size, version: Some(version), ..options(CLUSTER as u64, false) };
-    image::create(&**files, "victim", Kind::Qcow2, &wish).await.unwrap();
+    let options = Create { size, version: Some(version), ..options(CLUSTER as u64, false) };
+    image::create(&**files, "victim", Kind::Qcow2, &options).await.unwrap();
     let (disk, _) = open(files, "victim", Kind::Qcow2).await;
     let ticket = disk.enter().await;
     disk.write(&ticket, 0, Buf::from_bytes(&[7; 4 * CLUSTER])).await.unwrap();

@@ -30,8 +30,8 @@ fn unknown_extensions_and_features_outlive_us() {
     Executor::simulated(1).block_on(async {
         let files = SimDir::new();
         files.add("base", base_content(300));
-        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..options(64 << 10, true) };
-        image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { backing: Some(("base".into(), Kind::Raw)), ..options(64 << 10, true) };
+        image::create(&*files, "leaf", Kind::Qcow2, &options).await.unwrap();
         let mut image = files.get("leaf").unwrap().content();
         move_name(&mut image, 8192);
         let at = extensions_end(&image);
@@ -88,8 +88,8 @@ fn features_that_others_keep_up_to_date_go_before_any_write() {
         for layout in [options(64 << 10, true), options(64 << 10, false), options(512, false)] {
             Executor::simulated(1).block_on(async move {
                 let files = SimDir::new();
-                let wish = Create { size: Some(1 << 20), ..layout };
-                image::create(&*files, "disk", Kind::Qcow2, &wish).await.unwrap();
+                let options = Create { size: Some(1 << 20), ..layout };
+                image::create(&*files, "disk", Kind::Qcow2, &options).await.unwrap();
                 let (disk, _) = open(&files, "disk", Kind::Qcow2).await;
                 put(disk.clone(), 0, 64 << 10).await;
                 disk.close().await.unwrap();
@@ -126,8 +126,8 @@ fn a_backing_file_is_named_anywhere_in_the_first_cluster() {
     Executor::simulated(1).block_on(async {
         let files = SimDir::new();
         files.add("base", vec![5; 4096]);
-        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..options(2 << 20, false) };
-        image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { backing: Some(("base".into(), Kind::Raw)), ..options(2 << 20, false) };
+        image::create(&*files, "leaf", Kind::Qcow2, &options).await.unwrap();
         let mut image = files.get("leaf").unwrap().content();
         move_name(&mut image, (2 << 20) - 4);
         files.add("leaf", image);

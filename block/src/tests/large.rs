@@ -24,8 +24,8 @@ fn a_tebibyte_needs_no_more_than_32_mib_of_tables() {
             let folder = tempfile::tempdir().unwrap();
             let name = folder.path().join("image").to_str().unwrap().to_owned();
             let opener = Rc::new(HostOpener { engine: Engine::new(Aio::Threads), direct: false });
-            let wish = Create { size: Some(TIB), ..options(64 << 10, extended) };
-            image::create(&*opener, &name, Kind::Qcow2, &wish).await.unwrap();
+            let options = Create { size: Some(TIB), ..options(64 << 10, extended) };
+            image::create(&*opener, &name, Kind::Qcow2, &options).await.unwrap();
             let leaf = chain::open(&*opener, &name, Kind::Qcow2, true).await.unwrap();
             let disk = Disk::new("virtio0", leaf, false, opener, |_| {});
             // Each in an L2 table of its own, in no order: whole new tables fill the cache several times.

@@ -270,7 +270,7 @@ fn a_disk_is_closed_when_nothing_is_in_flight() {
         };
         let guest = Guest::new(disk.clone(), content);
         guest.clone().work(5).await;
-        let wish = JobOptions {
+        let options = JobOptions {
             auto_finalize: seed % 2 == 0,
             auto_dismiss: random(2) == 0,
             ..JobOptions::new("job0")
@@ -278,7 +278,7 @@ fn a_disk_is_closed_when_nothing_is_in_flight() {
         let busy = disk.clone();
         let work = match seed % 4 {
             0 | 1 => {
-                disk.start_stream(StreamOptions::default(), wish).await.unwrap();
+                disk.start_stream(StreamOptions::default(), options).await.unwrap();
                 executor::sleep(Duration::from_micros(random(3000))).await;
                 spawn(async move {
                     let _ = busy.stop_stream().await;
@@ -316,8 +316,8 @@ fn a_prepared_switch_ends_with_its_disk() {
         let target = Target { name: "leaf".into(), format: Some(kind), notify: false };
         for ready in [false, true] {
             let (disk, _) = open(&files, "base", Kind::Raw).await;
-            let wish = target.clone();
-            let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&wish).await };
+            let options = target.clone();
+            let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&options).await };
             let step = crate::disk::step::Step::prepare(&disk.handle(), prepare).await.unwrap();
             if ready {
                 step.close(DEADLINE).await.unwrap();

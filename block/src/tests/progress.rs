@@ -53,8 +53,8 @@ fn a_read_that_fails_is_told_where_it_failed() {
         let (files, disk, told, _) = stage(bad).await;
         let on_error =
             [OnError::Report, OnError::Stop, OnError::Ignore, OnError::Enospc][seed as usize / 4 % 4];
-        let wish = JobOptions { on_error, auto_dismiss: false, ..JobOptions::new("job0") };
-        disk.start_stream(StreamOptions::default(), wish).await.unwrap();
+        let options = JobOptions { on_error, auto_dismiss: false, ..JobOptions::new("job0") };
+        disk.start_stream(StreamOptions::default(), options).await.unwrap();
         let job = disk.job("job0").unwrap();
         while !matches!(job.info().status, Status::Paused | Status::Concluded) {
             executor::sleep(Duration::from_micros(50)).await;
@@ -98,8 +98,9 @@ fn a_write_that_fails_is_told_where_it_failed() {
         let room = 3 << 20;
         let limit = Some(leaf.content().len() as u64 + room);
         leaf.set_faults(Faults { limit, delay: 100, ..Faults::default() });
-        let wish = JobOptions { on_error: OnError::Enospc, auto_dismiss: false, ..JobOptions::new("job0") };
-        disk.start_stream(StreamOptions::default(), wish).await.unwrap();
+        let options =
+            JobOptions { on_error: OnError::Enospc, auto_dismiss: false, ..JobOptions::new("job0") };
+        disk.start_stream(StreamOptions::default(), options).await.unwrap();
         let job = disk.job("job0").unwrap();
         while job.info().status != Status::Paused {
             executor::sleep(Duration::from_micros(50)).await;

@@ -20,8 +20,8 @@ async fn start(sectors: u64) -> (Rc<SimDir>, Vec<u8>, Kind) {
     base[sectors as usize * 512..].fill(0xee);
     files.add("base", base.clone());
     let (kind, layout) = some_layout();
-    let wish = Create { backing: Some(("base".into(), Kind::Raw)), size: Some(sectors * 512), ..layout };
-    image::create(&*files, "leaf", kind, &wish).await.unwrap();
+    let options = Create { backing: Some(("base".into(), Kind::Raw)), size: Some(sectors * 512), ..layout };
+    image::create(&*files, "leaf", kind, &options).await.unwrap();
     base.truncate(sectors as usize * 512);
     (files, base, kind)
 }
@@ -133,8 +133,8 @@ fn large_tables_move_in_one_piece() {
     Executor::simulated(1).block_on(async {
         let files = SimDir::new();
         for (cluster, size) in [(512, 3 << 30), (4096, 1 << 40)] {
-            let wish = Create { size: Some(1 << 20), cluster_size: Some(cluster), ..Create::default() };
-            image::create(&*files, "a", Kind::Qcow2, &wish).await.unwrap();
+            let options = Create { size: Some(1 << 20), cluster_size: Some(cluster), ..Create::default() };
+            image::create(&*files, "a", Kind::Qcow2, &options).await.unwrap();
             let (disk, _) = open(&files, "a", Kind::Qcow2).await;
             let write = async |disk: &Rc<Disk>, offset| {
                 let ticket = disk.enter().await;

@@ -10,8 +10,8 @@ const CLUSTER: u64 = 4096;
 async fn full() -> (Rc<SimDir>, Rc<Disk>) {
     let files = SimDir::new();
     files.add("base", vec![7; 64 * CLUSTER as usize]);
-    let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..options(CLUSTER, false) };
-    image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+    let options = Create { backing: Some(("base".into(), Kind::Raw)), ..options(CLUSTER, false) };
+    image::create(&*files, "leaf", Kind::Qcow2, &options).await.unwrap();
     let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
     (files, disk)
 }

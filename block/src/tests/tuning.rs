@@ -10,8 +10,8 @@ const MIB: u64 = 1 << 20;
 async fn start(mib: u64) -> (Rc<SimDir>, Rc<Disk>, Kind) {
     let files = SimDir::new();
     files.add("base", vec![7; (mib * MIB) as usize]);
-    let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
-    image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+    let options = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
+    image::create(&*files, "leaf", Kind::Qcow2, &options).await.unwrap();
     for name in ["base", "leaf"] {
         files.get(name).unwrap().set_faults(Faults { delay: 1000, ..Faults::default() });
     }
@@ -59,8 +59,8 @@ fn a_recorded_boot_leads_the_next() {
         let lines: Vec<_> = trace.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(lines, [format!("{} 4096", 30 * MIB), format!("{} 8192", 12 * MIB)]);
 
-        let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
-        image::create(&*files, "next", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { backing: Some(("base".into(), Kind::Raw)), ..Create::default() };
+        image::create(&*files, "next", Kind::Qcow2, &options).await.unwrap();
         files.get("next").unwrap().set_faults(Faults { delay: 1000, ..Faults::default() });
         let (disk, _) = open(&files, "next", Kind::Qcow2).await;
         let order = Order::Trace("trace".into());
@@ -80,14 +80,14 @@ fn a_trace_that_is_none_is_refused_by_line() {
     Executor::simulated(1).block_on(async {
         let (files, disk, _) = start(1).await;
         files.add("trace", b"# well\n0 512\n\nx 5\n".to_vec());
-        let wish = |name: &str| Tuning { order: Order::Trace(name.into()), ..Tuning::default() };
-        let error = stream_tuned(&disk, wish("trace")).await.unwrap_err();
+        let options = |name: &str| Tuning { order: Order::Trace(name.into()), ..Tuning::default() };
+        let error = stream_tuned(&disk, options("trace")).await.unwrap_err();
         assert!(error.to_string().contains("trace: line 4"), "{error}");
-        let error = stream_tuned(&disk, wish("gone")).await.unwrap_err();
+        let error = stream_tuned(&disk, options("gone")).await.unwrap_err();
         assert!(error.to_string().contains("gone"), "{error}");
         // Ranges outside the disk, in any order and repeated, do not keep the stream from completing.
         files.add("trace", format!("{} 5000\n5 {}\n0 10\n0 10\n", u64::MAX - 5000, MIB * 9).into());
-        stream_tuned(&disk, wish("trace")).await.unwrap();
+        stream_tuned(&disk, options("trace")).await.unwrap();
         wait_for_stream(&disk).await;
         assert!(disk.leaf().backing().is_none());
     });

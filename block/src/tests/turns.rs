@@ -36,8 +36,8 @@ impl Drop for Ticker {
 
 /// Creates a disk of 4 MiB in which `piece` makes every other piece of 2 KiB.
 async fn striped(files: &Rc<SimDir>, piece: impl AsyncFn(&Rc<Disk>, u64)) -> Rc<Disk> {
-    let wish = Create { size: Some(4 << 20), ..options(64 << 10, true) };
-    image::create(&**files, "disk", Kind::Qcow2, &wish).await.unwrap();
+    let options = Create { size: Some(4 << 20), ..options(64 << 10, true) };
+    image::create(&**files, "disk", Kind::Qcow2, &options).await.unwrap();
     let (disk, _) = open(files, "disk", Kind::Qcow2).await;
     for n in 0..1024 {
         piece(&disk, n * 4096).await;
@@ -100,8 +100,8 @@ fn what_needs_no_wait_lets_others_have_their_turns() {
         assert!(zeroed >= 2, "{zeroed} turns in zeroing 2048 pieces that are zero");
 
         // Tables map 32 KiB each.
-        let wish = Create { size: Some(1 << 30), ..options(512, false) };
-        image::create(&*files, "large", Kind::Qcow2, &wish).await.unwrap();
+        let options = Create { size: Some(1 << 30), ..options(512, false) };
+        image::create(&*files, "large", Kind::Qcow2, &options).await.unwrap();
         let (disk, _) = open(&files, "large", Kind::Qcow2).await;
         let before = ticker.turns();
         disk.discard(&disk.enter().await, 0, 1 << 30).await.unwrap();
@@ -125,8 +125,8 @@ fn many_small_pieces_cost_what_a_large_one_does() {
                 content.chunks_mut(4096).step_by(2).for_each(|piece| piece.fill(0));
             }
             files.add("base", content.clone());
-            let wish = Create { backing: Some(("base".into(), Kind::Raw)), ..options(64 << 10, true) };
-            image::create(&*files, "leaf", Kind::Qcow2, &wish).await.unwrap();
+            let options = Create { backing: Some(("base".into(), Kind::Raw)), ..options(64 << 10, true) };
+            image::create(&*files, "leaf", Kind::Qcow2, &options).await.unwrap();
             let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
             for name in ["base", "leaf"] {
                 files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });

@@ -229,7 +229,7 @@ async fn create(
     backing: Option<(String, Kind)>,
 ) {
     let number = |option| layer.get(option).map(size_of);
-    let wish = Create {
+    let options = Create {
         size: Some(size as u64),
         backing,
         cluster_size: number("cluster_size"),
@@ -251,7 +251,7 @@ async fn create(
             .filter(|_| layer.get("compat") != Some("0.10"))
             .map(|value| value == "zstd"),
     };
-    let made = image::create(&**opener, name, kind(layer), &wish).await;
+    let made = image::create(&**opener, name, kind(layer), &options).await;
     made.unwrap_or_else(|e| panic!("{}: {e}", layer.name()));
 }
 

@@ -91,8 +91,8 @@ fn streams_from_a_compressed_backing_file() {
         let leaf = folder.file("leaf");
         let name = leaf.clone();
         real(move |opener| async move {
-            let wish = Create { backing: Some((base, Kind::Qcow2)), ..Create::default() };
-            image::create(&*opener, &name, Kind::Qcow2, &wish).await.unwrap();
+            let options = Create { backing: Some((base, Kind::Qcow2)), ..Create::default() };
+            image::create(&*opener, &name, Kind::Qcow2, &options).await.unwrap();
             let disk = open(&opener, &name, Kind::Qcow2).await;
             disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.unwrap();
             while !disk.query_stream().is_empty() {

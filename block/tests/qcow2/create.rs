@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::support::*;
 
-fn create(file: &str, kind: Kind, wish: Create) -> block::Result<()> {
+fn create(file: &str, kind: Kind, options: Create) -> block::Result<()> {
     let file = file.to_owned();
-    real(move |opener| async move { image::create(&*opener, &file, kind, &wish).await })
+    real(move |opener| async move { image::create(&*opener, &file, kind, &options).await })
 }
 
 fn info(image: &str) -> Value {
@@ -22,14 +22,14 @@ fn preallocated_images_have_their_clusters() {
             let folder = Folder::new();
             let image = folder.file("image");
             let size = (20 << 20) + 512 * 3;
-            let wish = Create {
+            let options = Create {
                 size: Some(size),
                 cluster_size: Some(cluster),
                 version: Some(version),
                 preallocation,
                 ..Create::default()
             };
-            create(&image, Kind::Qcow2, wish).unwrap();
+            create(&image, Kind::Qcow2, options).unwrap();
             check(&image);
             let allocated = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&image).unwrap()) * 512;
             assert_eq!(allocated >= size, preallocation != Preallocation::Metadata, "{preallocation:?}");
@@ -60,11 +60,11 @@ fn preallocated_images_have_their_clusters() {
 fn options_are_what_qemu_reads() {
     let folder = Folder::new();
     let image = folder.file("image");
-    let wish = Create { size: Some(1 << 20), lazy_refcounts: Some(true), ..Create::default() };
-    create(&image, Kind::Qcow2, wish).unwrap();
+    let options = Create { size: Some(1 << 20), lazy_refcounts: Some(true), ..Create::default() };
+    create(&image, Kind::Qcow2, options).unwrap();
     assert_eq!(info(&image)["format-specific"]["data"]["lazy-refcounts"], true);
-    let wish = Create { size: Some(1 << 20), version: Some(2), ..Create::default() };
-    create(&image, Kind::Qcow2, wish).unwrap();
+    let options = Create { size: Some(1 << 20), version: Some(2), ..Create::default() };
+    create(&image, Kind::Qcow2, options).unwrap();
     assert_eq!(info(&image)["format-specific"]["data"]["compat"], "0.10");
     check(&image);
     let raw = folder.file("raw");
@@ -99,8 +99,8 @@ fn disks_grow_into_sound_images() {
         let base = folder.write("base", &random.content(3 << 20));
         let image = folder.file("image");
         let size = (1 << 20) + 512 * 5;
-        let wish = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "-o", options, &image];
-        qemu_img(&[&wish[..], &[&size.to_string()]].concat());
+        let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "-o", options, &image];
+        qemu_img(&[&arguments[..], &[&size.to_string()]].concat());
         let name = image.clone();
         let model = real(move |opener| async move {
             let disk = open(&opener, &name, Kind::Qcow2).await;

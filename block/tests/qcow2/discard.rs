@@ -38,7 +38,7 @@ fn layouts() -> [(&'static str, Create); 4] {
 
 #[test]
 fn the_file_shrinks_by_what_is_discarded() {
-    for (what, wish) in layouts() {
+    for (what, options) in layouts() {
         let folder = Folder::new();
         let image = folder.file("image");
         let path = image.clone();
@@ -46,7 +46,7 @@ fn the_file_shrinks_by_what_is_discarded() {
         let mut model = content.clone();
         model.resize(64 << 20, 0);
         let full = real(move |opener| async move {
-            image::create(&*opener, &path, Kind::Qcow2, &wish).await.unwrap();
+            image::create(&*opener, &path, Kind::Qcow2, &options).await.unwrap();
             let disk = open(&opener, &path, Kind::Qcow2).await;
             let ticket = disk.enter().await;
             disk.write(&ticket, 0, Buf::from_bytes(&content)).await.unwrap();
@@ -88,12 +88,12 @@ fn the_file_shrinks_by_what_is_discarded() {
 
 #[test]
 fn giving_up_what_was_never_written_changes_nothing() {
-    for (what, wish) in layouts() {
+    for (what, options) in layouts() {
         let folder = Folder::new();
         let image = folder.file("image");
         let path = image.clone();
         real(move |opener| async move {
-            image::create(&*opener, &path, Kind::Qcow2, &wish).await.unwrap();
+            image::create(&*opener, &path, Kind::Qcow2, &options).await.unwrap();
             let before = std::fs::read(&path).unwrap();
             let disk = open(&opener, &path, Kind::Qcow2).await;
             let ticket = disk.enter().await;
@@ -109,13 +109,13 @@ fn giving_up_what_was_never_written_changes_nothing() {
 
 #[test]
 fn zeros_without_unmap_keep_their_space() {
-    for (what, wish) in layouts() {
+    for (what, options) in layouts() {
         let folder = Folder::new();
         let image = folder.file("image");
         let path = image.clone();
-        let v2 = wish.version == Some(2);
+        let v2 = options.version == Some(2);
         real(move |opener| async move {
-            image::create(&*opener, &path, Kind::Qcow2, &wish).await.unwrap();
+            image::create(&*opener, &path, Kind::Qcow2, &options).await.unwrap();
             let disk = open(&opener, &path, Kind::Qcow2).await;
             let ticket = disk.enter().await;
             disk.write(&ticket, 0, Buf::from_bytes(&[7; 4 << 20])).await.unwrap();
@@ -155,15 +155,15 @@ fn zeros_without_unmap_keep_their_space() {
 
 #[test]
 fn the_backing_file_does_not_come_back() {
-    for (what, wish) in layouts() {
+    for (what, options) in layouts() {
         let folder = Folder::new();
         let image = folder.file("image");
         let base = folder.write("base", &[3; 64 << 20]);
         let path = image.clone();
-        let v2 = wish.version == Some(2);
+        let v2 = options.version == Some(2);
         real(move |opener| async move {
-            let wish = Create { size: None, backing: Some((base, Kind::Raw)), ..wish };
-            image::create(&*opener, &path, Kind::Qcow2, &wish).await.unwrap();
+            let options = Create { size: None, backing: Some((base, Kind::Raw)), ..options };
+            image::create(&*opener, &path, Kind::Qcow2, &options).await.unwrap();
             let disk = open(&opener, &path, Kind::Qcow2).await;
             let ticket = disk.enter().await;
             disk.write(&ticket, 0, Buf::from_bytes(&[7; 1 << 20])).await.unwrap();

@@ -225,8 +225,8 @@ async fn fill_up(mode: Mode, kind: &'static str) {
     let mount = small_file_system(&folder, kind, 8);
     let name = mount.0.join("disk").to_str().unwrap().to_owned();
     const SIZE: usize = 12 << 20;
-    let wish = Create { size: Some(SIZE as u64), ..Create::default() };
-    image::create(&*opener, &name, Kind::Qcow2, &wish).await.unwrap();
+    let options = Create { size: Some(SIZE as u64), ..Create::default() };
+    image::create(&*opener, &name, Kind::Qcow2, &options).await.unwrap();
     let ballast = mount.0.join("ballast");
     std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
     let disk = open(&opener, &name, Kind::Qcow2).await;

@@ -42,7 +42,11 @@ fn layouts() -> Vec<(Kind, Create)> {
     // of its own too.
     let qed = [(8 << 10, 2), (64 << 10, 4), (4 << 20, 2)];
     let qed = qed.map(|(cluster, table)| Create { table_size: Some(table), ..clusters(cluster) });
-    qcow2.map(|wish| (Kind::Qcow2, wish)).into_iter().chain(qed.map(|wish| (Kind::Qed, wish))).collect()
+    qcow2
+        .map(|options| (Kind::Qcow2, options))
+        .into_iter()
+        .chain(qed.map(|options| (Kind::Qed, options)))
+        .collect()
 }
 
 /// Streams over a chain, with a guest at work before and after.
@@ -54,10 +58,10 @@ fn streams_without_leaks(below: Option<(Kind, Create)>, leaf: (Kind, Create), n:
         let mut model = base(&mut random);
         folder.write("base", &model);
         let mut under = ("base".to_owned(), Kind::Raw);
-        if let Some((kind, wish)) = below {
+        if let Some((kind, options)) = below {
             let name = folder.file("middle");
-            let wish = Create { backing: Some(under), ..wish };
-            image::create(&*opener, &name, kind, &wish).await.unwrap();
+            let options = Create { backing: Some(under), ..options };
+            image::create(&*opener, &name, kind, &options).await.unwrap();
             let disk = open(&opener, &name, kind).await;
             exercise(&disk, &mut model, &mut random, 5).await;
             disk.close().await.unwrap();
@@ -65,9 +69,9 @@ fn streams_without_leaks(below: Option<(Kind, Create)>, leaf: (Kind, Create), n:
             qemu_img(&["check", "-f", kind.name(), &name]);
             under = ("middle".to_owned(), kind);
         }
-        let (kind, wish) = leaf;
+        let (kind, options) = leaf;
         let name = folder.file("leaf");
-        image::create(&*opener, &name, kind, &Create { backing: Some(under), ..wish }).await.unwrap();
+        image::create(&*opener, &name, kind, &Create { backing: Some(under), ..options }).await.unwrap();
         let disk = open(&opener, &name, kind).await;
         exercise(&disk, &mut model, &mut random, 3).await;
         disk.close().await.unwrap();

@@ -15,8 +15,8 @@ const WRITES: u64 = 24;
 fn child() {
     let Ok(name) = std::env::var(CHILD) else { return };
     real(Mode { aio: Aio::Threads, direct: true }, move |opener| async move {
-        let wish = Create { size: Some(1 << 30), cluster_size: Some(CLUSTER), ..Create::default() };
-        image::create(&*opener, &name, Kind::Qed, &wish).await.unwrap();
+        let options = Create { size: Some(1 << 30), cluster_size: Some(CLUSTER), ..Create::default() };
+        image::create(&*opener, &name, Kind::Qed, &options).await.unwrap();
         let disk = open(&opener, &name, Kind::Qed).await;
         let writes = (0..WRITES).map(|n| {
             let disk = disk.clone();

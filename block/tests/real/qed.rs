@@ -39,7 +39,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 let mut random = Random(n as u64);
                 let mut model = vec![0; SIZE];
                 let leaf = folder.file("leaf");
-                let wish = Create {
+                let options = Create {
                     size: Some(SIZE as u64),
                     backing: backing.map(|kind| ("base".to_owned(), kind)),
                     cluster_size: Some(cluster),
@@ -56,7 +56,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                     let len = len.min(SIZE);
                     model[..len].copy_from_slice(&bytes[..len]);
                 }
-                image::create(&*opener, &leaf, Kind::Qed, &wish).await.unwrap();
+                image::create(&*opener, &leaf, Kind::Qed, &options).await.unwrap();
                 check_clean(&leaf);
                 let ours = image::info(&*opener, &leaf, Kind::Qed).await.unwrap();
                 let theirs = qemu_img(&["info", "--output=json", "-f", "qed", &leaf]);
@@ -195,8 +195,8 @@ fn discarded_clusters_leave_the_hosts_file() {
     real(MODES[0], |opener| async move {
         let folder = Folder::new();
         let leaf = folder.file("leaf");
-        let wish = Create { size: Some(64 * MIB), ..Create::default() };
-        image::create(&*opener, &leaf, Kind::Qed, &wish).await.unwrap();
+        let options = Create { size: Some(64 * MIB), ..Create::default() };
+        image::create(&*opener, &leaf, Kind::Qed, &options).await.unwrap();
         let mut model = Random(1).bytes(32 << 20);
         let disk = open(&opener, &leaf, Kind::Qed).await;
         let ticket = disk.enter().await;
@@ -226,13 +226,13 @@ fn the_largest_geometry() {
     real(MODES[0], |opener| async move {
         let folder = Folder::new();
         let leaf = folder.file("leaf");
-        let wish = Create {
+        let options = Create {
             size: Some(1 << 62),
             cluster_size: Some(64 << 20),
             table_size: Some(16),
             ..Create::default()
         };
-        image::create(&*opener, &leaf, Kind::Qed, &wish).await.unwrap();
+        image::create(&*opener, &leaf, Kind::Qed, &options).await.unwrap();
         let node = chain::open(&*opener, &leaf, Kind::Qed, true).await.unwrap();
         assert_eq!((node.size(), node.cluster_size()), (1 << 62, 64 << 20));
         drop(node);

@@ -168,8 +168,8 @@ fn what_qemu_shows_of_an_image_that_it_grew_we_show_too() {
     real(MODES[0], |opener| async move {
         let folder = Folder::new();
         let leaf = folder.file("leaf");
-        let wish = Create { size: Some(1 << 20), cluster_size: Some(4 << 10), ..Create::default() };
-        image::create(&*opener, &leaf, Kind::Qed, &wish).await.unwrap();
+        let options = Create { size: Some(1 << 20), cluster_size: Some(4 << 10), ..Create::default() };
+        image::create(&*opener, &leaf, Kind::Qed, &options).await.unwrap();
         tool("qemu-io", &["-f", "qed", "-c", "write -P 5 0 1M", &leaf]);
         qemu_img(&["resize", "-q", "-f", "qed", &leaf, "3M"]);
         tool("qemu-io", &["-f", "qed", "-c", "write -P 6 2M 1M", &leaf]);

@@ -37,7 +37,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                 let mut random = Random(seed);
                 let mut model = vec![0; SIZE];
                 let leaf = folder.file("leaf");
-                let wish = Create {
+                let options = Create {
                     size: (!backing).then_some(SIZE as u64),
                     backing: backing.then(|| ("base".to_owned(), Kind::Raw)),
                     cluster_size: Some(1 << bits),
@@ -51,7 +51,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
                     model[at..at + bytes.len()].copy_from_slice(&bytes);
                     folder.write("base", &model);
                 }
-                image::create(&*opener, &leaf, Kind::Qcow2, &wish).await.unwrap();
+                image::create(&*opener, &leaf, Kind::Qcow2, &options).await.unwrap();
                 check(&leaf);
                 let said = info(&leaf);
                 assert_eq!(said["virtual-size"], SIZE);

@@ -131,9 +131,9 @@ fn a_stream_that_shares_blocks_beside_small_direct_writes() {
             let (base, leaf) = (path("base"), path("leaf"));
             let mut model: Vec<u8> = (0..SIZE).map(|at| (at >> 12) as u8 | 1).collect();
             std::fs::write(&base, &model).unwrap();
-            let wish = Create { backing: Some((base, Kind::Raw)), ..Create::default() };
+            let options = Create { backing: Some((base, Kind::Raw)), ..Create::default() };
             let opener = Rc::new(NoAhead(opener));
-            image::create(&*opener, &leaf, Kind::Qcow2, &wish).await.unwrap();
+            image::create(&*opener, &leaf, Kind::Qcow2, &options).await.unwrap();
             let top = chain::open(&*opener, &leaf, Kind::Qcow2, true).await.unwrap();
             let disk = Disk::new("virtio0", top, false, opener, |_| {});
 

@@ -1,9 +1,9 @@
 //! The virtio network device (virtio 1.2, 5.1): Ethernet frames between a guest's rings and a [`Link`],
 //! which is a tap interface of the host or a stream socket to a network stack in user space (passt).
 //!
-//! The path of a frame: [`VirtioNet`] (the device) → `serve` (on the thread of an executor: one task for each
-//! direction) → [`Link`] (one received frame and one that is being
-//! sent, which outlive a reset) → `tap`, `stream` (the format of a frame there).
+//! The path of a frame: [`VirtioNet`] (the device) → `serve` (on the thread of an executor: one task for
+//! each direction) → [`Link`] (one received frame and one that is being sent, which outlive a reset) →
+//! `tap`, `stream` (the format of a frame there).
 //!
 //! | event | effect |
 //! |---|---|

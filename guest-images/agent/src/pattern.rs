@@ -6,7 +6,6 @@
 //! therefore its own checksum: it is valid only if regenerating it gives the same 512 bytes. Each sector
 //! has its own stamp because a disk guarantees atomicity only for one sector, and a torn block must be
 //! told from a corrupt one.
-//! from a corrupt one.
 
 use std::fmt;
 

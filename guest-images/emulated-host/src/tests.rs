@@ -3,7 +3,7 @@
 use crate::*;
 
 #[test]
-fn a_command_carries_its_environment_and_the_labs() {
+fn a_command_carries_its_environment_and_the_emulated_hosts() {
     let mut command = Invocation::new(vec!["true".into()]).expect("a command");
     command.env = vec![("A".into(), "b=c".into())];
     let frame = command.to_frame();

@@ -53,16 +53,16 @@ pub(super) fn print_help(kind: Kind) {
 }
 
 /// Converts the command line to options of the block layer. `backing` holds the values of `-b` and `-F`.
-pub(super) fn wish(
+pub(super) fn options(
     kind: Kind,
     size: Option<u64>,
     backing: Option<(String, Kind)>,
-    options: &[String],
+    lists: &[String],
 ) -> Result<Create, Failure> {
-    let mut wish = Create::default();
+    let mut options = Create::default();
     let (mut file, mut format) = (None, None);
     let mut given = BTreeSet::new();
-    for list in options {
+    for list in lists {
         for (key, value) in options::pairs(list)? {
             if !keys(kind).iter().any(|(known, _)| *known == key) {
                 let known: Vec<_> = keys(kind).iter().map(|(known, _)| *known).collect();
@@ -72,16 +72,16 @@ pub(super) fn wish(
                 return Err(format!("-o {key}: given twice"));
             }
             match key.as_str() {
-                "cluster_size" => wish.cluster_size = Some(size_of(&key, &value)?),
-                "size" => wish.size = Some(size_of(&key, &value)?),
-                "extended_l2" => wish.extended_l2 = Some(one_of(&key, &value, &SWITCH)?),
-                "lazy_refcounts" => wish.lazy_refcounts = Some(one_of(&key, &value, &SWITCH)?),
+                "cluster_size" => options.cluster_size = Some(size_of(&key, &value)?),
+                "size" => options.size = Some(size_of(&key, &value)?),
+                "extended_l2" => options.extended_l2 = Some(one_of(&key, &value, &SWITCH)?),
+                "lazy_refcounts" => options.lazy_refcounts = Some(one_of(&key, &value, &SWITCH)?),
                 "compat" => {
                     let versions = [("0.10", 2), ("v2", 2), ("1.1", 3), ("v3", 3)];
-                    wish.version = Some(one_of(&key, &value, &versions)?);
+                    options.version = Some(one_of(&key, &value, &versions)?);
                 }
                 "compression_type" => {
-                    wish.zstd = Some(one_of(&key, &value, &[("zlib", false), ("zstd", true)])?);
+                    options.zstd = Some(one_of(&key, &value, &[("zlib", false), ("zstd", true)])?);
                 }
                 "preallocation" => {
                     let modes = [
@@ -90,15 +90,15 @@ pub(super) fn wish(
                         ("falloc", Preallocation::Falloc),
                         ("full", Preallocation::Full),
                     ];
-                    wish.preallocation = one_of(&key, &value, &modes)?;
+                    options.preallocation = one_of(&key, &value, &modes)?;
                 }
                 "refcount_bits" => {
                     let widths = [1, 2, 4, 8, 16, 32, 64].map(|bits: u32| (bits.to_string(), bits));
-                    wish.refcount_bits = Some(one_of(&key, &value, &widths)?);
+                    options.refcount_bits = Some(one_of(&key, &value, &widths)?);
                 }
                 "table_size" => {
                     let sizes = [1, 2, 4, 8, 16].map(|clusters: u64| (clusters.to_string(), clusters));
-                    wish.table_size = Some(one_of(&key, &value, &sizes)?);
+                    options.table_size = Some(one_of(&key, &value, &sizes)?);
                 }
                 "backing_file" => file = Some(value),
                 // The key is known, so only backing_fmt is left.
@@ -109,8 +109,8 @@ pub(super) fn wish(
             }
         }
     }
-    wish.size = size.or(wish.size);
-    wish.backing = match (backing, file, format) {
+    options.size = size.or(options.size);
+    options.backing = match (backing, file, format) {
         (backing, None, None) => backing,
         (None, Some(file), Some(format)) => Some((file, format)),
         (None, Some(_), None) => {
@@ -119,7 +119,7 @@ pub(super) fn wish(
         (None, None, Some(_)) => return Err("-o backing_file=FILE is missing".into()),
         (Some(_), _, _) => return Err("give the backing file by -b and -F or by -o, not by both".into()),
     };
-    Ok(wish)
+    Ok(options)
 }
 
 const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];

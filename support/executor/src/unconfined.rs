@@ -6,14 +6,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::pool::Pool;
 
-struct Outside {
+struct Workers {
     pool: Pool,
     /// Sends to the thread that creates the workers. They inherit its confinement.
     maker: Mutex<Sender<Pool>>,
 }
 
-static FILES: OnceLock<Outside> = OnceLock::new();
-static CONNECTIONS: OnceLock<Outside> = OnceLock::new();
+static FILES: OnceLock<Workers> = OnceLock::new();
+static CONNECTIONS: OnceLock<Workers> = OnceLock::new();
 
 /// Starts the threads that create the workers of [`unconfined`] and [`connecting`], and calls `confine` on
 /// the first one. Must be called once per process, before any thread is confined. Returns the value of
@@ -29,16 +29,16 @@ pub fn start_unconfined_pool<T: Send + 'static>(
 }
 
 fn start<T: Send + 'static>(
-    outside: &OnceLock<Outside>,
+    workers: &OnceLock<Workers>,
     name: &'static str,
     confine: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    let (maker, wishes) = mpsc::channel::<Pool>();
+    let (maker, requests) = mpsc::channel::<Pool>();
     let (answer, confined) = mpsc::channel();
     std::thread::Builder::new().name(name.into()).spawn(move || {
         // The caller of `start` waits for it.
         let _ = answer.send(confine());
-        for pool in wishes {
+        for pool in requests {
             if pool.clone().start(name).is_err() {
                 // If no other thread can be started, this one does the work.
                 pool.serve();
@@ -46,7 +46,7 @@ fn start<T: Send + 'static>(
         }
     })?;
     // A second one would get no work.
-    let _ = outside.set(Outside { pool: Pool::default(), maker: Mutex::new(maker) });
+    let _ = workers.set(Workers { pool: Pool::default(), maker: Mutex::new(maker) });
     confined.recv().map_err(io::Error::other)
 }
 
@@ -62,9 +62,9 @@ pub async fn connecting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     on(&CONNECTIONS, work).await
 }
 
-async fn on<T: Send + 'static>(outside: &OnceLock<Outside>, work: impl FnOnce() -> T + Send + 'static) -> T {
-    match outside.get() {
-        Some(Outside { pool, maker }) if !crate::is_simulated() => {
+async fn on<T: Send + 'static>(workers: &OnceLock<Workers>, work: impl FnOnce() -> T + Send + 'static) -> T {
+    match workers.get() {
+        Some(Workers { pool, maker }) if !crate::is_simulated() => {
             let start = |pool| {
                 let maker = maker.lock().unwrap_or_else(PoisonError::into_inner);
                 maker.send(pool).map_err(io::Error::other)

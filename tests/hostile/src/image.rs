@@ -120,7 +120,7 @@ async fn requests(disk: Rc<Disk>, count: usize) {
 }
 
 pub(crate) fn qcow2_corpus() -> Vec<Vec<u8>> {
-    let wishes = (0..24).map(|n| {
+    let choices = (0..24).map(|n| {
         let (cluster, extended_l2) = [
             (512, false),
             (4096, false),
@@ -139,26 +139,26 @@ pub(crate) fn qcow2_corpus() -> Vec<Vec<u8>> {
             ..Create::default()
         }
     });
-    corpus(Kind::Qcow2, wishes)
+    corpus(Kind::Qcow2, choices)
 }
 
 pub(crate) fn qed_corpus() -> Vec<Vec<u8>> {
-    let wishes = (0..12).map(|n| {
+    let choices = (0..12).map(|n| {
         let (cluster, table) = [(4096, 1), (4096, 2), (16 << 10, 1), (64 << 10, 1)][n % 4];
         Create { cluster_size: Some(cluster), table_size: Some(table), ..Create::default() }
     });
-    corpus(Kind::Qed, wishes)
+    corpus(Kind::Qed, choices)
 }
 
 /// Images with data, zeros and holes; some have a backing file, and some are left as a kill leaves them.
-fn corpus(kind: Kind, wishes: impl Iterator<Item = Create>) -> Vec<Vec<u8>> {
-    let make = |(n, wish): (usize, Create)| {
+fn corpus(kind: Kind, choices: impl Iterator<Item = Create>) -> Vec<Vec<u8>> {
+    let make = |(n, options): (usize, Create)| {
         Executor::simulated(n as u64).block_on(async move {
             let files = Folder::new(Vec::new(), 64 << 20);
             let backing = (n % 3 > 0).then(|| ("base".to_owned(), Kind::Raw));
             let size = 512 * (60 + executor::random() % 140);
-            let wish = Create { backing, size: Some(size), ..wish };
-            image::create(&*files, "image", kind, &wish).await.expect("a sound wish");
+            let options = Create { backing, size: Some(size), ..options };
+            image::create(&*files, "image", kind, &options).await.expect("sound options");
             let leaf = chain::open(&*files, "image", kind, true).await.expect("a sound image");
             let disk = Disk::new("disk", leaf, false, files.clone(), |_| {});
             requests(disk.clone(), 12).await;
@@ -173,5 +173,5 @@ fn corpus(kind: Kind, wishes: impl Iterator<Item = Create>) -> Vec<Vec<u8>> {
             image
         })
     };
-    wishes.enumerate().map(make).collect()
+    choices.enumerate().map(make).collect()
 }

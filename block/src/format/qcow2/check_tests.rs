@@ -35,13 +35,13 @@ async fn content(disk: &Rc<Disk>) -> crate::Result<Vec<u8>> {
 async fn image() -> (Vec<u8>, Vec<u8>) {
     let files = SimDir::new();
     let (cluster_size, extended_l2) = [(512, false), (4096, false), (16 << 10, true)][random(3) as usize];
-    let wish = Create {
+    let options = Create {
         size: Some(SIZE),
         cluster_size: Some(cluster_size),
         extended_l2: Some(extended_l2),
         ..Create::default()
     };
-    image::create(&*files, "image", Kind::Qcow2, &wish).await.unwrap();
+    image::create(&*files, "image", Kind::Qcow2, &options).await.unwrap();
     let disk = open(&files).await.unwrap();
     for _ in 0..20 {
         let ticket = disk.enter().await;
@@ -133,9 +133,9 @@ fn what_is_named_over_and_over_is_read_once() {
         let entries = 1u64 << 20;
         let cluster = 64u64 << 10;
         let size = Some(entries * cluster / 8 * cluster);
-        let wish =
+        let options =
             Create { size, cluster_size: Some(cluster), extended_l2: Some(false), ..Create::default() };
-        image::create(&*files, "image", Kind::Qcow2, &wish).await.unwrap();
+        image::create(&*files, "image", Kind::Qcow2, &options).await.unwrap();
         let mut bytes = files.get("image").unwrap().content();
         let l1 = u64::from_be_bytes(bytes[40..48].try_into().unwrap());
         let end = bytes.len().next_multiple_of(cluster as usize) as u64;

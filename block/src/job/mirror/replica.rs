@@ -4,9 +4,16 @@
 //!
 //! | state | a guest's write, in the background | a guest's write, active | the copier |
 //! |---|---|---|---|
-//! | to do | goes to the source; the bit is set (again) when it has ended | locks its bytes; goes to the source | takes it: locks it, clears the bit, reads the source, writes the target; an error sets the bit again |
-//! | being copied | goes to the source; the bit is set when it has ended | waits for the lock, then as *done* | - |
-//! | done | goes to the source; the bit is set when it has ended | locks its bytes; one copy of the data is written to both sides at once; if the target fails, the bit is set, and the guest's write succeeds | - |
+//! | to do | source; sets the bit | locks; source | copies it |
+//! | being copied | source; sets the bit | waits for the lock, then as *done* | - |
+//! | done | source; sets the bit | locks; both sides | - |
+//!
+//! - *Source*: the write goes to the source alone. *Both sides*: one copy of the data is written to both at
+//!   once; if the target fails, the bit is set, and the guest's write succeeds.
+//! - *Sets the bit*: when the write has ended.
+//! - *Locks*: the bytes of the write, until it has ended.
+//! - *Copies it*: locks the granule, clears the bit, reads the source, writes the target. An error sets the
+//!   bit again.
 //!
 //! Why that is right:
 //!

@@ -17,7 +17,7 @@ const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
 /// Returns the permissions held and denied.
-fn wishes(lock: Lock) -> (&'static [i64], &'static [i64]) {
+fn bytes_of(lock: Lock) -> (&'static [i64], &'static [i64]) {
     match lock {
         Lock::None => (&[], &[]),
         Lock::Look => (&[CONSISTENT_READ], &[]),
@@ -27,7 +27,7 @@ fn wishes(lock: Lock) -> (&'static [i64], &'static [i64]) {
 }
 
 fn bytes(lock: Lock) -> Vec<i64> {
-    let (held, denied) = wishes(lock);
+    let (held, denied) = bytes_of(lock);
     held.iter().map(|n| HELD + n).chain(denied.iter().map(|n| DENIED + n)).collect()
 }
 
@@ -73,7 +73,7 @@ fn take(file: &File, name: &str, bytes: &[i64], to: Lock) -> Result<()> {
     }
     // Others must not deny a permission that we hold, nor hold one that we deny. The query is for a write
     // lock, which conflicts with any lock of another process.
-    let (held, denied) = wishes(to);
+    let (held, denied) = bytes_of(to);
     let opposite = held.iter().map(|n| DENIED + n).chain(denied.iter().map(|n| HELD + n));
     for byte in opposite {
         let mut lock = flock(libc::F_WRLCK, byte);

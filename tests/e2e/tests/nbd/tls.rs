@@ -112,12 +112,12 @@ fn credentials_that_are_none_end_the_program_at_once() -> Result<(), Failure> {
     let rig = Rig::new()?;
     let program = crate::rig::millrace()?.display().to_string();
     fs::create_dir(rig.path("empty"))?;
-    for (wish, complaint) in [
+    for (options, complaint) in [
         (format!("id=t,dir={}", rig.text("empty")), "ca-cert.pem"),
         (format!("id=t,dir={},verify-peer=off", rig.text("empty")), "server-key.pem"),
         ("id=t".into(), "dir=PATH is missing"),
     ] {
-        let said = fails(&program, &["run", "--machine", "none", "--tls-creds", &wish])?;
+        let said = fails(&program, &["run", "--machine", "none", "--tls-creds", &options])?;
         check(said.contains(complaint), said)?;
     }
     Ok(())
