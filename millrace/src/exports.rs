@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use executor::sync::{Event, Permit, Semaphore};
 use executor::{AsyncFd, JoinHandle};
-use nbd::tls::Credentials;
-use nbd::{Connection, Info, Session};
+use nbd::{Connection, Credentials, Info, Session};
 use qmp::command::NbdServerStart;
 use qmp::event::BlockExportDeleted;
 use qmp::types::{BlockExportInfo, BlockExportRemoveMode, BlockExportType, SocketAddressLegacy};

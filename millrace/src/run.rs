@@ -11,7 +11,7 @@ use executor::handle::Handle;
 use executor::{Executor, Remote, Reply};
 use futures_util::future::{Either, select, try_join};
 use kvm_probe::Kvm;
-use nbd::tls::Credentials;
+use nbd::Credentials;
 use qmp::event;
 use qmp::types::ShutdownCause;
 use qmp::{Events, Listener, Monitor};

@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use buf::Buf;
 use executor::sync::{Event, OneSender, Permit, Semaphore, oneshot};
+use link::{Connection, Link, Message, Outbox};
 
-use crate::connection::Connection;
 use crate::export::{Errno, Error};
-use crate::link::{Link, Message, Outbox};
 use crate::proto::{REQUEST_MAGIC, Request, command, flag};
 
 mod negotiate;

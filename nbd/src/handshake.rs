@@ -2,11 +2,11 @@
 
 use std::future::Future;
 
-use crate::connection::{Connection, Disconnect};
-use crate::link::{Carried, Link};
+use link::{Carried, Connection, Credentials, Link};
+
+use crate::disconnect::Disconnect;
 use crate::proto::{self, CONTEXTS, Fields, can, info, option, rep};
 use crate::serve::MAX_REQUEST;
-use crate::tls::Credentials;
 
 /// The longest data of an option in bytes.
 pub const MAX_OPTION: usize = 64 << 10;
@@ -180,9 +180,7 @@ impl Client<'_> {
             Some(_) if !data.is_empty() => error(rep::ERR_INVALID, "STARTTLS takes no data"),
             Some(credentials) => {
                 self.answer(option::STARTTLS, vec![(rep::ACK, Vec::new())]).await?;
-                let tls = rustls::ServerConnection::new(credentials.0.clone());
-                let tls = tls.map_err(std::io::Error::other)?;
-                self.link.secure(tls.into()).await?;
+                self.link.secure(credentials).await?;
                 // What was negotiated in the clear does not count ("NBD_OPT_STARTTLS").
                 (self.structured, self.contexts) = (false, None);
                 return Ok(());

@@ -19,12 +19,11 @@
 //! # Modules, in reading order
 //!
 //! - `proto`: numbers and headers of the wire
-//! - `connection`: a socket that two threads share
 //! - `export`: the trait of what is served, its errors and extents
-//! - `handshake`: a client chooses an export; [`tls`]: the credentials and TLS below the protocol
+//! - `handshake`: a client chooses an export, by TLS below the protocol if that is required (crate [`link`])
+//! - `disconnect`: the reason why a connection ended
 //! - `serve`: the requests of one connection
 //! - `reply`: replies as they stand on the wire
-//! - `link`: reading in large steps, and sending messages together
 //! - [`client`]: the other side, its negotiation and its requests
 //! - `uri`: addresses of servers and their exports
 //!
@@ -104,21 +103,20 @@
 //! hostile ones in `tests/hostile`.
 
 pub mod client;
-mod connection;
+mod disconnect;
 mod export;
 mod handshake;
-mod link;
 mod proto;
 mod reply;
 mod serve;
 #[cfg(test)]
 mod testing;
-pub mod tls;
 mod uri;
 
-pub use connection::{Connection, Disconnect};
+pub use disconnect::Disconnect;
 pub use export::{Errno, Error, Export, Extent, Result};
 pub use handshake::{Exports, Info, MAX_OPTION, Session, handshake};
+pub use link::{Connection, Credentials};
 pub use proto::{StringError, check_string};
 pub use serve::{MAX_IN_FLIGHT, MAX_REQUEST, MAX_REQUESTS, serve};
 pub use uri::{Address, Uri, UriError};

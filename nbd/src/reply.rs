@@ -2,9 +2,9 @@
 //! message").
 
 use buf::Buf;
+use link::Message;
 
 use crate::export::{Error, Extent, Result};
-use crate::link::Message;
 use crate::proto::{CONTEXTS, MAX_STRING, SIMPLE_MAGIC, STATE_HOLE, STATE_ZERO, STRUCTURED_MAGIC, chunk};
 
 /// A part of the data of a read.

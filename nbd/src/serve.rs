@@ -19,11 +19,11 @@ use std::rc::Rc;
 
 use buf::{Buf, Pool};
 use executor::sync::{Permit, Semaphore};
+use link::{Connection, Link, Outbox};
 
-use crate::connection::{Connection, Disconnect};
+use crate::disconnect::Disconnect;
 use crate::export::{Errno, Error, Export, Extent, Result};
 use crate::handshake::{Session, Terms};
-use crate::link::{Link, Outbox};
 use crate::proto::{CONTEXTS, Request, command, flag};
 use crate::reply::{Answer, Part, Reply, state};
 

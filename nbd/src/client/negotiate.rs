@@ -1,8 +1,9 @@
 //! The client's half of the handshake (section "Fixed newstyle negotiation").
 
+use link::{Carried, Connection, Link};
+
 use super::printable;
-use crate::connection::{Connection, Disconnect};
-use crate::link::{Carried, Link};
+use crate::disconnect::Disconnect;
 use crate::proto::{self, Fields, MAX_STRING, can, info, option, rep};
 
 /// The longest answer to an option that is accepted, in bytes.

@@ -4,7 +4,7 @@
 use buf::Buf;
 
 use super::{Pending, Shared, Status, errno, printable};
-use crate::connection::Disconnect;
+use crate::disconnect::Disconnect;
 use crate::export::Error;
 use crate::proto::{Fields, MAX_STRING, SIMPLE_MAGIC, STATE_ZERO, STRUCTURED_MAGIC, chunk, command};
 

@@ -1,4 +1,4 @@
-//! A connection: a stream socket that two threads share. [`Link`](crate::link) reads and writes it.
+//! A connection: a stream socket that two threads share. [`Link`](crate::Link) reads and writes it.
 
 use std::io;
 use std::net::Shutdown;
@@ -10,20 +10,6 @@ use socket2::{SockRef, TcpKeepalive};
 
 /// The idle time after which TCP probes the peer: a host that vanished must not hold a connection for ever.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// The reason why a connection ended without its client's request.
-#[derive(Debug, thiserror::Error)]
-pub enum Disconnect {
-    /// The peer hung up in the middle of something, or the host failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The client broke the protocol, so that the connection cannot go on.
-    #[error("the NBD client {0}")]
-    Protocol(&'static str),
-    /// The same for a server.
-    #[error("the NBD server {0}")]
-    Server(&'static str),
-}
 
 /// A connected stream socket of a client: Unix, TCP, or one end of a pair. Clones are the same
 /// connection, which ends when the last one is dropped.

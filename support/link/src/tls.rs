@@ -1,4 +1,4 @@
-//! TLS below the protocol (`STARTTLS`), by rustls: a server's credentials, and the socket for the
+//! TLS below a protocol, by rustls: a server's credentials, and the socket for the
 //! records of one connection.
 
 use std::io::{self, Read, Write};

@@ -1,7 +1,6 @@
-//! Reading and writing a connection: data are read in large steps, and messages are sent together.
+//! Reading and writing a connection: data are read in large steps.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 
@@ -10,20 +9,18 @@ use executor::AsyncFd;
 use smallvec::SmallVec;
 
 use crate::connection::Connection;
-use crate::tls::Socket;
+use crate::tls::{Credentials, Socket};
 
 /// The number of bytes read ahead of the requested messages: many small requests come with one system call.
 const INBOX: usize = 64 << 10;
 /// The most pieces of memory in one system call: Linux takes 1024 (`UIO_MAXIOV`).
-const MAX_PIECES: usize = 1024;
-/// The number of bytes after which no more are gathered into one system call: that would gain nothing.
-const MAX_GATHERED: usize = 1 << 20;
+pub(crate) const MAX_PIECES: usize = 1024;
 /// The most bytes that are handed to TLS at a time: its largest record.
 const RECORD: usize = 16 << 10;
 
 /// The state of a connection with which a transmission goes on after the handshake, on any thread.
 #[derive(Default)]
-pub(crate) struct Carried {
+pub struct Carried {
     inbox: Inbox,
     tls: Option<Box<rustls::Connection>>,
 }
@@ -65,7 +62,7 @@ impl Inbox {
 
 /// A connection on the executor that uses it now. Several tasks may use it: one that reads, and one at a
 /// time that writes.
-pub(crate) struct Link {
+pub struct Link {
     fd: AsyncFd<Connection>,
     inbox: RefCell<Inbox>,
     tls: Option<RefCell<Box<rustls::Connection>>>,
@@ -80,8 +77,14 @@ fn cut_off<T>() -> io::Result<T> {
 }
 
 impl Link {
-    /// Goes on where another link to the connection [left off](Link::leave).
-    pub(crate) fn new(connection: &Connection, carried: Carried) -> io::Result<Self> {
+    /// Continues where another link to the connection [left off](Link::leave).
+    ///
+    /// # Errors
+    /// The host's error for the descriptor.
+    ///
+    /// # Panics
+    /// Outside a task of a real executor.
+    pub fn new(connection: &Connection, carried: Carried) -> io::Result<Self> {
         let Carried { inbox, tls } = carried;
         Ok(Link {
             fd: AsyncFd::new(connection.clone())?,
@@ -91,24 +94,26 @@ impl Link {
     }
 
     /// Returns the state with which the next link to the same connection goes on.
-    pub(crate) fn leave(self) -> Carried {
+    pub fn leave(self) -> Carried {
         Carried { inbox: self.inbox.take(), tls: self.tls.map(RefCell::into_inner) }
     }
 
-    pub(crate) fn is_secure(&self) -> bool {
+    /// Returns true after [`Link::secure`].
+    pub fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Switches to TLS.
+    /// Switches to TLS, as its server. The caller must limit the time: a client may send nothing for ever.
     ///
     /// # Errors
     /// Fails if the TLS handshake fails, or if the peer sent anything more in the clear.
-    pub(crate) async fn secure(&mut self, tls: rustls::Connection) -> io::Result<()> {
+    pub async fn secure(&mut self, credentials: &Credentials) -> io::Result<()> {
         let inbox = self.inbox.take();
         if inbox.start != inbox.end {
             return Err(io::Error::other("the peer sent more before TLS began"));
         }
-        let tls = RefCell::new(Box::new(tls));
+        let tls = rustls::ServerConnection::new(credentials.0.clone()).map_err(io::Error::other)?;
+        let tls = RefCell::new(Box::new(rustls::Connection::from(tls)));
         while tls.borrow().is_handshaking() {
             self.send_records(&tls).await?;
             if tls.borrow().is_handshaking() && self.receive_records(&tls).await? == 0 {
@@ -156,7 +161,7 @@ impl Link {
             };
             match read {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // The peer hung up without TLS's goodbye: NBD has its own.
+                // The peer hung up without TLS's goodbye: the protocols above have their own.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 other => return other,
             }
@@ -195,7 +200,8 @@ impl Link {
         Ok(sent)
     }
 
-    pub(crate) fn hang_up(&self) {
+    /// Ends the connection: a task that reads gets its end, one that writes an error.
+    pub fn hang_up(&self) {
         self.fd.get().hang_up();
     }
 
@@ -228,7 +234,10 @@ impl Link {
     }
 
     /// Fills `bytes`. Returns `false` if the peer hung up before the first byte.
-    pub(crate) async fn fill_or_end(&self, bytes: &mut [u8]) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// The host's error; `UnexpectedEof` if the peer hung up in the middle.
+    pub async fn fill_or_end(&self, bytes: &mut [u8]) -> io::Result<bool> {
         let mut at = 0;
         loop {
             at += self.inbox.borrow_mut().take(&mut bytes[at..]);
@@ -244,12 +253,18 @@ impl Link {
     }
 
     /// Fills `bytes`.
-    pub(crate) async fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As [`Link::fill_or_end`]; `UnexpectedEof` also if the peer hung up before the first byte.
+    pub async fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
         if self.fill_or_end(bytes).await? { Ok(()) } else { cut_off() }
     }
 
     /// Fills `buf`.
-    pub(crate) async fn fill_buf(&self, buf: &Buf) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As [`Link::fill`].
+    pub async fn fill_buf(&self, buf: &Buf) -> io::Result<()> {
         let mut at = self.inbox.borrow_mut().take_buf(buf, 0);
         while at < buf.len() {
             match self.receive(Some(&buf.slice(at..buf.len()))).await? {
@@ -264,7 +279,10 @@ impl Link {
     }
 
     /// Sends bytes. After an error, or when the future was dropped, part of them may have been sent.
-    pub(crate) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let mut at = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
@@ -275,7 +293,7 @@ impl Link {
     }
 
     /// Sends bytes as far as that is possible at once. Must be called only while nobody else is sending.
-    pub(crate) fn send_now(&self, bytes: &[u8]) {
+    pub fn send_now(&self, bytes: &[u8]) {
         if let Some(tls) = &self.tls {
             let mut tls = tls.borrow_mut();
             let _ = tls.writer().write(bytes);
@@ -290,7 +308,7 @@ impl Link {
     }
 
     /// Sends some of the pieces and returns the number of bytes. The caller keeps their memory readable.
-    async fn write(&self, pieces: &mut [libc::iovec]) -> io::Result<usize> {
+    pub(crate) async fn write(&self, pieces: &mut [libc::iovec]) -> io::Result<usize> {
         if let Some(tls) = &self.tls {
             return match self.write_secure(tls, pieces).await? {
                 0 => Err(io::ErrorKind::WriteZero.into()),
@@ -309,111 +327,6 @@ impl Link {
         match self.fd.write_io(send).await? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             n => Ok(n),
-        }
-    }
-}
-
-/// A message, and a value that is held until it is sent.
-pub(crate) struct Message<K> {
-    pub(crate) head: Vec<u8>,
-    pub(crate) body: Option<Buf>,
-    pub(crate) keep: Option<K>,
-}
-
-/// Messages to be sent, in order. Those that come while others are being sent go out together.
-pub(crate) struct Outbox<K> {
-    queue: RefCell<VecDeque<Message<K>>>,
-    state: Cell<Sending>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    Idle,
-    Busy,
-    /// A message was cut off: nothing that follows could be understood.
-    Broken,
-}
-
-impl<K> Default for Outbox<K> {
-    fn default() -> Self {
-        Outbox { queue: RefCell::default(), state: Cell::new(Sending::Idle) }
-    }
-}
-
-impl<K> Outbox<K> {
-    /// Queues messages, next to each other. Returns true if nobody is sending: then the caller must call
-    /// [`Outbox::send`].
-    #[must_use]
-    pub(crate) fn push(&self, messages: Vec<Message<K>>) -> bool {
-        match self.state.get() {
-            Sending::Broken => return false,
-            Sending::Busy | Sending::Idle => self.queue.borrow_mut().extend(messages),
-        }
-        self.state.replace(Sending::Busy) == Sending::Idle
-    }
-
-    /// Sends until nothing is left. Must not be dropped before its end. After an error nothing more is
-    /// sent, and queued messages are dropped.
-    pub(crate) async fn send(&self, link: &Link) -> io::Result<()> {
-        loop {
-            let batch = self.batch();
-            if batch.is_empty() {
-                self.state.set(Sending::Idle);
-                return Ok(());
-            }
-            if let Err(e) = send_all(link, &batch).await {
-                self.state.set(Sending::Broken);
-                // Dropped with nothing borrowed.
-                drop(self.queue.take());
-                return Err(e);
-            }
-        }
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.state.get() == Sending::Idle
-    }
-
-    fn batch(&self) -> Vec<Message<K>> {
-        let mut queue = self.queue.borrow_mut();
-        let (mut pieces, mut bytes, mut batch) = (0, 0, Vec::new());
-        while let Some(message) = queue.front() {
-            pieces += 1 + message.body.as_ref().map_or(0, |body| body.iovecs().len());
-            if !batch.is_empty() && (pieces > MAX_PIECES || bytes > MAX_GATHERED) {
-                break;
-            }
-            bytes += message.head.len() + message.body.as_ref().map_or(0, Buf::len);
-            batch.extend(queue.pop_front());
-        }
-        batch
-    }
-}
-
-async fn send_all<K>(link: &Link, batch: &[Message<K>]) -> io::Result<()> {
-    let mut pieces: Vec<libc::iovec> = Vec::with_capacity(2 * batch.len());
-    for message in batch {
-        let start = message.head.as_ptr().cast_mut().cast();
-        pieces.push(libc::iovec { iov_base: start, iov_len: message.head.len() });
-        pieces.extend(message.body.iter().flat_map(|body| body.iovecs()).copied());
-    }
-    let mut rest = &mut pieces[..];
-    loop {
-        while rest.first().is_some_and(|piece| piece.iov_len == 0) {
-            rest = &mut rest[1..];
-        }
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let mut n = link.write(rest).await?;
-        for piece in rest.iter_mut() {
-            let taken = n.min(piece.iov_len);
-            // Inside of the piece, or at its end.
-            piece.iov_base = piece.iov_base.cast::<u8>().wrapping_add(taken).cast();
-            piece.iov_len -= taken;
-            n -= taken;
-            if n == 0 {
-                break;
-            }
         }
     }
 }
