@@ -7,7 +7,7 @@
 //! - [`images`], [`iso`]: disks and media with known content
 //! - [`session`]: a record of every message of a monitor, millrace's or QEMU's
 //! - [`terminal`]: shows what a program draws on a terminal
-//! - [`nbd`]: a small NBD client for workloads and models; [`servers`]: other NBD servers
+//! - [`nbd`]: a small NBD client for workloads and models; [`servers`]: other people's servers
 //! - [`qemu_img`]: checks an image with QEMU's tools
 //!
 //! # Tests

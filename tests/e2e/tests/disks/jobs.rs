@@ -1,14 +1,14 @@
 //! `block-stream` and the commands that control jobs: every message is compared with
 //! qemu-storage-daemon's; and streams into parts of a chain, checked with qemu-img.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use harness::images::drive;
 use qmp::event::{BlockJobCancelled, BlockJobCompleted};
 use serde_json::{Value, json};
 
+use harness::servers::StorageDaemon;
 use harness::session::Session;
 use harness::{Failure, STEP, Vm, check, qemu_img};
 
@@ -38,8 +38,7 @@ fn without_progress(message: &mut Value) {
 }
 
 /// Controls jobs in every way. Returns the whole conversation.
-fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
-    let mut session = Session::connect(socket)?;
+fn converse(mut session: Session) -> Result<Vec<Value>, Failure> {
     let stream = |more: Value| {
         let mut arguments = json!({"device": "leaf"});
         if let (Some(arguments), Value::Object(more)) = (arguments.as_object_mut(), more) {
@@ -109,34 +108,18 @@ fn converse(socket: &Path) -> Result<Vec<Value>, Failure> {
     Ok(session.said)
 }
 
-/// A daemon. It is killed when this value is dropped.
-pub struct Daemon(pub Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Both fail only if the process has already ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_conversation_is_word_for_word_that_of_qemu() -> Result<(), Failure> {
     let theirs = Stage::new()?;
     let (_, _, leaf) = theirs.base_and_leaf(8 * MIB)?;
     let file = format!("file,node-name=file,filename={}", leaf.display());
-    let daemon = Command::new("qemu-storage-daemon")
-        .args(["--chardev", &format!("socket,id=q,path={},server=on,wait=off", theirs.path("q").display())])
-        .args(["--blockdev", &file, "--blockdev", "qcow2,node-name=leaf,file=file", "--monitor", "chardev=q"])
-        .stderr(Stdio::null())
-        .spawn();
-    let daemon = daemon.map_err(|e| format!("qemu-storage-daemon: {e}; install the package qemu-utils"))?;
-    let _daemon = Daemon(daemon);
-    let theirs = converse(&theirs.path("q"))?;
+    let nodes = [file, "qcow2,node-name=leaf,file=file".to_owned()];
+    let (_daemon, session) = StorageDaemon::start(&theirs.path("q"), &nodes, Session::connect)?;
+    let theirs = converse(session)?;
     let stage = Stage::new()?;
     let (_, _, leaf) = stage.base_and_leaf(8 * MIB)?;
     let vm = stage.run(&[drive("leaf", &leaf, "qcow2")])?;
-    let ours = converse(&stage.path("qmp"))?;
+    let ours = converse(Session::connect(&stage.path("qmp"))?)?;
     for (index, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
         assert_eq!(ours, theirs, "message {index}");
     }

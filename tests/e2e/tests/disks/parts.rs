@@ -1,17 +1,16 @@
 //! Several jobs on one disk: streams into parts of a chain, allowed and refused as by QEMU; and a
 //! verification.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use harness::images::drive;
+use harness::servers::StorageDaemon;
 use harness::session::Session;
 use harness::{Failure, STEP, check, qemu_img};
 use qmp::event::BlockJobCompleted;
 use serde_json::{Value, json};
 
-use crate::jobs::Daemon;
 use crate::{MIB, Stage, disk};
 
 /// The images, the last one first in the chain.
@@ -40,8 +39,7 @@ fn chain(stage: &Stage) -> Result<(), Failure> {
 
 /// Starts streams of parts of the chain, slow ones. Returns for each what came of it. `node` gives the
 /// node name of an image.
-fn converse(socket: &Path, node: impl Fn(&str) -> String) -> Result<Vec<String>, Failure> {
-    let mut session = Session::connect(socket)?;
+fn converse(mut session: Session, node: impl Fn(&str) -> String) -> Result<Vec<String>, Failure> {
     let mut outcome = Vec::new();
     for (id, top, end) in [
         ("a", "n3", ("bottom", "n2")),
@@ -72,19 +70,15 @@ fn converse(socket: &Path, node: impl Fn(&str) -> String) -> Result<Vec<String>,
 fn parts_of_a_chain_are_streamed_side_by_side_as_by_qemu() -> Result<(), Failure> {
     let theirs = Stage::new()?;
     chain(&theirs)?;
-    let mut daemon = Command::new("qemu-storage-daemon");
-    let monitor = format!("socket,id=q,path={},server=on,wait=off", theirs.path("q").display());
-    daemon.args(["--chardev", &monitor, "--monitor", "chardev=q"]);
+    let mut nodes = Vec::new();
     for (n, name) in CHAIN.iter().enumerate() {
-        let file = format!("file,node-name=f{n},filename={}", theirs.path(name).display());
+        nodes.push(format!("file,node-name=f{n},filename={}", theirs.path(name).display()));
         let backing = n.checked_sub(1).map_or("null".into(), |below| format!("\"{}\"", CHAIN[below]));
         let image = format!(r#"{{"driver":"qcow2","node-name":"{name}","file":"f{n}","backing":{backing}}}"#);
-        daemon.args(["--blockdev", &file, "--blockdev", &image]);
+        nodes.push(image);
     }
-    let daemon = daemon.stderr(Stdio::null()).spawn();
-    let _daemon =
-        Daemon(daemon.map_err(|e| format!("qemu-storage-daemon: {e}; install the package qemu-utils"))?);
-    let theirs = converse(&theirs.path("q"), str::to_owned)?;
+    let (_daemon, session) = StorageDaemon::start(&theirs.path("q"), &nodes, Session::connect)?;
+    let theirs = converse(session, str::to_owned)?;
 
     let stage = Stage::new()?;
     chain(&stage)?;
@@ -97,7 +91,7 @@ fn parts_of_a_chain_are_streamed_side_by_side_as_by_qemu() -> Result<(), Failure
         let mut found = all.filter(|node| node["file"].as_str().is_some_and(|file| file.ends_with(name)));
         found.next().and_then(|node| node["node-name"].as_str()).unwrap_or_default().to_owned()
     };
-    let ours = converse(&stage.path("qmp"), node)?;
+    let ours = converse(Session::connect(&stage.path("qmp"))?, node)?;
     assert_eq!(ours, theirs);
     assert_eq!(ours.iter().filter(|line| line.ends_with("{}")).count(), 3, "{ours:?}");
 

@@ -2,13 +2,14 @@
 //! with the same commands against our program and qemu-storage-daemon.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use harness::servers::StorageDaemon;
 use harness::session::Session;
 use harness::{Failure, check, images::drive};
 use serde_json::{Value, json};
 
-use crate::{MIB, Stage, jobs::Daemon};
+use crate::{MIB, Stage};
 
 /// The chain, from the bottom: a short raw base, then images with some data of their own.
 const CHAIN: [(&str, &str); 5] =
@@ -172,8 +173,6 @@ fn what_qemus_suites_ask_is_answered_as_by_qemu() -> Result<(), Failure> {
     let theirs = Stage::new()?;
     make(&theirs)?;
     let folder = theirs.folder.path().display().to_string();
-    let mut command = Command::new("qemu-storage-daemon");
-    command.args(["--chardev", &format!("socket,id=q,path={folder}/q,server=on,wait=off")]);
     // One option for the whole chain, so that QEMU may write to images that it opens read-only, as it
     // does for chains from image headers.
     let mut prefix = String::new();
@@ -185,12 +184,8 @@ fn what_qemus_suites_ask_is_answered_as_by_qemu() -> Result<(), Failure> {
         ));
         prefix.push_str("backing.");
     }
-    command.args(["--blockdev", &options.join(",")]);
-    let daemon: Result<Child, _> = command.args(["--monitor", "chardev=q"]).stderr(Stdio::inherit()).spawn();
-    let daemon = daemon.map_err(|e| format!("qemu-storage-daemon: {e}; install the package qemu-utils"))?;
-    let mut daemon = Daemon(daemon);
     let nodes = CHAIN.iter().map(|(name, _)| node_name(name)).collect();
-    let session = Session::connect(&theirs.path("q"))?;
+    let (daemon, session) = StorageDaemon::start(&theirs.path("q"), &[options.join(",")], Session::connect)?;
     let mut qemu = Talk { session, folder, nodes, said: Vec::new() };
     converse(&mut qemu)?;
 
@@ -211,7 +206,7 @@ fn what_qemus_suites_ask_is_answered_as_by_qemu() -> Result<(), Failure> {
     vm.quit()?;
     // QEMU has written everything only once it has ended.
     qemu.session.answer("quit", json!({}))?;
-    daemon.0.wait()?;
+    daemon.wait()?;
     for name in ["leaf", "high"] {
         assert_eq!(map(stage.folder.path(), name)?, map(theirs.folder.path(), name)?, "{name}");
         harness::qemu_img::check("qcow2", &stage.path(name), false)?;

@@ -8,11 +8,11 @@
 use std::path::Path;
 
 use harness::images::drive;
-use harness::servers::Server;
+use harness::servers::{Server, StorageDaemon};
 use harness::{Failure, STEP, Vm, check, wait_for};
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, Wire};
+use crate::wire::Wire;
 use crate::{MIB, Stage, text};
 
 const SIZE: u64 = 8 * MIB;
@@ -33,10 +33,10 @@ struct Said {
 }
 
 impl Peer {
-    fn qemu(folder: &Path, nodes: &[Value]) -> Result<(Daemon, Self), Failure> {
-        let socket = folder.join("daemon");
-        let daemon = Daemon::start(&socket, nodes)?;
-        Ok((daemon, Peer { wire: Wire::connect(&socket)?, names: Vec::new(), folder: text(folder) }))
+    fn qemu(folder: &Path, nodes: &[Value]) -> Result<(StorageDaemon, Self), Failure> {
+        let nodes: Vec<_> = nodes.iter().map(Value::to_string).collect();
+        let (daemon, wire) = StorageDaemon::start(&folder.join("daemon"), &nodes, Wire::connect)?;
+        Ok((daemon, Peer { wire, names: Vec::new(), folder: text(folder) }))
     }
 
     fn ours(stage: &Stage, drives: &[String]) -> Result<(Vm, Self), Failure> {

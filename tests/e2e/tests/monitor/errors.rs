@@ -1,10 +1,11 @@
 //! The same invalid requests to our program and to QEMU's storage daemon must have the same classes and
 //! texts.
 
+use harness::servers::StorageDaemon;
 use harness::{Failure, check};
 use serde_json::json;
 
-use crate::daemon::{Daemon, Wire};
+use crate::wire::Wire;
 use crate::{MIB, Stage, text};
 
 /// Requests that both programs refuse.
@@ -58,10 +59,10 @@ fn wrong_requests_get_qemus_answers() -> Result<(), Failure> {
     let stage = Stage::new()?;
     let vm = stage.run(&[stage.disk("virtio0", MIB)?], &[])?;
     let other = stage.images.raw("other.img", MIB, &[])?;
-    let socket = stage.path("daemon");
     let file = json!({"driver": "file", "filename": text(&other)});
-    let _daemon = Daemon::start(&socket, &[json!({"driver": "raw", "node-name": "virtio0", "file": file})])?;
-    let (mut ours, mut qemus) = (Wire::connect(&stage.path("qmp"))?, Wire::connect(&socket)?);
+    let node = json!({"driver": "raw", "node-name": "virtio0", "file": file}).to_string();
+    let (_daemon, mut qemus) = StorageDaemon::start(&stage.path("daemon"), &[node], Wire::connect)?;
+    let mut ours = Wire::connect(&stage.path("qmp"))?;
     let mut differ = Vec::new();
     for request in WRONG.lines().filter(|line| !line.is_empty()) {
         let (our, qemu) = (ours.ask(request)?, qemus.ask(request)?);

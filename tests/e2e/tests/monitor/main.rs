@@ -4,7 +4,6 @@
 mod clients;
 mod conversation;
 mod counters;
-mod daemon;
 mod errors;
 mod order;
 mod python;
@@ -14,6 +13,7 @@ mod transactions;
 mod transcript;
 mod tray;
 mod typed;
+mod wire;
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,7 @@
 //! A source that fails once at one offset, as in QEMU's iotest 030: the events, progress and end of a
 //! stream in our program and in qemu-storage-daemon, for each policy and each kind of error.
 
-use std::process::{Child, Command, Stdio};
-
-use harness::servers::Server;
+use harness::servers::{Server, StorageDaemon};
 use harness::session::Session;
 use harness::{Failure, check};
 use serde_json::{Value, json};
@@ -13,17 +11,6 @@ use crate::rig::{MIB, Rig, run};
 const SIZE: u64 = 2 * MIB;
 /// The offset at which the source fails: the start of QEMU's second copy.
 const BAD: u64 = 512 << 10;
-
-/// A daemon. It is killed when this value is dropped.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Both fail only if the process has already ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Starts a server whose first read at [`BAD`] fails with `errno`; its content is a constant pattern.
 fn failing_once(rig: &Rig, errno: &str) -> Result<Server, Failure> {
@@ -87,14 +74,9 @@ fn a_source_that_fails_once_is_told_as_by_qemu() -> Result<(), Failure> {
                 return Ok(told);
             }
             let file = format!("file,node-name=file,filename={leaf}");
-            let daemon = Command::new("qemu-storage-daemon")
-                .args(["--chardev", &format!("socket,id=q,path={},server=on,wait=off", rig.text("q"))])
-                .args(["--blockdev", &file, "--blockdev", "qcow2,node-name=leaf,file=file"])
-                .args(["--monitor", "chardev=q"])
-                .stderr(Stdio::null())
-                .spawn()?;
-            let _daemon = Daemon(daemon);
-            streamed(&mut Session::connect(&rig.path("q"))?, on_error, stops)
+            let nodes = [file, "qcow2,node-name=leaf,file=file".to_owned()];
+            let (_daemon, mut session) = StorageDaemon::start(&rig.path("q"), &nodes, Session::connect)?;
+            streamed(&mut session, on_error, stops)
         };
         let (ours, theirs) = (told(true)?, told(false)?);
         assert_eq!(ours, theirs, "{errno}, on-error={on_error}");

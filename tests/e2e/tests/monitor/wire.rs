@@ -1,38 +1,11 @@
-//! QEMU's storage daemon, for comparisons, and a plain connection to either program's monitor.
+//! A plain connection to a monitor, of our program or of QEMU's storage daemon.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use harness::{Failure, STEP, check, wait_for};
 use serde_json::Value;
-
-/// QEMU's storage daemon. It is killed when this value is dropped.
-pub struct Daemon(Child);
-
-impl Daemon {
-    /// Starts a daemon with its monitor at `socket` and these block nodes (`--blockdev`).
-    pub fn start(socket: &Path, nodes: &[Value]) -> Result<Self, Failure> {
-        let mut command = Command::new("qemu-storage-daemon");
-        command
-            .args(["--chardev", &format!("socket,path={},server=on,wait=off,id=c", socket.display())])
-            .args(["--monitor", "chardev=c"]);
-        for node in nodes {
-            command.args(["--blockdev", &node.to_string()]);
-        }
-        let child = command.stdout(Stdio::null()).spawn();
-        Ok(Daemon(child.map_err(|e| format!("qemu-storage-daemon: {e}: install the package qemu-utils"))?))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Both fail only if the process has already ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A connection to a monitor, of our program or of QEMU's.
 pub struct Wire {
