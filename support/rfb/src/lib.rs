@@ -4,13 +4,17 @@
 //!
 //! - `screen`: the screen that is shown, and the receiver of keys and pointers
 //! - `password`: a password that may change while the server runs
+//! - [`keys`]: keysyms and scancodes as Linux's key codes
+//! - [`picture`]: a screen as a PNG or PPM file
 //! - `server`: the configuration, the clients, and their events
 //!
 //! # Tests
 //!
 //! Beside the files (`*_tests.rs`).
 
+pub mod keys;
 mod password;
+pub mod picture;
 mod screen;
 mod server;
 

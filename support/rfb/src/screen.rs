@@ -124,6 +124,12 @@ pub trait Input: 'static {
     /// Every pressed key of a client is released when that client goes.
     fn key(&self, code: u16, down: bool);
 
+    /// Returns the guest's Caps Lock, if it is known (the LED of its keyboard). It decides what key makes the
+    /// letter that a client typed. If it is not known, the server counts the presses of that key.
+    fn caps_lock(&self) -> Option<bool> {
+        None
+    }
+
     /// Moves the pointer, and presses and releases its buttons.
     fn pointer(&self, pointer: Pointer);
 }
