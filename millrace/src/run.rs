@@ -246,6 +246,7 @@ fn prepare(options: &Run) -> Result<Begun, Failure> {
         cmdline: options.cmdline.clone(),
         cpus: options.cpus,
         memory: options.memory,
+        screen: None,
         sandbox: options.sandbox.into(),
     };
     let prepared = Machine::prepare(&config).map_err(|e| e.to_string())?;

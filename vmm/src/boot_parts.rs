@@ -14,6 +14,7 @@ use crate::hypervisor::{self, Vm};
 use crate::layout::{ACPI, MAX_CPUS};
 use crate::machine::Config;
 use crate::memory;
+use crate::screen::Screen;
 use executor::lock;
 
 /// The parts that all starts of a machine share.
@@ -21,6 +22,7 @@ pub(crate) struct BootParts {
     kvm: Kvm,
     kernel: Mutex<Kernel>,
     pub(crate) memory: Arc<GuestMemoryMmap>,
+    pub(crate) screen: Option<Arc<Screen>>,
     pub(crate) cpus: u32,
     is_stock: bool,
 }
@@ -41,7 +43,9 @@ impl BootParts {
         let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &config.cmdline)?;
         let is_stock = kernel.is_stock();
         let memory = memory::map(config.memory)?;
-        Ok(Arc::new(BootParts { kvm, kernel: Mutex::new(kernel), memory, cpus: config.cpus, is_stock }))
+        let screen = config.screen.map(Screen::new).transpose()?.map(Arc::new);
+        let (kernel, cpus) = (Mutex::new(kernel), config.cpus);
+        Ok(Arc::new(BootParts { kvm, kernel, memory, screen, cpus, is_stock }))
     }
 
     /// Returns true if the kernel may be a Linux kernel.
@@ -54,12 +58,13 @@ impl BootParts {
         let (within, around) = (self.clone(), self.clone());
         let thread = Error::system("a thread");
         let entry = spawn_thread("loader", move || within.load()).map_err(&thread)?;
-        let make = move || Vm::new(&around.kvm, &around.memory, around.cpus);
+        let make = move || Vm::new(&around.kvm, &around.memory, around.screen.as_deref(), around.cpus);
         Ok(PendingBoot { vm: spawn_thread("maker", make).map_err(&thread)?, entry })
     }
 
     fn load(&self) -> Result<Entry, Error> {
-        let entry = lock(&self.kernel).load(&self.memory, ACPI)?;
+        let entry =
+            lock(&self.kernel).load(&self.memory, self.screen.as_ref().map(|screen| screen.size()), ACPI)?;
         entry
             .write_tables(&self.memory)
             .map_err(|e| Error::System { what: "low memory", source: std::io::Error::other(e) })?;

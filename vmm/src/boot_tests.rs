@@ -11,6 +11,7 @@ use super::load::memory_map;
 use super::*;
 use crate::layout::{CMDLINE, GDT, PAGE_TABLES, START_INFO, ZERO_PAGE};
 use crate::memory;
+use crate::screen::Size;
 
 const RSDP: u64 = 0xe_0000;
 const CODE: &[u8] = b"\xf4code";
@@ -77,11 +78,21 @@ impl Rig {
     }
 
     fn load(&self, kernel: &[u8], initrd: &[u8], mib: u64) -> Result<(GuestMemoryMmap, Entry), Error> {
+        self.load_with(kernel, initrd, mib, None)
+    }
+
+    fn load_with(
+        &self,
+        kernel: &[u8],
+        initrd: &[u8],
+        mib: u64,
+        screen: Option<Size>,
+    ) -> Result<(GuestMemoryMmap, Entry), Error> {
         let kernel = self.file("kernel", kernel);
         let initrd = self.file("initrd", initrd);
         let mut kernel = Kernel::open(&kernel, Some(&initrd), "console=ttyS0 quiet")?;
         let memory = memory::map(mib << 20)?;
-        let entry = kernel.load(&memory, RSDP)?;
+        let entry = kernel.load(&memory, screen, RSDP)?;
         entry.write_tables(&memory).unwrap();
         Ok((std::sync::Arc::try_unwrap(memory).unwrap(), entry))
     }
@@ -162,4 +173,22 @@ fn the_memory_map_leaves_the_hole_out() {
         .map(|range| (range.start, range.start + range.size))
         .collect();
     assert_eq!(ram, [(0, 0x9_fc00), (0x10_0000, 0xc000_0000), (0x1_0000_0000, 0x1_4000_0000)]);
+}
+
+#[test]
+fn a_kernel_finds_the_screen_unless_it_is_entered_by_pvh() {
+    let rig = Rig::new();
+    let info = |kernel: &[u8], screen| {
+        let (memory, _) = rig.load_with(kernel, b"", 64, screen).unwrap();
+        let page: boot_params = memory.read_obj(GuestAddress(ZERO_PAGE)).unwrap();
+        let info = page.screen_info;
+        (info.orig_video_isVGA, info.lfb_base, info.lfb_size, info.lfb_width, info.lfb_height)
+    };
+    let size = Size::new(800, 600).unwrap();
+    for kernel in [bzimage(|_| {}), elf(false)] {
+        assert_eq!(info(&kernel, Some(size)), (0x70, 0xc000_0000, 600 * 4096, 800, 600));
+        assert_eq!(info(&kernel, None), (0, 0, 0, 0, 0));
+    }
+    let refused = rig.load_with(&elf(true), b"", 64, Some(size)).unwrap_err().to_string();
+    assert!(refused.contains("kernel: ") && refused.contains("no screen: give a bzImage"), "{refused}");
 }

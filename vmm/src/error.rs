@@ -50,6 +50,14 @@ pub enum Error {
         /// The reason, and what to do.
         reason: String,
     },
+    /// A screen of this size cannot be made.
+    #[error("a screen of {width}x{height}: give 640x480 to 2560x1600")]
+    Screen {
+        /// Pixels of a line.
+        width: u32,
+        /// Number of lines.
+        height: u32,
+    },
     /// A serial back end cannot be opened.
     #[error("serial port {port}: {reason}")]
     Serial {

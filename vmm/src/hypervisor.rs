@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::raw::c_char;
+use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
@@ -18,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::cpuid;
 use crate::error::Error;
 use crate::layout::{GSIS, IDENTITY_MAP, TSS};
+use crate::screen::Screen;
 
 const NEEDED: [(Cap, &str); 12] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
@@ -90,23 +92,34 @@ pub(crate) struct Doorbell {
 pub(crate) struct Vm {
     pub(crate) vcpus: Vec<VcpuFd>,
     /// Keeps lines and doorbells connected.
-    pub(crate) fd: VmFd,
+    pub(crate) fd: Arc<VmFd>,
+    /// The slot of the screen, if there is one.
+    pub(crate) screen_slot: u32,
 }
 
 impl Vm {
-    pub(crate) fn new(kvm: &Kvm, memory: &GuestMemoryMmap, cpus: u32) -> Result<Self, Error> {
+    pub(crate) fn new(
+        kvm: &Kvm,
+        memory: &GuestMemoryMmap,
+        screen: Option<&Screen>,
+        cpus: u32,
+    ) -> Result<Self, Error> {
         let fd = kvm.create_vm().map_err(Error::kvm("making a virtual machine"))?;
         fd.set_identity_map_address(IDENTITY_MAP).map_err(Error::kvm("identity map"))?;
         fd.set_tss_address(TSS as usize).map_err(Error::kvm("TSS"))?;
         for (slot, region) in memory.iter().enumerate() {
             add_memory(&fd, slot as u32, region)?;
         }
+        let screen_slot = memory.iter().count() as u32;
+        if let Some(screen) = screen {
+            screen.add_to(&fd, screen_slot)?;
+        }
         fd.create_irq_chip().map_err(Error::kvm("interrupt controller"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::kvm("interval timer"))?;
         route_interrupts(&fd)?;
         let vcpus = (0..cpus).map(|index| new_vcpu(kvm, &fd, index, cpus)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Vm { vcpus, fd })
+        Ok(Vm { vcpus, fd: Arc::new(fd), screen_slot })
     }
 
     /// Connects the devices, before any vCPU runs.

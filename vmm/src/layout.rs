@@ -8,6 +8,8 @@ pub const LOW_RAM_END: u64 = 0xc000_0000;
 /// Start of the RAM that does not fit below the hole.
 pub const HIGH_RAM: u64 = 0x1_0000_0000;
 
+/// Address of the screen's frame buffer, which has up to 20 MiB.
+pub const SCREEN: u64 = LOW_RAM_END;
 /// Start of the first virtio-mmio window.
 pub const MMIO: u64 = 0xd000_0000;
 /// The size of a virtio-mmio window, in bytes: registers in the first 256, then config space.

@@ -27,6 +27,7 @@
 //! - [`acpi`], [`cpuid`]: the description of the machine for the guest
 //! - `vcpu`: the threads that run the guest; `gate`: the one place where they stop
 //! - [`bus`]: from addresses to devices; [`ports`]: the devices at I/O ports
+//! - [`screen`]: the frame buffer, and which of its lines have changed
 //! - [`serial`]: the UART and the back ends that carry its bytes
 //! - [`notice`]: events from other threads to the main loop
 //! - `output`: files that the program writes; `error`: the errors
@@ -44,6 +45,7 @@
 //!         cmdline: DEFAULT_CMDLINE.into(),
 //!         cpus: 2,
 //!         memory: 512 << 20,
+//!         screen: None,
 //!         sandbox: sandbox::Mode::On,
 //!     };
 //!     let prepared = Machine::prepare(&config)?;
@@ -82,6 +84,7 @@ pub mod memory;
 pub mod notice;
 mod output;
 pub mod ports;
+pub mod screen;
 pub mod serial;
 mod vcpu;
 

@@ -25,6 +25,7 @@ use crate::layout::{
     BUTTON_GSI, MAX_DEVICES, MMIO_SIZE, SERIAL_GSIS, SERIAL_PORTS, device_gsi, device_window,
 };
 use crate::notice::{Event, Notices, Waiter};
+use crate::screen::{Screen, Size};
 use crate::serial::{Backend, Port, Running as SerialTask};
 use crate::vcpu::{Surroundings, Vcpus};
 use crate::{acpi, memory, ports};
@@ -50,6 +51,8 @@ pub struct Config {
     pub cpus: u32,
     /// Size of RAM in bytes, a multiple of 4 KiB and at least 32 MiB.
     pub memory: u64,
+    /// The size of its screen, if it has one.
+    pub screen: Option<Size>,
     /// The sandbox of vCPU threads, in which they may only do what a vCPU needs.
     pub sandbox: sandbox::Mode,
 }
@@ -75,7 +78,7 @@ struct Running {
     /// The guest's clock at the time of the stop, while the guest is stopped.
     clock: Cell<Option<kvm_clock_data>>,
     /// Keeps irqfds and ioeventfds connected; dropped after the vCPUs.
-    vm: VmFd,
+    vm: Arc<VmFd>,
 }
 
 impl Running {
@@ -234,6 +237,11 @@ impl Machine {
         &self.parts.boot_parts.memory
     }
 
+    /// Returns its screen, which lives as long as anyone holds a reference to it.
+    pub fn screen(&self) -> Option<&Arc<Screen>> {
+        self.parts.boot_parts.screen.as_ref()
+    }
+
     /// Returns the machine's state.
     pub fn state(&self) -> State {
         self.state.get()
@@ -303,6 +311,9 @@ impl Machine {
         let vm = unblock(move || parts.join(vm, &entry)).await?;
         let surroundings = self.parts.surroundings(gate, self.notices.clone());
         let vcpus = Vcpus::start(vm.vcpus, surroundings)?;
+        if let Some(screen) = self.screen() {
+            screen.follow(Some((vm.fd.clone(), vm.screen_slot)));
+        }
         let clock = Cell::new(None);
         self.running.replace(Some(Rc::new(Running { vcpus, clock, vm: vm.fd })));
         self.state.set(state);
@@ -422,6 +433,9 @@ impl Machine {
         if let Some(running) = self.current() {
             running.vcpus.end().await;
         }
+        if let Some(screen) = self.screen() {
+            screen.follow(None);
+        }
         if let Some(Ok(Running { vm, .. })) = self.running.take().map(Rc::try_unwrap) {
             // Closing a VM waits for the kernel.
             unblock(move || drop(vm)).await;
@@ -480,6 +494,9 @@ impl Parts {
     /// Returns memory and serial ports to their power-on state. Devices must have been reset before.
     fn clear(&self) -> Result<(), Error> {
         memory::clear(&self.boot_parts.memory)?;
+        if let Some(screen) = &self.boot_parts.screen {
+            screen.clear()?;
+        }
         for port in &self.serial {
             port.reset().map_err(Error::system("serial port"))?;
         }

@@ -14,6 +14,7 @@ use executor::{AsyncFd, Executor, Reply, spawn, timeout};
 use guest_images::micro;
 use tempfile::TempDir;
 use virtio::{Activation, Device};
+use vmm::screen::{Screen, Size};
 use vmm::serial::Backend;
 use vmm::{Config, Error, Event, Machine, State, check_host};
 
@@ -29,10 +30,14 @@ impl Rig {
     }
 
     fn of(guest: &[u8], cpus: u32) -> Self {
+        Self::with(guest, cpus, None)
+    }
+
+    fn with(guest: &[u8], cpus: u32, screen: Option<Size>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("ttyS0");
         let serial = [Backend::Unix(socket.clone()), Backend::Null];
-        let machine = machine_of(directory.path(), guest, cpus, Vec::new(), &serial);
+        let machine = machine_with(directory.path(), guest, cpus, screen, Vec::new(), &serial);
         let console = UnixStream::connect(socket).unwrap();
         console.set_nonblocking(true).unwrap();
         let console = AsyncFd::new(console).unwrap();
@@ -70,6 +75,17 @@ fn machine_of(
     devices: Vec<Box<dyn Device>>,
     serial: &[Backend],
 ) -> Result<Machine, Error> {
+    machine_with(directory, guest, cpus, None, devices, serial)
+}
+
+fn machine_with(
+    directory: &Path,
+    guest: &[u8],
+    cpus: u32,
+    screen: Option<Size>,
+    devices: Vec<Box<dyn Device>>,
+    serial: &[Backend],
+) -> Result<Machine, Error> {
     let path = directory.join("kernel");
     std::fs::write(&path, micro::kernel(guest)).unwrap();
     let config = Config {
@@ -78,6 +94,7 @@ fn machine_of(
         cmdline: String::new(),
         cpus,
         memory: 64 << 20,
+        screen,
         sandbox: sandbox::Mode::Strict,
     };
     Machine::new(Machine::prepare(&config)?, devices, serial)
@@ -398,5 +415,85 @@ fn machines_that_cannot_be_are_refused_in_a_line() {
         assert_eq!(refused(17, &[]), "17 CPUs: a machine has 1 to 16");
         assert!(refused(1, &[Backend::Stdio, Backend::Stdio]).contains("stdio is taken"));
         assert!(refused(1, &[Backend::File("/nowhere/at/all".into())]).contains("/nowhere/at/all: No such"));
+    });
+}
+
+/// Returns the numbers of the lines that have changed.
+fn changes(screen: &Screen) -> Vec<usize> {
+    let mut lines = vec![false; screen.size().height()];
+    screen.take_changes(&mut lines).unwrap();
+    (0..lines.len()).filter(|line| lines[*line]).collect()
+}
+
+/// Returns the colours of a line, without the bits that have no meaning.
+fn colours(screen: &Screen, line: usize) -> Vec<u32> {
+    let mut pixels = vec![0; screen.size().width()];
+    screen.read_line(line, &mut pixels);
+    pixels.iter().map(|pixel| pixel & 0xff_ffff).collect()
+}
+
+/// Returns the colours of a line as the guest draws them.
+fn drawn(screen: &Screen, line: usize) -> Vec<u32> {
+    (0..screen.size().width()).map(|x| micro::pixel(x as u32, line as u32) & 0xff_ffff).collect()
+}
+
+#[test]
+fn what_a_guest_draws_is_on_the_screen_and_its_lines_have_changed() {
+    with_kvm(async || {
+        // The second one has lines of two pages.
+        for width in [640, 1025] {
+            let rig = Rig::with(&micro::DRAW, 1, Some(Size::new(width, 480).unwrap()));
+            let screen = rig.machine.screen().unwrap().clone();
+            rig.machine.start().await.unwrap();
+            rig.expect(b'>').await;
+            assert_eq!(changes(&screen).len(), 480);
+            for y in 0..480 {
+                assert_eq!(colours(&screen, y), drawn(&screen, y), "line {y}");
+            }
+            assert!(changes(&screen).is_empty(), "nothing was drawn since");
+            rig.command(3).await;
+            rig.command(200).await;
+            assert_eq!(changes(&screen), [3, 200]);
+            assert!(colours(&screen, 200).iter().all(|pixel| *pixel == 0xff_ffff));
+            assert_eq!(colours(&screen, 201), drawn(&screen, 201));
+            rig.machine.shutdown().await;
+        }
+    });
+}
+
+#[test]
+fn a_stopped_guests_screen_stays_and_a_reset_clears_it() {
+    with_kvm(async || {
+        let rig = Rig::with(&micro::DRAW, 1, Some(Size::new(640, 480).unwrap()));
+        let machine = &rig.machine;
+        let screen = machine.screen().unwrap().clone();
+        machine.start().await.unwrap();
+        rig.expect(b'>').await;
+        assert_eq!(changes(&screen).len(), 480);
+        machine.stop().await;
+        assert!(changes(&screen).is_empty());
+        assert_eq!(colours(&screen, 201), drawn(&screen, 201));
+        machine.resume().await.unwrap();
+        rig.command(7).await;
+        assert_eq!(changes(&screen), [7]);
+        rig.command(b'r').await;
+        assert_eq!(machine.event().await, Event::Reset);
+        machine.stop().await;
+        machine.reset().await.unwrap();
+        assert_eq!(changes(&screen).len(), 480);
+        assert!(changes(&screen).is_empty());
+        assert!((0..480).all(|y| colours(&screen, y).iter().all(|pixel| *pixel == 0)));
+        machine.shutdown().await;
+        // There is no VM that has a log any more.
+        assert_eq!(changes(&screen).len(), 480);
+    });
+}
+
+#[test]
+fn a_machine_without_a_screen_has_none() {
+    with_kvm(async || {
+        let rig = Rig::new(1);
+        assert!(rig.machine.screen().is_none());
+        rig.machine.shutdown().await;
     });
 }

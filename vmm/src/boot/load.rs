@@ -14,6 +14,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMma
 use super::{Entry, Format, Kernel, Protocol, refuse};
 use crate::error::Error;
 use crate::layout::{CMDLINE, EBDA, HIGH_MEMORY, LOW_RAM_END, START_INFO, START_INFO_TABLES, ZERO_PAGE};
+use crate::screen::Size;
 
 /// An initrd's range in guest memory; its size is 0 if there is none.
 #[derive(Clone, Copy, Default)]
@@ -54,19 +55,30 @@ fn low_end(memory: &GuestMemoryMmap) -> u64 {
 
 impl Kernel {
     /// Loads everything into zeroed memory and returns the kernel's entry point. `rsdp` is the RSDP's
-    /// address.
+    /// address. `screen` is the size of the machine's screen.
     ///
     /// # Errors
-    /// Fails if the kernel does not fit or has no 64-bit entry point, if the initrd does not fit, or if
-    /// the command line is too long for this kernel. Each error names its file.
-    pub fn load(&mut self, memory: &GuestMemoryMmap, rsdp: u64) -> Result<Entry, Error> {
+    /// Fails if the kernel does not fit or has no 64-bit entry point, if the initrd does not fit, if the
+    /// command line is too long for this kernel, or if there is a screen and the kernel is entered by PVH,
+    /// which has no description of one. Each error names its file.
+    pub fn load(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        screen: Option<Size>,
+        rsdp: u64,
+    ) -> Result<Entry, Error> {
         match self.format {
-            Format::BzImage => self.load_bzimage(memory, rsdp),
-            Format::Elf => self.load_elf(memory, rsdp),
+            Format::BzImage => self.load_bzimage(memory, screen, rsdp),
+            Format::Elf => self.load_elf(memory, screen, rsdp),
         }
     }
 
-    fn load_bzimage(&mut self, memory: &GuestMemoryMmap, rsdp: u64) -> Result<Entry, Error> {
+    fn load_bzimage(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        screen: Option<Size>,
+        rsdp: u64,
+    ) -> Result<Entry, Error> {
         let path = self.path.clone();
         let high = GuestAddress(HIGH_MEMORY);
         let loaded = BzImage::load(memory, None, &mut self.file, Some(high))
@@ -84,11 +96,16 @@ impl Kernel {
         let load = loaded.kernel_load.raw_value();
         let end = load.max(header.pref_address) + u64::from(header.init_size);
         let initrd = self.load_initrd(memory, end, u64::from(header.initrd_addr_max) + 1)?;
-        self.write_zero_page(memory, header, initrd, rsdp)?;
+        self.write_zero_page(memory, header, initrd, screen, rsdp)?;
         Ok(Entry { protocol: Protocol::Linux64, address: load + 0x200, parameters: ZERO_PAGE })
     }
 
-    fn load_elf(&mut self, memory: &GuestMemoryMmap, rsdp: u64) -> Result<Entry, Error> {
+    fn load_elf(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        screen: Option<Size>,
+        rsdp: u64,
+    ) -> Result<Entry, Error> {
         let path = self.path.clone();
         let high = GuestAddress(HIGH_MEMORY);
         let loaded = Elf::load(memory, None, &mut self.file, Some(high))
@@ -97,6 +114,12 @@ impl Kernel {
         self.load_cmdline(memory, 2047)?;
         let initrd = self.load_initrd(memory, loaded.kernel_end, LOW_RAM_END)?;
         if let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap {
+            if screen.is_some() {
+                return Err(refuse(
+                    &path,
+                    "an ELF kernel that is entered by PVH has no screen: give a bzImage",
+                ));
+            }
             self.write_start_info(memory, initrd, rsdp)?;
             return Ok(Entry { protocol: Protocol::Pvh, address: entry.raw_value(), parameters: START_INFO });
         }
@@ -107,7 +130,7 @@ impl Kernel {
             kernel_alignment: 0x100_0000,
             ..Default::default()
         };
-        self.write_zero_page(memory, header, initrd, rsdp)?;
+        self.write_zero_page(memory, header, initrd, screen, rsdp)?;
         Ok(Entry {
             protocol: Protocol::Linux64,
             address: loaded.kernel_load.raw_value(),
@@ -157,6 +180,7 @@ impl Kernel {
         memory: &GuestMemoryMmap,
         header: setup_header,
         initrd: Initrd,
+        screen: Option<Size>,
         rsdp: u64,
     ) -> Result<(), Error> {
         let mut page = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
@@ -165,6 +189,9 @@ impl Kernel {
         page.hdr.cmd_line_ptr = CMDLINE as u32;
         page.hdr.ramdisk_image = initrd.address as u32;
         page.hdr.ramdisk_size = initrd.size as u32;
+        if let Some(screen) = screen {
+            page.screen_info = screen.screen_info();
+        }
         let map = memory_map(memory);
         page.e820_entries = map.len() as u8;
         let mut table = page.e820_table;
