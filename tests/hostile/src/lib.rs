@@ -14,7 +14,8 @@
 //! - `nbd`: messages of an NBD client and of a server
 //! - `monitor`: bytes of a monitor's client
 //! - `machine`: a guest's writes to registers, rings and I/O ports
-//! - `blk`, `net`, `scsi`, `console`: a guest's requests to its devices; `chains`: the chains that they share
+//! - `blk`, `net`, `scsi`, `console`, `input`: a guest's requests to its devices; `chains`: the chains that
+//!   they share
 //! - [`mutate`]: seeded mutations of valid input
 //!
 //! # Tests
@@ -26,6 +27,7 @@ mod blk;
 mod chains;
 mod console;
 mod image;
+mod input;
 mod machine;
 mod monitor;
 pub mod mutate;
@@ -37,6 +39,7 @@ mod watched;
 pub use blk::blk;
 pub use console::{console, rng};
 pub use image::{qcow2, qed};
+pub use input::input;
 pub use machine::machine;
 pub use monitor::qmp;
 pub use nbd::{nbd_client, nbd_server};
@@ -68,4 +71,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "scsi", run: scsi, corpus: scsi::corpus, memory: scsi::memory },
     Target { name: "console", run: console, corpus: console::corpus, memory: console::memory },
     Target { name: "rng", run: rng, corpus: console::corpus, memory: console::memory },
+    Target { name: "input", run: input, corpus: input::corpus, memory: input::memory },
 ];

@@ -1,0 +1,187 @@
+//! The feed: events on their way to the guest, and the keys that are down for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::codes::{ABS_MAX, ABS_X, ABS_Y, EV_ABS, EV_KEY, EV_REL, EV_SYN, LAST_KEY};
+
+/// The number of waiting events from which on only releases of keys are accepted.
+pub const WAITING_MAX: usize = 1024;
+
+/// A wheel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Axis {
+    /// Up and down.
+    Vertical,
+    /// Left and right.
+    Horizontal,
+}
+
+/// `struct virtio_input_event` without its byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Event {
+    pub(crate) kind: u16,
+    pub(crate) code: u16,
+    pub(crate) value: u32,
+}
+
+impl Event {
+    const END: Event = Event { kind: EV_SYN, code: 0, value: 0 };
+
+    /// Returns its 8 bytes (virtio 1.2, 5.8.6).
+    pub(crate) fn bytes(self) -> [u8; 8] {
+        let ([a, b], [c, d], [e, f, g, h]) =
+            (self.kind.to_le_bytes(), self.code.to_le_bytes(), self.value.to_le_bytes());
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Event>,
+    /// The keys and buttons that are down, as the guest will see it after all that waits.
+    down: BTreeSet<u16>,
+    /// True if the last events that wait are a move of the pointer, which another move may replace.
+    ends_in_move: bool,
+    /// True while the guest has a driver.
+    is_active: bool,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        !self.is_active || self.waiting.len() >= WAITING_MAX
+    }
+
+    fn push(&mut self, events: &[Event]) {
+        self.waiting.extend(events);
+        self.waiting.push_back(Event::END);
+        self.ends_in_move = false;
+    }
+}
+
+/// The events that wait for a guest's keyboard or tablet. Nothing ever waits for the guest.
+pub struct Feed {
+    state: Mutex<State>,
+    /// Written when there are events.
+    ready: EventFd,
+}
+
+impl Feed {
+    /// Returns a feed for a device whose driver has not started yet.
+    ///
+    /// # Errors
+    /// Fails if the process is out of file descriptors.
+    pub fn new() -> io::Result<Self> {
+        Ok(Feed { state: Mutex::default(), ready: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        let was_empty = state.waiting.is_empty();
+        change(&mut state);
+        if was_empty && !state.waiting.is_empty() {
+            // Fails only when the counter is full, and then it is readable already.
+            let _ = self.ready.write(1);
+        }
+    }
+
+    /// Moves a key or button. A key that goes down while it is down is repeated. A key that goes up while it
+    /// is up is ignored, and so is a code that no device here has.
+    pub fn key(&self, code: u16, down: bool) {
+        self.change(|state| {
+            let was_down = state.down.contains(&code);
+            let value = match (was_down, down) {
+                (false, false) => return,
+                (true, false) => 0,
+                (false, true) => 1,
+                (true, true) => 2,
+            };
+            let is_button = crate::config::BUTTONS.contains(&code);
+            if down && (state.is_full() || !(is_button || (1..=LAST_KEY).contains(&code))) {
+                return;
+            }
+            if down {
+                state.down.insert(code)
+            } else {
+                state.down.remove(&code)
+            };
+            if value == 2 && is_button {
+                return;
+            }
+            state.push(&[Event { kind: EV_KEY, code, value }]);
+        });
+    }
+
+    /// Releases all keys and buttons that are down.
+    pub fn release_all(&self) {
+        let down: Vec<_> = self.state().down.iter().copied().collect();
+        down.into_iter().for_each(|code| self.key(code, false));
+    }
+
+    /// Moves the pointer. 0 is the left or upper edge of the screen, [`ABS_MAX`] the right or lower one;
+    /// larger values count as that.
+    pub fn point(&self, x: u32, y: u32) {
+        let position = |code, value: u32| Event { kind: EV_ABS, code, value: value.min(ABS_MAX) };
+        self.change(|state| {
+            if state.ends_in_move {
+                let keep = state.waiting.len().saturating_sub(3);
+                state.waiting.truncate(keep);
+            }
+            if !state.is_full() {
+                state.push(&[position(ABS_X, x), position(ABS_Y, y)]);
+                state.ends_in_move = true;
+            }
+        });
+    }
+
+    /// Turns a wheel by this many steps: away from the user or to the right if that is positive.
+    pub fn wheel(&self, axis: Axis, steps: i32) {
+        let code = match axis {
+            Axis::Vertical => crate::codes::REL_WHEEL,
+            Axis::Horizontal => crate::codes::REL_HWHEEL,
+        };
+        self.change(|state| {
+            if !state.is_full() {
+                state.push(&[Event { kind: EV_REL, code, value: steps.cast_unsigned() }]);
+            }
+        });
+    }
+
+    /// Returns the eventfd that is written when there are events to take.
+    pub(crate) fn ready(&self) -> &EventFd {
+        &self.ready
+    }
+
+    /// Returns true if an event waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.state().waiting.is_empty()
+    }
+
+    /// Takes the oldest event.
+    pub(crate) fn take(&self) -> Option<Event> {
+        let mut state = self.state();
+        let event = state.waiting.pop_front();
+        // A move of which a part is taken cannot be replaced any more.
+        if state.waiting.len() < 3 {
+            state.ends_in_move = false;
+        }
+        event
+    }
+
+    /// Forgets everything. Events are accepted from now on if `is_active`.
+    pub(crate) fn restart(&self, is_active: bool) {
+        *self.state() = State { is_active, ..State::default() };
+    }
+}
+
+#[cfg(test)]
+#[path = "feed_tests.rs"]
+mod tests;
