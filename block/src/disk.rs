@@ -39,9 +39,11 @@ use self::past::Old;
 use self::stats::{Op, Stats};
 use self::step::Stage;
 use self::tray::Tray;
+use crate::image;
 use crate::image::node::Node;
 use crate::storage::Opener;
-use crate::{Buf, Error, ErrorKind, Result};
+use crate::storage::in_use::Use;
+use crate::{Buf, Error, ErrorKind, Kind, Result};
 
 /// QEMU's error text for a command that would write to a read-only disk.
 pub(crate) const READ_ONLY: &str = "Block node is read-only";
@@ -190,6 +192,18 @@ impl Disk {
     /// Returns the leaf.
     pub fn leaf(&self) -> Rc<Node> {
         self.leaf.borrow().clone()
+    }
+
+    /// Reads the header of an image that the disk may use later, to write to it if `to_write`.
+    ///
+    /// # Errors
+    /// As [`image::info`]; `Locked` if this program has the image open and it is to be written.
+    pub async fn inspect(&self, name: &str, kind: Kind, to_write: bool) -> Result<image::Info> {
+        if to_write {
+            let storage = self.opener.open(name, false).await?;
+            Use::refuse_any(&*storage)?;
+        }
+        image::info(&*self.opener, name, kind).await
     }
 
     /// Returns a snapshot of the disk's counters.

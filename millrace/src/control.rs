@@ -17,12 +17,14 @@ use super::reports::Reports;
 use vmm::Machine;
 
 mod blocks;
+mod copies;
 mod disks;
 mod exports;
 mod failures;
 pub(super) mod job_info;
 pub(super) mod jobs;
 mod machine;
+mod nodes;
 mod snapshots;
 mod stats;
 mod tray;
@@ -46,6 +48,8 @@ pub(super) struct Control {
     pub machine: Option<Rc<Machine>>,
     pub events: Events,
     pub exports: Exports,
+    /// The images that `blockdev-add` has described.
+    nodes: nodes::Nodes,
     reports: Rc<Reports>,
     /// Without a machine: true after `stop`, until `cont`.
     stopped: Cell<bool>,
@@ -112,6 +116,7 @@ impl Control {
         Control {
             drives,
             machine,
+            nodes: nodes::Nodes::default(),
             exports: Exports::new(reports.events.clone()),
             events: reports.events.clone(),
             reports,
@@ -189,8 +194,11 @@ impl Control {
         Ok(None)
     }
 
-    /// Returns true if an image has that node name or a drive has that id.
+    /// Returns true if an image has that node name, also one that is only described, or a drive has that id.
     pub(super) async fn is_named(&self, name: &str) -> Result<bool> {
+        if self.nodes.find(name).is_some() {
+            return Ok(true);
+        }
         for drive in &self.drives {
             if drive.options.id == name || node_names(drive).await?.iter().any(|node| node == name) {
                 return Ok(true);

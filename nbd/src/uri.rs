@@ -1,10 +1,12 @@
 //! NBD URIs (`doc/uri.md` of the NetworkBlockDevice project): a server's address and the name of an export.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Connection;
@@ -81,6 +83,31 @@ impl Uri {
     }
 }
 
+/// The characters that stand for themselves in no part of a URI.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+impl fmt::Display for Uri {
+    /// Writes the text that [`Uri::parse`] reads back, if the socket's path is UTF-8.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let encode = |text| utf8_percent_encode(text, ENCODED);
+        let mut pairs = Vec::new();
+        match &self.address {
+            Address::Tcp(host, port) if host.contains(':') => write!(f, "{TCP}[{host}]:{port}")?,
+            Address::Tcp(host, port) => write!(f, "{TCP}{}:{port}", encode(host))?,
+            Address::Unix(path) => {
+                f.write_str(UNIX)?;
+                pairs.push(("socket", path.to_string_lossy().into_owned()));
+            }
+        }
+        write!(f, "/{}", encode(&self.export))?;
+        pairs.extend(self.parameters.iter().map(|(key, value)| (key.as_str(), value.clone())));
+        for (n, (key, value)) in pairs.iter().enumerate() {
+            write!(f, "{}{}={}", if n == 0 { '?' } else { '&' }, encode(key), encode(value))?;
+        }
+        Ok(())
+    }
+}
+
 fn tcp(authority: &str) -> Result<Address, UriError> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -138,6 +165,17 @@ impl Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for text in
+            ["nbd://host:1/a%20b", "nbd://[::1]:10809/", "nbd+unix:///x/%C3%A4?socket=/s%3F%20%26a&timeout=3"]
+        {
+            let uri = Uri::parse(text).unwrap();
+            assert_eq!(uri.to_string(), text);
+            assert_eq!(Uri::parse(&uri.to_string()).unwrap(), uri);
+        }
+    }
 
     #[test]
     fn good_ones_are_taken_apart() {

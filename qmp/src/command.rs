@@ -124,6 +124,43 @@ commands! {
             query_nodes as "query-nodes": Option<bool>,
         } -> Vec<BlockStats>;
     }
+    /// Images that a client describes for later use.
+    NodeCommands {
+        /// Describes an image, or the file of one, under a node name. A job opens it.
+        "blockdev-add" blockdev_add: BlockdevAdd {
+            /// The format, or the protocol, of the node.
+            driver: BlockdevDriver,
+            /// Its name; only a node inside of another's description may have none.
+            node_name as "node-name": Option<String>,
+            /// The treatment of discards, which has no effect: that is a property of the disk.
+            discard: Option<BlockdevDiscardOptions>,
+            /// The caching by the host; that of the disk that uses it unless given.
+            cache: Option<BlockdevCacheOptions>,
+            /// True for a node that must not be written; false unless given.
+            read_only as "read-only": Option<bool>,
+            /// True to let `read-only` give way where a node cannot be written; has no effect, since a job
+            /// writes to its target.
+            auto_read_only as "auto-read-only": Option<bool>,
+            /// The treatment of zeros that are written: only `off`.
+            detect_zeroes as "detect-zeroes": Option<DetectZeroes>,
+            /// Formats: the node of the image's file.
+            file: Option<BlockdevRef>,
+            /// qcow2 and QED: `null` for an image that records no backing file.
+            backing: Option<BlockdevRefOrNull>,
+            /// `file` and `host_device`: the path.
+            filename: Option<String>,
+            /// `nbd`: the server.
+            server: Option<SocketAddress>,
+            /// `nbd`: the name of the export; empty unless given.
+            export: Option<String>,
+        } -> Empty;
+
+        /// Removes the description of an image.
+        "blockdev-del" blockdev_del: BlockdevDel {
+            /// The node.
+            node_name as "node-name": String,
+        } -> Empty;
+    }
     /// Removable drives.
     TrayCommands {
         /// Opens a removable drive's tray and takes its medium out.
@@ -411,6 +448,35 @@ commands! {
 
         /// Lists jobs.
         "query-jobs" query_jobs: QueryJobs {} -> Vec<JobInfo>;
+    }
+    /// Jobs that copy to a node that is described.
+    CopyCommands {
+        /// Starts a mirror to a node of `blockdev-add`, which then is as one of `drive-mirror`.
+        "blockdev-mirror" blockdev_mirror: BlockdevMirror {
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The disk, or the node name of its leaf.
+            device: String,
+            /// The node.
+            target: String,
+            /// The part of the disk that is copied.
+            sync: MirrorSyncMode,
+            /// The job's limit in bytes per second; 0: none.
+            speed: Option<i64>,
+            /// The policy for errors of the disk; `report` unless given.
+            on_source_error as "on-source-error": Option<BlockdevOnError>,
+            /// The policy for errors of the node; `report` unless given.
+            on_target_error as "on-target-error": Option<BlockdevOnError>,
+            /// A name for the job's filter node, which must not be in use. No node gets it: a filter is no
+            /// node here.
+            filter_node_name as "filter-node-name": Option<String>,
+            /// The way of the guest's writes; `background` unless given.
+            copy_mode as "copy-mode": Option<MirrorCopyMode>,
+            /// False to wait for `job-finalize` before the end; true unless given.
+            auto_finalize as "auto-finalize": Option<bool>,
+            /// False to wait for `job-dismiss` after the end; true unless given.
+            auto_dismiss as "auto-dismiss": Option<bool>,
+        } -> Empty;
     }
     /// The NBD server and its exports.
     ExportCommands {

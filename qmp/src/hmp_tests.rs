@@ -109,6 +109,10 @@ impl JobCommands for Fake {
     }
 }
 
+impl NodeCommands for Fake {}
+
+impl CopyCommands for Fake {}
+
 impl ExportCommands for Fake {}
 
 impl MachineCommands for Fake {

@@ -58,6 +58,7 @@ impl Types {
             Type::Int => self.builtin("int", "int"),
             Type::Number => self.builtin("number", "number"),
             Type::Bool => self.builtin("bool", "boolean"),
+            Type::Null => self.builtin("null", "null"),
             Type::Any => self.builtin("any", "value"),
             Type::Array(element) => {
                 let element = self.add(element);

@@ -42,6 +42,8 @@
 //! # impl command::TrayCommands for Machine {}
 //! # impl command::SnapshotCommands for Machine {}
 //! # impl command::JobCommands for Machine {}
+//! # impl command::NodeCommands for Machine {}
+//! # impl command::CopyCommands for Machine {}
 //! # impl command::ExportCommands for Machine {}
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

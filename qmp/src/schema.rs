@@ -19,6 +19,8 @@ pub enum Type {
     Number,
     /// A boolean.
     Bool,
+    /// The value `null`.
+    Null,
     /// Any JSON value.
     Any,
     /// A list.

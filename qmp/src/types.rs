@@ -8,15 +8,21 @@ use crate::error::Result;
 use crate::schema::{Qapi, Type, qapi_enum, qapi_struct};
 
 mod introspect;
+mod node;
 mod snapshot;
 mod socket;
 mod stats;
 pub use introspect::{SchemaInfo, SchemaInfoObjectVariant, SchemaMetaType};
+pub use node::{
+    BlockdevCacheOptions, BlockdevDiscardOptions, BlockdevDriver, BlockdevRef, BlockdevRefOrNull,
+};
 pub use snapshot::{
     Abort, ActionCompletionMode, BlockdevChangeReadOnlyMode, NewImageMode, TransactionAction,
     TransactionProperties,
 };
-pub use socket::{InetSocketAddress, SocketAddressLegacy, UnixSocketAddress};
+pub use socket::{
+    InetSocketAddress, SocketAddress, SocketAddressLegacy, SocketAddressType, UnixSocketAddress,
+};
 pub use stats::{
     BlockDeviceStats, BlockDeviceTimedStats, BlockLatencyHistogramInfo, BlockStats, CopiedInfo, LatencyInfo,
 };

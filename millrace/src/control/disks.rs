@@ -63,6 +63,7 @@ impl DiskCommands for Control {
         for drive in &self.drives {
             nodes.extend(blocks::images(drive, arguments.flat.unwrap_or(false)).await.map_err(generic)?);
         }
+        nodes.extend(self.described(&nodes));
         Ok(nodes)
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
+use block::job::mirror::{MirrorOptions, MirrorTarget};
 use block::job::{Info, Job, JobOptions, Status};
 use block::stream::{Base, Order, Progress, StreamOptions, Tuning};
 use block::{Disk, ErrorKind, Kind, OnError};
@@ -15,7 +15,7 @@ use qmp::command::*;
 use qmp::types::*;
 use qmp::{Error, ErrorClass, Result};
 
-use super::{Control, Drive, check_node_name, classed, generic, job_info, no_device_or_node, speed};
+use super::{Control, Drive, check_node_name, classed, copies, generic, job_info, no_device_or_node, speed};
 
 /// The names of all jobs, with their drives.
 #[derive(Default)]
@@ -48,7 +48,7 @@ struct Streamed {
     is_leaf: bool,
 }
 
-fn check_job_id(id: &str) -> Result<()> {
+pub(super) fn check_job_id(id: &str) -> Result<()> {
     if qmp::id::is_well_formed(id) {
         return Ok(());
     }
@@ -144,13 +144,11 @@ impl Control {
         Err(Error::generic(text))
     }
 
-    async fn check_filter_name(&self, name: &str) -> Result<()> {
-        let wrong = |why: String| Err(Error::generic(format!("Could not create node: {why}")));
-        if let Err(why) = check_node_name(name) {
-            return wrong(why);
-        }
+    /// Fails if a job's filter cannot have this name. Nodes have the same names.
+    pub(super) async fn check_new_name(&self, name: &str) -> Result<()> {
+        check_node_name(name).map_err(Error::generic)?;
         if self.is_named(name).await? {
-            return wrong(format!("Duplicate nodes with node-name='{name}'"));
+            return Err(Error::generic(format!("Duplicate nodes with node-name='{name}'")));
         }
         Ok(())
     }
@@ -218,7 +216,7 @@ impl Control {
     }
 }
 
-fn on_error(policy: Option<BlockdevOnError>) -> OnError {
+pub(super) fn on_error(policy: Option<BlockdevOnError>) -> OnError {
     match policy.unwrap_or(BlockdevOnError::Report) {
         BlockdevOnError::Report | BlockdevOnError::Auto => OnError::Report,
         BlockdevOnError::Ignore => OnError::Ignore,
@@ -274,7 +272,8 @@ impl JobCommands for Control {
         let id = arguments.job_id.unwrap_or(disk);
         check_job_id(&id)?;
         if let Some(name) = &arguments.filter_node_name {
-            self.check_filter_name(name).await?;
+            let why = |e: Error| Error::generic(format!("Could not create node: {}", e.desc));
+            self.check_new_name(name).await.map_err(why)?;
         }
         let options = JobOptions {
             speed,
@@ -294,24 +293,11 @@ impl JobCommands for Control {
 
     async fn drive_mirror(&self, arguments: DriveMirror) -> Result<Empty> {
         let drive = self.find(Some(&arguments.device), Some(&arguments.device)).await?;
-        let sync = match arguments.sync {
-            MirrorSyncMode::Full => Sync::Full,
-            MirrorSyncMode::Top => Sync::Top,
-            MirrorSyncMode::None => Sync::None,
-            MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => {
-                return Err(Error::generic("there are no dirty bitmaps: give sync 'full', 'top' or 'none'"));
-            }
-        };
-        let mode = match arguments.copy_mode {
-            Some(MirrorCopyMode::WriteBlocking) => CopyMode::WriteBlocking,
-            Some(MirrorCopyMode::Background) | None => CopyMode::Background,
-        };
+        let sync = copies::mirrored(arguments.sync)?;
+        let mode = copies::copy_mode(arguments.copy_mode);
         let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
         if let Some(name) = &arguments.node_name {
-            check_node_name(name).map_err(Error::generic)?;
-            if self.is_named(name).await? {
-                return Err(Error::generic(format!("Duplicate nodes with node-name='{name}'")));
-            }
+            self.check_new_name(name).await?;
         }
         let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
         check_job_id(&id)?;

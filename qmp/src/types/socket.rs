@@ -1,6 +1,6 @@
-//! QAPI's `SocketAddressLegacy`.
+//! QAPI's `SocketAddressLegacy` and `SocketAddress`.
 
-use crate::schema::{qapi_struct, qapi_union};
+use crate::schema::{qapi_enum, qapi_struct, qapi_union};
 
 qapi_struct! {
     /// A Unix socket.
@@ -15,6 +15,30 @@ qapi_struct! {
         host: String,
         /// A number as text; 0: the host chooses.
         port: String,
+    }
+}
+
+qapi_enum! {
+    /// The kind of a socket.
+    enum SocketAddressType {
+        /// A TCP socket.
+        Inet = "inet",
+        /// A Unix socket.
+        Unix = "unix",
+    }
+}
+
+qapi_struct! {
+    /// The address of a server.
+    struct SocketAddress {
+        /// The kind of its socket.
+        kind as "type": SocketAddressType,
+        /// `inet`: a name or an address.
+        host: Option<String>,
+        /// `inet`: a number as text.
+        port: Option<String>,
+        /// `unix`: the path of its file.
+        path: Option<String>,
     }
 }
 

@@ -61,6 +61,10 @@ impl command::JobCommands for Fake {
     }
 }
 
+impl command::NodeCommands for Fake {}
+
+impl command::CopyCommands for Fake {}
+
 impl command::ExportCommands for Fake {}
 
 impl command::MachineCommands for Fake {

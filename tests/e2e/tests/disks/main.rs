@@ -9,6 +9,7 @@ mod image;
 mod jobs;
 mod kill;
 mod names;
+mod nodes;
 mod parts;
 mod peer;
 mod program;

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::{MIB, Stage, disk};
 
 /// The images, the last one first in the chain.
-const CHAIN: [&str; 6] = ["n0", "n1", "n2", "n3", "n4", "n5"];
+pub const CHAIN: [&str; 6] = ["n0", "n1", "n2", "n3", "n4", "n5"];
 
 /// Makes the chain, each image with data of its own.
-fn chain(stage: &Stage) -> Result<(), Failure> {
+pub fn chain(stage: &Stage) -> Result<(), Failure> {
     let run = |program: &str, arguments: &[&str]| -> Result<(), Failure> {
         let mut command = Command::new(program);
         let status =
@@ -35,6 +35,25 @@ fn chain(stage: &Stage) -> Result<(), Failure> {
         run("qemu-io", &["-f", "qcow2", "-c", &write, name])?;
     }
     Ok(())
+}
+
+/// Starts `qemu-storage-daemon` with the chain, each image a node of its name.
+pub fn daemon(stage: &Stage) -> Result<(StorageDaemon, Session), Failure> {
+    let mut nodes = Vec::new();
+    for (n, name) in CHAIN.iter().enumerate() {
+        nodes.push(format!("file,node-name=f{n},filename={}", stage.path(name).display()));
+        let backing = n.checked_sub(1).map_or("null".into(), |below| format!("\"{}\"", CHAIN[below]));
+        let image = format!(r#"{{"driver":"qcow2","node-name":"{name}","file":"f{n}","backing":{backing}}}"#);
+        nodes.push(image);
+    }
+    StorageDaemon::start(&stage.path("q"), &nodes, Session::connect)
+}
+
+/// Finds the node name of an image of the chain.
+pub fn node_name(nodes: &Value, image: &str) -> String {
+    let all = nodes.as_array().into_iter().flatten();
+    let mut found = all.filter(|node| node["file"].as_str().is_some_and(|file| file.ends_with(image)));
+    found.next().and_then(|node| node["node-name"].as_str()).unwrap_or_default().to_owned()
 }
 
 /// Starts streams of parts of the chain, slow ones. Returns for each what came of it. `node` gives the
@@ -70,14 +89,7 @@ fn converse(mut session: Session, node: impl Fn(&str) -> String) -> Result<Vec<S
 fn parts_of_a_chain_are_streamed_side_by_side_as_by_qemu() -> Result<(), Failure> {
     let theirs = Stage::new()?;
     chain(&theirs)?;
-    let mut nodes = Vec::new();
-    for (n, name) in CHAIN.iter().enumerate() {
-        nodes.push(format!("file,node-name=f{n},filename={}", theirs.path(name).display()));
-        let backing = n.checked_sub(1).map_or("null".into(), |below| format!("\"{}\"", CHAIN[below]));
-        let image = format!(r#"{{"driver":"qcow2","node-name":"{name}","file":"f{n}","backing":{backing}}}"#);
-        nodes.push(image);
-    }
-    let (_daemon, session) = StorageDaemon::start(&theirs.path("q"), &nodes, Session::connect)?;
+    let (_daemon, session) = daemon(&theirs)?;
     let theirs = converse(session, str::to_owned)?;
 
     let stage = Stage::new()?;
@@ -86,11 +98,7 @@ fn parts_of_a_chain_are_streamed_side_by_side_as_by_qemu() -> Result<(), Failure
     qemu_img::convert(("qcow2", &stage.path("n5")), ("raw", &before))?;
     let mut vm = stage.run(&[drive("disk", &stage.path("n5"), "qcow2")])?;
     let nodes = vm.qmp.execute_json("query-named-block-nodes", Value::Null)?;
-    let node = |name: &str| {
-        let all = nodes.as_array().into_iter().flatten();
-        let mut found = all.filter(|node| node["file"].as_str().is_some_and(|file| file.ends_with(name)));
-        found.next().and_then(|node| node["node-name"].as_str()).unwrap_or_default().to_owned()
-    };
+    let node = |name: &str| node_name(&nodes, name);
     let ours = converse(Session::connect(&stage.path("qmp"))?, node)?;
     assert_eq!(ours, theirs);
     assert_eq!(ours.iter().filter(|line| line.ends_with("{}")).count(), 3, "{ours:?}");

@@ -106,6 +106,40 @@ async def jobs(client):
     return ran
 
 
+async def copy(client):
+    """Moves a disk to an image by libvirt's sequence for blockcopy."""
+
+    async def until_ready():
+        while True:
+            jobs = await client.execute("query-block-jobs")
+            if jobs[0]["ready"]:
+                return
+            await asyncio.sleep(0.01)
+
+    await client.execute("blockdev-add", {
+        "driver": "file", "filename": f"{FOLDER}/target.img", "node-name": "target-storage",
+        "auto-read-only": True, "discard": "unmap"})
+    await client.execute("blockdev-add", {
+        "driver": "raw", "file": "target-storage", "node-name": "target-format", "read-only": False})
+    await client.execute("blockdev-mirror", {
+        "device": "virtio1", "target": "target-format", "job-id": "copy", "sync": "full",
+        "auto-finalize": False, "auto-dismiss": False})
+    await until_ready()
+    await client.execute("job-complete", {"id": "copy"})
+    await until(client, "pending")
+    await client.execute("job-finalize", {"id": "copy"})
+    await until(client, "concluded")
+    await client.execute("job-dismiss", {"id": "copy"})
+    nodes = await client.execute("query-named-block-nodes", {"flat": True})
+    assert "target-format" in [node["node-name"] for node in nodes], nodes
+    try:
+        await client.execute("blockdev-del", {"node-name": "target-format"})
+    except ExecuteError as error:
+        assert error.error_class == "GenericError", error
+    else:
+        raise AssertionError("the node that a disk runs on was removed")
+
+
 async def main():
     client = QMPClient("driver")
     seen = []
@@ -123,6 +157,8 @@ async def main():
             while await client.execute("query-block-stream"):
                 await asyncio.sleep(0.01)
     ran = await jobs(client)
+    await copy(client)
+    ran |= {"blockdev-add", "blockdev-mirror", "blockdev-del"}
     rest = commands - ran - {name for name, _ in STEPS} - {"quit", "query-commands"}
     assert not [name for name in rest if "job" in name], rest
     for name in sorted(rest):

@@ -41,6 +41,7 @@ fn qemu_qmp_drives_every_command() -> Result<(), Failure> {
     let python = environment()?.join("bin/python");
     let stage = Stage::new()?;
     stage.images.raw("1.iso", MIB, &[])?;
+    stage.images.raw("target.img", MIB, &[])?;
     let drives = [stage.disk("virtio0", MIB)?, stage.disk("virtio1", MIB)?];
     let vm = stage.run(&drives, &["--cdrom", "id=cd0"])?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/monitor/drive.py");

@@ -122,6 +122,28 @@ impl Typed {
         Ok(())
     }
 
+    /// Runs the jobs that copy to nodes of `blockdev-add`, on the disk that no other job has.
+    fn copies(&mut self, stage: &Stage) -> Result<(), Failure> {
+        let target = text(&stage.path("node.qcow2"));
+        check(stage.images.image(&["create", "-f", "qcow2", &target, "4M"])?.status.success(), "a target")?;
+        let file = json!({"driver": "file", "filename": target});
+        self.to::<qmp::blockdev_add>(
+            json!({"driver": "qcow2", "node-name": "node", "file": file, "read-only": false}),
+        );
+        self.to::<qmp::blockdev_mirror>(json!({
+            "device": "failing", "job-id": "b", "target": "node", "sync": "full", "speed": 65536,
+            "filter-node-name": "filter", "copy-mode": "background", "on-target-error": "enospc",
+        }));
+        self.refused::<qmp::blockdev_del>(json!({"node-name": "node"}));
+        self.to::<qmp::block_job_cancel>(json!({"device": "b", "force": true}));
+        wait_for("the job's end", STEP, || {
+            let jobs = serde_json::to_value(self.to::<qmp::query_jobs>(json!({})))?;
+            Ok(jobs.as_array().into_iter().flatten().all(|job| job["id"] != "b"))
+        })?;
+        self.to::<qmp::blockdev_del>(json!({"node-name": "node"}));
+        Ok(())
+    }
+
     fn queries(&mut self) -> Result<(), Failure> {
         let block = serde_json::to_value(self.to::<qmp::query_block>(json!({})))?;
         check(block[0]["inserted"]["image"]["backing-filename"] == "low.img", &block)?;
@@ -223,6 +245,7 @@ fn a_typed_client_runs_every_command_that_we_share() -> Result<(), Failure> {
         "copy-mode": "write-blocking", "auto-finalize": false,
     });
     typed.to::<qmp::drive_mirror>(mirror);
+    typed.copies(&stage)?;
     typed.to::<qmp::system_powerdown>(json!({}));
     typed.to::<qmp::system_reset>(json!({}));
     let commands: Vec<_> = typed.to::<qmp::query_commands>(json!({}));

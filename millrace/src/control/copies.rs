@@ -1,0 +1,157 @@
+//! Jobs that copy a disk to a node that `blockdev-add` has described.
+
+use std::rc::Rc;
+
+use block::job::JobOptions;
+use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
+use block::{Disk, OnError};
+use qmp::command::*;
+use qmp::types::*;
+use qmp::{Error, Result};
+
+use super::jobs::{check_job_id, on_error};
+use super::nodes::Node;
+use super::{Control, Drive, generic, no_device_or_node, speed};
+
+/// Converts the part of a disk that a mirror copies.
+///
+/// # Errors
+/// Fails in QEMU's words for the modes that need dirty bitmaps.
+pub(super) fn mirrored(sync: MirrorSyncMode) -> Result<Sync> {
+    match sync {
+        MirrorSyncMode::Full => Ok(Sync::Full),
+        MirrorSyncMode::Top => Ok(Sync::Top),
+        MirrorSyncMode::None => Ok(Sync::None),
+        MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => {
+            Err(Error::generic(format!("Sync mode '{sync}' not supported")))
+        }
+    }
+}
+
+/// Converts the way of the guest's writes.
+pub(super) fn copy_mode(mode: Option<MirrorCopyMode>) -> CopyMode {
+    match mode {
+        Some(MirrorCopyMode::WriteBlocking) => CopyMode::WriteBlocking,
+        Some(MirrorCopyMode::Background) | None => CopyMode::Background,
+    }
+}
+
+/// The arguments that every job to a node has.
+struct Common {
+    job_id: Option<String>,
+    speed: Option<i64>,
+    on_source_error: Option<BlockdevOnError>,
+    on_target_error: Option<BlockdevOnError>,
+    auto_finalize: Option<bool>,
+    auto_dismiss: Option<bool>,
+}
+
+impl Common {
+    /// Returns the options of a job on this drive.
+    fn options(self, drive: &Drive) -> Result<JobOptions> {
+        let id = self.job_id.unwrap_or_else(|| drive.options.id.clone());
+        check_job_id(&id)?;
+        let target: OnError = on_error(self.on_target_error);
+        Ok(JobOptions {
+            speed: speed(self.speed)?,
+            on_error: on_error(self.on_source_error),
+            on_target_error: Some(target),
+            auto_finalize: self.auto_finalize.unwrap_or(true),
+            auto_dismiss: self.auto_dismiss.unwrap_or(true),
+            ..JobOptions::new(id)
+        })
+    }
+}
+
+impl Control {
+    /// Finds the drive with this name, or with a leaf of this node name.
+    ///
+    /// # Errors
+    /// Fails in QEMU's words if there is none, or if the node is behind a leaf.
+    pub(super) async fn root(&self, device: &str) -> Result<&Rc<Drive>> {
+        if let Ok(drive) = self.drive(device) {
+            return Ok(drive);
+        }
+        match self.node(device).await? {
+            Some((drive, None)) => Ok(drive),
+            Some((_, Some(_))) => Err(Error::generic("Need a root block node")),
+            None => Err(no_device_or_node(device, device)),
+        }
+    }
+
+    /// Finds the node that a job on `drive` is to copy to. `itself` is the error for the drive's own leaf.
+    async fn target(&self, drive: &Drive, name: &str, itself: &str) -> Result<Rc<Node>> {
+        // A node that a disk runs on by now may have been described, too.
+        if let Ok(other) = self.drive(name) {
+            let is_it = other.options.id == drive.options.id;
+            let in_use = format!("Device '{name}' is in use");
+            return Err(Error::generic(if is_it { itself.to_owned() } else { in_use }));
+        }
+        match self.node(name).await? {
+            Some((other, None)) if other.options.id == drive.options.id => {
+                return Err(Error::generic(itself));
+            }
+            Some((_, None)) => return Err(Error::generic(format!("Node {name} is in use"))),
+            Some((other, Some(above))) => {
+                let above = if above == other.options.id { &other.options.id } else { &above };
+                let text = format!("Node '{name}' is busy: node is used as backing hd of '{above}'");
+                return Err(Error::generic(text));
+            }
+            None => {}
+        }
+        let node = self.nodes.find(name).ok_or_else(|| no_device_or_node(name, name))?;
+        self.check_unused(&node).await?;
+        node.check_target_of(drive)?;
+        Ok(node)
+    }
+
+    /// Starts a job on a drive, under the name that its options have. `target` is the node that it copies to.
+    async fn start_copy<F: Future<Output = block::Result<()>> + 'static>(
+        &self,
+        drive: &Rc<Drive>,
+        target: &Node,
+        id: &str,
+        start: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
+    ) -> Result<Empty> {
+        self.reports.jobs.take(id, drive)?;
+        self.nodes.job_starts(id);
+        target.becomes_target_of(id);
+        drive.handle.call(start).await.map_err(|e| {
+            self.reports.jobs.remove(id);
+            self.nodes.job_starts(id);
+            generic(e)
+        })?;
+        Ok(Empty {})
+    }
+}
+
+impl CopyCommands for Control {
+    async fn blockdev_mirror(&self, arguments: BlockdevMirror) -> Result<Empty> {
+        let drive = self.root(&arguments.device).await?;
+        let target = self.target(drive, &arguments.target, "Can't mirror node into itself").await?;
+        let sync = mirrored(arguments.sync)?;
+        let mode = copy_mode(arguments.copy_mode);
+        if let Some(name) = &arguments.filter_node_name {
+            self.check_new_name(name).await?;
+        }
+        let common = Common {
+            job_id: arguments.job_id,
+            speed: arguments.speed,
+            on_source_error: arguments.on_source_error,
+            on_target_error: arguments.on_target_error,
+            auto_finalize: arguments.auto_finalize,
+            auto_dismiss: arguments.auto_dismiss,
+        };
+        let options = common.options(drive)?;
+        let id = options.id.clone();
+        let image = MirrorTarget {
+            name: target.object().to_owned(),
+            format: target.kind(),
+            existing: true,
+            node_name: Some(target.name.clone()),
+        };
+        let mirror = MirrorOptions { target: image, sync, mode };
+        let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
+        self.start_copy(drive, &target, &id, start).await
+    }
+}
