@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockAddr, SockRef, TcpKeepalive};
 
 /// The idle time after which TCP probes the peer: a host that vanished must not hold a connection for ever.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -31,6 +31,14 @@ impl Connection {
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         }
         Ok(Connection(Arc::new(fd)))
+    }
+
+    /// Returns our end's address.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub fn local_addr(&self) -> io::Result<SockAddr> {
+        SockRef::from(&*self.0).local_addr()
     }
 
     /// Ends the connection, from any thread: a reader gets the end of the stream, a writer an error.

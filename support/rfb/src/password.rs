@@ -59,7 +59,6 @@ impl Password {
     }
 
     /// Returns the password padded with zeros; `None` if it is not set or has expired.
-    #[allow(dead_code, reason = "used by the login, in the next commit")]
     pub(crate) fn key(&self) -> Option<[u8; PASSWORD_LEN]> {
         let state = self.state();
         state.key.filter(|_| state.expires.is_none_or(|at| SystemTime::now() < at))

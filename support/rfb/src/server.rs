@@ -1,14 +1,25 @@
 //! The server: its configuration, its clients, and the events of their lives.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
-use link::Credentials;
+use executor::{AsyncFd, JoinHandle};
+use link::{Carried, Connection, Credentials, Link};
+use socket2::{SockAddr, Socket};
 
+use crate::display::Display;
+use crate::failures::{Failures, Peer};
+use crate::keyboard::Keyboard;
+use crate::login::{Ended, Terms, login};
 use crate::password::Password;
 use crate::screen::{Input, Screen};
+use crate::session;
 
 /// The configuration of a server.
 #[derive(Clone, Default)]
@@ -39,6 +50,16 @@ pub enum Endpoint {
     Unix(Option<PathBuf>),
     /// An address of TCP.
     Ip(SocketAddr),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(None) => f.write_str("on a Unix socket"),
+            Endpoint::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Endpoint::Ip(address) => address.fmt(f),
+        }
+    }
 }
 
 /// The way in which clients prove who they are. [`Security::name`] is QEMU's name of it.
@@ -91,12 +112,48 @@ pub enum Event {
     Disconnected(ClientInfo),
 }
 
+/// The most clients that see the screen at once.
+pub const MAX_CLIENTS: usize = 32;
+/// The most clients that are logging in at once. Then one of those with the same address as most others has to
+/// go.
+pub const MAX_LOGINS: usize = 64;
+/// The pause after a failed accept: the host is out of descriptors, and retrying at once would spin.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// A running server, on the executor that made it.
 ///
-/// Other threads reach it by an [`executor::handle::Handle`].
+/// It lives until [`Server::stop`]. Other threads reach it by an [`executor::handle::Handle`]. The thread makes these system calls for it:
+/// `accept4`, those of the event loop, `recvfrom`, `recvmsg`, `readv`, `sendto` and `sendmsg` without an address,
+/// `setsockopt` and `fcntl` on new connections, `getsockname`, `getpeername`, `shutdown`, `close` and
+/// `getrandom`.
 pub struct Server {
+    config: Config,
     security: Security,
     endpoint: Endpoint,
+    display: Rc<Display>,
+    input: Rc<dyn Input>,
+    caps_lock: Rc<Cell<bool>>,
+    failures: Failures,
+    events: Box<dyn Fn(Event)>,
+    clients: RefCell<BTreeMap<u64, Client>>,
+    next_id: Cell<u64>,
+    accepting: RefCell<Option<JoinHandle<()>>>,
+}
+
+struct Client {
+    info: ClientInfo,
+    connection: Connection,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is logging in.
+    Login,
+    /// It was hung up on, to make room.
+    Leaving,
+    /// It has logged in, and may have got the screen's size.
+    Session { initialized: bool },
 }
 
 impl Server {
@@ -117,14 +174,39 @@ impl Server {
         input: Rc<dyn Input>,
         events: impl Fn(Event) + 'static,
     ) -> Result<Rc<Self>, ConfigError> {
-        let _ = (listener.into(), screen, input, Box::new(events) as Box<dyn Fn(Event)>);
+        let listener = Socket::from(listener.into());
+        listener.set_nonblocking(true)?;
+        let endpoint = endpoint(&listener.local_addr()?);
         let security = match (&config.credentials, &config.password) {
             (None, None) => Security::None,
             (None, Some(_)) => Security::Vnc,
             (Some(_), None) => Security::TlsNone,
             (Some(_), Some(_)) => Security::TlsVnc,
         };
-        Ok(Rc::new(Server { security, endpoint: Endpoint::Unix(None) }))
+        if let (Security::None, Endpoint::Ip(address)) = (security, &endpoint)
+            && !address.ip().to_canonical().is_loopback()
+        {
+            return Err(ConfigError::Open(*address));
+        }
+        let listener = AsyncFd::for_reading(listener)?;
+        let server = Rc::new(Server {
+            config,
+            security,
+            endpoint,
+            display: Rc::new(Display::new(screen)),
+            input,
+            caps_lock: Rc::default(),
+            failures: Failures::default(),
+            events: Box::new(events),
+            clients: RefCell::default(),
+            next_id: Cell::new(0),
+            accepting: RefCell::default(),
+        });
+        let display = server.display.clone();
+        executor::spawn(async move { display.run().await });
+        let accepting = executor::spawn(server.clone().accept(listener));
+        *server.accepting.borrow_mut() = Some(accepting);
+        Ok(server)
     }
 
     /// Returns the way in which clients prove who they are.
@@ -137,11 +219,127 @@ impl Server {
         self.endpoint.clone()
     }
 
-    /// Returns the clients that have logged in, the oldest first.
+    /// Returns the clients that see the screen, the oldest first.
     pub fn clients(&self) -> Vec<ClientInfo> {
-        Vec::new()
+        let clients = self.clients.borrow();
+        let seeing = |client: &&Client| client.stage == Stage::Session { initialized: true };
+        clients.values().filter(seeing).map(|client| client.info.clone()).collect()
     }
 
-    /// Stops accepting, and disconnects every client.
-    pub fn stop(&self) {}
+    /// Stops accepting, and disconnects every client. Their events follow.
+    pub fn stop(&self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.cancel();
+        }
+        self.display.stop();
+        self.clients.borrow().values().for_each(|client| client.connection.hang_up());
+    }
+
+    async fn accept(self: Rc<Self>, listener: AsyncFd<Socket>) {
+        loop {
+            let accepted = listener.read_io(|listener| listener.accept()).await;
+            match accepted.and_then(|(socket, peer)| Ok((Connection::new(socket)?, peer))) {
+                Ok((connection, peer)) => self.clone().welcome(connection, endpoint(&peer)),
+                Err(e) => {
+                    executor::limited!(warn, "accepting a VNC client: {e}");
+                    executor::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+            // Somebody who connects without end must not keep the thread from others.
+            executor::yield_now().await;
+        }
+    }
+
+    fn welcome(self: Rc<Self>, connection: Connection, peer: Endpoint) {
+        let id = self.next_id.replace(self.next_id.get() + 1);
+        let info = ClientInfo { id, server: self.local(&connection), peer, security: self.security };
+        (self.events)(Event::Connected(info.clone()));
+        let client = Client { info: info.clone(), connection: connection.clone(), stage: Stage::Login };
+        self.clients.borrow_mut().insert(id, client);
+        self.make_room();
+        executor::spawn(async move {
+            if let Err(e) = self.serve(&connection, &info).await {
+                match e {
+                    e @ (Ended::Io(_) | Ended::Stopped) => tracing::debug!("VNC client {}: {e}", info.peer),
+                    e => executor::limited!(warn, "VNC client {}: {e}", info.peer),
+                }
+            }
+            self.clients.borrow_mut().remove(&id);
+            (self.events)(Event::Disconnected(info));
+        });
+    }
+
+    /// Returns our end of a connection: a server on all addresses has another one for each.
+    fn local(&self, connection: &Connection) -> Endpoint {
+        match &self.endpoint {
+            Endpoint::Ip(_) => connection.local_addr().map_or(self.endpoint(), |address| endpoint(&address)),
+            Endpoint::Unix(_) => self.endpoint(),
+        }
+    }
+
+    /// Hangs up on a client if too many are logging in: the oldest of those whose address has most of them,
+    /// so that nobody can keep others out.
+    fn make_room(&self) {
+        let mut clients = self.clients.borrow_mut();
+        let mut counts: BTreeMap<Peer, usize> = BTreeMap::new();
+        for client in clients.values().filter(|client| client.stage == Stage::Login) {
+            *counts.entry(Peer::of(&client.info.peer)).or_default() += 1;
+        }
+        if counts.values().sum::<usize>() <= MAX_LOGINS {
+            return;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(peer, _)| peer);
+        let goes = clients
+            .values_mut()
+            .find(|client| client.stage == Stage::Login && Some(Peer::of(&client.info.peer)) == most);
+        if let Some(client) = goes {
+            client.stage = Stage::Leaving;
+            client.connection.hang_up();
+        }
+    }
+
+    /// Returns the reason why no more clients get in, if there is one.
+    fn full(&self) -> Option<&'static str> {
+        let clients = self.clients.borrow();
+        let in_session = |client: &&Client| matches!(client.stage, Stage::Session { .. });
+        let sessions = clients.values().filter(in_session).count();
+        (sessions >= MAX_CLIENTS).then_some("too many clients see this screen already")
+    }
+
+    fn set_stage(&self, id: u64, stage: Stage) {
+        if let Some(client) = self.clients.borrow_mut().get_mut(&id) {
+            client.stage = stage;
+        }
+    }
+
+    async fn serve(&self, connection: &Connection, info: &ClientInfo) -> Result<(), Ended> {
+        let mut link = Link::new(connection, Carried::default())?;
+        let full = || self.full();
+        let terms = Terms {
+            password: self.config.password.as_ref(),
+            credentials: self.config.credentials.as_ref(),
+            failures: &self.failures,
+            peer: Peer::of(&info.peer),
+            full: &full,
+        };
+        login(&mut link, &terms).await?;
+        self.set_stage(info.id, Stage::Session { initialized: false });
+        let keyboard = Keyboard::new(self.input.clone(), self.caps_lock.clone());
+        let initialized = || {
+            self.set_stage(info.id, Stage::Session { initialized: true });
+            (self.events)(Event::Initialized(info.clone()));
+        };
+        session::run(link, &self.display, info.id, keyboard, &self.config.name, initialized).await
+    }
 }
+
+fn endpoint(address: &SockAddr) -> Endpoint {
+    match address.as_socket() {
+        Some(address) => Endpoint::Ip(address),
+        None => Endpoint::Unix(address.as_pathname().map(PathBuf::from)),
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
