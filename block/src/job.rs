@@ -3,6 +3,7 @@
 //! The runtime, which is the same for every kind, is [`crate::disk::job`].
 
 pub(crate) mod copier;
+mod inner;
 pub mod mirror;
 pub mod stream;
 mod verify;

@@ -8,6 +8,7 @@
 
 mod abandoned;
 mod chains;
+mod commit;
 mod copy_on_read;
 mod depth;
 mod devices;

@@ -28,9 +28,11 @@ use crate::disk::{Claimant, Disk, Needs, READ_ONLY};
 use crate::image::chain;
 use crate::image::node::Node;
 use crate::image::{self, Create};
+use crate::turns::Turns;
 use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 
 mod bitmap;
+pub mod commit;
 mod replica;
 
 use replica::Replica;
@@ -120,7 +122,8 @@ impl Disk {
                 replica.mark(&(0..this.size()));
             }
             drop(closed);
-            let strategy = Mirror { disk: this.clone(), sync: mirror.sync, replica, installed };
+            let (disk, into) = (this.clone(), Destination::Image(mirror.sync));
+            let strategy = Mirror { disk, into, replica, installed };
             this.start_job(options, JobKind::Mirror, claim, strategy);
             Ok(())
         })
@@ -167,30 +170,23 @@ impl Disk {
     }
 }
 
+/// The image that a disk is copied into.
+enum Destination {
+    /// A target, with this part of the disk.
+    Image(Sync),
+    /// An image of the disk's own chain, so many images behind the leaf: an active commit.
+    Base(usize),
+}
+
 /// The strategy.
 struct Mirror {
     disk: Rc<Disk>,
-    sync: Sync,
+    into: Destination,
     replica: Rc<Replica>,
     installed: RefCell<Option<Installed>>,
 }
 
 impl Mirror {
-    /// Has the granules copied that the leaf itself holds.
-    async fn mark_top(&self, job: &Job) -> Result<()> {
-        let leaf = self.disk.leaf();
-        let mut at = 0;
-        while at < leaf.size() {
-            job.rest().await?;
-            let run = leaf.map(at, leaf.size() - at).await.map_err(Error::of_source)?;
-            if run.depth == 0 && run.allocated {
-                self.replica.mark(&(at..at + run.len));
-            }
-            at += run.len;
-        }
-        Ok(())
-    }
-
     /// Copies until nothing is left.
     async fn catch_up(&self, job: &Rc<Job>) -> Result<()> {
         let plan = Plan::new(self.replica.target().size(), Vec::new(), None);
@@ -200,13 +196,7 @@ impl Mirror {
 
     /// Makes durable what was copied.
     async fn flush(&self, job: &Job) -> Result<()> {
-        while let Err(error) = self.replica.flush_target().await {
-            match job.decide(Operation::Write, &error) {
-                ErrorAction::Stop => job.rest().await?,
-                ErrorAction::Ignore | ErrorAction::Report => return Err(error),
-            }
-        }
-        Ok(())
+        until_done(job, async || self.replica.flush_target().await).await
     }
 
     /// Decides about an error of the target that a guest's request met: what it concerns is copied again.
@@ -223,12 +213,45 @@ impl Mirror {
     }
 }
 
+/// Does `what` until it succeeds, as long as the job's policy is to pause after an error and try again.
+async fn until_done(job: &Job, what: impl AsyncFn() -> Result<()>) -> Result<()> {
+    while let Err(error) = what().await {
+        match job.decide(Operation::Write, &error) {
+            ErrorAction::Stop => job.rest().await?,
+            ErrorAction::Ignore | ErrorAction::Report => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Has the granules copied that one of the first `images` of the chain of `top` defines.
+async fn mark_above(replica: &Replica, top: &Rc<Node>, images: usize, job: &Job) -> Result<()> {
+    let turns = Turns::default();
+    let mut at = 0;
+    while at < top.size() {
+        turns.step().await;
+        job.rest().await?;
+        let run = top.map(at, top.size() - at).await.map_err(Error::of_source)?;
+        if run.depth < images && run.allocated {
+            replica.mark(&(at..at + run.len));
+        }
+        at += run.len;
+    }
+    Ok(())
+}
+
 #[async_trait(?Send)]
 impl Strategy for Mirror {
     async fn run(&self, job: &Rc<Job>) -> Result<()> {
         self.report(job);
-        if self.sync == Sync::Top {
-            self.mark_top(job).await?;
+        match self.into {
+            Destination::Image(Sync::Full | Sync::None) => {}
+            Destination::Image(Sync::Top) => mark_above(&self.replica, &self.disk.leaf(), 1, job).await?,
+            Destination::Base(depth) => {
+                let (leaf, base) = (self.disk.leaf(), self.replica.target());
+                commit::make_room(base, leaf.size(), job).await?;
+                mark_above(&self.replica, &leaf, depth, job).await?;
+            }
         }
         self.catch_up(job).await?;
         self.replica.flush_both_from_now();
@@ -267,16 +290,21 @@ impl Strategy for Mirror {
             self.settle_error(job).await?;
             // What is left was in flight before, when writes began to go to both sides.
             if self.replica.is_complete() {
+                let before = self.disk.size();
                 if job.is_completing() {
                     let target = self.replica.target().clone();
-                    match self.sync {
+                    match self.into {
                         // The old leaf is behind the new one, and may hold what was not flushed yet.
-                        Sync::None => drop(self.disk.swap(target)),
-                        Sync::Full | Sync::Top => self.disk.swap_to_copy(target),
+                        Destination::Image(Sync::None) => drop(self.disk.swap(target)),
+                        Destination::Image(_) | Destination::Base(_) => self.disk.swap_to_copy(target),
                     }
                 }
                 self.installed.take();
                 drop(closed);
+                if self.disk.size() != before {
+                    // As in QEMU, a base that is larger makes the disk larger.
+                    self.disk.announce_capacity();
+                }
                 // The target of a move is flushed by the guest.
                 return if job.is_completing() { Ok(()) } else { self.replica.target().flush().await };
             }
@@ -295,11 +323,14 @@ impl Strategy for Mirror {
         // Requests that began before may still write to both sides, and nothing may when the target is
         // closed. A target that hangs keeps nobody here for ever.
         let idle = executor::timeout(DEADLINE, self.replica.idle()).await.is_some();
-        if !is_leaf
-            && idle
-            && let Err(e) = target.close().await
-        {
-            executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());
+        match self.into {
+            Destination::Base(_) if !is_leaf && idle => self.disk.close_inner(target).await,
+            Destination::Image(_) if !is_leaf && idle => {
+                if let Err(e) = target.close().await {
+                    executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());
+                }
+            }
+            _ => {}
         }
         if let Err(e) = self.disk.end_old().await {
             executor::limited!(warn, "{}: cannot finish a former leaf: {e}", self.disk.name());

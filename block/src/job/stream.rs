@@ -19,7 +19,6 @@ use crate::image::chain;
 use crate::image::node::Node;
 use crate::{Error, ErrorKind, Result};
 
-mod inner;
 mod options;
 mod scope;
 mod single;

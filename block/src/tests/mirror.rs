@@ -32,30 +32,37 @@ fn is_end(event: JobEvent) -> bool {
 
 /// The events of a disk's jobs, which can be awaited.
 #[derive(Default)]
-struct Log {
+pub(super) struct Log {
     events: RefCell<Vec<(Info, JobEvent)>>,
-    changed: Event,
+    pub(super) changed: Event,
 }
 
 impl Log {
-    fn has(&self, what: impl Fn(JobEvent) -> bool) -> bool {
+    pub(super) fn record(&self, event: DiskEvent) {
+        if let DiskEvent::Job { job, what } = event {
+            self.events.borrow_mut().push((job, what));
+            self.changed.notify();
+        }
+    }
+
+    pub(super) fn has(&self, what: impl Fn(JobEvent) -> bool) -> bool {
         self.events.borrow().iter().any(|(_, event)| what(*event))
     }
 
-    async fn wait(&self, what: impl Fn(JobEvent) -> bool) {
+    pub(super) async fn wait(&self, what: impl Fn(JobEvent) -> bool) {
         while !self.has(&what) {
             self.changed.wait().await;
         }
     }
 
     /// Waits until the mirror is ready, or has ended. Returns true if it is ready.
-    async fn ready(&self) -> bool {
+    pub(super) async fn ready(&self) -> bool {
         self.wait(|event| event == JobEvent::Ready || is_end(event)).await;
         !self.has(is_end)
     }
 
     /// Waits for the end of the mirror, and returns its error.
-    async fn ended(&self, job: &Job) -> Option<String> {
+    pub(super) async fn ended(&self, job: &Job) -> Option<String> {
         job.ended().await;
         self.wait(is_end).await;
         let events = self.events.borrow();
@@ -64,7 +71,7 @@ impl Log {
     }
 
     /// Waits until the job has this state. It must get there.
-    async fn reaches(&self, job: &Job, status: Status) {
+    pub(super) async fn reaches(&self, job: &Job, status: Status) {
         while job.info().status != status {
             self.changed.wait().await;
         }
@@ -87,12 +94,7 @@ impl Stage {
         let log: Rc<Log> = Rc::default();
         let sink = log.clone();
         let leaf = chain::open(&*files, "leaf", kinds[1], true).await.unwrap();
-        let disk = Disk::new("virtio0", leaf, false, files.clone(), move |event| {
-            if let DiskEvent::Job { job, what } = event {
-                sink.events.borrow_mut().push((job, what));
-                sink.changed.notify();
-            }
-        });
+        let disk = Disk::new("virtio0", leaf, false, files.clone(), move |event| sink.record(event));
         let stage = Stage { guest: Guest::new(disk.clone(), content), files, disk, log, kinds };
         stage.slow(&CHAIN);
         stage

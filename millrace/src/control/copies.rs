@@ -1,13 +1,14 @@
-//! Jobs that copy a disk to a node that `blockdev-add` has described.
+//! Jobs that copy a disk to a node that `blockdev-add` has described, or to an image of its own chain.
 
 use std::rc::Rc;
 
 use block::job::JobOptions;
+use block::job::mirror::commit::{CommitOptions, Named};
 use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
-use block::{Disk, OnError};
+use block::{Disk, ErrorKind, OnError};
 use qmp::command::*;
 use qmp::types::*;
-use qmp::{Error, Result};
+use qmp::{Error, ErrorClass, Result};
 
 use super::jobs::{check_job_id, on_error};
 use super::nodes::Node;
@@ -105,17 +106,40 @@ impl Control {
         Ok(node)
     }
 
-    /// Starts a job on a drive, under the name that its options have. `target` is the node that it copies to.
+    /// Fails if the images of a commit are not in this chain, or a job is in its way. Checked before other
+    /// arguments.
+    async fn check_commit(&self, drive: &Drive, commit: &CommitOptions) -> Result<()> {
+        let asked = commit.clone();
+        let check = drive.handle.call(move |disk| async move { disk.check_commit(&asked) });
+        let Err(e) = check.await else { return Ok(()) };
+        if e.kind() == ErrorKind::NotFound {
+            // The image may exist, but not in this chain.
+            for named in [&commit.top, &commit.base].into_iter().flatten() {
+                if let Named::Node(name) = named
+                    && e.to_string().ends_with(&format!("node-name='{name}'"))
+                    && self.is_named(name).await?
+                {
+                    return Err(Error::generic(format!("'{name}' is not in this backing file chain")));
+                }
+            }
+        }
+        Err(generic(e))
+    }
+
+    /// Starts a job on a drive, under the name that its options have. `target` is the described
+    /// node that it copies to.
     async fn start_copy<F: Future<Output = block::Result<()>> + 'static>(
         &self,
         drive: &Rc<Drive>,
-        target: &Node,
+        target: Option<&Node>,
         id: &str,
         start: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
     ) -> Result<Empty> {
         self.reports.jobs.take(id, drive)?;
         self.nodes.job_starts(id);
-        target.becomes_target_of(id);
+        if let Some(target) = target {
+            target.becomes_target_of(id);
+        }
         drive.handle.call(start).await.map_err(|e| {
             self.reports.jobs.remove(id);
             self.nodes.job_starts(id);
@@ -152,6 +176,42 @@ impl CopyCommands for Control {
         };
         let mirror = MirrorOptions { target: image, sync, mode };
         let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
-        self.start_copy(drive, &target, &id, start).await
+        self.start_copy(drive, Some(&target), &id, start).await
+    }
+
+    async fn block_commit(&self, arguments: BlockCommit) -> Result<Empty> {
+        let device = &arguments.device;
+        let drive = self.root(device).await.map_err(|e| match e.desc.starts_with("Cannot find") {
+            // libvirt relies on this class.
+            true => Error::new(ErrorClass::DeviceNotFound, format!("Device '{device}' not found")),
+            false => e,
+        })?;
+        let named = |node: Option<String>, file: Option<String>, name: &str| match (node, file) {
+            (Some(_), Some(_)) => {
+                let text = format!("'{name}-node' and '{name}' are mutually exclusive");
+                Err(Error::generic(text))
+            }
+            (Some(node), None) => Ok(Some(Named::Node(node))),
+            (None, file) => Ok(file.map(Named::File)),
+        };
+        let top = named(arguments.top_node, arguments.top, "top")?;
+        let base = named(arguments.base_node, arguments.base, "base")?;
+        let commit = CommitOptions { top, base, backing_file: arguments.backing_file };
+        self.check_commit(drive, &commit).await?;
+        let common = Common {
+            job_id: arguments.job_id,
+            speed: arguments.speed,
+            on_source_error: arguments.on_error,
+            on_target_error: arguments.on_error,
+            auto_finalize: arguments.auto_finalize,
+            auto_dismiss: arguments.auto_dismiss,
+        };
+        let options = common.options(drive)?;
+        if let Some(name) = &arguments.filter_node_name {
+            self.check_new_name(name).await?;
+        }
+        let id = options.id.clone();
+        let start = move |disk: Rc<Disk>| async move { disk.start_commit(commit, options).await };
+        self.start_copy(drive, None, &id, start).await
     }
 }

@@ -13,6 +13,7 @@ fn kind(kind: JobKind) -> JobType {
     match kind {
         JobKind::Stream => JobType::Stream,
         JobKind::Mirror => JobType::Mirror,
+        JobKind::Commit => JobType::Commit,
         JobKind::Verify => JobType::Verify,
     }
 }

@@ -10,6 +10,8 @@ pub enum JobKind {
     Stream,
     /// Copies a disk and follows it.
     Mirror,
+    /// Moves what images hold into one behind them.
+    Commit,
     /// Reads everything and compares it with digests.
     Verify,
 }
@@ -20,6 +22,7 @@ impl JobKind {
         match self {
             JobKind::Stream => "stream",
             JobKind::Mirror => "mirror",
+            JobKind::Commit => "commit",
             JobKind::Verify => "x-verify",
         }
     }

@@ -110,6 +110,10 @@ impl Replica {
         })
     }
 
+    pub(super) fn source(&self) -> &Rc<Node> {
+        &self.source
+    }
+
     pub(super) fn target(&self) -> &Rc<Node> {
         &self.target
     }

@@ -1,6 +1,7 @@
 //! `millrace run --machine none`: the real program, its monitor on a real socket, and real image files
 //! that QEMU's tools check. Without a guest or KVM, so these tests run anywhere.
 
+mod commit;
 mod crash;
 mod depth;
 mod ends;

@@ -130,6 +130,12 @@ async def copy(client):
     await client.execute("job-finalize", {"id": "copy"})
     await until(client, "concluded")
     await client.execute("job-dismiss", {"id": "copy"})
+    await client.execute("blockdev-snapshot-sync", {
+        "device": "virtio1", "snapshot-file": f"{FOLDER}/top.qcow2"})
+    await client.execute("block-commit", {"device": "virtio1", "job-id": "commit"})
+    await until_ready()
+    await client.execute("block-job-complete", {"device": "commit"})
+    await until(client, None)
     nodes = await client.execute("query-named-block-nodes", {"flat": True})
     assert "target-format" in [node["node-name"] for node in nodes], nodes
     try:
@@ -158,7 +164,7 @@ async def main():
                 await asyncio.sleep(0.01)
     ran = await jobs(client)
     await copy(client)
-    ran |= {"blockdev-add", "blockdev-mirror", "blockdev-del"}
+    ran |= {"blockdev-add", "blockdev-mirror", "block-commit", "blockdev-del"}
     rest = commands - ran - {name for name, _ in STEPS} - {"quit", "query-commands"}
     assert not [name for name in rest if "job" in name], rest
     for name in sorted(rest):

@@ -135,6 +135,7 @@ impl Typed {
             "filter-node-name": "filter", "copy-mode": "background", "on-target-error": "enospc",
         }));
         self.refused::<qmp::blockdev_del>(json!({"node-name": "node"}));
+        self.refused::<qmp::block_commit>(json!({"device": "failing", "job-id": "c", "on-error": "report"}));
         self.to::<qmp::block_job_cancel>(json!({"device": "b", "force": true}));
         wait_for("the job's end", STEP, || {
             let jobs = serde_json::to_value(self.to::<qmp::query_jobs>(json!({})))?;

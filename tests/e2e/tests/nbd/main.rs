@@ -3,6 +3,7 @@
 
 mod blockcopy;
 mod client;
+mod commit;
 mod copy_on_read;
 mod ends;
 mod judges;

@@ -18,7 +18,7 @@ impl Disk {
     /// Fails if the image was the leaf before and cannot be turned into a backing file: some of its
     /// changes are only in memory, and a second node over its file would not know of them. Errors of
     /// opening the image.
-    pub(super) async fn open_inner(self: &Rc<Self>, old: &Rc<Node>) -> Result<Rc<Node>> {
+    pub(in crate::job) async fn open_inner(self: &Rc<Self>, old: &Rc<Node>) -> Result<Rc<Node>> {
         let name = old.name();
         self.end_old().await?;
         if old.is_writable() {
@@ -76,10 +76,10 @@ impl Disk {
     }
 
     /// Turns an image in the middle of a chain into a backing file again.
-    pub(super) async fn close_inner(&self, image: &Rc<Node>) {
+    pub(in crate::job) async fn close_inner(&self, image: &Rc<Node>) {
         self.retire_flushed(image);
         if let Err(e) = self.end_old().await {
-            executor::limited!(warn, "{}: cannot finish {} after its stream: {e}", self.name(), image.name());
+            executor::limited!(warn, "{}: cannot finish {} after its job: {e}", self.name(), image.name());
         }
     }
 }
