@@ -1,0 +1,668 @@
+//! The fluid tier: a migration as regions, rates and queues, in steps of 10 to 100 ms of virtual time.
+//!
+//! - `space`: a disk or RAM as classes of granules, and what the target lacks of each
+//! - `classes`: the classes of a workload
+//! - `guest`: the guest's requests, and what they wait for
+//! - `meter`, `histogram`: metrics
+//! - `losses`: what a death would cost, by forking the run
+//! - this file: the link that all share, the phases of a migration, and the orders of its policies
+//!
+//! A step runs the guest, then copies with what the guest leaves of devices and link (a tenth at least), then
+//! asks the policies. It ends early when a round or a stop ends, so those times are exact.
+
+use workload::Random;
+
+use crate::experiment::{Fault, Party, Setup, When};
+use crate::policy::{Latencies, Order, Phase, Plan, Policy, Seen, Stale, Tee};
+use crate::presets::{self, Strategy};
+use crate::record::{End, Outcome, SeriesPoint};
+
+mod classes;
+mod guest;
+mod histogram;
+mod losses;
+mod meter;
+mod space;
+
+use guest::{Guest, Place, RESERVE};
+use meter::Meter;
+pub use space::{Class, Space};
+
+/// The longest and the shortest regular step, in seconds.
+const STEPS: (f64, f64) = (0.01, 0.1);
+/// The shortest step of all, in seconds.
+const TINY: f64 = 1e-6;
+/// Seconds that moving a disk costs besides the copy: requests in flight end.
+const DRAIN: f64 = 0.001;
+/// The deviation of the link's rate from second to second.
+const LINK_NOISE: f64 = 0.01;
+/// CPU seconds of both sides for each byte copied, and for each request that is mirrored.
+const CPU_COPY: f64 = 60e-6 / 1_048_576.0;
+const CPU_MIRROR: f64 = 10e-6;
+
+/// A disk or RAM that moves, with its policy.
+struct Part {
+    space: Space,
+    policy: Box<dyn Policy + Send>,
+    tee: Tee,
+    plan: Plan,
+    speed: f64,
+    throttle: f64,
+    /// The treatment of the rest, if the policy wants to move in this tick.
+    wants: Option<Stale>,
+    /// Seconds until the copier may begin the round.
+    resting: f64,
+    /// True if what is left is fetched after the guest has moved.
+    pulls: bool,
+}
+
+impl Clone for Part {
+    fn clone(&self) -> Self {
+        Part { space: self.space.clone(), policy: self.policy.fork(), ..*self }
+    }
+}
+
+impl Part {
+    fn new(space: Space, policy: Box<dyn Policy + Send>) -> Part {
+        Part {
+            space,
+            policy,
+            tee: Tee::Background,
+            plan: Plan::Sequential,
+            speed: f64::INFINITY,
+            throttle: 0.0,
+            wants: None,
+            resting: 0.0,
+            pulls: false,
+        }
+    }
+}
+
+/// A run.
+#[derive(Clone)]
+pub struct Run<'a> {
+    setup: &'a Setup,
+    strategy: String,
+    seed: u64,
+    disk: Option<Part>,
+    ram: Option<Part>,
+    guest: Guest,
+    meter: Meter,
+    random: Random,
+    now: f64,
+    phase: Phase,
+    end: Option<End>,
+    step: f64,
+    /// The factor of the link's rate, the time until which it holds, and the end of a cut.
+    link: (f64, f64),
+    cut_until: f64,
+    faults: Vec<Fault>,
+    /// The factor of what the guest writes to RAM, and the time until which it holds.
+    dirty: (f64, f64),
+    /// The guest's own traffic over the link in the last step, in bytes per second.
+    beside: f64,
+    /// Bytes on their way in the window of [`Tee::Behind`].
+    window: f64,
+    /// The granules that were written to an overlay or to deltas.
+    overlay: Option<Space>,
+    /// Bytes to merge at the target after the guest has moved.
+    merging: f64,
+    /// Seconds of the stop that are left.
+    stop_left: f64,
+    /// True for the run itself, false for a fork.
+    samples: bool,
+    copier: f64,
+}
+
+impl<'a> Run<'a> {
+    /// Prepares a run of a strategy with a seed.
+    pub fn new(setup: &'a Setup, strategy: &Strategy, seed: u64) -> Self {
+        let disk = strategy.disk.as_deref().and_then(presets::disk);
+        let ram = strategy.ram.as_deref().and_then(presets::ram);
+        Self::with(setup, disk, ram, seed)
+    }
+
+    /// Prepares a run of policies that need not be presets, with a seed.
+    pub fn with(
+        setup: &'a Setup,
+        disk: Option<Box<dyn Policy + Send>>,
+        ram: Option<Box<dyn Policy + Send>>,
+        seed: u64,
+    ) -> Self {
+        let names: Vec<String> = [&disk, &ram].into_iter().flatten().map(|policy| policy.name()).collect();
+        let of_disk = setup.disk.zip(disk).map(|(disk, policy)| {
+            Part::new(Space::new(disk.granule as f64, classes::of_disk(&disk, &setup.workload)), policy)
+        });
+        let of_ram = setup
+            .ram
+            .zip(ram)
+            .map(|(ram, policy)| Part::new(Space::new(classes::PAGE, classes::of_ram(&ram)), policy));
+        let size: f64 = [&of_disk, &of_ram].into_iter().flatten().map(|part| part.space.size()).sum();
+        let step = (size / setup.link.rate / 2000.0).clamp(STEPS.0, STEPS.1);
+        let overlay = of_disk.as_ref().map(|part| {
+            let mut space = part.space.clone();
+            for class in &mut space.classes {
+                (class.fresh, class.left) = (0.0, 0.0);
+            }
+            space
+        });
+        let mut run = Run {
+            setup,
+            strategy: names.join("+"),
+            seed,
+            disk: of_disk,
+            ram: of_ram,
+            guest: Guest::new(&setup.workload, seed),
+            meter: Meter::new(Latencies::default()),
+            random: Random::of(seed, "link"),
+            now: 0.0,
+            phase: Phase::Before,
+            end: None,
+            step,
+            link: (1.0, 0.0),
+            cut_until: 0.0,
+            faults: setup.faults.clone(),
+            dirty: (1.0, 0.0),
+            beside: 0.0,
+            window: 0.0,
+            overlay,
+            merging: 0.0,
+            stop_left: 0.0,
+            samples: true,
+            copier: 0.0,
+        };
+        run.meter = Meter::new(run.idle());
+        run.meter.record.differs_bytes = size as u64;
+        run
+    }
+
+    /// Runs to the end.
+    pub fn finish(mut self) -> Outcome {
+        while self.end.is_none() {
+            self.step();
+        }
+        self.sample();
+        let end = self.end.unwrap_or_default();
+        if end == End::Moved {
+            // What waited for the move ends right after it.
+            let step = self.guest.step(self.now, STEPS.1, &self.place());
+            self.meter.add(&step.latencies);
+        }
+        let strategy = self.strategy.clone();
+        let (seed, now) = (self.seed, self.now);
+        let copied: f64 = self.parts().map(|part| part.space.copied).sum();
+        let recopied: f64 = self.parts().map(|part| part.space.recopied).sum();
+        let disk_data = self.disk.as_ref().map_or(0.0, |part| part.space.size());
+        let setup = self.setup;
+        let rounds = self.parts().map(|part| part.space.rounds).max().unwrap_or(0);
+        let record = &mut self.meter.record;
+        record.rounds = rounds;
+        let sent = record.sent_bytes as f64;
+        record.amplification =
+            if record.differs_bytes > 0 { sent / record.differs_bytes as f64 } else { 0.0 };
+        let differs = record.differs_bytes as f64;
+        record.resent_share =
+            if sent > 0.0 { ((sent - copied).max(0.0) + recopied).min(sent) / sent } else { 0.0 };
+        record.cpu_s_per_gib += copied * CPU_COPY;
+        record.cpu_s_per_gib /= (sent / (1 << 30) as f64).max(1e-9);
+        let disk = setup.disk.map_or(0.0, |disk| disk.size as f64);
+        if disk > 0.0 {
+            // Source and target, and what lies beside them.
+            record.space_ratio = (2.0 * disk_data + record.space_ratio) / disk;
+        }
+        if differs > 0.0 {
+            record.faulted_share = record.faulted_share.min(1.0);
+        }
+        record.end = end;
+        record.converged = end == End::Moved;
+        if end != End::Moved {
+            record.independence_s = now;
+        }
+        "fluid".clone_into(&mut record.tier);
+        record.strategy.clone_from(&strategy);
+        record.seed = seed;
+        let (record, mut series) = self.meter.finish(now);
+        for line in &mut series {
+            line.strategy.clone_from(&strategy);
+            line.seed = seed;
+        }
+        Outcome { record, series }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.disk.iter().chain(self.ram.iter())
+    }
+
+    fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        self.disk.iter_mut().chain(self.ram.iter_mut())
+    }
+
+    /// The guest before the migration.
+    fn idle(&self) -> Latencies {
+        let mut guest = Guest::new(&self.setup.workload, self.seed);
+        let mut histogram = histogram::Histogram::default();
+        let place = Place { copier: 0.0, mirrored: 0.0, tee: Tee::Background, ..self.place() };
+        const SECONDS: u32 = 20;
+        for step in 0..SECONDS * 10 {
+            for (seconds, weight) in guest.step(f64::from(step) / 10.0, 0.1, &place).latencies {
+                histogram.add(seconds, weight);
+            }
+        }
+        let (p50, p99) = (histogram.quantile(0.5), histogram.quantile(0.99));
+        Latencies { p50, p99, idle_p99: p99, rate: histogram.total() / f64::from(SECONDS) }
+    }
+
+    /// The link's rate now, in bytes per second.
+    fn link_rate(&self) -> f64 {
+        if self.now < self.cut_until { 0.0 } else { self.setup.link.rate * self.link.0 }
+    }
+
+    fn place(&self) -> Place<'a> {
+        let setup = self.setup;
+        let before = matches!(self.phase, Phase::Before | Phase::Stopped);
+        let (device, other) =
+            if before { (&setup.source, &setup.target) } else { (&setup.target, &setup.source) };
+        let link = crate::experiment::Link { rate: self.link_rate(), ..setup.link };
+        let throttle = if self.phase == Phase::Before {
+            self.parts().map(|part| part.throttle).fold(0.0, f64::max)
+        } else {
+            0.0
+        };
+        let mut place = Place {
+            device,
+            other,
+            link,
+            tee: Tee::Background,
+            mirrored: 0.0,
+            room: 0.0,
+            faulting: 0.0,
+            fetched: 0.0,
+            copier: self.copier,
+            throttle,
+            stopped: self.phase == Phase::Stopped,
+        };
+        if let Some(part) = &self.disk {
+            place.tee = part.tee;
+            if before && link.rate > 0.0 {
+                place.mirrored = match part.tee {
+                    Tee::Background | Tee::Delta => 0.0,
+                    Tee::Active | Tee::Behind(_) => part.space.done_share(),
+                    Tee::All | Tee::Overlay => 1.0,
+                };
+                if let Tee::Behind(most) = part.tee {
+                    place.room = most as f64 - self.window;
+                }
+            } else if !before && part.pulls {
+                let uses = (self.meter.last.rate * self.step).max(1.0);
+                place.faulting = (part.space.found_left(uses) / uses).min(1.0);
+                place.fetched = part.space.granule;
+            }
+        }
+        place
+    }
+
+    /// The state as a policy sees it.
+    fn seen(&self, ram: bool) -> Seen {
+        let window = self.window;
+        let of = |part: &Option<Part>| part.as_ref().map(|part| part.space.seen(window));
+        let (disk, memory) = (of(&self.disk), of(&self.ram));
+        let (own, other) = if ram { (memory, disk) } else { (disk, memory) };
+        Seen {
+            now: self.now,
+            own: own.unwrap_or_default(),
+            other,
+            guest: self.meter.last,
+            link: crate::policy::LinkSeen { rate: self.link_rate(), round_trip: 2.0 * self.setup.link.delay },
+            phase: self.phase,
+            limits: self.setup.limits,
+        }
+    }
+
+    /// Asks the policies and follows their orders.
+    fn ask(&mut self) {
+        for ram in [false, true] {
+            let seen = self.seen(ram);
+            let cost = if ram { self.setup.ram.map_or(0.0, |ram| ram.round_cost) } else { 0.0 };
+            let part = if ram { &mut self.ram } else { &mut self.disk };
+            let Some(part) = part else { continue };
+            part.wants = None;
+            for order in part.policy.tick(&seen) {
+                match order {
+                    Order::Tee(tee) => part.tee = tee,
+                    Order::Speed(speed) => part.speed = speed.max(1.0),
+                    Order::Take(plan) => part.plan = plan,
+                    Order::FreezeRound => {
+                        part.space.freeze();
+                        part.resting = cost;
+                    }
+                    Order::Pivot { stale } => part.wants = Some(stale),
+                    Order::Throttle(share) => part.throttle = share.clamp(0.0, 0.99),
+                    Order::Abort => self.end = Some(End::Aborted),
+                }
+            }
+        }
+        if self.phase == Phase::Before && self.end.is_none() && self.parts().all(|part| part.wants.is_some())
+        {
+            self.stop();
+        }
+    }
+
+    /// Stops the guest for the move.
+    fn stop(&mut self) {
+        self.phase = Phase::Stopped;
+        self.stop_left = self.setup.ram.filter(|_| self.ram.is_some()).map_or(DRAIN, |ram| ram.switch_cost);
+        self.stop_left += 2.0 * self.setup.link.delay;
+        let overlay = self.overlay.as_ref().map_or(0.0, Space::left);
+        if let Some(part) = &mut self.disk {
+            self.merging = match part.tee {
+                Tee::Overlay => overlay,
+                Tee::Delta => part.space.recopied + part.space.next(),
+                _ => 0.0,
+            };
+        }
+        for part in self.parts_mut() {
+            part.pulls = part.wants == Some(Stale::Pull);
+            part.space.merge();
+            part.resting = 0.0;
+            // From here on nothing is frozen.
+            part.throttle = 0.0;
+        }
+    }
+
+    /// Starts the guest at the target.
+    fn start(&mut self) {
+        self.phase = if self.merging > 0.0 || self.parts().any(|part| part.pulls && part.space.left() > 0.0) {
+            Phase::After
+        } else {
+            Phase::Done
+        };
+        if !self.parts().any(|part| part.pulls && part.space.left() > 0.0) {
+            self.meter.record.independence_s = self.now;
+        }
+        if self.phase == Phase::Done {
+            self.end = Some(End::Moved);
+        }
+    }
+
+    /// The bytes per second that the copiers of disk and RAM get.
+    fn copy_rates(&self) -> (f64, f64) {
+        let works = |part: &Option<Part>| {
+            part.as_ref().is_some_and(|part| {
+                let now = match self.phase {
+                    Phase::Before => true,
+                    Phase::Stopped => !part.pulls,
+                    Phase::After => part.pulls,
+                    Phase::Done => false,
+                };
+                now && part.resting <= 0.0 && part.space.left() > 0.0
+            })
+        };
+        let link = self.link_rate();
+        let spare = (link - self.beside).max(link * RESERVE);
+        let setup = self.setup;
+        let rate = self.meter.last.rate;
+        let use_of = |device: &crate::experiment::Device| {
+            (rate * (1.0 / device.iops).max(self.guest.len() / device.read_rate)).clamp(0.0, 1.0 - RESERVE)
+        };
+        let (at_source, at_target) = match self.phase {
+            Phase::Before => {
+                (use_of(&setup.source), (self.beside / setup.target.write_rate).min(1.0 - RESERVE))
+            }
+            Phase::After => (0.0, use_of(&setup.target)),
+            Phase::Stopped | Phase::Done => (0.0, 0.0),
+        };
+        let devices =
+            (setup.source.read_rate * (1.0 - at_source)).min(setup.target.write_rate * (1.0 - at_target));
+        let (disk, ram) = (works(&self.disk), works(&self.ram));
+        let most = devices.min(self.disk.as_ref().map_or(0.0, |part| part.speed));
+        match (disk, ram) {
+            (true, true) => {
+                let disk = most.min(spare / 2.0);
+                (disk, spare - disk)
+            }
+            (true, false) => (most.min(spare), 0.0),
+            (false, true) => (0.0, spare.min(self.ram.as_ref().map_or(0.0, |part| part.speed))),
+            (false, false) => (0.0, 0.0),
+        }
+    }
+
+    /// The length of the next step: until something ends, if that is earlier.
+    fn length(&self, rates: (f64, f64)) -> f64 {
+        let mut length = self.step;
+        for (part, rate) in [(&self.disk, rates.0), (&self.ram, rates.1)] {
+            let Some(part) = part else { continue };
+            if rate > 0.0 && (self.phase != Phase::Before || part.space.rounds > 0) {
+                length = length.min(part.space.left() / rate);
+            }
+            if part.resting > 0.0 {
+                length = length.min(part.resting);
+            }
+        }
+        if self.phase == Phase::Stopped && self.stop_left > 0.0 && rates == (0.0, 0.0) {
+            length = length.min(self.stop_left);
+        }
+        length.max(TINY)
+    }
+
+    /// Draws the link's rate and the guest's writes anew if their time is over, and begins faults.
+    fn weather(&mut self) {
+        if self.now >= self.link.1 {
+            self.link = (1.0 + LINK_NOISE * self.random.normal().clamp(-3.0, 3.0), self.now + 1.0);
+        }
+        if let Some(ram) = &self.setup.ram
+            && self.now >= self.dirty.1
+        {
+            let factor = (1.0 + ram.variation * self.random.normal()).max(0.05);
+            self.dirty = (factor, self.now + ram.variation_time);
+        }
+        let fresh: f64 = self
+            .parts()
+            .map(|part| part.space.classes.iter().map(|c| c.fresh).sum::<f64>() * part.space.granule)
+            .sum();
+        let copied = 1.0 - fresh / (self.meter.record.differs_bytes as f64).max(1.0);
+        let now = self.now;
+        let (due, later) = self.faults.iter().partition(|fault| match fault.when {
+            When::At(seconds) => now >= seconds,
+            When::Copied(share) => copied >= share,
+        });
+        self.faults = later;
+        let due: Vec<Fault> = due;
+        for fault in due {
+            match fault.party {
+                Party::Link => self.cut_until = self.cut_until.max(now + fault.length),
+                Party::Source | Party::Target => self.end = Some(End::Failed),
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.ask();
+        self.weather();
+        if self.end.is_some() {
+            return;
+        }
+        let rates = self.copy_rates();
+        let seconds = self.length(rates);
+        let mut dirtied = (0.0, 0.0);
+        self.guest_step(seconds, &mut dirtied.0);
+        self.ram_step(seconds, &mut dirtied.1);
+        self.copy(rates, seconds, dirtied);
+        self.now += seconds;
+        if let Some(part) = &mut self.ram {
+            part.resting = (part.resting - seconds).max(0.0);
+        }
+        self.meter.record.throttled_s += seconds * self.parts().map(|part| part.throttle).fold(0.0, f64::max);
+        self.meter.record.blackout_ms = self.meter.record.blackout_ms.max(self.guest.stalled * 1e3);
+        self.meter.advance(self.now, self.guest.stalled >= 1.0);
+        match self.phase {
+            Phase::Stopped => {
+                self.meter.record.stop_ms += seconds * 1e3;
+                // The rest is sent first, and then what the stop costs.
+                if rates == (0.0, 0.0) || self.link_rate() == 0.0 {
+                    self.stop_left = (self.stop_left - seconds).max(0.0);
+                }
+                let left = self.parts().any(|part| !part.pulls && part.space.left() > 0.0);
+                if !left && self.stop_left <= TINY && self.window <= 0.0 {
+                    self.start();
+                }
+            }
+            Phase::After => {
+                let left = self.parts().any(|part| part.pulls && part.space.left() > 0.0);
+                if !left && self.meter.record.independence_s == 0.0 {
+                    self.meter.record.independence_s = self.now;
+                }
+                if !left && self.merging <= 0.0 {
+                    self.phase = Phase::Done;
+                    self.end = Some(End::Moved);
+                }
+            }
+            Phase::Before | Phase::Done => {}
+        }
+        if self.now >= self.setup.limits.deadline && self.end.is_none() {
+            self.end = Some(End::Late);
+        }
+        if self.samples && self.meter.is_due(self.now) {
+            self.sample();
+        }
+    }
+
+    /// The guest's requests, and what becomes stale by them.
+    fn guest_step(&mut self, seconds: f64, dirtied: &mut f64) {
+        let place = self.place();
+        let step = self.guest.step(self.now, seconds, &place);
+        self.meter.add(&step.latencies);
+        let len = self.guest.len();
+        let link = place.link.rate;
+        let record = &mut self.meter.record;
+        let mut beside = 0.0;
+        let Some(part) = &mut self.disk else { return };
+        let before = self.phase == Phase::Before;
+        let touched = step.writes * (len / part.space.granule).max(1.0);
+        if before {
+            let mirrored = step.writes * place.mirrored * len;
+            record.cpu_s_per_gib += step.writes * place.mirrored * CPU_MIRROR;
+            match part.tee {
+                Tee::Background | Tee::Delta => *dirtied = part.space.write(touched),
+                // Without a link, what would go to both sides is copied later.
+                _ if link <= 0.0 => *dirtied = part.space.write(touched),
+                Tee::Active | Tee::Behind(_) | Tee::Overlay => beside = mirrored,
+                Tee::All => {
+                    beside = mirrored;
+                    part.space.overwrite(touched * (len / part.space.granule).min(1.0));
+                }
+            }
+            if let Some(overlay) = &mut self.overlay
+                && part.tee == Tee::Overlay
+            {
+                overlay.write(touched);
+                let peak = overlay.left();
+                record.space_ratio = record.space_ratio.max(peak);
+            } else if part.tee == Tee::Delta {
+                record.space_ratio = record.space_ratio.max(part.space.next() + part.space.left());
+            }
+        } else if part.pulls {
+            let gone = part.space.overwrite(step.ended * (len / part.space.granule).max(1.0));
+            beside = gone;
+            let faults = gone / part.space.granule;
+            record.source_read_bytes += gone as u64;
+            record.faulted_share += gone / part.space.size();
+            self.meter.add_faults(step.fault_latency, faults);
+        }
+        if let Tee::Behind(_) = part.tee {
+            self.window += if before { beside } else { 0.0 };
+            let most = link.min(self.setup.target.write_rate) * (1.0 - RESERVE);
+            beside = self.window.min(most * seconds);
+            self.window = (self.window - beside).max(0.0);
+            if self.window < 1.0 {
+                self.window = 0.0;
+            }
+        }
+        let record = &mut self.meter.record;
+        record.sent_bytes += beside as u64;
+        record.target_written_bytes += beside as u64;
+        self.beside = beside / seconds;
+        if self.phase == Phase::After && self.merging > 0.0 {
+            let rate = self.setup.target.write_rate.min(self.setup.target.read_rate) / 2.0;
+            self.merging = (self.merging - rate * seconds).max(0.0);
+            self.meter.record.target_written_bytes += (rate * seconds) as u64;
+        }
+    }
+
+    /// The guest's use of its RAM.
+    fn ram_step(&mut self, seconds: f64, dirtied: &mut f64) {
+        let Some(ram) = self.setup.ram else { return };
+        let link = self.link_rate();
+        let Some(part) = &mut self.ram else { return };
+        let writes = ram.dirty / classes::PAGE * self.dirty.0 * (1.0 - part.throttle) * seconds;
+        match self.phase {
+            Phase::Before => *dirtied = part.space.write(writes),
+            Phase::After if part.pulls && link > 0.0 => {
+                // It reads as much as it writes.
+                let gone = part.space.overwrite(2.0 * writes).min(link * seconds);
+                let latency = 2.0 * self.setup.link.delay + classes::PAGE / link + 30e-6;
+                self.meter.record.sent_bytes += gone as u64;
+                self.meter.record.faulted_share += gone / ram.working_set as f64;
+                self.meter.add_faults(latency, gone / classes::PAGE);
+            }
+            Phase::After | Phase::Stopped | Phase::Done => {}
+        }
+    }
+
+    /// Copies for a time.
+    fn copy(&mut self, rates: (f64, f64), seconds: f64, dirtied: (f64, f64)) {
+        let now = self.now;
+        let record = &mut self.meter.record;
+        for (part, rate, dirty, ram) in
+            [(&mut self.disk, rates.0, dirtied.0, false), (&mut self.ram, rates.1, dirtied.1, true)]
+        {
+            let Some(part) = part else { continue };
+            let before = part.space.copied;
+            part.space.copy(rate * seconds, part.plan);
+            if part.space.left() < part.space.granule / 16.0 {
+                // Less than a granule is nothing.
+                part.space.copy(part.space.granule, part.plan);
+            }
+            let copied = part.space.copied - before;
+            part.space.observe(now, seconds, copied, dirty);
+            record.sent_bytes += copied as u64;
+            if !ram {
+                record.source_read_bytes += copied as u64;
+                record.target_written_bytes += copied as u64;
+            }
+        }
+        let device = if self.phase == Phase::After {
+            self.setup.target.write_rate
+        } else {
+            self.setup.source.read_rate
+        };
+        self.copier = (rates.0 / device).min(0.9);
+    }
+
+    /// Adds a line to the series, and looks what deaths would cost now.
+    fn sample(&mut self) {
+        let losses = self.losses();
+        let (mut todo, mut copied, mut dirty) = (0, 0.0, 0.0);
+        for part in self.parts() {
+            let seen = part.space.seen(0.0);
+            todo += seen.todo;
+            copied += seen.copied_rate;
+            dirty += seen.dirty_rate;
+        }
+        let net = if self.phase == Phase::Before { copied - dirty } else { copied };
+        let predicted = if net > 0.0 { self.now + todo as f64 / net } else { f64::INFINITY };
+        let line = SeriesPoint {
+            t_s: self.now,
+            phase: Meter::phase(self.phase),
+            todo_bytes: todo,
+            sent_bytes: self.meter.record.sent_bytes,
+            copy_bytes_per_s: copied,
+            dirty_bytes_per_s: dirty,
+            ..SeriesPoint::default()
+        };
+        self.meter.sample(line, losses, predicted);
+    }
+}
+
+#[cfg(test)]
+#[path = "fluid_tests.rs"]
+mod tests;

@@ -1,0 +1,239 @@
+//! The guest's requests in the model: how many end in a step, and how long they take.
+
+use workload::{Arrival, Random, Spec};
+
+use crate::experiment::{Device, Link};
+use crate::policy::Tee;
+
+/// The share of link and target that the copier has in any case, so that it always arrives.
+pub const RESERVE: f64 = 0.1;
+/// Bytes of one copy: a request of the guest may wait behind one.
+const CHUNK: f64 = 256.0 * 1024.0;
+/// Exponential waits that stand for the distribution, and their weights: quantiles up to 99.95 %.
+const WAITS: [(f64, f64); 9] = [
+    (0.105, 0.2),
+    (0.357, 0.2),
+    (0.693, 0.2),
+    (1.204, 0.2),
+    (1.897, 0.1),
+    (2.590, 0.05),
+    (3.507, 0.04),
+    (5.203, 0.009),
+    (7.601, 0.001),
+];
+
+/// The surroundings of a step of the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The device of its disk.
+    pub device: &'a Device,
+    /// The device of the other side.
+    pub other: &'a Device,
+    /// The link, with its rate at this time: 0 while it is cut.
+    pub link: Link,
+    /// The way of its writes.
+    pub tee: Tee,
+    /// The share of its writes that goes to both sides.
+    pub mirrored: f64,
+    /// Bytes that the window of [`Tee::Behind`] has room for.
+    pub room: f64,
+    /// The share of its requests that needs data of the other side.
+    pub faulting: f64,
+    /// Bytes that such a request fetches.
+    pub fetched: f64,
+    /// The share of the device's time that the copier uses.
+    pub copier: f64,
+    /// The share of its writes that is withheld.
+    pub throttle: f64,
+    /// True while it is stopped.
+    pub stopped: bool,
+}
+
+/// A step of the guest.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// Requests that ended.
+    pub ended: f64,
+    /// Writes among them.
+    pub writes: f64,
+    /// Latencies in seconds, with the number of requests of each.
+    pub latencies: Vec<(f64, f64)>,
+    /// The latency of a fault.
+    pub fault_latency: f64,
+}
+
+/// The guest.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    spec: Spec,
+    len: f64,
+    random: Random,
+    /// Requests that wait because they came quicker than they end.
+    queue: f64,
+    /// Mean seconds of a request in the last step, for clients that wait for their own.
+    last: f64,
+    /// Seconds for which nothing has ended though something waits.
+    pub stalled: f64,
+}
+
+impl Guest {
+    /// Creates a guest.
+    pub fn new(spec: &Spec, seed: u64) -> Self {
+        let random = Random::of(seed, "guest");
+        Guest { spec: spec.clone(), len: spec.mean_size(), random, queue: 0.0, last: 0.0, stalled: 0.0 }
+    }
+
+    /// The mean length of a request.
+    pub fn len(&self) -> f64 {
+        self.len
+    }
+
+    /// Requests that arrive in a step.
+    fn arrivals(&mut self, now: f64, seconds: f64) -> f64 {
+        let Arrival::Open { rate, poisson } = self.spec.arrival else { return 0.0 };
+        let period = self.spec.burst_period as f64 / 1e9;
+        let busy = now - (now / period).trunc() * period < period / 2.0;
+        let factor = if busy { self.spec.burst } else { 2.0 - self.spec.burst };
+        let mean = rate * factor * seconds;
+        let noise = if poisson { self.random.normal() * mean.sqrt() } else { 0.0 };
+        (mean + noise).max(0.0)
+    }
+
+    /// Runs the guest for a time.
+    pub fn step(&mut self, now: f64, seconds: f64, place: &Place<'_>) -> Step {
+        let arrived = self.arrivals(now, seconds);
+        self.queue += arrived;
+        let depth = match self.spec.arrival {
+            Arrival::Closed { depth } => Some(f64::from(depth)),
+            Arrival::Open { .. } => None,
+        };
+        if place.stopped {
+            if depth.is_some() || self.queue > 0.0 {
+                self.stalled += seconds;
+            }
+            return Step::default();
+        }
+        let services = self.services(place);
+        let mean_service: f64 = services.iter().map(|(share, seconds)| share * seconds).sum();
+        let capacity = self.capacity(place);
+        let wanted = match depth {
+            Some(depth) => depth / self.last.max(mean_service).max(1e-6) * seconds,
+            None => self.queue,
+        };
+        let ended = wanted.min(capacity * seconds).max(0.0);
+        let waiting = if depth.is_some() { 0.0 } else { self.queue - ended };
+        if capacity <= 0.0 && (depth.is_some() || waiting > 0.0) {
+            self.stalled += seconds;
+            return Step::default();
+        }
+        // Requests that came while nothing ended have waited up to that long.
+        let stalled = std::mem::take(&mut self.stalled);
+        self.queue = waiting.max(0.0);
+        let step = self.measure(place, &services, ended, arrived, capacity, stalled, seconds);
+        if let Some(depth) = depth {
+            let took = step.latencies.iter().map(|(seconds, weight)| seconds * weight).sum::<f64>()
+                / ended.max(1e-9);
+            // By Little's law a closed loop is no quicker than its depth over the capacity.
+            let took = took.max(depth / capacity.max(1e-9));
+            self.last = if self.last == 0.0 { took } else { (self.last + took) / 2.0 };
+        }
+        step
+    }
+
+    /// The kinds of requests: each with its share, and the seconds of its service without waiting.
+    fn services(&self, place: &Place<'_>) -> [(f64, f64); 3] {
+        let (device, other, link) = (place.device, place.other, place.link);
+        let read = self.spec.read;
+        let read_time = device.read_latency + self.len / device.read_rate;
+        let mut write_time = device.write_latency + self.len / device.write_rate;
+        if place.tee == Tee::Delta {
+            // The first write to a granule of a delta reads and writes the rest of it.
+            write_time += device.read_latency * 0.5;
+        }
+        let far = 2.0 * link.delay
+            + self.len / link.rate.max(1.0)
+            + other.write_latency
+            + self.len / other.write_rate;
+        let waits = !matches!(place.tee, Tee::Behind(_)) || place.room <= 0.0;
+        let both = if waits && link.rate > 0.0 { write_time.max(far) } else { write_time };
+        let mirrored = place.mirrored;
+        [(read, read_time), ((1.0 - read) * (1.0 - mirrored), write_time), ((1.0 - read) * mirrored, both)]
+    }
+
+    /// Requests a second that can end.
+    fn capacity(&self, place: &Place<'_>) -> f64 {
+        let (device, other, link) = (place.device, place.other, place.link);
+        let read = self.spec.read;
+        let bytes = read * self.len / device.read_rate + (1.0 - read) * self.len / device.write_rate;
+        let mut capacity = (1.0 - RESERVE) / (1.0 / device.iops).max(bytes);
+        let sent = (1.0 - read) * place.mirrored * self.len;
+        if sent > 0.0 && place.room <= 0.0 {
+            let target = other.write_rate.min(other.iops * self.len);
+            capacity = capacity.min((1.0 - RESERVE) * link.rate.min(target) / sent);
+        }
+        if place.faulting > 0.0 {
+            let fetched = place.faulting * place.fetched.max(1.0);
+            capacity =
+                capacity.min(link.rate.min(other.read_rate) / fetched).min(other.iops / place.faulting);
+        }
+        if place.throttle > 0.0 && read < 1.0 {
+            if let Arrival::Open { rate, .. } = self.spec.arrival {
+                capacity = capacity.min(rate * (1.0 - place.throttle * (1.0 - read)));
+            } else {
+                capacity *= 1.0 - place.throttle * (1.0 - read);
+            }
+        }
+        capacity
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the values of one step, which nothing else has")]
+    fn measure(
+        &self,
+        place: &Place<'_>,
+        services: &[(f64, f64)],
+        ended: f64,
+        arrived: f64,
+        capacity: f64,
+        stalled: f64,
+        seconds: f64,
+    ) -> Step {
+        let (device, other, link) = (place.device, place.other, place.link);
+        let load = (ended / seconds / capacity.max(1e-9)).min(0.95);
+        let busy = (load + place.copier).min(0.97);
+        let queued = self.queue / capacity.max(1e-9);
+        let wait = (1.0 / device.iops).max(self.len / device.read_rate) * busy / (1.0 - busy)
+            + place.copier * CHUNK.min(device.write_rate / device.iops * 4.0 + 4096.0) / device.write_rate;
+        let fetch = 2.0 * link.delay
+            + 3.0 * link.jitter
+            + other.read_latency
+            + place.fetched / link.rate.min(other.read_rate).max(1.0);
+        let mut latencies = Vec::with_capacity(30);
+        // Of what ends in this step, as much as can have come during a stall has waited for it.
+        let late = if stalled > 0.0 { (ended - arrived).clamp(0.0, ended) } else { 0.0 };
+        let late = if stalled > 0.0 && matches!(self.spec.arrival, Arrival::Closed { .. }) {
+            ended.min(1.0)
+        } else {
+            late
+        };
+        let normal = ended - late;
+        for (share, service) in services {
+            let share = share * (1.0 - place.faulting);
+            for (wait_times, weight) in WAITS {
+                latencies.push((service + wait_times * wait + queued, normal * share * weight));
+            }
+        }
+        if place.faulting > 0.0 {
+            for (wait_times, weight) in WAITS {
+                let slow = fetch + wait_times * (wait + fetch * load / 2.0) + queued;
+                latencies.push((slow, normal * place.faulting * weight));
+            }
+        }
+        if late > 0.0 {
+            for part in 1..=8 {
+                latencies.push((stalled * f64::from(part) / 8.0 + queued, late / 8.0));
+            }
+        }
+        let writes = ended * (1.0 - self.spec.read);
+        Step { ended, writes, latencies, fault_latency: fetch + wait }
+    }
+}

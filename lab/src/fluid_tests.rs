@@ -1,0 +1,82 @@
+use super::*;
+use crate::Experiment;
+use crate::record::RunRecord;
+
+const SMALL: &str = r#"name = "small"
+[disk]
+size = "16G"
+[ram]
+size = "4G"
+dirty = "50M/s"
+working-set = "1G"
+[workload]
+preset = "oltp"
+rate = 1000
+[strategies]
+disk = [
+    "stop-and-copy", "postcopy-seq", "postcopy-hot", "postcopy-trace", "snapshot-delta", "dbt", "dbt-hot-avoid",
+    "mirror-background", "mirror-io", "mirror-all", "mirror-behind(1M)", "mirror-cold", "mirror-throttle", "adaptive",
+    "three-phase", "hybrid(0.5)", "compose",
+]
+ram = ["stop", "precopy", "precopy-ramp", "precopy-localmin", "auto-converge", "postcopy", "hybrid"]
+"#;
+
+fn runs(text: &str) -> Vec<RunRecord> {
+    let experiment = Experiment::parse("test", text).unwrap();
+    let run = |strategy| crate::run_one(&experiment, 0, strategy, 1).record;
+    experiment.strategies.iter().map(run).collect()
+}
+
+#[test]
+fn every_pair_of_presets_arrives_and_its_figures_make_sense() {
+    for run in runs(SMALL) {
+        let name = &run.strategy;
+        assert!(run.converged, "{run:?}");
+        assert!(run.amplification > 0.99 && run.amplification < 3.0, "{name} {}", run.amplification);
+        assert!(run.independence_s <= run.total_s + 1e-6 && run.independence_s > 0.0, "{name}");
+        assert!(run.blackout_ms <= run.stop_ms + 200.0, "{name} {} {}", run.blackout_ms, run.stop_ms);
+        assert!(run.p50_ms <= run.p99_ms && run.p99_ms <= run.max_ms * 1.04, "{name}");
+        let source =
+            run.source_nothing_s + run.source_restarts_s + run.source_pauses_s + run.source_reboots_s;
+        let sum = source + run.source_loses_s;
+        assert!((sum - run.total_s).abs() < 0.02 * run.total_s + 1.0, "{name} {sum} {}", run.total_s);
+        let values = serde_json::to_value(&run).unwrap();
+        assert!(values.as_object().unwrap().values().all(|value| !value.is_null()), "{run:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let experiment = Experiment::parse("test", SMALL).unwrap();
+    let run = |seed| crate::run_one(&experiment, 0, &experiment.strategies[20], seed);
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1).record.total_s, run(2).record.total_s);
+}
+
+#[test]
+fn a_link_that_is_cut_makes_it_later_and_a_death_ends_it() {
+    let base = SMALL.replace("ram = [", "ram = [] #");
+    let total = |faults: &str, index: usize| {
+        let experiment = Experiment::parse("test", &format!("{base}{faults}")).unwrap();
+        crate::run_one(&experiment, 0, &experiment.strategies[index], 1).record
+    };
+    let (plain, cut) = (total("", 8), total("[faults]\nlink-cut = [\"50% for 10s\"]\n", 8));
+    assert!((cut.total_s - plain.total_s - 10.0).abs() < 1.0, "{} {}", cut.total_s, plain.total_s);
+    assert!(cut.converged && cut.blackout_ms < 100.0);
+    let postcopy = total("[faults]\nlink-cut = [\"50% for 10s\"]\n", 1);
+    assert!(postcopy.blackout_ms > 9000.0, "{}", postcopy.blackout_ms);
+    let dead = total("[faults]\ntarget-death = [\"50%\"]\n", 8);
+    assert_eq!(dead.end, End::Failed);
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_the_link_stops_background_copies_and_not_active_ones() {
+    let text = SMALL
+        .replace("ram = [\"stop\", \"precopy\", \"precopy-ramp\", \"precopy-localmin\", \"auto-converge\", \"postcopy\", \"hybrid\"]", "")
+        .replace("rate = 1000", "rate = 20000\nread = 0.0\noffsets = \"uniform\"")
+        + "[link]\nrate = \"1Gbit\"\n[limits]\ndeadline = \"1h\"\n";
+    for run in runs(&text) {
+        let stuck = matches!(run.strategy.as_str(), "dbt" | "dbt-hot-avoid" | "mirror-background");
+        assert_eq!(run.converged, !stuck, "{run:?}");
+    }
+}

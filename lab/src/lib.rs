@@ -1,0 +1,67 @@
+//! Experiments that compare strategies of live migration: of disks, of RAM, and of both together.
+//!
+//! An experiment is a TOML file: a disk, its guest's workload, devices, a link, strategies, and values to
+//! sweep over. Each of its runs follows from the experiment, the strategy and a seed, and gives one line of
+//! `runs.csv`. The same seed gives the same line, on any number of threads and machines.
+//!
+//! Modules, in reading order:
+//!
+//! - [`experiment`]: the file, its checks, and the points of its sweep ([`Experiment`])
+//! - [`policy`]: what a strategy sees and what it may order ([`Policy`])
+//! - [`presets`]: the published strategies
+//! - [`fluid`]: the model that runs them ([`fluid::Run`]): regions of a disk by popularity, rates and queues
+//! - [`record`]: the results of a run
+//! - [`assertion`]: what makes an experiment a test
+//! - [`units`], [`reader`]: sizes, rates and times as people write them; errors with a line
+//!
+//! ```
+//! let text = r#"
+//! name = "first"
+//! [disk]
+//! size = "16G"
+//! [workload]
+//! preset = "oltp"
+//! [strategies]
+//! disk = ["mirror-io"]
+//! [runs]
+//! seeds = 1
+//! "#;
+//! let experiment = lab::Experiment::parse("first.toml", text)?;
+//! let outcome = lab::run_one(&experiment, 0, &experiment.strategies[0], 1);
+//! assert!(outcome.record.converged);
+//! # Ok::<(), lab::LabError>(())
+//! ```
+//!
+//! Tests: `foo_tests.rs` beside `foo.rs`; `tests/` runs the experiments that are shipped.
+
+pub mod assertion;
+pub mod experiment;
+pub mod fluid;
+pub mod policy;
+pub mod presets;
+pub mod reader;
+pub mod record;
+pub mod units;
+
+pub use experiment::{Experiment, Point, Setup, Tier};
+pub use policy::{Order, Policy, Seen};
+pub use presets::Strategy;
+pub use reader::LabError;
+pub use record::{Outcome, RunInfo, RunRecord, SeriesPoint};
+
+/// Runs one strategy once: at the point of the sweep with this number, with this seed. A pure function: the
+/// same arguments give the same outcome.
+///
+/// # Panics
+/// Panics if the experiment has no such point.
+pub fn run_one(experiment: &Experiment, point: usize, strategy: &Strategy, seed: u64) -> Outcome {
+    let at = &experiment.points[point];
+    let mut outcome = fluid::Run::new(&at.setup, strategy, seed).finish();
+    outcome.record.experiment.clone_from(&experiment.name);
+    outcome.record.point = point;
+    outcome.record.settings = at.label();
+    for line in &mut outcome.series {
+        line.point = point;
+    }
+    outcome
+}
