@@ -2,14 +2,14 @@
 //!
 //! [`Server::start`] takes a listening socket, and joins a [`Screen`] and an [`Input`] to the clients that
 //! connect to it. It speaks RFB 3.3, 3.7 and 3.8 (RFC 6143) without security, with a password (VncAuth), and
-//! with either of them over TLS (VeNCrypt). It sends pixels raw or in ZRLE, in the format that the client asks
-//! for, follows when the screen changes its size, and takes QEMU's extended key events (rfbproto, the
+//! with either of them over TLS (VeNCrypt). It sends pixels raw or in ZRLE, in the format that the client
+//! asks for, follows when the screen changes its size, and takes QEMU's extended key events (rfbproto, the
 //! community's specification of extensions).
 //!
 //! Nothing that a client sends is trusted. A client holds the memory of its connection: a piece of an update,
 //! at most 2 MiB, and as much for its encoding. Nothing is queued for one that does not read: when it reads
-//! again, it gets what the screen shows then. While no client waits for a change, the screen is not looked at.
-//! The clients share the screen, also those that ask for it alone.
+//! again, it gets what the screen shows then. While no client waits for a change, the screen is not looked
+//! at. The clients share the screen, also those that ask for it alone.
 //!
 //! # Modules, in reading order
 //!

@@ -114,18 +114,19 @@ pub enum Event {
 
 /// The most clients that see the screen at once.
 pub const MAX_CLIENTS: usize = 32;
-/// The most clients that are logging in at once. Then one of those with the same address as most others has to
-/// go.
+/// The most clients that are logging in at once. Then one of those with the same address as most others has
+/// to go.
 pub const MAX_LOGINS: usize = 64;
 /// The pause after a failed accept: the host is out of descriptors, and retrying at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A running server, on the executor that made it.
 ///
-/// It lives until [`Server::stop`]. Other threads reach it by an [`executor::handle::Handle`]. The thread makes these system calls for it:
-/// `accept4`, those of the event loop, `recvfrom`, `recvmsg`, `readv`, `sendto` and `sendmsg` without an address,
-/// `setsockopt` and `fcntl` on new connections, `getsockname`, `getpeername`, `shutdown`, `close` and
-/// `getrandom`.
+/// It lives until [`Server::stop`]. Other threads reach it by an [`executor::handle::Handle`].
+///
+/// Its thread makes these system calls for it: `accept4`, those of the event loop, `readv` and `recvfrom`,
+/// `sendmsg` and `sendto` without an address, `setsockopt`, `getsockname` and `fcntl` on new connections,
+/// `shutdown`, `close` and `getrandom`.
 pub struct Server {
     config: Config,
     security: Security,

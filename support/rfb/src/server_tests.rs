@@ -289,7 +289,7 @@ fn events_tell_the_life_of_a_client() {
     assert_eq!(client.log_in("foobar1"), None);
     client.init();
     assert_eq!(rig.event(), Event::Initialized(info.clone()));
-    assert_eq!(rig.on(|server| server.clients()), [info.clone()]);
+    assert_eq!(rig.on(|server| server.clients()), std::slice::from_ref(&info));
     drop(client);
     assert_eq!(rig.event(), Event::Disconnected(info.clone()));
     assert_eq!(rig.on(|server| server.clients()), []);

@@ -6,7 +6,7 @@ use crate::screen::Size;
 pub(crate) const TILE: u16 = 16;
 /// The most rectangles of one update: their number has 16 bits on the wire, and a few are not pixels.
 pub(crate) const MAX_RECTS: usize = 65_000;
-/// The most lines of a rectangle, a multiple of [`TILE`] and of ZRLE's tiles: a rectangle is encoded as a whole.
+/// The most lines of a rectangle, which is encoded as a whole: a multiple of [`TILE`] and of ZRLE's tiles.
 const MAX_LINES: u16 = 64;
 
 /// A rectangle in pixels.
