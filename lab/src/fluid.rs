@@ -176,12 +176,20 @@ impl<'a> Run<'a> {
         run
     }
 
+    /// Has the run keep no series and no costs of deaths, which makes it quicker.
+    pub fn without_series(mut self) -> Self {
+        self.samples = false;
+        self
+    }
+
     /// Runs to the end.
     pub fn finish(mut self) -> Outcome {
         while self.end.is_none() {
             self.step();
         }
-        self.sample();
+        if self.samples {
+            self.sample();
+        }
         let end = self.end.unwrap_or_default();
         if end == End::Moved {
             // What waited for the move ends right after it.

@@ -10,6 +10,7 @@
 //! - [`policy`]: what a strategy sees and what it may order ([`Policy`])
 //! - [`presets`]: the published strategies
 //! - [`fluid`]: the model that runs them ([`fluid::Run`]): regions of a disk by popularity, rates and queues
+//! - [`figures`]: published figures, reproduced
 //! - [`record`]: the results of a run
 //! - [`assertion`]: what makes an experiment a test
 //! - [`units`], [`reader`]: sizes, rates and times as people write them; errors with a line
@@ -36,6 +37,7 @@
 
 pub mod assertion;
 pub mod experiment;
+pub mod figures;
 pub mod fluid;
 pub mod policy;
 pub mod presets;

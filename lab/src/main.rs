@@ -1,7 +1,10 @@
 //! `cargo lab`: runs experiments that compare strategies of live migration.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
+use lab::figures;
 use lab::presets::{DISK, Described, RAM};
 
 /// Compares strategies of live migration, in a model.
@@ -16,12 +19,35 @@ struct Arguments {
 enum Command {
     /// List strategies, devices and workloads.
     List,
+    /// Make a figure of a publication, and check what it shows.
+    Figure {
+        /// Its name; without it, all names are listed.
+        name: Option<String>,
+    },
 }
 
-fn main() {
+fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::List => list(),
+        Command::Figure { name: None } => print!("{}", figures::list()),
+        Command::Figure { name: Some(name) } => match figures::make(&name) {
+            Some(Ok(figure)) => {
+                print!("{}", figure.text());
+                if !figure.checks.iter().all(|check| check.holds) {
+                    return ExitCode::FAILURE;
+                }
+            }
+            Some(Err(error)) => {
+                eprintln!("{error}");
+                return ExitCode::from(2);
+            }
+            None => {
+                eprintln!("unknown figure '{name}'{}", figures::suggestion(&name));
+                return ExitCode::from(2);
+            }
+        },
     }
+    ExitCode::SUCCESS
 }
 
 fn list() {

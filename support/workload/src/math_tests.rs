@@ -19,6 +19,7 @@ fn they_agree_with_the_library_of_this_machine() {
         assert!((pow(x, y) - f64::powf(x, y)).abs() <= 1e-12 * f64::powf(x, y));
     }
     assert!(close(hit(1e-9), 1e-9 - 0.5e-18));
+    assert!(close(hit(0.01), -f64::exp_m1(-0.01)) && close(hit(0.009_999), -f64::exp_m1(-0.009_999)));
     assert!((hit(1.0) - 0.632_120_558_828_557_7).abs() < 1e-13);
 }
 
