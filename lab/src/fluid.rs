@@ -4,6 +4,7 @@
 //! - `classes`: the classes of a workload
 //! - `guest`: the guest's requests, and what they wait for
 //! - `meter`, `histogram`: metrics
+//! - `rates`, `moves`: who gets how much of devices and link, and what a step does with it
 //! - `losses`: what a death would cost, by forking the run
 //! - this file: the link that all share, the phases of a migration, and the orders of its policies
 //!
@@ -22,9 +23,11 @@ mod guest;
 mod histogram;
 mod losses;
 mod meter;
+mod moves;
+mod rates;
 mod space;
 
-use guest::{Guest, Place, RESERVE};
+use guest::{Guest, Place};
 use meter::Meter;
 pub use space::{Class, Space};
 
@@ -265,50 +268,6 @@ impl<'a> Run<'a> {
         if self.now < self.cut_until { 0.0 } else { self.setup.link.rate * self.link.0 }
     }
 
-    fn place(&self) -> Place<'a> {
-        let setup = self.setup;
-        let before = matches!(self.phase, Phase::Before | Phase::Stopped);
-        let (device, other) =
-            if before { (&setup.source, &setup.target) } else { (&setup.target, &setup.source) };
-        let link = crate::experiment::Link { rate: self.link_rate(), ..setup.link };
-        let throttle = if self.phase == Phase::Before {
-            self.parts().map(|part| part.throttle).fold(0.0, f64::max)
-        } else {
-            0.0
-        };
-        let mut place = Place {
-            device,
-            other,
-            link,
-            tee: Tee::Background,
-            mirrored: 0.0,
-            room: 0.0,
-            faulting: 0.0,
-            fetched: 0.0,
-            copier: self.copier,
-            throttle,
-            stopped: self.phase == Phase::Stopped,
-        };
-        if let Some(part) = &self.disk {
-            place.tee = part.tee;
-            if before && link.rate > 0.0 {
-                place.mirrored = match part.tee {
-                    Tee::Background | Tee::Delta => 0.0,
-                    Tee::Active | Tee::Behind(_) => part.space.done_share(),
-                    Tee::All | Tee::Overlay => 1.0,
-                };
-                if let Tee::Behind(most) = part.tee {
-                    place.room = most as f64 - self.window;
-                }
-            } else if !before && part.pulls {
-                let uses = (self.meter.last.rate * self.step).max(1.0);
-                place.faulting = (part.space.found_left(uses) / uses).min(1.0);
-                place.fetched = part.space.granule;
-            }
-        }
-        place
-    }
-
     /// The state as a policy sees it.
     fn seen(&self, ram: bool) -> Seen {
         let window = self.window;
@@ -392,66 +351,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The bytes per second that the copiers of disk and RAM get.
-    fn copy_rates(&self) -> (f64, f64) {
-        let works = |part: &Option<Part>| {
-            part.as_ref().is_some_and(|part| {
-                let now = match self.phase {
-                    Phase::Before => true,
-                    Phase::Stopped => !part.pulls,
-                    Phase::After => part.pulls,
-                    Phase::Done => false,
-                };
-                now && part.resting <= 0.0 && part.space.left() > 0.0
-            })
-        };
-        let link = self.link_rate();
-        let spare = (link - self.beside).max(link * RESERVE);
-        let setup = self.setup;
-        let rate = self.meter.last.rate;
-        let use_of = |device: &crate::experiment::Device| {
-            (rate * (1.0 / device.iops).max(self.guest.len() / device.read_rate)).clamp(0.0, 1.0 - RESERVE)
-        };
-        let (at_source, at_target) = match self.phase {
-            Phase::Before => {
-                (use_of(&setup.source), (self.beside / setup.target.write_rate).min(1.0 - RESERVE))
-            }
-            Phase::After => (0.0, use_of(&setup.target)),
-            Phase::Stopped | Phase::Done => (0.0, 0.0),
-        };
-        let devices =
-            (setup.source.read_rate * (1.0 - at_source)).min(setup.target.write_rate * (1.0 - at_target));
-        let (disk, ram) = (works(&self.disk), works(&self.ram));
-        let most = devices.min(self.disk.as_ref().map_or(0.0, |part| part.speed));
-        match (disk, ram) {
-            (true, true) => {
-                let disk = most.min(spare / 2.0);
-                (disk, spare - disk)
-            }
-            (true, false) => (most.min(spare), 0.0),
-            (false, true) => (0.0, spare.min(self.ram.as_ref().map_or(0.0, |part| part.speed))),
-            (false, false) => (0.0, 0.0),
-        }
-    }
-
-    /// The length of the next step: until something ends, if that is earlier.
-    fn length(&self, rates: (f64, f64)) -> f64 {
-        let mut length = self.step;
-        for (part, rate) in [(&self.disk, rates.0), (&self.ram, rates.1)] {
-            let Some(part) = part else { continue };
-            if rate > 0.0 && (self.phase != Phase::Before || part.space.rounds > 0) {
-                length = length.min(part.space.left() / rate);
-            }
-            if part.resting > 0.0 {
-                length = length.min(part.resting);
-            }
-        }
-        if self.phase == Phase::Stopped && self.stop_left > 0.0 && rates == (0.0, 0.0) {
-            length = length.min(self.stop_left);
-        }
-        length.max(TINY)
-    }
-
     /// Draws the link's rate and the guest's writes anew if their time is over, and begins faults.
     fn weather(&mut self) {
         if self.now >= self.link.1 {
@@ -492,6 +391,7 @@ impl<'a> Run<'a> {
         let rates = self.copy_rates();
         let seconds = self.length(rates);
         let mut dirtied = (0.0, 0.0);
+        self.beside = 0.0;
         self.guest_step(seconds, &mut dirtied.0);
         self.ram_step(seconds, &mut dirtied.1);
         self.copy(rates, seconds, dirtied);
@@ -532,118 +432,6 @@ impl<'a> Run<'a> {
         if self.samples && self.meter.is_due(self.now) {
             self.sample();
         }
-    }
-
-    /// The guest's requests, and what becomes stale by them.
-    fn guest_step(&mut self, seconds: f64, dirtied: &mut f64) {
-        let place = self.place();
-        let step = self.guest.step(self.now, seconds, &place);
-        self.meter.add(&step.latencies);
-        let len = self.guest.len();
-        let link = place.link.rate;
-        let record = &mut self.meter.record;
-        let mut beside = 0.0;
-        let Some(part) = &mut self.disk else { return };
-        let before = self.phase == Phase::Before;
-        let touched = step.writes * (len / part.space.granule).max(1.0);
-        if before {
-            let mirrored = step.writes * place.mirrored * len;
-            record.cpu_s_per_gib += step.writes * place.mirrored * CPU_MIRROR;
-            match part.tee {
-                Tee::Background | Tee::Delta => *dirtied = part.space.write(touched),
-                // Without a link, what would go to both sides is copied later.
-                _ if link <= 0.0 => *dirtied = part.space.write(touched),
-                Tee::Active | Tee::Behind(_) | Tee::Overlay => beside = mirrored,
-                Tee::All => {
-                    beside = mirrored;
-                    part.space.overwrite(touched * (len / part.space.granule).min(1.0));
-                }
-            }
-            if let Some(overlay) = &mut self.overlay
-                && part.tee == Tee::Overlay
-            {
-                overlay.write(touched);
-                let peak = overlay.left();
-                record.space_ratio = record.space_ratio.max(peak);
-            } else if part.tee == Tee::Delta {
-                record.space_ratio = record.space_ratio.max(part.space.next() + part.space.left());
-            }
-        } else if part.pulls {
-            let gone = part.space.overwrite(step.ended * (len / part.space.granule).max(1.0));
-            beside = gone;
-            let faults = gone / part.space.granule;
-            record.source_read_bytes += gone as u64;
-            record.faulted_share += gone / part.space.size();
-            self.meter.add_faults(step.fault_latency, faults);
-        }
-        if let Tee::Behind(_) = part.tee {
-            self.window += if before { beside } else { 0.0 };
-            let most = link.min(self.setup.target.write_rate) * (1.0 - RESERVE);
-            beside = self.window.min(most * seconds);
-            self.window = (self.window - beside).max(0.0);
-            if self.window < 1.0 {
-                self.window = 0.0;
-            }
-        }
-        let record = &mut self.meter.record;
-        record.sent_bytes += beside as u64;
-        record.target_written_bytes += beside as u64;
-        self.beside = beside / seconds;
-        if self.phase == Phase::After && self.merging > 0.0 {
-            let rate = self.setup.target.write_rate.min(self.setup.target.read_rate) / 2.0;
-            self.merging = (self.merging - rate * seconds).max(0.0);
-            self.meter.record.target_written_bytes += (rate * seconds) as u64;
-        }
-    }
-
-    /// The guest's use of its RAM.
-    fn ram_step(&mut self, seconds: f64, dirtied: &mut f64) {
-        let Some(ram) = self.setup.ram else { return };
-        let link = self.link_rate();
-        let Some(part) = &mut self.ram else { return };
-        let writes = ram.dirty / classes::PAGE * self.dirty.0 * (1.0 - part.throttle) * seconds;
-        match self.phase {
-            Phase::Before => *dirtied = part.space.write(writes),
-            Phase::After if part.pulls && link > 0.0 => {
-                // It reads as much as it writes.
-                let gone = part.space.overwrite(2.0 * writes).min(link * seconds);
-                let latency = 2.0 * self.setup.link.delay + classes::PAGE / link + 30e-6;
-                self.meter.record.sent_bytes += gone as u64;
-                self.meter.record.faulted_share += gone / ram.working_set as f64;
-                self.meter.add_faults(latency, gone / classes::PAGE);
-            }
-            Phase::After | Phase::Stopped | Phase::Done => {}
-        }
-    }
-
-    /// Copies for a time.
-    fn copy(&mut self, rates: (f64, f64), seconds: f64, dirtied: (f64, f64)) {
-        let now = self.now;
-        let record = &mut self.meter.record;
-        for (part, rate, dirty, ram) in
-            [(&mut self.disk, rates.0, dirtied.0, false), (&mut self.ram, rates.1, dirtied.1, true)]
-        {
-            let Some(part) = part else { continue };
-            let before = part.space.copied;
-            part.space.copy(rate * seconds, part.plan);
-            if part.space.left() < part.space.granule / 16.0 {
-                // Less than a granule is nothing.
-                part.space.copy(part.space.granule, part.plan);
-            }
-            let copied = part.space.copied - before;
-            part.space.observe(now, seconds, copied, dirty);
-            record.sent_bytes += copied as u64;
-            if !ram {
-                record.source_read_bytes += copied as u64;
-                record.target_written_bytes += copied as u64;
-            }
-        }
-        let device = if self.phase == Phase::After {
-            self.setup.target.write_rate
-        } else {
-            self.setup.source.read_rate
-        };
-        self.copier = (rates.0 / device).min(0.9);
     }
 
     /// Adds a line to the series, and looks what deaths would cost now.

@@ -44,7 +44,7 @@ impl Policy for Adaptive {
             self.active = seen.now - own.least_at > patience || late || own.fresh == 0;
         }
         orders.push(Order::Tee(if self.active { Tee::Active } else { Tee::Background }));
-        if seen.phase == Phase::Before && self.active && own.todo <= (16 << 20).min(own.size / 64) {
+        if seen.phase == Phase::Before && self.active && own.todo == 0 {
             orders.push(Order::Pivot { stale: Stale::Copy });
         }
         orders
