@@ -7,7 +7,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::rc::Rc;
 
-use executor::handle::Handle;
+use executor::Handle;
 use qmp::{Monitor, hmp};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;

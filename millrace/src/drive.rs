@@ -118,7 +118,7 @@ impl Drive {
 mod tests {
     use std::time::Duration;
 
-    use executor::handle::Handle;
+    use executor::Handle;
     use executor::{Executor, timeout};
     use qmp::Events;
 

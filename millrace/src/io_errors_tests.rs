@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use executor::Executor;
-use executor::handle::Handle;
+use executor::Handle;
 use qmp::Events;
 
 use super::*;

@@ -6,7 +6,7 @@
 
 use block::DiskEvent;
 use block::job::{JobEvent, Status};
-use executor::handle::Handle;
+use executor::Handle;
 use executor::sync::Event;
 use qmp::Events;
 use qmp::event::{BlockStreamCompleted, DeviceTrayMoved};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use executor::handle::Handle;
+use executor::Handle;
 use executor::{Executor, Remote, Reply};
 use futures_util::future::{Either, select, try_join};
 use kvm_probe::Kvm;

@@ -12,14 +12,14 @@ use crate::config::{Config, ConfigSpace, Options, QUEUE_SIZE};
 use crate::serve;
 
 /// A virtio block device (virtio 1.2, 5.2) in front of a disk that lives on a thread of its own.
-pub struct VirtioBlk<H: Handle<Target: Front>> {
-    handle: H,
+pub struct VirtioBlk<F: Front> {
+    handle: Handle<F>,
     config: Arc<Config>,
 }
 
-impl<H: Handle<Target: Front>> VirtioBlk<H> {
+impl<F: Front> VirtioBlk<F> {
     /// Returns a device in front of the disk behind `handle`. It works on the disk's thread.
-    pub fn device(handle: H, options: Options) -> VirtioDevice<Self> {
+    pub fn device(handle: Handle<F>, options: Options) -> VirtioDevice<Self> {
         let remote = handle.remote().clone();
         VirtioDevice::new(remote, VirtioBlk { handle, config: Arc::new(Config::new(options)) })
     }
@@ -31,10 +31,10 @@ impl<H: Handle<Target: Front>> VirtioBlk<H> {
     }
 }
 
-impl<H: Handle<Target: Front>> Model for VirtioBlk<H> {
+impl<F: Front> Model for VirtioBlk<F> {
     const ID: u32 = VIRTIO_ID_BLOCK;
     type Config = ConfigSpace;
-    type Keep = <H::Target as Front>::Ticket;
+    type Keep = F::Ticket;
 
     fn features(&self) -> u64 {
         self.config.features()

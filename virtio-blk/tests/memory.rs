@@ -138,7 +138,7 @@ const SPACE: u64 = 4 << 20;
 const PAGE: u64 = (16 << 20) + 1;
 
 struct Rig {
-    device: VirtioDevice<VirtioBlk<DiskHandle>>,
+    device: VirtioDevice<VirtioBlk<Disk>>,
     drivers: Vec<Driver>,
     interrupts: Arc<Interrupts>,
     disk: DiskHandle,

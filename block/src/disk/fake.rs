@@ -4,9 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::mpsc::channel;
 
 use executor::sync::{Event, OneSender, oneshot};
-use executor::{Handle, Remote, Thread, yield_now};
+use executor::{Handle, Thread, yield_now};
 
 use super::tray::{Tray, TrayEvent};
 use super::{Front, PIECE};
@@ -65,10 +66,6 @@ impl Drop for Ticket {
         self.0.tickets.set(self.0.tickets.get() - 1);
         self.0.drained.notify();
     }
-}
-
-thread_local! {
-    static DISK: Rc<FakeDisk> = Rc::default();
 }
 
 impl FakeDisk {
@@ -243,44 +240,35 @@ impl Front for FakeDisk {
     }
 }
 
-/// A handle to the disk of a thread.
+/// A test's way to the disk, which waits for the disk's thread.
 #[derive(Clone)]
-pub struct FakeHandle(Remote);
-
-impl Handle for FakeHandle {
-    type Target = FakeDisk;
-
-    fn remote(&self) -> &Remote {
-        &self.0
-    }
-
-    fn get(&self) -> Option<Rc<FakeDisk>> {
-        Some(local())
-    }
-}
-
-fn local() -> Rc<FakeDisk> {
-    DISK.with(Rc::clone)
-}
+pub struct FakeHandle(Handle<FakeDisk>);
 
 /// Starts a disk of `size` bytes on a new thread.
 pub fn start(size: usize) -> (Thread, FakeHandle) {
-    let main = || async { local().stop.wait().await };
+    let (sender, handle) = channel();
+    let main = move || async move {
+        let data = (0..size).map(|at| (at / 512) as u8 ^ at as u8).collect();
+        let disk = Rc::new(FakeDisk { data: RefCell::new(data), ..Default::default() });
+        sender.send(Handle::new(&disk)).expect("the test waits");
+        disk.stop.wait().await;
+    };
     let thread = Thread::start("disk", main).expect("a thread");
-    let handle = FakeHandle(thread.remote().clone());
-    handle.with(move |disk| {
-        *disk.data.borrow_mut() = (0..size).map(|at| (at / 512) as u8 ^ at as u8).collect();
-    });
-    (thread, handle)
+    (thread, FakeHandle(handle.recv().expect("a disk")))
 }
 
 impl FakeHandle {
+    /// Returns a handle as devices use it.
+    pub fn handle(&self) -> Handle<FakeDisk> {
+        self.0.clone()
+    }
+
     /// Runs a future with the disk on its thread and waits for it.
     pub fn run<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         f: impl FnOnce(Rc<FakeDisk>) -> F + Send + 'static,
     ) -> T {
-        self.0.call(move || f(local())).wait().expect("the disk's thread")
+        self.0.submit(f).wait().expect("the disk's thread")
     }
 
     /// Calls a function with the disk on its thread.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use executor::Gone;
-use executor::handle::Handle;
+use executor::Handle;
 
 use super::Disk;
 use crate::{Error, ErrorKind};

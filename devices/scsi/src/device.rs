@@ -13,26 +13,26 @@ use crate::serve::{self, Keep};
 
 /// A virtio SCSI host (virtio 1.2, 5.6) whose only target is a CD-ROM, in front of a drive that lives on
 /// a thread of its own. A reset unlocks the tray.
-pub struct VirtioScsi<H: Handle<Target: Front>> {
-    handle: H,
+pub struct VirtioScsi<F: Front> {
+    handle: Handle<F>,
     sizes: Arc<Sizes>,
     serial: String,
 }
 
-impl<H: Handle<Target: Front>> VirtioScsi<H> {
+impl<F: Front> VirtioScsi<F> {
     /// Returns a host with the drive behind `handle`, whose serial number is `serial`, cut to 32 ASCII
     /// characters. It works on the drive's thread.
-    pub fn device(handle: H, serial: &str) -> VirtioDevice<Self> {
+    pub fn device(handle: Handle<F>, serial: &str) -> VirtioDevice<Self> {
         let serial = serial.chars().filter(char::is_ascii_graphic).take(32).collect();
         let remote = handle.remote().clone();
         VirtioDevice::new(remote, VirtioScsi { handle, sizes: Arc::default(), serial })
     }
 }
 
-impl<H: Handle<Target: Front>> Model for VirtioScsi<H> {
+impl<F: Front> Model for VirtioScsi<F> {
     const ID: u32 = VIRTIO_ID_SCSI;
     type Config = Config;
-    type Keep = Keep<H::Target>;
+    type Keep = Keep<F>;
 
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE; QUEUES]
@@ -55,14 +55,11 @@ impl<H: Handle<Target: Front>> Model for VirtioScsi<H> {
     fn on_reset(&self) {
         self.sizes.reset();
         // The next DRIVER_OK gets to the drive's thread after this.
-        let handle = self.handle.clone();
-        self.handle.remote().spawn(move || {
-            if let Some(drive) = handle.get()
-                && let Some(tray) = drive.tray()
-            {
+        drop(self.handle.submit(|drive| {
+            if let Some(tray) = drive.tray() {
                 tray.set_locked(false);
             }
             std::future::ready(())
-        });
+        }));
     }
 }

@@ -1,30 +1,24 @@
 //! The part of a device that lives on the executor's thread between DRIVER_OK and reset.
 //!
-//! Other threads refer to it by the device's number, since it is not `Send`. A task of the executor owns it,
-//! so it ends with that executor at the latest. Each step does its work when it is called and leaves only
-//! the waiting to its future, so calls from other threads take effect in their order.
+//! A task of the executor owns it, so it ends with that executor at the latest; other threads have a handle.
+//! Each step does its work when it is called and leaves only the waiting to its future, so calls from other
+//! threads take effect in their order.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use crate::{Activation, Interrupt};
 use executor::sync::{Event, OneSender, oneshot};
-use executor::{JoinHandle, Remote, Reply, spawn};
+use executor::{Handle, JoinHandle, Remote, Reply, spawn};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
 
 use crate::chain::{Malformed, Memory};
 use crate::queue::Queue;
-
-thread_local! {
-    static ACTIVE: RefCell<HashMap<u64, Weak<Active>>> = RefCell::default();
-}
 
 /// The work of a device between DRIVER_OK and reset. It is cancelled when no chain is in flight. It should
 /// own its parked chains ([`crate::ParkedChain`]), so that they end with it.
@@ -91,12 +85,16 @@ struct Active {
     end: RefCell<Option<OneSender<()>>>,
 }
 
-fn find(id: u64) -> Option<Rc<Active>> {
-    ACTIVE.with(|all| all.borrow().get(&id)?.upgrade())
+/// What an activation starts. The executor's thread fills it, before it gets any later call.
+type Slot = Arc<OnceLock<Handle<Active>>>;
+
+/// Returns what runs on this thread. `None` if it could not start, or has ended.
+fn running(slot: &Slot) -> Option<Rc<Active>> {
+    slot.get()?.get()
 }
 
 fn start<K: 'static>(
-    id: u64,
+    slot: &Slot,
     activation: Activation,
     paused: bool,
     serve: impl FnOnce(Vec<Queue<K>>) -> io::Result<Vec<Task>>,
@@ -126,15 +124,15 @@ fn start<K: 'static>(
     let (end, ended) = oneshot();
     let tasks = tasks.into_iter().map(spawn).collect();
     let active = Rc::new(Active { shared, tasks, end: RefCell::new(Some(end)) });
-    ACTIVE.with(|all| all.borrow_mut().insert(id, Rc::downgrade(&active)));
+    slot.get_or_init(|| Handle::new(&active));
     spawn(async move {
         ended.await;
         drop(active);
     });
 }
 
-fn pause(id: u64) -> impl Future<Output = ()> {
-    let active = find(id);
+fn pause(slot: &Slot) -> impl Future<Output = ()> + use<> {
+    let active = running(slot);
     if let Some(active) = &active {
         active.shared.paused.set(true);
     }
@@ -145,8 +143,8 @@ fn pause(id: u64) -> impl Future<Output = ()> {
     }
 }
 
-fn resume(id: u64) {
-    if let Some(active) = find(id) {
+fn resume(slot: &Slot) {
+    if let Some(active) = running(slot) {
         let shared = &active.shared;
         if shared.paused.replace(false) {
             shared.resumes.set(shared.resumes.get() + 1);
@@ -155,11 +153,9 @@ fn resume(id: u64) {
     }
 }
 
-fn reset(id: u64) -> impl Future<Output = ()> {
-    let active = find(id);
+fn reset(slot: &Slot) -> impl Future<Output = ()> + use<> {
+    let active = running(slot);
     if let Some(active) = &active {
-        // Removed at once: the driver's next DRIVER_OK may come before `active` is dropped.
-        ACTIVE.with(|all| all.borrow_mut().remove(&id));
         active.shared.paused.set(true);
         active.shared.silent.set(true);
     }
@@ -178,22 +174,20 @@ fn reset(id: u64) -> impl Future<Output = ()> {
 /// Dropping the runner while it is active resets it without waiting.
 pub(crate) struct Runner {
     remote: Remote,
-    /// The device's number on the executor's thread.
-    id: u64,
-    active: bool,
+    /// Present from a successful [`Runner::start`] to the next [`Runner::reset`].
+    active: Option<Slot>,
     paused: bool,
 }
 
 impl Runner {
     /// Returns an inactive runner on the executor behind `remote`.
     pub fn new(remote: Remote) -> Self {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        Runner { remote, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), active: false, paused: false }
+        Runner { remote, active: None, paused: false }
     }
 
     /// Returns true if it runs queues: from a successful [`Runner::start`] to the next [`Runner::reset`].
     pub fn is_active(&self) -> bool {
-        self.active
+        self.active.is_some()
     }
 
     /// Makes a [`Queue`] of each queue of `activation`, in order, and runs the futures that `serve` makes of
@@ -207,13 +201,13 @@ impl Runner {
         serve: impl FnOnce(Vec<Queue<K>>) -> io::Result<Vec<Task>> + Send + 'static,
     ) -> io::Result<()> {
         let unfit = |queue: &crate::ReadyQueue| !queue.queue.is_valid(&*activation.memory);
-        if self.active || activation.queues.iter().any(unfit) {
+        if self.is_active() || activation.queues.iter().any(unfit) {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
-        self.active = true;
-        let (id, paused) = (self.id, self.paused);
+        let (slot, paused) = (Slot::default(), self.paused);
+        self.active = Some(slot.clone());
         self.remote.spawn(move || {
-            start(id, activation, paused, serve);
+            start(&slot, activation, paused, serve);
             std::future::ready(())
         });
         Ok(())
@@ -222,36 +216,35 @@ impl Runner {
     /// Stops using the queues: blocks until nothing of the device uses guest memory any more. Does nothing
     /// if it is not active. Must not be called on the executor's own thread.
     pub fn reset(&mut self) {
-        if std::mem::take(&mut self.active) {
-            let id = self.id;
+        if let Some(slot) = self.active.take() {
             // An error means that the executor has ended, and all that was in flight with it.
-            let _ = self.remote.call(move || reset(id)).wait();
+            let _ = self.remote.call(move || reset(&slot)).wait();
         }
     }
 
     /// Stops taking chains. The reply comes when none is in flight or being delivered.
     pub fn pause(&mut self) -> Reply<()> {
         self.paused = true;
-        let id = self.id;
-        self.remote.call(move || pause(id))
+        let slot = self.active.clone().unwrap_or_default();
+        self.remote.call(move || pause(&slot))
     }
 
     /// Takes chains again.
     pub fn resume(&mut self) {
         self.paused = false;
-        let id = self.id;
-        self.remote.spawn(move || {
-            resume(id);
-            std::future::ready(())
-        });
+        if let Some(slot) = self.active.clone() {
+            self.remote.spawn(move || {
+                resume(&slot);
+                std::future::ready(())
+            });
+        }
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        if self.active {
-            let id = self.id;
-            self.remote.spawn(move || reset(id));
+        if let Some(slot) = self.active.take() {
+            self.remote.spawn(move || reset(&slot));
         }
     }
 }

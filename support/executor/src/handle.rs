@@ -106,18 +106,6 @@ impl<T: 'static> Handle<T> {
     }
 }
 
-impl<T: 'static> crate::Handle for Handle<T> {
-    type Target = T;
-
-    fn remote(&self) -> &Remote {
-        &self.remote
-    }
-
-    fn get(&self) -> Option<Rc<T>> {
-        self.get()
-    }
-}
-
 #[cfg(test)]
 #[path = "handle_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::handle::Handle;
+use crate::Handle;
 use crate::{Executor, Gone, Thread};
 
 /// Starts a thread with a value that a task keeps until it ends.

@@ -18,7 +18,7 @@
 //! - `timer`: [`sleep`] and [`timeout`]
 //! - `fd`: descriptors whose readiness tasks await
 //! - `remote`: the way in from other threads, and the replies to them
-//! - [`handle`]: a typed way to a value of another thread's executor
+//! - `handle`: a typed way to a value of another thread's executor
 //! - `thread`: an executor on a thread of its own
 //! - `pool`: worker threads for calls that block
 //! - `unconfined`: worker threads that are less confined than their caller, for opening files and connecting
@@ -59,11 +59,11 @@
 //!
 //! # Tests
 //!
-//! `src/tests.rs` has those of the whole crate; `handle.rs` and `log.rs` have their own. `block` tests itself
-//! on the simulated executor.
+//! `src/tests.rs` has those of the whole crate; `handle_tests.rs` and `log.rs` have their own. `block` tests
+//! itself on the simulated executor.
 
 mod fd;
-pub mod handle;
+mod handle;
 pub mod log;
 mod pool;
 mod remote;
@@ -77,7 +77,8 @@ mod timer;
 mod unconfined;
 
 pub use fd::AsyncFd;
-pub use remote::{Gone, Handle, Remote, Reply, lock};
+pub use handle::Handle;
+pub use remote::{Gone, Remote, Reply, lock};
 pub use run::{Executor, before_wait, is_simulated, now, random, remote};
 pub use task::{JoinHandle, spawn, to_the_end, yield_now};
 pub use thread::Thread;

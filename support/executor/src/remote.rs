@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -91,17 +90,6 @@ impl fmt::Display for Gone {
 }
 
 impl std::error::Error for Gone {}
-
-/// A handle, usable from any thread, to a value that lives on an executor's thread.
-pub trait Handle: Clone + Send + Sync + 'static {
-    /// The value.
-    type Target: 'static;
-
-    /// The executor of the value's thread.
-    fn remote(&self) -> &Remote;
-    /// Returns the value; must be called on its thread. `None` if it no longer exists.
-    fn get(&self) -> Option<Rc<Self::Target>>;
-}
 
 /// Starts tasks on an executor from any thread.
 #[derive(Clone)]

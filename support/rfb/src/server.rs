@@ -122,7 +122,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A running server, on the executor that made it.
 ///
-/// It lives until [`Server::stop`]. Other threads reach it by an [`executor::handle::Handle`].
+/// It lives until [`Server::stop`]. Other threads reach it by an [`executor::Handle`].
 ///
 /// Its thread makes these system calls for it: `accept4`, those of the event loop, `readv` and `recvfrom`,
 /// `sendmsg` and `sendto` without an address, `setsockopt`, `getsockname` and `fcntl` on new connections,

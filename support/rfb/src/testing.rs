@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use des::Des;
 use des::cipher::{Block, BlockCipherEncrypt, KeyInit};
+use executor::Handle;
 use executor::Thread;
-use executor::handle::Handle;
 use socket2::{Domain, Socket, Type};
 
 use crate::pixel::Format;

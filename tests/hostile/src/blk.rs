@@ -166,7 +166,7 @@ async fn run(input: &[u8]) {
 
 /// Stops the device. Checks that it waits only for the bytes that may be in flight, whatever was
 /// requested.
-async fn stop(device: &mut VirtioDevice<VirtioBlk<block::DiskHandle>>, moved: &Cell<u64>) {
+async fn stop(device: &mut VirtioDevice<VirtioBlk<block::Disk>>, moved: &Cell<u64>) {
     let before = moved.get();
     pause(device).await;
     let waited = moved.get() - before;

@@ -72,7 +72,7 @@ async fn run(input: &[u8]) {
 
 async fn do_step(
     step: &[u8],
-    device: &mut VirtioDevice<VirtioScsi<block::DiskHandle>>,
+    device: &mut VirtioDevice<VirtioScsi<block::Disk>>,
     disk: &Rc<Disk>,
     drivers: &mut [Driver],
 ) {

@@ -1,6 +1,6 @@
 //! Gate, pause, reset and capacity changes around requests.
 
-use block::disk::fake::{FakeHandle, Op};
+use block::disk::fake::{FakeDisk, Op};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -109,10 +109,10 @@ fn devices_activated_while_paused_wait() {
 }
 
 /// Takes the device out of the rig, and leaves one that is never active.
-pub fn take_device(rig: &mut Rig) -> VirtioDevice<VirtioBlk<FakeHandle>> {
+pub fn take_device(rig: &mut Rig) -> VirtioDevice<VirtioBlk<FakeDisk>> {
     let errors = ErrorPolicy::report();
     let options = Options { size: 0, read_only: false, serial: String::new(), queues: 0, errors };
-    std::mem::replace(&mut rig.device, VirtioBlk::device(rig.disk.clone(), options))
+    std::mem::replace(&mut rig.device, VirtioBlk::device(rig.disk.handle(), options))
 }
 
 fn asked(rig: &Rig) -> usize {

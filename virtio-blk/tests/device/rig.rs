@@ -1,6 +1,6 @@
 //! Disk, device and driver, connected.
 
-use block::disk::fake::{self, FakeHandle};
+use block::disk::fake::{self, FakeDisk, FakeHandle};
 use std::sync::{Arc, Mutex};
 
 use block::OnError;
@@ -40,7 +40,7 @@ impl Default for Setup {
 }
 
 pub struct Rig {
-    pub device: VirtioDevice<VirtioBlk<FakeHandle>>,
+    pub device: VirtioDevice<VirtioBlk<FakeDisk>>,
     pub disk: FakeHandle,
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
@@ -86,7 +86,7 @@ impl Rig {
             },
         };
         Rig {
-            device: VirtioBlk::device(disk.clone(), options),
+            device: VirtioBlk::device(disk.handle(), options),
             disk,
             interrupts: Arc::default(),
             drivers: Vec::new(),

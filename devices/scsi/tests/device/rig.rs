@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::disk::fake::{self, FakeHandle};
+use block::disk::fake::{self, FakeDisk, FakeHandle};
 use executor::Thread;
 use virtio::driver::{Driver, Interrupts, Piece, activation};
 use virtio::{Device, VirtioDevice};
@@ -47,7 +47,7 @@ pub struct Posted {
 }
 
 pub struct Rig {
-    pub device: VirtioDevice<VirtioScsi<FakeHandle>>,
+    pub device: VirtioDevice<VirtioScsi<FakeDisk>>,
     pub drive: FakeHandle,
     pub interrupts: Arc<Interrupts>,
     pub drivers: Vec<Driver>,
@@ -74,7 +74,7 @@ impl Rig {
         let (thread, drive) = fake::start(0);
         drive.with(|drive| drive.put(None));
         let mut rig = Rig {
-            device: VirtioScsi::device(drive.clone(), "cd0"),
+            device: VirtioScsi::device(drive.handle(), "cd0"),
             drive,
             interrupts: Arc::default(),
             drivers: Vec::new(),

@@ -34,7 +34,7 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
 
 /// Our device, and its disk on a thread of its own.
 struct Ours {
-    device: VirtioDevice<VirtioBlk<DiskHandle>>,
+    device: VirtioDevice<VirtioBlk<Disk>>,
     handle: DiskHandle,
     /// Kept until the disk is closed.
     thread: Option<Thread>,
