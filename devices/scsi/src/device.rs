@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block::disk::Front;
 use executor::Handle;
@@ -17,6 +18,8 @@ pub struct VirtioScsi<F: Front> {
     handle: Handle<F>,
     sizes: Arc<Sizes>,
     serial: String,
+    /// True from DRIVER_OK to the reset: only then can the tray have been locked.
+    active: AtomicBool,
 }
 
 impl<F: Front> VirtioScsi<F> {
@@ -25,7 +28,10 @@ impl<F: Front> VirtioScsi<F> {
     pub fn device(handle: Handle<F>, serial: &str) -> VirtioDevice<Self> {
         let serial = serial.chars().filter(char::is_ascii_graphic).take(32).collect();
         let remote = handle.remote().clone();
-        VirtioDevice::new(remote, VirtioScsi { handle, sizes: Arc::default(), serial })
+        VirtioDevice::new(
+            remote,
+            VirtioScsi { handle, sizes: Arc::default(), serial, active: AtomicBool::new(false) },
+        )
     }
 }
 
@@ -46,6 +52,10 @@ impl<F: Front> Model for VirtioScsi<F> {
         self.sizes.write(offset, data);
     }
 
+    fn on_activate(&self, _: &Negotiated) {
+        self.active.store(true, Ordering::Release);
+    }
+
     fn serve(self: Arc<Self>, _: Negotiated, queues: Vec<Queue<Self::Keep>>) -> io::Result<Vec<Task>> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the drive of a virtio SCSI host is gone");
         let drive = self.handle.get().ok_or_else(gone)?;
@@ -54,6 +64,10 @@ impl<F: Front> Model for VirtioScsi<F> {
 
     fn on_reset(&self) {
         self.sizes.reset();
+        // A driver that resets in a loop must not fill the queue of the drive's thread.
+        if !self.active.swap(false, Ordering::AcqRel) {
+            return;
+        }
         // The next DRIVER_OK gets to the drive's thread after this.
         drop(self.handle.submit(|drive| {
             if let Some(tray) = drive.tray() {

@@ -66,8 +66,11 @@ pub trait Device: Send {
     /// # Errors
     /// Fails if the device cannot start; the transport then sets DEVICE_NEEDS_RESET.
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
-    /// Returns to the power-on state: waits for requests in flight and stops using the queues. Blocks the
-    /// calling thread (a vCPU) meanwhile. Does nothing if the device is not active.
+    /// Returns to the power-on state: waits for requests in flight, stops using the queues, and forgets what
+    /// was written to config space. Blocks the calling thread (a vCPU) meanwhile.
+    ///
+    /// A driver may call it at any rate and in any state, so a device that is not active must do it at no
+    /// cost for other threads.
     fn reset(&mut self);
     /// Stops taking requests from the queues (the VM is stopped). The reply comes when none is in flight or
     /// being delivered. Requests that the driver adds stay in the ring.

@@ -129,8 +129,6 @@ struct Registers {
 struct State {
     device: Box<dyn Device>,
     registers: Registers,
-    /// True between a successful [`Device::activate`] and the next [`Device::reset`].
-    active: bool,
 }
 
 /// A virtio device behind a window of the MMIO bus.
@@ -161,7 +159,7 @@ impl Transport {
         };
         let registers =
             Registers { queues: vec![QueueRegisters::default(); sizes.len()], ..Default::default() };
-        let state = Mutex::new(State { device, registers, active: false });
+        let state = Mutex::new(State { device, registers });
         Ok(Transport { state, line: Arc::new(line), memory, sizes, kicks })
     }
 
@@ -195,9 +193,8 @@ impl Transport {
     }
 
     fn stop(&self, state: &mut State) {
-        if std::mem::take(&mut state.active) {
-            state.device.reset();
-        }
+        // Also if it is not active: the driver may have written config space before DRIVER_OK.
+        state.device.reset();
         for kick in &self.kicks {
             // Fails if nobody has written to it.
             let _ = kick.read();
@@ -289,14 +286,11 @@ impl Transport {
             registers.status |= DRIVER_OK;
             let done =
                 self.activation(&state.registers).and_then(|activation| state.device.activate(activation));
-            match done {
-                Ok(()) => state.active = true,
-                Err(e) => {
-                    executor::limited!(warn, "virtio device {}: not started: {e}", state.device.id());
-                    // A device that failed half way has nothing in flight when this returns.
-                    state.device.reset();
-                    self.line.needs_reset();
-                }
+            if let Err(e) = done {
+                executor::limited!(warn, "virtio device {}: not started: {e}", state.device.id());
+                // A device that failed half way has nothing in flight when this returns.
+                state.device.reset();
+                self.line.needs_reset();
             }
         }
     }

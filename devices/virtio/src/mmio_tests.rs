@@ -6,6 +6,8 @@ use executor::{Executor, Remote};
 
 use super::*;
 
+/// The config space at power-on.
+const CONTENT: [u8; 8] = *b"12345678";
 const FEATURES: u64 = VERSION_1 | EVENT_IDX | 1 << 9;
 
 enum Told {
@@ -52,6 +54,7 @@ impl Device for Fake {
         self.told.send(Told::Activate(activation)).map_err(io::Error::other)
     }
     fn reset(&mut self) {
+        self.config = CONTENT;
         let _ = self.told.send(Told::Reset);
     }
     fn pause(&mut self) -> Reply<()> {
@@ -69,7 +72,7 @@ impl Rig {
     fn new(refuse: bool) -> Self {
         let (sender, told) = channel();
         let remote = Executor::simulated(0).remote();
-        let device = Fake { told: sender, refuse, config: *b"12345678", remote };
+        let device = Fake { told: sender, refuse, config: CONTENT, remote };
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap());
         Rig { transport: Transport::new(Box::new(device), memory).unwrap(), told }
     }
@@ -170,8 +173,25 @@ fn a_driver_brings_the_device_up() {
     assert_eq!(rig.read(STATUS), 0);
     rig.write(QUEUE_SEL, 1);
     assert_eq!(rig.read(QUEUE_READY), 0);
+}
+
+#[test]
+fn a_reset_before_driver_ok_forgets_what_was_written_to_config_space() {
+    let rig = Rig::new(false);
+    let written = |rig: &Rig| {
+        let mut data = [0; 8];
+        rig.transport.read(CONFIG, &mut data);
+        data
+    };
+    rig.negotiate(VERSION_1);
+    rig.transport.write(CONFIG + 2, b"ab");
+    assert_eq!(&written(&rig), b"12ab5678");
     rig.write(STATUS, 0);
-    assert_eq!(rig.resets(), 0, "nothing to stop");
+    assert_eq!(written(&rig), CONTENT);
+    // The same by a reset of the machine.
+    rig.transport.write(CONFIG, b"z");
+    rig.transport.reset();
+    assert_eq!(written(&rig), CONTENT);
 }
 
 #[test]

@@ -78,8 +78,8 @@ pub trait Model: Send + Sync + Sized + 'static {
     /// If it fails, the driver is asked for a reset.
     fn serve(self: Arc<Self>, driver: Negotiated, queues: Vec<Queue<Self::Keep>>) -> io::Result<Vec<Task>>;
 
-    /// Returns to the power-on state. Called when the queues are not used any more; or when the device is
-    /// dropped, and then they may still be.
+    /// Returns to the power-on state. Called when the queues are not used any more, also if they never were
+    /// since the last time; or when the device is dropped, and then they may still be.
     fn on_reset(&self) {}
 }
 
