@@ -19,7 +19,7 @@
 //!
 //! Exports have no locks: the owners of an export must see to it that it has only one writer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use executor::sync::Semaphore;
 use futures_util::{StreamExt, stream};
-use nbd::client::{self, Client, RequestError, Status};
+use nbd::client::{self, Client, RequestError};
 use nbd::{Errno, Uri};
 
 use super::bytes::{Blocks, Bytes};
@@ -37,8 +37,10 @@ use super::protocol::Protocol;
 use super::{Extent, HostOpener, Identity, Source, Storage};
 use crate::{Buf, Error, ErrorKind, Result};
 use link::Link;
+use map::{Kept, Map};
 
 mod link;
+mod map;
 
 /// The most data in one request, in bytes: small enough that a slow network still answers it in time.
 const PIECE: u64 = 2 << 20;
@@ -113,30 +115,6 @@ impl Patience {
     }
 }
 
-/// The content of an export from `start` on: the end of each run, and true if it is data.
-#[derive(Default)]
-struct Map {
-    start: u64,
-    runs: Vec<(u64, bool)>,
-}
-
-impl Map {
-    fn new(start: u64, status: &[Status]) -> Self {
-        let mut end = start;
-        let run = |run: &Status| {
-            end += u64::from(run.len);
-            (end, !run.zero)
-        };
-        Map { start, runs: status.iter().map(run).collect() }
-    }
-
-    fn at(&self, offset: u64, len: u64) -> Option<Extent> {
-        let index = self.runs.partition_point(|(end, _)| *end <= offset);
-        let (end, data) = *self.runs.get(index).filter(|_| self.start <= offset)?;
-        Some(Extent { len: len.min(end - offset), data })
-    }
-}
-
 /// An open export.
 pub(crate) struct NbdStorage {
     link: Link,
@@ -144,8 +122,8 @@ pub(crate) struct NbdStorage {
     identity: Identity,
     /// Access that is not aligned to the server's blocks.
     bytes: Bytes,
-    /// The last block status, kept if the export is not writable.
-    mapped: RefCell<Map>,
+    /// The last block status.
+    kept: Kept,
     mapping: Rc<Semaphore>,
     /// Number of changes that were answered, and the number of those that have been flushed.
     written: Cell<u64>,
@@ -167,7 +145,7 @@ impl NbdStorage {
             link,
             writable,
             identity,
-            mapped: RefCell::default(),
+            kept: Kept::default(),
             mapping: Semaphore::new(1),
             written: Cell::new(0),
             flushed: Cell::new(0),
@@ -244,6 +222,7 @@ impl NbdStorage {
         // The export may have become larger with a new connection.
         self.bytes.measured(self.len());
         let end = (offset + len).min(self.len());
+        let _changing = self.kept.clearing(offset, len);
         self.bytes.clear(self, offset.min(end)..end, unmap, self.bytes.unit()).await
     }
 
@@ -319,23 +298,19 @@ impl Source for NbdStorage {
         if !self.link.has_status() {
             return Ok(Extent { len, data: true });
         }
-        if !self.writable
-            && let Some(extent) = self.mapped.borrow().at(offset, len)
-        {
+        if let Some(extent) = self.kept.at(offset, len, self.link.losses()) {
             return Ok(extent);
         }
         // One at a time: an answer may take some MiB, and the next caller may find what it needs in it.
         let _one = self.mapping.acquire(1).await;
-        if !self.writable
-            && let Some(extent) = self.mapped.borrow().at(offset, len)
-        {
+        if let Some(extent) = self.kept.at(offset, len, self.link.losses()) {
             return Ok(extent);
         }
         let start = offset - offset % self.bytes.unit();
-        // If nobody writes, one request also covers the range of later ones.
-        let wanted = if self.writable { offset - start + len } else { u64::MAX };
-        let end = start.saturating_add(wanted.min(RANGE)).next_multiple_of(self.bytes.unit()).min(self.len());
+        // One request covers the range of later ones too.
+        let end = start.saturating_add(RANGE).next_multiple_of(self.bytes.unit()).min(self.len());
         let ask = (end - start) as u32;
+        self.kept.asks(self.link.losses());
         let asked = self.link.run("mapping", start, async |client| client.block_status(start, ask).await);
         let map = match asked.await {
             Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Extent { len, data: true }),
@@ -343,9 +318,7 @@ impl Source for NbdStorage {
         };
         // A server that does not describe `offset` cannot tell, so it counts as data.
         let extent = map.at(offset, len).unwrap_or(Extent { len: len.min(self.bytes.unit()), data: true });
-        if !self.writable {
-            *self.mapped.borrow_mut() = map;
-        }
+        self.kept.keep(map);
         Ok(extent)
     }
 
@@ -361,7 +334,11 @@ impl Storage for NbdStorage {
             let text = format!("writing {} at {offset}: behind the export's end", self.name());
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
-        if buf.is_empty() { Ok(()) } else { self.bytes.write(self, offset, &buf).await }
+        if buf.is_empty() {
+            return Ok(());
+        }
+        let _changing = self.kept.writing(offset, buf.len() as u64);
+        self.bytes.write(self, offset, &buf).await
     }
 
     async fn sync(&self) -> Result<()> {
@@ -414,6 +391,7 @@ impl Storage for NbdStorage {
         if inner.start >= inner.end {
             return Ok(());
         }
+        let _changing = self.kept.clearing(offset, len);
         let _lock = self.bytes.hold(inner.start, inner.end - inner.start).await;
         let one = async |at: u64, len: u32| {
             self.change("discarding", at, async |client| client.trim(at, len).await).await

@@ -23,6 +23,8 @@ struct Shared {
     flushes: u64,
     /// For each request to write zeros, true if it allowed unmapping.
     unmapped: Vec<bool>,
+    /// Number of requests for a block status.
+    asked: u64,
     /// Trimmed ranges: offset and length.
     trimmed: Vec<(u64, u64)>,
     /// The time that a flush takes.
@@ -84,6 +86,7 @@ impl Export for Memory {
     }
 
     async fn block_status(&self, offset: u64, len: u64) -> nbd::Result<nbd::Extent> {
+        self.with(|shared| shared.asked += 1);
         let content = self.with(|shared| shared.content[offset as usize..][..len as usize].to_vec());
         let data = content[0] != 0;
         let run = content.iter().take_while(|byte| (**byte != 0) == data).count();
@@ -327,6 +330,45 @@ fn a_discard_is_a_trim() {
         assert!(storage.is_fixed());
         storage.truncate(100).await.unwrap();
         assert_eq!(storage.truncate(SIZE as u64 + 1).await.unwrap_err().kind(), ErrorKind::Unsupported);
+        drop(server);
+    });
+}
+
+/// A job maps an export from start to end, while a guest writes to it.
+#[test]
+fn a_map_of_a_writable_export_asks_once_for_all_of_its_runs() {
+    const RUN: usize = 4096;
+    let server = Server::new();
+    let (uri, memory) = (server.uri(""), server.memory.clone());
+    memory.with(|shared| shared.content.chunks_mut(RUN).step_by(2).for_each(|run| run.fill(0)));
+    let runs = async |storage: &NbdStorage, written: u64| {
+        let (mut at, mut runs) = (0, 0);
+        while at < SIZE as u64 {
+            if at < written {
+                storage.write(at, Buf::from_bytes(&[9; 512])).await.unwrap();
+            }
+            at += storage.map(at, SIZE as u64 - at).await.unwrap().len;
+            runs += 1;
+        }
+        runs
+    };
+    run(async move {
+        // The server of these tests describes one run at a time to each of its requests.
+        let read_only = NbdStorage::open(&uri, false).await.unwrap();
+        assert_eq!(runs(&read_only, 0).await, SIZE / RUN);
+        let asked = || memory.with(|shared| std::mem::take(&mut shared.asked));
+        let once = asked();
+        let storage = NbdStorage::open(&uri, true).await.unwrap();
+        assert_eq!(runs(&storage, 0).await, SIZE / RUN);
+        assert_eq!(asked(), once);
+        // Writes are in the map at once, without a question.
+        assert!(runs(&storage, SIZE as u64 / 2).await < SIZE / RUN);
+        assert_eq!(storage.map(0, 512).await.unwrap(), Extent { len: 512, data: true });
+        assert_eq!(asked(), 0);
+        // After zeroing, the server is asked again.
+        storage.punch(0, SIZE as u64).await.unwrap();
+        assert_eq!(storage.map(0, u64::MAX).await.unwrap(), Extent { len: SIZE as u64, data: false });
+        assert!(asked() > 0);
         drop(server);
     });
 }
