@@ -115,6 +115,9 @@ pub(super) struct Run {
     pub memory: u64,
     /// A disk: id=ID,file=PATH,format=raw|qcow2|qed[,KEY=VALUE...]. The first is the guest's /dev/vda.
     ///
+    /// PATH is a file or a block device, an NBD export (nbd://HOST[:PORT]/EXPORT or
+    /// nbd+unix:///EXPORT?socket=PATH), or null://SIZE, which reads as zeros and drops what is written.
+    ///
     /// More keys, with their default first: readonly=off|on, copy-on-read=off|on, cache=writeback|none,
     /// aio=io_uring|threads, discard=unmap|ignore, queues=1 (to 16), serial=TEXT.
     ///
