@@ -1,8 +1,8 @@
 //! The virtio input devices (virtio 1.2, 5.8): a keyboard, and a tablet, which is a pointer with absolute
 //! coordinates. Their codes are those of Linux's `evdev` (include/uapi/linux/input-event-codes.h).
 //!
-//! [`VirtioInput`] is the device; its tasks run on the thread of an executor. A [`Feed`] connects it to whoever
-//! types and points, on any thread. A feed is bounded and never waits for the guest:
+//! [`VirtioInput`] is the device; its tasks run on the thread of an executor. A [`Feed`] connects it to
+//! whoever types and points, on any thread. A feed is bounded and never waits for the guest:
 //!
 //! | event | while the guest has no driver | while [`WAITING_MAX`] events wait | otherwise |
 //! |---|---|---|---|
