@@ -34,7 +34,7 @@ pub use space::{Class, Space};
 /// The longest and the shortest regular step, in seconds.
 const STEPS: (f64, f64) = (0.01, 0.1);
 /// The shortest step of all, in seconds.
-const TINY: f64 = 1e-6;
+const TINY: f64 = 1e-4;
 /// Seconds that moving a disk costs besides the copy: requests in flight end.
 const DRAIN: f64 = 0.001;
 /// The deviation of the link's rate from second to second.

@@ -80,3 +80,56 @@ fn a_guest_that_writes_faster_than_the_link_stops_background_copies_and_not_acti
         assert_eq!(run.converged, !stuck, "{run:?}");
     }
 }
+
+#[test]
+fn extreme_setups_end_and_give_figures_that_are_numbers() {
+    let mut random = workload::Random::new(7);
+    let mut pick = |list: &[&str]| list[random.below(list.len() as u64) as usize].to_owned();
+    let disks: Vec<String> =
+        presets::DISK.map(|p| p.name.replace("(W)", "(4K)").replace("(P)", "(0.9)")).to_vec();
+    let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
+    let rams: Vec<&str> = presets::RAM.iter().map(|preset| preset.name).collect();
+    for _ in 0..60 {
+        let text = format!(
+            "name = \"x\"\n[disk]\nsize = \"{}\"\ngranule = \"{}\"\nallocated = {}\n\
+             [ram]\nsize = \"{}\"\ndirty = \"{}\"\nvariation = {}\nround-cost = \"{}\"\nswitch-cost = \"{}\"\n\
+             [source]\ndevice = \"{}\"\n[target]\ndevice = \"{}\"\n\
+             [link]\nrate = \"{}\"\ndelay = \"{}\"\n[workload]\npreset = \"{}\"\n{}\n\
+             [faults]\nlink-cut = [\"{}\"]\n[strategies]\ndisk = [\"{}\"]\nram = [\"{}\"]\n\
+             [limits]\ndowntime = \"{}\"\ndeadline = \"{}\"\n",
+            pick(&["1M", "1G", "900T"]),
+            pick(&["512", "64K", "1M"]),
+            pick(&["0.0", "1.0"]),
+            pick(&["4K", "1G", "100T"]),
+            pick(&["1/s", "100M/s", "1T/s"]),
+            pick(&["0.0", "1.0"]),
+            pick(&["0s", "1s"]),
+            pick(&["0s", "5s"]),
+            pick(&["nvme", "hdd-7200"]),
+            pick(&["network", "hdd-7200"]),
+            pick(&["1bit", "1Gbit", "9T/s"]),
+            pick(&["0s", "10s"]),
+            pick(&["random", "oltp", "seqlog", "db", "boot", "idle"]),
+            pick(&["", "read = 0.0", "read = 1.0", "rate = 0.001", "rate = 1000000000", "depth = 65536"]),
+            pick(&["0% for 0s", "50% for 1h", "0s for 1s"]),
+            pick(&disks),
+            pick(&rams),
+            pick(&["0s", "1ns", "1h"]),
+            pick(&["1ms", "1s", "30s"]),
+        );
+        let experiment = Experiment::parse("x", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let outcome = crate::run_one(&experiment, 0, &experiment.strategies[0], 1);
+        let run = &outcome.record;
+        // JSON has no number for infinity or NaN.
+        let values = serde_json::to_value(run).unwrap();
+        for (key, value) in values.as_object().unwrap() {
+            let sound = key.ends_with("percent") || !value.is_number() || value.as_f64().unwrap() >= 0.0;
+            assert!(!value.is_null() && sound, "{key}: {value}\n{text}");
+        }
+        assert!(run.total_s <= experiment.points[0].setup.limits.deadline + 0.2, "{run:?}");
+        assert!(
+            outcome.series.len() < 1000 && outcome.series.iter().all(|line| line.p99_ms.is_finite()),
+            "{text}"
+        );
+    }
+}

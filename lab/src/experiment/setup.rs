@@ -327,8 +327,8 @@ fn read_limits(table: Option<Table<'_>>) -> Result<Limits, LabError> {
     limits.downtime = table.time("downtime")?.unwrap_or(limits.downtime);
     limits.deadline = table.time("deadline")?.unwrap_or(limits.deadline);
     limits.p99 = table.time("p99")?.unwrap_or(limits.p99);
-    if !(limits.deadline > 0.0 && limits.deadline <= 1e7) {
-        return Err(table.error_at("deadline", "give a time above 0 and at most 2777h"));
+    if !(limits.deadline > 0.0 && limits.deadline <= 864_000.0) {
+        return Err(table.error_at("deadline", "give a time above 0 and at most 240h"));
     }
     table.finish()?;
     Ok(limits)
