@@ -12,6 +12,11 @@
 //! - [`fluid`]: the model that runs them ([`fluid::Run`]): regions of a disk by popularity, rates and queues
 //! - [`figures`]: published figures, reproduced
 //! - [`record`]: the results of a run
+//! - [`schedule`]: runs shared between threads and machines
+//! - [`results`]: tables in a folder, the journal of an experiment that runs, and shards as one
+//! - [`statistics`]: medians with intervals, paired differences
+//! - [`report`]: the page, and tables for the terminal
+//! - [`plot`]: plots as SVG
 //! - [`assertion`]: what makes an experiment a test
 //! - [`units`], [`reader`]: sizes, rates and times as people write them; errors with a line
 //!
@@ -39,10 +44,15 @@ pub mod assertion;
 pub mod experiment;
 pub mod figures;
 pub mod fluid;
+pub mod plot;
 pub mod policy;
 pub mod presets;
 pub mod reader;
 pub mod record;
+pub mod report;
+pub mod results;
+pub mod schedule;
+pub mod statistics;
 pub mod units;
 
 pub use experiment::{Experiment, Point, Setup, Tier};

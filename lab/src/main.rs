@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use lab::figures;
-use lab::presets::{DISK, Described, RAM};
+mod cli;
 
 /// Compares strategies of live migration, in a model.
 #[derive(Parser)]
@@ -17,6 +16,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run an experiment and write tables, plots and a report.
+    Run(cli::run::Run),
+    /// Join the results of all shards.
+    Merge(cli::results::Merge),
+    /// Write the report of a folder of results again.
+    Report(cli::results::Report),
+    /// Compare two folders of results, strategy by strategy.
+    Compare(cli::results::Compare),
+    /// Run one run of a folder of results again.
+    Replay(cli::replay::Replay),
     /// List strategies, devices and workloads.
     List,
     /// Make a figure of a publication, and check what it shows.
@@ -27,40 +36,21 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::List => list(),
-        Command::Figure { name: None } => print!("{}", figures::list()),
-        Command::Figure { name: Some(name) } => match figures::make(&name) {
-            Some(Ok(figure)) => {
-                print!("{}", figure.text());
-                if !figure.checks.iter().all(|check| check.holds) {
-                    return ExitCode::FAILURE;
-                }
-            }
-            Some(Err(error)) => {
-                eprintln!("{error}");
-                return ExitCode::from(2);
-            }
-            None => {
-                eprintln!("unknown figure '{name}'{}", figures::suggestion(&name));
-                return ExitCode::from(2);
-            }
-        },
-    }
-    ExitCode::SUCCESS
-}
-
-fn list() {
-    let section = |title: &str, presets: &[Described]| {
-        println!("{title}");
-        for preset in presets {
-            let kind = if preset.shipped { "shipped" } else { "model" };
-            println!("  {:<18} {:<8} {}\n{:30}{}", preset.name, kind, preset.does, "", preset.source);
+    let result = match Arguments::parse().command {
+        Command::Run(run) => run.start(),
+        Command::Merge(merge) => merge.start(),
+        Command::Report(report) => report.start(),
+        Command::Compare(compare) => compare.start(),
+        Command::Replay(replay) => replay.start(),
+        Command::List => {
+            cli::print(&cli::list::text());
+            Ok(ExitCode::SUCCESS)
         }
-        println!();
+        Command::Figure { name } => cli::list::figure(name.as_deref()),
     };
-    section("Strategies for disks", &DISK);
-    section("Strategies for RAM", &RAM);
-    println!("Devices\n  {}\n", lab::experiment::DEVICES.join(", "));
-    println!("Workloads\n  {}", workload::spec::PRESETS.join(", "));
+    result.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        // 1 means that an assertion does not hold.
+        ExitCode::from(2)
+    })
 }

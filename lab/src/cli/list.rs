@@ -1,0 +1,42 @@
+//! `lab list` and `lab figure`.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use super::{End, print};
+use lab::figures;
+use lab::presets::{DISK, Described, RAM};
+
+/// The strategies, devices and workloads that an experiment may name.
+pub fn text() -> String {
+    let mut out = String::new();
+    let mut section = |title: &str, presets: &[Described]| {
+        let _ = writeln!(out, "{title}");
+        for preset in presets {
+            let kind = if preset.shipped { "shipped" } else { "model" };
+            let _ = writeln!(
+                out,
+                "  {:<18} {:<8} {}\n{:30}{}",
+                preset.name, kind, preset.does, "", preset.source
+            );
+        }
+        out.push('\n');
+    };
+    section("Strategies for disks", &DISK);
+    section("Strategies for RAM", &RAM);
+    let _ = writeln!(out, "Devices\n  {}\n", lab::experiment::DEVICES.join(", "));
+    let _ = writeln!(out, "Workloads\n  {}", workload::spec::PRESETS.join(", "));
+    out
+}
+
+/// Makes a figure, or lists all of them without a name. The status is 1 if a check of it does not hold.
+pub fn figure(name: Option<&str>) -> End {
+    let Some(name) = name else {
+        print(&figures::list());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let made = figures::make(name)
+        .ok_or_else(|| format!("unknown figure '{name}'{}", figures::suggestion(name)))??;
+    print(&made.text());
+    Ok(if made.checks.iter().all(|check| check.holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,180 @@
+//! `lab` as its user sees it: files, texts and exit statuses.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const EXPERIMENT: &str = r#"
+name = "small"
+[disk]
+size = "4G"
+[link]
+rate = "1Gbit"
+[workload]
+preset = "oltp"
+rate = 500
+[strategies]
+disk = ["mirror-io", "dbt", "hybrid(0.5)"]
+[sweep]
+"workload.rate" = [100, 1000]
+[runs]
+seeds = 6
+[assert]
+"mirror-io.converged" = "all"
+"#;
+
+fn lab(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.current_dir(folder).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs a command that has to succeed, and returns what it prints.
+fn good(folder: &Path, arguments: &[&str]) -> String {
+    let output = lab(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that has to fail with status 2, and returns its message.
+fn bad(folder: &Path, arguments: &[&str]) -> String {
+    let output = lab(folder, arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn folder_with(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("small.toml"), text).unwrap();
+    folder
+}
+
+/// The bytes of both tables of a folder.
+fn tables(folder: &Path) -> (String, String) {
+    let read = |name| std::fs::read_to_string(folder.join(name)).unwrap();
+    (read("runs.csv"), read("series.csv"))
+}
+
+#[test]
+fn tables_have_the_same_bytes_whatever_the_number_of_threads_and_shards() {
+    let folder = folder_with(EXPERIMENT);
+    let at = folder.path();
+    let text = good(at, &["run", "small.toml", "--threads", "1"]);
+    assert!(text.contains("mirror-io") && text.contains("6/6") && text.contains("holds"), "{text}");
+    let one = tables(&at.join("lab-results/small"));
+    assert_eq!(one.0.lines().count(), 1 + 2 * 3 * 6);
+    good(at, &["run", "small.toml", "--threads", "7", "--out", "many"]);
+    assert_eq!(tables(&at.join("many")), one);
+    for shard in ["1/4", "2/4", "3/4", "4/4"] {
+        good(at, &["run", "small.toml", "--shard", shard, "--out", "parts"]);
+    }
+    let message = bad(at, &["merge", "parts/shard-4-of-4", "parts/shard-1-of-4", "--out", "joint"]);
+    assert!(message.contains("2 of 4 shards are missing: 2/4, 3/4"), "{message}");
+    let parts = [4, 2, 1, 3].map(|number| format!("parts/shard-{number}-of-4"));
+    let mut arguments = vec!["merge", "--out", "joint"];
+    arguments.extend(parts.iter().map(String::as_str));
+    good(at, &arguments);
+    assert_eq!(tables(&at.join("joint")), one);
+    assert!(at.join("joint/report.html").exists());
+    arguments.push(&parts[0]);
+    arguments[2] = "other";
+    let message = bad(at, &arguments);
+    assert!(message.contains("4/4 is given twice"), "{message}");
+}
+
+#[test]
+fn an_experiment_that_was_killed_goes_on() {
+    let text = EXPERIMENT.replace("seeds = 6", "seeds = 150");
+    let folder = folder_with(&text);
+    let at = folder.path();
+    let mut killed = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .current_dir(at)
+        .args(["run", "small.toml", "--threads", "1", "--out", "killed"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let journal = at.join("killed/unfinished.journal");
+    // The description alone is shorter than that; a run is about 60 KiB.
+    while std::fs::metadata(&journal).map_or(0, |data| data.len()) < 100_000 {
+        assert!(killed.try_wait().unwrap().is_none(), "the experiment ended before it could be killed");
+        std::thread::yield_now();
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let kept = std::fs::metadata(&journal).unwrap().len();
+    assert!(bad(at, &["run", "small.toml", "--out", "killed"]).contains("--resume"));
+    assert!(bad(at, &["report", "killed"]).contains("not finished"));
+    assert!(bad(at, &["run", "small.toml", "--out", "killed", "--seeds", "3", "--resume"]).contains("seeds"));
+    assert_eq!(std::fs::metadata(&journal).unwrap().len(), kept, "a refusal changes nothing");
+    good(at, &["run", "small.toml", "--out", "killed", "--resume"]);
+    good(at, &["run", "small.toml", "--out", "whole"]);
+    assert_eq!(tables(&at.join("killed")), tables(&at.join("whole")));
+    assert!(!journal.exists());
+    // Nothing is left to do.
+    good(at, &["run", "small.toml", "--out", "killed", "--resume"]);
+    assert!(bad(at, &["run", "small.toml", "--out", "killed"]).contains("has results already"));
+}
+
+#[test]
+fn mistakes_in_an_experiment_are_named_with_their_line() {
+    let folder = folder_with(EXPERIMENT);
+    let at = folder.path();
+    for (from, to, line, words) in [
+        ("preset = \"oltp\"", "preste = \"oltp\"", 8, "did you mean 'preset'"),
+        ("\"mirror-io\",", "\"miror-io\",", 11, "did you mean 'mirror-io'"),
+        ("size = \"4G\"", "size = \"-4G\"", 4, "size"),
+        ("rate = \"1Gbit\"", "rate = 5", 6, "rate"),
+        ("[runs]", "[runz]", 14, "did you mean 'runs'"),
+        ("converged\" = \"all\"", "convreged\" = \"all\"", 17, "did you mean 'converged'"),
+        ("seeds = 6", "seeds = 0", 15, "seeds"),
+        ("[disk]", "[disk", 3, ""),
+    ] {
+        assert!(EXPERIMENT.contains(from), "{from}");
+        std::fs::write(at.join("wrong.toml"), EXPERIMENT.replacen(from, to, 1)).unwrap();
+        let message = bad(at, &["run", "wrong.toml"]);
+        assert!(message.starts_with(&format!("wrong.toml:{line}: ")), "{to}: {message}");
+        assert!(message.contains(words) && message.lines().count() == 1, "{to}: {message}");
+        assert!(!at.join("lab-results").exists());
+    }
+    let message = bad(at, &["run", "smal.toml"]);
+    assert!(message.contains("smal.toml") && message.contains("did you mean small.toml"), "{message}");
+    let message = bad(at, &["run", "small.toml", "--only", "mirror-oi"]);
+    assert!(message.contains("did you mean 'mirror-io'"), "{message}");
+    assert!(bad(at, &["run", "small.toml", "--shard", "5/4"]).contains("K/N"));
+    assert!(bad(at, &["run", "small.toml", "--tier", "fluit"]).contains("fluid"));
+    assert!(bad(at, &["run", "small.toml", "--out", "small.toml"]).contains("small.toml"));
+    assert!(bad(at, &["report", "nowhere"]).contains("no results"));
+    assert!(bad(at, &["figure", "exposur"]).contains("did you mean 'exposure'"));
+}
+
+#[test]
+fn an_assertion_that_does_not_hold_is_status_1() {
+    let folder = folder_with(&EXPERIMENT.replace("\"all\"", "\"none\""));
+    let output = lab(folder.path(), &["run", "small.toml", "--seeds", "2"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("FAILS  mirror-io.converged none"), "{text}");
+}
+
+#[test]
+fn runs_are_replayed_and_compared() {
+    let folder = folder_with(EXPERIMENT);
+    let at = folder.path();
+    good(at, &["run", "small.toml", "--out", "a", "--only", "dbt,mirror-io"]);
+    good(at, &["run", "small.toml", "--out", "b"]);
+    let run = ["replay", "a", "--strategy", "dbt", "--seed", "3", "--point", "1"];
+    assert!(good(at, &run).contains("the same as in runs.csv"));
+    let dead = good(at, &[&run[..], &["--kill", "target", "--at", "1s"]].concat());
+    assert!(dead.contains("with the death"), "{dead}");
+    assert!(bad(at, &["replay", "a", "--strategy", "dbt", "--seed", "99"]).contains("no seed 99"));
+    assert!(bad(at, &["replay", "a", "--strategy", "dbt", "--seed", "1", "--point", "9"]).contains("0 to 1"));
+    assert!(bad(at, &["replay", "a", "--strategy", "dtb", "--seed", "1"]).contains("did you mean 'dbt'"));
+    let text = good(at, &["compare", "a", "b"]);
+    assert!(text.contains("equal") && text.contains("only in the second: hybrid(0.5)"), "{text}");
+    // A line that was changed by hand is not what the seed gives.
+    let path = at.join("a/runs.csv");
+    let changed = std::fs::read_to_string(&path).unwrap().replacen(",moved,true,", ",moved,true,9", 1);
+    std::fs::write(&path, changed).unwrap();
+    let output = lab(at, &["replay", "a", "--strategy", "mirror-io", "--seed", "1"]);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && out.contains("DIFFERS"), "{out}");
+}
