@@ -14,6 +14,7 @@ use super::drive::Drive;
 use super::exports::Exports;
 use super::io_errors::IoErrors;
 use super::reports::Reports;
+use super::screen::Screen;
 use vmm::Machine;
 
 mod blocks;
@@ -25,6 +26,7 @@ pub(super) mod job_info;
 pub(super) mod jobs;
 mod machine;
 mod nodes;
+pub(super) mod screen;
 mod snapshots;
 mod stats;
 mod tray;
@@ -46,6 +48,7 @@ pub(super) enum End {
 pub(super) struct Control {
     pub drives: Vec<Rc<Drive>>,
     pub machine: Option<Rc<Machine>>,
+    pub screen: Option<Rc<Screen>>,
     pub events: Events,
     pub exports: Exports,
     /// The images that `blockdev-add` has described.
@@ -110,12 +113,14 @@ impl Control {
     pub(super) fn new(
         drives: Vec<Rc<Drive>>,
         machine: Option<Rc<Machine>>,
+        screen: Option<Rc<Screen>>,
         reports: Rc<Reports>,
         io_errors: Arc<IoErrors>,
     ) -> Self {
         Control {
             drives,
             machine,
+            screen,
             nodes: nodes::Nodes::default(),
             exports: Exports::new(reports.events.clone()),
             events: reports.events.clone(),

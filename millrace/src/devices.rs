@@ -6,6 +6,7 @@ use std::sync::Arc;
 use executor::{Remote, Thread};
 use virtio::{Device, VirtioDevice};
 use virtio_console::{Line, VirtioConsole};
+use virtio_input::VirtioInput;
 use virtio_net::VirtioNet;
 use virtio_rng::VirtioRng;
 use vmm::serial::{self, Running, Terminal};
@@ -13,11 +14,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Failure;
 use super::options::Run;
+use super::screen::Hands;
 
 /// The devices, and the terminals that the main loop serves for them.
 pub(super) struct OtherDevices {
     pub devices: Vec<Box<dyn Device>>,
     pub terminals: Vec<Running>,
+    /// The other ends of keyboard and tablet, if there is a screen.
+    pub hands: Option<Hands>,
     /// The thread that the devices work on.
     pub thread: Remote,
 }
@@ -45,7 +49,12 @@ pub(super) fn start(options: &Run) -> Result<OtherDevices, Failure> {
         );
         devices.push(Box::new(VirtioDevice::new(remote.clone(), VirtioConsole::new(line))));
     }
-    Ok(OtherDevices { devices, terminals, thread: remote.clone() })
+    let hands = options.vnc.as_ref().map(|_| Hands::new()).transpose()?;
+    if let Some(Hands { keyboard, tablet }) = hands.clone() {
+        devices.push(Box::new(VirtioDevice::new(remote.clone(), VirtioInput::keyboard(keyboard))));
+        devices.push(Box::new(VirtioDevice::new(remote.clone(), VirtioInput::tablet(tablet))));
+    }
+    Ok(OtherDevices { devices, terminals, hands, thread: remote.clone() })
 }
 
 /// The bytes of a virtio console, served to clients like those of a serial port.

@@ -22,6 +22,7 @@ mod options;
 mod pidfile;
 mod reports;
 mod run;
+mod screen;
 mod signals;
 mod user;
 

@@ -9,8 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm::serial::Backend;
 
 mod net;
+mod vnc;
 
 pub(super) use net::Net;
+pub(super) use vnc::Vnc;
 
 /// Run virtual machines whose disks can move to other images while the guest runs.
 #[derive(Parser)]
@@ -105,8 +107,11 @@ pub(super) struct Run {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Command line of the kernel.
-    #[arg(long, value_name = "TEXT", default_value = vmm::DEFAULT_CMDLINE)]
-    pub cmdline: String,
+    ///
+    /// Default: 'console=ttyS0 reboot=acpi panic=-1 pci=off noreplace-smp cryptomgr.notests', with
+    /// 'console=tty0' in front if there is a screen (--vnc).
+    #[arg(long, value_name = "TEXT")]
+    pub cmdline: Option<String>,
     /// Number of vCPUs, 1 to 16.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
@@ -140,7 +145,21 @@ pub(super) struct Run {
     /// start it first with 'passt --socket SOCKET'.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = net::parse)]
     pub net: Vec<Net>,
-    /// TLS credentials for the NBD server: id=ID,dir=PATH[,verify-peer=on|off].
+    /// A screen, shown by VNC, with keyboard and pointer: unix:PATH or HOST:DISPLAY, then
+    /// [,password=on][,tls-creds=ID].
+    ///
+    /// DISPLAY 0 is TCP port 5900. If other machines can reach HOST, password=on or tls-creds is required.
+    ///
+    /// password=on: nobody gets in until 'change vnc password' or 'set_password' has set a password, of which
+    /// 8 bytes count. tls-creds=ID: clients must use TLS, with the credentials of --tls-creds.
+    ///
+    /// The guest's kernel must be a bzImage.
+    #[arg(long, value_name = "WHERE", value_parser = vnc::parse)]
+    pub vnc: Option<Vnc>,
+    /// Size of the screen in pixels, from 640x480 to 2560x1600.
+    #[arg(long, value_name = "WxH", default_value = "1024x768", requires = "vnc", value_parser = vnc::size)]
+    pub display: vmm::screen::Size,
+    /// TLS credentials for the NBD server and --vnc: id=ID,dir=PATH[,verify-peer=on|off].
     ///
     /// The folder holds server-cert.pem, server-key.pem and ca-cert.pem. Clients need a certificate of that
     /// CA, unless verify-peer=off.
@@ -507,6 +526,17 @@ fn drive(text: &str) -> Result<Drive, String> {
         return Err("copy-on-read=on: a read-only disk takes no copies".into());
     }
     Ok(drive)
+}
+
+impl Run {
+    /// Returns the command line of the kernel.
+    pub(super) fn cmdline(&self) -> String {
+        match &self.cmdline {
+            Some(given) => given.clone(),
+            None if self.vnc.is_some() => format!("console=tty0 {}", vmm::DEFAULT_CMDLINE),
+            None => vmm::DEFAULT_CMDLINE.to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]

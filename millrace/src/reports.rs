@@ -1,5 +1,5 @@
-//! The main loop's end of what disks report from their threads: events of disks, jobs and trays, and errors
-//! of the guest's requests.
+//! The main loop's end of what other threads report: events of disks, jobs and trays, errors of the guest's
+//! requests, and the clients of the VNC server.
 //!
 //! Disks have a [`Handle`] to [`Reports`]. What they send by it keeps its order with the replies to commands:
 //! a client gets the events that a command caused on a disk's thread before the reply to that command.
@@ -9,10 +9,12 @@ use block::job::{JobEvent, Status};
 use executor::Handle;
 use executor::sync::Event;
 use qmp::Events;
-use qmp::event::{BlockStreamCompleted, DeviceTrayMoved};
+use qmp::event::{BlockStreamCompleted, DeviceTrayMoved, VncConnected, VncDisconnected, VncInitialized};
+use qmp::types::{VncBasicInfo, VncClientInfo};
 
 use super::control::job_info;
 use super::control::jobs::JobNames;
+use super::control::screen::{client, server};
 
 /// Receives what disks report.
 pub(super) struct Reports {
@@ -43,6 +45,23 @@ impl Reports {
                     self.jobs.remove(&job.id);
                 }
                 job_info::emit(&self.events, &job, what);
+            }
+        }
+    }
+
+    /// Sends the event of a VNC client.
+    pub(super) fn vnc_event(&self, event: &rfb::Event) {
+        match event {
+            rfb::Event::Connected(info) => {
+                let VncClientInfo { host, service, family, websocket } = client(info);
+                let client = VncBasicInfo { host, service, family, websocket };
+                self.events.emit(&VncConnected { server: server(info), client });
+            }
+            rfb::Event::Initialized(info) => {
+                self.events.emit(&VncInitialized { server: server(info), client: client(info) });
+            }
+            rfb::Event::Disconnected(info) => {
+                self.events.emit(&VncDisconnected { server: server(info), client: client(info) });
             }
         }
     }

@@ -28,9 +28,10 @@ use super::devices;
 use super::drive::{Drive, lost};
 use super::end;
 use super::io_errors::IoErrors;
-use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds};
+use super::options::{MachineKind, OnReset, Run, TextMonitor, TlsCreds, Vnc};
 use super::pidfile;
 use super::reports::{Reporter, Reports};
+use super::screen::{self, Screen};
 use super::signals::{BlockedSignals, Signals};
 use super::user::NewUser;
 use vmm::notice::Waiter;
@@ -58,6 +59,8 @@ pub(super) fn run(options: Run, signals: BlockedSignals) -> Result<ExitCode, Fai
         Some(TextMonitor::Socket(address)) => Some(Listener::bind(address).map_err(|e| e.to_string())?),
         _ => None,
     };
+    let screen =
+        options.vnc.as_ref().map(|vnc| open_screen(vnc, options.machine, &credentials)).transpose()?;
     let folders = options.allow_dir.clone();
     let confine = move || if folders.is_empty() { Ok(()) } else { sandbox::allow_only(&folders) };
     let confined =
@@ -65,8 +68,28 @@ pub(super) fn run(options: Run, signals: BlockedSignals) -> Result<ExitCode, Fai
     confined.map_err(|e| format!("--allow-dir: {e}"))?;
     let executor = Executor::new().map_err(|e| format!("event loop: {e}"))?;
     let _pid_file = options.pidfile.as_deref().map(pidfile::write).transpose()?;
-    let waiting = Waiting { listeners, text, signals, credentials };
+    let waiting = Waiting { listeners, text, screen, signals, credentials };
     executor.block_on(async move { main(options, begun, waiting).await })
+}
+
+/// Opens the socket of `--vnc`.
+fn open_screen(
+    vnc: &Vnc,
+    machine: MachineKind,
+    credentials: &BTreeMap<String, Credentials>,
+) -> Result<screen::Waiting, Failure> {
+    if machine == MachineKind::None {
+        return Err("--vnc: without a guest there is no screen".into());
+    }
+    let credentials = match &vnc.tls_creds {
+        None => None,
+        Some(id) => {
+            let found = credentials.get(id).cloned();
+            Some(found.ok_or_else(|| format!("--vnc: no --tls-creds has the id '{id}'"))?)
+        }
+    };
+    let listener = Listener::bind(&vnc.address).map_err(|e| format!("--vnc: {e}"))?;
+    Ok(screen::Waiting { listener, password: vnc.password, credentials })
 }
 
 fn credentials(options: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Failure> {
@@ -85,6 +108,7 @@ fn credentials(options: &[TlsCreds]) -> Result<BTreeMap<String, Credentials>, Fa
 struct Waiting {
     listeners: Vec<Listener>,
     text: Option<Listener>,
+    screen: Option<screen::Waiting>,
     signals: Arc<Signals>,
     credentials: BTreeMap<String, Credentials>,
 }
@@ -119,7 +143,7 @@ async fn make_ready(
     waiting: Waiting,
     drives: &mut Vec<Rc<Drive>>,
 ) -> Result<Ready, Failure> {
-    let Waiting { listeners, text, signals, credentials } = waiting;
+    let Waiting { listeners, text, screen, signals, credentials } = waiting;
     let user = options.user.as_deref().map(NewUser::find).transpose()?;
     let events = Events::new();
     let reports = Rc::new(Reports::new(events.clone()));
@@ -134,12 +158,15 @@ async fn make_ready(
         let io_errors = Arc::new(IoErrors::new(main.clone()));
         let machine = match prepared {
             None => None,
-            Some(prepared) => Some(build(options, prepared?, drives, &io_errors).await?),
+            Some(prepared) => Some(build(options, prepared?, drives, &io_errors, screen, &main).await?),
         };
         Ok((machine, io_errors))
     };
     let ((), (machine, io_errors)) = try_join(suitable(suits), opening).await?;
-    let (machine, devices) = machine.map(|(machine, thread)| (Rc::new(machine), thread)).unzip();
+    let (machine, devices, screen) = match machine {
+        Some(Built { machine, devices, screen }) => (Some(Rc::new(machine)), Some(devices), screen),
+        None => (None, None, None),
+    };
     // Everything that the command line names is open by now, and no guest has run.
     if let Some(user) = user {
         user.enter()?;
@@ -148,7 +175,7 @@ async fn make_ready(
         return Err("there is nothing to do: without a guest, give --qmp or --monitor".into());
     }
     let signalled = signals.waiter().map_err(|e| format!("eventfd: {e}"))?;
-    let control = Rc::new(Control::new(drives.clone(), machine.clone(), reports, io_errors));
+    let control = Rc::new(Control::new(drives.clone(), machine.clone(), screen, reports, io_errors));
     control.exports.add_credentials(credentials);
     let monitor = Rc::new(Monitor::new(control.clone(), events));
     // Promises to clients are kept from here on: a signal ends the program in order.
@@ -243,10 +270,10 @@ fn prepare(options: &Run) -> Result<Begun, Failure> {
     let config = Config {
         kernel: boot.kernel,
         initrd: boot.initrd,
-        cmdline: options.cmdline.clone(),
+        cmdline: options.cmdline(),
         cpus: options.cpus,
         memory: options.memory,
-        screen: None,
+        screen: options.vnc.as_ref().map(|_| options.display),
         sandbox: options.sandbox.into(),
     };
     let prepared = Machine::prepare(&config).map_err(|e| e.to_string())?;
@@ -255,13 +282,22 @@ fn prepare(options: &Run) -> Result<Begun, Failure> {
     Ok(Begun { suits: suits.map_err(|e| format!("a thread: {e}"))?, prepared })
 }
 
-/// Makes the machine with its devices. Also returns the thread of the devices other than drives.
+/// A machine, the thread of its devices other than drives, and its screen.
+struct Built {
+    machine: Machine,
+    devices: Remote,
+    screen: Option<Rc<Screen>>,
+}
+
+/// Makes the machine with its devices and its screen.
 async fn build(
     options: &Run,
     prepared: Prepared,
     drives: &[Rc<Drive>],
     io_errors: &Arc<IoErrors>,
-) -> Result<(Machine, Remote), Failure> {
+    screen: Option<screen::Waiting>,
+    main: &Reporter,
+) -> Result<Built, Failure> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for drive in drives {
         if drive.options.cdrom {
@@ -296,7 +332,14 @@ async fn build(
     let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
     let machine = Machine::new(prepared, devices, serial).map_err(|e| e.to_string())?;
     others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
-    Ok((machine, others.thread))
+    let screen = match (screen, machine.screen().cloned(), others.hands) {
+        (Some(waiting), Some(frame), Some(hands)) => {
+            let mode = options.sandbox.into();
+            Some(Rc::new(Screen::start(waiting, frame, hands, mode, main.clone()).await?))
+        }
+        _ => None,
+    };
+    Ok(Built { machine, devices: others.thread, screen })
 }
 
 /// Starts the machine and serves its events until one of them ends the program.

@@ -204,4 +204,28 @@ events! {
         /// The number of dropped events.
         count: u64,
     }
+
+    /// A VNC client connected.
+    "VNC_CONNECTED" VncConnected {
+        /// The server's end.
+        server: VncServerInfo,
+        /// The client's end.
+        client: VncBasicInfo,
+    }
+
+    /// A VNC client logged in, and sees the screen.
+    "VNC_INITIALIZED" VncInitialized {
+        /// The server's end.
+        server: VncServerInfo,
+        /// The client's end.
+        client: VncClientInfo,
+    }
+
+    /// A VNC client is gone.
+    "VNC_DISCONNECTED" VncDisconnected {
+        /// The server's end.
+        server: VncServerInfo,
+        /// The client's end.
+        client: VncClientInfo,
+    }
 }

@@ -5,11 +5,12 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::command::{BlockStream, Change, Eject, Request, TEXT_FORMS, TOPICS};
+use crate::command::{BlockStream, Change, Eject, Request, Screendump, SendKey, TEXT_FORMS, TOPICS};
 use crate::error::Error;
 use crate::monitor::Monitor;
 use crate::types::{
-    BlockInfo, BlockJobInfo, BlockStreamInfo, DetectZeroes, JobType, RunState, StatusInfo, VersionInfo,
+    BlockInfo, BlockJobInfo, BlockStreamInfo, DetectZeroes, ImageFormat, JobType, KeyValue, QKeyCode,
+    RunState, StatusInfo, VersionInfo, VncInfo,
 };
 
 /// The output of a line, or the reason why it does not run.
@@ -145,6 +146,53 @@ pub(crate) fn eject(arguments: &mut Arguments) -> std::result::Result<Eject, Fai
     arguments.take_flags("f")?;
     let device = Some(arguments.required("device")?);
     Ok(Eject { device, id: None, force: arguments.has('f').then_some(true) })
+}
+
+pub(crate) fn screendump(arguments: &mut Arguments) -> std::result::Result<Screendump, Failure> {
+    let filename = arguments.required("filename")?;
+    let format = match arguments.optional().as_deref() {
+        None => None,
+        Some("ppm") => Some(ImageFormat::Ppm),
+        Some("png") => Some(ImageFormat::Png),
+        Some(other) => return Err(arguments.usage(&format!("'{other}' is not a format: give ppm or png"))),
+    };
+    Ok(Screendump { filename, device: None, head: None, format })
+}
+
+/// Reads keys as QEMU does: names or scancodes (`0x1e`) with `-` between them; `<` is the key `less`.
+pub(crate) fn send_key(arguments: &mut Arguments) -> std::result::Result<SendKey, Failure> {
+    let text = arguments.required("keys")?;
+    let key = |name: &str| -> Option<KeyValue> {
+        if let Some(digits) = name.strip_prefix("0x") {
+            return i64::from_str_radix(digits, 16).ok().map(KeyValue::Number);
+        }
+        let name = if name == "<" { "less" } else { name };
+        QKeyCode::ALL.iter().find(|key| key.as_str() == name).map(|key| KeyValue::Qcode(*key))
+    };
+    let keys = text
+        .split('-')
+        .map(|name| key(name).ok_or_else(|| arguments.usage(&format!("unknown key '{name}'"))));
+    let keys = keys.collect::<std::result::Result<_, _>>()?;
+    let hold_time = match arguments.optional() {
+        None => None,
+        Some(text) => {
+            let number = text.parse().map_err(|_| arguments.usage(&format!("'{text}' is not a number")))?;
+            Some(number)
+        }
+    };
+    Ok(SendKey { keys, hold_time })
+}
+
+pub(crate) fn vnc(info: VncInfo) -> String {
+    let (Some(host), Some(service), Some(family)) = (info.host, info.service, info.family) else {
+        return "None\n".to_owned();
+    };
+    let mut text = format!("Server: {host}:{service} ({family})\n");
+    text += &format!("    Auth: {}\n", info.auth.as_deref().unwrap_or("none"));
+    for client in info.clients.into_iter().flatten() {
+        text += &format!("Client: {}:{} ({})\n", client.host, client.service, client.family);
+    }
+    text
 }
 
 pub(crate) fn version(version: VersionInfo) -> String {

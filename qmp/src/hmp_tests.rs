@@ -115,6 +115,31 @@ impl CopyCommands for Fake {}
 
 impl ExportCommands for Fake {}
 
+impl ScreenCommands for Fake {
+    async fn query_vnc(&self, _: QueryVnc) -> Result<VncInfo> {
+        let client = |service: &str| VncClientInfo {
+            host: "::1".into(),
+            service: service.into(),
+            family: NetworkAddressFamily::Ipv6,
+            websocket: false,
+        };
+        Ok(VncInfo {
+            enabled: true,
+            host: Some("::1".into()),
+            family: Some(NetworkAddressFamily::Ipv6),
+            service: Some("5900".into()),
+            auth: Some("vnc".into()),
+            clients: Some(vec![client("1000"), client("1001")]),
+        })
+    }
+    async fn screendump(&self, arguments: Screendump) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn send_key(&self, arguments: SendKey) -> Result<Empty> {
+        self.keep(arguments)
+    }
+}
+
 impl MachineCommands for Fake {
     async fn stop(&self, arguments: Stop) -> Result<Empty> {
         self.keep(arguments)
@@ -165,6 +190,27 @@ fn lines_become_commands() {
     );
     assert_eq!(command("change vnc password secret"), change("password", Some("secret"), None, None));
     assert_eq!(command("stop"), Stop {}.into());
+}
+
+#[test]
+fn the_screen_has_text_forms() {
+    let dump =
+        |format| Command::from(Screendump { filename: "a b".into(), device: None, head: None, format });
+    assert_eq!(command("screendump \"a b\""), dump(None));
+    assert_eq!(command("screendump \"a b\" png"), dump(Some(ImageFormat::Png)));
+    assert!(printed("screendump a gif").contains("give ppm or png"));
+    let (ctrl, less) = (KeyValue::Qcode(QKeyCode::Ctrl), KeyValue::Qcode(QKeyCode::Less));
+    let keys = vec![ctrl, less, KeyValue::Number(0x1e)];
+    assert_eq!(command("sendkey ctrl-<-0x1e 50"), SendKey { keys, hold_time: Some(50) }.into());
+    for (wrong, says) in
+        [("sendkey", "keys expected"), ("sendkey a-", "unknown key ''"), ("sendkey a x", "a number")]
+    {
+        assert!(printed(wrong).contains(says), "{wrong}");
+    }
+    assert_eq!(
+        printed("info vnc"),
+        "Server: ::1:5900 (ipv6)\n    Auth: vnc\nClient: ::1:1000 (ipv6)\nClient: ::1:1001 (ipv6)\n"
+    );
 }
 
 #[test]

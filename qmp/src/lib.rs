@@ -45,6 +45,7 @@
 //! # impl command::NodeCommands for Machine {}
 //! # impl command::CopyCommands for Machine {}
 //! # impl command::ExportCommands for Machine {}
+//! # impl command::ScreenCommands for Machine {}
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (ours, theirs) = UnixStream::pair()?;

@@ -8,13 +8,21 @@ use crate::error::Result;
 use crate::schema::{Qapi, Type, qapi_enum, qapi_struct};
 
 mod introspect;
+mod keys;
 mod node;
+mod screen;
 mod snapshot;
 mod socket;
 mod stats;
 pub use introspect::{SchemaInfo, SchemaInfoObjectVariant, SchemaMetaType};
+pub use keys::QKeyCode;
 pub use node::{
     BlockdevCacheOptions, BlockdevDiscardOptions, BlockdevDriver, BlockdevRef, BlockdevRefOrNull,
+};
+pub use screen::{
+    DisplayProtocol, ImageFormat, InputAxis, InputBtnEvent, InputButton, InputEvent, InputKeyEvent,
+    InputMoveEvent, KeyValue, NetworkAddressFamily, SetPasswordAction, VncBasicInfo, VncClientInfo, VncInfo,
+    VncServerInfo,
 };
 pub use snapshot::{
     Abort, ActionCompletionMode, BlockdevChangeReadOnlyMode, NewImageMode, TransactionAction,

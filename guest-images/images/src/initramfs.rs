@@ -27,6 +27,7 @@ const GUEST_MODULES: &[&str] = &[
     "virtio_rng",
     "virtio_net",
     "virtio_console",
+    "virtio_input",
 ];
 const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
 /// The modules that are needed to reach a root file system. The guest's own udev loads the rest.

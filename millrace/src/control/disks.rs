@@ -25,7 +25,7 @@ pub(super) fn target(arguments: Change) -> Result<Target> {
 impl DiskCommands for Control {
     async fn change(&self, arguments: Change) -> Result<Empty> {
         if arguments.device == "vnc" {
-            return Err(Error::generic("no VNC server"));
+            return self.change_vnc(arguments);
         }
         let drive = self.drive(&arguments.device)?;
         if drive.options.cdrom {

@@ -67,6 +67,8 @@ impl command::CopyCommands for Fake {}
 
 impl command::ExportCommands for Fake {}
 
+impl command::ScreenCommands for Fake {}
+
 impl command::MachineCommands for Fake {
     async fn query_status(&self, _: command::QueryStatus) -> qmp::Result<StatusInfo> {
         Ok(StatusInfo { running: true, status: RunState::Running })

@@ -85,6 +85,8 @@ pub enum Role {
     Disk,
     /// The virtio devices other than disks.
     Device,
+    /// The server that shows a guest's screen.
+    Screen,
 }
 
 /// The parts of confinement that this kernel lacks.

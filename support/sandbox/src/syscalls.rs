@@ -91,11 +91,32 @@ const DISK: &[c_long] = &[
 const DEVICE: &[c_long] =
     &[SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_recvfrom, SYS_sched_getaffinity];
 
+/// Calls of the screen's thread: the event loop, its listening socket that another thread made, and its
+/// clients' connections.
+const SCREEN: &[c_long] = &[
+    SYS_accept4,
+    SYS_epoll_ctl,
+    SYS_epoll_pwait,
+    SYS_epoll_wait,
+    SYS_eventfd2,
+    SYS_getpeername,
+    SYS_getsockname,
+    SYS_getsockopt,
+    SYS_recvfrom,
+    SYS_recvmsg,
+    SYS_sched_getaffinity,
+    SYS_setsockopt,
+    SYS_shutdown,
+];
+
 /// The ioctls on an image's file or on a connection.
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 
 /// The ioctls on a vCPU: KVM_RUN, KVM_GET_REGS and KVM_KVMCLOCK_CTRL of linux/kvm.h.
 const VCPU_IOCTLS: &[c_ulong] = &[0xae80, 0x8090_ae81, 0xaead];
+
+/// The ioctls on a VM and on a connection: KVM_GET_DIRTY_LOG of linux/kvm.h.
+const SCREEN_IOCTLS: &[c_ulong] = &[0x4010_ae42, FIONBIO];
 
 /// The allowed commands of fcntl(2). Others make the kernel send signals to any process (F_SETOWN,
 /// F_SETSIG).
@@ -143,6 +164,7 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
         Role::Vcpu => (&[][..], VCPU_IOCTLS),
         Role::Disk => (DISK, DISK_IOCTLS),
         Role::Device => (DEVICE, &[][..]),
+        Role::Screen => (SCREEN, SCREEN_IOCTLS),
     };
     let mut rules = any(COMMON);
     rules.append(&mut any(calls));
@@ -157,8 +179,10 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
         let no_new_peer = [word(4, Eq, 0), int(3, MaskedEq(MSG_FASTOPEN as u64), 0)];
         rules.insert(SYS_sendto, all_of(no_new_peer)?);
     }
-    if role == Role::Disk {
+    if matches!(role, Role::Disk | Role::Screen) {
         rules.insert(SYS_sendmsg, one_of([int(2, MaskedEq(MSG_FASTOPEN as u64), 0)])?);
+    }
+    if role == Role::Disk {
         let thread = CLONE_THREAD as u64;
         rules.insert(SYS_clone, one_of([word(0, MaskedEq(thread | NAMESPACES), thread)])?);
         // Allowed here because another filter makes it fail; it must not end the process.

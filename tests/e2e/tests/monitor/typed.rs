@@ -188,6 +188,25 @@ impl Typed {
         self.to::<qmp::eject>(json!({"device": "cd0", "force": true}));
     }
 
+    /// Runs the commands of a screen, which this machine does not have.
+    fn screen(&mut self) {
+        let info = self.to::<qmp::query_vnc>(json!({}));
+        assert!(!info.enabled);
+        self.refused::<qmp::set_password>(
+            json!({"protocol": "vnc", "password": "secret", "connected": "keep"}),
+        );
+        self.refused::<qmp::expire_password>(json!({"protocol": "vnc", "time": "+60"}));
+        self.refused::<qmp::screendump>(json!({"filename": "none.png", "format": "png"}));
+        let key = json!({"type": "qcode", "data": "ret"});
+        self.refused::<qmp::send_key>(json!({"keys": [key], "hold-time": 5}));
+        let events = json!([
+            {"type": "key", "data": {"down": true, "key": {"type": "number", "data": 30}}},
+            {"type": "btn", "data": {"down": true, "button": "left"}},
+            {"type": "abs", "data": {"axis": "x", "value": 100}},
+        ]);
+        self.refused::<qmp::input_send_event>(json!({"events": events}));
+    }
+
     fn errors(&mut self) {
         let error = self.refused::<qmp::eject>(json!({"id": "none"}));
         assert!(matches!(error.class, qapi::ErrorClass::DeviceNotFound), "{error}");
@@ -227,6 +246,7 @@ fn a_typed_client_runs_every_command_that_we_share() -> Result<(), Failure> {
     let mut typed = Typed::connect(&stage.path("qmp"))?;
     typed.queries()?;
     typed.errors();
+    typed.screen();
     typed.failing_jobs(&fail)?;
     typed.jobs()?;
     typed.exports(&text(&stage.path("nbd")));
