@@ -82,6 +82,31 @@ fn a_guest_that_writes_faster_than_the_link_stops_background_copies_and_not_acti
 }
 
 #[test]
+fn strategies_have_the_same_guest_only_in_pairs() {
+    let idle = |pair: &str| {
+        let text = format!("{SMALL}[runs]\npair = {pair}\n");
+        let experiment = Experiment::parse("test", &text).unwrap();
+        [0, 1].map(|index| crate::run_one(&experiment, 0, &experiment.strategies[index], 3).record)
+    };
+    let [one, other] = idle("true");
+    assert_eq!(one.idle_iops, other.idle_iops);
+    let [one, other] = idle("false");
+    assert_ne!(one.idle_iops, other.idle_iops);
+    assert_eq!((one.seed, other.seed), (3, 3));
+}
+
+#[test]
+fn the_guest_waits_for_its_flushes() {
+    let with = |fsync: &str| {
+        let flush = format!("rate = 1000\n{fsync}\n[source]\nflush = \"50ms\"\n");
+        let experiment = Experiment::parse("test", &SMALL.replace("rate = 1000\n", &flush)).unwrap();
+        crate::run_one(&experiment, 0, &experiment.strategies[0], 1).record.idle_p99_ms
+    };
+    assert!(with("fsync = \"10ms\"") > 48.0 && with("fsync-writes = 4") > 48.0);
+    assert!(with("fsync = \"10s\"") < 5.0 && with("fsync-writes = 0") < 5.0);
+}
+
+#[test]
 fn extreme_setups_end_and_give_figures_that_are_numbers() {
     let mut random = workload::Random::new(7);
     let mut pick = |list: &[&str]| list[random.below(list.len() as u64) as usize].to_owned();

@@ -68,12 +68,19 @@ pub use record::{Outcome, RunInfo, RunRecord, SeriesPoint};
 /// Panics if the experiment has no such point.
 pub fn run_one(experiment: &Experiment, point: usize, strategy: &Strategy, seed: u64) -> Outcome {
     let at = &experiment.points[point];
-    let mut outcome = fluid::Run::new(&at.setup, strategy, seed).finish();
+    // Without pairs, each strategy has a guest of its own.
+    let drawn = match experiment.pair {
+        true => seed,
+        false => workload::Random::of(seed, &strategy.name()).next_u64(),
+    };
+    let mut outcome = fluid::Run::new(&at.setup, strategy, drawn).finish();
+    outcome.record.seed = seed;
     outcome.record.experiment.clone_from(&experiment.name);
     outcome.record.point = point;
     outcome.record.settings = at.label();
     for line in &mut outcome.series {
         line.point = point;
+        line.seed = seed;
     }
     outcome
 }

@@ -140,8 +140,9 @@ impl Guest {
         step
     }
 
-    /// The kinds of requests: each with its share, and the seconds of its service without waiting.
-    fn services(&self, place: &Place<'_>) -> [(f64, f64); 3] {
+    /// The kinds of requests: each with its share of reads and writes, and the seconds of its service without
+    /// waiting. Flushes come on top of those; until a mirror is ready they concern one side.
+    fn services(&self, place: &Place<'_>) -> [(f64, f64); 4] {
         let (device, other, link) = (place.device, place.other, place.link);
         let read = self.spec.read;
         let read_time = device.read_latency + self.len / device.read_rate;
@@ -157,7 +158,23 @@ impl Guest {
         let waits = !matches!(place.tee, Tee::Behind(_)) || place.room <= 0.0;
         let both = if waits && link.rate > 0.0 { write_time.max(far) } else { write_time };
         let mirrored = place.mirrored;
-        [(read, read_time), ((1.0 - read) * (1.0 - mirrored), write_time), ((1.0 - read) * mirrored, both)]
+        [
+            (read, read_time),
+            ((1.0 - read) * (1.0 - mirrored), write_time),
+            ((1.0 - read) * mirrored, both),
+            (self.flushes(), device.flush),
+        ]
+    }
+
+    /// Flushes for each read or write.
+    fn flushes(&self) -> f64 {
+        match (self.spec.arrival, self.spec.flush_writes) {
+            (Arrival::Open { rate, .. }, 0) if self.spec.flush_every > 0 => {
+                1e9 / self.spec.flush_every as f64 / rate
+            }
+            (_, 0) => 0.0,
+            (_, writes) => (1.0 - self.spec.read) / f64::from(writes),
+        }
     }
 
     /// Requests a second that can end.
