@@ -59,7 +59,11 @@ impl Credentials {
         let key = folder.join(KEY);
         let key = PrivateKeyDer::from_pem_file(&key).map_err(|e| CredentialsError::File(key, e))?;
         let config = builder.with_single_cert(certificates(&folder.join(CERTIFICATE))?, key);
-        Ok(Credentials(Arc::new(config.map_err(|e| unfit(CERTIFICATE, &e))?)))
+        let mut config = config.map_err(|e| unfit(CERTIFICATE, &e))?;
+        // Sessions are long, so nobody resumes one. TigerVNC's viewer 1.12 waits for ever if a ticket comes
+        // together with the first message after it.
+        config.send_tls13_tickets = 0;
+        Ok(Credentials(Arc::new(config)))
     }
 }
 
