@@ -72,11 +72,6 @@ impl Unit {
         if seconds >= 1.0 { format!("{} s", digits(seconds)) } else { self.format(value) }
     }
 
-    /// Writes a value in a given part of the unit: the one of the axis that it stands at.
-    fn format_in(self, value: f64, (factor, name): (f64, &str)) -> String {
-        format!("{}{name}", digits(value / factor))
-    }
-
     /// The factor and the name of the part of the unit that suits values of this size.
     fn part(self, size: f64) -> (f64, String) {
         let (parts, scale, suffix) = match self {
@@ -121,6 +116,13 @@ fn digits(value: f64) -> String {
     let text = format!("{value:.places$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+/// A multiple of a step, with as many places as the step has.
+fn in_steps(value: f64, step: f64) -> String {
+    let places = (0..9).find(|places| step * 10_f64.powi(*places) >= 0.999).unwrap_or(9) as usize;
+    let text = format!("{value:.places$}");
+    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') { "0".to_owned() } else { text }
 }
 
 /// An axis of a chart.
@@ -179,24 +181,21 @@ impl Axis {
             let (low, high) = if self.log { (low / 1.1, high * 1.1) } else { (low - margin, high + margin) };
             return Scale { low, high, log: self.log, ticks: self.ticks.clone() };
         }
-        let (low, high, ticks) = if self.log { decades(low, high) } else { self.steps(low, high) };
-        // A linear axis has one unit; the ticks of a logarithmic one differ too much for that.
+        // A linear axis has the unit of its largest value; ticks of a logarithmic one differ too much.
         let part = self.unit.part(high.abs().max(low.abs()));
-        let label = |value: f64| {
-            if self.log {
-                self.unit.format_decade(value)
-            } else {
-                self.unit.format_in(value, (part.0, &part.1))
-            }
+        let (low, high, ticks) = if self.log { decades(low, high) } else { self.steps(low, high, part.0) };
+        let step = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min) / part.0;
+        let label = |value: f64| match self.log {
+            true => self.unit.format_decade(value),
+            false => format!("{}{}", in_steps(value / part.0, step), part.1),
         };
         let ticks = ticks.into_iter().map(|value| (value, label(value))).collect();
         Scale { low, high, log: self.log, ticks }
     }
 
-    fn steps(&self, low: f64, high: f64) -> (f64, f64, Vec<f64>) {
+    fn steps(&self, low: f64, high: f64, factor: f64) -> (f64, f64, Vec<f64>) {
         let low = if self.zero { low.min(0.0) } else { low };
         let high = if high > low { high } else { low + if low == 0.0 { 1.0 } else { low.abs() * 0.1 } };
-        let factor = self.unit.part(high.abs().max(low.abs())).0;
         let step = nice((high - low) / factor / 5.0) * factor;
         let (first, last) = ((low / step).floor() as i64, (high / step - 1e-9).ceil() as i64);
         let ticks: Vec<f64> = (first..=last).map(|n| n as f64 * step).collect();

@@ -73,3 +73,16 @@ fn differences_have_two_digits() {
     assert_eq!(Unit::Seconds.short(0.181), "181 ms");
     assert_eq!(Unit::Ratio.short(0.0694), "0.07×");
 }
+
+#[test]
+fn ticks_that_are_close_look_different_and_have_one_unit() {
+    let labels = |axis: Axis, low, high| -> Vec<String> {
+        axis.scale([low, high].into_iter()).ticks.into_iter().map(|(_, label)| label).collect()
+    };
+    let ratios = labels(Axis::new("", Unit::Ratio).tight(), 1.0, 1.021);
+    assert_eq!(ratios, ["1.000×", "1.005×", "1.010×", "1.015×", "1.020×", "1.025×"]);
+    let times = labels(Axis::new("", Unit::Seconds), 0.0, 7140.0);
+    assert_eq!(times, ["0 min", "50 min", "100 min", "150 min"]);
+    let near = labels(Axis::new("", Unit::Seconds).tight(), 7030.0, 7150.0);
+    assert!(near.windows(2).all(|pair| pair[0] != pair[1]), "{near:?}");
+}

@@ -88,7 +88,8 @@ impl Chart {
             self.series.iter().flat_map(|series| &series.ranges).flat_map(|&(low, high)| [low, high]);
         let y =
             self.y.scale(points().map(|point| point.1).chain(ranges.filter(|&value| self.y.shows(value))));
-        let x = self.x.scale(points().map(|point| point.0));
+        let marks = self.marks.iter().map(|mark| mark.0).filter(|&value| self.x.shows(value));
+        let x = self.x.scale(points().map(|point| point.0).chain(marks));
         let widest = y.ticks.iter().map(|(_, label)| text_width(label)).fold(0.0, f64::max);
         let marked = if self.marks.is_empty() { 0.0 } else { LINE };
         let top = 58.0 + marked;
