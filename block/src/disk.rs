@@ -4,8 +4,10 @@
 //! is drained when no ticket is left. Everything here but `DiskHandle` stays on the disk's thread.
 
 mod claims;
+pub mod clusters;
 pub mod fake;
 pub(crate) mod filter;
+pub mod flight;
 mod front;
 mod gate;
 mod handle;
@@ -27,8 +29,10 @@ use tracing::Instrument;
 
 use self::claims::Claims;
 pub(crate) use self::claims::{Claim, Claimant, Needs};
+use self::clusters::Clusters;
 use self::filter::copy_on_read::CopyOnRead;
 use self::filter::{Below, Filters};
+use self::flight::{Ended, Flight};
 pub use self::front::Front;
 pub(crate) use self::gate::Closed;
 use self::gate::Gate;
@@ -101,6 +105,8 @@ pub struct Disk {
     closed: Cell<bool>,
     has_closed: Event,
     pub(crate) stats: Stats,
+    flight: Flight,
+    clusters: Clusters,
     /// Steps of switches of several disks, by their numbers; see `crate::step`.
     pub(crate) steps: RefCell<BTreeMap<u64, Stage>>,
     pub(crate) tray: Option<Tray>,
@@ -161,6 +167,8 @@ impl Disk {
             closed: Cell::new(false),
             has_closed: Event::new(),
             stats: Stats::default(),
+            flight: Flight::default(),
+            clusters: Clusters::default(),
             steps: RefCell::default(),
             tray,
             listener: Box::new(listener),
@@ -211,6 +219,21 @@ impl Disk {
         let stats = self.stats.clone();
         stats.waits.add(&self.leaf().waits);
         stats
+    }
+
+    /// Returns latencies by intervals: the first `most` closed ones whose numbers are at least `since`.
+    pub fn latencies(&self, since: u64, most: usize) -> flight::Latencies {
+        self.flight.latencies(executor::now(), since, most)
+    }
+
+    /// Returns each request around the last switch; `None` if there was none. If that was just now, first
+    /// waits until the record is complete, a little more than [`flight::AROUND`]; `None` if there was another
+    /// switch meanwhile.
+    pub async fn flight(&self) -> Option<flight::Frozen> {
+        if let Some(complete) = self.flight.complete_at().filter(|at| executor::now() <= *at) {
+            executor::sleep_until(complete + Duration::from_millis(1)).await;
+        }
+        self.flight.frozen(executor::now())
     }
 
     /// Calls `notify` with the size in bytes whenever the guest should be notified of it.
@@ -268,8 +291,13 @@ impl Disk {
         let inside = ticket.again();
         let counted = async move {
             let start = executor::now();
+            inside.disk.flight.begins();
             let result = work(&inside).await;
-            inside.disk.stats.ended(op, len, start, &result);
+            let now = executor::now();
+            let latency = now.saturating_sub(start);
+            let ended = Ended { op, offset, len, failed: result.is_err(), latency };
+            inside.disk.stats.ended(now, &ended);
+            inside.disk.flight.ended(now, &ended);
             result
         };
         if !tracing::enabled!(tracing::Level::TRACE) {
@@ -303,9 +331,13 @@ impl Disk {
         self.check_write(Op::Write, offset, len)?;
         let (leaf, filters) = self.way();
         self.stats.writes_to(offset + len);
-        let work = async move |ticket: &Ticket| match filters {
-            None => leaf.write(offset, buf).await,
-            filters => Below::of(ticket, &leaf, &filters).write(offset, buf).await,
+        let work = async move |ticket: &Ticket| {
+            let result = match filters {
+                None => leaf.write(offset, buf).await,
+                filters => Below::of(ticket, &leaf, &filters).write(offset, buf).await,
+            };
+            ticket.disk.clusters.written(&leaf, offset..offset + len);
+            result
         };
         self.request(ticket, Op::Write, offset, len, work).await
     }
@@ -317,7 +349,9 @@ impl Disk {
         let ((leaf, filters), unmap) = (self.way(), unmap && self.unmaps.get());
         self.stats.writes_to(offset + len);
         let work = async move |ticket: &Ticket| {
-            Below::of(ticket, &leaf, &filters).write_zeroes(offset, len, unmap).await
+            let result = Below::of(ticket, &leaf, &filters).write_zeroes(offset, len, unmap).await;
+            ticket.disk.clusters.zeroed(&leaf, offset..offset + len);
+            result
         };
         self.request(ticket, Op::Write, offset, len, work).await
     }
@@ -332,7 +366,11 @@ impl Disk {
         self.check_write(Op::Discard, offset, len)?;
         let way = self.unmaps.get().then(|| self.way());
         let work = async move |ticket: &Ticket| match way {
-            Some((leaf, filters)) => Below::of(ticket, &leaf, &filters).discard(offset, len).await,
+            Some((leaf, filters)) => {
+                let result = Below::of(ticket, &leaf, &filters).discard(offset, len).await;
+                ticket.disk.clusters.zeroed(&leaf, offset..offset + len);
+                result
+            }
             None => Ok(()),
         };
         self.request(ticket, Op::Discard, offset, len, work).await

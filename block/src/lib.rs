@@ -68,7 +68,7 @@ mod turns;
 pub use ::buf::{self, Buf};
 pub use disk::job::Job;
 pub use disk::{Disk, DiskEvent, DiskHandle, Ticket};
-pub use disk::{stats, step, switch, tray};
+pub use disk::{clusters, flight, stats, step, switch, tray};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Kind;
 pub use image::{chain, check, map, node};

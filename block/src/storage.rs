@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use crate::{Buf, Error, ErrorKind, Result};
 
 pub(crate) mod bytes;
+pub(crate) mod changes;
 mod file;
 pub mod host;
 pub(crate) mod in_use;

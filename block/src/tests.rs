@@ -19,6 +19,7 @@ mod hostile;
 mod jobs;
 mod kept;
 mod large;
+mod map;
 mod mirror;
 mod model;
 mod owners;

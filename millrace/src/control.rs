@@ -7,7 +7,7 @@ use std::sync::Arc;
 use block::ErrorKind;
 use block::job::{Info, Status};
 use executor::sync::Event;
-use qmp::types::ShutdownCause;
+use qmp::types::{ChardevInfo, ShutdownCause};
 use qmp::{Error, ErrorClass, Events, Result};
 
 use super::drive::Drive;
@@ -22,6 +22,7 @@ mod copies;
 mod disks;
 mod exports;
 mod failures;
+pub(super) mod flights;
 pub(super) mod job_info;
 pub(super) mod jobs;
 mod machine;
@@ -53,6 +54,8 @@ pub(super) struct Control {
     pub exports: Exports,
     /// The images that `blockdev-add` has described.
     nodes: nodes::Nodes,
+    /// The lines to the guest.
+    pub chardevs: RefCell<Vec<ChardevInfo>>,
     reports: Rc<Reports>,
     /// Without a machine: true after `stop`, until `cont`.
     stopped: Cell<bool>,
@@ -122,6 +125,7 @@ impl Control {
             machine,
             screen,
             nodes: nodes::Nodes::default(),
+            chardevs: RefCell::default(),
             exports: Exports::new(reports.events.clone()),
             events: reports.events.clone(),
             reports,

@@ -23,7 +23,7 @@ use super::Failure;
 use super::allowed::Exports;
 use super::boot;
 use super::console;
-use super::control::{Control, End};
+use super::control::{Control, End, flights};
 use super::devices;
 use super::drive::{Drive, lost};
 use super::end;
@@ -177,6 +177,7 @@ async fn make_ready(
     let signalled = signals.waiter().map_err(|e| format!("eventfd: {e}"))?;
     let control = Rc::new(Control::new(drives.clone(), machine.clone(), screen, reports, io_errors));
     control.exports.add_credentials(credentials);
+    control.chardevs.replace(flights::chardevs(options, default_serial(options)));
     let monitor = Rc::new(Monitor::new(control.clone(), events));
     // Promises to clients are kept from here on: a signal ends the program in order.
     signals.serve();
@@ -325,11 +326,7 @@ async fn build(
     // Added behind the drives, whose names in the guest follow their order.
     let others = devices::start(options)?;
     devices.extend(others.devices);
-    let default = match options.monitor {
-        Some(TextMonitor::Stdio) => &[Backend::Null],
-        _ => &[Backend::Stdio],
-    };
-    let serial = if options.serial.is_empty() { &default[..] } else { &options.serial };
+    let serial = if options.serial.is_empty() { default_serial(options) } else { &options.serial };
     let machine = Machine::new(prepared, devices, serial).map_err(|e| e.to_string())?;
     others.terminals.into_iter().for_each(|terminal| machine.attach(terminal));
     let screen = match (screen, machine.screen().cloned(), others.hands) {
@@ -340,6 +337,14 @@ async fn build(
         _ => None,
     };
     Ok(Built { machine, devices: others.thread, screen })
+}
+
+/// The serial ports of a machine for which none are given.
+fn default_serial(options: &Run) -> &'static [Backend] {
+    match options.monitor {
+        Some(TextMonitor::Stdio) => &[Backend::Null],
+        _ => &[Backend::Stdio],
+    }
 }
 
 /// Starts the machine and serves its events until one of them ends the program.

@@ -112,6 +112,7 @@ impl JobCommands for Fake {
 impl NodeCommands for Fake {}
 
 impl CopyCommands for Fake {}
+impl WatchCommands for Fake {}
 
 impl ExportCommands for Fake {}
 

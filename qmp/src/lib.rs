@@ -44,6 +44,7 @@
 //! # impl command::JobCommands for Machine {}
 //! # impl command::NodeCommands for Machine {}
 //! # impl command::CopyCommands for Machine {}
+//! # impl command::WatchCommands for Machine {}
 //! # impl command::ExportCommands for Machine {}
 //! # impl command::ScreenCommands for Machine {}
 //!

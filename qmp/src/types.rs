@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::schema::{Qapi, Type, qapi_enum, qapi_struct};
 
+mod flight;
 mod introspect;
 mod keys;
 mod node;
@@ -14,6 +15,10 @@ mod screen;
 mod snapshot;
 mod socket;
 mod stats;
+pub use flight::{
+    BlockMap, ChardevInfo, DiskFlight, DiskLatency, FlightRequest, IntervalLatency, LatencyInterval,
+    RequestKind,
+};
 pub use introspect::{SchemaInfo, SchemaInfoObjectVariant, SchemaMetaType};
 pub use keys::QKeyCode;
 pub use node::{

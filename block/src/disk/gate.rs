@@ -128,6 +128,9 @@ impl Drop for Closed {
     fn drop(&mut self) {
         let gate = &self.disk.gate;
         gate.closed.set(gate.closed.get() - 1);
+        if !gate.is_closed() {
+            self.disk.flight.gate(executor::now(), false);
+        }
         self.disk.gate.changed.notify();
     }
 }
@@ -165,6 +168,9 @@ impl Disk {
     /// Closes the gate and waits until the disk is drained. Returns `None` if that takes longer than
     /// `deadline`: the gate is open again then, and nothing has changed.
     pub(crate) async fn drain(self: &Rc<Self>, deadline: Duration) -> Option<Closed> {
+        if !self.gate.is_closed() {
+            self.flight.gate(executor::now(), true);
+        }
         self.gate.closed.set(self.gate.closed.get() + 1);
         let closed = Closed { disk: self.clone() };
         let empty = async {

@@ -84,6 +84,8 @@ impl Disk {
         let old = self.leaf.replace(leaf);
         self.stats.waits.add(&old.waits);
         old.waits.take();
+        self.flight.switched(executor::now());
+        self.clusters.switched();
         self.cursor.set(0);
         old
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::flight::Ended;
 use crate::image::Waits;
 use crate::image::copy::Populated;
 
@@ -133,19 +134,17 @@ impl Stats {
         self.highest_write.set(self.highest_write.get().max(end));
     }
 
-    /// Counts a request of `len` bytes that began at `start` and has ended.
-    pub(crate) fn ended<T>(&self, op: Op, len: u64, start: Duration, result: &crate::Result<T>) {
-        let (requests, now) = (self.of(op), executor::now());
-        let time = now.saturating_sub(start);
-        match result {
-            Ok(_) => {
-                add(&requests.done, 1);
-                add(&requests.bytes, len);
-            }
-            Err(_) => add(&requests.failed, 1),
+    /// Counts a request that has ended, at `now`.
+    pub(super) fn ended(&self, now: Duration, request: &Ended) {
+        let requests = self.of(request.op);
+        if request.failed {
+            add(&requests.failed, 1);
+        } else {
+            add(&requests.done, 1);
+            add(&requests.bytes, request.len);
         }
-        requests.time.set(requests.time.get() + time);
-        requests.latency.record(time);
+        requests.time.set(requests.time.get() + request.latency);
+        requests.latency.record(request.latency);
         self.last.set(Some(now));
     }
 

@@ -14,6 +14,7 @@ use super::Waits;
 pub use super::lookup::Run;
 use crate::buf::Pool;
 use crate::format::{Compressed, Content, Format, Kind, Reading};
+use crate::storage::changes::Changes;
 use crate::storage::in_use::Use;
 use crate::storage::ranges::{RangeGuard, RangeLocks};
 use crate::storage::{Lock, Storage};
@@ -201,6 +202,17 @@ impl Node {
     /// Locks the clusters of a range for a job.
     pub(crate) async fn lock_for_job(&self, range: Range<u64>) -> RangeGuard {
         self.locks.lock_for_job(self.clusters(range)).await
+    }
+
+    /// Returns the length of the first part of a range, at most `len`, and true if a job is working on all of
+    /// it, false if no job is on any of it.
+    pub(crate) fn first_with_job(&self, at: u64, len: u64) -> (u64, bool) {
+        self.locks.first_with_job(at, len)
+    }
+
+    /// Has `watcher` note each range whose mapping may change, except for writes in place; `None` ends that.
+    pub(crate) fn watch(&self, watcher: Option<Rc<Changes>>) {
+        self.locks.watch(watcher);
     }
 
     /// Fills `buf` from the chain. A range past the image's end reads as zeros.

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use super::changes::Changes;
+
 struct Entry {
     range: Range<u64>,
     /// True if it belongs to a job, not to a request.
@@ -20,6 +22,8 @@ struct Entry {
 #[derive(Default)]
 pub struct RangeLocks {
     entries: RefCell<Vec<Rc<Entry>>>,
+    /// Gets each range that was locked, when it is unlocked; those of jobs also when they are asked for.
+    watcher: RefCell<Option<Rc<Changes>>>,
 }
 
 /// A locked range, unlocked when dropped.
@@ -64,6 +68,9 @@ impl RangeLocks {
 
     fn ask(self: &Rc<Self>, range: Range<u64>, job: bool) -> RangeGuard {
         let granted = !self.is_locked(&range);
+        if job {
+            self.note(&range);
+        }
         let entry = Rc::new(Entry { range, job, granted: Cell::new(granted), waker: RefCell::default() });
         self.entries.borrow_mut().push(entry.clone());
         RangeGuard { locks: self.clone(), entry }
@@ -72,6 +79,36 @@ impl RangeLocks {
     /// Returns true if anybody holds or waits for an overlapping range.
     pub fn is_locked(&self, range: &Range<u64>) -> bool {
         self.entries.borrow().iter().any(|entry| overlap(&entry.range, range))
+    }
+
+    /// Returns the length of the first part of a range, at most `len`, and true if a job holds or waits for
+    /// all of that part, false if no job does for any of it.
+    pub fn first_with_job(&self, at: u64, len: u64) -> (u64, bool) {
+        let (mut end, mut held) = (at + len, None);
+        for Entry { range, .. } in
+            self.entries.borrow().iter().map(|entry| &**entry).filter(|entry| entry.job)
+        {
+            if range.contains(&at) {
+                held = held.max(Some(range.end));
+            } else if range.start > at && !range.is_empty() {
+                end = end.min(range.start);
+            }
+        }
+        match held {
+            Some(held) => (held.min(at + len) - at, true),
+            None => (end - at, false),
+        }
+    }
+
+    /// Has `watcher` note each range that may have changed, because it was locked; `None` ends that.
+    pub fn watch(&self, watcher: Option<Rc<Changes>>) {
+        *self.watcher.borrow_mut() = watcher;
+    }
+
+    fn note(&self, range: &Range<u64>) {
+        if let Some(watcher) = &*self.watcher.borrow() {
+            watcher.note(range.clone());
+        }
     }
 
     /// Returns true if a job holds or waits for an overlapping range.
@@ -89,6 +126,7 @@ impl Drop for RangeGuard {
         let mut entries = self.locks.entries.borrow_mut();
         let Some(at) = entries.iter().position(|entry| Rc::ptr_eq(entry, &self.entry)) else { return };
         entries.remove(at);
+        self.locks.note(&self.entry.range);
         for (index, entry) in entries.iter().enumerate().skip(at) {
             if !entry.granted.get()
                 && overlap(&entry.range, &self.entry.range)

@@ -64,6 +64,7 @@ impl command::JobCommands for Fake {
 impl command::NodeCommands for Fake {}
 
 impl command::CopyCommands for Fake {}
+impl command::WatchCommands for Fake {}
 
 impl command::ExportCommands for Fake {}
 

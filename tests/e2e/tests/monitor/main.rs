@@ -5,6 +5,7 @@ mod clients;
 mod conversation;
 mod counters;
 mod errors;
+mod map;
 mod order;
 mod python;
 mod snapshot;

@@ -159,6 +159,7 @@ impl Typed {
         self.to::<qmp::query_qmp_schema>(json!({}));
         self.to::<qmp::query_status>(json!({}));
         self.to::<qmp::query_name>(json!({}));
+        self.to::<qmp::query_chardev>(json!({}));
         self.to::<qmp::query_jobs>(json!({}));
         self.to::<qmp::human_monitor_command>(json!({"command-line": "info block"}));
         Ok(())
