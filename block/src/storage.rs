@@ -3,7 +3,7 @@
 //! A [`Source`] can be read, which is all that a backing file needs; a [`Storage`] can also be written, and
 //! refuses that unless its implementer says otherwise. Nothing above them sees a file descriptor, and the
 //! simulator ([`crate::sim`]) implements them too. [`HostOpener`] turns names into storage by the table of
-//! protocols (`protocol.rs`), in which each protocol has one line.
+//! protocols (`name.rs`), in which each protocol has one line.
 
 use std::any::Any;
 use std::ops::Range;
@@ -24,8 +24,9 @@ mod opener;
 pub(crate) mod protocol;
 pub mod ranges;
 
-pub use opener::{HostOpener, Opener};
-pub use protocol::{is_uri, outside};
+pub use name::{is_uri, outside};
+pub use opener::Opener;
+pub use protocol::HostOpener;
 
 /// A run of bytes that is all data or all hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

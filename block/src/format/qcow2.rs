@@ -144,7 +144,8 @@ impl Qcow2 {
         if writable {
             // Nobody else has the table yet.
             let table = refcounts.table.take();
-            metadata.add_tables(&header, &l1, &table).await;
+            table.add_to(&metadata, header.cluster_size()).await;
+            metadata.add_l1(&l1).await;
             refcounts.table.replace(table);
         }
         Ok(Rc::new_cyclic(|this| Qcow2 {

@@ -3,7 +3,7 @@
 //!
 //! | a name | means |
 //! |---|---|
-//! | `nbd://...`, `nbd+unix://...`, `null://...` | an object of that protocol (`protocol.rs`) |
+//! | `nbd://...`, `nbd+unix://...`, `null://...` | an object of that protocol ([`PROTOCOLS`]) |
 //! | `file:PATH` | the file PATH, whatever PATH begins with |
 //! | `WORD:...`, with the colon before the first `/` | an error: QEMU takes WORD for a protocol |
 //! | anything else | the file of that path |
@@ -12,8 +12,36 @@
 //! name is printed in, and an image that records such a backing name by mistake (with a line feed at its
 //! end, say) could not be opened again.
 
-use super::protocol::{self, Protocol};
+use super::protocol::Protocol;
+use super::{Identity, file, nbd, null};
 use crate::{Error, ErrorKind, Result};
+
+/// The protocol of names without another one.
+static FILE: &dyn Protocol = &file::Files;
+
+/// All protocols.
+static PROTOCOLS: &[&dyn Protocol] = &[FILE, &nbd::Nbd, &null::Null];
+
+/// Returns the protocol of a URI, `SCHEME://...`; `None` for the name of a file, and for an unknown scheme.
+fn of_uri(name: &str) -> Option<&'static dyn Protocol> {
+    let (scheme, _) = name.split_once("://")?;
+    let others = PROTOCOLS.iter().copied().filter(|protocol| *protocol != FILE);
+    others.into_iter().find(|protocol| protocol.schemes().contains(&scheme))
+}
+
+/// Returns true if a name is a URI of a known protocol. Such names are absolute wherever they are recorded.
+pub fn is_uri(name: &str) -> bool {
+    of_uri(name).is_some()
+}
+
+/// Returns the identity of what a name reaches outside of this program and its files, without connecting: its
+/// server's address and its name there. `None` for the name of a file, and for `null:`.
+///
+/// # Errors
+/// `Invalid` if it is a malformed URI.
+pub fn outside(name: &str) -> Result<Option<Identity>> {
+    of_uri(name).map_or(Ok(None), |protocol| protocol.outside(name))
+}
 
 /// An image's name, parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +66,7 @@ impl<'a> Name<'a> {
             let text = format!("'{}': image names must not contain control characters", name.escape_debug());
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        if let Some(protocol) = protocol::of_uri(name) {
+        if let Some(protocol) = of_uri(name) {
             return Ok(Name::Uri(protocol, name));
         }
         match scheme(name) {
@@ -60,7 +88,7 @@ impl<'a> Name<'a> {
     /// Returns the protocol that opens it.
     pub(super) fn protocol(&self) -> &'static dyn Protocol {
         match self {
-            Name::File(_) => protocol::FILE,
+            Name::File(_) => FILE,
             Name::Uri(protocol, _) => *protocol,
         }
     }

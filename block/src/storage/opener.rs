@@ -5,8 +5,8 @@ use std::rc::Rc;
 use async_trait::async_trait;
 
 use super::name::Name;
+use super::protocol::HostOpener;
 use super::{Identity, Storage};
-use crate::io::Engine;
 use crate::{Error, Result};
 
 /// Opens storage by name. No other code turns names into files.
@@ -31,14 +31,6 @@ pub trait Opener {
     fn absolute(&self, name: &str) -> Result<String> {
         Ok(name.to_owned())
     }
-}
-
-/// Opens the files of this host, and whatever else the table of protocols has.
-pub struct HostOpener {
-    /// The I/O engine for all operations on files.
-    pub engine: Engine,
-    /// True to bypass the host's page cache (O_DIRECT).
-    pub direct: bool,
 }
 
 #[async_trait(?Send)]

@@ -1,11 +1,20 @@
-//! The protocols that a name can begin with, and the table of them.
+//! The interface of a protocol: a way to reach storage. The table of protocols is in `name.rs`.
 
 use std::rc::Rc;
 
 use async_trait::async_trait;
 
-use super::{HostOpener, Identity, Storage, file, nbd, null};
+use super::{Identity, Storage};
+use crate::io::Engine;
 use crate::{Error, ErrorKind, Result};
+
+/// Opens the files of this host, and whatever else the table of protocols has.
+pub struct HostOpener {
+    /// The I/O engine for all operations on files.
+    pub engine: Engine,
+    /// True to bypass the host's page cache (O_DIRECT).
+    pub direct: bool,
+}
 
 /// A way to reach storage, chosen by what stands before the colon of a name.
 #[async_trait(?Send)]
@@ -46,31 +55,4 @@ impl std::fmt::Debug for dyn Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.schemes().fmt(f)
     }
-}
-
-/// The protocol of names without another one.
-pub(super) static FILE: &dyn Protocol = &file::Files;
-
-/// All protocols.
-static PROTOCOLS: &[&dyn Protocol] = &[FILE, &nbd::Nbd, &null::Null];
-
-/// Returns the protocol of a URI, `SCHEME://...`; `None` for the name of a file, and for an unknown scheme.
-pub(crate) fn of_uri(name: &str) -> Option<&'static dyn Protocol> {
-    let (scheme, _) = name.split_once("://")?;
-    let others = PROTOCOLS.iter().copied().filter(|protocol| *protocol != FILE);
-    others.into_iter().find(|protocol| protocol.schemes().contains(&scheme))
-}
-
-/// Returns true if a name is a URI of a known protocol. Such names are absolute wherever they are recorded.
-pub fn is_uri(name: &str) -> bool {
-    of_uri(name).is_some()
-}
-
-/// Returns the identity of what a name reaches outside of this program and its files, without connecting: its
-/// server's address and its name there. `None` for the name of a file, and for `null:`.
-///
-/// # Errors
-/// `Invalid` if it is a malformed URI.
-pub fn outside(name: &str) -> Result<Option<Identity>> {
-    of_uri(name).map_or(Ok(None), |protocol| protocol.outside(name))
 }

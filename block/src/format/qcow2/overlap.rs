@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::header::{Header, incompatible};
-use super::refcounts::TableState;
 use super::snapshots::Snapshots;
 use super::{COPIED, L1, OFFSET_MASK, Qcow2};
 use crate::format::cow::retire::joined;
@@ -46,16 +45,10 @@ impl Metadata {
         metadata
     }
 
-    /// Adds the tables of the active image.
-    pub(super) async fn add_tables(&self, header: &Header, l1: &L1, refcounts: &TableState) {
-        let cluster = header.cluster_size();
+    /// Adds the L1 table of the active image and its L2 tables.
+    pub(super) async fn add_l1(&self, l1: &L1) {
         let turns = Turns::default();
         self.add(l1.offset..l1.offset + l1.entries.len() as u64 * 8);
-        self.add(refcounts.offset..refcounts.offset + refcounts.clusters * cluster);
-        for block in refcounts.entries.iter().filter(|block| **block != 0) {
-            self.add_cluster(*block);
-            turns.step().await;
-        }
         let tables = || l1.entries.iter().filter(|entry| **entry & OFFSET_MASK != 0);
         for entry in tables().filter(|entry| **entry & COPIED != 0) {
             self.add_cluster(entry & OFFSET_MASK);
@@ -68,7 +61,8 @@ impl Metadata {
         }
     }
 
-    fn add_cluster(&self, offset: u64) {
+    /// Notes that the cluster at an offset is metadata.
+    pub(super) fn add_cluster(&self, offset: u64) {
         self.add(offset..offset + 1);
     }
 

@@ -16,6 +16,7 @@ use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use super::overlap::Metadata;
 use crate::format::cow::cache::{ByteOrder, Cache, SECTOR, Slice};
 use crate::storage::Storage;
+use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Result};
 
 mod run;
@@ -37,6 +38,18 @@ pub(crate) struct TableState {
     /// The old place of the table if it was moved: all of the table is to be written then, and after it
     /// the header.
     pub moved: Option<Range<u64>>,
+}
+
+impl TableState {
+    /// Notes that the table and its blocks are metadata.
+    pub async fn add_to(&self, metadata: &Metadata, cluster_size: u64) {
+        let turns = Turns::default();
+        metadata.add(self.offset..self.offset + self.clusters * cluster_size);
+        for block in self.entries.iter().filter(|block| **block != 0) {
+            metadata.add_cluster(*block);
+            turns.step().await;
+        }
+    }
 }
 
 /// The refcounts of one image.
