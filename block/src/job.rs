@@ -2,6 +2,7 @@
 //!
 //! The runtime, which is the same for every kind, is [`crate::disk::job`].
 
+pub mod backup;
 pub(crate) mod copier;
 mod inner;
 pub mod mirror;

@@ -7,6 +7,7 @@
 //! that many.
 
 mod abandoned;
+mod backup;
 mod chains;
 mod commit;
 mod copy_on_read;

@@ -547,6 +547,63 @@ commands! {
             /// False to wait for `job-dismiss` after the end; true unless given.
             auto_dismiss as "auto-dismiss": Option<bool>,
         } -> Empty;
+
+        /// Starts a job that copies a disk, as it is now, to a node of `blockdev-add`.
+        "blockdev-backup" blockdev_backup: BlockdevBackup {
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The disk, or the node name of its leaf.
+            device: String,
+            /// The node.
+            target: String,
+            /// The part of the disk that is copied; with `none`, what the guest changes, until the job is
+            /// cancelled.
+            sync: MirrorSyncMode,
+            /// The job's limit in bytes per second; 0: none.
+            speed: Option<i64>,
+            /// The policy for errors of the disk; `report` unless given.
+            on_source_error as "on-source-error": Option<BlockdevOnError>,
+            /// The policy for errors of the target; `report` unless given.
+            on_target_error as "on-target-error": Option<BlockdevOnError>,
+            /// False to wait for `job-finalize` before the end; true unless given.
+            auto_finalize as "auto-finalize": Option<bool>,
+            /// False to wait for `job-dismiss` after the end; true unless given.
+            auto_dismiss as "auto-dismiss": Option<bool>,
+            /// A name for the job's filter node, which must not be in use. No node gets it: a filter is no
+            /// node here.
+            filter_node_name as "filter-node-name": Option<String>,
+        } -> Empty;
+
+        /// Starts a job that copies a disk, as it is now, to an image.
+        "drive-backup" drive_backup: DriveBackup {
+            /// The job's id; the disk's name unless given.
+            job_id as "job-id": Option<String>,
+            /// The disk, or the node name of its leaf.
+            device: String,
+            /// The image's file.
+            target: String,
+            /// Its format; that of the disk's leaf unless given.
+            format: Option<String>,
+            /// `existing` for an image that is there, `absolute-paths` for one to be created; the latter
+            /// unless given.
+            mode: Option<NewImageMode>,
+            /// The part of the disk that is copied; with `none`, what the guest changes, until the job is
+            /// cancelled.
+            sync: MirrorSyncMode,
+            /// The job's limit in bytes per second; 0: none.
+            speed: Option<i64>,
+            /// The policy for errors of the disk; `report` unless given.
+            on_source_error as "on-source-error": Option<BlockdevOnError>,
+            /// The policy for errors of the target; `report` unless given.
+            on_target_error as "on-target-error": Option<BlockdevOnError>,
+            /// False to wait for `job-finalize` before the end; true unless given.
+            auto_finalize as "auto-finalize": Option<bool>,
+            /// False to wait for `job-dismiss` after the end; true unless given.
+            auto_dismiss as "auto-dismiss": Option<bool>,
+            /// A name for the job's filter node, which must not be in use. No node gets it: a filter is no
+            /// node here.
+            filter_node_name as "filter-node-name": Option<String>,
+        } -> Empty;
     }
     /// The NBD server and its exports.
     ExportCommands {

@@ -1,4 +1,5 @@
-//! One disk's step in a switch of several disks, driven from another thread.
+//! One disk's step in a switch of several disks, or in the start of their jobs at one moment, driven from
+//! another thread.
 //!
 //! The disk keeps the part of the step that belongs to its thread, and only the [`Step`] gives access to it.
 //! So nobody can use or drop a switch that somebody else has prepared: neither a client that tries again
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::disk::switch::{Prepared, Ready, Switched};
-use crate::disk::{Disk, DiskHandle};
+use crate::disk::{Closed, Disk, DiskHandle};
 use crate::{Error, ErrorKind, Result};
 
 /// The progress of a step, kept by its disk.
@@ -18,12 +19,76 @@ pub(crate) enum Stage {
     /// The disk's thread is working on it.
     Busy,
     /// Everything is ready, and the disk is unchanged.
-    Prepared(Prepared),
+    Prepared(Planned),
     /// The gate is closed.
-    Closed(Ready),
+    Closed(Drained),
 }
 
-/// A switch of one disk that waits for the switches of others: prepared, then closed, then committed.
+/// What is to happen to a disk while its gate is closed.
+pub struct Planned(Plan);
+
+enum Plan {
+    Switch(Prepared),
+    Start(Rc<Disk>, Box<dyn FnOnce()>),
+}
+
+impl From<Prepared> for Planned {
+    fn from(prepared: Prepared) -> Self {
+        Planned(Plan::Switch(prepared))
+    }
+}
+
+impl Planned {
+    /// Plans to call `begin`, which starts a job, once the disk is drained. It is not called if this is
+    /// dropped.
+    pub(crate) fn start(disk: &Rc<Disk>, begin: impl FnOnce() + 'static) -> Self {
+        Planned(Plan::Start(disk.clone(), Box::new(begin)))
+    }
+
+    /// Closes the disk's gate and waits for the requests inside: from here on it cannot fail.
+    ///
+    /// # Errors
+    /// `TimedOut` if the requests in flight do not end within `deadline`, `InUse` if the disk is being
+    /// closed. The disk runs on as before.
+    pub async fn close(self, deadline: Duration) -> Result<Drained> {
+        match self.0 {
+            Plan::Switch(prepared) => Ok(Drained(Now::Switch(prepared.close(deadline).await?))),
+            Plan::Start(disk, begin) => {
+                disk.check_open()?;
+                let Some(closed) = disk.drain(deadline).await else {
+                    let text = format!("{}: requests in flight did not end within {deadline:?}", disk.name());
+                    return Err(Error::new(ErrorKind::TimedOut, text));
+                };
+                Ok(Drained(Now::Start(closed, begin)))
+            }
+        }
+    }
+}
+
+/// What is to happen to a disk that is drained. Dropping it opens the gate and changes nothing.
+pub struct Drained(Now);
+
+enum Now {
+    Switch(Ready),
+    Start(Closed, Box<dyn FnOnce()>),
+}
+
+impl Drained {
+    /// Lets it happen, and opens the gate. Returns the result of a switch.
+    pub async fn commit(self) -> Option<Switched> {
+        match self.0 {
+            Now::Switch(ready) => Some(ready.commit().await),
+            Now::Start(closed, begin) => {
+                begin();
+                drop(closed);
+                None
+            }
+        }
+    }
+}
+
+/// A switch of one disk, or the start of a job, that waits for those of others: prepared, then closed, then
+/// committed.
 ///
 /// Dropping it, at any stage and also while one of its methods is awaited, abandons the switch: the disk runs
 /// on as before. [`Step::abandon`] also waits for that.
@@ -37,7 +102,7 @@ impl Step {
     ///
     /// # Errors
     /// Errors of `prepare`; `NotFound` if the disk is gone.
-    pub async fn prepare<F: Future<Output = Result<Prepared>> + 'static>(
+    pub async fn prepare<P: Into<Planned>, F: Future<Output = Result<P>> + 'static>(
         handle: &DiskHandle,
         prepare: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
     ) -> Result<Self> {
@@ -48,7 +113,7 @@ impl Step {
             disk.steps.borrow_mut().insert(id, Stage::Busy);
             async move {
                 let prepared = prepare(disk.clone()).await;
-                disk.keep(id, prepared.map(Stage::Prepared))
+                disk.keep(id, prepared.map(|prepared| Stage::Prepared(prepared.into())))
             }
         });
         prepared.await.map(|()| step)
@@ -71,17 +136,18 @@ impl Step {
         closed.await
     }
 
-    /// Commits the switch. After [`Step::close`] it fails only if the disk is closed.
+    /// Commits the switch, or starts the job. After [`Step::close`] it fails only if the disk is closed.
+    /// Returns the result of a switch.
     ///
     /// # Errors
     /// `NotActive` if the step was not closed before, or the disk is being closed; `NotFound` if the
     /// disk is gone.
-    pub async fn commit(self) -> Result<Switched> {
+    pub async fn commit(self) -> Result<Option<Switched>> {
         let id = self.id;
         let committed = self.handle.call(move |disk| async move {
             let stage = disk.steps.borrow_mut().remove(&id);
             match stage {
-                Some(Stage::Closed(ready)) => Ok(ready.commit().await),
+                Some(Stage::Closed(drained)) => Ok(drained.commit().await),
                 _ => Err(out_of_order(&disk)),
             }
         });

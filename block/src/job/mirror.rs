@@ -31,7 +31,7 @@ use crate::image::{self, Create};
 use crate::turns::Turns;
 use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 
-mod bitmap;
+pub(super) mod bitmap;
 pub mod commit;
 mod replica;
 
@@ -130,6 +130,26 @@ impl Disk {
         .await
     }
 
+    /// Creates the target of a copy of the disk, over `behind`, an image of its chain.
+    ///
+    /// # Errors
+    /// `Unsupported` for a raw image that is to have a backing file; errors of creating it.
+    pub(super) async fn create_target(
+        &self,
+        target: &MirrorTarget,
+        behind: Option<&Rc<Node>>,
+        leaf: &Node,
+    ) -> Result<()> {
+        refuse_raw_over(target.format, behind)?;
+        let backing = match behind {
+            Some(node) => Some((self.opener.absolute(node.name())?, node.kind())),
+            None => None,
+        };
+        let create = Create { size: Some(leaf.size()), backing, ..Create::default() };
+        let images = behind.map(|node| node.depth());
+        image::create_over(&*self.opener, &target.name, target.format, &create, images).await
+    }
+
     /// Opens the target, and creates it first if that is asked for.
     async fn open_mirror(&self, mirror: &MirrorOptions, leaf: &Rc<Node>) -> Result<Rc<Node>> {
         let MirrorTarget { name, format, existing, node_name } = &mirror.target;
@@ -138,18 +158,10 @@ impl Disk {
             Sync::Top => leaf.backing(),
             Sync::None => Some(leaf.clone()),
         };
-        if behind.is_some() && *format == Kind::Raw {
-            let text = "Backing file not supported for file format 'raw'";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
+        // Also for one that exists, since it would have to record its backing file.
+        refuse_raw_over(*format, behind.as_ref())?;
         if !existing {
-            let backing = match &behind {
-                Some(node) => Some((self.opener.absolute(node.name())?, node.kind())),
-                None => None,
-            };
-            let create = Create { size: Some(leaf.size()), backing, ..Create::default() };
-            let images = behind.as_ref().map(|node| node.depth());
-            image::create_over(&*self.opener, name, *format, &create, images).await?;
+            self.create_target(&mirror.target, behind.as_ref(), leaf).await?;
         }
         let target = match &behind {
             None => chain::open(&*self.opener, name, *format, true).await?,
@@ -168,6 +180,15 @@ impl Disk {
         target.storage().sync_name().await?;
         Ok(target)
     }
+}
+
+/// Fails with QEMU's text if a raw image is to have a backing file.
+fn refuse_raw_over(format: Kind, behind: Option<&Rc<Node>>) -> Result<()> {
+    if behind.is_some() && format == Kind::Raw {
+        let text = "Backing file not supported for file format 'raw'";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
 }
 
 /// The image that a disk is copied into.

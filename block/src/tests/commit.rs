@@ -126,7 +126,8 @@ impl Stage {
     }
 }
 
-/// Draws the top and the base of a commit.
+/// Draws the top and the base of a commit. Images are closed beside reads, so that QED ones may leak their
+/// ends.
 fn part() -> (usize, usize) {
     let top = if random(3) == 0 { LEAF } else { 1 + random(LEAF as u64 - 1) as usize };
     (top, random(top as u64) as usize)
@@ -187,7 +188,7 @@ fn images_are_committed_under_load_and_power_cuts() {
             files.add(name, Vec::new());
         }
         for (name, kind) in NAMES.into_iter().zip(kinds).filter(|(name, _)| !gone.contains(name)) {
-            check(&files, name, *kind, model::Leaks::Allowed);
+            check(&files, name, *kind, model::Leaks::Any);
         }
         let kind = kinds[NAMES.into_iter().position(|name| name == leaf).unwrap()];
         let (disk, _) = open(&files, &leaf, kind).await;
@@ -246,7 +247,7 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
         let leaf = disk.leaf().name().to_owned();
         disk.close().await.unwrap();
         for (name, kind) in NAMES.into_iter().zip(kinds).filter(|(name, _)| !gone.contains(name)) {
-            check(files, name, *kind, model::Leaks::Allowed);
+            check(files, name, *kind, model::Leaks::Any);
         }
         let kind = kinds[NAMES.into_iter().position(|name| name == leaf).unwrap()];
         let (disk, _) = open(files, &leaf, kind).await;
@@ -287,7 +288,7 @@ fn a_commit_works_beside_a_stream_of_other_images() {
         }
         guest.verify().await;
         disk.close().await.unwrap();
-        check(files, "b", kinds[2], model::Leaks::Allowed);
+        check(files, "b", kinds[2], model::Leaks::Any);
         let (disk, _) = open(files, "leaf", kinds[LEAF]).await;
         guest.verify_on(&disk).await;
     });
@@ -357,7 +358,7 @@ fn a_disk_is_closed_beside_a_commit_that_starts() {
         assert!(stage.disk.active_jobs().is_empty());
         let leaf = stage.disk.leaf().name().to_owned();
         for (name, kind) in NAMES.into_iter().zip(&stage.kinds) {
-            check(&stage.files, name, *kind, model::Leaks::Allowed);
+            check(&stage.files, name, *kind, model::Leaks::Any);
         }
         assert_eq!(leaf, "leaf");
         let (disk, _) = open(&stage.files, "leaf", stage.kinds[LEAF]).await;

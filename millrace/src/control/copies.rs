@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use block::job::JobOptions;
+use block::job::backup::BackupOptions;
 use block::job::mirror::commit::{CommitOptions, Named};
 use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
-use block::{Disk, ErrorKind, OnError};
+use block::step::Step;
+use block::{Disk, ErrorKind, Kind, OnError};
 use qmp::command::*;
 use qmp::types::*;
 use qmp::{Error, ErrorClass, Result};
@@ -135,17 +137,119 @@ impl Control {
         id: &str,
         start: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
     ) -> Result<Empty> {
+        self.begin_copy(drive, target, id)?;
+        drive.handle.call(start).await.map_err(|e| {
+            self.abandon_copy(id);
+            generic(e)
+        })?;
+        Ok(Empty {})
+    }
+
+    /// Takes a job's name, and records its target.
+    fn begin_copy(&self, drive: &Rc<Drive>, target: Option<&Node>, id: &str) -> Result<()> {
         self.reports.jobs.take(id, drive)?;
         self.nodes.job_starts(id);
         if let Some(target) = target {
             target.becomes_target_of(id);
         }
-        drive.handle.call(start).await.map_err(|e| {
-            self.reports.jobs.remove(id);
-            self.nodes.job_starts(id);
-            generic(e)
-        })?;
-        Ok(Empty {})
+        Ok(())
+    }
+
+    /// Gives back the name and the target of a job that does not start.
+    pub(super) fn abandon_copy(&self, id: &str) {
+        self.reports.jobs.remove(id);
+        self.nodes.job_starts(id);
+    }
+}
+
+/// A backup that is to begin, checked as far as the main loop can.
+pub(super) struct Planned {
+    pub drive: Rc<Drive>,
+    pub backup: BackupOptions,
+    /// The format is the leaf's, and is filled in on the disk's thread.
+    pub format_of_leaf: bool,
+    pub options: JobOptions,
+}
+
+impl Planned {
+    /// Makes everything ready, on the disk's thread, which keeps it.
+    pub(super) async fn prepare_on_disk(self) -> block::Result<Step> {
+        let Planned { drive, mut backup, format_of_leaf, options } = self;
+        let prepare = move |disk: Rc<Disk>| async move {
+            if format_of_leaf {
+                backup.target.format = disk.leaf().kind();
+            }
+            disk.prepare_backup(backup, options).await
+        };
+        Step::prepare(&drive.handle, prepare).await
+    }
+}
+
+/// Converts the part of a disk that a backup copies.
+fn backed_up(sync: MirrorSyncMode) -> Result<Sync> {
+    mirrored(sync)
+        .map_err(|_| Error::generic(format!("must provide a valid bitmap name for '{sync}' sync mode")))
+}
+
+impl Control {
+    /// Checks a `blockdev-backup`, and takes the job's name for it.
+    pub(super) async fn plan_node_backup(&self, arguments: BlockdevBackup) -> Result<Planned> {
+        let drive = self.root(&arguments.device).await?;
+        let target = self.target(drive, &arguments.target, "Source and target cannot be the same").await?;
+        let sync = backed_up(arguments.sync)?;
+        let common = Common {
+            job_id: arguments.job_id,
+            speed: arguments.speed,
+            on_source_error: arguments.on_source_error,
+            on_target_error: arguments.on_target_error,
+            auto_finalize: arguments.auto_finalize,
+            auto_dismiss: arguments.auto_dismiss,
+        };
+        let options = common.options(drive)?;
+        if let Some(name) = &arguments.filter_node_name {
+            self.check_new_name(name).await?;
+        }
+        self.begin_copy(drive, Some(&target), &options.id)?;
+        let backup = BackupOptions { target: image(&target), sync };
+        Ok(Planned { drive: drive.clone(), backup, format_of_leaf: false, options })
+    }
+
+    /// Checks a `drive-backup`, and takes the job's name for it.
+    pub(super) async fn plan_backup(&self, arguments: DriveBackup) -> Result<Planned> {
+        let drive = self.root(&arguments.device).await?;
+        let sync = backed_up(arguments.sync)?;
+        let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
+        let common = Common {
+            job_id: arguments.job_id,
+            speed: arguments.speed,
+            on_source_error: arguments.on_source_error,
+            on_target_error: arguments.on_target_error,
+            auto_finalize: arguments.auto_finalize,
+            auto_dismiss: arguments.auto_dismiss,
+        };
+        let options = common.options(drive)?;
+        if let Some(name) = &arguments.filter_node_name {
+            self.check_new_name(name).await?;
+        }
+        self.begin_copy(drive, None, &options.id)?;
+        let target = MirrorTarget {
+            name: arguments.target,
+            format: format.unwrap_or(Kind::Raw),
+            existing: arguments.mode == Some(NewImageMode::Existing),
+            node_name: None,
+        };
+        let backup = BackupOptions { target, sync };
+        Ok(Planned { drive: drive.clone(), backup, format_of_leaf: format.is_none(), options })
+    }
+}
+
+/// The image of a node that is described.
+fn image(node: &Node) -> MirrorTarget {
+    MirrorTarget {
+        name: node.object().to_owned(),
+        format: node.kind(),
+        existing: true,
+        node_name: Some(node.name.clone()),
     }
 }
 
@@ -168,13 +272,7 @@ impl CopyCommands for Control {
         };
         let options = common.options(drive)?;
         let id = options.id.clone();
-        let image = MirrorTarget {
-            name: target.object().to_owned(),
-            format: target.kind(),
-            existing: true,
-            node_name: Some(target.name.clone()),
-        };
-        let mirror = MirrorOptions { target: image, sync, mode };
+        let mirror = MirrorOptions { target: image(&target), sync, mode };
         let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
         self.start_copy(drive, Some(&target), &id, start).await
     }
@@ -213,5 +311,13 @@ impl CopyCommands for Control {
         let id = options.id.clone();
         let start = move |disk: Rc<Disk>| async move { disk.start_commit(commit, options).await };
         self.start_copy(drive, None, &id, start).await
+    }
+
+    async fn blockdev_backup(&self, arguments: BlockdevBackup) -> Result<Empty> {
+        self.transact(vec![TransactionAction::BlockdevBackup(arguments)]).await
+    }
+
+    async fn drive_backup(&self, arguments: DriveBackup) -> Result<Empty> {
+        self.transact(vec![TransactionAction::DriveBackup(arguments)]).await
     }
 }

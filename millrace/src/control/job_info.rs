@@ -14,6 +14,7 @@ fn kind(kind: JobKind) -> JobType {
         JobKind::Stream => JobType::Stream,
         JobKind::Mirror => JobType::Mirror,
         JobKind::Commit => JobType::Commit,
+        JobKind::Backup => JobType::Backup,
         JobKind::Verify => JobType::Verify,
     }
 }

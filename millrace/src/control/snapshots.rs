@@ -1,4 +1,4 @@
-//! Overlays, and transactions that switch several disks at one point in time.
+//! Overlays, and transactions that switch several disks, or begin their backups, at one point in time.
 
 use std::rc::Rc;
 
@@ -13,15 +13,23 @@ use qmp::types::*;
 use qmp::{Error, Result, event};
 
 use super::disks::target;
-use super::{Control, check_node_name, classed, generic, speed};
+use super::{Control, check_node_name, classed, copies, generic, speed};
 use crate::drive::Drive;
 
 /// One disk's part of a transaction.
 struct Step {
     drive: Rc<Drive>,
-    file: String,
-    /// The prepared switch, which the disk's thread holds.
-    switch: step::Step,
+    what: What,
+    /// What is prepared, which the disk's thread holds.
+    step: step::Step,
+}
+
+/// What happens to a disk in a transaction.
+enum What {
+    /// It is switched to this file.
+    Switch(String),
+    /// This job starts.
+    Job(String),
 }
 
 fn format(name: &str) -> Result<Kind> {
@@ -29,8 +37,8 @@ fn format(name: &str) -> Result<Kind> {
 }
 
 impl Control {
-    /// Prepares all switches, closes all gates, then commits all switches. If anything fails before the
-    /// commits, none of the switches happens.
+    /// Prepares all steps, closes all gates, then commits all steps. If anything fails before the commits,
+    /// none of the steps happens.
     pub(super) async fn transact(&self, actions: Vec<TransactionAction>) -> Result<Empty> {
         let mut steps = Vec::new();
         let prepared = self.prepare(actions, &mut steps).await;
@@ -39,14 +47,29 @@ impl Control {
             Err(e) => Err(e),
         };
         if let Err(e) = ready {
-            join_all(steps.into_iter().map(|step| step.switch.abandon())).await;
+            let abandon = |Step { what, step, .. }: Step| async move {
+                step.abandon().await;
+                if let What::Job(id) = what {
+                    self.abandon_copy(&id);
+                }
+            };
+            join_all(steps.into_iter().map(abandon)).await;
             return Err(e);
         }
-        let commits = steps.into_iter().map(|Step { drive, file, switch }| async move {
-            let switched = switch.commit().await.map_err(generic)?;
-            // Clients written for QEMU use these commands and do not know this event.
-            self.events.emit_extra(&switched_event(&drive, &file, switched));
-            Ok(())
+        let commits = steps.into_iter().map(|Step { drive, what, step }| async move {
+            let switched = step.commit().await;
+            match (what, switched) {
+                (What::Switch(file), Ok(Some(switched))) => {
+                    // Clients written for QEMU use these commands and do not know this event.
+                    self.events.emit_extra(&switched_event(&drive, &file, switched));
+                    Ok(())
+                }
+                (What::Job(id), Err(e)) => {
+                    self.abandon_copy(&id);
+                    Err(generic(e))
+                }
+                (_, result) => result.map(drop).map_err(generic),
+            }
         });
         let done: Vec<Result<()>> = join_all(commits).await;
         done.into_iter().collect::<Result<()>>().map(|()| Empty {})
@@ -59,6 +82,12 @@ impl Control {
                     return Err(Error::generic("Transaction aborted using Abort action"));
                 }
                 TransactionAction::BlockdevSnapshotSync(arguments) => self.prepare_overlay(arguments).await?,
+                TransactionAction::BlockdevBackup(arguments) => {
+                    self.prepare_backup(self.plan_node_backup(arguments).await?).await?
+                }
+                TransactionAction::DriveBackup(arguments) => {
+                    self.prepare_backup(self.plan_backup(arguments).await?).await?
+                }
                 TransactionAction::Change(arguments) => self.prepare_change(arguments).await?,
             };
             steps.push(step);
@@ -82,8 +111,19 @@ impl Control {
             notify: true,
         };
         let prepare = move |disk: Rc<Disk>| async move { disk.prepare_overlay(&overlay).await };
-        let switch = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
-        Ok(Step { drive: drive.clone(), file: arguments.snapshot_file, switch })
+        let step = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), what: What::Switch(arguments.snapshot_file), step })
+    }
+
+    async fn prepare_backup(&self, planned: copies::Planned) -> Result<Step> {
+        let (drive, id) = (planned.drive.clone(), planned.options.id.clone());
+        match planned.prepare_on_disk().await {
+            Ok(step) => Ok(Step { drive, what: What::Job(id), step }),
+            Err(e) => {
+                self.abandon_copy(&id);
+                Err(generic(e))
+            }
+        }
     }
 
     async fn prepare_change(&self, arguments: Change) -> Result<Step> {
@@ -91,8 +131,8 @@ impl Control {
         let target = target(arguments)?;
         let file = target.name.clone();
         let prepare = move |disk: Rc<Disk>| async move { disk.prepare_switch(&target).await };
-        let switch = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
-        Ok(Step { drive: drive.clone(), file, switch })
+        let step = step::Step::prepare(&drive.handle, prepare).await.map_err(generic)?;
+        Ok(Step { drive: drive.clone(), what: What::Switch(file), step })
     }
 
     /// Sends the event of a switch to all clients, after a command that is our own.
@@ -111,7 +151,7 @@ fn switched_event(drive: &Drive, file: &str, switched: Switched) -> event::Block
 
 /// Closes the gates of all disks at once: from then to the first switch no request is in flight anywhere.
 async fn close(steps: &[Step]) -> Result<()> {
-    let closes = join_all(steps.iter().map(|step| step.switch.close(DEADLINE))).await;
+    let closes = join_all(steps.iter().map(|step| step.step.close(DEADLINE))).await;
     closes.into_iter().collect::<block::Result<()>>().map_err(generic)
 }
 
@@ -125,7 +165,7 @@ impl SnapshotCommands for Control {
             && arguments.properties.and_then(|properties| properties.completion_mode)
                 == Some(ActionCompletionMode::Grouped)
         {
-            // That mode is for actions that start jobs, and no action here does.
+            // QEMU has that mode for actions that start jobs. Here jobs end one by one.
             let text = format!(
                 "Action '{}' does not support transaction property completion-mode = grouped",
                 action.kind()

@@ -1,6 +1,6 @@
 //! Overlays and transactions: QAPI's `BlockdevSnapshotSync` and `TransactionAction`.
 
-use crate::command::{BlockdevSnapshotSync, Change};
+use crate::command::{BlockdevBackup, BlockdevSnapshotSync, Change, DriveBackup};
 use crate::schema::{qapi_enum, qapi_struct, qapi_union};
 
 qapi_enum! {
@@ -49,6 +49,10 @@ qapi_union! {
         Abort(Abort) = "abort",
         /// Like the command `blockdev-snapshot-sync`.
         BlockdevSnapshotSync(BlockdevSnapshotSync) = "blockdev-snapshot-sync",
+        /// Like the command `blockdev-backup`.
+        BlockdevBackup(BlockdevBackup) = "blockdev-backup",
+        /// Like the command `drive-backup`.
+        DriveBackup(DriveBackup) = "drive-backup",
         /// Like the command `change` of a disk. Our own.
         Change(Change) = "x-change",
     }

@@ -12,6 +12,8 @@ pub enum JobKind {
     Mirror,
     /// Moves what images hold into one behind them.
     Commit,
+    /// Copies a disk as it is at one moment.
+    Backup,
     /// Reads everything and compares it with digests.
     Verify,
 }
@@ -23,6 +25,7 @@ impl JobKind {
             JobKind::Stream => "stream",
             JobKind::Mirror => "mirror",
             JobKind::Commit => "commit",
+            JobKind::Backup => "backup",
             JobKind::Verify => "x-verify",
         }
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 const BITS: u64 = 64;
 
 /// A bit for each granule of a disk.
-pub(super) struct Bitmap {
+pub(in crate::job) struct Bitmap {
     /// Bytes that a bit stands for; a power of two.
     granule: u64,
     /// Number of granules.
@@ -21,7 +21,7 @@ pub(super) struct Bitmap {
 
 impl Bitmap {
     /// Creates a bitmap for a disk of `size` bytes without a bit set. `granule` must be a power of two.
-    pub(super) fn new(size: u64, granule: u64) -> Self {
+    pub(in crate::job) fn new(size: u64, granule: u64) -> Self {
         debug_assert!(granule.is_power_of_two());
         let len = size.div_ceil(granule);
         let words = len.div_ceil(BITS);
@@ -35,7 +35,7 @@ impl Bitmap {
     }
 
     /// Number of bits that are set.
-    pub(super) fn count(&self) -> u64 {
+    pub(in crate::job) fn count(&self) -> u64 {
         self.set
     }
 
@@ -49,18 +49,18 @@ impl Bitmap {
     }
 
     /// Returns true if the bit of the granule at this offset, in bytes, is set.
-    pub(super) fn contains(&self, offset: u64) -> bool {
+    pub(in crate::job) fn contains(&self, offset: u64) -> bool {
         let n = offset / self.granule;
         self.words.get((n / BITS) as usize).is_some_and(|word| word >> (n % BITS) & 1 == 1)
     }
 
     /// Sets the bits of all granules that a range of bytes touches.
-    pub(super) fn insert(&mut self, range: &Range<u64>) {
+    pub(in crate::job) fn insert(&mut self, range: &Range<u64>) {
         self.change(range, true);
     }
 
     /// Clears the bits of all granules that a range of bytes touches.
-    pub(super) fn remove(&mut self, range: &Range<u64>) {
+    pub(in crate::job) fn remove(&mut self, range: &Range<u64>) {
         self.change(range, false);
     }
 
@@ -90,7 +90,7 @@ impl Bitmap {
 
     /// Returns the first run of granules that are set in a range of bytes: their bytes, at most `most`,
     /// or one granule if that is more.
-    pub(super) fn next(&self, range: &Range<u64>, most: u64) -> Option<Range<u64>> {
+    pub(in crate::job) fn next(&self, range: &Range<u64>, most: u64) -> Option<Range<u64>> {
         let within = self.touched(range);
         let first = self.first(within.start).filter(|first| *first < within.end)?;
         let most = (most / self.granule).max(1);

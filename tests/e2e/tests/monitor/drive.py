@@ -146,6 +146,22 @@ async def copy(client):
         raise AssertionError("the node that a disk runs on was removed")
 
 
+async def back_up(client):
+    """Copies two disks at one moment."""
+    await client.execute("transaction", {"actions": [
+        {"type": "drive-backup", "data": {
+            "device": device, "job-id": f"backup-{device}", "target": f"{FOLDER}/{device}.backup", "format": "qcow2",
+            "sync": "full", "auto-dismiss": False}} for device in ["virtio0", "virtio1"]]})
+    while True:
+        jobs = await client.execute("query-jobs")
+        if all(job["status"] == "concluded" for job in jobs):
+            break
+        await asyncio.sleep(0.01)
+    assert len(jobs) == 2 and not any("error" in job for job in jobs), jobs
+    for job in jobs:
+        await client.execute("job-dismiss", {"id": job["id"]})
+
+
 async def main():
     client = QMPClient("driver")
     seen = []
@@ -164,6 +180,7 @@ async def main():
                 await asyncio.sleep(0.01)
     ran = await jobs(client)
     await copy(client)
+    await back_up(client)
     ran |= {"blockdev-add", "blockdev-mirror", "block-commit", "blockdev-del"}
     rest = commands - ran - {name for name, _ in STEPS} - {"quit", "query-commands"}
     assert not [name for name in rest if "job" in name], rest

@@ -123,6 +123,7 @@ impl Typed {
     }
 
     /// Runs the jobs that copy to nodes of `blockdev-add`, on the disk that no other job has.
+    #[expect(deprecated, reason = "deprecated by QEMU, and in use")]
     fn copies(&mut self, stage: &Stage) -> Result<(), Failure> {
         let target = text(&stage.path("node.qcow2"));
         check(stage.images.image(&["create", "-f", "qcow2", &target, "4M"])?.status.success(), "a target")?;
@@ -141,7 +142,21 @@ impl Typed {
             let jobs = serde_json::to_value(self.to::<qmp::query_jobs>(json!({})))?;
             Ok(jobs.as_array().into_iter().flatten().all(|job| job["id"] != "b"))
         })?;
+        let backup = json!({"device": "failing", "job-id": "b", "target": "node", "sync": "none", "speed": 65536,
+                            "on-target-error": "stop", "filter-node-name": "filter"});
+        self.to::<qmp::blockdev_backup>(backup);
+        self.to::<qmp::block_job_cancel>(json!({"device": "b"}));
+        let gone = |typed: &mut Self| -> Result<bool, Failure> {
+            let jobs = serde_json::to_value(typed.to::<qmp::query_jobs>(json!({})))?;
+            Ok(jobs.as_array().into_iter().flatten().all(|job| job["id"] != "b"))
+        };
+        wait_for("the job's end", STEP, || gone(self))?;
         self.to::<qmp::blockdev_del>(json!({"node-name": "node"}));
+        let new = text(&stage.path("backup.qcow2"));
+        let backup =
+            json!({"device": "failing", "job-id": "b", "target": new, "format": "qcow2", "sync": "top"});
+        self.to::<qmp::drive_backup>(backup);
+        wait_for("the job's end", STEP, || gone(self))?;
         Ok(())
     }
 

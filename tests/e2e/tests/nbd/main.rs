@@ -1,6 +1,7 @@
 //! NBD exports of the real program, `millrace run --machine none`, with other programs as clients that
 //! check them (QEMU's tools, libnbd's, and fio), and with other servers (nbdkit, qemu-nbd).
 
+mod backup;
 mod blockcopy;
 mod client;
 mod commit;
