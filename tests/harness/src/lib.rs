@@ -8,6 +8,7 @@
 //! - [`session`]: a record of every message of a monitor, millrace's or QEMU's
 //! - [`terminal`]: shows what a program draws on a terminal
 //! - [`nbd`]: a small NBD client for workloads and models; [`servers`]: other people's servers
+//! - [`screen`]: a screen without a guest, and a VNC server that shows it
 //! - [`qemu_img`]: checks an image with QEMU's tools
 //!
 //! # Tests
@@ -19,6 +20,7 @@ pub mod iso;
 pub mod nbd;
 pub mod programs;
 pub mod qemu_img;
+pub mod screen;
 pub mod servers;
 pub mod session;
 pub mod terminal;
