@@ -174,6 +174,17 @@ pub trait Storage: Source {
         Ok(())
     }
 
+    /// Returns true if [`Storage::sync`] fails for ever because a connection ended with changes that were
+    /// not synced. The server may have them or not; opened again, the storage holds what was synced, and can
+    /// be used.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// Ends the connection of storage that was lost, which is to be opened again: a server may take only one.
+    /// Everything that is asked of this one from then on fails.
+    fn hang_up(&self) {}
+
     /// Returns true if it pays to allocate space ahead of its use.
     fn gains_from_space_ahead(&self) -> bool {
         true

@@ -26,6 +26,7 @@ mod model;
 mod owners;
 mod parallel;
 mod progress;
+mod replica;
 mod resize;
 mod stats;
 mod steps;

@@ -50,6 +50,17 @@ pub(crate) trait Work {
     /// Makes durable what was copied.
     async fn flush(&self) -> Result<()>;
 
+    /// The bytes that are copied between two flushes, if this loop is to flush before its end. `gentle` says
+    /// that a guest is active.
+    fn flush_every(&self, gentle: bool) -> Option<u64> {
+        Some(if gentle { GENTLE_FLUSH_EVERY } else { FLUSH_EVERY })
+    }
+
+    /// Takes an error that something beside the copies has met, and that is to be decided about as theirs.
+    fn take_failure(&self) -> Option<Error> {
+        None
+    }
+
     /// The largest hole that is copied in one step, in bytes.
     fn largest_hole(&self) -> u64 {
         1 << 30
@@ -200,6 +211,9 @@ impl<W: Work + 'static> Copier<W> {
 
     async fn start_copies(self: &Rc<Self>) -> Result<()> {
         while self.failed.borrow().is_none() {
+            if let Some(error) = self.work.take_failure() {
+                return Err(error);
+            }
             if self.job.must_rest() {
                 let _idle = self.slots.acquire(SLOTS).await;
                 self.job.rest().await?;
@@ -290,8 +304,8 @@ impl<W: Work + 'static> Copier<W> {
     /// Starts a flush if one is due. Copies continue meanwhile.
     fn flush_now_and_then(self: &Rc<Self>, bytes: u64) {
         self.since_flush.set(self.since_flush.get() + bytes);
-        let due = if self.window.is_gentle() { GENTLE_FLUSH_EVERY } else { FLUSH_EVERY };
-        if self.since_flush.get() < due {
+        let due = self.work.flush_every(self.window.is_gentle());
+        if due.is_none_or(|due| self.since_flush.get() < due) {
             return;
         }
         let Some(one) = self.flushing.try_acquire(1) else { return };

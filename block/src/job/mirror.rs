@@ -28,14 +28,17 @@ use crate::disk::{Claimant, Disk, Needs, READ_ONLY};
 use crate::image::chain;
 use crate::image::node::Node;
 use crate::image::{self, Create};
+use crate::storage::Opener;
 use crate::turns::Turns;
 use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 
 pub(super) mod bitmap;
 pub mod commit;
 mod replica;
+mod target;
 
 use replica::Replica;
+use target::Opening;
 
 /// The number of tries to end when requests in flight do not end, or something came to be copied meanwhile.
 const TRIES: usize = 3;
@@ -109,8 +112,8 @@ impl Disk {
                 // The leaf holds everything, also where nothing is allocated.
                 mirror.sync = Sync::Full;
             }
-            let target = this.open_mirror(&mirror, &leaf).await?;
-            let replica = Replica::new(leaf, target);
+            let (target, opening) = this.open_mirror(&mirror, &leaf).await?;
+            let replica = Replica::new(leaf, target, Some(opening));
             replica.set_active(mirror.mode == CopyMode::WriteBlocking);
             // A request that is in flight now is not seen by the filter.
             let Some(closed) = this.drain(DEADLINE).await else {
@@ -150,8 +153,8 @@ impl Disk {
         image::create_over(&*self.opener, &target.name, target.format, &create, images).await
     }
 
-    /// Opens the target, and creates it first if that is asked for.
-    async fn open_mirror(&self, mirror: &MirrorOptions, leaf: &Rc<Node>) -> Result<Rc<Node>> {
+    /// Opens the target, and creates it first if that is asked for. Returns how to open it again, too.
+    async fn open_mirror(&self, mirror: &MirrorOptions, leaf: &Rc<Node>) -> Result<(Rc<Node>, Opening)> {
         let MirrorTarget { name, format, existing, node_name } = &mirror.target;
         let behind = match mirror.sync {
             Sync::Full => None,
@@ -163,22 +166,18 @@ impl Disk {
         if !existing {
             self.create_target(&mirror.target, behind.as_ref(), leaf).await?;
         }
-        let target = match &behind {
-            None => chain::open(&*self.opener, name, *format, true).await?,
-            Some(node) => chain::open_over(&*self.opener, name, *format, node).await?.ok_or_else(|| {
-                let text = format!("{name}: its backing file is not {}", node.name());
-                Error::new(ErrorKind::Invalid, text)
-            })?,
-        };
-        if target.size() != leaf.size() {
-            let text = format!("{name}: has {} bytes, but the disk has {}", target.size(), leaf.size());
-            return Err(Error::new(ErrorKind::Invalid, text));
-        }
+        let (opener, size) = (self.opener.clone(), leaf.size());
+        let (name, format) = (name.clone(), *format);
+        let opening: Opening = Box::new(move || {
+            let (opener, name, behind) = (opener.clone(), name.clone(), behind.clone());
+            Box::pin(async move { open_target(&*opener, &name, format, behind.as_ref(), size).await })
+        });
+        let target = opening().await?;
         if let Some(name) = node_name {
             target.set_node_name(name);
         }
         target.storage().sync_name().await?;
-        Ok(target)
+        Ok((target, opening))
     }
 }
 
@@ -189,6 +188,28 @@ fn refuse_raw_over(format: Kind, behind: Option<&Rc<Node>>) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())
+}
+
+/// Opens a target of this size, over the image that is behind it.
+async fn open_target(
+    opener: &dyn Opener,
+    name: &str,
+    format: Kind,
+    behind: Option<&Rc<Node>>,
+    size: u64,
+) -> Result<Rc<Node>> {
+    let target = match behind {
+        None => chain::open(opener, name, format, true).await?,
+        Some(node) => chain::open_over(opener, name, format, node).await?.ok_or_else(|| {
+            let text = format!("{name}: its backing file is not {}", node.name());
+            Error::new(ErrorKind::Invalid, text)
+        })?,
+    };
+    if target.size() != size {
+        let text = format!("{name}: has {} bytes, but the disk has {size}", target.size());
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    Ok(target)
 }
 
 /// The image that a disk is copied into.
@@ -270,7 +291,7 @@ impl Strategy for Mirror {
             Destination::Image(Sync::Top) => mark_above(&self.replica, &self.disk.leaf(), 1, job).await?,
             Destination::Base(depth) => {
                 let (leaf, base) = (self.disk.leaf(), self.replica.target());
-                commit::make_room(base, leaf.size(), job).await?;
+                commit::make_room(&base, leaf.size(), job).await?;
                 mark_above(&self.replica, &leaf, depth, job).await?;
             }
         }
@@ -300,6 +321,8 @@ impl Strategy for Mirror {
     }
 
     async fn finish(&self, job: &Rc<Job>) -> Result<()> {
+        // Only those below flush the target from here on, none of them while the gate is closed.
+        self.replica.end_flushes();
         // As long as it waits to be made final, it follows the disk.
         for _ in 0..TRIES {
             // What an earlier error concerns is copied again, and a flush that failed fails again.
@@ -313,7 +336,7 @@ impl Strategy for Mirror {
             if self.replica.is_complete() {
                 let before = self.disk.size();
                 if job.is_completing() {
-                    let target = self.replica.target().clone();
+                    let target = self.replica.target();
                     match self.into {
                         // The old leaf is behind the new one, and may hold what was not flushed yet.
                         Destination::Image(Sync::None) => drop(self.disk.swap(target)),
@@ -338,14 +361,15 @@ impl Strategy for Mirror {
     }
 
     async fn clean(&self) {
+        self.replica.end_flushes();
         self.installed.take();
         let target = self.replica.target();
-        let is_leaf = Rc::ptr_eq(target, &self.disk.leaf());
+        let is_leaf = Rc::ptr_eq(&target, &self.disk.leaf());
         // Requests that began before may still write to both sides, and nothing may when the target is
         // closed. A target that hangs keeps nobody here for ever.
         let idle = executor::timeout(DEADLINE, self.replica.idle()).await.is_some();
         match self.into {
-            Destination::Base(_) if !is_leaf && idle => self.disk.close_inner(target).await,
+            Destination::Base(_) if !is_leaf && idle => self.disk.close_inner(&target).await,
             Destination::Image(_) if !is_leaf && idle => {
                 if let Err(e) = target.close().await {
                     executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());

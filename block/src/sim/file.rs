@@ -1,5 +1,6 @@
 //! One opening of a simulated file.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,6 +17,9 @@ use crate::{Buf, Error, ErrorKind, Result};
 pub struct SimFile {
     medium: Rc<Medium>,
     bytes: Bytes,
+    /// The restarts of its server before it was opened.
+    restarts: u64,
+    hung_up: Cell<bool>,
 }
 
 impl SimFile {
@@ -31,7 +35,8 @@ impl SimFile {
     fn over(medium: Rc<Medium>) -> Rc<Self> {
         let nature = medium.nature.get();
         let bytes = Bytes::new(nature.alignment, true, nature.fixed, medium.len());
-        Rc::new(SimFile { medium, bytes })
+        let restarts = medium.restarts.get();
+        Rc::new(SimFile { medium, bytes, restarts, hung_up: Cell::new(false) })
     }
 
     /// Returns the simulated file behind a source.
@@ -76,12 +81,22 @@ impl SimFile {
         self.medium.after_power_cut()
     }
 
+    /// Restarts the server behind it, as if it were an NBD export: what was not synced may be lost, and
+    /// openings of before can be used, but never synced again ([`Storage::is_lost`]).
+    pub fn restart(&self) {
+        self.medium.restart();
+    }
+
     /// Runs an operation in a task of its own: dropping the caller's future abandons the result, but the
     /// device still does the operation.
     async fn detached<T: 'static, F: Future<Output = Result<T>> + 'static>(
         &self,
         operation: impl FnOnce(Rc<Medium>) -> F,
     ) -> Result<T> {
+        if self.hung_up.get() {
+            let text = format!("{}: the connection was ended", self.medium.name);
+            return Err(Error::new(ErrorKind::Io, text));
+        }
         let (medium, running) = (self.medium.clone(), operation(self.medium.clone()));
         let task = async move {
             let result = running.await;
@@ -171,7 +186,21 @@ impl Storage for SimFile {
     async fn sync(&self) -> Result<()> {
         // A later sync cuts off an excess that cannot be cut off now.
         let _ = self.bytes.trim(self).await;
-        self.medium.sync().await
+        let synced = self.medium.sync().await;
+        // Also if the server was restarted meanwhile.
+        if self.is_lost() {
+            let text = format!("syncing {}: its server was restarted", self.medium.name);
+            return Err(Error::new(ErrorKind::Io, text));
+        }
+        synced
+    }
+
+    fn is_lost(&self) -> bool {
+        self.restarts != self.medium.restarts.get()
+    }
+
+    fn hang_up(&self) {
+        self.hung_up.set(true);
     }
 
     async fn truncate(&self, len: u64) -> Result<()> {

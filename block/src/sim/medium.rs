@@ -77,6 +77,8 @@ pub(super) struct Medium {
     pub(super) nature: Cell<Nature>,
     state: RefCell<State>,
     failed: Cell<bool>,
+    /// The number of times that its server was started again.
+    pub(super) restarts: Cell<u64>,
     power: Rc<Power>,
 }
 
@@ -96,6 +98,7 @@ impl Medium {
             nature: Cell::new(nature),
             state: RefCell::new(State { durable: content.clone(), content, ..State::default() }),
             failed: Cell::default(),
+            restarts: Cell::default(),
             power,
         })
     }
@@ -145,6 +148,18 @@ impl Medium {
             content.resize(content.len() + more as usize, 0);
         }
         content
+    }
+
+    /// See [`super::SimFile::restart`].
+    pub(super) fn restart(&self) {
+        let content = self.after_power_cut();
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.synced += state.pending.len() as u64;
+        state.pending.clear();
+        state.durable.clone_from(&content);
+        state.content = content;
+        self.restarts.set(self.restarts.get() + 1);
     }
 
     fn no_space(&self, doing: &str) -> Error {

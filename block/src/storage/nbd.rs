@@ -129,6 +129,8 @@ pub(crate) struct NbdStorage {
     written: Cell<u64>,
     flushed: Cell<u64>,
     sync_failed: Cell<bool>,
+    /// A connection was lost with answered changes that were not flushed.
+    lost: Cell<bool>,
     /// Number of lost connections at the last look.
     losses: Cell<u64>,
 }
@@ -150,6 +152,7 @@ impl NbdStorage {
             written: Cell::new(0),
             flushed: Cell::new(0),
             sync_failed: Cell::new(false),
+            lost: Cell::new(false),
             losses: Cell::new(0),
         })
     }
@@ -157,8 +160,13 @@ impl NbdStorage {
     /// Makes later flushes fail if a connection was lost with answered changes that were not flushed.
     fn look_for_losses(&self) {
         if self.losses.replace(self.link.losses()) != self.link.losses() && self.written != self.flushed {
-            self.sync_failed.set(true);
+            self.lose();
         }
+    }
+
+    fn lose(&self) {
+        self.sync_failed.set(true);
+        self.lost.set(true);
     }
 
     /// Sends a request that changes something.
@@ -178,7 +186,7 @@ impl NbdStorage {
         self.written.update(|n| n + 1);
         if answered_by.get() != self.link.losses() {
             // The connection ended between its answer and now.
-            self.sync_failed.set(true);
+            self.lose();
         }
         Ok(())
     }
@@ -364,6 +372,14 @@ impl Storage for NbdStorage {
             return Err(Error::new(ErrorKind::Io, text));
         }
         Ok(())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    fn hang_up(&self) {
+        self.link.close();
     }
 
     async fn truncate(&self, len: u64) -> Result<()> {

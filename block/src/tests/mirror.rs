@@ -18,7 +18,7 @@ use crate::{Buf, Disk, DiskEvent, ErrorAction, ErrorKind, Kind, OnError, Result,
 /// Names of a chain's images, the last one first.
 const CHAIN: [&str; 3] = ["base", "middle", "leaf"];
 
-fn sync() -> Sync {
+pub(super) fn sync() -> Sync {
     [Sync::Full, Sync::Full, Sync::Top, Sync::None][random(4) as usize]
 }
 
@@ -79,16 +79,16 @@ impl Log {
 }
 
 /// A disk on a chain of slow images, with a guest.
-struct Stage {
-    files: Rc<SimDir>,
-    disk: Rc<Disk>,
-    log: Rc<Log>,
-    guest: Rc<Guest>,
-    kinds: Vec<Kind>,
+pub(super) struct Stage {
+    pub files: Rc<SimDir>,
+    pub disk: Rc<Disk>,
+    pub log: Rc<Log>,
+    pub guest: Rc<Guest>,
+    pub kinds: Vec<Kind>,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let files = folder();
         let (kinds, content) = chain_of(&files, &CHAIN[1..]).await;
         let log: Rc<Log> = Rc::default();
@@ -100,14 +100,14 @@ impl Stage {
         stage
     }
 
-    fn slow(&self, names: &[&str]) {
+    pub(super) fn slow(&self, names: &[&str]) {
         for name in names {
             self.files.get(name).unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
         }
     }
 
     /// Makes a target image of any layout, or has the mirror make it.
-    async fn target(&self, sync: Sync) -> MirrorTarget {
+    pub(super) async fn target(&self, sync: Sync) -> MirrorTarget {
         let by_mirror = random(2) == 0;
         let (format, create) = match sync {
             Sync::Full if random(2) == 0 => (Kind::Raw, Create::default()),
@@ -125,7 +125,12 @@ impl Stage {
         MirrorTarget { name: "target".into(), format, existing: !by_mirror, node_name: None }
     }
 
-    async fn start(&self, target: MirrorTarget, sync: Sync, options: JobOptions) -> Result<Rc<Job>> {
+    pub(super) async fn start(
+        &self,
+        target: MirrorTarget,
+        sync: Sync,
+        options: JobOptions,
+    ) -> Result<Rc<Job>> {
         let options = JobOptions { auto_dismiss: false, ..options };
         let id = options.id.clone();
         self.disk.start_mirror(MirrorOptions { target, sync, mode: mode() }, options).await?;
@@ -133,14 +138,14 @@ impl Stage {
     }
 
     /// Starts a mirror to a slow target.
-    async fn mirror(&self, target: MirrorTarget, sync: Sync) -> Rc<Job> {
+    pub(super) async fn mirror(&self, target: MirrorTarget, sync: Sync) -> Rc<Job> {
         let job = self.start(target, sync, JobOptions::new("mirror")).await.unwrap();
         self.slow(&["target"]);
         job
     }
 
     /// The image that the disk runs on, and its format; `format` is the target's.
-    fn owner(&self, format: Kind) -> (&'static str, Kind) {
+    pub(super) fn owner(&self, format: Kind) -> (&'static str, Kind) {
         match self.disk.leaf().name() {
             "target" => ("target", format),
             _ => ("leaf", self.kinds[1]),

@@ -77,7 +77,7 @@ impl Disk {
     async fn commit_leaf(self: &Rc<Self>, part: Part, claim: Claim, options: JobOptions) -> Result<()> {
         let base = self.open_inner(&part.base).await?;
         let leaf = self.leaf();
-        let replica = Replica::new(leaf, base.clone());
+        let replica = Replica::new(leaf, base.clone(), None);
         // A request that is in flight now is not seen by the filter.
         let Some(closed) = self.drain(DEADLINE).await else {
             self.close_inner(&base).await;
@@ -120,7 +120,9 @@ impl Disk {
                 return Err(e);
             }
         };
-        let replica = Replica::new(part.top, base.clone());
+        let replica = Replica::new(part.top, base.clone(), None);
+        // The copier flushes the base.
+        replica.end_flushes();
         let (disk, above) = (self.clone(), part.above);
         let strategy = Inner { disk, overlay, is_leaf, base, above, record, replica };
         self.start_job(options, JobKind::Commit, claim, strategy);

@@ -21,18 +21,22 @@
 //!   it leaves the bit set afterwards. What counts is read only when no request is inside the gate.
 //! - The guest may change its buffer while it is written, so both sides are written from one copy of it.
 //! - Writes that overlap have no order, but source and target must agree: the lock puts them in one.
+//! - While a target that was lost is opened again ([`super::target`]), a write goes to the source and sets
+//!   the bit, in any mode: what it finds open, it writes to until its end.
 //! - A write of the background that is in flight when the mode becomes active sets its bit at its end,
 //!   so that nothing has to be drained for that.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use executor::sync::Event;
 use futures_util::future::join;
 
 use super::bitmap::Bitmap;
+use super::target::{Opening, Target};
 use crate::disk::filter::{Below, Filter};
 use crate::disk::job::Job;
 use crate::image::copy::{Populated, Stopped, copy_over};
@@ -49,10 +53,15 @@ const MOST: u64 = 1 << 28;
 /// guest's writes there wait.
 const HOLE: u64 = 16 << 20;
 
+/// The most bytes, and the longest time, between two flushes of the target: what a loss of it costs.
+const FLUSH_EVERY: u64 = 32 << 20;
+const FLUSH_AFTER: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub(super) struct Replica {
+    this: Weak<Replica>,
     source: Rc<Node>,
-    target: Rc<Node>,
+    target: Target,
     granule: u64,
     /// The granules that the target lacks, or has an old version of.
     todo: RefCell<Bitmap>,
@@ -63,7 +72,12 @@ pub(super) struct Replica {
     both_flush: Cell<bool>,
     /// Something was copied that no flush of the target has covered. A guest's flush of before does not
     /// know of it.
-    unflushed: Cell<bool>,
+    copied: Cell<bool>,
+    /// The target is flushed beside the copies: not before the job has begun, nor in its end.
+    flushes: Cell<bool>,
+    /// A flush in the background runs, or waits for its time.
+    flush_runs: Cell<bool>,
+    flush_waits: Cell<bool>,
     /// Bytes that were copied or written to the target.
     written: Cell<u64>,
     /// The first error of the target that a guest's request met.
@@ -87,13 +101,16 @@ impl Drop for Inside<'_> {
 
 impl Replica {
     /// Creates a replica of `source`, of which nothing is to be copied yet. Both have the same size.
-    pub(super) fn new(source: Rc<Node>, target: Rc<Node>) -> Rc<Self> {
+    /// `opening` opens the target again if it is lost.
+    pub(super) fn new(source: Rc<Node>, target: Rc<Node>, opening: Option<Opening>) -> Rc<Self> {
         let mut granule = SMALLEST.max(target.cluster_size());
         while source.size() / granule > MOST {
             granule *= 2;
         }
-        let todo = RefCell::new(Bitmap::new(source.size(), granule));
-        Rc::new(Replica {
+        let bitmap = || Bitmap::new(source.size(), granule);
+        let (todo, target) = (RefCell::new(bitmap()), Target::new(target, opening, bitmap()));
+        Rc::new_cyclic(|this| Replica {
+            this: this.clone(),
             source,
             target,
             granule,
@@ -101,7 +118,10 @@ impl Replica {
             locks: RangeLocks::new(),
             active: Cell::new(false),
             both_flush: Cell::new(false),
-            unflushed: Cell::new(false),
+            copied: Cell::new(false),
+            flushes: Cell::new(true),
+            flush_runs: Cell::new(false),
+            flush_waits: Cell::new(false),
             written: Cell::new(0),
             failed: RefCell::default(),
             changed: Event::new(),
@@ -114,8 +134,9 @@ impl Replica {
         &self.source
     }
 
-    pub(super) fn target(&self) -> &Rc<Node> {
-        &self.target
+    /// The target's image. It is another one after a loss.
+    pub(super) fn target(&self) -> Rc<Node> {
+        self.target.node()
     }
 
     /// Has a range copied, again if it was copied before.
@@ -144,20 +165,78 @@ impl Replica {
         self.both_flush.set(true);
     }
 
-    /// Makes what was copied durable.
+    /// Makes durable what the target was written with. If it was lost, it is opened again, and what was not
+    /// flushed is to be copied again.
     pub(super) async fn flush_target(&self) -> Result<()> {
-        self.unflushed.set(false);
-        let flushed = self.target.flush().await;
-        if flushed.is_err() {
-            self.unflushed.set(true);
+        self.copied.set(false);
+        match self.target.flush().await {
+            Ok(None) => Ok(()),
+            Ok(Some(lost)) => {
+                executor::limited!(
+                    warn,
+                    "{}: was lost and opened again: {} bytes are copied again",
+                    self.target().name(),
+                    lost.count() * self.granule
+                );
+                self.copied.set(true);
+                self.todo.borrow_mut().merge(&lost);
+                self.changed.notify();
+                Ok(())
+            }
+            Err(error) => {
+                self.copied.set(true);
+                Err(error)
+            }
         }
-        flushed
+    }
+
+    /// Ends the flushes in the background, except for one that runs.
+    pub(super) fn end_flushes(&self) {
+        self.flushes.set(false);
+    }
+
+    /// Records that a write of the target has ended, well or not, and has it flushed in time.
+    fn wrote(&self, range: &Range<u64>) {
+        self.target.wrote(range);
+        if !self.flushes.get() {
+            return;
+        }
+        let this = self.this.clone();
+        if self.target.since_flush() >= FLUSH_EVERY {
+            if !self.flush_runs.replace(true) {
+                executor::spawn(async move {
+                    if let Some(this) = this.upgrade() {
+                        this.flush_behind().await;
+                        this.flush_runs.set(false);
+                    }
+                });
+            }
+        } else if !self.flush_waits.replace(true) {
+            executor::spawn(async move {
+                executor::sleep(FLUSH_AFTER).await;
+                // The job may have ended, and then nothing keeps its target.
+                if let Some(this) = this.upgrade() {
+                    this.flush_waits.set(false);
+                    if this.target.since_flush() > 0 {
+                        this.flush_behind().await;
+                    }
+                }
+            });
+        }
+    }
+
+    async fn flush_behind(&self) {
+        if self.flushes.get()
+            && let Err(error) = self.flush_target().await
+        {
+            self.note(error);
+        }
     }
 
     /// Returns true if the target holds everything, and durably what a guest has flushed. Only with the
     /// disk drained.
     pub(super) fn is_complete(&self) -> bool {
-        self.todo.borrow().count() == 0 && !self.unflushed.get()
+        self.todo.borrow().count() == 0 && !self.copied.get() && !self.target.is_lost()
     }
 
     /// Takes the error of the target that a guest's request met.
@@ -175,8 +254,10 @@ impl Replica {
         Inside(self)
     }
 
-    /// Waits until no request of a guest is in the filter. None may come any more.
+    /// Waits until no request of a guest is in the filter, and no flush of the target runs. None may come
+    /// any more.
     pub(super) async fn idle(&self) {
+        self.target.flushes_ended().await;
         while self.inside.get() > 0 {
             self.left.wait().await;
         }
@@ -199,15 +280,26 @@ impl Replica {
         (range.start..end.min(range.end), is_todo)
     }
 
+    /// Does a part of a guest's request on the source alone: the target is being opened again.
+    async fn source_alone(&self, range: Range<u64>, source: impl Future<Output = Result<()>>) -> Result<()> {
+        let result = source.await;
+        self.mark(&range);
+        result
+    }
+
     /// Writes a part of a guest's write to both sides. Its bytes are locked.
     async fn write_both(&self, below: &Below<'_>, offset: u64, buf: Buf) -> Result<()> {
         let len = buf.len();
+        let range = offset..offset + len as u64;
+        let Some(target) = self.target.try_enter() else {
+            return self.source_alone(range, below.write(offset, buf)).await;
+        };
         let bounce = self.source.pool.get(len);
         bounce.copy_from_buf(&buf);
         let source = below.write(offset, bounce.clone());
-        let (source, target) = join(source, self.target.write(offset, bounce.clone())).await;
+        let (source, target) = join(source, target.node.write(offset, bounce.clone())).await;
         self.source.pool.put(bounce);
-        self.both_ended(offset..offset + len as u64, source, target)
+        self.both_ended(range, source, target)
     }
 
     /// The result of a write to both sides is the source's.
@@ -218,6 +310,7 @@ impl Replica {
         } else {
             self.written.set(self.written.get() + (range.end - range.start));
         }
+        self.wrote(&range);
         if let Err(error) = target {
             self.note(error);
         }
@@ -269,7 +362,11 @@ impl Filter for Replica {
                 source.await?;
                 continue;
             }
-            let (source, target) = join(source, self.target.write_zeroes(part.start, len, unmap)).await;
+            let Some(target) = self.target.try_enter() else {
+                self.source_alone(part, source).await?;
+                continue;
+            };
+            let (source, target) = join(source, target.node.write_zeroes(part.start, len, unmap)).await;
             self.both_ended(part, source, target)?;
         }
         Ok(())
@@ -294,7 +391,13 @@ impl Filter for Replica {
             if is_todo {
                 continue;
             }
-            if let Err(stopped) = copy_over(&self.source, &self.target, part.clone()).await {
+            let Some(target) = self.target.try_enter() else {
+                self.mark(&part);
+                continue;
+            };
+            let copied = copy_over(&self.source, &target.node, part.clone()).await;
+            self.wrote(&part);
+            if let Err(stopped) = copied {
                 self.mark(&part);
                 self.note(stopped.error);
             }
@@ -307,7 +410,7 @@ impl Filter for Replica {
         if !self.both_flush.get() {
             return below.flush().await;
         }
-        let (source, target) = join(below.flush(), self.target.flush()).await;
+        let (source, target) = join(below.flush(), self.flush_target()).await;
         if let Err(error) = target {
             self.note(error);
         }
@@ -341,10 +444,14 @@ impl Work for Rc<Replica> {
         let granule = self.granule;
         let size = self.size();
         let whole = range.start - range.start % granule..range.end.next_multiple_of(granule).min(size);
+        // Else a target that is slow to flush would have much to lose.
+        self.target.room(FLUSH_EVERY).await;
+        let target = self.target.enter().await;
         let _lock = self.locks.lock_for_job(whole.clone()).await;
         self.todo.borrow_mut().remove(&whole);
-        self.unflushed.set(true);
-        let copied = copy_over(&self.source, &self.target, whole.clone()).await;
+        let copied = copy_over(&self.source, &target.node, whole.clone()).await;
+        self.copied.set(true);
+        self.wrote(&whole);
         match &copied {
             Ok(_) => self.written.set(self.written.get() + (whole.end - whole.start)),
             Err(_) => self.mark(&whole),
@@ -355,6 +462,15 @@ impl Work for Rc<Replica> {
     async fn flush(&self) -> Result<()> {
         // From then on it is done once, at the end.
         if self.both_flush.get() { Ok(()) } else { self.flush_target().await }
+    }
+
+    fn flush_every(&self, _gentle: bool) -> Option<u64> {
+        // It flushes in the background by itself.
+        None
+    }
+
+    fn take_failure(&self) -> Option<Error> {
+        self.take_error()
     }
 
     fn largest_hole(&self) -> u64 {

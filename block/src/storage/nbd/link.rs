@@ -123,13 +123,20 @@ impl Link {
     }
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
+impl Link {
+    /// Ends the connection for good.
+    pub(super) fn close(&self) {
         self.0.closed.set(true);
         let state = self.0.state.replace(State::Down(Duration::ZERO, "closed".into()));
         // Dropping the client says goodbye to the server; the notification wakes `keep`.
         drop(state);
         self.0.changed.notify();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

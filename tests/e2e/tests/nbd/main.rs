@@ -9,6 +9,7 @@ mod copy_on_read;
 mod ends;
 mod judges;
 mod live;
+mod lost;
 mod map;
 mod mirror;
 mod null;

@@ -1,0 +1,61 @@
+//! Targets of mirrors that are lost and return.
+
+use executor::spawn;
+
+use super::mirror::Stage;
+use super::model::{self, random};
+use super::{check, open, options};
+use crate::Kind;
+use crate::image::{self, Create};
+use crate::job::JobOptions;
+use crate::job::mirror::{MirrorTarget, Sync};
+use crate::sim::{Faults, Nature};
+
+/// Makes a target on an export of fixed size, which is full of noise before.
+async fn export(stage: &Stage) -> MirrorTarget {
+    let format = [Kind::Raw, Kind::Qcow2][random(2) as usize];
+    let room = if format == Kind::Raw { 0 } else { stage.disk.size() + (4 << 20) };
+    let file = stage.files.add("target", vec![0xaa; (stage.disk.size() + room) as usize]);
+    file.set_nature(Nature { fixed: true, alignment: 1, ..file.nature() });
+    if format == Kind::Qcow2 {
+        let create = Create { size: Some(stage.disk.size()), ..options(65536, false) };
+        image::create(&*stage.files, "target", format, &create).await.unwrap();
+    }
+    MirrorTarget { name: "target".into(), format, existing: true, node_name: Some("copy".into()) }
+}
+
+#[test]
+fn a_target_whose_server_is_restarted_is_copied_again_where_it_was_not_flushed() {
+    super::seeds(150, |_| async {
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let target = export(&stage).await;
+        let format = target.format;
+        let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work(120))).collect();
+        let job = stage.start(target, Sync::Full, JobOptions::new("mirror")).await.unwrap();
+        let server = files.get("target").unwrap();
+        server.set_faults(Faults { delay: 200, ..Faults::default() });
+        for _ in 0..1 + random(3) {
+            for _ in 0..random(60) {
+                // Takes time, in which the job goes on.
+                disk.leaf().read(0, crate::Buf::new(512)).await.unwrap();
+            }
+            server.restart();
+        }
+        assert!(log.ready().await, "{:?}", job.info());
+        if random(2) == 0 {
+            server.restart();
+        }
+        job.complete().unwrap();
+        assert_eq!(log.ended(&job).await, None);
+        assert_eq!((disk.leaf().name(), &*disk.leaf().node_name()), ("target", "copy"));
+        for worker in workers {
+            worker.await;
+        }
+        guest.verify().await;
+        disk.close().await.unwrap();
+        check(files, "target", format, model::Leaks::Allowed);
+        let (disk, _) = open(files, "target", format).await;
+        guest.verify_on(&disk).await;
+    });
+}
