@@ -2,8 +2,9 @@
 //!
 //! A *cell* is a range of a fixed power of two of bytes; there are as many as one wants to draw. The states
 //! are looked up in the formats' maps when somebody asks, so that they cannot differ from them. In between,
-//! only the ranges that change are recorded ([`Changes`]), while somebody asks at least now and then. All
-//! that is always on is a bit for each cluster that a guest or an export has written since the last switch.
+//! only the ranges that change are recorded (`storage::changes`), while somebody asks at least now and then.
+//! All that is always on is a bit for each cluster that a guest or an export has written since the last
+//! switch.
 
 use std::cell::RefCell;
 use std::ops::Range;
