@@ -201,7 +201,8 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     vec![probe.concat(), read.concat(), tray.concat(), unseen.concat()]
 }
 
-/// The memory for the two media and the device itself; data that is read goes to guest memory.
+/// The memory for the two media and the device itself, and the 2 MiB of a disk's records of its latest
+/// requests; data that is read goes to guest memory.
 pub(crate) fn memory(input: usize) -> usize {
-    (1 << 20) + 16 * input
+    (3 << 20) + 16 * input
 }
