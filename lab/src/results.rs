@@ -36,7 +36,7 @@ pub enum ResultsError {
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was done, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum ResultsError {
     Other {
         /// The folder.
         path: PathBuf,
-        /// What differs.
+        /// The part that differs.
         what: &'static str,
     },
     /// Shards cannot be merged.

@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::command::{BlockStream, Change, Eject, Request, Screendump, SendKey, TEXT_FORMS, TOPICS};
+use crate::command::{BlockStream, Change, Eject, Request, Screendump, SendKey, text_forms, topics};
 use crate::error::Error;
 use crate::monitor::Monitor;
 use crate::types::{
@@ -37,9 +37,9 @@ pub(crate) struct Topic {
 
 /// Returns usage and meaning of every command, sorted by name.
 fn usages() -> Vec<(&'static str, String)> {
-    let mut topics: Vec<_> = TOPICS.iter().map(|topic| topic.name).collect();
+    let mut topics: Vec<_> = topics().map(|topic| topic.name).collect();
     topics.sort_unstable();
-    let mut all: Vec<_> = TEXT_FORMS.iter().map(|form| (form.usage, form.help.to_owned())).collect();
+    let mut all: Vec<_> = text_forms().map(|form| (form.usage, form.help.to_owned())).collect();
     all.push(("help [command]", "show the help".to_owned()));
     all.push(("info subcommand", format!("show the state: {}", topics.join(", "))));
     all.sort_unstable();
@@ -92,7 +92,7 @@ async fn run(monitor: &Monitor, line: &str) -> Printed {
         "info" => {
             let Some(topic) = arguments.optional() else { return Ok(help(Some("info"))) };
             arguments.end()?;
-            match TOPICS.iter().find(|other| other.name == topic) {
+            match topics().find(|other| other.name == topic) {
                 Some(topic) => (topic.run)(monitor.clone(), arguments).await,
                 None => unknown(&format!("info {topic}")),
             }
@@ -101,7 +101,7 @@ async fn run(monitor: &Monitor, line: &str) -> Printed {
             // Most forms have no alias, and a word may be empty.
             let is_meant =
                 |form: &&TextForm| name(form.usage) == word || (!form.alias.is_empty() && form.alias == word);
-            match TEXT_FORMS.iter().find(is_meant) {
+            match text_forms().find(is_meant) {
                 Some(form) => (form.run)(monitor.clone(), arguments).await,
                 None => unknown(word),
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::command::COMMANDS;
+use crate::command::commands;
 use crate::event::EVENTS;
 use crate::schema::{Member, Type};
 use crate::types::{SchemaInfo, SchemaInfoObjectVariant, SchemaMetaType};
@@ -126,7 +126,7 @@ impl Types {
 pub(crate) fn schema() -> Vec<SchemaInfo> {
     let mut types = Types::default();
     let mut entries = Vec::new();
-    for command in COMMANDS {
+    for command in commands() {
         entries.push(SchemaInfo {
             arg_type: Some(types.members_of(command.name, &(command.arguments)())),
             ret_type: Some(types.add(&(command.answer)())),

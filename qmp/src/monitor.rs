@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use socket2::Socket;
 
 use crate::address::Listener;
-use crate::command::{self, COMMANDS, Command, Handler, Request, to_value};
+use crate::command::{self, Command, Handler, Request, commands, own, to_value};
 use crate::error::{Error, Result};
 use crate::output::{Events, Outbox, line};
 use crate::stream::Splitter;
@@ -154,21 +154,23 @@ impl Monitor {
     /// The command's error.
     pub async fn execute(&self, command: Command) -> Result<Value> {
         match command {
-            Command::QmpCapabilities(_) => {
-                Err(Error::command_not_found("Capabilities negotiation is already complete, command ignored"))
-            }
-            Command::XEvents(_) => Err(Error::generic("x-events works only on a QMP connection")),
-            Command::QueryVersion(_) => Ok(to_value(&version())),
-            Command::QueryCommands(_) => {
-                let name = |command: &command::CommandInfo| CommandName { name: command.name.to_owned() };
-                Ok(to_value(&COMMANDS.iter().map(name).collect::<Vec<_>>()))
-            }
-            Command::QueryQmpSchema(_) => Ok(to_value(&introspect::schema())),
-            // Boxed, since a line of HMP calls this function again.
-            Command::HumanMonitorCommand(arguments) => {
-                let text = Box::pin(hmp::execute(self, &arguments.command_line)).await;
-                Ok(text.replace('\n', "\r\n").into())
-            }
+            Command::Own(own) => match own {
+                own::Command::QmpCapabilities(_) => Err(Error::command_not_found(
+                    "Capabilities negotiation is already complete, command ignored",
+                )),
+                own::Command::XEvents(_) => Err(Error::generic("x-events works only on a QMP connection")),
+                own::Command::QueryVersion(_) => Ok(to_value(&version())),
+                own::Command::QueryCommands(_) => {
+                    let name = |command: &command::CommandInfo| CommandName { name: command.name.to_owned() };
+                    Ok(to_value(&commands().map(name).collect::<Vec<_>>()))
+                }
+                own::Command::QueryQmpSchema(_) => Ok(to_value(&introspect::schema())),
+                // Boxed, since a line of HMP calls this function again.
+                own::Command::HumanMonitorCommand(arguments) => {
+                    let text = Box::pin(hmp::execute(self, &arguments.command_line)).await;
+                    Ok(text.replace('\n', "\r\n").into())
+                }
+            },
             other => self.inner.handler.dispatch(other).await,
         }
     }
@@ -222,7 +224,7 @@ impl Monitor {
                 let _busy = Busy::new(&self.inner);
                 match Command::parse(&name, arguments) {
                     // Served here and not in `execute`, since it concerns the connection.
-                    Ok(Command::XEvents(command::XEvents { enable })) => {
+                    Ok(Command::Own(own::Command::XEvents(command::XEvents { enable }))) => {
                         outbox.set_extra(enable);
                         Ok(json!({}))
                     }
@@ -328,7 +330,7 @@ fn negotiate(name: &str, arguments: Map<String, Value>, outbox: &Outbox) -> Resu
     if name != command::QmpCapabilities::NAME {
         return Err(Error::command_not_found("Expecting capabilities negotiation with 'qmp_capabilities'"));
     }
-    if let Command::QmpCapabilities(arguments) = Command::parse(name, arguments)?
+    if let Command::Own(own::Command::QmpCapabilities(arguments)) = Command::parse(name, arguments)?
         && let Some(capability) = arguments.enable.iter().flatten().next()
     {
         return Err(Error::generic(format!("Capability {capability} not available")));

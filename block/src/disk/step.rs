@@ -24,7 +24,7 @@ pub(crate) enum Stage {
     Closed(Drained),
 }
 
-/// What is to happen to a disk while its gate is closed.
+/// A switch of a disk, or the start of a job on it, to be done while the disk's gate is closed.
 pub struct Planned(Plan);
 
 enum Plan {
@@ -65,7 +65,7 @@ impl Planned {
     }
 }
 
-/// What is to happen to a disk that is drained. Dropping it opens the gate and changes nothing.
+/// A switch or the start of a job, on a disk that is drained. Dropping it opens the gate and changes nothing.
 pub struct Drained(Now);
 
 enum Now {

@@ -64,6 +64,7 @@ fn who_follows_the_changes_has_the_whole_map() {
         }
         stream_all(&disk).await.unwrap();
         while working.get() > 0 || !disk.query_stream().is_empty() {
+            // In the simulation's time: a client asks at any moment.
             executor::sleep(Duration::from_micros(random(2000))).await;
             follower.follow(&disk).await;
         }

@@ -1,4 +1,4 @@
-//! What waits, what is dropped, and what a guest takes for down.
+//! Events that wait, events that are dropped, and the keys that a guest takes for pressed.
 
 use super::*;
 use crate::codes::{BTN_LEFT, REL_WHEEL};

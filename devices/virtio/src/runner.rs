@@ -85,7 +85,8 @@ struct Active {
     end: RefCell<Option<OneSender<()>>>,
 }
 
-/// What an activation starts. The executor's thread fills it, before it gets any later call.
+/// The place of the device that an activation starts. The executor's thread fills it, before it gets any
+/// later call.
 type Slot = Arc<OnceLock<Handle<Active>>>;
 
 /// Returns what runs on this thread. `None` if it could not start, or has ended.

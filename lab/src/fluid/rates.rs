@@ -1,4 +1,4 @@
-//! What guest and copiers get of the devices and the link, and how long a step is.
+//! The shares of devices and link that guest and copiers get, and the length of a step.
 
 use super::guest::{Place, RESERVE};
 use super::{Part, Run, TINY};

@@ -103,7 +103,7 @@ fn marks(course: &[&SeriesPoint]) -> Vec<(f64, String)> {
     changes.map(|pair| (pair[1].t_s, name(&pair[1].phase).to_owned())).collect()
 }
 
-/// What is left to copy, over time.
+/// Draws the bytes that are left to copy, over time.
 pub fn remaining(results: &Results, point: usize) -> Vec<Figure> {
     let courses = courses(results, point);
     let plot = |name: &str, title: &str, axis: &str, unit, of: fn(&SeriesPoint) -> f64, caption: &str| {

@@ -1,4 +1,4 @@
-//! What is reported of a run.
+//! The metrics that are reported of a run.
 
 use crate::plot::Unit;
 use crate::record::RunRecord;

@@ -20,7 +20,7 @@ use crate::drive::Drive;
 struct Step {
     drive: Rc<Drive>,
     what: What,
-    /// What is prepared, which the disk's thread holds.
+    /// The prepared step, which the disk's thread holds.
     step: step::Step,
 }
 

@@ -13,6 +13,7 @@ fn with_password(text: &str) -> (Config, Password) {
     (Config { name: "guest".into(), password: Some(password.clone()), credentials: None }, password)
 }
 
+/// Waits for a condition of the server's thread or of the system, which notify nobody.
 fn await_that(condition: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
@@ -145,6 +146,7 @@ fn only_changed_tiles_are_sent_and_nobody_looks_while_nobody_waits() {
     fake.set(0, 99, 3);
     assert_eq!(client.draw(&mut picture), [(0, 96, 16, 4, 0)]);
     let looks = fake.state().looks;
+    // That nothing happens has no event: a client that waits would have six looks taken meanwhile.
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(fake.state().looks, looks);
 }
@@ -155,6 +157,7 @@ fn a_thread_without_waiting_clients_uses_no_processor_time() {
     let mut client = rig.session();
     client.picture();
     let before = rig.processor_time();
+    // A second of the thread's own clock: a busy machine adds nothing to it.
     std::thread::sleep(Duration::from_secs(1));
     let used = rig.processor_time() - before;
     assert!(used < Duration::from_millis(5), "{used:?}");

@@ -154,7 +154,7 @@ struct Inner {
     replica: Rc<Replica>,
 }
 
-/// What an inner commit copies. Its progress is that along the top, as in QEMU.
+/// The images that an inner commit copies. Its progress is that along the top, as in QEMU.
 struct Layers(Rc<Replica>);
 
 #[async_trait(?Send)]

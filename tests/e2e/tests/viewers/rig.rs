@@ -11,7 +11,7 @@ use des::Des;
 use des::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use harness::screen::{ScreenServer, Synthetic};
 use harness::terminal::Terminal;
-use harness::{Failure, check};
+use harness::{Failure, check, wait_for};
 use link::Credentials;
 use rfb::{Config, Password};
 use tempfile::TempDir;
@@ -182,7 +182,7 @@ impl Rig {
         let mut terminal = Terminal::run(&mut command)?;
         terminal.shows("Password:")?;
         let end = Instant::now() + PATIENCE;
-        // It drops what was typed before it had set its terminal up.
+        // It drops what was typed before it had set its terminal up, and does not say when that is.
         while terminal.end()?.is_none() && Instant::now() < end {
             let _ = terminal.press(&[password, "\r"]);
             std::thread::sleep(Duration::from_millis(200));
@@ -194,14 +194,10 @@ impl Rig {
     fn ends(&self, command: &mut Command) -> Result<(), Failure> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
-        let end = Instant::now() + PATIENCE;
-        while child.try_wait()?.is_none() {
-            if Instant::now() > end {
-                child.kill()?;
-                let said = said(&child.wait_with_output()?);
-                return Err(format!("{command:?} does not end: {said}").into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        if wait_for("its end", PATIENCE, || Ok(child.try_wait()?.is_some())).is_err() {
+            child.kill()?;
+            let said = said(&child.wait_with_output()?);
+            return Err(format!("{command:?} does not end: {said}").into());
         }
         let output = child.wait_with_output()?;
         check(output.status.success(), format!("{command:?}: {}", said(&output)))
@@ -223,20 +219,20 @@ impl Rig {
         command.env("DISPLAY", &x.display).env("VNC_PASSWORD", password).env("HOME", self.folder.path());
         command.env("VNC_USERNAME", "nobody").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut viewer = Stopped(command.spawn()?);
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let shown = x.screen()?;
-            if shown == self.screen.state().pixels {
-                return Ok(shown);
-            }
-            if viewer.0.try_wait()?.is_some() || Instant::now() > end {
-                viewer.0.kill()?;
-                let mut said = String::new();
-                viewer.0.stderr.take().ok_or("no output")?.read_to_string(&mut said)?;
-                return Err(format!("TigerVNC's viewer does not show the screen: {said}").into());
-            }
-            std::thread::sleep(Duration::from_millis(100));
+        let mut shown = Vec::new();
+        // An X server notifies nobody of what is drawn in its file.
+        let waited = wait_for("TigerVNC's viewer", PATIENCE, || {
+            check(viewer.0.try_wait()?.is_none(), "the viewer runs")?;
+            shown = x.screen()?;
+            Ok(shown == self.screen.state().pixels)
+        });
+        if let Err(failure) = waited {
+            viewer.0.kill()?;
+            let mut said = String::new();
+            viewer.0.stderr.take().ok_or("no output")?.read_to_string(&mut said)?;
+            return Err(format!("TigerVNC's viewer does not show the screen: {failure}: {said}").into());
         }
+        Ok(shown)
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Part {
     pub base: Rc<Node>,
     /// Number of images from the top on that are above the base.
     pub above: usize,
-    /// What the job needs.
+    /// The images that the job claims.
     pub needs: Needs,
 }
 
