@@ -15,6 +15,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 const FORGET: Duration = Duration::from_secs(600);
 /// The most peers that are remembered. Then the one whose pause ends first is forgotten.
 const MAX_PEERS: usize = 1024;
+/// The most attempts of one peer that wait for their judgement.
+pub(crate) const MAX_WAITING: usize = 4;
 
 /// The part of a peer's address that one user can hardly change: of IPv6 the network, whose other half
 /// everybody chooses freely. All users of a Unix socket are one peer.
@@ -48,17 +50,48 @@ struct Record {
 
 /// The failures of all peers, by the executor's clock.
 #[derive(Default)]
-pub(crate) struct Failures(RefCell<BTreeMap<Peer, Record>>);
+pub(crate) struct Failures {
+    peers: RefCell<BTreeMap<Peer, Record>>,
+    /// The numbers of attempts that wait. A peer without one has no entry.
+    waiting: RefCell<BTreeMap<Peer, usize>>,
+}
+
+/// The place of an attempt that waits for its judgement.
+pub(crate) struct Waiting<'a> {
+    failures: &'a Failures,
+    peer: Peer,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.failures.waiting.borrow_mut();
+        if let Some(count @ 2..) = waiting.get_mut(&self.peer) {
+            *count -= 1;
+        } else {
+            waiting.remove(&self.peer);
+        }
+    }
+}
 
 impl Failures {
     /// Returns the time at which an attempt of that peer may be judged, if it is not now.
     pub(crate) fn pause(&self, peer: Peer, now: Duration) -> Option<Duration> {
-        self.0.borrow().get(&peer).map(|record| record.until).filter(|until| *until > now)
+        self.peers.borrow().get(&peer).map(|record| record.until).filter(|until| *until > now)
+    }
+
+    /// Returns a place for an attempt that must wait, or nothing if [`MAX_WAITING`] of that peer wait already.
+    pub(crate) fn wait(&self, peer: Peer) -> Option<Waiting<'_>> {
+        let mut waiting = self.waiting.borrow_mut();
+        let count = waiting.entry(peer).or_default();
+        (*count < MAX_WAITING).then(|| {
+            *count += 1;
+            Waiting { failures: self, peer }
+        })
     }
 
     /// Records a failed attempt.
     pub(crate) fn failed(&self, peer: Peer, now: Duration) {
-        let mut records = self.0.borrow_mut();
+        let mut records = self.peers.borrow_mut();
         records.retain(|_, record| now < record.until + FORGET);
         if records.len() == MAX_PEERS && !records.contains_key(&peer) {
             let first = records.iter().min_by_key(|(_, record)| record.until).map(|(peer, _)| *peer);
@@ -72,7 +105,7 @@ impl Failures {
 
     /// Records a successful attempt.
     pub(crate) fn succeeded(&self, peer: Peer) {
-        self.0.borrow_mut().remove(&peer);
+        self.peers.borrow_mut().remove(&peer);
     }
 }
 

@@ -29,11 +29,25 @@ fn peers_are_forgotten_after_a_while_and_bounded_at_once() {
     let failures = Failures::default();
     for n in 0..5000u32 {
         failures.failed(Peer::V4(n.to_be_bytes()), Duration::from_secs(1));
-        assert!(failures.0.borrow().len() <= MAX_PEERS);
+        assert!(failures.peers.borrow().len() <= MAX_PEERS);
     }
-    assert_eq!(failures.0.borrow().len(), MAX_PEERS);
+    assert_eq!(failures.peers.borrow().len(), MAX_PEERS);
     failures.failed(Peer::Local, Duration::from_secs(1000));
-    assert_eq!(failures.0.borrow().len(), 1);
+    assert_eq!(failures.peers.borrow().len(), 1);
+}
+
+#[test]
+fn few_attempts_of_a_peer_wait_at_once() {
+    let failures = Failures::default();
+    let (one, other) = (peer("10.0.0.1:1"), peer("10.0.0.2:1"));
+    let mut places: Vec<_> = (0..MAX_WAITING).map(|_| failures.wait(one).unwrap()).collect();
+    assert!(failures.wait(one).is_none());
+    assert!(failures.wait(other).is_some());
+    places.pop();
+    places.push(failures.wait(one).unwrap());
+    assert!(failures.wait(one).is_none());
+    drop(places);
+    assert!(failures.waiting.borrow().is_empty());
 }
 
 #[test]

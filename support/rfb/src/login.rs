@@ -173,10 +173,7 @@ async fn vnc_auth(
         link.fill(&mut answer).await
     })
     .await?;
-    // Attempts of one peer are judged one after the other, however many connections it makes.
-    while let Some(until) = terms.failures.pause(terms.peer, executor::now()) {
-        executor::sleep_until(until).await;
-    }
+    judgement(link, terms).await?;
     let key = password.key();
     // Compared even if it cannot be right, so that the time says nothing.
     let equal = encrypted(key.unwrap_or_default(), challenge).ct_eq(&answer);
@@ -192,6 +189,26 @@ async fn vnc_auth(
         }
     };
     result(link, version, failure).await
+}
+
+/// Waits until an attempt of this peer may be judged. Attempts of one peer are judged one after the other,
+/// however many connections it makes. A client that hangs up meanwhile is not judged.
+async fn judgement(link: &Link, terms: &Terms<'_>) -> Result<(), Ended> {
+    let mut waiting = None;
+    while let Some(until) = terms.failures.pause(terms.peer, executor::now()) {
+        if waiting.is_none() {
+            let place = terms.failures.wait(terms.peer);
+            waiting = Some(place.ok_or(Ended::Refused("too many attempts of its address wait"))?);
+        }
+        let pause = until.saturating_sub(executor::now());
+        match executor::timeout(pause, link.fill_or_end(&mut [0])).await {
+            None => {}
+            Some(Ok(false)) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Some(Ok(true)) => return Err(Ended::Protocol("did not wait for the result of its login")),
+            Some(Err(e)) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Returns the right answer to a challenge: DES of each half, with the password as the key. VncAuth takes

@@ -114,8 +114,8 @@ pub enum Event {
 
 /// The most clients that see the screen at once.
 pub const MAX_CLIENTS: usize = 32;
-/// The most clients that are logging in at once. Then one of those with the same address as most others has
-/// to go.
+/// The most clients that are logging in at once, with those whose attempts wait for their judgement. Then one
+/// of those with the same address as most others has to go.
 pub const MAX_LOGINS: usize = 64;
 /// The pause after a failed accept: the host is out of descriptors, and retrying at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Instant;
 
 use super::*;
-use crate::testing::{Fake, PATIENCE, Rig};
+use crate::testing::{Client, Fake, PATIENCE, Rig};
 use crate::{Pointer, Size};
 
 fn with_password(text: &str) -> (Config, Password) {
@@ -120,6 +120,53 @@ fn failures_slow_down_their_peer_and_nobody_else() {
     let refused: Vec<_> = guesses.iter_mut().take(3).map(|guess| guess.u32()).collect();
     assert_eq!(refused, [1, 1, 1]);
     assert!(began.elapsed() >= Duration::from_millis(1400), "{:?}", began.elapsed());
+}
+
+/// Sends a password, which is not judged yet.
+fn attempt(rig: &Rig, address: &str, password: &str) -> Client {
+    let mut client = rig.connect_from(address);
+    client.version("RFB 003.008\n");
+    client.expect(&[1, 2]);
+    client.send(&[2]);
+    client.answer(password);
+    client
+}
+
+#[test]
+fn attempts_that_hang_up_are_gone_and_not_judged() {
+    let (config, _) = with_password("foobar1");
+    let rig = Rig::tcp(Fake::new(16, 16), config);
+    for _ in 0..300 {
+        drop(attempt(&rig, "127.0.0.2", "guess"));
+    }
+    await_that(|| rig.on(|server| server.clients.borrow().len()) <= MAX_LOGINS);
+    await_that(|| rig.on(|server| server.clients.borrow().is_empty()));
+    let mut right = rig.connect_from("127.0.0.2");
+    assert_eq!(right.log_in("foobar1"), None);
+    right.init();
+}
+
+#[test]
+fn attempts_that_wait_are_few_and_end_like_others() {
+    let (config, _) = with_password("foobar1");
+    let rig = Rig::tcp(Fake::new(16, 16), config);
+    // A pause that outlives the test.
+    let peer = Peer::V4([127, 0, 0, 2]);
+    rig.on(move |server| server.failures.failed(peer, executor::now() + Duration::from_secs(3600)));
+    let logging_in = || rig.on(|server| server.clients.borrow().len());
+    let mut waiting: Vec<_> = (0..4).map(|_| attempt(&rig, "127.0.0.2", "foobar1")).collect();
+    attempt(&rig, "127.0.0.2", "foobar1").end(&[]);
+    await_that(|| logging_in() == 4);
+    // Nobody sends anything before the result.
+    waiting[3].send(&[1]);
+    waiting.pop().unwrap().end(&[]);
+    await_that(|| logging_in() == 3);
+    // To make room ends the oldest of them too.
+    let flood: Vec<_> = (0..MAX_LOGINS - 2).map(|_| rig.connect_from("127.0.0.2")).collect();
+    waiting[0].end(&[]);
+    await_that(|| logging_in() == MAX_LOGINS);
+    drop((waiting, flood));
+    await_that(|| logging_in() == 0);
 }
 
 #[test]
