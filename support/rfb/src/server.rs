@@ -278,7 +278,7 @@ impl Server {
         }
     }
 
-    /// Hangs up on a client if too many are logging in: the oldest of those whose address has most of them,
+    /// Hangs up on a client if too many are logging in: the oldest of those whose addresses have most of them,
     /// so that nobody can keep others out.
     fn make_room(&self) {
         let mut clients = self.clients.borrow_mut();
@@ -289,10 +289,10 @@ impl Server {
         if counts.values().sum::<usize>() <= MAX_LOGINS {
             return;
         }
-        let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(peer, _)| peer);
-        let goes = clients
-            .values_mut()
-            .find(|client| client.stage == Stage::Login && Some(Peer::of(&client.info.peer)) == most);
+        let most = counts.values().copied().max();
+        let goes = clients.values_mut().find(|client| {
+            client.stage == Stage::Login && counts.get(&Peer::of(&client.info.peer)).copied() == most
+        });
         if let Some(client) = goes {
             client.stage = Stage::Leaving;
             client.connection.hang_up();

@@ -382,6 +382,22 @@ fn as_many_clients_as_promised_get_in_and_a_flood_of_logins_keeps_nobody_out() {
 }
 
 #[test]
+fn many_addresses_with_one_silent_connection_each_keep_nobody_out() {
+    let rig = Rig::tcp(Fake::new(16, 16), Config::default());
+    let mut silent: Vec<_> = (2..66).map(|n| rig.connect_from(&format!("127.0.0.{n}"))).collect();
+    silent.iter_mut().for_each(|client| client.expect(b"RFB 003.008\n"));
+    let mut client = rig.connect_from("127.0.0.200");
+    client.version("RFB 003.008\n");
+    client.expect(&[1, 1]);
+    client.send(&[1]);
+    client.expect(&[0; 4]);
+    client.init();
+    // The oldest had to go.
+    silent[0].end(&[]);
+    await_that(|| rig.on(|server| server.clients.borrow().len()) == MAX_LOGINS);
+}
+
+#[test]
 fn stop_ends_every_session_and_the_socket() {
     let rig = Rig::tcp(Fake::new(16, 16), Config::default());
     let mut client = rig.session();
