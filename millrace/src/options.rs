@@ -148,7 +148,8 @@ pub(super) struct Run {
     /// A screen, shown by VNC, with keyboard and pointer: unix:PATH or HOST:DISPLAY, then
     /// [,password=on][,tls-creds=ID].
     ///
-    /// DISPLAY 0 is TCP port 5900. If other machines can reach HOST, password=on or tls-creds is required.
+    /// DISPLAY 0 is TCP port 5900. If other machines can reach HOST, it needs password=on, or tls-creds with
+    /// verify-peer=on.
     ///
     /// password=on: nobody gets in until 'change vnc password' or 'set_password' has set a password, of which
     /// 8 bytes count. tls-creds=ID: clients must use TLS, with the credentials of --tls-creds.

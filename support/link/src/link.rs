@@ -112,7 +112,7 @@ impl Link {
         if inbox.start != inbox.end {
             return Err(io::Error::other("the peer sent more before TLS began"));
         }
-        let tls = rustls::ServerConnection::new(credentials.0.clone()).map_err(io::Error::other)?;
+        let tls = rustls::ServerConnection::new(credentials.config.clone()).map_err(io::Error::other)?;
         let tls = RefCell::new(Box::new(rustls::Connection::from(tls)));
         while tls.borrow().is_handshaking() {
             self.send_records(&tls).await?;

@@ -31,7 +31,10 @@ pub enum CredentialsError {
 
 /// A server's TLS credentials. Clones share them.
 #[derive(Clone)]
-pub struct Credentials(pub(crate) Arc<ServerConfig>);
+pub struct Credentials {
+    pub(crate) config: Arc<ServerConfig>,
+    verifies_peer: bool,
+}
 
 impl Credentials {
     /// Reads `server-cert.pem` and `server-key.pem` from a folder. With `verify_peer` it also reads
@@ -63,7 +66,13 @@ impl Credentials {
         // Sessions are long, so nobody resumes one. TigerVNC's viewer 1.12 waits for ever if a ticket comes
         // together with the first message after it.
         config.send_tls13_tickets = 0;
-        Ok(Credentials(Arc::new(config)))
+        Ok(Credentials { config: Arc::new(config), verifies_peer: verify_peer })
+    }
+
+    /// Returns true if only clients with a certificate of the authority are accepted. Otherwise TLS encrypts, and
+    /// lets everybody in.
+    pub fn verifies_peer(&self) -> bool {
+        self.verifies_peer
     }
 }
 

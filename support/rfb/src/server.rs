@@ -28,15 +28,18 @@ pub struct Config {
     pub name: String,
     /// The password that clients must know; without one, everybody who reaches the server gets in.
     pub password: Option<Password>,
-    /// The credentials of TLS. With them, only clients that use TLS (VeNCrypt) get in.
+    /// The credentials of TLS. With them, only clients that use TLS (VeNCrypt) get in: everybody who does, unless
+    /// the credentials verify the peer or there is a password.
     pub credentials: Option<Credentials>,
 }
 
 /// The reason why a server cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Neither a password nor TLS, on an address that other machines may reach.
-    #[error("{0} can be reached from other machines: it needs a password or TLS credentials")]
+    /// Neither a password nor certificates of clients, on an address that other machines may reach.
+    #[error(
+        "{0} can be reached from other machines: it needs a password, or TLS credentials with verify-peer=on"
+    )]
     Open(SocketAddr),
     /// The socket cannot be used.
     #[error("the listening socket: {0}")]
@@ -184,7 +187,8 @@ impl Server {
             (Some(_), None) => Security::TlsNone,
             (Some(_), Some(_)) => Security::TlsVnc,
         };
-        if let (Security::None, Endpoint::Ip(address)) = (security, &endpoint)
+        let verifies_peer = config.credentials.as_ref().is_some_and(Credentials::verifies_peer);
+        if let (None, false, Endpoint::Ip(address)) = (&config.password, verifies_peer, &endpoint)
             && !address.ip().to_canonical().is_loopback()
         {
             return Err(ConfigError::Open(*address));

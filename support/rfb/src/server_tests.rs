@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Instant;
 
 use super::*;
-use crate::testing::{Client, Fake, PATIENCE, Rig};
+use crate::testing::{self, Client, Fake, PATIENCE, Rig};
 use crate::{Pointer, Size};
 
 fn with_password(text: &str) -> (Config, Password) {
@@ -408,7 +408,7 @@ fn stop_ends_every_session_and_the_socket() {
     rig.on(|server| server.stop());
     client.end(&[]);
     connecting.end(&[]);
-    let crate::testing::Place::Tcp(address) = rig.place else { panic!("not TCP") };
+    let testing::Place::Tcp(address) = rig.place else { panic!("not TCP") };
     assert!(std::net::TcpStream::connect(address).is_err());
     let ended =
         std::iter::from_fn(|| Some(rig.event())).filter(|event| matches!(event, Event::Disconnected(_)));
@@ -428,8 +428,19 @@ fn a_server_without_security_is_for_this_machine_only() {
         })
     };
     let refused = start("0.0.0.0:0", Config::default()).unwrap_err();
-    let why = "can be reached from other machines: it needs a password or TLS credentials";
+    let why =
+        "can be reached from other machines: it needs a password, or TLS credentials with verify-peer=on";
     assert!(refused.starts_with("0.0.0.0:") && refused.ends_with(why), "{refused}");
+    // TLS alone lets everybody in.
+    let tls = |verify_peer| {
+        let credentials = Some(testing::credentials(verify_peer).0);
+        Config { credentials, ..Config::default() }
+    };
+    let refused = start("0.0.0.0:0", tls(false)).unwrap_err();
+    assert!(refused.ends_with(why), "{refused}");
+    assert!(start("0.0.0.0:0", tls(true)).is_ok());
+    assert!(start("127.0.0.1:0", tls(false)).is_ok());
+    assert!(start("0.0.0.0:0", Config { password: with_password("").0.password, ..tls(false) }).is_ok());
     assert!(start("0.0.0.0:0", with_password("").0).is_ok());
     assert!(start("127.0.0.1:0", Config::default()).is_ok());
 }

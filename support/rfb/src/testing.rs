@@ -13,6 +13,9 @@ use des::Des;
 use des::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use executor::Handle;
 use executor::Thread;
+use link::Credentials;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::RootCertStore;
 use socket2::{Domain, Socket, Type};
 
 use crate::pixel::Format;
@@ -196,6 +199,25 @@ impl Rig {
         client.init();
         client
     }
+}
+
+/// A server's credentials for TLS, and the authority that clients trust for them.
+pub(crate) fn credentials(verify_peer: bool) -> (Credentials, RootCertStore) {
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &authority);
+    let folder = tempfile::tempdir().unwrap();
+    let files = [
+        ("ca-cert.pem", authority.pem()),
+        ("server-cert.pem", certificate.unwrap().pem()),
+        ("server-key.pem", key.serialize_pem()),
+    ];
+    files.iter().for_each(|(name, pem)| std::fs::write(folder.path().join(name), pem).unwrap());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    (Credentials::load(folder.path(), verify_peer).unwrap(), roots)
 }
 
 pub(crate) trait Stream: Read + Write {}

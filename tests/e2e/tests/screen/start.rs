@@ -23,7 +23,7 @@ fn a_screen_that_cannot_be_or_that_anybody_could_reach_is_refused_in_a_line() ->
     for (more, says) in [
         (
             &["--vnc", "0.0.0.0:77"][..],
-            "0.0.0.0:5977 can be reached from other machines: it needs a password",
+            "0.0.0.0:5977 can be reached from other machines: it needs a password, or TLS credentials with verify-peer=on",
         ),
         (&["--vnc", "unix:vnc,tls-creds=t"], "--vnc: no --tls-creds has the id 't'"),
         (&["--vnc", "unix:kernel"], "--vnc: kernel exists and is not a socket"),
