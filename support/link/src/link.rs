@@ -149,6 +149,20 @@ impl Link {
         Ok(())
     }
 
+    /// Sends what TLS has to send, as far as that is possible at once; the next task that sends takes the rest
+    /// along. A receiver must not wait for a peer that takes nothing: what it sent would wait too.
+    fn send_records_now(tls: &RefCell<Box<rustls::Connection>>, connection: &Connection) -> io::Result<()> {
+        let mut tls = tls.borrow_mut();
+        while tls.wants_write() {
+            match tls.write_tls(&mut Socket(connection)) {
+                Ok(0) => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                sent => _ = sent?,
+            }
+        }
+        Ok(())
+    }
+
     /// Receives into the inbox. Returns 0 at the end of the connection.
     async fn receive_secure(&self, tls: &RefCell<Box<rustls::Connection>>) -> io::Result<usize> {
         loop {
@@ -166,7 +180,7 @@ impl Link {
                 other => return other,
             }
             self.receive_records(tls).await?;
-            self.send_records(tls).await?;
+            Self::send_records_now(tls, self.fd.get())?;
         }
     }
 

@@ -398,6 +398,24 @@ fn many_addresses_with_one_silent_connection_each_keep_nobody_out() {
 }
 
 #[test]
+fn over_tls_a_key_arrives_while_an_update_waits_for_its_reader() {
+    let fake = Fake::new(640, 480);
+    let (credentials, roots) = testing::credentials(false);
+    let config = Config { credentials: Some(credentials), ..Config::default() };
+    let rig = Rig::new(fake.clone(), config);
+    let mut client = rig.connect().log_in_by_tls(roots);
+    client.init();
+    client.request(false);
+    // The update has begun, and is far more than a socket holds.
+    let rects = client.update();
+    client.send(&[4, 1, 0, 0, 0, 0, 0, b'x']);
+    await_that(|| fake.state().keys == [(45, true)]);
+    let mut picture = vec![0; 640 * 480];
+    client.rects(rects, &mut picture);
+    assert!(picture == fake.state().pixels);
+}
+
+#[test]
 fn stop_ends_every_session_and_the_socket() {
     let rig = Rig::tcp(Fake::new(16, 16), Config::default());
     let mut client = rig.session();

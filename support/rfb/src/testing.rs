@@ -15,7 +15,7 @@ use executor::Handle;
 use executor::Thread;
 use link::Credentials;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::RootCertStore;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
 use crate::pixel::Format;
@@ -299,6 +299,25 @@ impl Client {
         Some(reason)
     }
 
+    /// Logs in with TLS and without a password (VeNCrypt 0.2, X509None).
+    pub(crate) fn log_in_by_tls(mut self, roots: RootCertStore) -> Self {
+        self.version("RFB 003.008\n");
+        self.expect(&[1, 19]);
+        self.send(&[19]);
+        self.expect(&[0, 2]);
+        self.send(&[0, 2]);
+        self.expect(&[0, 1, 0, 0, 1, 4]);
+        self.send(&[0, 0, 1, 4]);
+        self.expect(&[1]);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let tls = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut client = Client { stream: Box::new(StreamOwned::new(tls, self.stream)), size: self.size };
+        client.expect(&[0; 4]);
+        client
+    }
+
     /// Runs the initialization. Returns the name.
     pub(crate) fn init(&mut self) -> String {
         self.send(&[0]);
@@ -333,8 +352,13 @@ impl Client {
     /// Receives an update in raw encoding and our own pixel format, and draws it into `picture`. Returns its
     /// rectangles.
     pub(crate) fn draw(&mut self, picture: &mut [u32]) -> Vec<Head> {
-        let stride = usize::from(self.size.width);
         let rects = self.update();
+        self.rects(rects, picture)
+    }
+
+    /// The same, after the head of the update.
+    pub(crate) fn rects(&mut self, rects: u16, picture: &mut [u32]) -> Vec<Head> {
+        let stride = usize::from(self.size.width);
         (0..rects)
             .map(|_| {
                 let head @ (x, y, width, height, encoding) = self.head();
