@@ -128,8 +128,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// It lives until [`Server::stop`]. Other threads reach it by an [`executor::Handle`].
 ///
 /// Its thread makes these system calls for it: `accept4`, those of the event loop, `readv` and `recvfrom`,
-/// `sendmsg` and `sendto` without an address, `setsockopt`, `getsockname` and `fcntl` on new connections,
-/// `shutdown`, `close` and `getrandom`.
+/// `sendmsg` and `sendto` without an address, `getsockname`, `fcntl` and `setsockopt` (keep-alive with its idle
+/// time, and `TCP_NODELAY`) on new connections, `shutdown`, `close` and `getrandom`.
 pub struct Server {
     config: Config,
     security: Security,

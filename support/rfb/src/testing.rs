@@ -133,10 +133,14 @@ impl Rig {
         place: Place,
         folder: tempfile::TempDir,
     ) -> Self {
+        // rustix looks for the kernel's clocks at the first use of one, by a call that only tests need.
+        rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let thread = Thread::start("vnc", std::future::pending).unwrap();
         let (sender, events) = channel();
         let (listener, screen) = (listener.into(), fake.clone());
         let server = thread.remote().call(move || async move {
+            // The thread makes only the calls that it may make in the program; another one ends the process.
+            sandbox::confine(sandbox::Role::Screen, sandbox::Mode::Strict);
             let (screen, input) = (Rc::new(screen.clone()), Rc::new(screen));
             let server =
                 Server::start(listener, config, screen, input, move |event| drop(sender.send(event)));

@@ -99,15 +99,15 @@ const SCREEN: &[c_long] = &[
     SYS_epoll_pwait,
     SYS_epoll_wait,
     SYS_eventfd2,
-    SYS_getpeername,
     SYS_getsockname,
-    SYS_getsockopt,
     SYS_recvfrom,
-    SYS_recvmsg,
     SYS_sched_getaffinity,
-    SYS_setsockopt,
     SYS_shutdown,
 ];
+
+/// The socket options that the screen's thread sets on its clients' connections: level and name.
+const SCREEN_OPTIONS: [(c_int, c_int); 3] =
+    [(SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE), (IPPROTO_TCP, TCP_NODELAY)];
 
 /// The ioctls on an image's file or on a connection.
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
@@ -115,8 +115,8 @@ const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 /// The ioctls on a vCPU: KVM_RUN, KVM_GET_REGS and KVM_KVMCLOCK_CTRL of linux/kvm.h.
 const VCPU_IOCTLS: &[c_ulong] = &[0xae80, 0x8090_ae81, 0xaead];
 
-/// The ioctls on a VM and on a connection: KVM_GET_DIRTY_LOG of linux/kvm.h.
-const SCREEN_IOCTLS: &[c_ulong] = &[0x4010_ae42, FIONBIO];
+/// The ioctl on a VM: KVM_GET_DIRTY_LOG of linux/kvm.h.
+const SCREEN_IOCTLS: &[c_ulong] = &[0x4010_ae42];
 
 /// The allowed commands of fcntl(2). Others make the kernel send signals to any process (F_SETOWN,
 /// F_SETSIG).
@@ -181,6 +181,11 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
     }
     if matches!(role, Role::Disk | Role::Screen) {
         rules.insert(SYS_sendmsg, one_of([int(2, MaskedEq(MSG_FASTOPEN as u64), 0)])?);
+    }
+    if role == Role::Screen {
+        let option = |(level, name)| all_of([int(1, Eq, level as u64), int(2, Eq, name as u64)]);
+        let options = SCREEN_OPTIONS.into_iter().map(option).collect::<Result<Vec<_>, _>>()?;
+        rules.insert(SYS_setsockopt, options.concat());
     }
     if role == Role::Disk {
         let thread = CLONE_THREAD as u64;

@@ -11,7 +11,7 @@ use libc::*;
 use super::{confined, errno, in_process};
 use crate::{Mode, Role, syscalls};
 
-const ROLES: [Role; 3] = [Role::Disk, Role::Vcpu, Role::Device];
+const ROLES: [Role; 4] = [Role::Disk, Role::Vcpu, Role::Device, Role::Screen];
 
 /// Creates a child by clone(2) with these flags; the child exits at once. Returns the error number, or
 /// 0.
@@ -143,6 +143,54 @@ fn what_is_connected_stays_so_and_goes_nowhere_else() {
             }
         });
     }
+}
+
+#[test]
+fn a_screens_thread_accepts_and_sets_only_its_own_options() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    confined(Role::Screen, Mode::On, move || {
+        let (stream, _) = listener.accept().unwrap();
+        let fd = stream.as_raw_fd() as usize;
+        let one = 1 as c_int;
+        let set = |level: c_int, name: c_int| {
+            let value = &raw const one as usize;
+            errno(SYS_setsockopt, &[fd, level as usize, name as usize, value, size_of::<c_int>()])
+        };
+        for (level, name) in
+            [(SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE), (IPPROTO_TCP, TCP_NODELAY)]
+        {
+            assert_eq!(set(level, name), 0, "{level} {name}");
+        }
+        // The same numbers of another level are other options.
+        for (level, name) in [
+            (SOL_SOCKET, SO_REUSEPORT),
+            (SOL_SOCKET, SO_ATTACH_FILTER),
+            (SOL_SOCKET, TCP_NODELAY),
+            (IPPROTO_IP, TCP_KEEPIDLE),
+            (IPPROTO_IP, IP_ADD_MEMBERSHIP),
+            (IPPROTO_TCP, SO_KEEPALIVE),
+            (IPPROTO_TCP, TCP_ULP),
+            (IPPROTO_TCP, TCP_CONGESTION),
+            (IPPROTO_TCP, TCP_REPAIR),
+        ] {
+            assert_eq!(set(level, name), EPERM, "{level} {name}");
+        }
+        for call in [
+            SYS_recvmsg,
+            SYS_recvmmsg,
+            SYS_getsockopt,
+            SYS_getpeername,
+            SYS_socket,
+            SYS_connect,
+            SYS_bind,
+            SYS_listen,
+        ] {
+            assert_eq!(errno(call, &[fd]), EPERM, "call {call}");
+        }
+        let nonblocking = errno(SYS_ioctl, &[fd, FIONBIO as usize, &raw const one as usize]);
+        assert_eq!(nonblocking, EPERM, "FIONBIO");
+    });
 }
 
 #[test]
