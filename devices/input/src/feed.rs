@@ -11,6 +11,9 @@ use crate::codes::{ABS_MAX, ABS_X, ABS_Y, EV_ABS, EV_KEY, EV_REL, EV_SYN, LAST_K
 /// The number of waiting events from which on only releases of keys are accepted.
 pub const WAITING_MAX: usize = 1024;
 
+/// The most events of one input: two positions and their end.
+const MOST_EVENTS: usize = 3;
+
 /// A wheel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Axis {
@@ -51,14 +54,25 @@ struct State {
 }
 
 impl State {
-    fn is_full(&self) -> bool {
-        !self.is_active || self.waiting.len() >= WAITING_MAX
+    /// Returns true if `count` inputs, each of a press, a step of a wheel or a move, would all be taken.
+    fn has_room(&self, count: usize) -> bool {
+        let before_last = count.saturating_sub(1).saturating_mul(MOST_EVENTS);
+        count == 0 || self.waiting.len().saturating_add(before_last) < WAITING_MAX
     }
 
     fn push(&mut self, events: &[Event]) {
         self.waiting.extend(events);
         self.waiting.push_back(Event::END);
         self.ends_in_move = false;
+    }
+
+    /// Adds events if there is a driver and room for them. Returns false if there is no room.
+    fn offer(&mut self, events: &[Event]) -> bool {
+        let has_room = self.has_room(1);
+        if self.is_active && has_room {
+            self.push(events);
+        }
+        !self.is_active || has_room
     }
 }
 
@@ -83,76 +97,92 @@ impl Feed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) -> bool {
         let mut state = self.state();
         let was_empty = state.waiting.is_empty();
-        change(&mut state);
+        let is_taken = change(&mut state);
         if was_empty && !state.waiting.is_empty() {
             // Fails only when the counter is full, and then it is readable already.
             let _ = self.ready.write(1);
         }
+        is_taken
+    }
+
+    /// Returns true if that many presses, steps of a wheel and moves would all be taken now. They are if the
+    /// guest has no driver: it is given none of them then.
+    pub fn has_room(&self, count: usize) -> bool {
+        let state = self.state();
+        !state.is_active || state.has_room(count)
     }
 
     /// Moves a key or button. A key that goes down while it is down is repeated. A key that goes up while it
     /// is up is ignored, and so is a code that no device here has.
-    pub fn key(&self, code: u16, down: bool) {
+    ///
+    /// Returns false if it was dropped because [`WAITING_MAX`] events wait. That happens to no release.
+    pub fn key(&self, code: u16, down: bool) -> bool {
         self.change(|state| {
             let was_down = state.down.contains(&code);
             let value = match (was_down, down) {
-                (false, false) => return,
+                (false, false) => return true,
                 (true, false) => 0,
                 (false, true) => 1,
                 (true, true) => 2,
             };
+            let event = Event { kind: EV_KEY, code, value };
             let is_button = crate::config::BUTTONS.contains(&code);
-            if down && (state.is_full() || !(is_button || (1..=LAST_KEY).contains(&code))) {
-                return;
+            if !down {
+                state.down.remove(&code);
+                state.push(&[event]);
+                return true;
             }
-            if down {
-                state.down.insert(code)
-            } else {
-                state.down.remove(&code)
-            };
+            if !state.is_active || !(is_button || (1..=LAST_KEY).contains(&code)) {
+                return true;
+            }
             if value == 2 && is_button {
-                return;
+                return true;
             }
-            state.push(&[Event { kind: EV_KEY, code, value }]);
-        });
+            let is_taken = state.offer(&[event]);
+            if is_taken {
+                state.down.insert(code);
+            }
+            is_taken
+        })
     }
 
     /// Releases all keys and buttons that are down.
     pub fn release_all(&self) {
         let down: Vec<_> = self.state().down.iter().copied().collect();
-        down.into_iter().for_each(|code| self.key(code, false));
+        for code in down {
+            self.key(code, false);
+        }
     }
 
     /// Moves the pointer. 0 is the left or upper edge of the screen, [`ABS_MAX`] the right or lower one;
-    /// larger values count as that.
-    pub fn point(&self, x: u32, y: u32) {
+    /// larger values count as that. A move that waits is replaced by the next one.
+    ///
+    /// Returns false if it was dropped because [`WAITING_MAX`] events wait.
+    pub fn point(&self, x: u32, y: u32) -> bool {
         let position = |code, value: u32| Event { kind: EV_ABS, code, value: value.min(ABS_MAX) };
         self.change(|state| {
             if state.ends_in_move {
-                let keep = state.waiting.len().saturating_sub(3);
+                let keep = state.waiting.len().saturating_sub(MOST_EVENTS);
                 state.waiting.truncate(keep);
             }
-            if !state.is_full() {
-                state.push(&[position(ABS_X, x), position(ABS_Y, y)]);
-                state.ends_in_move = true;
-            }
-        });
+            let is_taken = state.offer(&[position(ABS_X, x), position(ABS_Y, y)]);
+            state.ends_in_move = is_taken && state.is_active;
+            is_taken
+        })
     }
 
     /// Turns a wheel by this many steps: away from the user or to the right if that is positive.
-    pub fn wheel(&self, axis: Axis, steps: i32) {
+    ///
+    /// Returns false if it was dropped because [`WAITING_MAX`] events wait.
+    pub fn wheel(&self, axis: Axis, steps: i32) -> bool {
         let code = match axis {
             Axis::Vertical => crate::codes::REL_WHEEL,
             Axis::Horizontal => crate::codes::REL_HWHEEL,
         };
-        self.change(|state| {
-            if !state.is_full() {
-                state.push(&[Event { kind: EV_REL, code, value: steps.cast_unsigned() }]);
-            }
-        });
+        self.change(|state| state.offer(&[Event { kind: EV_REL, code, value: steps.cast_unsigned() }]))
     }
 
     /// Returns the eventfd that is written when there are events to take.
@@ -176,8 +206,9 @@ impl Feed {
         event
     }
 
-    /// Forgets everything. Events are accepted from now on if `is_active`.
-    pub(crate) fn restart(&self, is_active: bool) {
+    /// Forgets everything. `is_active` is true if the guest has a driver from now on: without one, events are
+    /// dropped. The device calls this.
+    pub fn restart(&self, is_active: bool) {
         *self.state() = State { is_active, ..State::default() };
     }
 }

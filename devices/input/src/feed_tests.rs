@@ -46,13 +46,13 @@ fn keys_go_down_repeat_and_go_up() {
 fn a_guest_that_takes_nothing_loses_presses_but_no_release() {
     let feed = active();
     let held = [2, 3, 4, BTN_LEFT];
-    held.iter().for_each(|code| feed.key(*code, true));
+    assert!(held.iter().all(|code| feed.key(*code, true)));
     for step in 0..10_000 {
         feed.wheel(Axis::Vertical, step);
         feed.key(KEY_A, step % 2 == 0);
         feed.point(step as u32, 7);
     }
-    held.iter().for_each(|code| feed.key(*code, false));
+    assert!(held.iter().all(|code| feed.key(*code, false)));
     let count = feed.state().waiting.len();
     assert!(count <= WAITING_MAX + 2 * held.len() + 6, "{count} events");
     let mut down = BTreeSet::new();
@@ -101,4 +101,27 @@ fn without_a_driver_nothing_waits_and_a_new_one_finds_no_key_down() {
     assert!(!feed.is_waiting());
     feed.key(KEY_A, true);
     assert_eq!(taken(&feed), [(1, KEY_A, 1)]);
+}
+
+#[test]
+fn whoever_sends_learns_that_an_event_was_dropped_and_can_ask_before() {
+    let feed = active();
+    let room = WAITING_MAX.div_ceil(3);
+    assert!(feed.has_room(room) && !feed.has_room(room + 1) && !feed.has_room(usize::MAX));
+    // Of the largest kind, which nothing replaces.
+    for _ in 0..room {
+        feed.state().ends_in_move = false;
+        assert!(feed.point(1, 1));
+    }
+    feed.state().ends_in_move = false;
+    let count = feed.state().waiting.len();
+    assert!(feed.has_room(0) && !feed.has_room(1));
+    assert!(!feed.point(1, 1) && !feed.key(KEY_A, true) && !feed.wheel(Axis::Vertical, 1));
+    assert!(feed.key(KEY_A, false), "it is up already");
+    assert_eq!(feed.state().waiting.len(), count);
+    // Nothing waits for a guest without a driver.
+    feed.restart(false);
+    assert!(feed.has_room(usize::MAX));
+    assert!(feed.point(1, 1) && feed.key(KEY_A, true) && feed.wheel(Axis::Vertical, 1));
+    assert!(!feed.is_waiting());
 }

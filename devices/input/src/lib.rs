@@ -6,9 +6,9 @@
 //!
 //! | event | while the guest has no driver | while [`WAITING_MAX`] events wait | otherwise |
 //! |---|---|---|---|
-//! | a key or button goes down, a wheel turns | is dropped | is dropped | waits for the guest |
+//! | a key or button goes down, a wheel turns | is dropped | is refused | waits for the guest |
 //! | a key or button goes up that is down for the guest | - | waits for the guest | waits for the guest |
-//! | the pointer moves | is dropped | takes the place of the last move, or is dropped | likewise, or waits |
+//! | the pointer moves | is dropped | takes the place of the last move, or is refused | likewise, or waits |
 //!
 //! So no key stays down for a guest because it was slow, and a feed holds two events more for each key at
 //! most. The guest repeats no key by itself: a key that is pressed again while it is down is a repetition.

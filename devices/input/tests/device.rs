@@ -185,7 +185,9 @@ fn status_buffers_come_back_and_malformed_ones_break_the_device() {
         rig.settle();
         assert!(rig.is_broken(), "a buffer of {len} bytes, written: {write}");
         // Nobody waits for a broken device.
-        (0..2000).for_each(|_| rig.feed.wheel(Axis::Horizontal, 1));
+        for _ in 0..2000 {
+            rig.feed.wheel(Axis::Horizontal, 1);
+        }
         rig.device.reset();
     }
 }

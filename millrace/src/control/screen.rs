@@ -1,17 +1,19 @@
 //! The screen: VNC's password and clients, pictures, and input.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use qmp::command::*;
 use qmp::types::*;
 use qmp::{Error, Result};
 use rfb::{ClientInfo, Password, picture};
-use virtio_input::Axis;
 use virtio_input::codes::{ABS_MAX, BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE};
+use virtio_input::{Axis, Feed};
 
 use super::Control;
-use crate::screen::{Screen, described};
+use crate::screen::{Hands, Screen, described};
 
 /// The time between presses and releases of `send-key`, unless it is given.
 const HOLD: Duration = Duration::from_millis(100);
@@ -105,6 +107,67 @@ fn step(event: &InputEvent) -> Result<Step> {
     })
 }
 
+fn full() -> Error {
+    Error::generic("the guest has not taken its earlier input: send less at once, or try again later")
+}
+
+/// Presses keys, all or none of them, and returns a release of them.
+fn press(keyboard: &Arc<Feed>, codes: Vec<u16>) -> Result<impl FnOnce() + 'static> {
+    if !keyboard.has_room(codes.len()) {
+        return Err(full());
+    }
+    let is_taken = codes.iter().all(|code| keyboard.key(*code, true));
+    let release = {
+        let keyboard = keyboard.clone();
+        move || {
+            for code in codes.iter().rev() {
+                keyboard.key(*code, false);
+            }
+        }
+    };
+    if !is_taken {
+        // A VNC client was quicker.
+        release();
+        return Err(full());
+    }
+    Ok(release)
+}
+
+/// Returns the number of inputs for which a device needs room, to take all of these steps.
+fn needs(mut steps: Vec<&Step>) -> usize {
+    // Of moves without anything between only the last waits, and releases are always taken.
+    let is_move = |step: &Step| matches!(step, Step::Position(..));
+    steps.dedup_by(|next, last| is_move(next) && is_move(last));
+    let is_release = |step: &&Step| matches!(step, Step::Key(_, false) | Step::Button(_, false));
+    if steps.iter().all(is_release) { 0 } else { steps.len() }
+}
+
+/// Performs the steps, all or none of them. `position` is where the monitor's clients have the pointer.
+fn perform(hands: &Hands, position: &Cell<(u32, u32)>, steps: &[Step]) -> Result<()> {
+    let Hands { keyboard, tablet } = hands;
+    let (keys, others): (Vec<_>, Vec<_>) = steps.iter().partition(|step| matches!(step, Step::Key(..)));
+    if !keyboard.has_room(needs(keys)) || !tablet.has_room(needs(others)) {
+        return Err(full());
+    }
+    let mut is_taken = true;
+    for step in steps {
+        is_taken &= match *step {
+            Step::Key(code, down) => keyboard.key(code, down),
+            Step::Button(code, down) => tablet.key(code, down),
+            Step::Wheel(axis, steps) => tablet.wheel(axis, steps),
+            Step::Nothing => true,
+            Step::Position(axis, value) => {
+                let (x, y) = position.get();
+                let to = if axis == InputAxis::X { (value, y) } else { (x, value) };
+                position.set(to);
+                tablet.point(to.0, to.1)
+            }
+        };
+    }
+    // It is not if a VNC client was quicker.
+    if is_taken { Ok(()) } else { Err(full()) }
+}
+
 impl Control {
     fn screen(&self) -> Result<&Rc<Screen>> {
         self.screen.as_ref().ok_or_else(|| Error::generic("no screen: start the program with --vnc"))
@@ -195,11 +258,11 @@ impl ScreenCommands for Control {
             Some(time) => return Err(Error::generic(format!("hold-time {time}: give 0 to {HOLD_MAX}"))),
         };
         let codes = arguments.keys.iter().map(code).collect::<Result<Vec<_>>>()?;
-        codes.iter().for_each(|code| keyboard.key(*code, true));
+        let release = press(&keyboard, codes)?;
         // A task of its own: the keys go up even if the client goes away.
         let released = executor::spawn(async move {
             executor::sleep(hold).await;
-            codes.iter().rev().for_each(|code| keyboard.key(*code, false));
+            release();
         });
         released.await;
         Ok(Empty {})
@@ -207,23 +270,9 @@ impl ScreenCommands for Control {
 
     async fn input_send_event(&self, arguments: InputSendEvent) -> Result<Empty> {
         let screen = self.screen()?;
-        let (keyboard, tablet) = (&screen.hands.keyboard, &screen.hands.tablet);
         // All are checked before the first takes effect.
         let steps = arguments.events.iter().map(step).collect::<Result<Vec<_>>>()?;
-        for step in steps {
-            match step {
-                Step::Key(code, down) => keyboard.key(code, down),
-                Step::Button(code, down) => tablet.key(code, down),
-                Step::Wheel(axis, steps) => tablet.wheel(axis, steps),
-                Step::Nothing => {}
-                Step::Position(axis, value) => {
-                    let (x, y) = screen.position.get();
-                    let position = if axis == InputAxis::X { (value, y) } else { (x, value) };
-                    screen.position.set(position);
-                    tablet.point(position.0, position.1);
-                }
-            }
-        }
+        perform(&screen.hands, &screen.position, &steps)?;
         Ok(Empty {})
     }
 }

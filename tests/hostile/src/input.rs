@@ -55,10 +55,10 @@ async fn do_step(step: &[u8], device: &mut dyn Device, drivers: &mut [Driver], f
     let (one, two) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
     let queue = usize::from(e) % drivers.len();
     match kind % 8 {
-        0 => feed.key(one, f & 1 != 0),
-        1 => (0..two).for_each(|n| feed.key(one.wrapping_add(n), n & 1 != 0)),
-        2 => (0..two).for_each(|n| feed.point(one.into(), n.into())),
-        3 => feed.wheel(if f & 1 == 0 { Axis::Vertical } else { Axis::Horizontal }, one.into()),
+        0 => _ = feed.key(one, f & 1 != 0),
+        1 => _ = (0..two).filter(|n| feed.key(one.wrapping_add(*n), n & 1 != 0)).count(),
+        2 => _ = (0..two).filter(|n| feed.point(one.into(), (*n).into())).count(),
+        3 => _ = feed.wheel(if f & 1 == 0 { Axis::Vertical } else { Axis::Horizontal }, one.into()),
         4 => {
             device.write_config(one.into(), &[e, f, g]);
             let mut data = vec![0; usize::from(two % 512)];
