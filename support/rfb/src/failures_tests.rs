@@ -29,11 +29,44 @@ fn peers_are_forgotten_after_a_while_and_bounded_at_once() {
     let failures = Failures::default();
     for n in 0..5000u32 {
         failures.failed(Peer::V4(n.to_be_bytes()), Duration::from_secs(1));
-        assert!(failures.peers.borrow().len() <= MAX_PEERS);
+        assert!(failures.peers.borrow().records.len() <= MAX_PEERS);
     }
-    assert_eq!(failures.peers.borrow().len(), MAX_PEERS);
+    assert_eq!(failures.peers.borrow().records.len(), MAX_PEERS);
     failures.failed(Peer::Local, Duration::from_secs(1000));
-    assert_eq!(failures.peers.borrow().len(), 1);
+    assert_eq!(failures.peers.borrow().records.len(), 1);
+}
+
+#[test]
+fn the_networks_of_a_site_slow_down_together() {
+    let failures = Failures::default();
+    let network = |n: u32| peer(&format!("[2001:db8:7:{:x}::1]:1", n % 65_536));
+    let mut now = Duration::from_secs(5);
+    for n in 0..16 {
+        assert_eq!(failures.pause(network(n), now), None, "many users may be wrong once");
+        failures.failed(network(n), now);
+    }
+    for n in 16..5000 {
+        failures.failed(network(n), now);
+        now = failures.pause(network(n + 1), now).expect("a pause");
+    }
+    // 0.5, 1, 2, 4 and 8 seconds, then ten for each.
+    assert_eq!(now, Duration::from_millis(5_000 + 15_500 + (4984 - 5) * 10_000));
+    // Other sites are free, and one of the networks gains nothing by a success.
+    failures.failed(network(1), now);
+    failures.succeeded(network(1));
+    assert_eq!(failures.pause(network(1), now), Some(now + LONGEST));
+    assert_eq!(failures.pause(peer("[2001:db8:8::1]:1"), now), None);
+    // The later of both counts.
+    for _ in 0..3 {
+        failures.failed(peer("[2001:db8:9::1]:1"), now);
+    }
+    assert_eq!(failures.pause(peer("[2001:db8:9::1]:1"), now), Some(now + 4 * FIRST));
+    assert_eq!(failures.pause(peer("[2001:db8:9:1::1]:1"), now), None);
+    for n in 0..5000u32 {
+        let [a, b, c, d] = n.to_be_bytes();
+        failures.failed(Peer::V6([0x20, 1, a, b, c, d, 0, 0]), now);
+    }
+    assert_eq!(failures.sites.borrow().records.len(), MAX_PEERS);
 }
 
 #[test]
