@@ -32,8 +32,8 @@
 //!
 //! # Tests
 //!
-//! The protocols test it: `nbd/src/*_tests.rs` and `support/rfb/src/server_tests.rs`, and with TLS the latter and
-//! `tests/e2e/tests/nbd/tls.rs`.
+//! The protocols test it: `nbd/src/*_tests.rs` and `support/rfb/src/server_tests.rs`, and with TLS the latter
+//! and `tests/e2e/tests/nbd/tls.rs`.
 
 mod connection;
 mod link;

@@ -149,8 +149,9 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what TLS has to send, as far as that is possible at once; the next task that sends takes the rest
-    /// along. A receiver must not wait for a peer that takes nothing: what it sent would wait too.
+    /// Sends the records that TLS has ready, as far as that is possible at once; the next task that sends
+    /// takes the rest along. A receiver must not wait for a peer that takes nothing: all that the peer sent
+    /// would wait too.
     fn send_records_now(tls: &RefCell<Box<rustls::Connection>>, connection: &Connection) -> io::Result<()> {
         let mut tls = tls.borrow_mut();
         while tls.wants_write() {

@@ -69,8 +69,8 @@ impl Credentials {
         Ok(Credentials { config: Arc::new(config), verifies_peer: verify_peer })
     }
 
-    /// Returns true if only clients with a certificate of the authority are accepted. Otherwise TLS encrypts, and
-    /// lets everybody in.
+    /// Returns true if only clients with a certificate of the authority are accepted. Otherwise TLS encrypts,
+    /// and lets everybody in.
     pub fn verifies_peer(&self) -> bool {
         self.verifies_peer
     }

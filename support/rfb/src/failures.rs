@@ -126,14 +126,15 @@ impl Drop for Waiting<'_> {
 }
 
 impl Failures {
-    /// Returns the time at which an attempt of that peer may be judged, if it is not now: when the pauses of the
-    /// peer and of its site are over.
+    /// Returns the time at which an attempt of that peer may be judged, if it is not now: when the pauses of
+    /// the peer and of its site are over.
     pub(crate) fn pause(&self, peer: Peer, now: Duration) -> Option<Duration> {
         let of_site = peer.site().and_then(|site| self.sites.borrow().until(site));
         self.peers.borrow().until(peer).max(of_site).filter(|until| *until > now)
     }
 
-    /// Returns a place for an attempt that must wait, or nothing if [`MAX_WAITING`] of that peer wait already.
+    /// Returns a place for an attempt that must wait, or nothing if [`MAX_WAITING`] of that peer wait
+    /// already.
     pub(crate) fn wait(&self, peer: Peer) -> Option<Waiting<'_>> {
         let mut waiting = self.waiting.borrow_mut();
         let count = waiting.entry(peer).or_default();

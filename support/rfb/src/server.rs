@@ -28,8 +28,8 @@ pub struct Config {
     pub name: String,
     /// The password that clients must know; without one, everybody who reaches the server gets in.
     pub password: Option<Password>,
-    /// The credentials of TLS. With them, only clients that use TLS (VeNCrypt) get in: everybody who does, unless
-    /// the credentials verify the peer or there is a password.
+    /// The credentials of TLS. With them, only clients that use TLS (VeNCrypt) get in: everybody who does,
+    /// unless the credentials verify the peer or there is a password.
     pub credentials: Option<Credentials>,
 }
 
@@ -128,8 +128,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// It lives until [`Server::stop`]. Other threads reach it by an [`executor::Handle`].
 ///
 /// Its thread makes these system calls for it: `accept4`, those of the event loop, `readv` and `recvfrom`,
-/// `sendmsg` and `sendto` without an address, `getsockname`, `fcntl` and `setsockopt` (keep-alive with its idle
-/// time, and `TCP_NODELAY`) on new connections, `shutdown`, `close` and `getrandom`.
+/// `sendmsg` and `sendto` without an address, `getsockname`, `fcntl` and `setsockopt` (keep-alive with its
+/// idle time, and `TCP_NODELAY`) on new connections, `shutdown`, `close` and `getrandom`.
 pub struct Server {
     config: Config,
     security: Security,
@@ -282,8 +282,8 @@ impl Server {
         }
     }
 
-    /// Hangs up on a client if too many are logging in: the oldest of those whose addresses have most of them,
-    /// so that nobody can keep others out.
+    /// Hangs up on a client if too many are logging in: the oldest of those whose addresses have most of
+    /// them, so that nobody can keep others out.
     fn make_room(&self) {
         let mut clients = self.clients.borrow_mut();
         let mut counts: BTreeMap<Peer, usize> = BTreeMap::new();

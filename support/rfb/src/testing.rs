@@ -134,7 +134,7 @@ impl Rig {
         folder: tempfile::TempDir,
     ) -> Self {
         // rustix looks for the kernel's clocks at the first use of one, by a call that only tests need.
-        rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let _ = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let thread = Thread::start("vnc", std::future::pending).unwrap();
         let (sender, events) = channel();
         let (listener, screen) = (listener.into(), fake.clone());
