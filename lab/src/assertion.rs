@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::presets::Strategy;
 use crate::reader::{LabError, Table, suggestion};
-use crate::record::RunRecord;
+use crate::record::{INFINITE, RunRecord};
 use crate::units;
 
 /// The figure that the runs of a strategy are reduced to.
@@ -137,7 +137,7 @@ impl Assertion {
     pub fn check(&self, records: &[RunRecord]) -> Checked {
         let mut values: Vec<(usize, f64)> = Vec::new();
         for record in records.iter().filter(|record| record.strategy == self.strategy) {
-            values.extend(value(record, &self.column).map(|value| (record.point, value)));
+            values.extend(judged(record, &self.column).map(|value| (record.point, value)));
         }
         if values.is_empty() {
             return Checked { holds: false, seen: "no run of that strategy".to_owned() };
@@ -184,8 +184,21 @@ pub fn value(record: &RunRecord, column: &str) -> Option<f64> {
     match serde_json::to_value(record).ok()?.get(column)? {
         Value::Bool(yes) => Some(f64::from(u8::from(*yes))),
         Value::Number(number) => number.as_f64(),
+        // JSON has no number for it.
+        Value::String(text) if text == INFINITE => Some(f64::INFINITY),
         _ => None,
     }
+}
+
+/// The value of a run that an assertion is about. The end of a run that did not move is the time at which it
+/// gave up, which must not count as a quick end; so it is infinite here. An error counts in both directions.
+fn judged(record: &RunRecord, column: &str) -> Option<f64> {
+    let value = value(record, column)?;
+    Some(match column {
+        "total_s" | "independence_s" | "prediction_error_percent" if !record.converged => f64::INFINITY,
+        "prediction_error_percent" => value.abs(),
+        _ => value,
+    })
 }
 
 #[cfg(test)]

@@ -44,3 +44,36 @@ fn each_point_of_a_sweep_has_to_hold() {
     assert_eq!(checked, Checked { holds: false, seen: "blackout_ms = 1.0000, 9.0000".to_owned() });
     assert!(!assertion("dbt.blackout", "<5ms").check(&[]).holds);
 }
+
+#[test]
+fn the_times_of_a_run_that_did_not_move_are_infinite() {
+    let mut run = RunRecord { total_s: 1.0, independence_s: 1.0, predicted_s: 1.0, ..runs(&[1.0]).remove(0) };
+    let holds = |run: &RunRecord, key: &str, text: &str| {
+        let checked = assertion(key, text).check(std::slice::from_ref(run));
+        (checked.holds, checked.seen)
+    };
+    assert!(holds(&run, "dbt.total", "<10s").0 && holds(&run, "dbt.independence", "<10s").0);
+    run.converged = false;
+    assert_eq!(holds(&run, "dbt.total", "<10s"), (false, "total_s = inf".to_owned()));
+    assert!(!holds(&run, "dbt.independence.all", "<10s").0);
+    assert!(!holds(&run, "dbt.prediction_error_percent", "<10").0);
+}
+
+#[test]
+fn a_prediction_may_be_wrong_in_both_directions_and_infinitely() {
+    let mut run = runs(&[1.0]).remove(0);
+    let holds = |run: &RunRecord, key: &str, text: &str| {
+        assertion(key, text).check(std::slice::from_ref(run)).holds
+    };
+    run.prediction_error_percent = -60.0;
+    assert!(!holds(&run, "dbt.prediction_error_percent", "<50"));
+    assert!(holds(&run, "dbt.prediction_error_percent", "<=60"));
+    (run.predicted_s, run.prediction_error_percent) = (f64::INFINITY, f64::INFINITY);
+    assert!(!holds(&run, "dbt.predicted", "<10h"));
+    assert!(!holds(&run, "dbt.prediction_error_percent", "<1000000"));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.serialize(&run).unwrap();
+    let bytes = writer.into_inner().unwrap();
+    let read = csv::Reader::from_reader(&bytes[..]).into_deserialize().next().unwrap();
+    assert_eq!(run, read.unwrap());
+}

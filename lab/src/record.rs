@@ -2,7 +2,15 @@
 //!
 //! No value depends on a clock of this machine, so two runs of one seed give the same bytes.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// An infinite value in files.
+pub const INFINITE: &str = "inf";
+
+/// Writes a number that may be infinite. JSON would have nothing for that.
+fn with_infinity<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+    if *value == f64::INFINITY { to.serialize_str(INFINITE) } else { to.serialize_f64(*value) }
+}
 
 /// The results of a run.
 #[derive(Clone, PartialEq, Debug)]
@@ -90,9 +98,12 @@ pub struct RunRecord {
     pub amplification: f64,
     /// Bytes sent again, as a share of what was sent.
     pub resent_share: f64,
-    /// The strategy's end as predicted when half of `total_s` was over.
+    /// The strategy's end as predicted when half of `total_s` was over. It is infinite if no end was in sight
+    /// then.
+    #[serde(serialize_with = "with_infinity")]
     pub predicted_s: f64,
-    /// The error of that prediction.
+    /// The error of that prediction, with its sign.
+    #[serde(serialize_with = "with_infinity")]
     pub prediction_error_percent: f64,
     /// Seconds of throttling, each weighted with the share of writes that it withheld.
     pub throttled_s: f64,

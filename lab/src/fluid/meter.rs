@@ -152,7 +152,7 @@ impl Meter {
             *of_link(record, link) += length;
         }
         let half = self.samples.iter().rfind(|sample| sample.line.t_s <= now / 2.0);
-        if let Some(predicted) = half.map(|sample| sample.predicted).filter(|time| time.is_finite()) {
+        if let Some(predicted) = half.map(|sample| sample.predicted) {
             record.predicted_s = predicted;
             record.prediction_error_percent = if now > 0.0 { (predicted / now - 1.0) * 100.0 } else { 0.0 };
         }
