@@ -70,6 +70,8 @@ pub struct Guest {
     random: Random,
     /// Requests that wait because they came quicker than they end.
     queue: f64,
+    /// Arrivals by which the last steps had too many; 0 or less.
+    lacking: f64,
     /// Mean seconds of a request in the last step, for clients that wait for their own.
     last: f64,
     /// Seconds for which nothing has ended though something waits.
@@ -80,7 +82,8 @@ impl Guest {
     /// Creates a guest.
     pub fn new(spec: &Spec, seed: u64) -> Self {
         let random = Random::of(seed, "guest");
-        Guest { spec: spec.clone(), len: spec.mean_size(), random, queue: 0.0, last: 0.0, stalled: 0.0 }
+        let len = spec.mean_size();
+        Guest { spec: spec.clone(), len, random, queue: 0.0, lacking: 0.0, last: 0.0, stalled: 0.0 }
     }
 
     /// The mean length of a request.
@@ -96,7 +99,10 @@ impl Guest {
         let factor = if busy { self.spec.burst } else { 2.0 - self.spec.burst };
         let mean = rate * factor * seconds;
         let noise = if poisson { self.random.normal() * mean.sqrt() } else { 0.0 };
-        (mean + noise).max(0.0)
+        // Fewer requests than none cannot arrive: what is below goes into the next step, so the mean stays.
+        let wanted = mean + noise + self.lacking;
+        self.lacking = wanted.min(0.0);
+        wanted.max(0.0)
     }
 
     /// Runs the guest for a time.
@@ -254,3 +260,7 @@ impl Guest {
         Step { ended, writes, latencies, fault_latency: fetch + wait }
     }
 }
+
+#[cfg(test)]
+#[path = "guest_tests.rs"]
+mod tests;
