@@ -62,9 +62,8 @@ fn the_times_of_a_run_that_did_not_move_are_infinite() {
 #[test]
 fn a_prediction_may_be_wrong_in_both_directions_and_infinitely() {
     let mut run = runs(&[1.0]).remove(0);
-    let holds = |run: &RunRecord, key: &str, text: &str| {
-        assertion(key, text).check(std::slice::from_ref(run)).holds
-    };
+    let holds =
+        |run: &RunRecord, key: &str, text: &str| assertion(key, text).check(std::slice::from_ref(run)).holds;
     run.prediction_error_percent = -60.0;
     assert!(!holds(&run, "dbt.prediction_error_percent", "<50"));
     assert!(holds(&run, "dbt.prediction_error_percent", "<=60"));

@@ -57,19 +57,19 @@ fn spread(runs: &[&RunRecord], of: fn(&RunRecord) -> f64) -> Interval {
     interval(&values).unwrap_or(none)
 }
 
-/// Compares all pairs of strategies by each metric of [`COMPARED`], in pairs of one seed and one point, with
-/// one correction over all of them. The outer list is that of the metrics.
+/// Compares all pairs of strategies by each metric of [`COMPARED`], in pairs of one seed, with one correction
+/// over all of them. The outer list is that of the metrics.
 pub fn differences(results: &Results) -> Vec<Vec<Comparison>> {
     let mut all = Vec::new();
     let mut lengths = Vec::new();
     for metric in COMPARED.map(|index| &METRICS[index]) {
-        let arms: Vec<(String, Runs<(usize, u64)>)> = results
+        let arms: Vec<(String, Runs<usize>)> = results
             .info
             .strategies
             .iter()
             .map(|name| {
                 let runs = results.runs.iter().filter(|run| run.strategy == *name);
-                (name.clone(), runs.map(|run| ((run.point, run.seed), (metric.of)(run))).collect())
+                (name.clone(), runs.map(|run| ((run.seed, run.point), (metric.of)(run))).collect())
             })
             .collect();
         let found = compare(&arms);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::record::RunInfo;
+use crate::statistics::Verdict;
 
 fn run(strategy: &str, seed: u64, converged: bool, independence_s: f64) -> RunRecord {
     RunRecord { strategy: strategy.to_owned(), seed, converged, independence_s, ..RunRecord::default() }
@@ -58,4 +59,16 @@ fn a_report_says_which_strategies_are_shipped_code() {
     assert_eq!(code("mirror-io+precopy"), "in part");
     assert_eq!(code("my-own"), "own");
     assert_eq!(presets("hybrid(0.5)+hybrid").len(), 2);
+}
+
+#[test]
+fn twenty_points_of_one_seed_are_too_few_runs() {
+    let mut all = Vec::new();
+    for (name, value) in [("a", 1.0), ("b", 2.0)] {
+        all.extend((0..20).map(|point| RunRecord { point, ..run(name, 1, true, value) }));
+    }
+    let mut both = results(all);
+    both.info.points = (0..20).map(|point| format!("x={point}")).collect();
+    let found = differences(&both);
+    assert!(found.iter().flatten().all(|comparison| comparison.verdict == Verdict::TooFewRuns), "{found:?}");
 }

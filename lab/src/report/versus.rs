@@ -1,11 +1,10 @@
 //! Two folders of results beside each other: two versions, two machines, or two tiers.
 
-use std::collections::BTreeMap;
-
 use super::metrics::METRICS;
 use super::terminal::table;
 use crate::plot::Unit;
 use crate::results::Results;
+use crate::statistics::comparison::Runs;
 use crate::statistics::{Comparison, Verdict, compare, correct, median};
 
 /// A metric of a strategy in two folders.
@@ -50,22 +49,21 @@ impl Line {
     }
 }
 
-/// Compares the strategies that both folders have, in pairs of the same point and seed. One correction covers
-/// all of the comparisons.
+/// Compares the strategies that both folders have, in pairs of the same seed, over the points that both have.
+/// One correction covers all of the comparisons.
 pub fn versus(first: &Results, second: &Results) -> Vec<Line> {
     let mut lines = Vec::new();
     for strategy in first.info.strategies.iter().filter(|name| second.info.strategies.contains(name)) {
         for metric in &METRICS {
-            let runs = |results: &Results| -> BTreeMap<(String, u64), f64> {
+            let runs = |results: &Results| -> Runs<String> {
                 let of = results.runs.iter().filter(|run| run.strategy == *strategy);
-                of.map(|run| ((run.settings.clone(), run.seed), (metric.of)(run))).collect()
+                of.map(|run| ((run.seed, run.settings.clone()), (metric.of)(run))).collect()
             };
             let (mut a, mut b) = (runs(first), runs(second));
             a.retain(|key, _| b.contains_key(key));
             b.retain(|key, _| a.contains_key(key));
-            let middle = |runs: &BTreeMap<_, f64>| {
-                median(&runs.values().copied().collect::<Vec<_>>()).unwrap_or(f64::NAN)
-            };
+            let middle =
+                |runs: &Runs<String>| median(&runs.values().copied().collect::<Vec<_>>()).unwrap_or(f64::NAN);
             let (low, high) = (middle(&a), middle(&b));
             let arms = [("first".to_owned(), a), ("second".to_owned(), b)];
             lines.extend(compare(&arms).into_iter().map(|comparison| Line {

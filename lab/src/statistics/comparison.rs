@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 /// The probability of an error that a verdict may have, over all comparisons of an experiment.
 pub const LEVEL: f64 = 0.05;
 
-/// The runs of one strategy: a value for each seed (or, with a sweep, for each seed and point).
-pub type Runs<K> = BTreeMap<K, f64>;
+/// The runs of one strategy: a value for each seed and point of the sweep.
+pub type Runs<P> = BTreeMap<(u64, P), f64>;
 
 /// Two strategies compared by one metric.
 #[derive(Clone, PartialEq, Debug)]
@@ -43,8 +43,9 @@ pub enum Verdict {
 }
 
 /// Compares all pairs of strategies by one metric. The seeds are the same for all strategies, so differences
-/// are taken seed by seed. The verdicts are final only after [`correct`].
-pub fn compare<K: Ord>(strategies: &[(String, Runs<K>)]) -> Vec<Comparison> {
+/// are taken seed by seed. The points of a sweep are no repetitions: those that two strategies share give one
+/// difference, their mean. The verdicts are final only after [`correct`].
+pub fn compare<P: Ord>(strategies: &[(String, Runs<P>)]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for (i, (first, a)) in strategies.iter().enumerate() {
         for (second, b) in &strategies[i + 1..] {
@@ -80,15 +81,18 @@ pub fn correct(all: &mut [Comparison]) {
     }
 }
 
-/// Second minus first for each key that both have. Two runs that both never ended do not differ.
-fn paired<K: Ord>(first: &Runs<K>, second: &Runs<K>) -> Vec<f64> {
-    first
-        .iter()
-        .filter_map(|(key, a)| {
-            let b = second.get(key)?;
-            Some(if a == b { 0.0 } else { b - a })
-        })
-        .collect()
+/// Second minus first for each seed that both have: the mean over the points that both have. Two runs that
+/// both never ended do not differ.
+fn paired<P: Ord>(first: &Runs<P>, second: &Runs<P>) -> Vec<f64> {
+    let mut seeds: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+    for (key, a) in first {
+        let Some(b) = second.get(key) else { continue };
+        let (sum, points) = seeds.entry(key.0).or_default();
+        *sum += if a == b { 0.0 } else { b - a };
+        *points += 1.0;
+    }
+    // If each of the two never ended at some point, neither is ahead.
+    seeds.into_values().map(|(sum, points)| if sum.is_nan() { 0.0 } else { sum / points }).collect()
 }
 
 fn direction(differences: &[f64]) -> f64 {

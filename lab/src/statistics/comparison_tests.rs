@@ -1,11 +1,11 @@
 use super::*;
 use workload::Random;
 
-fn runs(values: impl IntoIterator<Item = f64>) -> Runs<u64> {
-    (0..).zip(values).collect()
+fn runs(values: impl IntoIterator<Item = f64>) -> Runs<()> {
+    (0..).zip(values).map(|(seed, value)| ((seed, ()), value)).collect()
 }
 
-fn corrected(strategies: &[(String, Runs<u64>)]) -> Vec<Comparison> {
+fn corrected(strategies: &[(String, Runs<()>)]) -> Vec<Comparison> {
     let mut found = compare(strategies);
     correct(&mut found);
     found
@@ -60,9 +60,9 @@ fn runs_too_few_to_show_anything_are_named() {
 
 #[test]
 fn only_seeds_that_both_have_run_are_compared() {
-    let a: Runs<u64> = (0..10).map(|seed| (seed, 1.0)).collect();
-    let b: Runs<u64> = (5..20).map(|seed| (seed, 2.0)).collect();
-    let c: Runs<u64> = (100..110).map(|seed| (seed, 2.0)).collect();
+    let a: Runs<()> = (0..10).map(|seed| ((seed, ()), 1.0)).collect();
+    let b: Runs<()> = (5..20).map(|seed| ((seed, ()), 2.0)).collect();
+    let c: Runs<()> = (100..110).map(|seed| ((seed, ()), 2.0)).collect();
     let found = corrected(&[("a".to_owned(), a), ("b".to_owned(), b), ("c".to_owned(), c)]);
     assert_eq!(found[0].pairs, 5);
     assert_eq!((found[1].pairs, found[1].difference), (0, None));
@@ -80,4 +80,23 @@ fn a_strategy_that_never_ends_loses() {
         &corrected(&[("a".to_owned(), runs([f64::INFINITY; 8])), ("b".to_owned(), runs([f64::INFINITY; 8]))])
             [0];
     assert_eq!(found.verdict, Verdict::NotShown);
+}
+
+#[test]
+fn the_points_of_a_sweep_are_no_repetitions() {
+    let sweep =
+        |value: f64| -> Runs<u32> { (0..20).map(|point| ((1, point), value + f64::from(point))).collect() };
+    let mut arms = [("a".to_owned(), sweep(1.0)), ("b".to_owned(), sweep(2.0))];
+    let found = &corrected_points(&arms)[0];
+    assert_eq!((found.verdict, found.pairs), (Verdict::TooFewRuns, 1));
+    // Of points that only one has, nothing is taken.
+    arms[1].1.insert((1, 20), 1e9);
+    arms[1].1.insert((1, 0), 22.0);
+    assert_eq!(corrected_points(&arms)[0].difference.unwrap().median, 2.0);
+}
+
+fn corrected_points(arms: &[(String, Runs<u32>)]) -> Vec<Comparison> {
+    let mut found = compare(arms);
+    correct(&mut found);
+    found
 }
