@@ -35,8 +35,21 @@ pub(crate) fn median_of_sorted(sorted: &[f64]) -> Option<f64> {
         return Some(high);
     }
     let low = sorted[middle - 1];
-    // Two equal infinities have no mean that a computation would find.
-    Some(if low == high { low } else { low + (high - low) / 2.0 })
+    Some(between(low, high))
+}
+
+/// The middle of two values. That of a finite and an infinite one is the infinite one; minus infinity and
+/// infinity have 0 between them.
+pub(crate) fn between(low: f64, high: f64) -> f64 {
+    if low == high {
+        low
+    } else if low.is_finite() && high.is_finite() {
+        low + (high - low) / 2.0
+    } else if low == -high {
+        0.0
+    } else {
+        low + high
+    }
 }
 
 /// Returns the quantile `q` (0 to 1) by linear interpolation between the values (type 7 of Hyndman and Fan,

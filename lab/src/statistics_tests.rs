@@ -32,4 +32,6 @@ fn runs_that_never_ended_count_as_infinite() {
     assert_eq!(median(&[never, never]), Some(never));
     assert_eq!(median(&[1.0, never]), Some(never));
     assert_eq!(quantile(&[1.0, never, never], 1.0), Some(never));
+    assert_eq!(median(&[-never, 3.0]), Some(-never));
+    assert_eq!(median(&[-never, never]), Some(0.0));
 }

@@ -303,8 +303,8 @@ fn matrix(results: &Results, metric: usize, found: &[Comparison]) -> Matrix {
         };
         let median = comparison.difference.map_or(f64::NAN, |difference| difference.median * sign);
         let size = metric.unit.short(median.abs());
-        // Without a finite difference, only one of the two ever ends.
-        let (up, down) = if median.is_nan() {
+        // One of the two mostly never ends, or a few runs that never end outweigh all others.
+        let (up, down) = if !median.is_finite() || less != (median < 0.0) {
             ("never".to_owned(), "ends".to_owned())
         } else {
             (format!("+{size}"), format!("−{size}"))

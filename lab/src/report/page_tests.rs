@@ -29,3 +29,24 @@ fn names_of_an_experiment_cannot_change_the_page() {
     // The shell reads the folder as it is.
     assert!(page.replays[0].command.contains(r"'a folder'\''s'"), "{}", page.replays[0].command);
 }
+
+#[test]
+fn a_difference_that_is_mostly_infinite_is_printed_as_never() {
+    let mut runs = Vec::new();
+    for seed in 0..15 {
+        let run = |strategy: &str, converged, independence_s| RunRecord {
+            strategy: strategy.to_owned(),
+            seed,
+            converged,
+            independence_s,
+            ..RunRecord::default()
+        };
+        runs.extend([run("a", true, 10.0), run("b", seed >= 8, 7.0)]);
+    }
+    let strategies = vec!["a".to_owned(), "b".to_owned()];
+    let results = Results { info: RunInfo { strategies, ..RunInfo::default() }, runs, series: Vec::new() };
+    let matrix = matrix(&results, COMPARED[0], &differences(&results)[0]);
+    let texts: Vec<&str> =
+        matrix.rows.iter().flat_map(|row| row.2.iter().map(|cell| cell.text.as_str())).collect();
+    assert_eq!(texts, ["", "ends", "never", ""]);
+}

@@ -92,14 +92,16 @@ pub fn text(first: &Results, second: &Results) -> String {
     for line in versus(first, second) {
         let difference = line.comparison.difference;
         let format = |value: f64| line.unit.format(value);
+        // The second less the first: at minus infinity it ends and the first never does.
+        let size = |value: f64| if value == f64::NEG_INFINITY { "ends".to_owned() } else { format(value) };
         rows.push(vec![
             line.strategy.clone(),
             line.metric.to_owned(),
             format(line.first),
             format(line.second),
             if line.ratio().is_finite() { format!("{:.3}", line.ratio()) } else { "–".to_owned() },
-            difference.map_or("–".to_owned(), |d| format(d.median)),
-            difference.map_or("–".to_owned(), |d| format!("{} to {}", format(d.low), format(d.high))),
+            difference.map_or("–".to_owned(), |d| size(d.median)),
+            difference.map_or("–".to_owned(), |d| format!("{} to {}", size(d.low), size(d.high))),
             line.verdict().to_owned(),
         ]);
     }

@@ -30,3 +30,13 @@ fn what_only_one_has_is_named() {
     let text = text(&results("a", |_| 1.0), &results("b", |_| 1.0));
     assert!(text.contains("only in the first: a") && text.contains("only in the second: b"), "{text}");
 }
+
+#[test]
+fn a_side_that_never_ends_is_called_so() {
+    let text = text(&results("a", |_| 1.0), &results("a", |seed| if seed > 2 { f64::INFINITY } else { 2.0 }));
+    let line = text.lines().find(|line| line.contains("total time")).unwrap();
+    assert!(line.contains("never to never") && line.contains("the second is larger"), "{line}");
+    let back = super::text(&results("a", |_| f64::INFINITY), &results("a", |_| 1.0));
+    let line = back.lines().find(|line| line.contains("total time")).unwrap();
+    assert!(line.contains("ends to ends") && line.contains("the second is smaller"), "{line}");
+}

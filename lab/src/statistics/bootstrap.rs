@@ -1,6 +1,6 @@
 //! The median of runs and how far it can be trusted.
 
-use super::median_of_sorted;
+use super::{between, median_of_sorted};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -39,9 +39,8 @@ pub fn interval(values: &[f64]) -> Option<Interval> {
     if sorted[0] == sorted[n - 1] {
         return Some(Interval { low: median, median, high: median, n });
     }
-    let mean = |(low, high): (f64, f64)| if low == high { low } else { low + (high - low) / 2.0 };
     let ranks = ranks(n);
-    let mut medians: Vec<f64> = ranks.iter().map(|&(low, high)| mean((sorted[low], sorted[high]))).collect();
+    let mut medians: Vec<f64> = ranks.iter().map(|&(low, high)| between(sorted[low], sorted[high])).collect();
     let tail = RESAMPLES / 40;
     let low = *medians.select_nth_unstable_by(tail, f64::total_cmp).1;
     let high = *medians.select_nth_unstable_by(RESAMPLES - 1 - tail, f64::total_cmp).1;

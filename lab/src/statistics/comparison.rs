@@ -16,8 +16,8 @@ pub struct Comparison {
     pub first: String,
     /// The name of the second.
     pub second: String,
-    /// Second minus first, for each seed that both have run: the median and its interval. `None` if they
-    /// share no seed for which both have a finite value.
+    /// Second minus first, for each seed that both have run: the median and its interval. Infinite if
+    /// the second mostly never ended, minus infinity if the first did. `None` if they share no seed.
     pub difference: Option<Interval>,
     /// The number of seeds that both have run.
     pub pairs: usize,
@@ -50,13 +50,12 @@ pub fn compare<P: Ord>(strategies: &[(String, Runs<P>)]) -> Vec<Comparison> {
     for (i, (first, a)) in strategies.iter().enumerate() {
         for (second, b) in &strategies[i + 1..] {
             let differences = paired(a, b);
-            let finite: Vec<f64> = differences.iter().copied().filter(|d| d.is_finite()).collect();
             let p = p_value(&differences);
             let up = direction(&differences) > 0.0;
             all.push(Comparison {
                 first: first.clone(),
                 second: second.clone(),
-                difference: interval(&finite),
+                difference: interval(&differences),
                 pairs: differences.len(),
                 p,
                 adjusted: p,

@@ -75,7 +75,7 @@ fn a_strategy_that_never_ends_loses() {
     let ends = runs([5.0; 8]);
     let found = &corrected(&[("never".to_owned(), never), ("ends".to_owned(), ends)])[0];
     assert_eq!(found.verdict, Verdict::SecondSmaller);
-    assert_eq!(found.difference, None);
+    assert_eq!(found.difference.unwrap().median, f64::NEG_INFINITY);
     let found =
         &corrected(&[("a".to_owned(), runs([f64::INFINITY; 8])), ("b".to_owned(), runs([f64::INFINITY; 8]))])
             [0];
@@ -99,4 +99,15 @@ fn corrected_points(arms: &[(String, Runs<u32>)]) -> Vec<Comparison> {
     let mut found = compare(arms);
     correct(&mut found);
     found
+}
+
+#[test]
+fn runs_that_never_end_count_in_the_median_of_differences() {
+    let first = runs((0..15).map(|seed| 10.0 + f64::from(seed)));
+    let second = runs((0..15).map(|seed| if seed < 8 { f64::INFINITY } else { 7.0 + f64::from(seed) }));
+    let found = &corrected(&[("first".to_owned(), first), ("second".to_owned(), second)])[0];
+    let difference = found.difference.unwrap();
+    assert_eq!((difference.median, difference.n), (f64::INFINITY, 15));
+    assert_eq!(difference.low, -3.0);
+    assert_eq!(found.verdict, Verdict::FirstSmaller);
 }
