@@ -108,6 +108,8 @@ pub struct Run<'a> {
     window: f64,
     /// The granules that were written to an overlay or to deltas.
     overlay: Option<Space>,
+    /// Bytes of granules and pages that the guest had to wait for.
+    faulted: f64,
     /// Bytes to merge at the target after the guest has moved.
     merging: f64,
     /// Seconds of the stop that are left.
@@ -169,6 +171,7 @@ impl<'a> Run<'a> {
             beside: 0.0,
             window: 0.0,
             overlay,
+            faulted: 0.0,
             merging: 0.0,
             stop_left: 0.0,
             samples: true,
@@ -202,7 +205,8 @@ impl<'a> Run<'a> {
         let strategy = self.strategy.clone();
         let (seed, now) = (self.seed, self.now);
         let copied: f64 = self.parts().map(|part| part.space.copied).sum();
-        let recopied: f64 = self.parts().map(|part| part.space.recopied).sum();
+        let fresh: f64 = self.parts().map(|part| part.space.fresh()).sum();
+        let used: f64 = self.parts().map(|part| part.space.used()).sum();
         let disk_data = self.disk.as_ref().map_or(0.0, |part| part.space.size());
         let setup = self.setup;
         let rounds = self.parts().map(|part| part.space.rounds).max().unwrap_or(0);
@@ -211,9 +215,9 @@ impl<'a> Run<'a> {
         let sent = record.sent_bytes as f64;
         record.amplification =
             if record.differs_bytes > 0 { sent / record.differs_bytes as f64 } else { 0.0 };
-        let differs = record.differs_bytes as f64;
-        record.resent_share =
-            if sent > 0.0 { ((sent - copied).max(0.0) + recopied).min(sent) / sent } else { 0.0 };
+        // Each byte that is not fresh any more was sent once; what was sent beyond that was sent again.
+        let first = record.differs_bytes as f64 - fresh;
+        record.resent_share = if sent > 0.0 { (sent - first).max(0.0) / sent } else { 0.0 };
         record.cpu_s_per_gib += copied * CPU_COPY;
         record.cpu_s_per_gib /= (sent / (1 << 30) as f64).max(1e-9);
         let disk = setup.disk.map_or(0.0, |disk| disk.size as f64);
@@ -221,9 +225,7 @@ impl<'a> Run<'a> {
             // Source and target, and what lies beside them.
             record.space_ratio = (2.0 * disk_data + record.space_ratio) / disk;
         }
-        if differs > 0.0 {
-            record.faulted_share = record.faulted_share.min(1.0);
-        }
+        record.faulted_share = if used > 0.0 { (self.faulted / used).min(1.0) } else { 0.0 };
         record.end = end;
         record.converged = end == End::Moved;
         if end != End::Moved {
@@ -362,10 +364,7 @@ impl<'a> Run<'a> {
             let factor = (1.0 + ram.variation * self.random.normal()).max(0.05);
             self.dirty = (factor, self.now + ram.variation_time);
         }
-        let fresh: f64 = self
-            .parts()
-            .map(|part| part.space.classes.iter().map(|c| c.fresh).sum::<f64>() * part.space.granule)
-            .sum();
+        let fresh: f64 = self.parts().map(|part| part.space.fresh()).sum();
         let copied = 1.0 - fresh / (self.meter.record.differs_bytes as f64).max(1.0);
         let now = self.now;
         let (due, later) = self.faults.iter().partition(|fault| match fault.when {

@@ -158,3 +158,30 @@ fn extreme_setups_end_and_give_figures_that_are_numbers() {
         );
     }
 }
+
+/// Runs the first strategy of an experiment with its first seed.
+fn outcome(text: &str) -> Outcome {
+    let experiment = Experiment::parse("test", text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    crate::run_one(&experiment, 0, &experiment.strategies[0], 1)
+}
+
+#[test]
+fn what_is_fetched_after_the_move_is_not_sent_again() {
+    for disk in ["postcopy-seq", "postcopy-hot", "postcopy-trace"] {
+        let text = format!(
+            "name = \"x\"\n[disk]\nsize = \"4G\"\n[ram]\nsize = \"1G\"\ndirty = \"50M/s\"\n[link]\nrate = \"1Gbit\"\n\
+             [workload]\npreset = \"oltp\"\n[strategies]\ndisk = [\"{disk}\"]\nram = [\"postcopy\"]\n"
+        );
+        let run = outcome(&text).record;
+        assert!(run.converged && run.faults > 100, "{run:?}");
+        assert!(run.resent_share < 1e-6 && (run.amplification - 1.0).abs() < 1e-3, "{disk}: {run:?}");
+    }
+}
+
+#[test]
+fn the_faulted_share_is_that_of_what_the_guest_uses() {
+    let text = "name = \"x\"\n[disk]\nsize = \"64G\"\n[link]\nrate = \"1Gbit\"\n[workload]\npreset = \"random\"\n\
+                working-set = \"256M\"\n[strategies]\ndisk = [\"postcopy-seq\"]\n";
+    let run = outcome(text).record;
+    assert!(run.faulted_share > 0.5 && run.faulted_share <= 1.0, "{run:?}");
+}

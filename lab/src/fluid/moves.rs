@@ -44,7 +44,7 @@ impl Run<'_> {
             beside = gone;
             let faults = gone / part.space.granule;
             record.source_read_bytes += gone as u64;
-            record.faulted_share += gone / part.space.size();
+            self.faulted += gone;
             self.meter.add_faults(step.fault_latency, faults);
         }
         if let Tee::Behind(_) = part.tee {
@@ -83,7 +83,7 @@ impl Run<'_> {
                 let gone = part.space.overwrite(2.0 * writes * share);
                 let latency = 2.0 * self.setup.link.delay + classes::PAGE / link + 30e-6;
                 self.meter.record.sent_bytes += gone as u64;
-                self.meter.record.faulted_share += gone / ram.working_set as f64;
+                self.faulted += gone;
                 self.meter.add_faults(latency, gone / classes::PAGE);
                 self.beside += gone / seconds;
             }

@@ -90,6 +90,16 @@ impl Space {
         self.sum(|class| class.left)
     }
 
+    /// Bytes that were never copied.
+    pub fn fresh(&self) -> f64 {
+        self.sum(|class| class.fresh)
+    }
+
+    /// Bytes of all granules that the guest uses.
+    pub fn used(&self) -> f64 {
+        self.sum(|class| if class.writes > 0.0 { class.n } else { 0.0 })
+    }
+
     /// Bytes of granules that were written since the round began.
     pub fn next(&self) -> f64 {
         self.sum(|class| class.next)
@@ -225,7 +235,7 @@ impl Space {
         SpaceSeen {
             size: self.size() as u64,
             todo: self.todo() as u64,
-            fresh: self.sum(|class| class.fresh) as u64,
+            fresh: self.fresh() as u64,
             round: self.left() as u64,
             next: self.next() as u64,
             rounds: self.rounds,
