@@ -197,6 +197,7 @@ impl<'a> Run<'a> {
             self.sample();
         }
         let end = self.end.unwrap_or_default();
+        let stalled = self.guest.stalled;
         if end == End::Moved {
             // What waited for the move ends right after it.
             let step = self.guest.step(self.now, STEPS.1, &self.place());
@@ -234,7 +235,7 @@ impl<'a> Run<'a> {
         "fluid".clone_into(&mut record.tier);
         record.strategy.clone_from(&strategy);
         record.seed = seed;
-        let (record, mut series) = self.meter.finish(now);
+        let (record, mut series) = self.meter.finish(now, stalled);
         for line in &mut series {
             line.strategy.clone_from(&strategy);
             line.seed = seed;
@@ -400,7 +401,7 @@ impl<'a> Run<'a> {
         }
         self.meter.record.throttled_s += seconds * self.parts().map(|part| part.throttle).fold(0.0, f64::max);
         self.meter.record.blackout_ms = self.meter.record.blackout_ms.max(self.guest.stalled * 1e3);
-        self.meter.advance(self.now, self.guest.stalled >= 1.0);
+        self.meter.advance(self.now, self.guest.stalled);
         match self.phase {
             Phase::Stopped => {
                 self.meter.record.stop_ms += seconds * 1e3;

@@ -166,6 +166,19 @@ fn outcome(text: &str) -> Outcome {
 }
 
 #[test]
+fn a_guest_that_nothing_disturbs_misses_hardly_any_requests() {
+    for preset in ["db", "oltp", "random"] {
+        let text = format!(
+            "name = \"x\"\n[disk]\nsize = \"100G\"\n[link]\nrate = \"1Gbit\"\n[workload]\npreset = \"{preset}\"\n\
+             working-set = \"1G\"\n[strategies]\ndisk = [\"mirror-background\"]\n[limits]\ndeadline = \"10min\"\n"
+        );
+        let run = outcome(&text).record;
+        let share = run.dip_area_ops / run.requests as f64;
+        assert!(run.requests > 100_000 && share < 0.02, "{preset}: {share} of {}", run.requests);
+    }
+}
+
+#[test]
 fn what_is_fetched_after_the_move_is_not_sent_again() {
     for disk in ["postcopy-seq", "postcopy-hot", "postcopy-trace"] {
         let text = format!(
@@ -184,4 +197,43 @@ fn the_faulted_share_is_that_of_what_the_guest_uses() {
                 working-set = \"256M\"\n[strategies]\ndisk = [\"postcopy-seq\"]\n";
     let run = outcome(text).record;
     assert!(run.faulted_share > 0.5 && run.faulted_share <= 1.0, "{run:?}");
+}
+
+#[test]
+fn the_longest_wait_of_a_line_is_no_shorter_than_its_percentile() {
+    let texts = [include_str!("../examples/presets.toml"), include_str!("../examples/presets-ram.toml")];
+    for text in texts {
+        let experiment = Experiment::parse("presets", text).unwrap();
+        for strategy in &experiment.strategies {
+            for line in crate::run_one(&experiment, 0, strategy, 1).series {
+                assert!(line.max_ms * 1.04 >= line.p99_ms, "{line:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_request_waits_for_much_longer_than_the_blackout() {
+    let text = "name = \"x\"\n[disk]\nsize = \"10G\"\n[source]\ndevice = \"hdd-7200\"\n[target]\ndevice = \"hdd-7200\"\n\
+                [link]\nrate = \"1Gbit\"\n[workload]\npreset = \"random\"\nrate = 100\n[strategies]\n\
+                disk = [\"stop-and-copy\"]\n";
+    let run = outcome(text).record;
+    let idle = {
+        let text = text.replace("stop-and-copy", "mirror-background");
+        outcome(&(text + "[limits]\ndeadline = \"1s\"\n")).record.max_ms
+    };
+    assert!(run.blackout_ms > 80_000.0 && run.max_ms <= run.blackout_ms * 1.05 + idle, "{run:?}");
+}
+
+#[test]
+fn after_a_cut_all_clients_of_a_closed_loop_were_late() {
+    let text = "name = \"x\"\n[disk]\nsize = \"10G\"\n[source]\ndevice = \"hdd-7200\"\n[target]\ndevice = \"hdd-7200\"\n\
+                [link]\nrate = \"1Gbit\"\n[workload]\ndepth = 8\n[strategies]\ndisk = [\"postcopy-seq\"]\n\
+                [faults]\nlink-cut = [\"30s for 10s\"]\n";
+    let series = outcome(text).series;
+    let after = series.iter().find(|line| line.t_s > 35.0 && line.iops > 0.0).unwrap();
+    let before = series.iter().rfind(|line| line.t_s < 30.0).unwrap();
+    assert!((9_500.0..10_500.0).contains(&(after.p99_ms - before.p99_ms)), "{after:?} {before:?}");
+    let later = series.iter().find(|line| line.t_s > after.t_s + 3.0).unwrap();
+    assert!(later.p99_ms < 3_000.0, "{later:?}");
 }

@@ -182,7 +182,7 @@ pub struct SeriesPoint {
     pub p50_ms: f64,
     /// The 99th percentile.
     pub p99_ms: f64,
-    /// The longest.
+    /// The longest since the line before, or in the second that the percentiles are of.
     pub max_ms: f64,
 }
 

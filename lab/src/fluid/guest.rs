@@ -1,5 +1,7 @@
 //! The guest's requests in the model: how many end in a step, and how long they take.
 
+use std::collections::VecDeque;
+
 use workload::{Arrival, Random, Spec};
 
 use crate::experiment::{Device, Link};
@@ -49,9 +51,16 @@ pub struct Place<'a> {
     pub stopped: bool,
 }
 
+/// Points of the curve of arrivals that are kept; of more, every second one is dropped.
+const MOST_POINTS: usize = 512;
+/// Parts of what ends in a step, if the first and the last of it have waited for different times.
+const PARTS: u32 = 8;
+
 /// A step of the guest.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
+    /// Requests that arrived; `None` in a closed loop.
+    pub arrived: Option<f64>,
     /// Requests that ended.
     pub ended: f64,
     /// Writes among them.
@@ -70,6 +79,10 @@ pub struct Guest {
     random: Random,
     /// Requests that wait because they came quicker than they end.
     queue: f64,
+    /// The sum of all arrivals at instants, as far back as some of them wait.
+    curve: VecDeque<(f64, f64)>,
+    /// Clients of a closed loop whose requests waited for the end of a stall, and for how long.
+    late: (f64, f64),
     /// Arrivals by which the last steps had too many; 0 or less.
     lacking: f64,
     /// Mean seconds of a request in the last step, for clients that wait for their own.
@@ -83,7 +96,17 @@ impl Guest {
     pub fn new(spec: &Spec, seed: u64) -> Self {
         let random = Random::of(seed, "guest");
         let len = spec.mean_size();
-        Guest { spec: spec.clone(), len, random, queue: 0.0, lacking: 0.0, last: 0.0, stalled: 0.0 }
+        Guest {
+            spec: spec.clone(),
+            len,
+            random,
+            queue: 0.0,
+            curve: VecDeque::new(),
+            late: (0.0, 0.0),
+            lacking: 0.0,
+            last: 0.0,
+            stalled: 0.0,
+        }
     }
 
     /// The mean length of a request.
@@ -107,17 +130,16 @@ impl Guest {
 
     /// Runs the guest for a time.
     pub fn step(&mut self, now: f64, seconds: f64, place: &Place<'_>) -> Step {
-        let arrived = self.arrivals(now, seconds);
-        self.queue += arrived;
         let depth = match self.spec.arrival {
             Arrival::Closed { depth } => Some(f64::from(depth)),
             Arrival::Open { .. } => None,
         };
+        let arrived = depth.is_none().then(|| self.arrive(now, seconds));
         if place.stopped {
             if depth.is_some() || self.queue > 0.0 {
                 self.stalled += seconds;
             }
-            return Step::default();
+            return Step { arrived, ..Step::default() };
         }
         let services = self.services(place);
         let mean_service: f64 = services.iter().map(|(share, seconds)| share * seconds).sum();
@@ -130,20 +152,86 @@ impl Guest {
         let waiting = if depth.is_some() { 0.0 } else { self.queue - ended };
         if capacity <= 0.0 && (depth.is_some() || waiting > 0.0) {
             self.stalled += seconds;
-            return Step::default();
+            return Step { arrived, ..Step::default() };
         }
-        // Requests that came while nothing ended have waited up to that long.
         let stalled = std::mem::take(&mut self.stalled);
+        let waits = match depth {
+            Some(depth) => self.after_stall(depth, stalled, ended, seconds),
+            None => self.waits(now, seconds, ended),
+        };
         self.queue = waiting.max(0.0);
-        let step = self.measure(place, &services, ended, arrived, capacity, stalled, seconds);
+        let (kinds, fault_latency) = self.kinds(place, &services, ended, capacity, seconds);
         if let Some(depth) = depth {
-            let took = step.latencies.iter().map(|(seconds, weight)| seconds * weight).sum::<f64>()
-                / ended.max(1e-9);
+            let took: f64 = kinds.iter().map(|(seconds, share)| seconds * share).sum();
             // By Little's law a closed loop is no quicker than its depth over the capacity.
             let took = took.max(depth / capacity.max(1e-9));
             self.last = if self.last == 0.0 { took } else { (self.last + took) / 2.0 };
         }
-        step
+        let mut latencies = Vec::with_capacity(kinds.len() * waits.len());
+        for (waited, requests) in waits.into_iter().filter(|wait| wait.1 > 0.0) {
+            latencies.extend(kinds.iter().map(|(seconds, share)| (waited + seconds, requests * share)));
+        }
+        Step { arrived, ended, writes: ended * (1.0 - self.spec.read), latencies, fault_latency }
+    }
+
+    /// Requests arrive in a step. Returns their number.
+    fn arrive(&mut self, now: f64, seconds: f64) -> f64 {
+        let arrived = self.arrivals(now, seconds);
+        self.queue += arrived;
+        let sum = self.curve.back().map_or(0.0, |point| point.1);
+        if self.curve.is_empty() {
+            self.curve.push_back((now, 0.0));
+        }
+        self.curve.push_back((now + seconds, sum + arrived));
+        if self.curve.len() > MOST_POINTS {
+            let last = self.curve.len() - 1;
+            let mut index = 0;
+            self.curve.retain(|_| {
+                index += 1;
+                index % 2 == 1 || index > last
+            });
+        }
+        arrived
+    }
+
+    /// The times for which the requests that end in a step have waited in the queue, each with their number.
+    /// They end in the order in which they came, and evenly over the step.
+    fn waits(&mut self, now: f64, seconds: f64, ended: f64) -> Vec<(f64, f64)> {
+        let sum = self.curve.back().map_or(0.0, |point| point.1);
+        let first = sum - self.queue;
+        let wait = |share: f64| {
+            let number = first + ended * share;
+            let next = self.curve.partition_point(|point| point.1 < number).min(self.curve.len() - 1);
+            let (to, from) = (self.curve[next], self.curve[next.saturating_sub(1)]);
+            let part =
+                if to.1 > from.1 { ((number - from.1) / (to.1 - from.1)).clamp(0.0, 1.0) } else { 1.0 };
+            (now + seconds * share - (from.0 + (to.0 - from.0) * part)).max(0.0)
+        };
+        // Not the ends themselves: there, times without any arrival lie between two requests.
+        let (begin, end) = (wait(0.001), wait(0.999));
+        let waits = if (begin - end).abs() < 0.02 * begin.max(end) + 1e-6 {
+            vec![((begin + end) / 2.0, ended)]
+        } else {
+            let middle = |part: u32| (f64::from(part) + 0.5) / f64::from(PARTS);
+            (0..PARTS).map(|part| (wait(middle(part)), ended / f64::from(PARTS))).collect()
+        };
+        while self.curve.len() > 2 && self.curve[1].1 <= first + ended {
+            self.curve.pop_front();
+        }
+        waits
+    }
+
+    /// The same for a closed loop: each of its clients has waited for the end of a stall, and for nothing
+    /// else.
+    fn after_stall(&mut self, depth: f64, stalled: f64, ended: f64, seconds: f64) -> Vec<(f64, f64)> {
+        if stalled > 0.0 {
+            let (before, waited) = self.late;
+            self.late = (depth, stalled + before * waited / depth);
+        }
+        let (left, waited) = self.late;
+        let late = left.min(ended);
+        self.late = (left - late, waited + seconds);
+        if late > 0.0 { vec![(waited, late), (0.0, ended - late)] } else { vec![(0.0, ended)] }
     }
 
     /// The kinds of requests: each with its share of reads and writes, and the seconds of its service without
@@ -173,7 +261,7 @@ impl Guest {
     }
 
     /// Flushes for each read or write.
-    fn flushes(&self) -> f64 {
+    pub fn flushes(&self) -> f64 {
         match (self.spec.arrival, self.spec.flush_writes) {
             (Arrival::Open { rate, .. }, 0) if self.spec.flush_every > 0 => {
                 1e9 / self.spec.flush_every as f64 / rate
@@ -209,55 +297,37 @@ impl Guest {
         capacity
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the values of one step, which nothing else has")]
-    fn measure(
+    /// The latencies of requests without the time in a queue, each with its share, and the latency of a
+    /// fault. Flushes come on top of the shares of reads and writes.
+    fn kinds(
         &self,
         place: &Place<'_>,
-        services: &[(f64, f64)],
+        services: &[(f64, f64); 4],
         ended: f64,
-        arrived: f64,
         capacity: f64,
-        stalled: f64,
         seconds: f64,
-    ) -> Step {
+    ) -> (Vec<(f64, f64)>, f64) {
         let (device, other, link) = (place.device, place.other, place.link);
         let load = (ended / seconds / capacity.max(1e-9)).min(0.95);
         let busy = (load + place.copier).min(0.97);
-        let queued = self.queue / capacity.max(1e-9);
         let wait = (1.0 / device.iops).max(self.len / device.read_rate) * busy / (1.0 - busy)
             + place.copier * CHUNK.min(device.write_rate / device.iops * 4.0 + 4096.0) / device.write_rate;
         let fetch = 2.0 * link.delay
             + 3.0 * link.jitter
             + other.read_latency
             + place.fetched / link.rate.min(other.read_rate).max(1.0);
-        let mut latencies = Vec::with_capacity(30);
-        // Of what ends in this step, as much as can have come during a stall has waited for it.
-        let late = if stalled > 0.0 { (ended - arrived).clamp(0.0, ended) } else { 0.0 };
-        let late = if stalled > 0.0 && matches!(self.spec.arrival, Arrival::Closed { .. }) {
-            ended.min(1.0)
-        } else {
-            late
-        };
-        let normal = ended - late;
-        for (share, service) in services {
-            let share = share * (1.0 - place.faulting);
-            for (wait_times, weight) in WAITS {
-                latencies.push((service + wait_times * wait + queued, normal * share * weight));
-            }
+        let mut kinds = Vec::with_capacity(5 * WAITS.len());
+        for (number, (share, service)) in services.iter().enumerate() {
+            // A flush needs no data of the other side.
+            let share = if number < 3 { share * (1.0 - place.faulting) } else { *share };
+            kinds.extend(WAITS.map(|(times, weight)| (service + times * wait, share * weight)));
         }
         if place.faulting > 0.0 {
-            for (wait_times, weight) in WAITS {
-                let slow = fetch + wait_times * (wait + fetch * load / 2.0) + queued;
-                latencies.push((slow, normal * place.faulting * weight));
-            }
+            let slow = |times: f64| fetch + times * (wait + fetch * load / 2.0);
+            kinds.extend(WAITS.map(|(times, weight)| (slow(times), place.faulting * weight)));
         }
-        if late > 0.0 {
-            for part in 1..=8 {
-                latencies.push((stalled * f64::from(part) / 8.0 + queued, late / 8.0));
-            }
-        }
-        let writes = ended * (1.0 - self.spec.read);
-        Step { ended, writes, latencies, fault_latency: fetch + wait }
+        kinds.retain(|(_, share)| *share > 0.0);
+        (kinds, fetch + wait)
     }
 }
 

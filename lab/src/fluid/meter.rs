@@ -36,6 +36,10 @@ struct Sample {
 pub struct Meter {
     window: Histogram,
     window_began: f64,
+    /// The longest wait of the last closed window, and the longest since the last sample.
+    longest: (f64, f64),
+    /// Requests that should have ended by now less those that have; see [`Meter::miss`].
+    missed: f64,
     all: Histogram,
     faults: Histogram,
     /// The last whole window.
@@ -55,6 +59,8 @@ impl Meter {
         Meter {
             window: Histogram::default(),
             window_began: 0.0,
+            longest: (idle.p99, 0.0),
+            missed: 0.0,
             all: Histogram::default(),
             faults: Histogram::default(),
             last: idle,
@@ -70,6 +76,9 @@ impl Meter {
     pub fn add(&mut self, latencies: &[(f64, f64)]) {
         for (seconds, weight) in latencies {
             self.window.add(*seconds, *weight);
+            if *weight > 0.0 {
+                self.longest.1 = self.longest.1.max(*seconds);
+            }
             self.all.add(*seconds, *weight);
         }
     }
@@ -79,27 +88,37 @@ impl Meter {
         self.faults.add(seconds, count);
     }
 
-    /// Closes the window if it is a second old.
-    pub fn advance(&mut self, now: f64, stalled: bool) {
-        let length = now - self.window_began;
-        if length < 1.0 - 1e-9 {
-            return;
+    /// Counts requests of a step that should have ended less those that ended. The sum has a sign, so that
+    /// noise and bursts cancel out.
+    pub fn miss(&mut self, requests: f64) {
+        self.missed += requests;
+    }
+
+    /// Closes the window if it is a second old. `stalled` is the time for which nothing has ended though
+    /// something waits.
+    pub fn advance(&mut self, now: f64, stalled: f64) {
+        if now - self.window_began >= 1.0 - 1e-9 {
+            self.close(now, stalled);
+            self.dip = self.dip.min(self.last.rate);
         }
+    }
+
+    fn close(&mut self, now: f64, stalled: f64) {
+        let length = now - self.window_began;
         let idle = self.last.idle_p99;
-        let (p50, p99) = (self.window.quantile(0.5), self.window.quantile(0.99));
+        // What waits while nothing ends has waited that long already.
+        let (p50, p99) = (self.window.quantile(0.5), self.window.quantile(0.99).max(stalled));
         let rate = self.window.total() / length;
         let record = &mut self.record;
-        // A window in which nothing ends although something waits is as bad as one can be.
-        if stalled || p99 > 2.0 * idle {
+        if p99 > 2.0 * idle {
             record.brownout2_s += length;
         }
-        if stalled || p99 > 10.0 * idle {
+        if p99 > 10.0 * idle {
             record.brownout10_s += length;
         }
         record.brownout_area_s_ms += (p99 - idle).max(0.0) * 1e3 * length;
-        record.dip_area_ops += (record.idle_iops - rate).max(0.0) * length;
-        self.dip = self.dip.min(rate);
         self.last = Latencies { p50, p99, idle_p99: idle, rate };
+        self.longest.0 = self.window.most().max(stalled);
         self.window.clear();
         self.window_began = now;
     }
@@ -116,24 +135,37 @@ impl Meter {
             iops: self.last.rate,
             p50_ms: self.last.p50 * 1e3,
             p99_ms: self.last.p99 * 1e3,
-            max_ms: self.window.most() * 1e3,
+            max_ms: self.longest.0.max(std::mem::take(&mut self.longest.1)) * 1e3,
             ..state
         };
         self.samples.push(Sample { line, losses, predicted });
         if self.samples.len() >= MOST_SAMPLES {
-            let mut index = 0;
-            self.samples.retain(|_| {
+            // The longest wait of a line that is dropped counts for the next one.
+            let (mut index, mut dropped) = (0, 0.0);
+            self.samples.retain_mut(|sample| {
                 index += 1;
-                index % 2 == 1
+                let keep = index % 2 == 1;
+                let most = &mut sample.line.max_ms;
+                if keep {
+                    *most = most.max(std::mem::take(&mut dropped));
+                } else {
+                    dropped = *most;
+                }
+                keep
             });
+            self.longest.1 = self.longest.1.max(dropped / 1e3);
             self.interval *= 2.0;
         }
         self.next_sample = now + self.interval;
     }
 
-    /// Ends the run at a time, and returns its record and series.
-    pub fn finish(mut self, now: f64) -> (RunRecord, Vec<SeriesPoint>) {
+    /// Ends the run at a time, and returns its record and series. `stalled` is as for [`Meter::advance`].
+    pub fn finish(mut self, now: f64, stalled: f64) -> (RunRecord, Vec<SeriesPoint>) {
+        if now > self.window_began {
+            self.close(now, stalled);
+        }
         let record = &mut self.record;
+        record.dip_area_ops = self.missed.max(0.0);
         record.total_s = now;
         (record.p50_ms, record.p99_ms) = (self.all.quantile(0.5) * 1e3, self.all.quantile(0.99) * 1e3);
         record.max_ms = (self.all.most() * 1e3).max(record.blackout_ms);
@@ -200,3 +232,7 @@ fn of_link(record: &mut RunRecord, loss: Loss) -> &mut f64 {
         Loss::Loses => &mut record.link_loses_s,
     }
 }
+
+#[cfg(test)]
+#[path = "meter_tests.rs"]
+mod tests;

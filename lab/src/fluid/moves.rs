@@ -10,6 +10,10 @@ impl Run<'_> {
         let place = self.place();
         let step = self.guest.step(self.now, seconds, &place);
         self.meter.add(&step.latencies);
+        // An open guest wants what arrives. A closed one wants what it had before.
+        let idle = self.meter.record.idle_iops * seconds;
+        let each = 1.0 + self.guest.flushes();
+        self.meter.miss(step.arrived.map_or(idle, |arrived| arrived * each) - step.ended * each);
         let len = self.guest.len();
         let link = place.link.rate;
         let record = &mut self.meter.record;

@@ -69,10 +69,7 @@ pub fn latency(results: &Results, point: usize) -> (Vec<Figure>, Vec<Figure>) {
     for (&strategy, course) in courses.iter().take(OWN_PLOTS) {
         let (p50, p99) = (curve(course, |line| line.p50_ms), curve(course, |line| line.p99_ms));
         let max = curve(course, |line| line.max_ms);
-        // The longest of a sample is that since the sample before, and may be less than the percentile of a
-        // second.
-        let band =
-            p50.iter().zip(&p99).zip(&max).map(|((low, p99), max)| (low.1, max.1.max(p99.1))).collect();
+        let band = p50.iter().zip(&max).map(|(low, max)| (low.1, max.1)).collect();
         let series = vec![
             Series::line("99th percentile", strategy, p99).ranges(band),
             Series::line("median", strategy + 8, p50),
