@@ -74,11 +74,31 @@ impl Requests {
     fn arrive(&mut self) -> u64 {
         let Arrival::Open { rate, poisson } = self.spec.arrival else { return 0 };
         let gap = if poisson { self.random.exponential() } else { 1.0 };
+        let burst = self.spec.burst;
+        // The time to the next request at the mean rate. In a busy half it goes by quicker, and in a quiet
+        // one slower, or not at all.
+        let mut left = gap * 1e9 / rate;
+        if burst == 1.0 {
+            self.now += left;
+            return self.now as u64;
+        }
         let period = self.spec.burst_period as f64;
-        let busy = self.now % period < period / 2.0;
-        let factor = if busy { self.spec.burst } else { 2.0 - self.spec.burst };
-        // A quiet half without any request ends at once.
-        self.now += (gap * 1e9 / (rate * factor).max(rate * 1e-3)).min(period.max(1e9));
+        let whole = (left / period).floor();
+        self.now += whole * period;
+        left -= whole * period;
+        // What is left is less than a period, so it ends in the third half from here at the latest.
+        for _ in 0..3 {
+            let within = self.now % period;
+            let busy = within < period / 2.0;
+            let (factor, end) = if busy { (burst, period / 2.0) } else { (2.0 - burst, period) };
+            let half = end - within;
+            if left < half * factor {
+                self.now += left / factor;
+                break;
+            }
+            left -= half * factor;
+            self.now += half;
+        }
         self.now as u64
     }
 

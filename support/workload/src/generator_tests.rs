@@ -53,3 +53,23 @@ fn offsets_have_their_shapes() {
     let phases = of(Offsets::Phases(vec![(3, Offsets::Sequential), (2, Offsets::Strided(8192))]));
     assert_eq!(phases[..8], [0, 1, 2, 0, 2, 3, 4, 5]);
 }
+
+#[test]
+fn bursts_keep_the_mean_rate_and_stay_in_their_half() {
+    for (rate, burst, period) in
+        [(1000.0, 2.0, 1_000_000_000), (1000.0, 1.9, 1_000_000_000), (10.0, 2.0, 1_000_001)]
+    {
+        let arrival = Arrival::Open { rate, poisson: true };
+        let spec = Spec { arrival, burst, burst_period: period, ..Spec::default() };
+        let ops = some(&spec, 1 << 30, 50_000);
+        let seen = ops.len() as f64 / (ops.last().unwrap().at as f64 / 1e9);
+        assert!((seen / rate - 1.0).abs() < 0.05, "{burst}: {seen}");
+        let quiet = ops.iter().filter(|op| op.at % period > period / 2).count() as f64 / ops.len() as f64;
+        assert!((quiet - (2.0 - burst) / 2.0).abs() < 0.01, "{burst}: {quiet}");
+    }
+    // Less than one request a second comes as seldom as it should.
+    let arrival = Arrival::Open { rate: 0.01, poisson: true };
+    let ops = some(&Spec { arrival, ..Spec::default() }, 1 << 30, 10_000);
+    let seen = ops.len() as f64 / (ops.last().unwrap().at as f64 / 1e9);
+    assert!((seen / 0.01 - 1.0).abs() < 0.05, "{seen}");
+}

@@ -23,7 +23,8 @@ pub enum Form {
     /// and bytes. Lines that begin with `#` are comments.
     Text,
     /// fio's iolog, version 2 or 3 (fio's HOWTO, "Trace file format"). Version 2 has no times: `wait` lines
-    /// give microseconds since the start. Version 3 has milliseconds. Only one file is read.
+    /// give microseconds from one to the next. Version 3 has microseconds since the start, and no `wait`.
+    /// Only one file is read.
     Iolog,
     /// The default output of blkparse: queue events (`Q`) of one device, with seconds since the start,
     /// sectors of 512 bytes, and the operation's letters.
@@ -144,11 +145,11 @@ fn iolog(text: &str) -> Result<Vec<Op>, TraceError> {
         Some("fio version 3 iolog") => 3,
         _ => return Err(TraceError { line: 1, text: "'fio version 2 iolog' or 3 is missing".to_owned() }),
     };
-    let (mut now, mut file) = (0, None::<String>);
+    let (mut now, mut file) = (0_u64, None::<String>);
     let body = text.split_once('\n').map_or("", |(_, body)| body);
     let parsed = each_line(body, |words| {
         let words = if version == 3 {
-            now = number(words[0])?.checked_mul(1_000_000).ok_or("the time is too large")?;
+            now = number(words[0])?.checked_mul(1000).ok_or("the time is too large")?;
             &words[1..]
         } else {
             words
@@ -169,10 +170,12 @@ fn iolog(text: &str) -> Result<Vec<Op>, TraceError> {
             "write" => Kind::Write,
             "trim" => Kind::Trim,
             "sync" | "datasync" => return op(now, Kind::Flush, 0, 0).map(Some),
-            "wait" => {
-                now = offset.checked_mul(1000).ok_or("the time is too large")?;
+            "wait" if version == 2 => {
+                let wait = offset.checked_mul(1000).ok_or("the time is too large")?;
+                now = now.checked_add(wait).ok_or("the time is too large")?;
                 return Ok(None);
             }
+            "wait" => return Err("version 3 has no 'wait': its lines begin with their times".to_owned()),
             other => return Err(format!("unknown action '{other}'")),
         };
         op(now, kind, offset, len).map(Some)
@@ -181,7 +184,7 @@ fn iolog(text: &str) -> Result<Vec<Op>, TraceError> {
 }
 
 /// Writes a trace as text or as an iolog of version 3 for a file of this name. An iolog's times are whole
-/// milliseconds. `None` for [`Form::Blkparse`], which is only read.
+/// microseconds. `None` for [`Form::Blkparse`], which is only read.
 pub fn write(ops: &[Op], form: Form, file: &str) -> Option<String> {
     let mut text = String::new();
     match form {
@@ -199,7 +202,7 @@ pub fn write(ops: &[Op], form: Form, file: &str) -> Option<String> {
         Form::Iolog => {
             writeln!(text, "fio version 3 iolog\n0 {file} add\n0 {file} open").ok()?;
             for Op { at, kind, offset, len } in ops {
-                let at = at / 1_000_000;
+                let at = at / 1000;
                 match kind {
                     Kind::Read => writeln!(text, "{at} {file} read {offset} {len}").ok()?,
                     Kind::Write => writeln!(text, "{at} {file} write {offset} {len}").ok()?,
@@ -207,7 +210,7 @@ pub fn write(ops: &[Op], form: Form, file: &str) -> Option<String> {
                     Kind::Flush => writeln!(text, "{at} {file} sync 0 0").ok()?,
                 }
             }
-            let end = ops.last().map_or(0, |op| op.at / 1_000_000);
+            let end = ops.last().map_or(0, |op| op.at / 1000);
             writeln!(text, "{end} {file} close").ok()?;
         }
         Form::Blkparse => return None,

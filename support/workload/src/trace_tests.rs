@@ -10,7 +10,7 @@ fn what_is_written_is_read_again() {
     assert_eq!(read(&text, Form::Text), Ok(ops.clone()));
     let iolog = write(&ops, Form::Iolog, "/dev/vda").unwrap();
     assert_eq!(Form::of(&iolog), Form::Iolog);
-    ops.iter_mut().for_each(|op| op.at -= op.at % 1_000_000);
+    ops.iter_mut().for_each(|op| op.at -= op.at % 1000);
     assert_eq!(read(&iolog, Form::Iolog), Ok(ops));
 }
 
@@ -53,4 +53,21 @@ fn errors_name_the_line() {
     assert_eq!(line("fio version 3 iolog\nx a add\n", Form::Iolog), 2);
     assert_eq!(line("fio version 1 iolog\n", Form::Iolog), 1);
     assert_eq!(line("8,0 3 1 x 697 Q W 8 + 8\n", Form::Blkparse), 1);
+}
+
+#[test]
+fn an_iolog_of_version_3_has_microseconds() {
+    let text = "fio version 3 iolog\n0 f add\n0 f open\n1000 f read 0 4096\n1001 f close\n";
+    let expected = Op { at: 1_000_000, kind: Kind::Read, offset: 0, len: 4096 };
+    assert_eq!(read(text, Form::Iolog), Ok(vec![expected]));
+    let text = "fio version 3 iolog\n0 f add\n0 f open\n5 f wait 10 0\n";
+    assert_eq!(read(text, Form::Iolog).unwrap_err().line, 4);
+}
+
+#[test]
+fn waits_of_version_2_add_up() {
+    let text =
+        "fio version 2 iolog\nf add\nf open\nf wait 250 0\nf read 0 4096\nf wait 1000 0\nf read 0 4096\n";
+    let times: Vec<u64> = read(text, Form::Iolog).unwrap().iter().map(|op| op.at).collect();
+    assert_eq!(times, [250_000, 1_250_000]);
 }
