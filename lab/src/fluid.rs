@@ -35,6 +35,9 @@ pub use space::{Class, Space};
 const STEPS: (f64, f64) = (0.01, 0.1);
 /// The shortest step of all, in seconds.
 const TINY: f64 = 1e-4;
+/// Rounds after which each further one takes a regular step at least. Rounds that cost nothing would become
+/// shorter and shorter, and a run that cannot reach its limit would have millions of them.
+const QUICK_ROUNDS: u32 = 1000;
 /// Seconds that moving a disk costs besides the copy: requests in flight end.
 const DRAIN: f64 = 0.001;
 /// The deviation of the link's rate from second to second.
@@ -303,7 +306,8 @@ impl<'a> Run<'a> {
                     Order::Take(plan) => part.plan = plan,
                     Order::FreezeRound => {
                         part.space.freeze();
-                        part.resting = cost;
+                        let many = part.space.rounds > QUICK_ROUNDS;
+                        part.resting = if many { cost.max(self.step) } else { cost };
                     }
                     Order::Pivot { stale } => part.wants = Some(stale),
                     Order::Throttle(share) => part.throttle = share.clamp(0.0, 0.99),
@@ -396,7 +400,7 @@ impl<'a> Run<'a> {
         self.ram_step(seconds, &mut dirtied.1);
         self.copy(rates, seconds, dirtied);
         self.now += seconds;
-        if let Some(part) = &mut self.ram {
+        for part in self.parts_mut() {
             part.resting = (part.resting - seconds).max(0.0);
         }
         self.meter.record.throttled_s += seconds * self.parts().map(|part| part.throttle).fold(0.0, f64::max);

@@ -237,3 +237,13 @@ fn after_a_cut_all_clients_of_a_closed_loop_were_late() {
     let later = series.iter().find(|line| line.t_s > after.t_s + 3.0).unwrap();
     assert!(later.p99_ms < 3_000.0, "{later:?}");
 }
+
+#[test]
+fn rounds_that_cost_nothing_do_not_become_endless() {
+    let text = "name = \"x\"\n[ram]\nsize = \"1G\"\ndirty = \"50M/s\"\nworking-set = \"100M\"\nround-cost = \"0s\"\n\
+                [strategies]\nram = [\"precopy\"]\n[limits]\ndowntime = \"0s\"\ndeadline = \"10min\"\n";
+    let run = outcome(text).record;
+    assert!(run.end == End::Late && run.total_s >= 600.0, "{run:?}");
+    // A step is 10 ms here.
+    assert!(run.rounds > 1000 && run.rounds < 1000 + 60_100, "{}", run.rounds);
+}
