@@ -17,7 +17,7 @@ use crate::statistics::{Comparison, Interval, Verdict};
 
 /// The most points of a sweep that get a ranking of their own in the page.
 const TABLES: usize = 12;
-/// The largest file; what would make it larger is left to the folder `plots`.
+/// The size beyond which plots are left to the folder `plots`. Tables may make the page larger.
 const MOST_BYTES: usize = 3 << 20;
 
 /// A table cell: a value, and what is beside it in small print.
@@ -181,8 +181,8 @@ impl Page {
         groups.into_iter().flatten()
     }
 
-    /// Writes the page. What would make it larger than 3 MiB is left out, and the page says so: first the
-    /// plots of single strategies, then those of sweeps.
+    /// Writes the page. If it would be larger than 3 MiB, plots are left out, and the page says so: first
+    /// those of single strategies, then those of sweeps. Tables always stay.
     ///
     /// # Errors
     /// If the template fails.

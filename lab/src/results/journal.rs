@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{INFO, ResultsError};
 use crate::record::{Outcome, RunInfo};
@@ -16,11 +17,16 @@ use crate::schedule::Job;
 /// The name of the journal in a folder of results.
 pub const NAME: &str = "unfinished.journal";
 
+/// The least time between two syncs. Short runs would otherwise wait for the disk more than they compute.
+const SYNC: Duration = Duration::from_secs(1);
+
 /// The journal of an experiment that runs.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// The time of the last sync.
+    synced: Option<Instant>,
 }
 
 impl Journal {
@@ -36,9 +42,11 @@ impl Journal {
         }
         let file = OpenOptions::new().append(true).create_new(true).open(&path);
         let file = file.map_err(ResultsError::io("create", &path))?;
-        let mut journal = Journal { path, file };
+        let mut journal = Journal { path, file, synced: None };
         let text = serde_json::to_vec(info).map_err(|e| ResultsError::content(&journal.path, e))?;
         journal.entry(&text)?;
+        // The name of the file has to last as well.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(ResultsError::io("sync", folder))?;
         Ok(journal)
     }
 
@@ -76,10 +84,10 @@ impl Journal {
         }
         let file = OpenOptions::new().append(true).open(&path).map_err(ResultsError::io("open", &path))?;
         file.set_len(whole as u64).map_err(ResultsError::io("shorten", &path))?;
-        Ok((Journal { path, file }, runs))
+        Ok((Journal { path, file, synced: None }, runs))
     }
 
-    /// Adds a run.
+    /// Adds a run. A power cut loses no more than the runs that were added within a second of the last sync.
     ///
     /// # Errors
     /// If it cannot be written. The journal keeps the runs before it.
@@ -100,7 +108,12 @@ impl Journal {
         let mut whole = format!("{} {:016x}\n", bytes.len(), checksum(bytes)).into_bytes();
         whole.extend_from_slice(bytes);
         whole.push(b'\n');
-        self.file.write_all(&whole).map_err(ResultsError::io("write", &self.path))
+        self.file.write_all(&whole).map_err(ResultsError::io("write", &self.path))?;
+        if self.synced.is_none_or(|time| time.elapsed() >= SYNC) {
+            self.file.sync_data().map_err(ResultsError::io("sync", &self.path))?;
+            self.synced = Some(Instant::now());
+        }
+        Ok(())
     }
 }
 
