@@ -81,7 +81,7 @@ impl Experiment {
         let mut table = Table::new(source, "", 0..0, root.get_ref());
         let name = table.text("name", "a text", |text| Some(text.to_owned()))?;
         let name = name.ok_or_else(|| table.error("'name' is missing"))?;
-        let strategies = read_strategies(&mut table)?;
+        let (strategies, without_ram) = read_strategies(&mut table)?;
         let (seeds, pair, tier) = read_runs(&mut table)?;
         let points = read_points(source, root.get_ref(), &mut table)?;
         let assertions = match table.table("assert")? {
@@ -92,7 +92,6 @@ impl Experiment {
         for key in setup::SECTIONS {
             table.value(key);
         }
-        table.finish()?;
         for point in &points {
             let lacks = |what| table_error(source, format!("a {what} strategy needs [{what}]"));
             if strategies.iter().any(|strategy| strategy.disk.is_some()) && point.setup.disk.is_none() {
@@ -102,6 +101,13 @@ impl Experiment {
                 return Err(lacks("ram"));
             }
         }
+        let ram_stays = strategies.iter().all(|strategy| strategy.ram.is_none()) && !without_ram;
+        if ram_stays && points.iter().any(|point| point.setup.ram.is_some()) {
+            let text = "has no effect without a RAM strategy: name one, as in ram = [\"precopy\"], leave [ram] out, \
+                        or say by ram = [] that the RAM stays";
+            return Err(table.error_at("ram", text));
+        }
+        table.finish()?;
         let runs = points.len().saturating_mul(strategies.len()).saturating_mul(seeds.len());
         if runs > MOST_RUNS {
             return Err(table_error(source, format!("{runs} runs are too many; at most {MOST_RUNS}")));
@@ -114,11 +120,13 @@ fn table_error(source: Source<'_>, text: String) -> LabError {
     source.error(0..0, text)
 }
 
-fn read_strategies(root: &mut Table<'_>) -> Result<Vec<Strategy>, LabError> {
+/// Reads the strategies. The second value is true if the list of those for RAM is there and empty.
+fn read_strategies(root: &mut Table<'_>) -> Result<(Vec<Strategy>, bool), LabError> {
     let Some(mut table) = root.table("strategies")? else {
         return Err(root.error("[strategies] is missing: name some, as in disk = [\"mirror-io\"]"));
     };
     let (disks, rams) = (table.texts("disk")?, table.texts("ram")?);
+    let without_ram = rams.is_empty() && table.value("ram").is_some();
     let mut strategies = Vec::new();
     let unknown = |kind: &str, name: &str, names: Vec<&'static str>| {
         let hint = suggestion(name, names);
@@ -152,13 +160,13 @@ fn read_strategies(root: &mut Table<'_>) -> Result<Vec<Strategy>, LabError> {
         return Err(table.error("name a strategy, as in disk = [\"mirror-io\"]"));
     }
     table.finish()?;
-    Ok(strategies)
+    Ok((strategies, without_ram))
 }
 
 fn read_runs(root: &mut Table<'_>) -> Result<(Vec<u64>, bool, Tier), LabError> {
     let Some(mut table) = root.table("runs")? else { return Ok(((1..=5).collect(), true, Tier::Fluid)) };
-    let seeds = table.number("seeds", 1.0, 100_000.0)?.unwrap_or(5.0) as u64;
-    let first = table.number("first-seed", 0.0, 1e15)?.unwrap_or(1.0) as u64;
+    let seeds = table.whole("seeds", 1, 100_000)?.unwrap_or(5);
+    let first = table.whole("first-seed", 0, 1_000_000_000_000_000)?.unwrap_or(1);
     let pair = table.flag("pair")?.unwrap_or(true);
     let tier = table.text("tier", "\"fluid\"", |text| (text == "fluid").then_some(Tier::Fluid))?;
     table.finish()?;

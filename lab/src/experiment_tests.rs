@@ -66,6 +66,8 @@ fn errors_have_a_line_and_a_suggestion() {
         ("\"link.rate\" = [", "\"lnk.rate\" = [", 18, "did you mean 'link'?"),
         ("40% for 5s", "40%", 20, "faults.link-cut: give a list as in"),
         ("seeds = 3", "seeds = 0", 22, "runs.seeds: give a number from 1"),
+        ("seeds = 3", "seeds = 2.5", 22, "runs.seeds: give a whole number"),
+        ("seeds = 3", "seeds = 3\nfirst-seed = 0.5", 23, "runs.first-seed: give a whole number"),
         ("blackout.p99", "blackuot.p99", 24, "unknown metric 'blackuot'"),
         ("blackout.p99", "blackout.p98", 24, "unknown statistic 'p98'"),
         ("\"mirror-io+precopy.", "\"miror-io+precopy.", 24, "begins with no strategy"),
@@ -92,4 +94,34 @@ fn the_experiments_that_are_shipped_can_be_read() {
         }
     }
     assert!(read > 0);
+}
+
+#[test]
+fn keys_that_would_have_no_effect_are_refused() {
+    for (keys, line, part) in [
+        ("depth = 2.5", 13, "workload.depth: give a whole number"),
+        ("fsync-writes = 1.5", 13, "workload.fsync-writes: give a whole number"),
+        ("trim = 0.1", 13, "unknown key 'workload.trim'"),
+        ("zipf = 0.5\noffsets = \"uniform\"", 14, "workload.offsets: give offsets or zipf"),
+        ("fsync = \"1s\"\nfsync-writes = 4", 14, "workload.fsync-writes: give fsync or fsync-writes"),
+    ] {
+        let (at, text) = error("preset = \"oltp\"", &format!("preset = \"oltp\"\n{keys}"));
+        assert!(at == line && text.contains(part), "{keys}: line {at}: {text}");
+    }
+}
+
+#[test]
+fn ram_that_no_strategy_moves_is_refused_unless_it_stays_on_purpose() {
+    let text = GOOD.replace("\"mirror-io+precopy.", "\"mirror-io.");
+    let without = text.replace("ram = [\"precopy\"]\n", "");
+    let error = Experiment::parse("x.toml", &without).unwrap_err();
+    assert!(
+        error.line == 4 && error.text.starts_with("ram: has no effect without a RAM strategy"),
+        "{error}"
+    );
+    let swept = without.replace("[ram]\nsize = \"8G\"\ndirty = \"100M/s\"\n", "");
+    Experiment::parse("x.toml", &swept).unwrap();
+    let swept = swept.replace("\"link.rate\" =", "\"ram.size\" = [\"1G\"]\n\"link.rate\" =");
+    assert!(Experiment::parse("x.toml", &swept).unwrap_err().text.contains("has no effect"));
+    Experiment::parse("x.toml", &text.replace("ram = [\"precopy\"]", "ram = []")).unwrap();
 }

@@ -72,7 +72,7 @@ fn a_link_that_is_cut_makes_it_later_and_a_death_ends_it() {
 #[test]
 fn a_guest_that_writes_faster_than_the_link_stops_background_copies_and_not_active_ones() {
     let text = SMALL
-        .replace("ram = [\"stop\", \"precopy\", \"precopy-ramp\", \"precopy-localmin\", \"auto-converge\", \"postcopy\", \"hybrid\"]", "")
+        .replace("ram = [\"stop\", \"precopy\", \"precopy-ramp\", \"precopy-localmin\", \"auto-converge\", \"postcopy\", \"hybrid\"]", "ram = []")
         .replace("rate = 1000", "rate = 20000\nread = 0.0\noffsets = \"uniform\"")
         + "[link]\nrate = \"1Gbit\"\n[limits]\ndeadline = \"1h\"\n";
     for run in runs(&text) {

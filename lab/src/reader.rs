@@ -142,6 +142,15 @@ impl<'s> Table<'s> {
         }
     }
 
+    /// Takes a whole number in a range.
+    pub fn whole(&mut self, key: &'static str, least: u32, most: u64) -> Result<Option<u64>, LabError> {
+        let found = self.number(key, f64::from(least), most as f64)?;
+        if found.is_some_and(|number| number.fract() != 0.0) {
+            return Err(self.error_at(key, "give a whole number"));
+        }
+        Ok(found.map(|number| number as u64))
+    }
+
     /// Takes a truth value.
     pub fn flag(&mut self, key: &'static str) -> Result<Option<bool>, LabError> {
         let Some(value) = self.value(key) else { return Ok(None) };

@@ -264,7 +264,7 @@ fn read_workload(table: Option<Table<'_>>, disk: u64) -> Result<Spec, LabError> 
             )
         })?,
     };
-    let (depth, rate) = (table.number("depth", 1.0, 65536.0)?, table.number("rate", 0.001, 1e9)?);
+    let (depth, rate) = (table.whole("depth", 1, 65536)?, table.number("rate", 0.001, 1e9)?);
     match (depth, rate) {
         (Some(_), Some(_)) => return Err(table.error_at("depth", "give a depth or a rate")),
         (Some(depth), None) => {
@@ -275,25 +275,32 @@ fn read_workload(table: Option<Table<'_>>, disk: u64) -> Result<Spec, LabError> 
         (None, None) => {}
     }
     spec.read = table.number("read", 0.0, 1.0)?.unwrap_or(spec.read);
-    spec.trim = table.number("trim", 0.0, 1.0)?.unwrap_or(spec.trim);
     spec.burst = table.number("burst", 1.0, 2.0)?.unwrap_or(spec.burst);
     let period = table.time("burst-period")?.map(|seconds| (seconds * 1e9) as u64);
     spec.burst_period = period.unwrap_or(spec.burst_period);
     if let Some(size) = table.size("request-size")? {
         spec.sizes = vec![(size, 1.0)];
     }
-    if let Some(theta) = table.number("zipf", 0.0, 5.0)? {
+    let zipf = table.number("zipf", 0.0, 5.0)?;
+    if let Some(theta) = zipf {
         spec.offsets = Offsets::Zipf(theta);
     }
     let kinds = "\"uniform\", \"sequential\", or a stride as in \"stride 64K\", or a hotspot as in \"hotspot 0.9 0.1\"";
     if let Some(offsets) = table.text("offsets", kinds, offsets)? {
+        if zipf.is_some() {
+            return Err(table.error_at("offsets", "give offsets or zipf, which says what they are"));
+        }
         spec.offsets = offsets;
     }
     spec.working_set = table.size("working-set")?.or(spec.working_set);
-    if let Some(every) = table.time("fsync")? {
+    let every = table.time("fsync")?;
+    if let Some(every) = every {
         (spec.flush_every, spec.flush_writes) = ((every * 1e9) as u64, 0);
     }
-    if let Some(writes) = table.number("fsync-writes", 0.0, 1e9)? {
+    if let Some(writes) = table.whole("fsync-writes", 0, 1_000_000_000)? {
+        if every.is_some() {
+            return Err(table.error_at("fsync-writes", "give fsync or fsync-writes"));
+        }
         (spec.flush_writes, spec.flush_every) = (writes as u32, 0);
     }
     spec.check(disk).map_err(|invalid| {
