@@ -7,10 +7,12 @@ use crate::units;
 mod adaptive;
 mod disk;
 mod ram;
+mod stall;
 
 pub use adaptive::Adaptive;
 pub use disk::{Mirror, Rounds};
 pub use ram::{AutoConverge, PreCopy, Threshold};
+pub use stall::LocalMinimum;
 
 /// A strategy of an experiment: presets for the disk, for the RAM, or for both.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -162,7 +164,7 @@ pub const RAM: [Described; 7] = [
     ),
     described(
         "precopy-localmin",
-        "as precopy; once it stalls, moves at a local minimum below 1 s",
+        "as precopy; after a stall of 60 s, moves at a local minimum of at most 900 ms, or gives up",
         "KubeVirt VEP 248",
         false,
     ),
@@ -248,7 +250,7 @@ pub fn ram(name: &str) -> Option<Box<dyn Policy + Send>> {
         "stop" => Box::new(PreCopy::after(name, 0, Stale::Copy)),
         "precopy" => Box::new(PreCopy::until(name, Threshold::Limit)),
         "precopy-ramp" => Box::new(PreCopy::until(name, Threshold::ramp())),
-        "precopy-localmin" => Box::new(PreCopy::until(name, Threshold::LocalMinimum)),
+        "precopy-localmin" => Box::new(LocalMinimum::new()),
         "auto-converge" => Box::new(AutoConverge::new()),
         "postcopy" => Box::new(PreCopy::after(name, 0, Stale::Pull)),
         "hybrid" => Box::new(PreCopy::after(name, 1, Stale::Pull)),

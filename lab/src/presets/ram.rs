@@ -16,9 +16,6 @@ pub enum Threshold {
         /// The time of the last step, or of the end of the third round.
         since: Option<f64>,
     },
-    /// The experiment's limit until the rounds stall, then the least of the last rounds, below a second (VEP
-    /// 248).
-    LocalMinimum,
 }
 
 impl Threshold {
@@ -33,10 +30,6 @@ const RAMP_STEP: f64 = 0.15;
 const RAMP_END: f64 = 1.05;
 const RAMP_TIME: f64 = 10.0;
 const RAMP_ROUNDS: u32 = 3;
-/// Seconds without a new minimum after which VEP 248 calls a migration stalled.
-const STALL: f64 = 10.0;
-/// The bar of a stop that users call live, in seconds (VEP 248).
-const STILL_LIVE: f64 = 1.0;
 
 /// Rounds, and then a stop or a fetch of what is left.
 #[derive(Clone, Debug)]
@@ -46,25 +39,23 @@ pub struct PreCopy {
     after: Option<u32>,
     stale: Stale,
     threshold: Threshold,
-    /// The least estimate of the last rounds, and the time at which it was seen.
-    least: (f64, f64),
 }
 
 impl PreCopy {
     /// Creates rounds until what is left can be sent within a time.
     pub fn until(name: &str, threshold: Threshold) -> Self {
         let name = name.to_owned();
-        PreCopy { name, after: None, stale: Stale::Copy, threshold, least: (f64::INFINITY, 0.0) }
+        PreCopy { name, after: None, stale: Stale::Copy, threshold }
     }
 
     /// Creates a fixed number of rounds.
     pub fn after(name: &str, rounds: u32, stale: Stale) -> Self {
         let threshold = Threshold::Limit;
-        PreCopy { name: name.to_owned(), after: Some(rounds), stale, threshold, least: (f64::INFINITY, 0.0) }
+        PreCopy { name: name.to_owned(), after: Some(rounds), stale, threshold }
     }
 
-    /// The time that the last round may take now, if sending what is left takes `estimate`.
-    fn limit(&mut self, seen: &Seen, estimate: f64) -> f64 {
+    /// The time that the last round may take now.
+    fn limit(&mut self, seen: &Seen) -> f64 {
         match &mut self.threshold {
             Threshold::Limit => seen.limits.downtime,
             Threshold::Ramp { limit, since } => {
@@ -77,14 +68,6 @@ impl PreCopy {
                     *since = Some(seen.now);
                 }
                 *limit
-            }
-            Threshold::LocalMinimum => {
-                if estimate < self.least.0 * 0.98 {
-                    self.least = (estimate, seen.now);
-                }
-                let stalled = seen.now - self.least.1 > STALL;
-                // A minimum that is a tenth above the best one is one.
-                if stalled { (self.least.0 * 1.1).min(STILL_LIVE) } else { seen.limits.downtime }
             }
         }
     }
@@ -119,7 +102,7 @@ impl Policy for PreCopy {
             return orders;
         }
         let estimate = own.todo as f64 / own.copied_rate;
-        let limit = self.limit(seen, estimate);
+        let limit = self.limit(seen);
         orders.push(match estimate <= limit {
             true => Order::Pivot { stale: self.stale },
             false => Order::FreezeRound,
