@@ -136,7 +136,9 @@ impl SimDir {
 impl Opener for SimDir {
     async fn open(&self, name: &str, _writable: bool) -> Result<Rc<dyn Storage>> {
         executor::yield_now().await;
-        Ok(self.get(name)?)
+        let file = self.get(name)?;
+        file.check_there()?;
+        Ok(file)
     }
 
     async fn create(&self, name: &str) -> Result<Rc<dyn Storage>> {

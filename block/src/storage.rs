@@ -181,6 +181,10 @@ pub trait Storage: Source {
         false
     }
 
+    /// Waits until the connection of storage that was lost has been made again, or as long as a request would
+    /// wait for that.
+    async fn returned(&self) {}
+
     /// Ends the connection of storage that was lost, which is to be opened again: a server may take only one.
     /// Everything that is asked of this one from then on fails.
     fn hang_up(&self) {}

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -85,6 +86,20 @@ impl SimFile {
     /// openings of before can be used, but never synced again ([`Storage::is_lost`]).
     pub fn restart(&self) {
         self.medium.restart();
+    }
+
+    /// As [`SimFile::restart`], but for so long the server cannot be reached: it cannot be opened.
+    pub fn restart_slowly(&self, away: Duration) {
+        self.medium.restart();
+        self.medium.away_until.set(executor::now() + away);
+    }
+
+    /// Fails while its server cannot be reached.
+    pub(super) fn check_there(&self) -> Result<()> {
+        if executor::now() >= self.medium.away_until.get() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Io, format!("{}: connection refused", self.medium.name)))
     }
 
     /// Runs an operation in a task of its own: dropping the caller's future abandons the result, but the
@@ -197,6 +212,13 @@ impl Storage for SimFile {
 
     fn is_lost(&self) -> bool {
         self.restarts != self.medium.restarts.get()
+    }
+
+    async fn returned(&self) {
+        // It may go away again meanwhile.
+        while !self.hung_up.get() && executor::now() < self.medium.away_until.get() {
+            executor::sleep_until(self.medium.away_until.get()).await;
+        }
     }
 
     fn hang_up(&self) {

@@ -79,6 +79,8 @@ pub(super) struct Medium {
     failed: Cell<bool>,
     /// The number of times that its server was started again.
     pub(super) restarts: Cell<u64>,
+    /// The time until which its server cannot be reached.
+    pub(super) away_until: Cell<Duration>,
     power: Rc<Power>,
 }
 
@@ -99,6 +101,7 @@ impl Medium {
             state: RefCell::new(State { durable: content.clone(), content, ..State::default() }),
             failed: Cell::default(),
             restarts: Cell::default(),
+            away_until: Cell::default(),
             power,
         })
     }

@@ -378,6 +378,10 @@ impl Storage for NbdStorage {
         self.lost.get()
     }
 
+    async fn returned(&self) {
+        self.link.returned().await;
+    }
+
     fn hang_up(&self) {
         self.link.close();
     }

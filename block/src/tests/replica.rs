@@ -1,5 +1,7 @@
 //! Targets of mirrors that are lost and return.
 
+use std::time::Duration;
+
 use executor::spawn;
 
 use super::mirror::Stage;
@@ -57,5 +59,32 @@ fn a_target_whose_server_is_restarted_is_copied_again_where_it_was_not_flushed()
         check(files, "target", format, model::Leaks::Allowed);
         let (disk, _) = open(files, "target", format).await;
         guest.verify_on(&disk).await;
+    });
+}
+
+#[test]
+fn a_target_whose_server_returns_late_is_waited_for() {
+    super::seeds(60, |_| async {
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let target = export(&stage).await;
+        let job = stage.start(target, Sync::Full, JobOptions::new("mirror")).await.unwrap();
+        let server = files.get("target").unwrap();
+        server.set_faults(Faults { delay: 200, ..Faults::default() });
+        if random(2) == 0 {
+            assert!(log.ready().await);
+            guest.clone().work(10).await;
+        }
+        for _ in 0..2 {
+            server.restart_slowly(Duration::from_millis(random(4000)));
+            // Their flushes meet the loss.
+            guest.clone().work(20).await;
+        }
+        assert!(log.ready().await, "{:?}", job.info());
+        job.complete().unwrap();
+        assert_eq!(log.ended(&job).await, None);
+        assert_eq!(disk.leaf().name(), "target");
+        guest.verify().await;
+        disk.close().await.unwrap();
     });
 }

@@ -173,6 +173,8 @@ impl Target {
         while self.inside.get() > 0 {
             self.changed.wait().await;
         }
+        // A server that was killed takes some time to return, and `opening` tries once.
+        lost.storage().returned().await;
         lost.end_use();
         // A server may take one client at a time.
         lost.storage().hang_up();

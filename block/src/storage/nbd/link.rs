@@ -124,6 +124,12 @@ impl Link {
 }
 
 impl Link {
+    /// Waits until there is a connection, or `reconnect-delay` after its loss.
+    pub(super) async fn returned(&self) {
+        // The reason is that of the attempt to open the export again, too.
+        let _ = self.0.client(None).await;
+    }
+
     /// Ends the connection for good.
     pub(super) fn close(&self) {
         self.0.closed.set(true);
