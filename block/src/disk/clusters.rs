@@ -229,7 +229,8 @@ impl Disk {
         pace: &mut Pace<'_>,
     ) -> Result<Option<u64>> {
         let unit = cells.cell_size();
-        let (mut at, end) = (range.start * unit, range.end.saturating_mul(unit).min(leaf.size()));
+        // The disk may have become larger meanwhile, but the answer is about the size that it had.
+        let (mut at, end) = (range.start * unit, range.end.saturating_mul(unit).min(cells.size()));
         while at < end {
             if at.is_multiple_of(unit) && cells.len() >= MOST_BYTES {
                 return Ok(Some(at / unit));

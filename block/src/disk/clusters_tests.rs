@@ -190,3 +190,43 @@ fn a_large_answer_comes_in_parts() {
         assert!(runs.iter().enumerate().all(|(n, run)| (run.0, run.1) == (n as u64, 1)));
     });
 }
+
+#[test]
+fn a_disk_that_grows_beside_a_question_has_the_map_of_its_old_size_or_its_new_one() {
+    /// The cells of the old size and of the new one, in clusters of 4 a cell: the last cell of the old size
+    /// is cut, and has data and zeros.
+    const SIZES: [u64; 2] = [64 * 4 + 2, 80 * 4];
+    for seed in 0..120 {
+        Executor::simulated(seed).block_on(async move {
+            let (files, _) = disk().await;
+            let size = Some(SIZES[0] * CLUSTER);
+            let options = Create { cluster_size: Some(CLUSTER), size, ..Create::default() };
+            image::create(&*files, "alone", Kind::Qcow2, &options).await.unwrap();
+            let leaf = chain::open(&*files, "alone", Kind::Qcow2, true).await.unwrap();
+            let disk = Disk::new("virtio0", leaf, false, files, |_| {});
+            let since = disk.block_map(Question::default()).await.unwrap().generation;
+            for cluster in (0..SIZES[0]).step_by(2) {
+                write(&disk, cluster, 1).await;
+                let ticket = disk.enter().await;
+                disk.write_zeroes(&ticket, (cluster + 1) * CLUSTER, CLUSTER, true).await.unwrap();
+            }
+            let since = (seed % 2 == 0).then_some(since);
+            let growing = executor::spawn({
+                let disk = disk.clone();
+                async move {
+                    for _ in 0..seed / 4 {
+                        executor::yield_now().await;
+                    }
+                    disk.resize(SIZES[1] * CLUSTER).await.unwrap();
+                }
+            });
+            let question = Question { since, cell_size: Some(4 * CLUSTER), ..Question::default() };
+            let map = disk.block_map(question).await.unwrap();
+            assert!(SIZES.contains(&(map.size / CLUSTER)), "{}", map.size);
+            let cells: u64 = decode(&map, 0).iter().map(|(_, cells, _)| cells).sum();
+            assert_eq!(cells, map.size.div_ceil(4 * CLUSTER));
+            growing.await;
+            assert_eq!(disk.block_map(question).await.unwrap().total, 80);
+        });
+    }
+}

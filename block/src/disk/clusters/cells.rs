@@ -79,6 +79,11 @@ impl Cells {
         self.cell_size
     }
 
+    /// The disk's size in bytes, as it was when the answer was begun.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// The number of bytes so far.
     pub(super) fn len(&self) -> usize {
         self.runs.len()
