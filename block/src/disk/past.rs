@@ -11,6 +11,8 @@ use crate::image::node::Node;
 /// backing file.
 pub(super) struct Old {
     node: Rc<Node>,
+    /// It holds what a guest has written and may not have flushed.
+    is_guests: bool,
     flushed: Cell<bool>,
 }
 
@@ -30,7 +32,12 @@ impl Disk {
     }
 
     /// Ends the life of leaves of the past as leaves: flushes and closes them, and makes them backing files.
-    /// Returns the first error, after all have been tried; the next call tries again what failed.
+    /// The next call tries again what failed.
+    ///
+    /// # Errors
+    /// The first error of an image that holds what a guest has written, after all have been tried. One of an
+    /// image that was retired as flushed is only logged: nobody misses what it could not finish, and it must
+    /// not stand in the way of other images.
     pub(crate) async fn end_old(&self) -> Result<()> {
         // Several jobs of a disk may end at once, and an image is closed once.
         let _one = self.ending_old.acquire(1).await;
@@ -42,7 +49,10 @@ impl Disk {
                     old.node.demote();
                     self.old.borrow_mut().retain(|other| !Rc::ptr_eq(other, &old));
                 }
-                Err(e) => outcome = outcome.and(Err(e)),
+                Err(e) if old.is_guests => outcome = outcome.and(Err(e)),
+                Err(e) => {
+                    executor::limited!(warn, "{}: cannot finish {}: {e}", self.name(), old.node.name());
+                }
             }
         }
         outcome
@@ -62,7 +72,8 @@ impl Disk {
 
     fn keep_old(&self, node: &Rc<Node>, flushed: bool) {
         if node.is_writable() {
-            self.old.borrow_mut().push(Rc::new(Old { node: node.clone(), flushed: Cell::new(flushed) }));
+            let (is_guests, flushed) = (!flushed, Cell::new(flushed));
+            self.old.borrow_mut().push(Rc::new(Old { node: node.clone(), is_guests, flushed }));
         }
     }
 

@@ -15,9 +15,9 @@ impl Disk {
     /// On any error the chain is unchanged.
     ///
     /// # Errors
-    /// Fails if the image was the leaf before and cannot be turned into a backing file: some of its
-    /// changes are only in memory, and a second node over its file would not know of them. Errors of
-    /// opening the image.
+    /// Fails if the image was written before and cannot be turned into a backing file: some of its changes
+    /// are only in memory, and a second node over its file would not know of them. Errors of finishing a
+    /// former leaf, and of opening the image.
     pub(in crate::job) async fn open_inner(self: &Rc<Self>, old: &Rc<Node>) -> Result<Rc<Node>> {
         let name = old.name();
         self.end_old().await?;

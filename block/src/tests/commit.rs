@@ -13,6 +13,7 @@ use super::{base_content, check, create_over, folder, open, seeds, some_layout};
 use crate::disk::job::{Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
 use crate::job::mirror::commit::{CommitOptions, Named};
+use crate::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::job::stream::{Base, StreamOptions};
 use crate::sim::{Faults, SimDir};
 use crate::{Buf, Disk, ErrorAction, ErrorKind, Kind, OnError, chain};
@@ -205,7 +206,8 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
         let stage = Stage::new().await;
         let Stage { files, disk, log, guest, kinds } = &stage;
         let (top, base) = part();
-        let is_full = random(2) == 0;
+        let fault = random(3);
+        let (is_full, is_unsynced) = (fault == 0, fault == 1);
         let file = files.get(NAMES[base]).unwrap();
         let slow = Faults { delay: 100, ..Faults::default() };
         let limit = is_full.then(|| file.content().len() as u64);
@@ -215,7 +217,8 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
         let on_error = if stop { OnError::Stop } else { OnError::Report };
         let options = JobOptions { on_error, ..JobOptions::new("commit") };
         let job = stage.start(stage.options(top, base), options).await.unwrap();
-        file.set_faults(Faults { write: if is_full { 0 } else { 100 }, limit, ..slow });
+        let (write, sync) = (if fault == 2 { 100 } else { 0 }, if is_unsynced { 300 } else { 0 });
+        file.set_faults(Faults { write, sync, limit, ..slow });
         let (mut stops, mut completing) = (0, false);
         while !job.has_ended() {
             let info = job.info();
@@ -224,7 +227,8 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
                 if stops > 5 {
                     file.set_faults(slow);
                 }
-                job.resume().unwrap();
+                // A file whose sync has failed once never syncs again.
+                let _ = if is_unsynced && stops > 8 { job.cancel() } else { job.resume() };
             } else if info.status == Status::Ready && !completing {
                 // From the move on, its errors are the guest's.
                 file.set_faults(slow);
@@ -237,13 +241,23 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
             worker.await;
         }
         file.set_faults(Faults::default());
-        let failed = job.info().error.is_some();
+        let failed = job.info().error.is_some() || log.has(|event| event == JobEvent::Cancelled);
         assert!(stop || !log.has(|event| matches!(event, JobEvent::Error(_, ErrorAction::Stop))));
         let gone: &[&str] = if failed { &[] } else { &NAMES[base + 1..=top] };
         let stays = NAMES.into_iter().filter(|name| !gone.contains(name));
         assert_eq!(stage.chain(), stays.map(str::to_owned).collect());
         guest.clone().work(20).await;
         guest.verify().await;
+        // The base stands in the way of no other job, and the disk ends well.
+        let target = MirrorTarget {
+            name: "target".into(),
+            format: Kind::Raw,
+            existing: false,
+            node_name: None,
+        };
+        let mirror = MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background };
+        disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
+        disk.job("mirror").unwrap().cancel().unwrap();
         let leaf = disk.leaf().name().to_owned();
         disk.close().await.unwrap();
         for (name, kind) in NAMES.into_iter().zip(kinds).filter(|(name, _)| !gone.contains(name)) {
