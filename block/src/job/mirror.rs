@@ -370,6 +370,14 @@ impl Strategy for Mirror {
         let idle = executor::timeout(DEADLINE, self.replica.idle()).await.is_some();
         match self.into {
             Destination::Base(_) if !is_leaf && idle => self.disk.close_inner(&target).await,
+            Destination::Base(_) if !is_leaf => {
+                // The base stays in the chain, and may be committed into again when it hangs no more.
+                let (disk, replica) = (self.disk.clone(), self.replica.clone());
+                executor::spawn(async move {
+                    replica.idle().await;
+                    disk.close_inner(&target).await;
+                });
+            }
             Destination::Image(_) if !is_leaf && idle => {
                 if let Err(e) = target.close().await {
                     executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use executor::spawn;
 
@@ -249,12 +250,8 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
         guest.clone().work(20).await;
         guest.verify().await;
         // The base stands in the way of no other job, and the disk ends well.
-        let target = MirrorTarget {
-            name: "target".into(),
-            format: Kind::Raw,
-            existing: false,
-            node_name: None,
-        };
+        let target =
+            MirrorTarget { name: "target".into(), format: Kind::Raw, existing: false, node_name: None };
         let mirror = MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background };
         disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
         disk.job("mirror").unwrap().cancel().unwrap();
@@ -352,6 +349,51 @@ fn a_commit_is_paused_cancelled_and_begun_again() {
         let kind = kinds[NAMES.into_iter().position(|name| name == leaf).unwrap()];
         let (disk, _) = open(files, &leaf, kind).await;
         guest.verify_on(&disk).await;
+    });
+}
+
+#[test]
+fn a_base_that_hung_at_the_end_of_a_commit_is_committed_into_again() {
+    seeds(40, |_| async {
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let job = stage.start(stage.options(LEAF, 0), JobOptions::new("first")).await.unwrap();
+        assert!(log.ready().await);
+        let base = files.get(NAMES[0]).unwrap();
+        // Longer than the end of a job waits.
+        base.set_faults(Faults { delay: 60_000_000, ..Faults::default() });
+        let flush = spawn({
+            let guest = guest.clone();
+            async move { guest.flush_now().await.unwrap() }
+        });
+        for _ in 0..random(20) {
+            executor::yield_now().await;
+        }
+        job.cancel().unwrap();
+        job.ended().await;
+        base.set_faults(Faults { delay: 100, ..Faults::default() });
+        flush.await;
+        let again = async {
+            loop {
+                match stage.start(stage.options(LEAF, 0), JobOptions::new("second")).await {
+                    Ok(job) => return job,
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::InUse, "{e}"),
+                }
+                // In the simulation's time.
+                executor::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let job = executor::timeout(Duration::from_secs(600), again).await.expect("the base is free again");
+        while !job.has_ended() {
+            match job.info().status {
+                Status::Ready if job.complete().is_ok() => job.ended().await,
+                _ => log.changed.wait().await,
+            }
+        }
+        assert_eq!(job.info().error, None);
+        assert_eq!(disk.leaf().name(), NAMES[0]);
+        guest.verify().await;
+        disk.close().await.unwrap();
     });
 }
 
