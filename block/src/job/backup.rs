@@ -42,6 +42,8 @@ const SMALLEST: u64 = 64 << 10;
 const MOST: u64 = 1 << 28;
 /// The largest hole that is copied at once, in bytes: the guest's writes there wait.
 const HOLE: u64 = 16 << 20;
+/// The longest range whose allocation is looked up before the job may rest, in bytes; a power of two.
+const LOOK: u64 = 64 << 20;
 
 /// The options of a backup.
 #[derive(Clone, Debug)]
@@ -329,30 +331,25 @@ impl Backup {
     async fn leave_out(&self, job: &Job) -> Result<()> {
         let before = &self.before;
         let (leaf, granule) = (&before.source, before.granule);
-        let size = leaf.size();
+        let (size, window) = (leaf.size(), LOOK.max(granule));
         let turns = Turns::default();
         let mut at = 0;
         while at < size {
             turns.step().await;
             job.rest().await?;
-            let mut end = at;
-            // Neighbours of which the leaf has nothing are one run, or it would leave out no whole granule.
-            while end < size {
-                let run = leaf.map(end, size - end).await.map_err(Error::of_source)?;
-                if run.depth == 0 && run.allocated {
-                    at = if end > at { at } else { end + run.len };
-                    break;
-                }
-                end += run.len;
-            }
-            let last = if end >= size { size } else { end - end % granule };
-            let first = at.next_multiple_of(granule);
-            if end > at {
-                if first < last {
-                    before.todo.borrow_mut().remove(&(first..last));
-                }
+            // Windows end between granules, so that none is kept for being in two of them.
+            let end = (at - at % window + window).min(size);
+            let absent = leaf.next_absent(at..end, u64::MAX).await.map_err(Error::of_source)?;
+            let Some(absent) = absent else {
                 at = end;
+                continue;
+            };
+            let last = if absent.end >= size { size } else { absent.end - absent.end % granule };
+            let first = absent.start.next_multiple_of(granule);
+            if first < last {
+                before.todo.borrow_mut().remove(&(first..last));
             }
+            at = absent.end;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use super::*;
+use crate::job::backup::BackupOptions;
+use crate::job::mirror::{MirrorTarget, Sync};
 
 /// Counts the turns that another task of the thread gets until it is dropped.
 struct Ticker(Rc<Cell<u64>>, executor::JoinHandle<()>);
@@ -111,6 +113,35 @@ fn what_needs_no_wait_lets_others_have_their_turns() {
         assert!(disk.leaf().next_absent(0..1 << 30, u64::MAX).await.unwrap().is_some());
         let looked = ticker.turns() - before;
         assert!(looked >= 32, "{looked} turns in a look at 32768 tables");
+    });
+}
+
+#[test]
+fn a_backup_of_the_leaf_alone_can_be_cancelled_while_it_looks_for_what_the_leaf_has() {
+    Executor::simulated(1).block_on(async {
+        let files = SimDir::new();
+        // Tables map 32 KiB each.
+        for (name, behind) in [("base", None), ("leaf", Some(("base".to_owned(), Kind::Qcow2)))] {
+            let options = Create { size: Some(1 << 30), backing: behind, ..options(512, false) };
+            image::create(&*files, name, Kind::Qcow2, &options).await.unwrap();
+        }
+        let (disk, _) = open(&files, "leaf", Kind::Qcow2).await;
+        let ticker = Ticker::start(|| ());
+        let node_name = None;
+        let target = MirrorTarget { name: "copy".into(), format: Kind::Qcow2, existing: false, node_name };
+        let options = JobOptions { auto_dismiss: false, ..JobOptions::new("backup") };
+        disk.start_backup(BackupOptions { target, sync: Sync::Top }, options).await.unwrap();
+        let job = disk.job("backup").unwrap();
+        let before = ticker.turns();
+        while ticker.turns() < before + 8 {
+            executor::yield_now().await;
+        }
+        job.cancel().unwrap();
+        job.ended().await;
+        assert_eq!(job.info().offset, 0);
+        let turns = ticker.turns() - before;
+        assert!(turns < 256, "{turns} turns, and all tables take 512");
+        disk.close().await.unwrap();
     });
 }
 
