@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
-use executor::sync::{Event, Semaphore};
+use executor::sync::{Event, Permit, Semaphore};
 
 use super::bitmap::Bitmap;
 use crate::Result;
@@ -53,6 +53,16 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.target.inside.set(self.target.inside.get() - 1);
         self.target.changed.notify();
+    }
+}
+
+/// The one flush of the target that runs. Whoever waits for room is notified of its end, however it ends.
+struct Flushing<'a>(&'a Target, Option<Permit>);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.1.take();
+        self.0.changed.notify();
     }
 }
 
@@ -134,7 +144,7 @@ impl Target {
     /// lost, opens it again, and returns what has to be copied again.
     pub(super) async fn flush(&self) -> Result<Option<Bitmap>> {
         let needed = self.begun.get() + 1;
-        let _one = self.flushing.acquire(1).await;
+        let _one = Flushing(self, Some(self.flushing.acquire(1).await));
         if self.done.get() >= needed {
             return Ok(None);
         }
@@ -191,3 +201,7 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;
