@@ -295,9 +295,17 @@ impl Strategy for Mirror {
                 mark_above(&self.replica, &leaf, depth, job).await?;
             }
         }
-        self.catch_up(job).await?;
-        self.replica.flush_both_from_now();
-        self.flush(job).await?;
+        loop {
+            let losses = self.replica.losses();
+            self.catch_up(job).await?;
+            self.replica.flush_both_from_now();
+            self.flush(job).await?;
+            // What a loss took is copied again first, but in the background there is always something new.
+            if self.replica.losses() == losses && (!self.replica.is_active() || self.replica.remaining() == 0)
+            {
+                break;
+            }
+        }
         self.report(job);
         job.ready();
         loop {

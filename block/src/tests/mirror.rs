@@ -61,6 +61,12 @@ impl Log {
         !self.has(is_end)
     }
 
+    /// The mirror as it was when it became ready.
+    pub(super) fn at_ready(&self) -> Option<Info> {
+        let events = self.events.borrow();
+        events.iter().find(|(_, event)| *event == JobEvent::Ready).map(|(info, _)| info.clone())
+    }
+
     /// Waits for the end of the mirror, and returns its error.
     pub(super) async fn ended(&self, job: &Job) -> Option<String> {
         job.ended().await;

@@ -10,7 +10,7 @@ use super::{check, open, options};
 use crate::Kind;
 use crate::image::{self, Create};
 use crate::job::JobOptions;
-use crate::job::mirror::{MirrorTarget, Sync};
+use crate::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::sim::{Faults, Nature};
 
 /// Makes a target on an export of fixed size, which is full of noise before.
@@ -84,6 +84,36 @@ fn a_target_whose_server_returns_late_is_waited_for() {
         job.complete().unwrap();
         assert_eq!(log.ended(&job).await, None);
         assert_eq!(disk.leaf().name(), "target");
+        guest.verify().await;
+        disk.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_target_has_everything_when_it_is_ready_whatever_was_lost_before() {
+    super::seeds(150, |_| async {
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let target = export(&stage).await;
+        let mirror = MirrorOptions { target, sync: Sync::Full, mode: CopyMode::WriteBlocking };
+        disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
+        let server = files.get("target").unwrap();
+        // Its flushes are slow: the guest writes meanwhile.
+        server.set_faults(Faults { delay: 2000, ..Faults::default() });
+        let workers: Vec<_> = (0..2).map(|_| spawn(guest.clone().work(400))).collect();
+        // Until it has happened in the last flush, too.
+        let mut restarts = 0;
+        while restarts < 20 && log.at_ready().is_none() {
+            executor::sleep(Duration::from_micros(random(12_000))).await;
+            server.restart();
+            restarts += 1;
+        }
+        assert!(log.ready().await);
+        let info = log.at_ready().unwrap();
+        assert_eq!(info.offset, info.len, "something is still to be copied");
+        for worker in workers {
+            worker.await;
+        }
         guest.verify().await;
         disk.close().await.unwrap();
     });

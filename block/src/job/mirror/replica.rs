@@ -80,6 +80,8 @@ pub(super) struct Replica {
     flush_waits: Cell<bool>,
     /// Bytes that were copied or written to the target.
     written: Cell<u64>,
+    /// The number of times that the target was lost and opened again.
+    losses: Cell<u64>,
     /// The first error of the target that a guest's request met.
     failed: RefCell<Option<Error>>,
     /// Something of the above has changed.
@@ -123,6 +125,7 @@ impl Replica {
             flush_runs: Cell::new(false),
             flush_waits: Cell::new(false),
             written: Cell::new(0),
+            losses: Cell::new(0),
             failed: RefCell::default(),
             changed: Event::new(),
             inside: Cell::new(0),
@@ -155,6 +158,17 @@ impl Replica {
         self.written.get()
     }
 
+    /// The number of times that the target was lost and opened again, so that some of it had to be copied
+    /// again.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.get()
+    }
+
+    /// Returns true if writes go to both sides.
+    pub(super) fn is_active(&self) -> bool {
+        self.active.get()
+    }
+
     /// Writes go to both sides from now on, or to the source alone.
     pub(super) fn set_active(&self, active: bool) {
         self.active.set(active);
@@ -179,6 +193,7 @@ impl Replica {
                     lost.count() * self.granule
                 );
                 self.copied.set(true);
+                self.losses.set(self.losses.get() + 1);
                 self.todo.borrow_mut().merge(&lost);
                 self.changed.notify();
                 Ok(())
