@@ -13,6 +13,7 @@ mod ends;
 mod errors;
 mod kernels;
 mod live;
+mod mirror;
 mod reset;
 mod stage;
 mod switch;
@@ -127,6 +128,8 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("live_copy_with_the_machine_stopped_and_continued", live::machine_stopped_and_continued),
         trial("a_bad_target_leaves_the_guest_running", switch::bad_targets),
         trial("the_guest_is_told_if_notify_says_so", switch::notify),
+        trial("a_disk_moves_to_its_mirror_through_resets", mirror::through_resets),
+        trial("a_disk_moves_to_its_mirror_under_a_file_system", mirror::under_a_file_system),
         trial("reboot_in_the_middle_of_a_stream", reset::reboot),
         trial("system_reset_in_the_middle_of_a_stream", reset::system_reset),
         trial("sysrq_b_in_the_middle_of_a_stream", reset::restarted_at_once),

@@ -10,12 +10,17 @@ use serde_json::Value;
 
 use crate::stage::{Guest, STREAM, Setup, alone, shared};
 
-/// Checks that the machine was reset, by which side, and that the stream continues.
-fn was_reset(guest: &mut Guest, by_guest: bool) -> Result<(), Failure> {
+/// Checks that the machine was reset, by which side, and waits for its next boot.
+pub fn restarted(guest: &mut Guest, by_guest: bool) -> Result<(), Failure> {
     let event = guest.vm.qmp.wait_event("RESET", Instant::now() + STEP)?;
     check(event.data["guest"] == by_guest, format!("it was reset by the right side: {}", event.data))?;
-    check(guest.vm.streams()?.len() == 1, "the stream goes on through a reset")?;
     Ok(guest.agent()?.wait_reboot(2 * STEP)?)
+}
+
+/// As [`restarted`], and checks that the stream continues.
+fn was_reset(guest: &mut Guest, by_guest: bool) -> Result<(), Failure> {
+    restarted(guest, by_guest)?;
+    check(guest.vm.streams()?.len() == 1, "the stream goes on through a reset")
 }
 
 /// The guest reboots itself: no data is lost.
