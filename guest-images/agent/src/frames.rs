@@ -7,9 +7,15 @@
 //! not be run, as text).
 
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 
 /// The largest payload of a frame, in bytes.
 pub const MAX_PAYLOAD: usize = 16 << 20;
+
+/// The address of the machine's network card. QEMU's user network forwards ports of the host to it.
+pub const NETWORK_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// The length of the network's prefix, in bits.
+pub const NETWORK_PREFIX: u8 = 24;
 
 /// The content of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,23 +77,30 @@ pub struct Command {
     pub argv: Vec<Vec<u8>>,
     /// The whole environment; each entry is `NAME=VALUE`.
     pub env: Vec<Vec<u8>>,
+    /// The TCP ports of the loopback network that the host reaches, by the machine's network interface.
+    pub ports: Vec<u16>,
 }
 
 impl Command {
-    /// The payload of a frame: the number of arguments, then every string, each ended by a zero byte.
+    /// The payload of a frame: the numbers of arguments and ports, the ports, then every string, each ended
+    /// by a zero byte.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let count = self.argv.len().to_string().into_bytes();
-        let strings = [&count, &self.cwd].into_iter().chain(&self.argv).chain(&self.env);
+        let counts = [self.argv.len(), self.ports.len()].into_iter();
+        let numbers = counts.chain(self.ports.iter().copied().map(usize::from));
+        let numbers: Vec<_> = numbers.map(|number| number.to_string().into_bytes()).collect();
+        let strings = numbers.iter().chain([&self.cwd]).chain(&self.argv).chain(&self.env);
         strings.flat_map(|string| string.iter().copied().chain([0])).collect()
     }
 
     /// Parses the result of [`Command::to_bytes`]; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut strings = bytes.strip_suffix(&[0])?.split(|&byte| byte == 0).map(<[u8]>::to_vec);
-        let count: usize = String::from_utf8(strings.next()?).ok()?.parse().ok()?;
+        let mut number = || std::str::from_utf8(&strings.next()?).ok()?.parse::<u16>().ok();
+        let (count, ports) = (usize::from(number()?), number()?);
+        let ports = (0..ports).map(|_| number()).collect::<Option<Vec<_>>>()?;
         let cwd = strings.next()?;
         let argv: Vec<_> = strings.by_ref().take(count).collect();
-        (argv.len() == count && count > 0).then(|| Command { cwd, argv, env: strings.collect() })
+        (argv.len() == count && count > 0).then(|| Command { cwd, argv, env: strings.collect(), ports })
     }
 }
 

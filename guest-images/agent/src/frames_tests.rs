@@ -26,9 +26,10 @@ fn a_command_survives() {
         cwd: b"/a b".to_vec(),
         argv: vec![b"p".to_vec(), vec![], b"\xff".to_vec()],
         env: vec![b"A=".to_vec()],
+        ports: vec![5901, 8080],
     };
     assert_eq!(Command::from_bytes(&command.to_bytes()), Some(command));
-    for bytes in [&b""[..], b"1\0/\0", b"x\0/\0p\0", b"2\0/\0p\0"] {
+    for bytes in [&b""[..], b"1\x000\0/\0", b"x\x000\0/\0p\0", b"2\x000\0/\0p\0", b"1\x002\x001\0/\0p\0"] {
         assert_eq!(Command::from_bytes(bytes), None);
     }
 }

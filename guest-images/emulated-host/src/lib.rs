@@ -49,6 +49,7 @@ mod session;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,11 +95,15 @@ pub struct Invocation {
     /// cannot be shared. The libraries of a program are added, and a directory is taken with everything
     /// in it.
     pub files: Vec<PathBuf>,
+    /// TCP ports of the loopback network that are the same ones inside and out: a client that connects to
+    /// 127.0.0.1 on this host reaches the server on 127.0.0.1 inside. Clients that come before the server
+    /// are hung up on. Nothing else goes through the machine's network. [`free_port`] finds a port.
+    pub ports: Vec<u16>,
 }
 
 impl Invocation {
     /// Runs `argv` in this process's environment and working directory, with 2 GiB of memory, 16 GiB of
-    /// scratch disk and 30 minutes.
+    /// scratch disk, 30 minutes, and no ports.
     pub fn new(argv: Vec<OsString>) -> Result<Self> {
         Ok(Invocation {
             argv,
@@ -109,6 +114,7 @@ impl Invocation {
             scratch_mib: 16 << 10,
             timeout: Duration::from_secs(30 * 60),
             files: Vec::new(),
+            ports: Vec::new(),
         })
     }
 
@@ -128,8 +134,20 @@ impl Invocation {
             cwd: self.cwd.as_os_str().as_bytes().to_vec(),
             argv: self.argv.iter().map(|argument| argument.clone().into_vec()).collect(),
             env,
+            ports: self.ports.clone(),
         }
     }
+}
+
+/// Returns a TCP port of the loopback network that nobody has. Ports of this kind are not given out again
+/// soon, so whoever takes it next usually gets it.
+///
+/// # Errors
+/// If the loopback network has no port left.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let address = listener.and_then(|listener| listener.local_addr());
+    Ok(address.map_err(guest_images::Error::system("find a free port"))?.port())
 }
 
 /// The state of this host's KVM, and the place where guests run because of it: one line.

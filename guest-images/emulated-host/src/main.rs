@@ -34,6 +34,9 @@ enum Command {
         /// (repeatable)
         #[arg(long)]
         file: Vec<PathBuf>,
+        /// A TCP port of 127.0.0.1 on this host that leads to the same one inside (repeatable)
+        #[arg(long)]
+        port: Vec<u16>,
         /// The command and its arguments
         #[arg(required = true, last = true)]
         argv: Vec<OsString>,
@@ -53,12 +56,13 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", emulated_host::where_guests_run());
             Ok(if kvm_probe::kvm().is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Run { memory, scratch, timeout, file, argv } => {
+        Command::Run { memory, scratch, timeout, file, port, argv } => {
             let mut command = Invocation::new(argv)?;
             command.memory_mib = memory;
             command.scratch_mib = scratch;
             command.timeout = Duration::from_secs(timeout);
             command.files = file;
+            command.ports = port;
             let status = emulated_host::run(&command)?;
             Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
         }

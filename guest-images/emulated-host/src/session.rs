@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::process::Tied;
 use crate::root::{self, HostFiles};
 use crate::{CONSOLE_VARIABLE, Invocation, qemu};
-use guest_agent::frames::{self, Kind};
+use guest_agent::frames::{self, Kind, NETWORK_ADDRESS};
 use guest_images::initramfs;
 use guest_images::kernel::Kernel;
 
@@ -55,6 +56,7 @@ pub(super) fn run(
     machine.arg("-chardev").arg(format!("socket,id=control,fd={}", control_end.as_raw_fd()));
     machine.args(["-device", "virtserialport,chardev=control,name=control"]);
     machine.args(drive("scratch", &scratch, "off"));
+    machine.args(network(&command.ports));
     descriptors.extend([OwnedFd::from(scratch), console_end.into(), control_end.into()]);
     let _server = match shared {
         HostFiles::Shared { server, connection } => {
@@ -128,6 +130,20 @@ fn talk(
 fn pass_on(output: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
     output.write_all(bytes)?;
     output.flush()
+}
+
+/// A network card that carries connections to these ports of this host's loopback network, and nothing else.
+/// Without ports there is no card.
+fn network(ports: &[u16]) -> Vec<String> {
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    let mut network = "user,id=network,restrict=on".to_owned();
+    for port in ports {
+        network += &format!(",hostfwd=tcp:{}:{port}-{NETWORK_ADDRESS}:{port}", Ipv4Addr::LOCALHOST);
+    }
+    // Without a ROM, since nobody boots from it, and not every package of QEMU has one.
+    ["-netdev", &network, "-device", "virtio-net-pci,netdev=network,romfile="].map(str::to_owned).into()
 }
 
 /// A virtio disk; the machine's init finds it by its serial `name`.

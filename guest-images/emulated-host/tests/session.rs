@@ -5,8 +5,11 @@
 
 use std::error::Error;
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use guest_agent::client::{self, Agent, AgentError, Load, Region};
@@ -17,17 +20,42 @@ use libtest_mimic::{Arguments, Failed, Trial};
 const BOOT: Duration = Duration::from_secs(120);
 const DISK: u64 = 64 << 20;
 const PART: u64 = 16 << 20;
+/// The number of clients that a server inside has at once, and the bytes that each of them sends.
+const CLIENTS: usize = 8;
+const SENT: usize = 1 << 20;
+/// Names the port of the trial of a port inside the emulated host.
+const PORT_VARIABLE: &str = "MILLRACE_TEST_PORT";
+/// The same on a host that runs guests itself.
+static PORT: OnceLock<u16> = OnceLock::new();
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if arguments.list {
         return libtest_mimic::run(&arguments, trials()).exit_code();
     }
-    if let Err(error) = emulated_host::enter_if_needed() {
+    if let Err(error) = enter() {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
     libtest_mimic::run(&arguments, trials()).exit_code()
+}
+
+/// Goes where guests run. The host's side of the trial of a port stays outside.
+fn enter() -> emulated_host::Result<()> {
+    if !emulated_host::is_inside() {
+        let port = emulated_host::free_port()?;
+        PORT.set(port).expect("nobody else sets it");
+        std::thread::spawn(move || {
+            if let Err(error) = converse(port) {
+                // The trial, which waits for this, fails too.
+                eprintln!("the clients of port {port}: {error}");
+            }
+        });
+    }
+    emulated_host::enter_if_needed_with(|command| {
+        command.ports = PORT.get().copied().into_iter().collect();
+        command.env.push((PORT_VARIABLE.into(), command.ports[0].to_string().into()));
+    })
 }
 
 fn trials() -> Vec<Trial> {
@@ -36,9 +64,65 @@ fn trials() -> Vec<Trial> {
     };
     vec![
         trial("kvm_is_usable_here", kvm_is_usable_here),
+        trial("a_client_outside_reaches_a_server_here", a_client_outside_reaches_a_server_here),
         trial("a_session_over_virtio_mmio", || session("microvm,rtc=on", "device")),
         trial("a_panic_is_seen_on_the_console", a_panic_is_seen_on_the_console),
     ]
+}
+
+/// The clients outside: each sends more than any buffer on the way has room for, and sees that the same comes
+/// back and then an end. The first ones come before the server.
+fn converse(port: u16) -> Result<(), Box<dyn Error>> {
+    let once = move |number: usize, length: usize, patience: Duration| -> std::io::Result<()> {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        client.set_read_timeout(Some(patience))?;
+        let sent: Vec<u8> = (0..length).map(|at| (at * 31 + number) as u8).collect();
+        let (mut sender, bytes) = (client.try_clone()?, sent.clone());
+        let sender = std::thread::spawn(move || {
+            sender.write_all(&bytes).and_then(|()| sender.shutdown(Shutdown::Write))
+        });
+        let mut received = Vec::new();
+        client.read_to_end(&mut received)?;
+        sender.join().expect("no panic")?;
+        if received == sent { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
+    };
+    wait_for(|| {
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(once(0, 1, Duration::from_secs(1)).is_ok())
+    })?;
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|number| std::thread::spawn(move || once(number, SENT, BOOT))).collect();
+    for client in clients {
+        client.join().expect("no panic")?;
+    }
+    Ok(())
+}
+
+/// A server on the loopback network that sends back what it gets, until it has served all clients at once.
+fn a_client_outside_reaches_a_server_here() -> Result<(), Box<dyn Error>> {
+    let outside = std::env::var(PORT_VARIABLE).ok().and_then(|port| port.parse().ok());
+    let port = outside.or(PORT.get().copied()).ok_or("no port")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let (sender, served) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let copied = std::io::copy(&mut &client, &mut &client);
+                let _ = client.shutdown(Shutdown::Write);
+                sender.send(copied.unwrap_or_default())
+            });
+        }
+    });
+    let deadline = Instant::now() + BOOT;
+    let mut whole = 0;
+    while whole < CLIENTS {
+        let length = served.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let length = length.map_err(|e| format!("{whole} of {CLIENTS} clients came: {e}"))?;
+        // Clients that came while nobody served them have gone.
+        whole += usize::from(length == SENT as u64);
+    }
+    Ok(())
 }
 
 fn kvm_is_usable_here() -> Result<(), Box<dyn Error>> {

@@ -33,7 +33,7 @@ const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
 /// The modules that are needed to reach a root file system. The guest's own udev loads the rest.
 const ROOT_MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4"];
 const EMULATED_HOST_MODULES: &[&str] =
-    &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "overlay", "tun"];
+    &["kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "virtiofs", "overlay", "tun"];
 
 /// The initramfs of a guest: its agent serves `guest_agent::wire` on the second serial port. The
 /// variable [`PATH_VARIABLE`] can name another one to use instead.

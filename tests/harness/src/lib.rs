@@ -8,7 +8,8 @@
 //! - [`session`]: a record of every message of a monitor, millrace's or QEMU's
 //! - [`terminal`]: shows what a program draws on a terminal
 //! - [`nbd`]: a small NBD client for workloads and models; [`servers`]: other people's servers
-//! - [`screen`]: a screen without a guest, and a VNC server that shows it
+//! - [`screen`]: a screen without a guest, and a VNC server that shows it; [`viewer`]: a small client;
+//!   [`vncdo`]: one by other people; [`picture`]: what clients saw
 //! - [`qemu_img`]: checks an image with QEMU's tools
 //!
 //! # Tests
@@ -18,13 +19,16 @@
 pub mod images;
 pub mod iso;
 pub mod nbd;
+pub mod picture;
 pub mod programs;
 pub mod qemu_img;
 pub mod screen;
 pub mod servers;
 pub mod session;
 pub mod terminal;
+pub mod viewer;
 pub mod vm;
+pub mod vncdo;
 
 pub use vm::{BOOT, CMDLINE, Options, STEP, Vm};
 

@@ -96,7 +96,12 @@ impl Terminal {
 
     /// Waits until `text` is on the screen, whatever was printed before. Rows are joined.
     pub fn draws(&mut self, text: &str) -> Result<(), Failure> {
-        let deadline = Instant::now() + STEP;
+        self.draws_within(STEP, text)
+    }
+
+    /// Like [`Terminal::draws`], with another time-out.
+    pub fn draws_within(&mut self, time: Duration, text: &str) -> Result<(), Failure> {
+        let deadline = Instant::now() + time;
         loop {
             let columns = self.drawn.screen().size().1;
             // A row that continues in the next one is full.

@@ -17,6 +17,7 @@ mod mirror;
 mod reset;
 mod stage;
 mod switch;
+mod typist;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use emulated_host::Invocation;
 use harness::Failure;
 use harness::programs::Programs;
 use libtest_mimic::{Arguments, Failed, Trial};
+use typist::Typist;
 
 const MIB: u64 = 1 << 20;
 
@@ -81,9 +83,10 @@ fn on_emulated_host(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> 
         // Each trial takes some 20 s on an idle host.
         let time = Duration::from_secs(120 + 45 * trials.len() as u64);
         command.timeout = time + chaos::time();
-        if trials.iter().any(|trial| trial.name() == LOGIN) {
-            debian::equip(&mut command)?;
-        }
+        let typist = match trials.iter().any(|trial| trial.name() == LOGIN) {
+            true => Some(debian::equip(&mut command)?),
+            false => None,
+        };
         if trials.iter().any(|trial| trial.name().starts_with(KERNELS)) {
             kernels::equip(&mut command)?;
         }
@@ -92,7 +95,11 @@ fn on_emulated_host(arguments: &Arguments) -> Result<Option<ExitCode>, Failure> 
             eprintln!("{error}");
             1
         });
-        if status != 0 {
+        let typed = typist.map_or(Ok(()), Typist::ended);
+        if let Err(error) = &typed {
+            eprintln!("the user at the screen of {LOGIN}: {error}");
+        }
+        if status != 0 || typed.is_err() {
             code = ExitCode::FAILURE;
         }
     }

@@ -1,51 +1,16 @@
 //! `vncdotool`, a client of other people, shows what the guest has drawn.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-use harness::{Failure, check};
+use harness::picture::Picture;
+use harness::{Failure, check, vncdo};
 use serde_json::{Value, json};
 
-use crate::{Machine, Picture, has_kvm};
-
-/// A Python environment with `vncdotool`, made once in the folder `target`.
-fn environment() -> Result<&'static Path, Failure> {
-    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let made = MADE.get_or_init(|| make().map_err(|e| e.to_string()));
-    Ok(made.as_ref().map_err(Clone::clone)?)
-}
-
-fn make() -> Result<PathBuf, Failure> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/python-vnc"));
-    if path.join("bin/vncdo").exists() {
-        return Ok(path.to_owned());
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(path))
-        .map_err(|e| format!("{e}: install the package python3-venv"))?;
-    run(Command::new(path.join("bin/pip")).args(["install", "--quiet", "vncdotool"]))?;
-    Ok(path.to_owned())
-}
-
-/// Runs a program that must succeed.
-fn run(command: &mut Command) -> Result<(), Failure> {
-    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    check(output.status.success(), format!("{command:?} succeeds: {errors}"))
-}
+use crate::{Machine, Pattern, has_kvm};
 
 /// A machine that shows its screen on a TCP port, and that port.
 fn machine(options: &str) -> Result<(Machine, u16), Failure> {
-    // A port that nobody has: ports of this kind are not given out again soon.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = emulated_host::free_port()?;
     let display = port.checked_sub(5900).ok_or("a port below those of VNC")?;
     Ok((Machine::start(&["--vnc", &format!("127.0.0.1:{display}{options}")])?, port))
-}
-
-fn vncdo(port: u16, arguments: &[&str]) -> Result<Output, Failure> {
-    let mut command = Command::new(environment()?.join("bin/vncdo"));
-    Ok(command.args(["-t", "60", "-s", &format!("127.0.0.1::{port}")]).args(arguments).output()?)
 }
 
 /// Takes a picture with vncdotool. Returns `None` if the server does not let it in.
@@ -53,7 +18,7 @@ fn capture(machine: &Machine, port: u16, more: &[&str]) -> Result<Option<Picture
     let path = machine.path("vncdo.png");
     let _ = std::fs::remove_file(&path);
     let file = path.display().to_string();
-    let output = vncdo(port, &[more, &["capture", &file]].concat())?;
+    let output = vncdo::run_at(port, &[more, &["capture", &file]].concat())?;
     if output.status.success() { Picture::read(&path).map(Some) } else { Ok(None) }
 }
 
@@ -81,7 +46,7 @@ fn vncdotool_shows_every_pixel_through_changes_stops_and_resets() -> Result<(), 
     machine.prompt()?;
     shown(&machine)?.shows_the_pattern(&[])?;
     // Keys and pointer of a client, for which this guest has no driver.
-    let output = vncdo(port, &["move", "10", "10", "click", "1", "type", "hello", "key", "ctrl-c"])?;
+    let output = vncdo::run_at(port, &["move", "10", "10", "click", "1", "type", "hello", "key", "ctrl-c"])?;
     check(output.status.success(), String::from_utf8_lossy(&output.stderr))?;
     check(machine.ask("query-status", Value::Null)?["running"] == true, "the machine runs on")?;
     machine.end()

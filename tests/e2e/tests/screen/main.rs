@@ -3,7 +3,6 @@
 
 mod clients;
 mod monitor;
-mod picture;
 mod start;
 
 use std::fs::File;
@@ -13,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use guest_images::micro;
+use harness::picture::Picture;
 use harness::{Failure, STEP, check, programs, wait_for};
-use picture::Picture;
 use qmp::{Address, Client};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -29,6 +28,25 @@ fn has_kvm() -> bool {
         eprintln!("skipped: /dev/kvm: {e}");
     }
     open.is_ok()
+}
+
+/// Pictures of the guest's pattern.
+trait Pattern {
+    /// Fails at the first pixel that is not as the guest has drawn it, with these lines made white.
+    fn shows_the_pattern(&self, white: &[u8]) -> Result<(), Failure>;
+}
+
+impl Pattern for Picture {
+    fn shows_the_pattern(&self, white: &[u8]) -> Result<(), Failure> {
+        check(self.size == SIZE, format!("a picture of {:?}", self.size))?;
+        for (at, pixel) in self.pixels.iter().enumerate() {
+            let (x, y) = (at as u32 % SIZE.0, at as u32 / SIZE.0);
+            let is_white = white.iter().any(|line| u32::from(*line) == y);
+            let expected = if is_white { 0xff_ffff } else { micro::pixel(x, y) & 0xff_ffff };
+            check(*pixel == expected, format!("({x}, {y}) is {pixel:06x}, not {expected:06x}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// The program with a guest that has drawn its pattern.

@@ -1,9 +1,10 @@
 //! Passwords, pictures and input by the monitor.
 
+use harness::picture::Picture;
 use harness::{Failure, check};
 use serde_json::{Value, json};
 
-use crate::{Machine, has_kvm};
+use crate::{Machine, Pattern, has_kvm};
 
 #[test]
 fn a_screendump_has_every_pixel_that_the_guest_has_drawn() -> Result<(), Failure> {
@@ -17,7 +18,7 @@ fn a_screendump_has_every_pixel_that_the_guest_has_drawn() -> Result<(), Failure
     machine.whiten(7)?;
     let (path, said) = (machine.path("hmp.ppm"), machine.path("hmp.ppm").display().to_string());
     check(machine.hmp(&format!("screendump {said}"))?.is_empty(), "HMP takes a picture")?;
-    crate::Picture::read(&path)?.shows_the_pattern(&[7])?;
+    Picture::read(&path)?.shows_the_pattern(&[7])?;
     // While the machine is stopped too, and after a reset it is black.
     machine.ask("stop", Value::Null)?;
     machine.dump("png")?.shows_the_pattern(&[7])?;

@@ -4,14 +4,13 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use des::Des;
 use des::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use harness::screen::{ScreenServer, Synthetic};
 use harness::terminal::Terminal;
-use harness::{Failure, check, wait_for};
+use harness::{Failure, check, vncdo, wait_for};
 use link::Credentials;
 use rfb::{Config, Password};
 use tempfile::TempDir;
@@ -86,22 +85,6 @@ fn said(output: &Output) -> String {
     format!("{out}{err}")
 }
 
-/// A Python environment with vncdotool, and with Pillow, which reads every format; made once in `target`.
-fn python() -> Result<&'static Path, Failure> {
-    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let make = || -> Result<PathBuf, Failure> {
-        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/python-vnc"));
-        if !path.join("bin/vncdo").exists() {
-            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(path))
-                .map_err(|e| format!("{e}: install the package python3-venv"))?;
-            run(Command::new(path.join("bin/pip")).args(["install", "--quiet", "vncdotool==1.4.2"]))?;
-        }
-        Ok(path.to_owned())
-    };
-    let made = MADE.get_or_init(|| make().map_err(|e| e.to_string()));
-    Ok(made.as_ref().map_err(Clone::clone)?)
-}
-
 /// A server with a screen, and a folder for what viewers write.
 pub struct Rig {
     pub screen: Synthetic,
@@ -142,7 +125,7 @@ impl Rig {
         }
         match viewer {
             Viewer::Vncdotool => {
-                let mut command = Command::new(python()?.join("bin/vncdo"));
+                let mut command = Command::new(vncdo::environment()?.join("bin/vncdo"));
                 command.args(["-t", "60", "-s", &format!("127.0.0.1::{port}"), "-p", password, "capture"]);
                 self.ends(command.arg(&png))?;
             }
@@ -170,7 +153,10 @@ impl Rig {
             let from = if png.exists() { &png } else { &jpeg };
             let convert =
                 "import sys; from PIL import Image; Image.open(sys.argv[1]).convert('RGB').save(sys.argv[2])";
-            run(Command::new(python()?.join("bin/python")).args(["-c", convert]).arg(from).arg(&ppm))?;
+            run(Command::new(vncdo::environment()?.join("bin/python"))
+                .args(["-c", convert])
+                .arg(from)
+                .arg(&ppm))?;
         }
         colours(&fs::read(ppm)?)
     }

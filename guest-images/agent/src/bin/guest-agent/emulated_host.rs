@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use rustix::system::RebootCommand;
 
 use crate::init::{kernel_file_systems, mount};
-use crate::system;
+use crate::{ports, system};
 
 const ROOT: &str = "/mnt/root";
 /// The mount point of the scratch disk, relative to the root; the host's side expects it there.
@@ -58,6 +58,7 @@ fn command(port: &Mutex<File>) -> Result<ExitStatus, String> {
     let command = command.ok_or("got a malformed command")?;
     keep_kvm_in_use().map_err(|error| format!("cannot make a virtual machine: {error}"))?;
     enter_root()?;
+    ports::relay(&command.ports)?;
     let [program, arguments @ ..] = command.argv.as_slice() else {
         return Err("got an empty command".to_owned());
     };

@@ -15,6 +15,7 @@ mod init;
 mod jobs;
 mod load;
 mod net;
+mod ports;
 mod rate;
 mod regions;
 mod root;
