@@ -1,5 +1,7 @@
 //! Options, errors, events and properties of jobs.
 
+use std::ops::Range;
+
 use super::Status;
 use crate::{ErrorAction, OnError};
 
@@ -142,7 +144,7 @@ pub struct Info {
     /// failed.
     pub detail: Option<String>,
     /// The result that the job has found out, if its kind has one.
-    pub result: Option<super::JobResult>,
+    pub result: Option<JobResult>,
 }
 
 /// An event of a job.
@@ -160,4 +162,22 @@ pub enum JobEvent {
     Completed,
     /// It was cancelled.
     Cancelled,
+}
+
+/// The finding of a job of a kind that looks for something. Shown by `query-jobs` until the job is dismissed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobResult {
+    /// The result of a verification.
+    Verify(Verified),
+}
+
+/// The result of a verification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Ranges that could not be read; of many, the first ones.
+    pub unreadable: Vec<Range<u64>>,
+    /// Ranges whose content has another digest than it should; of many, the first ones.
+    pub differing: Vec<Range<u64>>,
 }
