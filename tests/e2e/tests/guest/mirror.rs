@@ -53,8 +53,8 @@ fn stop_and_continue(guest: &mut Guest, status: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The guest's machine is stopped, continued and reset while it writes and its disk is copied. When the mirror
-/// is ready, the guest is stopped, continued and reboots; then its disk moves.
+/// The guest's machine is stopped, continued and reset while it writes and its disk is copied. When the
+/// mirror is ready, the guest is stopped, continued and reboots; then its disk moves.
 pub fn through_resets() -> Result<(), Failure> {
     shared(|guest| {
         let job = guest.load()?;
