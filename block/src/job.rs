@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub(crate) mod copier;
+mod granules;
 mod inner;
 pub mod mirror;
 pub mod stream;

@@ -24,7 +24,7 @@ mod opener;
 pub(crate) mod protocol;
 pub mod ranges;
 
-pub use name::{is_uri, outside};
+pub use name::{is_uri, of_file, outside};
 pub use opener::Opener;
 pub use protocol::HostOpener;
 

@@ -18,11 +18,10 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use async_trait::async_trait;
-use executor::sync::Event;
 
 use super::copier::order::Plan;
 use super::copier::{Copier, Work};
-use super::mirror::bitmap::Bitmap;
+use super::granules::{Granules, LARGEST_HOLE};
 use super::mirror::{MirrorTarget, Sync};
 use crate::disk::filter::{Below, Filter, Installed};
 use crate::disk::job::{Job, JobKind, JobOptions, Strategy};
@@ -32,16 +31,9 @@ use crate::disk::{Claim, Claimant, Disk, Needs};
 use crate::image::chain;
 use crate::image::copy::{Populated, Stopped, copy_over};
 use crate::image::node::Node;
-use crate::storage::ranges::RangeLocks;
 use crate::turns::Turns;
 use crate::{Buf, Error, ErrorKind, Kind, Result};
 
-/// The smallest granule in bytes.
-const SMALLEST: u64 = 64 << 10;
-/// The most granules: 32 MiB of bits.
-const MOST: u64 = 1 << 28;
-/// The largest hole that is copied at once, in bytes: the guest's writes there wait.
-const HOLE: u64 = 16 << 20;
 /// The longest range whose allocation is looked up before the job may rest, in bytes; a power of two.
 const LOOK: u64 = 64 << 20;
 
@@ -97,7 +89,7 @@ impl Disk {
 
     /// Begins a backup. The disk must be drained.
     fn begin_backup(self: &Rc<Self>, before: Rc<Before>, sync: Sync, options: JobOptions, claim: Claim) {
-        before.todo.borrow_mut().insert(&(0..self.size()));
+        before.granules.mark(&(0..self.size()));
         let installed = RefCell::new(Some(self.install(before.clone())));
         let strategy = Backup { disk: self.clone(), sync, before, installed };
         self.start_job(options, JobKind::Backup, claim, strategy);
@@ -142,92 +134,33 @@ impl Disk {
 
 /// The filter that copies before the guest writes; see the module.
 struct Before {
-    source: Rc<Node>,
+    /// The granules of the source. To be copied are those that were not copied yet. An error is that of a
+    /// copy for a guest's write, and from then on nothing is copied.
+    granules: Granules,
     target: Rc<Node>,
-    granule: u64,
-    /// The granules that were not copied yet.
-    todo: RefCell<Bitmap>,
-    /// One domain for the copier and for the guest's writes.
-    locks: Rc<RangeLocks>,
     /// Bytes that were copied.
     copied: Cell<u64>,
-    /// The error with which a copy for a guest's write has failed. From then on nothing is copied.
-    failed: RefCell<Option<Error>>,
-    /// Something of the above has changed.
-    changed: Event,
-    /// Requests of guests in the filter.
-    inside: Cell<u64>,
-    left: Event,
-}
-
-/// A request of a guest in the filter.
-struct Inside<'a>(&'a Before);
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.0.inside.set(self.0.inside.get() - 1);
-        self.0.left.notify();
-    }
 }
 
 impl Before {
     fn new(source: Rc<Node>, target: Rc<Node>) -> Rc<Self> {
-        let mut granule = SMALLEST.max(target.cluster_size());
-        while source.size() / granule > MOST {
-            granule *= 2;
-        }
-        let todo = RefCell::new(Bitmap::new(source.size(), granule));
-        Rc::new(Before {
-            source,
-            target,
-            granule,
-            todo,
-            locks: RangeLocks::new(),
-            copied: Cell::new(0),
-            failed: RefCell::default(),
-            changed: Event::new(),
-            inside: Cell::new(0),
-            left: Event::new(),
-        })
-    }
-
-    fn enter(&self) -> Inside<'_> {
-        self.inside.set(self.inside.get() + 1);
-        Inside(self)
-    }
-
-    /// Waits until no request of a guest is in the filter. None may come any more.
-    async fn idle(&self) {
-        while self.inside.get() > 0 {
-            self.left.wait().await;
-        }
-    }
-
-    /// The range, widened to whole granules.
-    fn whole(&self, range: &Range<u64>) -> Range<u64> {
-        let end = range.end.next_multiple_of(self.granule).min(self.source.size());
-        range.start - range.start % self.granule..end
-    }
-
-    /// Returns the first part of a range of whole granules that is to be copied.
-    fn next_todo(&self, range: Range<u64>) -> Option<Range<u64>> {
-        let found = self.todo.borrow().next(&range, range.end - range.start)?;
-        Some(found.start.max(range.start)..found.end.min(range.end))
+        let granules = Granules::new(source, target.cluster_size());
+        Rc::new(Before { granules, target, copied: Cell::new(0) })
     }
 
     /// Copies what is to be copied of a range of whole granules, whose lock is held.
     async fn copy_locked(&self, whole: Range<u64>) -> std::result::Result<Populated, Stopped> {
         let mut done = Populated::default();
         let mut at = whole.start;
-        while let Some(part) = self.next_todo(at..whole.end) {
-            match copy_over(&self.source, &self.target, part.clone()).await {
+        while let Some(part) = self.granules.next(&(at..whole.end), u64::MAX) {
+            match copy_over(self.granules.source(), &self.target, part.clone()).await {
                 Ok(copied) => done += copied,
                 Err(stopped) => {
                     done += stopped.done;
                     return Err(Stopped { done, ..stopped });
                 }
             }
-            self.todo.borrow_mut().remove(&part);
+            self.granules.unmark(&part);
             self.copied.set(self.copied.get() + (part.end - part.start));
             at = part.end;
         }
@@ -236,18 +169,18 @@ impl Before {
 
     /// Copies the old content of a range that a guest is about to change.
     async fn copy_before(&self, range: Range<u64>) {
-        let whole = self.whole(&range);
-        if self.failed.borrow().is_some() || self.next_todo(whole.clone()).is_none() {
+        let granules = &self.granules;
+        let whole = granules.whole(&range);
+        if granules.error().is_some() || granules.next(&whole, 1).is_none() {
             return;
         }
-        let _lock = self.locks.lock(whole.clone()).await;
+        let _lock = granules.locks.lock(whole.clone()).await;
         // Another write's copy may have failed meanwhile.
-        if self.failed.borrow().is_some() {
+        if granules.error().is_some() {
             return;
         }
         if let Err(stopped) = self.copy_locked(whole).await {
-            self.failed.borrow_mut().get_or_insert(stopped.error);
-            self.changed.notify();
+            granules.note(stopped.error);
         }
     }
 }
@@ -255,19 +188,19 @@ impl Before {
 #[async_trait(?Send)]
 impl Filter for Before {
     async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         self.copy_before(offset..offset + buf.len() as u64).await;
         below.write(offset, buf).await
     }
 
     async fn write_zeroes(&self, below: Below<'_>, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         self.copy_before(offset..offset + len).await;
         below.write_zeroes(offset, len, unmap).await
     }
 
     async fn discard(&self, below: Below<'_>, offset: u64, len: u64) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         self.copy_before(offset..offset + len).await;
         below.discard(offset, len).await
     }
@@ -276,31 +209,27 @@ impl Filter for Before {
 #[async_trait(?Send)]
 impl Work for Rc<Before> {
     fn size(&self) -> u64 {
-        self.source.size()
+        self.granules.size()
     }
 
     fn unit(&self) -> u64 {
-        self.granule
+        self.granules.granule()
     }
 
     async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
-        if self.failed.borrow().is_some() {
-            return Ok(None);
+        match self.granules.error() {
+            Some(_) => Ok(None),
+            None => Ok(self.granules.next(&range, most)),
         }
-        let found = self.todo.borrow().next(&range, most);
-        // A granule may begin before the range.
-        let size = self.source.size();
-        Ok(found.map(|found| found.start.max(range.start)..found.end.min(range.end).min(size)))
     }
 
     async fn look(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
-        let run = self.source.map(offset, len).await.map_err(Error::of_source)?;
-        Ok((run.len, run.data))
+        self.granules.look(offset, len).await
     }
 
     async fn copy(&self, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
-        let whole = self.whole(&range);
-        let _lock = self.locks.lock_for_job(whole.clone()).await;
+        let whole = self.granules.whole(&range);
+        let _lock = self.granules.locks.lock_for_job(whole.clone()).await;
         self.copy_locked(whole).await
     }
 
@@ -309,12 +238,11 @@ impl Work for Rc<Before> {
     }
 
     fn largest_hole(&self) -> u64 {
-        HOLE
+        LARGEST_HOLE
     }
 
     fn report(&self, job: &Job, _: u64) {
-        let left = (self.todo.borrow().count() * self.granule).min(self.source.size());
-        job.set_progress(self.copied.get(), left);
+        job.set_progress(self.copied.get(), self.granules.remaining());
     }
 }
 
@@ -330,7 +258,7 @@ impl Backup {
     /// Leaves out the granules that the leaf itself has nothing of.
     async fn leave_out(&self, job: &Job) -> Result<()> {
         let before = &self.before;
-        let (leaf, granule) = (&before.source, before.granule);
+        let (leaf, granule) = (before.granules.source(), before.granules.granule());
         let (size, window) = (leaf.size(), LOOK.max(granule));
         let turns = Turns::default();
         let mut at = 0;
@@ -347,7 +275,7 @@ impl Backup {
             let last = if absent.end >= size { size } else { absent.end - absent.end % granule };
             let first = absent.start.next_multiple_of(granule);
             if first < last {
-                before.todo.borrow_mut().remove(&(first..last));
+                before.granules.unmark(&(first..last));
             }
             at = absent.end;
         }
@@ -355,7 +283,7 @@ impl Backup {
     }
 
     fn check(&self) -> Result<()> {
-        self.before.failed.borrow().clone().map_or(Ok(()), Err)
+        self.before.granules.error().map_or(Ok(()), Err)
     }
 }
 
@@ -370,13 +298,13 @@ impl Strategy for Backup {
                 before.report(job, 0);
                 job.rest().await?;
                 self.check()?;
-                job.changed_or(before.changed.wait()).await;
+                job.changed_or(before.granules.changed()).await;
             }
         }
         if self.sync == Sync::Top {
             self.leave_out(job).await?;
         }
-        let plan = Plan::new(before.source.size(), Vec::new(), None);
+        let plan = Plan::new(before.granules.size(), Vec::new(), None);
         let copied = Copier::new(&self.disk, job, before.clone(), plan, None).run().await;
         self.check().and(copied)
     }
@@ -391,7 +319,7 @@ impl Strategy for Backup {
         // Requests that began before may still copy, and nothing may when the target is closed. A target that
         // hangs keeps nobody here for ever.
         let target = &self.before.target;
-        if executor::timeout(DEADLINE, self.before.idle()).await.is_some()
+        if executor::timeout(DEADLINE, self.before.granules.idle()).await.is_some()
             && let Err(e) = target.close().await
         {
             executor::limited!(warn, "{}: cannot finish {}: {e}", self.disk.name(), target.name());

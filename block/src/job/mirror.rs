@@ -32,7 +32,6 @@ use crate::storage::Opener;
 use crate::turns::Turns;
 use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 
-pub(super) mod bitmap;
 pub mod commit;
 mod replica;
 mod target;

@@ -102,7 +102,7 @@ impl<'a> Name<'a> {
 }
 
 /// Returns a name that means the file `path`, also if `path` looks like something else.
-pub(crate) fn of_file(path: &str) -> String {
+pub fn of_file(path: &str) -> String {
     match scheme(path) {
         Some(_) => format!("./{path}"),
         None => path.to_owned(),

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use block::image::Info;
 use block::job::Status;
+use block::storage;
 use block::{ErrorKind, Kind};
 use qmp::command::{BlockdevAdd, BlockdevDel, NodeCommands};
 use qmp::types::*;
@@ -178,15 +179,6 @@ fn export(server: Option<SocketAddress>, export: Option<String>) -> Result<Strin
     Ok(nbd::Uri { address, export, parameters: Vec::new() }.to_string())
 }
 
-/// Returns the name of a file, as the block layer takes it.
-fn file(path: String) -> String {
-    // What stands before a colon, before the first '/', would name a protocol.
-    match path.split_once(':') {
-        Some((word, _)) if !word.contains('/') => format!("./{path}"),
-        _ => path,
-    }
-}
-
 /// Fails with QEMU's text if an argument is given that the node's driver does not have.
 fn check_members(options: &BlockdevAdd) -> Result<()> {
     use BlockdevDriver::*;
@@ -262,7 +254,7 @@ impl Control {
         let object = match driver {
             File | HostDevice => {
                 let path = options.filename.clone().ok_or_else(|| missing("filename"))?;
-                Object { driver, name: file(path), direct }
+                Object { driver, name: storage::of_file(&path), direct }
             }
             Nbd => Object { driver, name: export(options.server.clone(), options.export.clone())?, direct },
             Raw | Qcow2 | Qed => {

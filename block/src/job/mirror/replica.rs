@@ -26,32 +26,22 @@
 //! - A write of the background that is in flight when the mode becomes active sets its bit at its end,
 //!   so that nothing has to be drained for that.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use executor::sync::Event;
 use futures_util::future::join;
 
-use super::bitmap::Bitmap;
 use super::target::{Opening, Target};
 use crate::disk::filter::{Below, Filter};
 use crate::disk::job::Job;
 use crate::image::copy::{Populated, Stopped, copy_over};
 use crate::image::node::Node;
 use crate::job::copier::Work;
-use crate::storage::ranges::RangeLocks;
+use crate::job::granules::{Granules, LARGEST_HOLE};
 use crate::{Buf, Error, Result};
-
-/// The smallest granule in bytes.
-const SMALLEST: u64 = 64 << 10;
-/// The most granules: 32 MiB of bits.
-const MOST: u64 = 1 << 28;
-/// The largest hole that is copied at once, in bytes: a target without fast zeros writes them, and the
-/// guest's writes there wait.
-const HOLE: u64 = 16 << 20;
 
 /// The most bytes, and the longest time, between two flushes of the target: what a loss of it costs.
 const FLUSH_EVERY: u64 = 32 << 20;
@@ -60,13 +50,9 @@ const FLUSH_AFTER: Duration = Duration::from_secs(5);
 /// See the module.
 pub(super) struct Replica {
     this: Weak<Replica>,
-    source: Rc<Node>,
+    /// The granules of the source. To be copied are those that the target lacks, or has an old version of.
+    granules: Granules,
     target: Target,
-    granule: u64,
-    /// The granules that the target lacks, or has an old version of.
-    todo: RefCell<Bitmap>,
-    /// One domain for the copier and for writes to both sides.
-    locks: Rc<RangeLocks>,
     active: Cell<bool>,
     /// From here on, a guest's flush makes both sides durable.
     both_flush: Cell<bool>,
@@ -82,42 +68,18 @@ pub(super) struct Replica {
     written: Cell<u64>,
     /// The number of times that the target was lost and opened again.
     losses: Cell<u64>,
-    /// The first error of the target that a guest's request met.
-    failed: RefCell<Option<Error>>,
-    /// Something of the above has changed.
-    changed: Event,
-    /// Requests of guests in the filter.
-    inside: Cell<u64>,
-    left: Event,
-}
-
-/// A request of a guest in the filter.
-struct Inside<'a>(&'a Replica);
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.0.inside.set(self.0.inside.get() - 1);
-        self.0.left.notify();
-    }
 }
 
 impl Replica {
     /// Creates a replica of `source`, of which nothing is to be copied yet. Both have the same size.
     /// `opening` opens the target again if it is lost.
     pub(super) fn new(source: Rc<Node>, target: Rc<Node>, opening: Option<Opening>) -> Rc<Self> {
-        let mut granule = SMALLEST.max(target.cluster_size());
-        while source.size() / granule > MOST {
-            granule *= 2;
-        }
-        let bitmap = || Bitmap::new(source.size(), granule);
-        let (todo, target) = (RefCell::new(bitmap()), Target::new(target, opening, bitmap()));
+        let granules = Granules::new(source, target.cluster_size());
+        let target = Target::new(target, opening, granules.none());
         Rc::new_cyclic(|this| Replica {
             this: this.clone(),
-            source,
+            granules,
             target,
-            granule,
-            todo,
-            locks: RangeLocks::new(),
             active: Cell::new(false),
             both_flush: Cell::new(false),
             copied: Cell::new(false),
@@ -126,15 +88,11 @@ impl Replica {
             flush_waits: Cell::new(false),
             written: Cell::new(0),
             losses: Cell::new(0),
-            failed: RefCell::default(),
-            changed: Event::new(),
-            inside: Cell::new(0),
-            left: Event::new(),
         })
     }
 
     pub(super) fn source(&self) -> &Rc<Node> {
-        &self.source
+        self.granules.source()
     }
 
     /// The target's image. It is another one after a loss.
@@ -144,13 +102,12 @@ impl Replica {
 
     /// Has a range copied, again if it was copied before.
     pub(super) fn mark(&self, range: &Range<u64>) {
-        self.todo.borrow_mut().insert(range);
-        self.changed.notify();
+        self.granules.mark(range);
     }
 
     /// Bytes that are still to be copied.
     pub(super) fn remaining(&self) -> u64 {
-        (self.todo.borrow().count() * self.granule).min(self.source.size())
+        self.granules.remaining()
     }
 
     /// Bytes that the target was written with so far.
@@ -190,12 +147,11 @@ impl Replica {
                     warn,
                     "{}: was lost and opened again: {} bytes are copied again",
                     self.target().name(),
-                    lost.count() * self.granule
+                    lost.count() * self.granules.granule()
                 );
                 self.copied.set(true);
                 self.losses.set(self.losses.get() + 1);
-                self.todo.borrow_mut().merge(&lost);
-                self.changed.notify();
+                self.granules.mark_all(&lost);
                 Ok(())
             }
             Err(error) => {
@@ -244,55 +200,31 @@ impl Replica {
         if self.flushes.get()
             && let Err(error) = self.flush_target().await
         {
-            self.note(error);
+            self.granules.note(error);
         }
     }
 
     /// Returns true if the target holds everything, and durably what a guest has flushed. Only with the
     /// disk drained.
     pub(super) fn is_complete(&self) -> bool {
-        self.todo.borrow().count() == 0 && !self.copied.get() && !self.target.is_lost()
+        self.granules.is_done() && !self.copied.get() && !self.target.is_lost()
     }
 
     /// Takes the error of the target that a guest's request met.
     pub(super) fn take_error(&self) -> Option<Error> {
-        self.failed.take()
+        self.granules.take_error()
     }
 
     /// Waits until something is to be copied, or an error was met.
     pub(super) async fn changed(&self) {
-        self.changed.wait().await;
-    }
-
-    fn enter(&self) -> Inside<'_> {
-        self.inside.set(self.inside.get() + 1);
-        Inside(self)
+        self.granules.changed().await;
     }
 
     /// Waits until no request of a guest is in the filter, and no flush of the target runs. None may come
     /// any more.
     pub(super) async fn idle(&self) {
         self.target.flushes_ended().await;
-        while self.inside.get() > 0 {
-            self.left.wait().await;
-        }
-    }
-
-    fn note(&self, error: Error) {
-        self.failed.borrow_mut().get_or_insert(error);
-        self.changed.notify();
-    }
-
-    /// The first part of a range whose granules are all to be copied, or all done; true if they are to
-    /// be copied.
-    fn first_part(&self, range: Range<u64>) -> (Range<u64>, bool) {
-        let todo = self.todo.borrow();
-        let is_todo = todo.contains(range.start);
-        let mut end = range.start - range.start % self.granule + self.granule;
-        while end < range.end && todo.contains(end) == is_todo {
-            end += self.granule;
-        }
-        (range.start..end.min(range.end), is_todo)
+        self.granules.idle().await;
     }
 
     /// Does a part of a guest's request on the source alone: the target is being opened again.
@@ -309,11 +241,11 @@ impl Replica {
         let Some(target) = self.target.try_enter() else {
             return self.source_alone(range, below.write(offset, buf)).await;
         };
-        let bounce = self.source.pool.get(len);
+        let bounce = self.granules.source().pool.get(len);
         bounce.copy_from_buf(&buf);
         let source = below.write(offset, bounce.clone());
         let (source, target) = join(source, target.node.write(offset, bounce.clone())).await;
-        self.source.pool.put(bounce);
+        self.granules.source().pool.put(bounce);
         self.both_ended(range, source, target)
     }
 
@@ -327,7 +259,7 @@ impl Replica {
         }
         self.wrote(&range);
         if let Err(error) = target {
-            self.note(error);
+            self.granules.note(error);
         }
         source
     }
@@ -336,17 +268,17 @@ impl Replica {
 #[async_trait(?Send)]
 impl Filter for Replica {
     async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         let range = offset..offset + buf.len() as u64;
         if !self.active.get() {
             let result = below.write(offset, buf).await;
             self.mark(&range);
             return result;
         }
-        let _lock = self.locks.lock(range.clone()).await;
+        let _lock = self.granules.locks.lock(range.clone()).await;
         let mut at = offset;
         while at < range.end {
-            let (part, is_todo) = self.first_part(at..range.end);
+            let (part, is_todo) = self.granules.first_part(at..range.end);
             let data = buf.slice((part.start - offset) as usize..(part.end - offset) as usize);
             at = part.end;
             // What is to be copied has its bit set, and the copier waits for the lock.
@@ -359,17 +291,17 @@ impl Filter for Replica {
     }
 
     async fn write_zeroes(&self, below: Below<'_>, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         let range = offset..offset + len;
         if !self.active.get() {
             let result = below.write_zeroes(offset, len, unmap).await;
             self.mark(&range);
             return result;
         }
-        let _lock = self.locks.lock(range.clone()).await;
+        let _lock = self.granules.locks.lock(range.clone()).await;
         let mut at = offset;
         while at < range.end {
-            let (part, is_todo) = self.first_part(at..range.end);
+            let (part, is_todo) = self.granules.first_part(at..range.end);
             let len = part.end - part.start;
             at = part.end;
             let source = below.write_zeroes(part.start, len, unmap);
@@ -388,7 +320,7 @@ impl Filter for Replica {
     }
 
     async fn discard(&self, below: Below<'_>, offset: u64, len: u64) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         // The source may read as before or as zeros afterwards, and the target must read the same: it is
         // copied.
         let range = offset..offset + len;
@@ -397,11 +329,11 @@ impl Filter for Replica {
             self.mark(&range);
             return result;
         }
-        let _lock = self.locks.lock(range.clone()).await;
+        let _lock = self.granules.locks.lock(range.clone()).await;
         let result = below.discard(offset, len).await;
         let mut at = offset;
         while at < range.end {
-            let (part, is_todo) = self.first_part(at..range.end);
+            let (part, is_todo) = self.granules.first_part(at..range.end);
             at = part.end;
             if is_todo {
                 continue;
@@ -410,24 +342,24 @@ impl Filter for Replica {
                 self.mark(&part);
                 continue;
             };
-            let copied = copy_over(&self.source, &target.node, part.clone()).await;
+            let copied = copy_over(self.granules.source(), &target.node, part.clone()).await;
             self.wrote(&part);
             if let Err(stopped) = copied {
                 self.mark(&part);
-                self.note(stopped.error);
+                self.granules.note(stopped.error);
             }
         }
         result
     }
 
     async fn flush(&self, below: Below<'_>) -> Result<()> {
-        let _inside = self.enter();
+        let _inside = self.granules.enter();
         if !self.both_flush.get() {
             return below.flush().await;
         }
         let (source, target) = join(below.flush(), self.flush_target()).await;
         if let Err(error) = target {
-            self.note(error);
+            self.granules.note(error);
         }
         source
     }
@@ -436,35 +368,29 @@ impl Filter for Replica {
 #[async_trait(?Send)]
 impl Work for Rc<Replica> {
     fn size(&self) -> u64 {
-        self.source.size()
+        self.granules.size()
     }
 
     fn unit(&self) -> u64 {
-        self.granule
+        self.granules.granule()
     }
 
     async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
-        let found = self.todo.borrow().next(&range, most);
-        // A granule may begin before the range.
-        let size = self.size();
-        Ok(found.map(|found| found.start.max(range.start)..found.end.min(range.end).min(size)))
+        Ok(self.granules.next(&range, most))
     }
 
     async fn look(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
-        let run = self.source.map(offset, len).await.map_err(Error::of_source)?;
-        Ok((run.len, run.data))
+        self.granules.look(offset, len).await
     }
 
     async fn copy(&self, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
-        let granule = self.granule;
-        let size = self.size();
-        let whole = range.start - range.start % granule..range.end.next_multiple_of(granule).min(size);
+        let whole = self.granules.whole(&range);
         // Else a target that is slow to flush would have much to lose.
         self.target.room(FLUSH_EVERY).await;
         let target = self.target.enter().await;
-        let _lock = self.locks.lock_for_job(whole.clone()).await;
-        self.todo.borrow_mut().remove(&whole);
-        let copied = copy_over(&self.source, &target.node, whole.clone()).await;
+        let _lock = self.granules.locks.lock_for_job(whole.clone()).await;
+        self.granules.unmark(&whole);
+        let copied = copy_over(self.granules.source(), &target.node, whole.clone()).await;
         self.copied.set(true);
         self.wrote(&whole);
         match &copied {
@@ -489,7 +415,7 @@ impl Work for Rc<Replica> {
     }
 
     fn largest_hole(&self) -> u64 {
-        HOLE
+        LARGEST_HOLE
     }
 
     fn report(&self, job: &Job, _: u64) {

@@ -13,9 +13,9 @@ use std::rc::Rc;
 
 use executor::sync::{Event, Permit, Semaphore};
 
-use super::bitmap::Bitmap;
 use crate::Result;
 use crate::image::node::{LocalFuture, Node};
+use crate::job::granules::bitmap::Bitmap;
 use crate::storage::in_use::Use;
 
 /// Opens the target once more.

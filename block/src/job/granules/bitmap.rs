@@ -40,14 +40,14 @@ impl Bitmap {
     }
 
     /// Takes all bits: returns a bitmap that has them, and leaves none set.
-    pub(super) fn take(&mut self) -> Bitmap {
+    pub(in crate::job) fn take(&mut self) -> Bitmap {
         let (words, summary) = (vec![0; self.words.len()], vec![0; self.summary.len()]);
         let empty = Bitmap { granule: self.granule, len: self.len, words, summary, set: 0 };
         std::mem::replace(self, empty)
     }
 
     /// Sets the bits that are set in `other`, which must be for the same disk with the same granule.
-    pub(super) fn merge(&mut self, other: &Bitmap) {
+    pub(in crate::job) fn merge(&mut self, other: &Bitmap) {
         let mut at = 0;
         while let Some(range) = other.next(&(at..other.len * other.granule), u64::MAX) {
             self.insert(&range);
