@@ -25,6 +25,7 @@ mod run;
 mod screen;
 mod signals;
 mod user;
+mod web;
 
 use options::{Cli, Command};
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         (Command::Host { folder }, _) => host::run(&folder),
         (Command::Qmp { socket, command }, _) => client::qmp(&socket, &command),
         (Command::Watch { socket, once }, _) => client::watch(&socket, once),
+        (Command::Web { arguments }, _) => web::run(&arguments),
     };
     let code = result.unwrap_or_else(|failure| {
         log::say(&format!("millrace: {failure}"));

@@ -1,6 +1,7 @@
 //! The command line.
 #![allow(rustdoc::broken_intra_doc_links, reason = "clap shows these comments as they are")]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use block::Kind;
@@ -10,9 +11,11 @@ use vmm::serial::Backend;
 
 mod net;
 mod vnc;
+mod web;
 
 pub(super) use net::Net;
 pub(super) use vnc::Vnc;
+pub(super) use web::Web;
 
 /// Run virtual machines whose disks can move to other images while the guest runs.
 #[derive(Parser)]
@@ -50,6 +53,13 @@ pub(super) enum Command {
         /// Print the state once and exit.
         #[arg(long)]
         once: bool,
+    },
+    /// Serve a web page that shows running machines: SOCKET... [OPTIONS], as 'millrace web --help' explains.
+    #[command(disable_help_flag = true)]
+    Web {
+        /// Arguments of the page's server.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
 }
 
@@ -160,6 +170,16 @@ pub(super) struct Run {
     /// Size of the screen in pixels, from 640x480 to 2560x1600.
     #[arg(long, value_name = "WxH", default_value = "1024x768", requires = "vnc", value_parser = vnc::size)]
     pub display: vmm::screen::Size,
+    /// Show this machine on a web page: HOST:PORT or unix:PATH, then [,control=jobs|copy|full][,read-only=on]
+    /// [,token-file=PATH].
+    ///
+    /// HOST is a loopback address. The page's address is printed at the start, with the token that opens it.
+    /// It needs --qmp unix:PATH, and millrace-web beside this program.
+    ///
+    /// control=jobs (default) allows commands of jobs, 'stop', 'cont' and 'system_powerdown'; copy also those
+    /// that copy a disk; full also 'change', 'quit' and 'human-monitor-command'. read-only=on allows nothing.
+    #[arg(long, value_name = "WHERE", value_parser = web::parse)]
+    pub web: Option<Web>,
     /// TLS credentials for the NBD server and --vnc: id=ID,dir=PATH[,verify-peer=on|off].
     ///
     /// The folder holds server-cert.pem, server-key.pem and ca-cert.pem. Clients need a certificate of that

@@ -34,6 +34,7 @@ use super::reports::{Reporter, Reports};
 use super::screen::{self, Screen};
 use super::signals::{BlockedSignals, Signals};
 use super::user::NewUser;
+use super::web;
 use vmm::notice::Waiter;
 use vmm::serial::Backend;
 use vmm::{Config, Event, Machine, Prepared};
@@ -41,6 +42,8 @@ use vmm::{Config, Event, Machine, Prepared};
 /// Runs until the guest, a client, the user or a signal ends it.
 pub(super) fn run(options: Run, signals: BlockedSignals) -> Result<ExitCode, Failure> {
     let signals = signals.watch().map_err(|e| format!("signals: {e}"))?;
+    // Before this program can start no others any more. It ends with this process.
+    let _page = web::start(&options)?;
     // The thread of the log runs already, and is confined too.
     vmm::confine_program(options.sandbox.into());
     // Continues while everything else is opened. If that fails as well, its error is reported.

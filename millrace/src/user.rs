@@ -1,6 +1,8 @@
 //! `--user`: files that root has opened stay open, and the program continues as another user.
 
 use std::ffi::CString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::unistd::{User, geteuid, initgroups, setresgid, setresuid};
 
@@ -23,6 +25,11 @@ impl NewUser {
         }
         let name = CString::new(user.name.as_bytes()).map_err(|e| refuse(e.to_string()))?;
         Ok(NewUser { user, name })
+    }
+
+    /// Lets a command run as that user, without groups other than the user's own.
+    pub(super) fn run_as(&self, command: &mut Command) {
+        command.uid(self.user.uid.as_raw()).gid(self.user.gid.as_raw());
     }
 
     /// Gives that user's identity and groups to every thread of the program, permanently, and gives that

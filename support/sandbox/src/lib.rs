@@ -87,6 +87,8 @@ pub enum Role {
     Device,
     /// The server that shows a guest's screen.
     Screen,
+    /// A web server: connections of browsers, and to sockets that another thread connected to.
+    Page,
 }
 
 /// The parts of confinement that this kernel lacks.

@@ -109,6 +109,24 @@ const SCREEN: &[c_long] = &[
 const SCREEN_OPTIONS: [(c_int, c_int); 3] =
     [(SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE), (IPPROTO_TCP, TCP_NODELAY)];
 
+/// Calls of a web server's thread: the event loop, and connections that it accepts or that another thread
+/// made.
+const PAGE: &[c_long] = &[
+    SYS_accept4,
+    SYS_epoll_ctl,
+    SYS_epoll_pwait,
+    SYS_epoll_wait,
+    SYS_getpeername,
+    SYS_getsockname,
+    SYS_getsockopt,
+    SYS_recvfrom,
+    SYS_sched_getaffinity,
+    SYS_shutdown,
+];
+
+/// The socket option that a web server's thread sets on its clients' connections: level and name.
+const PAGE_OPTIONS: [(c_int, c_int); 1] = [(IPPROTO_TCP, TCP_NODELAY)];
+
 /// The ioctls on an image's file or on a connection.
 const DISK_IOCTLS: &[c_ulong] = &[FICLONERANGE, FIONBIO];
 
@@ -165,6 +183,7 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
         Role::Disk => (DISK, DISK_IOCTLS),
         Role::Device => (DEVICE, &[][..]),
         Role::Screen => (SCREEN, SCREEN_IOCTLS),
+        Role::Page => (PAGE, &[FIONBIO][..]),
     };
     let mut rules = any(COMMON);
     rules.append(&mut any(calls));
@@ -182,9 +201,15 @@ fn rules(role: Role) -> Result<Calls, BackendError> {
     if matches!(role, Role::Disk | Role::Screen) {
         rules.insert(SYS_sendmsg, one_of([int(2, MaskedEq(MSG_FASTOPEN as u64), 0)])?);
     }
-    if role == Role::Screen {
-        let option = |(level, name)| all_of([int(1, Eq, level as u64), int(2, Eq, name as u64)]);
-        let options = SCREEN_OPTIONS.into_iter().map(option).collect::<Result<Vec<_>, _>>()?;
+    let options = match role {
+        Role::Screen => &SCREEN_OPTIONS[..],
+        Role::Page => &PAGE_OPTIONS,
+        Role::Vcpu | Role::Disk | Role::Device => &[],
+    };
+    if !options.is_empty() {
+        let option =
+            |(level, name): &(c_int, c_int)| all_of([int(1, Eq, *level as u64), int(2, Eq, *name as u64)]);
+        let options = options.iter().map(option).collect::<Result<Vec<_>, _>>()?;
         rules.insert(SYS_setsockopt, options.concat());
     }
     if role == Role::Disk {

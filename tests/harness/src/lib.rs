@@ -7,6 +7,7 @@
 //! - [`images`], [`iso`]: disks and media with known content
 //! - [`session`]: a record of every message of a monitor, millrace's or QEMU's
 //! - [`terminal`]: shows what a program draws on a terminal
+//! - [`browser`]: a real browser
 //! - [`nbd`]: a small NBD client for workloads and models; [`servers`]: other people's servers
 //! - [`screen`]: a screen without a guest, and a VNC server that shows it; [`viewer`]: a small client;
 //!   [`vncdo`]: one by other people; [`picture`]: what clients saw
@@ -16,6 +17,7 @@
 //!
 //! `iso_tests.rs`. The rest is tested by its users: `tests/e2e`, `tests/bench`, `tests/demo`.
 
+pub mod browser;
 pub mod images;
 pub mod iso;
 pub mod nbd;

@@ -43,6 +43,15 @@ impl Programs {
 /// The `millrace` of this build: beside the running program, built by cargo in the same profile and the
 /// same target directory, whichever that is.
 pub fn millrace() -> Result<PathBuf, Failure> {
+    built("millrace-vmm", "millrace")
+}
+
+/// The `millrace-web` of this build, as [`millrace`].
+pub fn web() -> Result<PathBuf, Failure> {
+    built("web", "millrace-web")
+}
+
+fn built(package: &str, name: &str) -> Result<PathBuf, Failure> {
     // A process that was started with SIGHUP ignored (by nohup, or by some CI systems) passes that on to
     // its children, and millrace then ignores it too.
     // SAFETY: the default action is not a handler, so no code of this process runs in a signal's
@@ -54,10 +63,10 @@ pub fn millrace() -> Result<PathBuf, Failure> {
     if folder.ends_with("deps") {
         folder = folder.parent().ok_or("the running program has no folder")?;
     }
-    let program = folder.join("millrace");
+    let program = folder.join(name);
     if !emulated_host::is_inside() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "millrace-vmm", "--bin", "millrace"]);
+        cargo.args(["build", "--quiet", "--package", package, "--bin", name]);
         // A build script that depends on cargo's variables for this package would run again each time.
         // Variables that the user has set (CARGO_HOME, CARGO_NET_OFFLINE, ...) stay.
         for (name, _) in std::env::vars_os() {
@@ -77,7 +86,7 @@ pub fn millrace() -> Result<PathBuf, Failure> {
         }
         let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
         if !status.success() {
-            return Err("building millrace failed".into());
+            return Err(format!("building {name} failed").into());
         }
     }
     if !program.exists() {
