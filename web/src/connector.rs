@@ -1,8 +1,8 @@
 //! Connections to Unix sockets, made by a thread of its own.
 //!
 //! The thread that talks to browsers may not connect anywhere ([`sandbox::Role::Page`]). This one handles no
-//! data of a browser or a machine. It connects to the monitors that were named at start, and to sockets that a
-//! monitor has named.
+//! data of a browser or a machine. It connects to the monitors that were named at start, and to sockets that
+//! a monitor has named.
 
 use std::io;
 use std::os::unix::net::UnixStream;
