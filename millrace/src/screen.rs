@@ -148,6 +148,11 @@ impl rfb::Input for Hands {
         self.keyboard.key(code, down);
     }
 
+    fn lamps(&self) -> Option<rfb::Lamps> {
+        let virtio_input::Lamps { num_lock, caps_lock, scroll_lock } = self.keyboard.lamps()?;
+        Some(rfb::Lamps { scroll_lock, num_lock, caps_lock })
+    }
+
     fn pointer(&self, pointer: Pointer) {
         let Pointer { x, y, size, left, middle, right, wheel, horizontal_wheel } = pointer;
         self.tablet.point(scaled(x, size.width), scaled(y, size.height));

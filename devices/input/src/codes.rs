@@ -9,6 +9,16 @@ pub const EV_REL: u16 = 2;
 /// Absolute positions.
 pub const EV_ABS: u16 = 3;
 
+/// Lamps: 0 is dark, anything else is lit. The driver sends these.
+pub const EV_LED: u16 = 0x11;
+
+/// The lamp of Num Lock.
+pub const LED_NUML: u16 = 0;
+/// The lamp of Caps Lock.
+pub const LED_CAPSL: u16 = 1;
+/// The lamp of Scroll Lock.
+pub const LED_SCROLLL: u16 = 2;
+
 /// The last key of the keyboard (KEY_MICMUTE). Its first is 1 (KEY_ESC).
 pub const LAST_KEY: u16 = 248;
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::codes::{
-    ABS_MAX, ABS_X, ABS_Y, BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE, EV_ABS, EV_KEY, EV_REL,
-    LAST_KEY, REL_HWHEEL, REL_WHEEL,
+    ABS_MAX, ABS_X, ABS_Y, BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE, EV_ABS, EV_KEY, EV_LED,
+    EV_REL, LAST_KEY, LED_CAPSL, LED_NUML, LED_SCROLLL, REL_HWHEEL, REL_WHEEL,
 };
 
 /// The pieces (virtio 1.2, 5.8.2, `enum virtio_input_config_select`).
@@ -84,6 +84,7 @@ fn piece(kind: Kind, select: u8, subsel: u8) -> Vec<u8> {
             [BUS_VIRTUAL, 0, product, 1].iter().flat_map(|id| id.to_le_bytes()).collect()
         }
         (Kind::Keyboard, EV_BITS, EV_KEY) => bits(1..=LAST_KEY),
+        (Kind::Keyboard, EV_BITS, EV_LED) => bits([LED_NUML, LED_CAPSL, LED_SCROLLL]),
         (Kind::Tablet, EV_BITS, EV_KEY) => bits(BUTTONS),
         (Kind::Tablet, EV_BITS, EV_REL) => bits([REL_WHEEL, REL_HWHEEL]),
         (Kind::Tablet, EV_BITS, EV_ABS) => bits([ABS_X, ABS_Y]),

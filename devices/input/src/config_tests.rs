@@ -18,6 +18,8 @@ fn a_driver_reads_names_ids_and_bits() {
     assert_eq!(read(Kind::Tablet, ID_DEVIDS, 0), [6, 0, 0, 0, 2, 0, 1, 0]);
     let keys = read(Kind::Keyboard, EV_BITS, 1);
     assert_eq!((keys.len(), keys[0], keys[1], keys[31]), (32, 0xfe, 0xff, 1));
+    assert_eq!(read(Kind::Keyboard, EV_BITS, 0x11), [7], "three lamps");
+    assert!(read(Kind::Tablet, EV_BITS, 0x11).is_empty());
     let buttons = read(Kind::Tablet, EV_BITS, 1);
     assert_eq!((buttons.len(), buttons[34]), (35, 0x1f));
     assert_eq!(read(Kind::Tablet, EV_BITS, 2), [1 << 6, 1]);

@@ -8,6 +8,7 @@ use virtio::{Chain, Malformed, Model, Negotiated, Queue, Task};
 use virtio_bindings::virtio_ids::VIRTIO_ID_INPUT;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::codes::EV_LED;
 use crate::config::{Choice, Config, Kind};
 use crate::feed::Feed;
 
@@ -72,7 +73,10 @@ impl Model for VirtioInput {
                     let ready = AsyncFd::new(feed.ready().try_clone()?)?;
                     tasks.push(Box::pin(async move { send(&feed, &ready, &queue).await }));
                 }
-                STATUS => tasks.push(Box::pin(async move { give_back(&queue).await })),
+                STATUS => {
+                    let lamps = (self.kind == Kind::Keyboard).then(|| self.feed.clone());
+                    tasks.push(Box::pin(async move { take_status(lamps.as_deref(), &queue).await }));
+                }
                 _ => {}
             }
         }
@@ -108,13 +112,21 @@ async fn send(feed: &Feed, ready: &AsyncFd<EventFd>, queue: &Queue) {
     }
 }
 
-/// Gives back what the driver reports (the state of lamps, of which there are none), forever.
-async fn give_back(queue: &Queue) {
+/// Takes what the driver reports, forever: the keyboard's lamps. Anything else is given back unread.
+async fn take_status(keyboard: Option<&Feed>, queue: &Queue) {
     loop {
-        let Chain { writable, token, .. } = queue.next().await;
+        let Chain { readable, writable, token } = queue.next().await;
         if !writable.is_empty() {
             token.refuse(Malformed("room in a buffer of an input device's status"));
             continue;
+        }
+        if let (Some(keyboard), 8) = (keyboard, readable.len()) {
+            let mut bytes = [0; 8];
+            readable.copy_to(&mut bytes);
+            let [a, b, c, d, value @ ..] = bytes;
+            if u16::from_le_bytes([a, b]) == EV_LED {
+                keyboard.lamp(u16::from_le_bytes([c, d]), value != [0; 4]);
+            }
         }
         token.complete(0, ());
     }

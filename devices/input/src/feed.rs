@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::codes::{ABS_MAX, ABS_X, ABS_Y, EV_ABS, EV_KEY, EV_REL, EV_SYN, LAST_KEY};
+use crate::codes::{
+    ABS_MAX, ABS_X, ABS_Y, EV_ABS, EV_KEY, EV_REL, EV_SYN, LAST_KEY, LED_CAPSL, LED_NUML, LED_SCROLLL,
+};
 
 /// The number of waiting events from which on only releases of keys are accepted.
 pub const WAITING_MAX: usize = 1024;
@@ -21,6 +23,17 @@ pub enum Axis {
     Vertical,
     /// Left and right.
     Horizontal,
+}
+
+/// The lamps of a keyboard. Its guest lights them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lamps {
+    /// Num Lock.
+    pub num_lock: bool,
+    /// Caps Lock.
+    pub caps_lock: bool,
+    /// Scroll Lock.
+    pub scroll_lock: bool,
 }
 
 /// `struct virtio_input_event` without its byte order.
@@ -51,6 +64,8 @@ struct State {
     ends_in_move: bool,
     /// True while the guest has a driver.
     is_active: bool,
+    /// The lamps, once a driver has lit or darkened one.
+    lamps: Option<Lamps>,
 }
 
 impl State {
@@ -185,6 +200,25 @@ impl Feed {
         self.change(|state| state.offer(&[Event { kind: EV_REL, code, value: steps.cast_unsigned() }]))
     }
 
+    /// Lights or darkens a lamp. A code that no keyboard here has is ignored.
+    pub(crate) fn lamp(&self, code: u16, lit: bool) {
+        let mut state = self.state();
+        let mut lamps = state.lamps.unwrap_or_default();
+        match code {
+            LED_NUML => lamps.num_lock = lit,
+            LED_CAPSL => lamps.caps_lock = lit,
+            LED_SCROLLL => lamps.scroll_lock = lit,
+            _ => return,
+        }
+        state.lamps = Some(lamps);
+    }
+
+    /// Returns the lamps as the guest has them, all dark after a reset. `None` until a guest has ever lit or
+    /// darkened one: there are drivers that never do, whatever the state of their lock keys.
+    pub fn lamps(&self) -> Option<Lamps> {
+        self.state().lamps
+    }
+
     /// Returns the eventfd that is written when there are events to take.
     pub(crate) fn ready(&self) -> &EventFd {
         &self.ready
@@ -209,7 +243,9 @@ impl Feed {
     /// Forgets everything. `is_active` is true if the guest has a driver from now on: without one, events are
     /// dropped. The device calls this.
     pub fn restart(&self, is_active: bool) {
-        *self.state() = State { is_active, ..State::default() };
+        let mut state = self.state();
+        let lamps = state.lamps.map(|_| Lamps::default());
+        *state = State { is_active, lamps, ..State::default() };
     }
 }
 

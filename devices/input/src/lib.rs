@@ -12,6 +12,7 @@
 //!
 //! So no key stays down for a guest because it was slow, and a feed holds two events more for each key at
 //! most. The guest repeats no key by itself: a key that is pressed again while it is down is a repetition.
+//! The other way, the guest reports the lamps of its lock keys ([`Feed::lamps`]).
 //!
 //! # Modules, in reading order
 //!
@@ -73,4 +74,4 @@ mod device;
 mod feed;
 
 pub use device::{QUEUE_SIZE, VirtioInput};
-pub use feed::{Axis, Feed, WAITING_MAX};
+pub use feed::{Axis, Feed, Lamps, WAITING_MAX};

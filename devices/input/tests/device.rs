@@ -6,7 +6,7 @@ use std::sync::Arc;
 use executor::{Thread, yield_now};
 use virtio::driver::{Driver, Interrupts, Piece, activation};
 use virtio::{Device, VirtioDevice};
-use virtio_input::{Axis, Feed, QUEUE_SIZE, VirtioInput};
+use virtio_input::{Axis, Feed, Lamps, QUEUE_SIZE, VirtioInput};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const EVENTS: usize = 0;
@@ -168,6 +168,34 @@ fn the_description_is_read_through_the_config_space() {
     rig.device.reset();
     rig.device.read_config(0, &mut config);
     assert_eq!(config[..3], [0; 3]);
+}
+
+#[test]
+fn the_lamps_are_as_the_guest_reports_them_and_dark_after_a_reset() {
+    let mut rig = Rig::new(VirtioInput::keyboard);
+    let report = |rig: &mut Rig, event: [u8; 8]| {
+        let driver = &mut rig.drivers[STATUS];
+        let address = driver.alloc(&event);
+        driver.add(&[Piece { address, len: 8, write: false }], false);
+        driver.publish();
+        assert_eq!(rig.used(STATUS), 0);
+    };
+    // A sound, and a lamp that no keyboard here has.
+    report(&mut rig, [0x12, 0, 1, 0, 1, 0, 0, 0]);
+    report(&mut rig, [0x11, 0, 9, 0, 1, 0, 0, 0]);
+    assert_eq!(rig.feed.lamps(), None);
+    report(&mut rig, [0x11, 0, 1, 0, 1, 0, 0, 0]);
+    report(&mut rig, [0x11, 0, 0, 0, 0, 0, 0, 0x80]);
+    let lit = |num_lock, caps_lock, scroll_lock| Some(Lamps { num_lock, caps_lock, scroll_lock });
+    assert_eq!(rig.feed.lamps(), lit(true, true, false));
+    report(&mut rig, [0x11, 0, 1, 0, 0, 0, 0, 0]);
+    report(&mut rig, [0x11, 0, 2, 0, 1, 0, 0, 0]);
+    assert_eq!(rig.feed.lamps(), lit(true, false, true));
+    rig.device.reset();
+    assert_eq!(rig.feed.lamps(), lit(false, false, false));
+    let mut rig = Rig::new(VirtioInput::tablet);
+    report(&mut rig, [0x11, 0, 1, 0, 1, 0, 0, 0]);
+    assert_eq!(rig.feed.lamps(), None, "a tablet has no lamps");
 }
 
 #[test]

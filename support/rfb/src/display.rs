@@ -1,4 +1,5 @@
-//! The screen as all clients of a server see it: what has changed, and who waits for that.
+//! The screen, and the lamps of the keyboard, as all clients of a server see them: what has changed, and who
+//! waits for that.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use executor::sync::Event;
 
 use crate::frame::Frame;
 use crate::login::Ended;
-use crate::screen::{Screen, Size};
+use crate::screen::{Input, Lamps, Screen, Size};
 use crate::tiles::{Rect, Tiles};
 
 /// The least time between two looks at the screen: 30 a second.
@@ -18,6 +19,9 @@ const INTERVAL: Duration = Duration::from_nanos(1_000_000_000 / 30);
 /// The screen, its last known content, and the views of all clients.
 pub(crate) struct Display {
     screen: Rc<dyn Screen>,
+    input: Rc<dyn Input>,
+    /// The lamps of the guest's keyboard as they were last seen.
+    lamps: Cell<Option<Lamps>>,
     frame: RefCell<Frame>,
     views: RefCell<BTreeMap<u64, Rc<View>>>,
     /// The number of clients that wait for [`Display::refreshed`].
@@ -93,9 +97,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl Display {
-    pub(crate) fn new(screen: Rc<dyn Screen>) -> Self {
+    pub(crate) fn new(screen: Rc<dyn Screen>, input: Rc<dyn Input>) -> Self {
         Display {
             screen,
+            input,
+            lamps: Cell::new(None),
             frame: RefCell::default(),
             views: RefCell::default(),
             waiting: Cell::new(0),
@@ -132,6 +138,7 @@ impl Display {
     }
 
     fn refresh(&self) {
+        self.lamps.set(self.input.lamps());
         let mut frame = self.frame.borrow_mut();
         frame.refresh(&*self.screen);
         let changed = frame.changed();
@@ -171,6 +178,11 @@ impl Display {
     /// Returns the size of the screen as it was last seen.
     pub(crate) fn size(&self) -> Size {
         self.frame.borrow().size()
+    }
+
+    /// Returns the lamps of the guest's keyboard as they were last seen, if they are known.
+    pub(crate) fn lamps(&self) -> Option<Lamps> {
+        self.lamps.get()
     }
 
     /// Returns the content of the screen as it was last seen.

@@ -42,7 +42,8 @@ impl Keyboard {
             .into_iter()
             .filter(|code| self.held.contains(code))
             .collect();
-        let caps_lock = self.input.caps_lock().unwrap_or(self.caps_lock.get());
+        let lamps = self.input.lamps();
+        let caps_lock = lamps.map_or(self.caps_lock.get(), |lamps| lamps.caps_lock);
         let wanted = key.shift.map(|shift| shift ^ (key.letter && caps_lock));
         match wanted {
             Some(true) if down && shifts.is_empty() => {

@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::screen::Lamps;
 
 const SIZE: Size = Size { width: 640, height: 480 };
 const SHIFT: u32 = 0xffe1;
@@ -22,8 +23,8 @@ impl Input for Recorder {
         self.pointers.borrow_mut().push(pointer);
     }
 
-    fn caps_lock(&self) -> Option<bool> {
-        self.caps_lock.get()
+    fn lamps(&self) -> Option<Lamps> {
+        self.caps_lock.get().map(|caps_lock| Lamps { caps_lock, ..Lamps::default() })
     }
 }
 

@@ -3,8 +3,8 @@
 //! [`Server::start`] takes a listening socket, and joins a [`Screen`] and an [`Input`] to the clients that
 //! connect to it. It speaks RFB 3.3, 3.7 and 3.8 (RFC 6143) without security, with a password (VncAuth), and
 //! with either of them over TLS (VeNCrypt). It sends pixels raw or in ZRLE, in the format that the client
-//! asks for, follows when the screen changes its size, and takes QEMU's extended key events (rfbproto, the
-//! community's specification of extensions).
+//! asks for, follows when the screen changes its size, takes QEMU's extended key events and reports the
+//! lamps of the lock keys (rfbproto, the community's specification of extensions).
 //!
 //! Nothing that a client sends is trusted. A client holds the memory of its connection: a piece of an update,
 //! at most 2 MiB, and as much for its encoding. Nothing is queued for one that does not read: when it reads
@@ -92,7 +92,7 @@ mod tiles;
 mod zrle;
 
 pub use password::{EmptyPassword, PASSWORD_LEN, Password};
-pub use screen::{Input, Lines, MAX_SIDE, Pointer, Screen, Size};
+pub use screen::{Input, Lamps, Lines, MAX_SIDE, Pointer, Screen, Size};
 pub use server::{
     ClientInfo, Config, ConfigError, Endpoint, Event, MAX_CLIENTS, MAX_LOGINS, Security, Server,
 };

@@ -62,12 +62,13 @@ pub(crate) mod server {
     pub(crate) const COLOUR_MAP: u8 = 1;
 }
 
-/// Encodings (RFC 6143, section 7.7; the last one is rfbproto's).
+/// Encodings (RFC 6143, section 7.7; the last two are rfbproto's).
 pub(crate) mod encoding {
     pub(crate) const RAW: i32 = 0;
     pub(crate) const ZRLE: i32 = 16;
     pub(crate) const DESKTOP_SIZE: i32 = -223;
     pub(crate) const QEMU_KEYS: i32 = -258;
+    pub(crate) const LAMPS: i32 = -261;
 }
 
 #[cfg(test)]

@@ -116,6 +116,17 @@ pub struct Pointer {
     pub horizontal_wheel: i8,
 }
 
+/// The lamps of the lock keys of a keyboard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lamps {
+    /// Scroll Lock.
+    pub scroll_lock: bool,
+    /// Num Lock.
+    pub num_lock: bool,
+    /// Caps Lock.
+    pub caps_lock: bool,
+}
+
 /// The receiver of what clients type and point at. Its methods are called on the server's thread and must not
 /// block.
 pub trait Input: 'static {
@@ -124,9 +135,10 @@ pub trait Input: 'static {
     /// Every pressed key of a client is released when that client goes.
     fn key(&self, code: u16, down: bool);
 
-    /// Returns the guest's Caps Lock, if it is known (the LED of its keyboard). It decides what key makes the
-    /// letter that a client typed. If it is not known, the server counts the presses of that key.
-    fn caps_lock(&self) -> Option<bool> {
+    /// Returns the lamps of the guest's keyboard, if they are known. They decide what key makes the letter
+    /// that a client typed, and clients are sent them, to keep their own in step. If they are not known, the
+    /// server counts the presses of Caps Lock. Called as often as [`Screen::size`], and at each key.
+    fn lamps(&self) -> Option<Lamps> {
         None
     }
 

@@ -198,7 +198,7 @@ impl Server {
             config,
             security,
             endpoint,
-            display: Rc::new(Display::new(screen)),
+            display: Rc::new(Display::new(screen, input.clone())),
             input,
             caps_lock: Rc::default(),
             failures: Failures::default(),

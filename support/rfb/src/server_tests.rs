@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::testing::{self, Client, Fake, PATIENCE, Rig};
-use crate::{Pointer, Size};
+use crate::{Lamps, Pointer, Size};
 
 fn with_password(text: &str) -> (Config, Password) {
     let password = Password::new();
@@ -278,6 +278,37 @@ fn keys_and_pointers_arrive_and_are_released_at_the_end() {
     assert_eq!(state.keys, [(45, true), (103, true), (45, false), (103, false)]);
     let pointer = Pointer { x: 10, y: 63, size: state.size, left: true, ..Pointer::default() };
     assert_eq!(state.pointers, [pointer, Pointer { left: false, ..pointer }]);
+}
+
+#[test]
+fn the_lamps_of_the_lock_keys_reach_clients_that_show_them() {
+    let fake = Fake::new(16, 16);
+    let rig = Rig::new(fake.clone(), Config::default());
+    let (mut other, mut client) = (rig.session(), rig.session());
+    client.encodings(&[0, -261]);
+    // Nothing comes while the lamps are not known.
+    client.picture();
+    other.picture();
+    let mut shown = |lamps: Lamps, bits: u8| {
+        fake.state().lamps = Some(lamps);
+        client.request(true);
+        client.expect(&[0, 0, 0, 1]);
+        assert_eq!(client.head(), (0, 0, 1, 1, -261));
+        client.expect(&[bits]);
+        // They come once, and the request for pixels stands.
+        fake.set(3, 3, u32::from(bits) + 1);
+        let mut picture = fake.state().pixels.clone();
+        assert_eq!(client.draw(&mut picture)[0].4, 0);
+    };
+    shown(Lamps { caps_lock: true, ..Lamps::default() }, 4);
+    shown(Lamps { num_lock: true, ..Lamps::default() }, 2);
+    shown(Lamps { scroll_lock: true, caps_lock: true, ..Lamps::default() }, 5);
+    shown(Lamps::default(), 0);
+    // Who asks for encodings again is told nothing that it knows already.
+    client.encodings(&[0, -261]);
+    client.picture();
+    // Another client sees pixels only.
+    assert_eq!(other.picture(), fake.state().pixels);
 }
 
 #[test]

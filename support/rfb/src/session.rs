@@ -12,7 +12,7 @@ use crate::keyboard::Keyboard;
 use crate::login::Ended;
 use crate::pixel::{self, Converter, Format};
 use crate::proto::{client, encoding, server};
-use crate::screen::Size;
+use crate::screen::{Lamps, Size};
 use crate::tiles::Rect;
 use crate::zrle::Zrle;
 
@@ -33,6 +33,8 @@ struct Options {
     qemu_keys: bool,
     /// It must be sent the colour map.
     colour_map_due: bool,
+    /// It shows the lamps of the keyboard.
+    lamps: bool,
     /// It must be sent that we take extended key events.
     qemu_keys_due: bool,
 }
@@ -80,6 +82,7 @@ pub(crate) async fn run(
             qemu_keys: false,
             colour_map_due: false,
             qemu_keys_due: false,
+            lamps: false,
         }),
         size: Cell::new(size),
         wake: Event::new(),
@@ -179,7 +182,7 @@ impl Session {
 
     async fn set_encodings(&self) -> Result<(), Ended> {
         let bytes: [u8; 3] = self.fixed().await?;
-        let (mut zrle, mut desktop_size, mut qemu_keys) = (None, false, false);
+        let (mut zrle, mut desktop_size, mut qemu_keys, mut lamps) = (None, false, false, false);
         // One after the other: a client may list 65,535.
         for _ in 0..u16_at(&bytes, 1) {
             match i32::from_be_bytes(self.fixed().await?) {
@@ -188,6 +191,7 @@ impl Session {
                 encoding::ZRLE => zrle = zrle.or(Some(true)),
                 encoding::DESKTOP_SIZE => desktop_size = true,
                 encoding::QEMU_KEYS => qemu_keys = true,
+                encoding::LAMPS => lamps = true,
                 _ => {}
             }
         }
@@ -196,6 +200,7 @@ impl Session {
         options.desktop_size = desktop_size;
         options.qemu_keys_due |= qemu_keys && !options.qemu_keys;
         options.qemu_keys |= qemu_keys;
+        options.lamps = lamps;
         drop(options);
         self.wake.notify();
         Ok(())
@@ -229,7 +234,8 @@ impl Session {
 
     /// Sends what the client asks for, until the session ends.
     async fn send(&self) -> Result<(), Ended> {
-        let mut sender = Sender { session: self, piece: Vec::new(), zrle: None, pixels: Vec::new() };
+        let mut sender =
+            Sender { session: self, piece: Vec::new(), zrle: None, pixels: Vec::new(), lamps: None };
         while !self.ended.get() {
             while sender.send_due().await? {}
             if !self.viewer.view.is_requested() {
@@ -255,6 +261,8 @@ struct Sender<'a> {
     zrle: Option<Box<Zrle>>,
     /// Pixels of a rectangle.
     pixels: Vec<u32>,
+    /// The lamps that the client was sent last.
+    lamps: Option<Lamps>,
 }
 
 impl Sender<'_> {
@@ -281,9 +289,14 @@ impl Sender<'_> {
 
     /// Sends what is due without a request. Returns true if there was anything.
     async fn send_due(&mut self) -> Result<bool, Ended> {
-        let (map, keys) = {
+        let (map, keys, lamps) = {
             let mut options = self.session.options.borrow_mut();
-            (std::mem::take(&mut options.colour_map_due), std::mem::take(&mut options.qemu_keys_due))
+            let lamps = if options.lamps { self.session.viewer.display.lamps() } else { None };
+            (
+                std::mem::take(&mut options.colour_map_due),
+                std::mem::take(&mut options.qemu_keys_due),
+                lamps.filter(|lamps| self.lamps.replace(*lamps) != Some(*lamps)),
+            )
         };
         if map {
             self.piece.extend([server::COLOUR_MAP, 0, 0, 0, 1, 0]);
@@ -296,10 +309,17 @@ impl Sender<'_> {
             self.head(1);
             self.rect(Rect::all(self.session.size.get()), encoding::QEMU_KEYS);
         }
-        if map || keys {
+        if let Some(Lamps { scroll_lock, num_lock, caps_lock }) = lamps {
+            // "QEMU LED State Pseudo-encoding"; a rectangle of one pixel, as QEMU sends it.
+            self.head(1);
+            self.rect(Rect { x: 0, y: 0, width: 1, height: 1 }, encoding::LAMPS);
+            self.piece.push(u8::from(scroll_lock) | u8::from(num_lock) << 1 | u8::from(caps_lock) << 2);
+        }
+        let is_due = !self.piece.is_empty();
+        if is_due {
             self.flush().await?;
         }
-        Ok(map || keys)
+        Ok(is_due)
     }
 
     /// Sends what has changed of the area that the client asked for, if anything has.

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
 use crate::pixel::Format;
-use crate::{Config, Event, Input, Lines, Pointer, Screen, Server, Size};
+use crate::{Config, Event, Input, Lamps, Lines, Pointer, Screen, Server, Size};
 
 /// Long enough for any step on a busy host; met only by a test that fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +34,7 @@ pub(crate) struct State {
     pub(crate) looks: u64,
     pub(crate) keys: Vec<(u16, bool)>,
     pub(crate) pointers: Vec<Pointer>,
+    pub(crate) lamps: Option<Lamps>,
 }
 
 #[derive(Clone)]
@@ -92,6 +93,10 @@ impl Input for Fake {
 
     fn pointer(&self, pointer: Pointer) {
         self.state().pointers.push(pointer);
+    }
+
+    fn lamps(&self) -> Option<Lamps> {
+        self.state().lamps
     }
 }
 
