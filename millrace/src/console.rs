@@ -4,6 +4,7 @@
 //! A thread of its own reads the lines, which may wait for the user forever; the commands run on the main
 //! loop.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::rc::Rc;
 
@@ -11,8 +12,11 @@ use executor::Handle;
 use qmp::{Monitor, hmp};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::history::DefaultHistory;
-use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
+use rustyline::{
+    ColorMode, Completer, CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator,
+};
 
 use super::Failure;
 use vmm::serial;
@@ -32,15 +36,28 @@ fn run(monitor: &Handle<Monitor>, line: String) -> Option<String> {
     monitor.submit(|monitor| async move { hmp::execute(&monitor, &line).await }).wait().ok()
 }
 
+/// Sets the password that was read at a prompt. Returns `None` if the main loop has ended.
+fn set_password(monitor: &Handle<Monitor>, password: String) -> Option<String> {
+    monitor.submit(|monitor| async move { hmp::set_password(&monitor, &password).await }).wait().ok()
+}
+
 fn plain(monitor: &Handle<Monitor>) {
-    let mut output = io::stdout();
     let mut lines = io::stdin().lock().lines();
-    loop {
+    let mut read = |prompt: &str| {
         // If the output is gone, nobody sees the prompt, but the commands still run.
-        let _ = write!(output, "{}", qmp::PROMPT).and_then(|()| output.flush());
-        let Some(Ok(line)) = lines.next() else { return };
-        let Some(said) = run(monitor, line) else { return };
-        let _ = write!(output, "{said}");
+        let _ = write!(io::stdout(), "{prompt}").and_then(|()| io::stdout().flush());
+        lines.next()
+    };
+    loop {
+        let Some(Ok(line)) = read(qmp::PROMPT) else { return };
+        let said = if hmp::asks_password(&line) {
+            let Some(Ok(password)) = read(hmp::PASSWORD_PROMPT) else { return };
+            set_password(monitor, password)
+        } else {
+            run(monitor, line)
+        };
+        let Some(said) = said else { return };
+        let _ = write!(io::stdout(), "{said}");
     }
 }
 
@@ -64,6 +81,28 @@ pub(super) fn editing() -> Config {
     Config::builder().completion_type(CompletionType::List).build()
 }
 
+/// Shows a star for each character.
+#[derive(Completer, Helper, Hinter, Validator)]
+struct Masked;
+
+impl Highlighter for Masked {
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        Cow::Owned("*".repeat(line.chars().count()))
+    }
+
+    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
+        kind != CmdKind::MoveCursor
+    }
+}
+
+/// Reads a password, which is neither shown nor remembered. `None` if the user gave up.
+fn password() -> Option<String> {
+    let config = Config::builder().color_mode(ColorMode::Forced).auto_add_history(false).build();
+    let mut editor = Editor::<Masked, DefaultHistory>::with_config(config).ok()?;
+    editor.set_helper(Some(Masked));
+    editor.readline(hmp::PASSWORD_PROMPT).ok()
+}
+
 fn edited(monitor: &Handle<Monitor>) {
     let mut editor = match Editor::<Names, DefaultHistory>::with_config(editing()) {
         Ok(editor) => editor,
@@ -76,7 +115,12 @@ fn edited(monitor: &Handle<Monitor>) {
             Ok(line) => {
                 // Fails for lines that are not to be remembered.
                 let _ = editor.add_history_entry(&line);
-                let Some(said) = run(monitor, line) else { return };
+                let said = match hmp::asks_password(&line).then(password) {
+                    None => run(monitor, line),
+                    Some(Some(password)) => set_password(monitor, password),
+                    Some(None) => continue,
+                };
+                let Some(said) = said else { return };
                 print!("{said}");
             }
             Err(ReadlineError::Interrupted) => {}

@@ -64,6 +64,30 @@ pub async fn execute(monitor: &Monitor, line: &str) -> String {
     }
 }
 
+/// The prompt for a password: QEMU's, which scripts wait for.
+pub const PASSWORD_PROMPT: &str = "Password: ";
+
+/// Returns true if a line asks for a password at a prompt: `change vnc password` without one. A monitor that
+/// can prompt reads it by itself, and passes it to [`set_password`].
+pub fn asks_password(line: &str) -> bool {
+    let words = words(line).unwrap_or_default();
+    matches!(&words[..], [change, vnc, target] if change == "change" && vnc == "vnc" && is_password(target))
+}
+
+fn is_password(target: &str) -> bool {
+    matches!(target, "password" | "passwd")
+}
+
+/// Sets the password of VNC to one that was read at a prompt, and returns what that prints.
+pub async fn set_password(monitor: &Monitor, password: &str) -> String {
+    let arg = Some(password.to_owned());
+    let change = Change { device: "vnc".into(), target: "password".into(), arg, format: None, notify: None };
+    match monitor.request(change).await {
+        Ok(_) => String::new(),
+        Err(e) => format!("Error: {e}\n"),
+    }
+}
+
 pub(crate) enum Failure {
     /// The line is not a valid command; the text to print.
     Usage(String),
@@ -136,6 +160,10 @@ pub(crate) fn change(arguments: &mut Arguments) -> std::result::Result<Change, F
     arguments.take_flags("n")?;
     let (device, target) = (arguments.required("device")?, arguments.required("target")?);
     let third = arguments.optional();
+    if device == "vnc" && is_password(&target) && third.is_none() {
+        // QEMU's words, where nobody is at a prompt: in `human-monitor-command`.
+        return Err(Failure::Usage("terminal does not support password prompting\n".to_owned()));
+    }
     // The third word is the format for a disk; for `vnc` it is the password, which only `arg` can be.
     let (arg, format) = if device == "vnc" { (third, None) } else { (None, third) };
     let notify = arguments.has('n').then_some(false);

@@ -194,6 +194,18 @@ fn lines_become_commands() {
 }
 
 #[test]
+fn a_password_is_asked_for_where_none_is_given() {
+    for line in ["change vnc password", " change  vnc passwd ", r#"change "vnc" password"#] {
+        assert!(asks_password(line), "{line}");
+    }
+    for line in
+        ["change vnc password a", "change vnc", "change vnc unix:a", "change a password", "change \"", ""]
+    {
+        assert!(!asks_password(line), "{line}");
+    }
+}
+
+#[test]
 fn the_screen_has_text_forms() {
     let dump =
         |format| Command::from(Screendump { filename: "a b".into(), device: None, head: None, format });

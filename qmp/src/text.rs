@@ -56,6 +56,7 @@ impl Monitor {
         let mut buffer = vec![0; READ_SIZE];
         // After a failed write nothing more is sent, but every complete line from the client is still run.
         let mut reads = write(socket, PROMPT).await.is_ok();
+        let mut wants_password = false;
         loop {
             let length = socket.read_io(|socket| (&mut &*socket).read(&mut buffer)).await?;
             if length == 0 {
@@ -71,9 +72,17 @@ impl Monitor {
                 }
                 let text = String::from_utf8_lossy(&line).into_owned();
                 line.clear();
+                let text = text.trim_end_matches('\r');
                 let _busy = self.busy();
-                let said = hmp::execute(self, text.trim_end_matches('\r')).await.replace('\n', "\r\n");
-                reads = reads && write(socket, &format!("{said}{PROMPT}")).await.is_ok();
+                let said = if std::mem::take(&mut wants_password) {
+                    hmp::set_password(self, text).await + PROMPT
+                } else if hmp::asks_password(text) {
+                    wants_password = true;
+                    hmp::PASSWORD_PROMPT.to_owned()
+                } else {
+                    hmp::execute(self, text).await + PROMPT
+                };
+                reads = reads && write(socket, &said.replace('\n', "\r\n")).await.is_ok();
             }
         }
     }

@@ -116,6 +116,11 @@ impl Terminal {
         }
     }
 
+    /// Returns what is on the screen, as far as output was awaited.
+    pub fn drawn(&self) -> String {
+        self.drawn.screen().contents()
+    }
+
     /// Returns true if the terminal's settings are those from before the program.
     pub fn is_as_before(&self) -> Result<bool, Failure> {
         Ok(settings(&self.keys)? == self.before)

@@ -1,16 +1,70 @@
 //! `vncdotool`, a client of other people, shows what the guest has drawn.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
 use harness::picture::Picture;
-use harness::{Failure, check, vncdo};
+use harness::terminal::Terminal;
+use harness::{Failure, STEP, check, programs, vncdo};
 use serde_json::{Value, json};
 
-use crate::{Machine, Pattern, has_kvm};
+use crate::{Machine, Pattern, command, has_kvm};
 
 /// A machine that shows its screen on a TCP port, and that port.
 fn machine(options: &str) -> Result<(Machine, u16), Failure> {
     let port = emulated_host::free_port()?;
     let display = port.checked_sub(5900).ok_or("a port below those of VNC")?;
     Ok((Machine::start(&["--vnc", &format!("127.0.0.1:{display}{options}")])?, port))
+}
+
+#[test]
+fn the_text_monitor_asks_for_a_password_that_is_not_given() -> Result<(), Failure> {
+    if !has_kvm() {
+        return Ok(());
+    }
+    // Over a socket: the client's own terminal decides what is shown.
+    let port = emulated_host::free_port()?;
+    let vnc = format!("127.0.0.1:{},password=on", port.checked_sub(5900).ok_or("a port below those of VNC")?);
+    let machine = Machine::start(&["--vnc", &vnc, "--monitor", "unix:hmp"])?;
+    let mut monitor = UnixStream::connect(machine.path("hmp"))?;
+    monitor.set_read_timeout(Some(STEP))?;
+    let mut converse = |line: &str, answer: &str| -> Result<(), Failure> {
+        monitor.write_all(line.as_bytes())?;
+        let mut came = vec![0; answer.len()];
+        monitor.read_exact(&mut came)?;
+        check(came == answer.as_bytes(), format!("{line:?}: {:?}", String::from_utf8_lossy(&came)))
+    };
+    converse("change vnc passwd\nsecret 1\r\n", "(qemu) Password: (qemu) ")?;
+    check(capture(&machine, port, &["-p", "secret 1"])?.is_some(), "the password that was asked for")?;
+    converse("change vnc password\n\n", "Password: Error: the password is empty\r\n(qemu) ")?;
+    // A line after it is a command again.
+    converse("info status\n", "VM status: running\r\n(qemu) ")?;
+    machine.end()?;
+
+    // On a terminal: neither shown nor remembered.
+    let folder = programs::scratch()?;
+    let mut command = command(folder.path())?;
+    command.args(["--vnc", "unix:vnc,password=on", "--serial", "null", "--monitor", "stdio"]);
+    let mut terminal = Terminal::run(&mut command)?;
+    terminal.shows("(qemu) ")?;
+    terminal.press(&["change vnc password\r"])?;
+    terminal.shows("Password: ")?;
+    terminal.press(&["foobar"])?;
+    terminal.draws("Password: ******")?;
+    terminal.press(&["\r"])?;
+    terminal.shows("(qemu) ")?;
+    // Given up, then the line before this one.
+    terminal.press(&["change vnc password\r"])?;
+    terminal.shows("Password: ")?;
+    terminal.press(&["\x03"])?;
+    terminal.shows("(qemu) ")?;
+    terminal.press(&["\x1b[A", "\x1b[A", "\r"])?;
+    terminal.shows("Password: ")?;
+    terminal.press(&["\r"])?;
+    terminal.shows("Error: the password is empty")?;
+    check(!terminal.drawn().contains("foobar"), "the password is not shown")?;
+    terminal.press(&["quit\r"])?;
+    terminal.ended()
 }
 
 /// Takes a picture with vncdotool. Returns `None` if the server does not let it in.

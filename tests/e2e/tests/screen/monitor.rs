@@ -51,7 +51,8 @@ fn a_password_is_set_by_the_line_of_2011_if_clients_need_one() -> Result<(), Fai
     let wrong = machine.refused("change", json!({"device": "vnc", "target": "unix:other"}));
     check(wrong == "Expected 'password' after 'vnc'", wrong)?;
     check(machine.hmp("change vnc password secret")?.is_empty(), "HMP sets it")?;
-    check(machine.hmp("change vnc password")?.starts_with("Error: Parameter 'arg'"), "HMP without one")?;
+    let said = machine.hmp("change vnc password")?;
+    check(said.trim() == "terminal does not support password prompting", format!("HMP without one: {said}"))?;
     machine.ask("set_password", json!({"protocol": "vnc", "password": "secret", "connected": "keep"}))?;
     machine.ask("expire_password", json!({"protocol": "vnc", "time": "+600"}))?;
     for (command, arguments, says) in [
