@@ -4,6 +4,7 @@
 mod clients;
 mod monitor;
 mod start;
+mod stays;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -73,7 +74,10 @@ impl Machine {
     fn start(more: &[&str]) -> Result<Self, Failure> {
         let folder = programs::scratch()?;
         let mut command = command(folder.path())?;
-        command.args(["--qmp", "unix:qmp", "--serial", "unix:console", "--display", "640x480"]).args(more);
+        command.args(["--qmp", "unix:qmp", "--serial", "unix:console"]).args(more);
+        if !more.contains(&"--display") {
+            command.args(["--display", "640x480"]);
+        }
         let child = command.spawn()?;
         // Owned from here on, so that it ends with a failure.
         let mut child = Ended(Some(child));

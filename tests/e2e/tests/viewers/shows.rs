@@ -1,6 +1,8 @@
 //! Every viewer shows the screen.
 
-use harness::{Failure, check};
+use harness::screen::{ScreenServer, Synthetic};
+use harness::{Failure, STEP, check, viewer, vncdo};
+use rfb::Config;
 
 use crate::rig::{HEIGHT, Rig, Viewer, WIDTH};
 
@@ -73,4 +75,19 @@ fn libvncclient_zrle() -> Result<(), Failure> {
 #[test]
 fn vncsnapshot_of_rfb_3_3() -> Result<(), Failure> {
     shows(Viewer::Vncsnapshot)
+}
+
+#[test]
+fn the_largest_screen_of_a_guest() -> Result<(), Failure> {
+    let screen = Synthetic::new(2560, 1600);
+    screen.draw_pattern();
+    let server = ScreenServer::start(&screen, Config::default())?;
+    let mut viewer = viewer::Viewer::tcp(server.address.port(), STEP)?;
+    let is_right = |viewer: &viewer::Viewer| Ok(viewer.picture.pixels == screen.state().pixels);
+    viewer.until("the pattern", STEP, is_right)?;
+    screen.invert();
+    viewer.until("the pattern, inverted", STEP, is_right)?;
+    let folder = tempfile::tempdir()?;
+    let shown = vncdo::capture(server.address.port(), &folder.path().join("large.png"))?;
+    check(shown.size == (2560, 1600) && shown.pixels == screen.state().pixels, "vncdotool shows all pixels")
 }
