@@ -5,7 +5,7 @@
 //! a client gets the events that a command caused on a disk's thread before the reply to that command.
 
 use block::DiskEvent;
-use block::job::{JobEvent, Status};
+use block::job::JobEvent;
 use executor::Handle;
 use executor::sync::Event;
 use qmp::Events;
@@ -34,15 +34,15 @@ impl Reports {
         Reports { events, jobs: JobNames::default(), io_failed: Event::new() }
     }
 
-    /// Sends the event of a disk to clients. The name of a job that no longer exists is free again.
+    /// Sends the event of a disk to clients, and keeps the states of jobs.
     pub(super) fn disk_event(&self, event: DiskEvent) {
         match event {
             DiskEvent::StreamCompleted { device, len, offset, error } => {
                 self.events.emit(&BlockStreamCompleted { device, len, offset, error });
             }
             DiskEvent::Job { job, what } => {
-                if what == JobEvent::Status && job.status == Status::Null {
-                    self.jobs.remove(&job.id);
+                if what == JobEvent::Status {
+                    self.jobs.entered(&job);
                 }
                 job_info::emit(&self.events, &job, what);
             }

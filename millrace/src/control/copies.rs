@@ -13,7 +13,7 @@ use qmp::types::*;
 use qmp::{Error, ErrorClass, Result};
 
 use super::jobs::{check_job_id, on_error};
-use super::nodes::Node;
+use super::nodes::{Node, Taken, behind, in_use};
 use super::{Control, Drive, generic, no_device_or_node, speed};
 
 /// Converts the part of a disk that a mirror copies.
@@ -39,19 +39,19 @@ pub(super) fn copy_mode(mode: Option<MirrorCopyMode>) -> CopyMode {
     }
 }
 
-/// The arguments that every job to a node has.
-struct Common {
-    job_id: Option<String>,
-    speed: Option<i64>,
-    on_source_error: Option<BlockdevOnError>,
-    on_target_error: Option<BlockdevOnError>,
-    auto_finalize: Option<bool>,
-    auto_dismiss: Option<bool>,
+/// The arguments that every job that copies to another image has.
+pub(super) struct Common {
+    pub job_id: Option<String>,
+    pub speed: Option<i64>,
+    pub on_source_error: Option<BlockdevOnError>,
+    pub on_target_error: Option<BlockdevOnError>,
+    pub auto_finalize: Option<bool>,
+    pub auto_dismiss: Option<bool>,
 }
 
 impl Common {
     /// Returns the options of a job on this drive.
-    fn options(self, drive: &Drive) -> Result<JobOptions> {
+    pub(super) fn options(self, drive: &Drive) -> Result<JobOptions> {
         let id = self.job_id.unwrap_or_else(|| drive.options.id.clone());
         check_job_id(&id)?;
         let target: OnError = on_error(self.on_target_error);
@@ -82,28 +82,33 @@ impl Control {
         }
     }
 
-    /// Finds the node that a job on `drive` is to copy to. `itself` is the error for the drive's own leaf.
-    async fn target(&self, drive: &Drive, name: &str, itself: &str) -> Result<Rc<Node>> {
+    /// Finds the node that a job on `drive` is to copy to, and takes it for that job. `itself` is the error
+    /// for the drive's own leaf.
+    async fn target(&self, drive: &Drive, name: &str, itself: &str) -> Result<Taken> {
         // A node that a disk runs on by now may have been described, too.
         if let Ok(other) = self.drive(name) {
             let is_it = other.options.id == drive.options.id;
             let in_use = format!("Device '{name}' is in use");
             return Err(Error::generic(if is_it { itself.to_owned() } else { in_use }));
         }
+        // Taken before the look at the chains: a job that ends meanwhile cannot move its disk there unseen.
+        let taken = self.nodes.find(name).map(|node| self.take_node(node));
         match self.node(name).await? {
             Some((other, None)) if other.options.id == drive.options.id => {
                 return Err(Error::generic(itself));
             }
-            Some((_, None)) => return Err(Error::generic(format!("Node {name} is in use"))),
-            Some((other, Some(above))) => {
-                let above = if above == other.options.id { &other.options.id } else { &above };
-                let text = format!("Node '{name}' is busy: node is used as backing hd of '{above}'");
-                return Err(Error::generic(text));
-            }
+            Some((_, None)) => return Err(in_use(name)),
+            Some((_, Some(above))) => return Err(behind(name, &above)),
             None => {}
         }
-        let node = self.nodes.find(name).ok_or_else(|| no_device_or_node(name, name))?;
-        self.check_unused(&node).await?;
+        let taken = taken.ok_or_else(|| no_device_or_node(name, name))?;
+        let node = taken.map_err(|job| match job {
+            Some(kind) => {
+                let kind = kind.name();
+                Error::generic(format!("Node '{name}' is busy: block device is in use by block job: {kind}"))
+            }
+            None => in_use(name),
+        })?;
         node.check_target_of(drive)?;
         Ok(node)
     }
@@ -130,35 +135,29 @@ impl Control {
 
     /// Starts a job on a drive, under the name that its options have. `target` is the described
     /// node that it copies to.
-    async fn start_copy<F: Future<Output = block::Result<()>> + 'static>(
+    pub(super) async fn start_job<F: Future<Output = block::Result<()>> + 'static>(
         &self,
         drive: &Rc<Drive>,
-        target: Option<&Node>,
+        target: Option<Taken>,
         id: &str,
         start: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
     ) -> Result<Empty> {
-        self.begin_copy(drive, target, id)?;
+        self.begin_job(drive, target, id)?;
         drive.handle.call(start).await.map_err(|e| {
-            self.abandon_copy(id);
+            self.reports.jobs.remove(id);
             generic(e)
         })?;
         Ok(Empty {})
     }
 
-    /// Takes a job's name, and records its target.
-    fn begin_copy(&self, drive: &Rc<Drive>, target: Option<&Node>, id: &str) -> Result<()> {
-        self.reports.jobs.take(id, drive)?;
-        self.nodes.job_starts(id);
+    /// Takes a job's name, and records its target, which is in use from here on until the job has ended, or
+    /// gives back its name because it does not start.
+    fn begin_job(&self, drive: &Rc<Drive>, target: Option<Taken>, id: &str) -> Result<()> {
+        let number = self.reports.jobs.take(id, drive)?;
         if let Some(target) = target {
-            target.becomes_target_of(id);
+            target.becomes_target_of(number);
         }
         Ok(())
-    }
-
-    /// Gives back the name and the target of a job that does not start.
-    pub(super) fn abandon_copy(&self, id: &str) {
-        self.reports.jobs.remove(id);
-        self.nodes.job_starts(id);
     }
 }
 
@@ -209,8 +208,8 @@ impl Control {
         if let Some(name) = &arguments.filter_node_name {
             self.check_new_name(name).await?;
         }
-        self.begin_copy(drive, Some(&target), &options.id)?;
         let backup = BackupOptions { target: image(&target), sync };
+        self.begin_job(drive, Some(target), &options.id)?;
         Ok(Planned { drive: drive.clone(), backup, format_of_leaf: false, options })
     }
 
@@ -231,7 +230,7 @@ impl Control {
         if let Some(name) = &arguments.filter_node_name {
             self.check_new_name(name).await?;
         }
-        self.begin_copy(drive, None, &options.id)?;
+        self.begin_job(drive, None, &options.id)?;
         let target = MirrorTarget {
             name: arguments.target,
             format: format.unwrap_or(Kind::Raw),
@@ -274,7 +273,7 @@ impl CopyCommands for Control {
         let id = options.id.clone();
         let mirror = MirrorOptions { target: image(&target), sync, mode };
         let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
-        self.start_copy(drive, Some(&target), &id, start).await
+        self.start_job(drive, Some(target), &id, start).await
     }
 
     async fn block_commit(&self, arguments: BlockCommit) -> Result<Empty> {
@@ -310,7 +309,7 @@ impl CopyCommands for Control {
         }
         let id = options.id.clone();
         let start = move |disk: Rc<Disk>| async move { disk.start_commit(commit, options).await };
-        self.start_copy(drive, None, &id, start).await
+        self.start_job(drive, None, &id, start).await
     }
 
     async fn blockdev_backup(&self, arguments: BlockdevBackup) -> Result<Empty> {

@@ -2,41 +2,80 @@
 //!
 //! A job lives on its disk's thread. Here is what all disks share: the names that are in use.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::job::mirror::{MirrorOptions, MirrorTarget};
-use block::job::{Info, Job, JobOptions, Status};
+use block::job::{Info, Job, JobKind, JobOptions, Status};
 use block::stream::{Base, Order, Progress, StreamOptions, Tuning};
 use block::{Disk, ErrorKind, Kind, OnError};
 use qmp::command::*;
 use qmp::types::*;
 use qmp::{Error, ErrorClass, Result};
 
-use super::{Control, Drive, check_node_name, classed, copies, generic, job_info, no_device_or_node, speed};
+use super::copies::{self, Common};
+use super::{Control, Drive, check_node_name, classed, generic, job_info, no_device_or_node, speed};
 
-/// The names of all jobs, with their drives.
+/// The names of all jobs, each with what is known of its job.
 #[derive(Default)]
-pub(crate) struct JobNames(RefCell<BTreeMap<String, Rc<Drive>>>);
+pub(crate) struct JobNames {
+    all: RefCell<BTreeMap<String, Named>>,
+    /// The number of jobs so far.
+    count: Cell<u64>,
+}
+
+/// A job's name, from the command that starts the job until the job no longer exists.
+struct Named {
+    drive: Rc<Drive>,
+    /// The job's number. A later job of the same name has another one.
+    number: u64,
+    /// Its kind and its state; `None` while it is being started.
+    state: Option<(JobKind, Status)>,
+}
 
 impl JobNames {
-    pub(super) fn take(&self, id: &str, drive: &Rc<Drive>) -> Result<()> {
-        if self.0.borrow().contains_key(id) {
+    /// Takes a name for a job that is about to be started. Returns the job's number.
+    pub(super) fn take(&self, id: &str, drive: &Rc<Drive>) -> Result<u64> {
+        if self.all.borrow().contains_key(id) {
             return Err(Error::generic(format!("Job ID '{id}' already in use")));
         }
-        self.0.borrow_mut().insert(id.to_owned(), drive.clone());
-        Ok(())
+        let number = self.count.get() + 1;
+        self.count.set(number);
+        self.all.borrow_mut().insert(id.to_owned(), Named { drive: drive.clone(), number, state: None });
+        Ok(number)
     }
 
-    /// Frees the name of a job that no longer exists.
-    pub(crate) fn remove(&self, id: &str) {
-        self.0.borrow_mut().remove(id);
+    /// Records a job's new state. The name of a job that no longer exists is free again.
+    pub(crate) fn entered(&self, job: &Info) {
+        if job.status == Status::Null {
+            self.remove(&job.id);
+        } else if let Some(named) = self.all.borrow_mut().get_mut(&job.id) {
+            named.state = Some((job.kind, job.status));
+        }
+    }
+
+    /// Frees the name of a job that no longer exists, or was not started.
+    pub(super) fn remove(&self, id: &str) {
+        self.all.borrow_mut().remove(id);
+    }
+
+    /// Returns true if the job with this number is being started, or has not ended yet.
+    pub(super) fn is_active(&self, number: u64) -> bool {
+        let all = self.all.borrow();
+        let named = all.values().find(|named| named.number == number);
+        named.is_some_and(|named| !matches!(named.state, Some((_, Status::Concluded))))
+    }
+
+    /// The kind of the job with this number, if it has been started.
+    pub(super) fn kind(&self, number: u64) -> Option<JobKind> {
+        let all = self.all.borrow();
+        all.values().find(|named| named.number == number)?.state.map(|(kind, _)| kind)
     }
 
     fn drive(&self, id: &str) -> Option<Rc<Drive>> {
-        self.0.borrow().get(id).cloned()
+        self.all.borrow().get(id).map(|named| named.drive.clone())
     }
 }
 
@@ -282,13 +321,8 @@ impl JobCommands for Control {
             auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
             ..JobOptions::new(id.clone())
         };
-        self.reports.jobs.take(&id, &drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_stream(stream, options).await };
-        drive.handle.call(start).await.map_err(|e| {
-            self.reports.jobs.remove(&id);
-            generic(e)
-        })?;
-        Ok(Empty {})
+        self.start_job(&drive, None, &id, start).await
     }
 
     async fn drive_mirror(&self, arguments: DriveMirror) -> Result<Empty> {
@@ -299,29 +333,24 @@ impl JobCommands for Control {
         if let Some(name) = &arguments.node_name {
             self.check_new_name(name).await?;
         }
-        let id = arguments.job_id.unwrap_or_else(|| drive.options.id.clone());
-        check_job_id(&id)?;
-        let options = JobOptions {
-            speed: speed(arguments.speed)?,
-            on_error: on_error(arguments.on_source_error),
-            on_target_error: Some(on_error(arguments.on_target_error)),
-            auto_finalize: arguments.auto_finalize.unwrap_or(true),
-            auto_dismiss: arguments.auto_dismiss.unwrap_or(true),
-            ..JobOptions::new(id.clone())
+        let common = Common {
+            job_id: arguments.job_id,
+            speed: arguments.speed,
+            on_source_error: arguments.on_source_error,
+            on_target_error: arguments.on_target_error,
+            auto_finalize: arguments.auto_finalize,
+            auto_dismiss: arguments.auto_dismiss,
         };
+        let options = common.options(drive)?;
+        let id = options.id.clone();
         let (name, node_name) = (arguments.target, arguments.node_name);
         let existing = arguments.mode == Some(NewImageMode::Existing);
-        self.reports.jobs.take(&id, drive)?;
         let start = move |disk: Rc<Disk>| async move {
             let format = format.unwrap_or(disk.leaf().kind());
             let target = MirrorTarget { name, format, existing, node_name };
             disk.start_mirror(MirrorOptions { target, sync, mode }, options).await
         };
-        drive.handle.call(start).await.map_err(|e| {
-            self.reports.jobs.remove(&id);
-            generic(e)
-        })?;
-        Ok(Empty {})
+        self.start_job(drive, None, &id, start).await
     }
 
     async fn x_verify(&self, arguments: XVerify) -> Result<Empty> {
@@ -331,13 +360,8 @@ impl JobCommands for Control {
         let options =
             JobOptions { speed: speed(arguments.speed)?, auto_dismiss: false, ..JobOptions::new(id.clone()) };
         let digests = arguments.digests;
-        self.reports.jobs.take(&id, drive)?;
         let start = move |disk: Rc<Disk>| async move { disk.start_verify(digests.as_deref(), options).await };
-        drive.handle.call(start).await.map_err(|e| {
-            self.reports.jobs.remove(&id);
-            generic(e)
-        })?;
-        Ok(Empty {})
+        self.start_job(drive, None, &id, start).await
     }
 
     async fn block_job_set_speed(&self, arguments: BlockJobSetSpeed) -> Result<Empty> {

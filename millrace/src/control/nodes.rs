@@ -5,10 +5,12 @@
 //! wrong name or format is found then, and opened when a job names it as its target.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use block::image::Info;
-use block::job::Status;
+use block::job::JobKind;
 use block::storage;
 use block::{ErrorKind, Kind};
 use qmp::command::{BlockdevAdd, BlockdevDel, NodeCommands};
@@ -34,10 +36,49 @@ pub(super) struct Node {
     object: Object,
     /// The name of the node of its file, if the client has given it one.
     file: Option<String>,
+    /// True if `blockdev-add` has named it, false if it was described inside of another one: such a node goes
+    /// with the last one that uses it.
+    is_owned: bool,
     read_only: bool,
     info: Info,
-    /// The job that it is the target of, or was.
-    job: RefCell<Option<String>>,
+    /// The number of the job that it is the target of, or was.
+    job: Cell<Option<u64>>,
+    /// A command has taken it.
+    taken: Cell<bool>,
+}
+
+/// A node that a command has taken, to use or to remove it: no other command can meanwhile.
+pub(super) struct Taken(Rc<Node>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.taken.set(false);
+    }
+}
+
+impl Deref for Taken {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.0
+    }
+}
+
+impl Taken {
+    /// Records the number of the job that has it as its target from now on.
+    pub(super) fn becomes_target_of(self, job: u64) {
+        self.0.job.set(Some(job));
+    }
+}
+
+/// QEMU's error for a node that a disk runs on, a job writes to, or a command has taken.
+pub(super) fn in_use(name: &str) -> Error {
+    Error::generic(format!("Node {name} is in use"))
+}
+
+/// QEMU's error for a node that is the backing file of another one, or of a disk's leaf.
+pub(super) fn behind(name: &str, above: &str) -> Error {
+    Error::generic(format!("Node '{name}' is busy: node is used as backing hd of '{above}'"))
 }
 
 /// The images that are described.
@@ -53,13 +94,12 @@ impl Nodes {
         self.all.borrow().iter().find(|node| node.name == name).cloned()
     }
 
-    /// Forgets which node a job of this name had as its target: a new job has that name.
-    pub(super) fn job_starts(&self, id: &str) {
-        for node in &*self.all.borrow() {
-            if node.job.borrow().as_deref() == Some(id) {
-                node.job.take();
-            }
-        }
+    /// Removes a node, and those that were described inside of others and that nothing uses any more.
+    fn remove(&self, name: &str) {
+        let mut all = self.all.borrow_mut();
+        all.retain(|node| node.name != name);
+        let used: BTreeSet<_> = all.iter().filter_map(|node| node.file.clone()).collect();
+        all.retain(|node| node.is_owned || used.contains(&node.name));
     }
 }
 
@@ -72,11 +112,6 @@ impl Node {
     /// The name of its file or export, as the block layer takes it.
     pub(super) fn object(&self) -> &str {
         &self.object.name
-    }
-
-    /// Records the job that has it as its target.
-    pub(super) fn becomes_target_of(&self, job: &str) {
-        *self.job.borrow_mut() = Some(job.to_owned());
     }
 
     /// Fails if the node cannot be written by a job on this drive.
@@ -218,13 +253,20 @@ impl Control {
             check_members(inner)?;
             let number = self.nodes.unnamed.replace(self.nodes.unnamed.get() + 1);
             let inner_name = inner.node_name.clone().unwrap_or_else(|| format!("#node{number:03}"));
-            new.push(self.describe_node(inner_name, inner, &new).await?);
+            let inner = self.describe_node(inner_name, inner, &new).await?;
+            new.push(Node { is_owned: false, ..inner });
         }
         let node = self.describe_node(name, &options, &new).await?;
         new.push(node);
         // Another client may have taken a name meanwhile.
         if let Some(node) = new.iter().find(|node| self.nodes.find(&node.name).is_some()) {
             return Err(Error::generic(format!("Duplicate nodes with node-name='{}'", node.name)));
+        }
+        // Or have removed the file's node.
+        for file in new.iter().filter_map(|node| node.file.as_ref()) {
+            if self.nodes.find(file).is_none() && !new.iter().any(|node| node.name == *file) {
+                return Err(no_device_or_node(file, file));
+            }
         }
         self.nodes.all.borrow_mut().extend(new.into_iter().map(Rc::new));
         Ok(())
@@ -304,7 +346,17 @@ impl Control {
                 format!("{path}: records the backing file '{backing}', which 'backing': null would hide");
             return Err(Error::generic(text));
         }
-        Ok(Node { name, driver, object, file: file_name, read_only, info, job: RefCell::default() })
+        Ok(Node {
+            name,
+            driver,
+            object,
+            file: file_name,
+            is_owned: true,
+            read_only,
+            info,
+            job: Cell::default(),
+            taken: Cell::default(),
+        })
     }
 
     /// Reads the head of a node's image, on the thread of a disk: the main loop opens no images.
@@ -322,18 +374,20 @@ impl Control {
         })
     }
 
-    /// Fails if a disk runs on the node, or a job has it as its target.
-    pub(super) async fn check_unused(&self, node: &Node) -> Result<()> {
-        let in_use = || Err(Error::generic(format!("Node {} is in use", node.name)));
-        if self.node(&node.name).await?.is_some() {
-            return in_use();
+    /// Takes a node for a command.
+    ///
+    /// # Errors
+    /// If a job has it as its target, or is being started with it, fails with the kind of that job as far as
+    /// it is known; with `None` if another command has it.
+    pub(super) fn take_node(&self, node: Rc<Node>) -> std::result::Result<Taken, Option<JobKind>> {
+        let jobs = &self.reports.jobs;
+        if let Some(job) = node.job.get().filter(|job| jobs.is_active(*job)) {
+            return Err(jobs.kind(job));
         }
-        let job = node.job.borrow().clone();
-        let active = |job: &block::job::Info| !matches!(job.status, Status::Concluded | Status::Null);
-        match job {
-            Some(id) if self.all_jobs().await?.iter().any(|job| job.id == id && active(job)) => in_use(),
-            _ => Ok(()),
+        if node.taken.replace(true) {
+            return Err(None);
         }
+        Ok(Taken(node))
     }
 }
 
@@ -345,22 +399,24 @@ impl NodeCommands for Control {
 
     async fn blockdev_del(&self, arguments: BlockdevDel) -> Result<Empty> {
         let name = arguments.node_name;
-        let Some(node) = self.nodes.find(&name) else {
-            if let Some((drive, above)) = self.node(&name).await? {
-                let above = above.unwrap_or_else(|| drive.options.id.clone());
-                let text = format!("Node '{name}' is busy: node is used as backing hd of '{above}'");
-                return Err(Error::generic(text));
-            }
+        // Taken before the look at the chains: a job that ends meanwhile cannot move its disk there unseen.
+        let taken = self.nodes.find(&name).map(|node| self.take_node(node));
+        match self.node(&name).await? {
+            Some((_, None)) => return Err(in_use(&name)),
+            Some((_, Some(above))) => return Err(behind(&name, &above)),
+            None => {}
+        }
+        let Some(taken) = taken else {
             return Err(Error::generic(format!("Failed to find node with node-name='{name}'")));
         };
-        self.check_unused(&node).await?;
-        let mut all = self.nodes.all.borrow_mut();
-        if all.iter().any(|other| other.file.as_ref() == Some(&name)) {
+        let node = taken.map_err(|_| in_use(&name))?;
+        if !node.is_owned {
+            return Err(Error::generic(format!("Node {name} is not owned by the monitor")));
+        }
+        if self.nodes.all.borrow().iter().any(|other| other.file.as_ref() == Some(&name)) {
             return Err(Error::generic(format!("Block device {name} is in use")));
         }
-        // What was described inside of it has no other owner.
-        let inner = node.file.clone().filter(|file| file.starts_with('#'));
-        all.retain(|other| other.name != name && Some(&other.name) != inner.as_ref());
+        self.nodes.remove(&name);
         Ok(Empty {})
     }
 }

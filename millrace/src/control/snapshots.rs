@@ -50,7 +50,7 @@ impl Control {
             let abandon = |Step { what, step, .. }: Step| async move {
                 step.abandon().await;
                 if let What::Job(id) = what {
-                    self.abandon_copy(&id);
+                    self.reports.jobs.remove(&id);
                 }
             };
             join_all(steps.into_iter().map(abandon)).await;
@@ -65,7 +65,7 @@ impl Control {
                     Ok(())
                 }
                 (What::Job(id), Err(e)) => {
-                    self.abandon_copy(&id);
+                    self.reports.jobs.remove(&id);
                     Err(generic(e))
                 }
                 (_, result) => result.map(drop).map_err(generic),
@@ -120,7 +120,7 @@ impl Control {
         match planned.prepare_on_disk().await {
             Ok(step) => Ok(Step { drive, what: What::Job(id), step }),
             Err(e) => {
-                self.abandon_copy(&id);
+                self.reports.jobs.remove(&id);
                 Err(generic(e))
             }
         }

@@ -42,6 +42,14 @@ fn commands(folder: &Path) -> Vec<(&'static str, Value)> {
         add(
             json!({"driver": "qcow2", "file": {"driver": "file", "filename": file("small")}, "node-name": "sm"}),
         ),
+        add(json!({"driver": "raw", "node-name": "in", "read-only": true,
+                   "file": {"driver": "file", "filename": file("inner"), "node-name": "inf", "read-only": true}})),
+        del("inf"),
+        add(json!({"driver": "raw", "file": "inf", "node-name": "in2", "read-only": true})),
+        del("in"),
+        del("inf"),
+        del("in2"),
+        del("inf"),
         del("none"),
         del("tf"),
         del("n1"),
@@ -98,7 +106,7 @@ fn converse(
 fn nodes_are_described_and_refused_as_by_qemu() -> Result<(), Failure> {
     let make = |stage: &Stage| -> Result<(), Failure> {
         chain(stage)?;
-        for (name, size) in [("t", "16M"), ("small", "8M")] {
+        for (name, size) in [("t", "16M"), ("small", "8M"), ("inner", "8M")] {
             let path = stage.path(name).display().to_string();
             check(stage.images.image(&["create", "-f", "qcow2", &path, size])?.status.success(), name)?;
         }
@@ -120,7 +128,7 @@ fn nodes_are_described_and_refused_as_by_qemu() -> Result<(), Failure> {
         }
     })?;
     assert_eq!(ours, theirs);
-    assert_eq!(ours.iter().filter(|line| line.ends_with("{}")).count(), 5, "{ours:?}");
+    assert_eq!(ours.iter().filter(|line| line.ends_with("{}")).count(), 9, "{ours:?}");
     let after = vm.qmp.execute_json("query-named-block-nodes", Value::Null)?;
     assert_eq!(after.as_array().map(Vec::len), Some(CHAIN.len()), "{after}");
     vm.quit()

@@ -6,6 +6,7 @@ mod conversation;
 mod counters;
 mod errors;
 mod map;
+mod nodes;
 mod order;
 mod python;
 mod snapshot;
