@@ -14,7 +14,7 @@ use std::time::Duration;
 use executor::sync::Semaphore;
 
 use super::Disk;
-use crate::format::{Content, Kind};
+use crate::format::Content;
 use crate::image::node::Node;
 use crate::storage::changes::Changes;
 use crate::{Error, ErrorKind, Result};
@@ -104,7 +104,7 @@ impl Default for Clusters {
 impl Clusters {
     /// A guest's write to `leaf` has ended, whether or not it succeeded.
     pub(super) fn written(&self, leaf: &Node, range: Range<u64>) {
-        let unit = if leaf.kind() == Kind::Raw { RAW_CELL } else { leaf.cluster_size() };
+        let unit = if leaf.kind().has_metadata() { leaf.cluster_size() } else { RAW_CELL };
         // Where nothing is new, the cluster was written before, and stays what it is unless it is allocated
         // again, under a lock that notes it.
         if let Some(new) = self.written.borrow_mut().set(range, leaf.size(), unit) {
@@ -115,7 +115,7 @@ impl Clusters {
     /// A guest has zeroed or discarded a range of `leaf`.
     pub(super) fn zeroed(&self, leaf: &Node, range: Range<u64>) {
         // A raw image is written in place, without a lock. So its next write must count as new.
-        if leaf.kind() == Kind::Raw {
+        if !leaf.kind().has_metadata() {
             self.written.borrow_mut().clear(range);
         } else {
             self.written(leaf, range);
@@ -247,7 +247,7 @@ impl Disk {
     async fn state(&self, leaf: &Rc<Node>, at: u64, len: u64) -> Result<(State, u64)> {
         let run = leaf.format().map(at, len).await?;
         let (is_data, len) = match run.content {
-            Content::Data(host) if leaf.kind() == Kind::Raw => {
+            Content::Data(host) if !leaf.kind().has_metadata() => {
                 let extent = leaf.storage().map(host, run.len).await?;
                 (extent.data, extent.len)
             }
@@ -281,7 +281,7 @@ fn cell_size(leaf: &Node, wanted: Option<u64>) -> Result<u64> {
         let text = format!("cell-size {size} is not a power of two of at least {SMALLEST_CELL}");
         return Err(Error::new(ErrorKind::Invalid, text));
     }
-    let mut size = if leaf.kind() == Kind::Raw { RAW_CELL } else { leaf.cluster_size() };
+    let mut size = if leaf.kind().has_metadata() { leaf.cluster_size() } else { RAW_CELL };
     while leaf.size().div_ceil(size) > MOST_CELLS {
         size *= 2;
     }

@@ -80,8 +80,8 @@ impl Disk {
         if self.read_only() {
             return Err(Error::new(ErrorKind::Unsupported, READ_ONLY));
         }
-        if overlay.format == Kind::Raw {
-            let text = "Backing file not supported for file format 'raw'";
+        if !overlay.format.has_backing() {
+            let text = format!("Backing file not supported for file format '{}'", overlay.format);
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let leaf = self.leaf();

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 
 use crate::disk::Disk;
 use crate::disk::switch::DEADLINE;
-use crate::format::{Format, Kind};
+use crate::format::Kind;
 use crate::image::chain;
 use crate::image::node::Node;
 use crate::storage::{Source, Storage};
@@ -105,7 +105,7 @@ pub struct Medium {
 /// Returns the leaf of a drive without a medium.
 pub(crate) async fn no_medium() -> Result<Rc<Node>> {
     let storage: Rc<dyn Storage> = Rc::new(Nothing);
-    let format = Format::open(storage.clone(), Kind::Raw, false).await?;
+    let format = Kind::Raw.driver().open(storage.clone(), false).await?;
     Ok(Node::new(format, storage, None, None, false))
 }
 

@@ -35,6 +35,7 @@ use crate::{Buf, Error, ErrorKind, Result};
 pub(crate) mod check;
 mod commit;
 pub(crate) mod create;
+pub(super) mod driver;
 pub(crate) mod header;
 mod mapping;
 mod resize;

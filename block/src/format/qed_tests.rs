@@ -144,7 +144,7 @@ fn options_out_of_bounds_are_refused() {
             (qed(&|w| w.table_size = Some(32)), "table_size"),
             (qed(&|w| w.size = Some((1 << 30) + 1)), "1073741824 bytes"),
             (qed(&|w| w.size = Some(u64::MAX)), "1073741824 bytes"),
-            (qed(&|w| w.extended_l2 = Some(true)), "options of qcow2"),
+            (qed(&|w| w.extended_l2 = Some(true)), "extended_l2: not an option of qed"),
         ];
         for (options, text) in cases {
             let error = image::create(&*files, "image", Kind::Qed, &options).await.err().unwrap();

@@ -108,7 +108,7 @@ impl Access {
     fn lock(self, kind: Kind) -> Lock {
         match self {
             Access::Write => Lock::Leaf,
-            Access::Look { share } if share || kind == Kind::Raw => Lock::Look,
+            Access::Look { share } if share || !kind.has_metadata() => Lock::Look,
             Access::Read | Access::Look { .. } => Lock::Backing,
         }
     }
@@ -135,13 +135,13 @@ pub(crate) async fn open_over(
     kind: Kind,
     running: &Rc<Node>,
 ) -> Result<Option<Rc<Node>>> {
-    if kind == Kind::Raw {
+    if !kind.has_backing() {
         return Ok(None);
     }
     let storage = opener.open(name, true).await?;
     let using = Use::begin(&*storage, true)?;
     take_lock(&*storage, Lock::Leaf).await?;
-    let image = Format::open(storage.clone(), kind, true).await?;
+    let image = kind.driver().open(storage.clone(), true).await?;
     let Some(backing) = image.backing() else { return Ok(None) };
     if !is_same(opener, name, &backing.name, running).await? {
         return Ok(None);
@@ -149,8 +149,7 @@ pub(crate) async fn open_over(
     refuse_longer(name, running.depth() + 1)?;
     let recorded = match &backing.format {
         Some(format) if format != running.kind().name() => format,
-        // QED records only whether it is raw.
-        None if kind == Kind::Qed && running.kind() == Kind::Raw => "not raw",
+        None if kind.driver().records_only_raw() && running.kind() == Kind::Raw => "not raw",
         _ => return Ok(Some(Node::new(image, storage, Some(running.clone()), Some(using), true))),
     };
     let text = format!("{name}: records its backing file as {recorded}, but it runs as {}", running.kind());
@@ -223,7 +222,7 @@ pub(crate) async fn refuse_over(
 /// An image of a chain that is being opened.
 struct Opened {
     name: String,
-    format: Format,
+    format: Rc<dyn Format>,
     using: Option<Use>,
     storage: Rc<dyn Storage>,
 }
@@ -251,7 +250,7 @@ async fn open_at(opener: &dyn Opener, name: &str, kind: Kind, access: Access) ->
         }
         let using = access.begin(&*storage)?;
         take_lock(&*storage, access.lock(kind)).await?;
-        let format = Format::open(storage.clone(), kind, writable).await.map_err(blame)?;
+        let format = kind.driver().open(storage.clone(), writable).await.map_err(blame)?;
         if let Some(record) = format.backing() {
             let path = resolve(&name, &record.name)?;
             let kind = backing_kind(opener, &name, kind, &record, &path).await?;
@@ -278,7 +277,7 @@ async fn backing_kind(
     let blame = |e: Error| e.context(format!("backing file of {name}"));
     match &record.format {
         Some(format) => format.parse().map_err(blame),
-        None if kind == Kind::Qed => {
+        None if kind.driver().records_only_raw() => {
             let storage = opener.open(path, false).await.map_err(blame)?;
             Kind::probe(&*storage).await.map_err(blame)?.ok_or_else(|| {
                 let text = format!("{name}: its backing file {path} is neither qcow2 nor QED, and the image does not record it as raw");

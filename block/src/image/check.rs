@@ -1,6 +1,6 @@
 //! Checks and repairs an image's metadata, like `qemu-img check`.
 
-use crate::format::{Kind, qcow2, qed};
+use crate::format::Kind;
 pub use crate::format::{Repair, Report};
 use crate::storage::{Lock, Opener};
 use crate::{Error, ErrorKind, Result};
@@ -30,17 +30,13 @@ async fn check_under(
     repair: Option<Repair>,
     lock: Lock,
 ) -> Result<Report> {
-    if kind == Kind::Raw {
+    if !kind.has_metadata() {
         let text = format!("{name}: the format {kind} does not support checks");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     let storage = opener.open(name, repair.is_some()).await?;
     storage.lock(lock)?;
-    let checked = match kind {
-        Kind::Qed => qed::check::check(&*storage, repair).await,
-        _ => qcow2::check::check(&storage, repair).await,
-    };
-    checked.map_err(|e| match e.kind() {
+    kind.driver().check(&storage, repair).await.map_err(|e| match e.kind() {
         ErrorKind::Io | ErrorKind::NoSpace => e,
         _ => e.context(name),
     })

@@ -4,18 +4,18 @@
 //! its end. The zeros are made durable first and the size last, so that a power cut in between leaves
 //! the old size.
 
+use crate::Result;
 use crate::format::Content;
 use crate::image::node::Node;
 use crate::turns::Turns;
-use crate::{Kind, Result};
 
 impl Node {
     /// Grows the image's disk to `size` bytes, more than now. When this returns, the size is durable.
     pub(crate) async fn grow(&self, size: u64) -> Result<()> {
         let old = self.size();
         self.format().make_room(size).await?;
-        // A raw image's file ends with the disk, so nothing is behind its end.
-        if self.kind() != Kind::Raw {
+        // Without metadata the file ends with the disk, so nothing is behind its end.
+        if self.kind().has_metadata() {
             // Beyond this the backing file has nothing that could show through.
             let covered = self.backing().map_or(old, |backing| backing.size().clamp(old, size));
             let turns = Turns::default();

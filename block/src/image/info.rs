@@ -91,7 +91,7 @@ impl Node {
 /// `Locked` if another process is writing the image and may change its header. Raw images have none, so
 /// others may write them.
 pub async fn info(opener: &dyn Opener, name: &str, kind: Kind) -> Result<Info> {
-    info_under(opener, name, kind, if kind == Kind::Raw { Lock::Look } else { Lock::Backing }).await
+    info_under(opener, name, kind, if kind.has_metadata() { Lock::Backing } else { Lock::Look }).await
 }
 
 /// Reads the header of an image that another process may be writing.

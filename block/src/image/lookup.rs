@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::node::Node;
 use crate::Result;
-use crate::format::{Content, Kind};
+use crate::format::Content;
 use crate::turns::Turns;
 
 /// A run of the disk, as its chain maps it.
@@ -44,7 +44,7 @@ impl Node {
             }
             let run = node.format().map(offset, len.min(node.size() - offset)).await?;
             let (data, allocated) = match (run.content, node.backing()) {
-                (Content::Data(host), _) if node.kind() == Kind::Raw => {
+                (Content::Data(host), _) if !node.kind().has_metadata() => {
                     let extent = node.storage().map(host, run.len).await?;
                     return Ok(Run { len: extent.len, data: extent.data, depth, allocated: true });
                 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::Result;
-use crate::format::{Content, Kind};
+use crate::format::Content;
 use crate::image::node::Node;
 
 /// A run of the disk whose content comes from one image of the chain in one way.
@@ -83,7 +83,7 @@ async fn piece(leaf: &Rc<Node>, start: u64, mut length: u64) -> Result<Piece> {
             file: node.name().to_owned(),
         };
         match run.content {
-            Content::Data(host) if node.kind() == Kind::Raw => {
+            Content::Data(host) if !node.kind().has_metadata() => {
                 let extent = node.storage().map(host, run.len).await?;
                 (piece.length, piece.data, piece.zero) = (extent.len, extent.data, !extent.data);
                 piece.offset = Some(host);

@@ -33,7 +33,7 @@ pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub struct Node {
     /// See [`Node::node_name`].
     node_name: RefCell<String>,
-    format: Format,
+    format: Rc<dyn Format>,
     backing: RefCell<Option<Rc<Node>>>,
     /// Locks on clusters that are being allocated, populated or zeroed. Requests in place take none.
     locks: Rc<RangeLocks>,
@@ -51,7 +51,7 @@ pub struct Node {
 
 impl Node {
     pub(crate) fn new(
-        format: Format,
+        format: Rc<dyn Format>,
         storage: Rc<dyn Storage>,
         backing: Option<Rc<Node>>,
         using: Option<Use>,
@@ -118,8 +118,8 @@ impl Node {
         &self.storage
     }
 
-    pub(crate) fn format(&self) -> &Format {
-        &self.format
+    pub(crate) fn format(&self) -> &dyn Format {
+        &*self.format
     }
 
     pub(crate) fn set_backing(&self, backing: Option<Rc<Node>>) {

@@ -32,7 +32,7 @@ use crate::image::chain;
 use crate::image::copy::{Populated, Stopped, copy_over};
 use crate::image::node::Node;
 use crate::turns::Turns;
-use crate::{Buf, Error, ErrorKind, Kind, Result};
+use crate::{Buf, Error, ErrorKind, Result};
 
 /// The longest range whose allocation is looked up before the job may rest, in bytes; a power of two.
 const LOOK: u64 = 64 << 20;
@@ -106,7 +106,7 @@ impl Disk {
             self.create_target(target, behind.as_ref(), leaf).await?;
         }
         let over = match &behind {
-            Some(node) if *format != Kind::Raw => {
+            Some(node) if format.has_backing() => {
                 let backing = self.inspect(name, *format, true).await?.backing;
                 match backing {
                     Some(backing) if chain::is_same(&*self.opener, name, &backing, node).await? => {

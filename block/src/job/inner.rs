@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use crate::disk::Disk;
 use crate::disk::switch::DEADLINE;
-use crate::format::Format;
 use crate::image::node::Node;
 use crate::storage::in_use::Use;
 use crate::storage::{Lock, Storage};
@@ -57,7 +56,7 @@ impl Disk {
             using.begin_writing(old.name())?;
         }
         storage.lock_after(&**old.storage(), Lock::Leaf)?;
-        let format = Format::open(storage.clone(), old.kind(), true).await?;
+        let format = old.kind().driver().open(storage.clone(), true).await?;
         let new = Node::new(format, storage.clone(), None, None, true);
         new.set_node_name(&old.node_name());
         // Reads through the old node must end first: it does not notice changes to the file.

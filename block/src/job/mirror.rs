@@ -142,7 +142,7 @@ impl Disk {
         behind: Option<&Rc<Node>>,
         leaf: &Node,
     ) -> Result<()> {
-        refuse_raw_over(target.format, behind)?;
+        refuse_over(target.format, behind)?;
         let backing = match behind {
             Some(node) => Some((self.opener.absolute(node.name())?, node.kind())),
             None => None,
@@ -161,7 +161,7 @@ impl Disk {
             Sync::None => Some(leaf.clone()),
         };
         // Also for one that exists, since it would have to record its backing file.
-        refuse_raw_over(*format, behind.as_ref())?;
+        refuse_over(*format, behind.as_ref())?;
         if !existing {
             self.create_target(&mirror.target, behind.as_ref(), leaf).await?;
         }
@@ -180,10 +180,10 @@ impl Disk {
     }
 }
 
-/// Fails with QEMU's text if a raw image is to have a backing file.
-fn refuse_raw_over(format: Kind, behind: Option<&Rc<Node>>) -> Result<()> {
-    if behind.is_some() && format == Kind::Raw {
-        let text = "Backing file not supported for file format 'raw'";
+/// Fails with QEMU's text if an image of a format without backing files is to have a backing file.
+fn refuse_over(format: Kind, behind: Option<&Rc<Node>>) -> Result<()> {
+    if behind.is_some() && !format.has_backing() {
+        let text = format!("Backing file not supported for file format '{format}'");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())

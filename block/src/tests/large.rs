@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::Buf;
-use crate::format::Format;
 use crate::io::{Aio, Engine};
 use crate::storage::HostOpener;
 
@@ -11,10 +10,7 @@ const TIB: u64 = 1 << 40;
 const MOST: u64 = 32 << 20;
 
 fn memory(disk: &Disk) -> u64 {
-    match disk.leaf().format() {
-        Format::Qcow2(qcow2) => qcow2.memory(),
-        _ => 0,
-    }
+    disk.leaf().format().memory()
 }
 
 #[test]

@@ -8,37 +8,6 @@ use block::image::{Create, Preallocation};
 use super::super::Failure;
 use super::super::options;
 
-/// Returns the keys of `-o` that a format knows, with their descriptions.
-fn keys(kind: Kind) -> &'static [(&'static str, &'static str)] {
-    const SIZE: (&str, &str) = ("size", "size of the disk; K, M, G and T are powers of 1024");
-    const BACKING_FILE: (&str, &str) = ("backing_file", "the backing file, as the image will record it");
-    const BACKING_FORMAT: (&str, &str) = ("backing_fmt", "the backing file's format: raw, qcow2 or qed");
-    const CLUSTER_SIZE: (&str, &str) = ("cluster_size", "the unit of allocation in bytes");
-    match kind {
-        Kind::Raw => &[("preallocation", "off, falloc or full"), SIZE],
-        Kind::Qcow2 => &[
-            BACKING_FILE,
-            BACKING_FORMAT,
-            CLUSTER_SIZE,
-            ("compat", "1.1, or 0.10 for readers older than QEMU 1.1"),
-            ("compression_type", "compression of clusters: zlib or zstd"),
-            ("extended_l2", "on or off: allocate each cluster in 32 subclusters"),
-            ("lazy_refcounts", "on or off: let other programs delay updates of reference counts"),
-            ("preallocation", "off, metadata, falloc or full"),
-            ("refcount_bits", "width of reference counts in bits: 1, 2, 4, 8, 16, 32 or 64"),
-            SIZE,
-        ],
-        Kind::Qed => &[
-            BACKING_FILE,
-            BACKING_FORMAT,
-            CLUSTER_SIZE,
-            ("preallocation", "off"),
-            SIZE,
-            ("table_size", "size of a table in clusters: 1, 2, 4, 8 or 16"),
-        ],
-    }
-}
-
 /// Returns true if the options ask for a list of the options, as with `qemu-img`.
 pub(super) fn is_help(options: &[String]) -> bool {
     options.iter().any(|list| list == "help" || list == "?")
@@ -47,7 +16,7 @@ pub(super) fn is_help(options: &[String]) -> bool {
 /// Prints the options of a format, one per line.
 pub(super) fn print_help(kind: Kind) {
     println!("Options of {kind}:");
-    for (key, text) in keys(kind) {
+    for (key, text) in kind.create_options() {
         println!("  {key:<17} {text}");
     }
 }
@@ -64,8 +33,9 @@ pub(super) fn options(
     let mut given = BTreeSet::new();
     for list in lists {
         for (key, value) in options::pairs(list)? {
-            if !keys(kind).iter().any(|(known, _)| *known == key) {
-                let known: Vec<_> = keys(kind).iter().map(|(known, _)| *known).collect();
+            let known = kind.create_options();
+            if !known.iter().any(|(known, _)| *known == key) {
+                let known: Vec<_> = known.iter().map(|(known, _)| *known).collect();
                 return Err(format!("-o {key}: not an option of {kind}, which has {}", known.join(", ")));
             }
             if !given.insert(key.clone()) {
@@ -103,7 +73,7 @@ pub(super) fn options(
                 "backing_file" => file = Some(value),
                 // The key is known, so only backing_fmt is left.
                 _ => {
-                    let formats = [Kind::Raw, Kind::Qcow2, Kind::Qed].map(|kind| (kind.name(), kind));
+                    let formats: Vec<_> = Kind::ALL.iter().map(|kind| (kind.name(), *kind)).collect();
                     format = Some(one_of(&key, &value, &formats)?);
                 }
             }

@@ -1,18 +1,14 @@
 //! New qcow2 images.
 
 use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES, compatible, incompatible};
-use crate::format::Backing;
+use super::preallocate::Layout;
+use crate::format::{Backing, Preallocation};
 use crate::storage::Storage;
 use crate::{Buf, Error, ErrorKind, Result};
 
-pub(crate) mod preallocate;
-
-use preallocate::Layout;
-pub use preallocate::Preallocation;
-
 /// The options of a new image.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Size of the disk in bytes; rounded up to 512.
     pub size: u64,
     /// Allocation unit in bytes: a power of two from 512 to 2 MiB.
@@ -37,7 +33,7 @@ pub struct Options {
 
 impl Options {
     /// The default options, for a disk of `size` bytes.
-    pub fn new(size: u64) -> Self {
+    pub(crate) fn new(size: u64) -> Self {
         Options {
             size,
             cluster_size: 64 << 10,

@@ -113,7 +113,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// See [`crate::format::Format::check_backing`].
+    /// See [`crate::format::Format::has_room_for`].
     pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
         self.plan_backing(backing).await.map(drop)
     }

@@ -119,7 +119,7 @@ impl Qed {
         Ok(())
     }
 
-    /// See [`crate::format::Format::check_backing`].
+    /// See [`crate::format::Format::has_room_for`].
     pub(crate) async fn check_backing(&self, backing: &Backing) -> Result<()> {
         self.name_place(backing).await.map(drop)
     }

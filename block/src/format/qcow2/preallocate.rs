@@ -1,23 +1,10 @@
 //! Clusters that a new image has from the start (qcow2's creation option `preallocation`).
 
-use super::super::COPIED;
-use super::super::header::Header;
+use super::COPIED;
+use super::header::Header;
+use crate::format::create::Preallocation;
 use crate::storage::{Storage, write_zeros};
 use crate::{Buf, Result};
-
-/// The clusters that a new image has before anything is written to it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Preallocation {
-    /// None.
-    #[default]
-    Off,
-    /// Every cluster has its place in the file, which is sparse.
-    Metadata,
-    /// As `Metadata`, and the file system reserves space for them.
-    Falloc,
-    /// As `Metadata`, and they are written with zeros.
-    Full,
-}
 
 /// The numbers of preallocated clusters: first tables, then data.
 #[derive(Clone, Copy, Default)]
@@ -69,14 +56,5 @@ impl Layout {
             Preallocation::Full => write_zeros(storage, data..end).await,
             _ => Ok(()),
         }
-    }
-}
-
-/// Preallocates the space of a raw image.
-pub(crate) async fn raw(storage: &dyn Storage, size: u64, kind: Preallocation) -> Result<()> {
-    match kind {
-        Preallocation::Falloc if size > 0 && !storage.is_fixed() => storage.allocate(0, size).await,
-        Preallocation::Full => write_zeros(storage, 0..size).await,
-        _ => Ok(()),
     }
 }
