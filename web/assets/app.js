@@ -75,7 +75,7 @@ function showState() {
   by("copy-panel").hidden = !may("copy");
   const ports = (all.chardevs ?? []).filter((port) => /^(disconnected:)?unix:/.test(port.filename));
   choose(by("console-port"), ports.map((port) => port.label));
-  by("console-panel").hidden = !ports.length || !hello.control;
+  by("console-panel").hidden = !ports.length;
   by("screen-panel").hidden = !all.vnc?.enabled || !hello.control;
 }
 
@@ -243,7 +243,7 @@ const tell = (id) => (text) => { by(id).textContent = text; };
 by("console-open").onclick = async () => {
   endConsole?.();
   const { openConsole } = await import("./terminal.js");
-  try { endConsole = await openConsole(link, machine(), by("console-port").value, by("console"), tell("console-text")); } catch (error) { tell("console-text")(error.message); }
+  try { endConsole = await openConsole(link, machine(), by("console-port").value, by("console"), Boolean(hello.control), tell("console-text")); } catch (error) { tell("console-text")(error.message); }
 };
 by("screen-open").onclick = async () => {
   endScreen?.();

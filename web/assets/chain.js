@@ -12,7 +12,9 @@ export function showChain(panel, disk, state) {
     return;
   }
   const parts = [];
-  const job = (state.jobs ?? []).find((job) => job.id === disk.device || job.id.includes(disk.device));
+  // A job's id says which disk it works on only if nobody has chosen it: if there is one disk, it is that one.
+  const alone = (state.disks ?? []).filter((disk) => disk.device).length === 1;
+  const job = (state.jobs ?? []).find((job) => alone || job.id === disk.device);
   for (let depth = 0; image; depth += 1, image = image["backing-image"]) {
     if (depth) {
       const moving = depth === 1 && job && job.status === "running";

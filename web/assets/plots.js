@@ -5,12 +5,24 @@ import { bytes, time } from "./text.js";
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const KEPT = 6000;
+/** Powers of ten, for a logarithmic axis. */
+const tens = (_, __, low, high) => {
+  const all = [];
+  for (let at = Math.floor(Math.log10(low)); at <= Math.log10(high) + 1e-9; at += 1) if (10 ** at >= low * 0.999) all.push(10 ** at);
+  return all;
+};
+/** Powers of two, as steps of an axis of bytes. */
+const TWOS = Array.from({ length: 50 }, (_, power) => 2 ** power);
+const clock = (_, all) => all.map((at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour12: false }));
+/** Words for a value below a cursor, or a dash if there is none. */
+const shown = (say) => (_, value) => (value === null || value === undefined ? "–" : say(value));
 const axis = (more = {}) => ({ stroke: () => css("--soft"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line") }, ...more });
 
 /** A plot that follows its element's width. */
 function plot(place, options, data) {
-  const made = new uPlot({ width: place.clientWidth || 300, height: 200, ...options }, data, place);
-  new ResizeObserver(() => made.setSize({ width: place.clientWidth, height: 200 })).observe(place);
+  const height = options.height ?? 200;
+  const made = new uPlot({ width: place.clientWidth || 300, height, ...options }, data, place);
+  new ResizeObserver(() => { if (place.clientWidth) made.setSize({ width: place.clientWidth, height }); }).observe(place);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => made.redraw());
   return made;
 }
@@ -23,6 +35,7 @@ function marks(list) {
         const context = u.ctx;
         context.save();
         context.font = `${11 * devicePixelRatio}px sans-serif`;
+        let row = 0, end = -Infinity;
         for (const { at, text, color } of list()) {
           const x = u.valToPos(at, "x", true);
           if (x < u.bbox.left || x > u.bbox.left + u.bbox.width) continue;
@@ -32,7 +45,12 @@ function marks(list) {
           context.moveTo(x, u.bbox.top);
           context.lineTo(x, u.bbox.top + u.bbox.height);
           context.stroke();
-          context.fillText(text, Math.min(x + 4, u.bbox.left + u.bbox.width - 90 * devicePixelRatio), u.bbox.top + 12 * devicePixelRatio);
+          // Words that would lie over those before go into the next of four rows.
+          const width = context.measureText(text).width, left = Math.min(x + 4, u.bbox.left + u.bbox.width - width);
+          row = left < end ? (row + 1) % 4 : 0;
+          end = Math.max(row ? end : 0, left + width + 8);
+          context.textAlign = "left";
+          context.fillText(text, left, u.bbox.top + (12 + 13 * row) * devicePixelRatio);
         }
         context.restore();
       },
@@ -50,18 +68,20 @@ export class Timeline {
     const sync = { key: "time" };
     this.#latency = plot(latency, {
       scales: { x, y: { distr: 3 } },
-      axes: [axis(), axis({ size: 70, values: (_, all) => all.map((v) => (v === null ? "" : time(v))) })],
-      series: [{}, { label: "p50", stroke: () => css("--data"), width: 1.5, value: (_, v) => time(v ?? NaN) },
-        { label: "p99", stroke: () => css("--moving"), width: 1.5, value: (_, v) => time(v ?? NaN) },
-        { label: "longest", stroke: () => css("--written"), width: 1, dash: [3, 3], value: (_, v) => time(v ?? NaN) }],
+      axes: [axis({ values: clock, space: 80 }), axis({ size: 70, splits: tens, values: (_, all) => all.map(time) })],
+      series: [{ value: shown((at) => clock(null, [at])[0]) },
+        { label: "p50", stroke: () => css("--data"), width: 1.5, value: shown(time) },
+        { label: "p99", stroke: () => css("--moving"), width: 1.5, value: shown(time) },
+        { label: "longest", stroke: () => css("--written"), width: 1, dash: [3, 3], value: shown(time) }],
       bands: [{ series: [2, 1], fill: () => `${css("--data")}22` }],
       cursor: { sync }, plugins: [marks(() => this.#marks)],
     }, [[], [], [], []]);
     this.#rate = plot(rate, {
       scales: { x, y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
-      axes: [axis(), axis({ size: 70, values: (_, all) => all.map((v) => `${bytes(v)}/s`) })],
-      series: [{}, { label: "read", stroke: () => css("--data"), width: 1.5, value: (_, v) => `${bytes(v ?? 0)}/s` },
-        { label: "written", stroke: () => css("--written"), width: 1.5, value: (_, v) => `${bytes(v ?? 0)}/s` }],
+      axes: [axis({ values: clock, space: 80 }), axis({ size: 80, incrs: TWOS, values: (_, all) => all.map((v) => `${bytes(v)}/s`) })],
+      series: [{ value: shown((at) => clock(null, [at])[0]) },
+        { label: "read", stroke: () => css("--data"), width: 1.5, value: shown((v) => `${bytes(v)}/s`) },
+        { label: "written", stroke: () => css("--written"), width: 1.5, value: shown((v) => `${bytes(v)}/s`) }],
       cursor: { sync }, plugins: [marks(() => this.#marks)],
     }, [[], [], []]);
   }
@@ -99,7 +119,7 @@ export class Timeline {
       this.#rate.setData([x, read, written]);
       const last = x.length - 1;
       this.#words.textContent = last < 0 ? "No request in the last ten minutes."
-        : `Last: p50 ${time(p50[last] ?? NaN)}, p99 ${time(p99[last] ?? NaN)}, longest ${time(max[last] ?? NaN)}; read ${bytes(read[last])}/s, written ${bytes(written[last])}/s.`;
+        : `Last: ${p50[last] === null ? "no read or write" : `p50 ${time(p50[last])}, p99 ${time(p99[last])}, longest ${time(max[last])}`}; read ${bytes(read[last])}/s, written ${bytes(written[last])}/s.`;
     });
   }
 }
@@ -110,11 +130,11 @@ export class Flight {
 
   constructor(place, words) {
     this.#words = words;
-    const dots = (color) => ({ stroke: () => css(color), paths: () => null, points: { show: true, size: 4, fill: () => css(color) } });
+    const dots = (color) => ({ stroke: () => css(color), paths: () => null, points: { show: true, size: 4, fill: () => css(color) }, value: shown(time) });
     this.#plot = plot(place, {
-      height: 240, scales: { x: { time: false }, y: { distr: 3 } },
-      axes: [axis({ values: (_, all) => all.map((v) => `${v} ms`) }), axis({ size: 70, values: (_, all) => all.map((v) => (v === null ? "" : time(v))) })],
-      series: [{ value: (_, v) => `${v?.toFixed(3)} ms` }, { label: "read", ...dots("--data") }, { label: "write", ...dots("--written") }, { label: "flush", ...dots("--moving") }, { label: "discard", ...dots("--zero") }],
+      height: 240, scales: { x: { time: false, range: [-50, 50] }, y: { distr: 3 } },
+      axes: [axis({ values: (_, all) => all.map((v) => `${v} ms`) }), axis({ size: 70, splits: tens, values: (_, all) => all.map(time) })],
+      series: [{ label: "After the switch", value: shown((v) => `${v.toFixed(3)} ms`) }, { label: "read", ...dots("--data") }, { label: "write", ...dots("--written") }, { label: "flush", ...dots("--moving") }, { label: "discard", ...dots("--zero") }],
       plugins: [marks(() => [{ at: 0, text: "switch", color: "--warn" }])],
     }, [[], [], [], [], []]);
   }

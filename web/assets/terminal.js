@@ -5,9 +5,9 @@ import RFB from "./vendor/novnc/core/rfb.js";
 import { Terminal } from "./vendor/xterm/lib/xterm.mjs";
 
 /** Connects a terminal to a serial port. Returns a function that ends it. */
-export async function openConsole(link, machine, port, place, tell) {
+export async function openConsole(link, machine, port, place, mayType, tell) {
   const { url, protocols } = await link.pipe(machine, port);
-  const terminal = new Terminal({ convertEol: false, cursorBlink: false, fontSize: 13, screenReaderMode: true, scrollback: 10000 });
+  const terminal = new Terminal({ convertEol: false, cursorBlink: false, fontSize: 13, screenReaderMode: true, scrollback: 10000, disableStdin: !mayType });
   const fit = new FitAddon();
   terminal.loadAddon(fit);
   place.replaceChildren();
@@ -17,11 +17,11 @@ export async function openConsole(link, machine, port, place, tell) {
   observer.observe(place);
   const socket = new WebSocket(url, protocols);
   socket.binaryType = "arraybuffer";
-  const decoder = new TextEncoder();
-  socket.onopen = () => { tell("Connected."); terminal.focus(); };
+  const encoder = new TextEncoder();
+  socket.onopen = () => { tell(mayType ? "Connected. What you type goes to the guest." : "Connected, for reading only."); terminal.focus(); };
   socket.onmessage = (message) => terminal.write(new Uint8Array(message.data));
-  socket.onclose = () => tell("The connection to the console ended.");
-  terminal.onData((data) => { if (socket.readyState === WebSocket.OPEN) socket.send(decoder.encode(data)); });
+  socket.onclose = (event) => tell(event.reason ? `The console is not connected: ${event.reason}.` : "The console is not connected any more.");
+  terminal.onData((data) => { if (socket.readyState === WebSocket.OPEN) socket.send(encoder.encode(data)); });
   // For tests: what a terminal shows is not in the document.
   place.terminal = terminal;
   return () => { observer.disconnect(); socket.close(); terminal.dispose(); };

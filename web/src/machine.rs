@@ -27,7 +27,8 @@ const NEWS: usize = 256;
 pub struct Machine {
     /// The monitor's socket.
     pub socket: PathBuf,
-    number: usize,
+    /// The place among the machines that were named at start.
+    pub number: usize,
     connector: Connector,
     news: broadcast::Sender<Arc<str>>,
     /// The last state, for pages that come later.
@@ -89,12 +90,11 @@ impl Machine {
     /// Follows the machine for as long as it is connected.
     async fn connected(&self) -> Result<(), MonitorError> {
         self.commands
-            .send_replace(Some(Arc::new(Monitor::connect(&self.connector, &self.socket, |_| ()).await?)));
+            .send_replace(Some(Arc::new(Monitor::connect(&self.connector, self.number, |_| ()).await?)));
         let (sender, mut events) = mpsc::channel(NEWS);
         // More events than fit here are dropped: pages get the state that they led to.
         let monitor =
-            Monitor::connect(&self.connector, &self.socket, move |event| drop(sender.try_send(event)))
-                .await?;
+            Monitor::connect(&self.connector, self.number, move |event| drop(sender.try_send(event))).await?;
         // So that every switch is reported, whoever asked for it.
         monitor.query("x-events", json!({"enable": true})).await?;
         self.publish("up", true.into());

@@ -8,9 +8,10 @@
 //! - [`options`]: the command line
 //! - [`access`]: who may use the page: `Host`, `Origin` and the token
 //! - [`permit`]: the commands that a page may send
-//! - [`connector`]: a thread that connects to sockets, which the others may not
+//! - [`connector`]: a process that connects to machines, which this one may not
 //! - [`monitor`], [`machine`]: connections to a machine's monitor, and what is known of it
-//! - [`server`]: the requests; [`pipes`]: serial ports and screens; [`assets`]: the page's files
+//! - [`listener`]: connections of browsers; [`server`]: their requests
+//! - [`pipes`], [`console`]: screens and consoles; [`assets`]: the page's files
 //!
 //! # Tests
 //!
@@ -19,6 +20,8 @@
 mod access;
 mod assets;
 mod connector;
+mod console;
+mod listener;
 mod machine;
 mod monitor;
 mod options;
@@ -38,6 +41,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use access::Access;
 use connector::Connector;
+use listener::Bounded;
 use machine::Machine;
 use options::{Listen, Options};
 use sandbox::{Mode, Role};
@@ -56,6 +60,7 @@ async fn main() -> ExitCode {
         options => options.map_err(|e| options::in_one_line(&e)),
     };
     let served = match options {
+        Ok(options) if options.connector => connector::run(options.sockets).map_err(|e| e.to_string()),
         Ok(options) => serve(options).await,
         Err(failure) => Err(failure),
     };
@@ -78,7 +83,7 @@ async fn main() -> ExitCode {
 async fn serve(options: Options) -> Result<(), String> {
     let ended =
         options.attached.then(end_of_input).transpose().map_err(|e| format!("standard input: {e}"))?;
-    let connector = Connector::start().map_err(|e| format!("a thread: {e}"))?;
+    let connector = Connector::start(&options.sockets).map_err(|e| format!("a process: {e}"))?;
     let sockets = options.sockets.into_iter().enumerate();
     let machines: Vec<_> =
         sockets.map(|(number, socket)| Machine::new(number, socket, connector.clone())).collect();
@@ -109,14 +114,14 @@ async fn serve(options: Options) -> Result<(), String> {
                     // It works without, with a delay between what is typed and its echo.
                     let _ = stream.set_nodelay(true);
                 });
-                axum::serve(listener, server.routes()).await
+                axum::serve(Bounded::new(listener), server.service()).await
             }
             Listen::Unix(path) => {
                 let listener = UnixListener::bind(&path).map_err(|e| format!("{}: {e}", path.display()))?;
                 let server = server(None);
                 confine();
                 announce(&format!("unix:{} http://localhost/#t={}", path.display(), server.access.token()));
-                axum::serve(listener, server.routes()).await
+                axum::serve(Bounded::new(listener), server.service()).await
             }
         }
         .map_err(|e| e.to_string())

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, WriteHalf};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::connector::Connector;
+use crate::connector::{Connector, Stream};
 
 /// The longest message that is read, in bytes: the map of a disk with 2^20 cells fits.
 const LONGEST: usize = 16 << 20;
@@ -42,7 +40,7 @@ type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Value>>>>>;
 
 /// A connection. Commands may be sent at once; replies come in any order.
 pub struct Monitor {
-    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    writer: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
     /// The commands without a reply; `None` after the connection has ended.
     waiting: Waiting,
     next: Mutex<u64>,
@@ -56,17 +54,18 @@ impl Drop for Monitor {
 }
 
 impl Monitor {
-    /// Connects, and negotiates capabilities. `on_event` is called with each event.
+    /// Connects to the monitor of a machine, by its number, and negotiates capabilities. `on_event` is called
+    /// with each event.
     ///
     /// # Errors
-    /// If nobody listens at `socket`, or what listens is not a monitor.
+    /// If nobody listens there, or what listens is not a monitor.
     pub async fn connect(
         connector: &Connector,
-        socket: &Path,
+        machine: usize,
         on_event: impl Fn(Value) + Send + 'static,
     ) -> Result<Self, MonitorError> {
-        let stream = connector.connect(socket).await?;
-        let (reader, writer) = stream.into_split();
+        let stream = connector.connect(machine, None).await?;
+        let (reader, writer) = tokio::io::split(stream);
         let mut reader = BufReader::new(reader);
         let greeting = tokio::time::timeout(PATIENCE, next(&mut reader)).await;
         let greeting = greeting.map_err(|_| MonitorError::Silent)??.ok_or(MonitorError::Closed)?;

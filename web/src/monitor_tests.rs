@@ -5,11 +5,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Connector, Monitor, MonitorError, next};
-
-fn connector() -> Connector {
-    Connector::start().unwrap()
-}
+use super::{Monitor, MonitorError, next};
+use crate::connector::tests::connector;
 
 /// A listener that plays a machine.
 fn listener() -> (tempfile::TempDir, PathBuf, UnixListener) {
@@ -52,8 +49,9 @@ async fn replies_reach_their_commands_in_any_order_and_events_the_listener() {
     };
     let (sender, events) = mpsc::channel();
     let client = async {
-        let monitor =
-            Monitor::connect(&connector(), &path, move |event| sender.send(event).unwrap()).await.unwrap();
+        let monitor = Monitor::connect(&connector(vec![path]), 0, move |event| sender.send(event).unwrap())
+            .await
+            .unwrap();
         let null = json!({});
         tokio::join!(monitor.execute("one", &null), monitor.execute("two", &null))
     };
@@ -71,7 +69,7 @@ async fn a_machine_that_ends_fails_the_commands_that_wait_and_all_after_them() {
         command(&mut stream).await;
     };
     let client = async {
-        let monitor = Monitor::connect(&connector(), &path, |_| ()).await.unwrap();
+        let monitor = Monitor::connect(&connector(vec![path]), 0, |_| ()).await.unwrap();
         let waited = monitor.execute("one", &json!({})).await;
         (waited, monitor.execute("two", &json!({})).await)
     };
@@ -87,10 +85,10 @@ async fn what_is_not_a_monitor_is_refused() {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n").await.unwrap();
     };
-    let connector = connector();
-    let (_, connected) = tokio::join!(machine, Monitor::connect(&connector, &path, |_| ()));
+    let connector = connector(vec![path.clone(), path.with_extension("none")]);
+    let (_, connected) = tokio::join!(machine, Monitor::connect(&connector, 0, |_| ()));
     assert!(matches!(connected.err(), Some(MonitorError::Io(_))));
-    assert!(Monitor::connect(&connector, &path.with_extension("none"), |_| ()).await.is_err());
+    assert!(Monitor::connect(&connector, 1, |_| ()).await.is_err());
 }
 
 #[tokio::test]

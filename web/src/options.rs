@@ -27,6 +27,9 @@ pub struct Options {
     /// End when standard input ends.
     #[arg(long, hide = true)]
     pub attached: bool,
+    /// Be the process that connects to machines, for the one at the other end of standard input.
+    #[arg(long, hide = true)]
+    pub connector: bool,
     /// The commands that the page may send.
     #[arg(long, value_enum, default_value_t = Control::Jobs, value_name = "GROUP")]
     pub control: Control,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, Request, State};
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -15,9 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 
 use crate::access::{Access, PROTOCOL};
 use crate::connector::Connector;
+use crate::console::Consoles;
+use crate::listener::Keep;
 use crate::machine::Machine;
 use crate::options::Control;
-use crate::pipes::{self, Tickets};
+use crate::pipes::{self, Pipe, SCREEN, Tickets};
 use crate::{assets, permit};
 
 /// The most WebSockets at once.
@@ -53,6 +56,7 @@ pub struct Server {
     pub control: Option<Control>,
     /// Permissions to open a pipe, each for one.
     pub tickets: Tickets,
+    consoles: Consoles,
     connector: Connector,
     sockets: Arc<Semaphore>,
 }
@@ -66,18 +70,22 @@ impl Server {
         connector: Connector,
     ) -> Arc<Self> {
         let sockets = Arc::new(Semaphore::new(SOCKETS));
-        Arc::new(Server { access, machines, control, tickets: Tickets::default(), connector, sockets })
+        let (tickets, consoles) = (Tickets::default(), Consoles::default());
+        Arc::new(Server { access, machines, control, tickets, consoles, connector, sockets })
     }
 
-    /// Returns the routes.
-    pub fn routes(self: &Arc<Self>) -> Router {
+    /// Returns the service of all requests.
+    pub fn service(self: &Arc<Self>) -> IntoMakeServiceWithConnectInfo<Router, Keep> {
+        let file =
+            |Path(path): Path<String>, headers: HeaderMap| async move { assets::serve(&path, &headers) };
         Router::new()
             .route("/ws", get(watch))
             .route("/pipe", get(pipe))
             .route("/", get(|headers| async move { assets::serve("index.html", &headers) }))
-            .route("/{*path}", get(|Path(path): Path<String>, headers: HeaderMap| async move { assets::serve(&path, &headers) }))
+            .route("/{*path}", get(file))
             .layer(middleware::from_fn_with_state(Arc::clone(self), guard))
             .with_state(Arc::clone(self))
+            .into_make_service_with_connect_info()
     }
 
     /// Takes a place among the sockets.
@@ -101,12 +109,14 @@ async fn guard(State(server): State<Arc<Server>>, request: Request, next: Next) 
 /// Opens the WebSocket of a page: news out, commands in.
 async fn watch(
     State(server): State<Arc<Server>>,
+    ConnectInfo(keep): ConnectInfo<Keep>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, StatusCode> {
     server.access.origin(&headers)?;
     server.access.token_of(&headers)?;
     let place = server.place()?;
+    keep.set();
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(LONGEST).max_frame_size(LONGEST);
     Ok(upgrade.on_upgrade(move |socket| async move {
         page(&server, socket).await;
@@ -117,15 +127,27 @@ async fn watch(
 /// Opens a WebSocket that carries a serial port's or the screen's bytes.
 async fn pipe(
     State(server): State<Arc<Server>>,
+    ConnectInfo(keep): ConnectInfo<Keep>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, StatusCode> {
     server.access.origin(&headers)?;
     let ticket = server.access.secret(&headers, "k.")?;
-    let address = server.tickets.take(ticket).ok_or(StatusCode::UNAUTHORIZED)?;
+    let Pipe { machine, name } = server.tickets.take(ticket).ok_or(StatusCode::UNAUTHORIZED)?;
     let place = server.place()?;
-    let stream = pipes::connect(&server.connector, &address).await.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    keep.set();
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(LONGEST).max_frame_size(LONGEST);
+    if name != SCREEN {
+        let console = server.consoles.open(&server.connector, machine, &name).await;
+        let console = console.map_err(|_| StatusCode::BAD_GATEWAY)?;
+        let may_type = server.control.is_some();
+        return Ok(upgrade.on_upgrade(move |socket| async move {
+            pipes::show(socket, &console, may_type).await;
+            drop(place);
+        }));
+    }
+    let stream = server.connector.connect(machine, Some(&name)).await;
+    let stream = stream.map_err(|_| StatusCode::BAD_GATEWAY)?;
     Ok(upgrade.on_upgrade(move |socket| async move {
         // Either side has gone.
         let _ = pipes::carry(socket, stream).await;
@@ -216,8 +238,15 @@ async fn run(server: &Server, request: &Value) -> Result<Value, String> {
     let machine = request["m"].as_u64().and_then(|number| server.machines.get(usize::try_from(number).ok()?));
     let machine = machine.ok_or("no such machine")?;
     if let Some(pipe) = request["pipe"].as_str() {
-        let address = pipes::address(machine, pipe, server.control.is_some()).await?;
-        return Ok(json!({"return": {"ticket": server.tickets.issue(address).map_err(|e| e.to_string())?}}));
+        // It takes keys and pointers, and nothing here could keep those out.
+        if pipe == SCREEN && server.control.is_none() {
+            return Err("the page is read-only".to_owned());
+        }
+        let reply = machine.execute(pipes::command(pipe), &json!({})).await.map_err(|e| e.to_string())?;
+        pipes::peer(&reply["return"], pipe)
+            .ok_or_else(|| format!("'{pipe}' is not on a socket of this host"))?;
+        let pipe = Pipe { machine: machine.number, name: pipe.to_owned() };
+        return Ok(json!({"return": {"ticket": server.tickets.issue(pipe).map_err(|e| e.to_string())?}}));
     }
     let command = request["execute"].as_str().ok_or("no command")?;
     if !permit::allows(server.control, command) {

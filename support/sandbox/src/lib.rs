@@ -87,7 +87,7 @@ pub enum Role {
     Device,
     /// The server that shows a guest's screen.
     Screen,
-    /// A web server: connections of browsers, and to sockets that another thread connected to.
+    /// A web server: connections of browsers, and to sockets that another process connected to.
     Page,
 }
 

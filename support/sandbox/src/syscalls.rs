@@ -109,7 +109,7 @@ const SCREEN: &[c_long] = &[
 const SCREEN_OPTIONS: [(c_int, c_int); 3] =
     [(SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE), (IPPROTO_TCP, TCP_NODELAY)];
 
-/// Calls of a web server's thread: the event loop, and connections that it accepts or that another thread
+/// Calls of a web server's thread: the event loop, and connections that it accepts or that another process
 /// made.
 const PAGE: &[c_long] = &[
     SYS_accept4,
@@ -120,6 +120,7 @@ const PAGE: &[c_long] = &[
     SYS_getsockname,
     SYS_getsockopt,
     SYS_recvfrom,
+    SYS_recvmsg,
     SYS_sched_getaffinity,
     SYS_shutdown,
 ];

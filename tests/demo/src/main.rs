@@ -2,6 +2,7 @@
 //! Afterwards the guest, QEMU's tools and the fate of the old image show whether the copy is right.
 
 mod judge;
+mod page;
 mod screen;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use qmp::command::QueryBlockStream;
 use qmp::event::BlockSwitched;
 
 use judge::Verdict;
+use page::Page;
 use screen::{Screen, mib};
 
 const MIB: u64 = 1 << 20;
@@ -31,6 +33,12 @@ struct Arguments {
     /// Seconds that the guest works before and after the copy.
     #[arg(long, value_name = "N", default_value_t = 4)]
     seconds: u64,
+    /// Show the copy on a web page, whose address is printed. A larger --seconds gives time to look.
+    #[arg(long)]
+    web: bool,
+    /// Take a picture of that page in the middle of the copy, as PNG (needs chromium and chromium-driver).
+    #[arg(long, value_name = "FILE", requires = "web")]
+    picture: Option<PathBuf>,
     /// Boot this kernel instead of Debian's.
     #[arg(long, value_name = "FILE", requires = "initrd")]
     kernel: Option<PathBuf>,
@@ -41,16 +49,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let own: Vec<PathBuf> = arguments.kernel.iter().chain(&arguments.initrd).cloned().collect();
-    let entered = enter_emulated_host(|command| {
-        command.timeout = Duration::from_secs(300);
-        screen::pass_terminal(command);
-        command.files.extend(own);
-        if qemu_img::is_installed() {
-            command.files.push("qemu-img".into());
-        }
-    });
-    match entered.and_then(|()| run(&arguments)) {
+    match demonstrate(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -58,6 +57,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn demonstrate(arguments: &Arguments) -> Result<bool, Failure> {
+    let page = arguments.web.then(Page::prepare).transpose()?;
+    // The browser is outside of the emulated host.
+    let picture = match (&page, &arguments.picture) {
+        (Some(page), Some(file)) if !emulated_host::is_inside() => Some(page.picture(file)?),
+        _ => None,
+    };
+    let own: Vec<PathBuf> = arguments.kernel.iter().chain(&arguments.initrd).cloned().collect();
+    enter_emulated_host(|command| {
+        if let Some(page) = &page {
+            page.pass_on(command);
+        }
+        command.timeout = Duration::from_secs(300);
+        screen::pass_terminal(command);
+        command.files.extend(own);
+        if qemu_img::is_installed() {
+            command.files.push("qemu-img".into());
+        }
+    })?;
+    let good = run(arguments, page.as_ref())?;
+    // Inside the emulated host there is none; outside, its process ends with the one inside.
+    let pictured = picture.is_none_or(|picture| picture.join().unwrap_or(false));
+    Ok(good && pictured)
 }
 
 /// The guest's workload in one phase.
@@ -92,7 +116,7 @@ struct Images {
     leaf: PathBuf,
 }
 
-fn run(arguments: &Arguments) -> Result<bool, Failure> {
+fn run(arguments: &Arguments, page: Option<&Page>) -> Result<bool, Failure> {
     let started = Instant::now();
     let mut programs = Programs::ready()?;
     if let (Some(kernel), Some(initrd)) = (&arguments.kernel, &arguments.initrd) {
@@ -105,7 +129,11 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
 
     screen.begin("boot a Linux guest on millrace");
     let drive = format!("id={DISK},file={},format=raw", images.base.display());
-    let mut vm = Vm::start(&programs, folder.path(), &Options { cpus: 2, ..Options::new(&[drive]) })?;
+    let more = page.map(Page::arguments).unwrap_or_default();
+    if let Some(page) = page {
+        println!("  the page is at {}", page.url()?);
+    }
+    let mut vm = Vm::start(&programs, folder.path(), &Options { cpus: 2, more, ..Options::new(&[drive]) })?;
     screen.done(if emulated_host::is_inside() {
         "on emulated KVM, so everything is slow"
     } else {

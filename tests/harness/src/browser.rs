@@ -100,12 +100,27 @@ impl Browser {
         Ok(element.ok_or_else(|| format!("no element {selector}"))?.to_owned())
     }
 
-    /// Makes the window this wide, and as high as the page.
+    /// Makes the page's view this wide, and as high as the page.
     pub fn fit(&self, width: u32) -> Result<(), Failure> {
-        self.command("POST", "/window/rect", &json!({"width": width, "height": 1000}))?;
-        let height = self.run("return document.documentElement.scrollHeight")?.as_u64().unwrap_or(1000);
-        self.command("POST", "/window/rect", &json!({"width": width, "height": (height + 150).min(8000)}))
-            .map(drop)
+        let set = |height: u64| {
+            let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+            self.devtools("Emulation.setDeviceMetricsOverride", &size)
+        };
+        set(800)?;
+        let height = self.run("return document.documentElement.scrollHeight")?.as_u64().unwrap_or(800);
+        set(height.clamp(800, 8000))
+    }
+
+    /// Makes the page dark or light, as a person's settings would.
+    pub fn dark(&self, dark: bool) -> Result<(), Failure> {
+        let value = if dark { "dark" } else { "light" };
+        let features = json!([{"name": "prefers-color-scheme", "value": value}]);
+        self.devtools("Emulation.setEmulatedMedia", &json!({"features": features}))
+    }
+
+    /// Runs a command of Chromium's developer tools.
+    fn devtools(&self, command: &str, parameters: &Value) -> Result<(), Failure> {
+        self.command("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters})).map(drop)
     }
 
     /// Writes a picture of the window to a PNG file.

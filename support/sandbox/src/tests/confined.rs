@@ -11,7 +11,7 @@ use libc::*;
 use super::{confined, errno, in_process};
 use crate::{Mode, Role, syscalls};
 
-const ROLES: [Role; 4] = [Role::Disk, Role::Vcpu, Role::Device, Role::Screen];
+const ROLES: [Role; 5] = [Role::Disk, Role::Vcpu, Role::Device, Role::Screen, Role::Page];
 
 /// Creates a child by clone(2) with these flags; the child exits at once. Returns the error number, or
 /// 0.
@@ -143,6 +143,26 @@ fn what_is_connected_stays_so_and_goes_nowhere_else() {
             }
         });
     }
+}
+
+#[test]
+fn a_pages_thread_accepts_and_connects_nowhere() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    confined(Role::Page, Mode::On, move || {
+        let (stream, _) = listener.accept().unwrap();
+        let fd = stream.as_raw_fd() as usize;
+        stream.set_nodelay(true).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        for call in [SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_sendmsg, SYS_sendmmsg]
+        {
+            assert_eq!(errno(call, &[fd]), EPERM, "call {call}");
+        }
+        let one = 1 as c_int;
+        let option = [fd, SOL_SOCKET as usize, SO_REUSEPORT as usize, &raw const one as usize, 4];
+        assert_eq!(errno(SYS_setsockopt, &option), EPERM);
+        assert!(std::fs::File::open("/etc/passwd").is_err());
+    });
 }
 
 #[test]

@@ -95,6 +95,8 @@ fn a_machine_starts_its_own_page_and_takes_it_along() -> Result<(), Failure> {
     programs::web()?;
     let stage = Stage::new()?;
     let vm = stage.machine_with(4 * MIB, &["--web", "127.0.0.1:0,control=copy"])?;
+    // A thread writes the log.
+    wait_for("the page's address in the log", STEP, || Ok(vm.log().contains("/#t=")))?;
     let log = vm.log();
     let rest = log.split_once("the page is at http://127.0.0.1:").map(|(_, rest)| rest);
     let port = rest.and_then(|rest| rest.split_once("/#t=")).ok_or_else(|| format!("an address: {log}"))?.0;

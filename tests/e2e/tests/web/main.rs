@@ -1,7 +1,10 @@
 //! The page of running machines: who may use it, and what it shows in a real browser.
 
 mod access;
+mod guest;
+mod hostile;
 mod page;
+mod pictures;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
