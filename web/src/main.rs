@@ -29,6 +29,9 @@ mod permit;
 mod pipes;
 mod server;
 
+#[cfg(test)]
+mod hostile_tests;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;

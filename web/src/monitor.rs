@@ -133,7 +133,7 @@ impl Monitor {
 }
 
 /// Reads a message. Returns `None` at the end of the stream.
-async fn next(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Value>> {
+pub async fn next(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Value>> {
     let mut line = Vec::new();
     loop {
         let some = reader.fill_buf().await?;
