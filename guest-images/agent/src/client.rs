@@ -327,6 +327,34 @@ impl<L: Link> Agent<L> {
         Ok((text("random", &answer.fields, "bytes")?, text("random", &answer.fields, "source")?))
     }
 
+    /// Draws the pattern of `seed` ([`crate::pattern::pixel`]) on the guest's whole screen. Returns its width
+    /// and height.
+    pub fn draw(&mut self, seed: u32) -> Result<(u32, u32)> {
+        let answer = self.ask("screen-draw", Fields::new().with("seed", seed))?;
+        let side = |key| number("screen-draw", &answer.fields, key);
+        Ok((side("width")?, side("height")?))
+    }
+
+    /// Collects the events of the input device `name`, such as `Millrace Keyboard`, until the guest ends.
+    pub fn watch_input(&mut self, name: &str) -> Result<()> {
+        self.ask("input-watch", Fields::new().with("name", name.replace(' ', "_"))).map(drop)
+    }
+
+    /// Returns the events that were collected since the last call, at most the last 4,096: type, code and
+    /// value of each (`linux/input-event-codes.h`), without the ends of reports.
+    pub fn input(&mut self) -> Result<Vec<(u16, u16, i32)>> {
+        let answer = self.ask("input-take", Fields::new())?;
+        let event = |line: &String| {
+            let mut numbers = line.split(' ');
+            let event = (|| {
+                let mut next = || numbers.next();
+                Some((next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?))
+            })();
+            event.ok_or_else(|| AgentError::Protocol { verb: "input-take".to_owned(), text: line.clone() })
+        };
+        answer.progress.iter().map(event).collect()
+    }
+
     /// Sets the address of the guest's interface `name`, with a network prefix of `prefix` bits, sets
     /// its MTU to `mtu` bytes, and brings it up.
     pub fn net_up(&mut self, name: &str, address: Ipv4Addr, prefix: u8, mtu: u32) -> Result<()> {

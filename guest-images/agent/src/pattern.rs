@@ -235,6 +235,13 @@ fn read_sector(sector: &[u8; SECTOR]) -> Sector {
     Sector::Corrupt
 }
 
+/// A pixel of the pattern that a guest draws on its screen: red in bits 16 to 23, green in 8 to 15, blue
+/// below. Every bit of it changes from pixel to pixel, and with the seed.
+pub const fn pixel(seed: u32, x: u32, y: u32) -> u32 {
+    let mixed = (x ^ (y << 16)).wrapping_add(seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
+    (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35) >> 8
+}
+
 #[cfg(test)]
 #[path = "pattern_tests.rs"]
 mod tests;

@@ -68,3 +68,15 @@ fn a_digest_depends_on_order() {
     assert_ne!(digest(&[1, 2]), digest(&[2, 1]));
     assert_ne!(digest(&[0]), digest(&[0, 0]));
 }
+
+#[test]
+fn a_screen_differs_from_its_neighbours_and_from_that_of_another_seed() {
+    let differs = |one: (u32, u32, u32), other: (u32, u32, u32)| {
+        pixel(one.0, one.1, one.2) != pixel(other.0, other.1, other.2)
+    };
+    for (x, y) in (0..640).flat_map(|x| (0..480).map(move |y| (x, y))) {
+        assert!(pixel(1, x, y) < 1 << 24);
+        assert!(differs((1, x, y), (1, x + 1, y)) && differs((1, x, y), (1, x, y + 1)), "({x}, {y})");
+        assert!(differs((1, x, y), (1, x + 16, y)) && differs((1, x, y), (2, x, y)), "({x}, {y})");
+    }
+}

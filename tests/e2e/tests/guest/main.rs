@@ -15,6 +15,7 @@ mod kernels;
 mod live;
 mod mirror;
 mod reset;
+mod screen;
 mod stage;
 mod switch;
 mod typist;
@@ -133,6 +134,9 @@ fn groups() -> Vec<Vec<Trial>> {
         trial("live_copy_cluster_by_cluster", live::cluster_by_cluster),
         trial("live_copy_of_a_chain_switched_twice", live::switched_twice),
         trial("live_copy_with_the_machine_stopped_and_continued", live::machine_stopped_and_continued),
+        trial("a_viewer_sees_what_the_guest_draws_and_its_keys_arrive", screen::draws_and_types),
+        trial("a_viewer_stays_through_stops_switches_and_resets", screen::stays),
+        trial("a_viewer_that_types_faster_than_the_guest_reads_leaves_no_key_down", screen::flood),
         trial("a_bad_target_leaves_the_guest_running", switch::bad_targets),
         trial("the_guest_is_told_if_notify_says_so", switch::notify),
         trial("a_disk_moves_to_its_mirror_through_resets", mirror::through_resets),

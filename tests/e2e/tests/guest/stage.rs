@@ -33,11 +33,13 @@ pub struct Setup {
     pub queues: u32,
     /// Further arguments of the program.
     pub more: &'static [&'static str],
+    /// True for a screen, whose socket is [`Guest::screen`].
+    pub screen: bool,
 }
 
 impl Setup {
     /// The setup of most trials.
-    pub const USUAL: Setup = Setup { size: 64 * MIB, cpus: 1, queues: 1, more: &[] };
+    pub const USUAL: Setup = Setup { size: 64 * MIB, cpus: 1, queues: 1, more: &[], screen: false };
     /// A disk so large that its stream still runs when a guest has ended, or has flushed a few times.
     pub const LONG: Setup = Setup { size: 192 * MIB, ..Self::USUAL };
 }
@@ -84,7 +86,7 @@ pub fn end() {
 pub fn shared(trial: fn(&mut Guest) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut guest = match take() {
         Some(guest) => guest,
-        None => Guest::boot(Setup::USUAL)?,
+        None => Guest::boot(Setup { screen: true, ..Setup::USUAL })?,
     };
     let result = trial(&mut guest).and_then(|()| guest.is_unharmed());
     guest.told(result)?;
@@ -125,6 +127,11 @@ impl Guest {
     pub fn boot_again(&mut self) -> Result<(), Failure> {
         self.vm = start(&self.programs, &self.folder, &self.disks, self.setup)?;
         Ok(())
+    }
+
+    /// The socket of its screen.
+    pub fn screen(&self) -> PathBuf {
+        self.folder.path().join("vnc")
     }
 
     /// The guest's agent.
@@ -239,7 +246,11 @@ fn start(programs: &Programs, folder: &TempDir, disks: &[Disk], setup: Setup) ->
         format!("{},queues={}", images::drive(disk.id, &disk.image.0, disk.image.1), setup.queues)
     };
     let drives: Vec<_> = disks.iter().map(drive).collect();
-    let more = setup.more.iter().map(|&argument| argument.to_owned()).collect();
+    let mut more: Vec<_> = setup.more.iter().map(|&argument| argument.to_owned()).collect();
+    if setup.screen {
+        let place = format!("unix:{}", folder.path().join("vnc").display());
+        more.extend(["--vnc", &place, "--display", "640x480"].map(str::to_owned));
+    }
     Vm::start(programs, folder.path(), &Options { cpus: setup.cpus, more, ..Options::new(&drives) })
 }
 

@@ -12,6 +12,7 @@ mod emulated_host;
 mod entropy;
 mod files;
 mod init;
+mod input;
 mod jobs;
 mod load;
 mod net;
@@ -19,6 +20,7 @@ mod ports;
 mod rate;
 mod regions;
 mod root;
+mod screen;
 mod serve;
 mod system;
 

@@ -17,11 +17,13 @@ use crate::device::Device;
 use crate::disc;
 use crate::entropy;
 use crate::files::FileSystem;
+use crate::input;
 use crate::jobs::{Jobs, lock};
 use crate::load::{self, Settings};
 use crate::net;
 use crate::rate;
 use crate::regions::{self, MAX_SEQ, Region};
+use crate::screen;
 use crate::system;
 
 /// Longer lines are noise.
@@ -35,6 +37,7 @@ pub struct Agent(Arc<State>);
 struct State {
     jobs: Jobs,
     regions: Mutex<BTreeMap<String, Arc<Region>>>,
+    input: input::Events,
     file_systems: Mutex<BTreeMap<String, Arc<Mutex<Arc<FileSystem>>>>>,
 }
 
@@ -176,6 +179,13 @@ impl Agent {
                 Ok(Fields::new().with("carrier", carrier).into())
             }
             "echo" => crate::echo(fields.text("dev")?).map(|()| Answer::default()),
+            "screen-draw" => {
+                let (width, height) = screen::draw(fields.number("seed")?)?;
+                Ok(Fields::new().with("width", width).with("height", height).into())
+            }
+            "input-watch" => input::watch(&fields.text("name")?.replace('_', " "), &self.0.input)
+                .map(|()| Answer::default()),
+            "input-take" => Ok(listing(lock(&self.0.input).drain(..).collect())),
             "errors" => Ok(listing(text(system::trouble())?)),
             "dmesg" => {
                 let mut messages = text(system::messages())?;
