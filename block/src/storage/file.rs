@@ -1,6 +1,6 @@
 //! Regular files and block devices.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -74,9 +74,20 @@ struct FileStorage {
     sync_failed: Cell<bool>,
     copying: copy::Known,
     held: Cell<Lock>,
-    /// The last result of [`Storage::map`], for files that are not writable: start, end, and true for
-    /// data.
-    mapped: RefCell<Option<(u64, u64, bool)>>,
+    /// The last result of [`Source::map`] that still holds: start, end, and true for data.
+    mapped: Cell<Option<(u64, u64, bool)>>,
+    /// The number of times that an operation which may make holes has begun.
+    holes: Cell<u64>,
+}
+
+/// An operation that may turn data into holes. A map that was begun meanwhile is not kept.
+struct Holes<'a>(&'a FileStorage);
+
+impl Drop for Holes<'_> {
+    fn drop(&mut self) {
+        self.0.holes.set(self.0.holes.get() + 1);
+        self.0.mapped.set(None);
+    }
 }
 
 impl FileStorage {
@@ -127,7 +138,8 @@ impl FileStorage {
             sync_failed: Cell::new(false),
             copying: copy::Known::default(),
             held: Cell::new(Lock::None),
-            mapped: RefCell::default(),
+            mapped: Cell::new(None),
+            holes: Cell::new(0),
         })
     }
 
@@ -143,6 +155,12 @@ impl FileStorage {
     /// Returns true if both files go through the host's page cache.
     fn is_cached_with(&self, source: &FileStorage) -> bool {
         self.bytes.unit() == 1 && source.bytes.unit() == 1
+    }
+
+    /// Begins an operation that may turn data into holes.
+    fn make_holes(&self) -> Holes<'_> {
+        self.holes.set(self.holes.get() + 1);
+        Holes(self)
     }
 
     /// Calls fallocate(2) without changing the length. Returns false if the file does not support the
@@ -165,7 +183,9 @@ impl FileStorage {
             && let Ok(metadata) = self.file.metadata()
         {
             self.bytes.measured(metadata.len());
-            *self.mapped.borrow_mut() = None;
+        }
+        if before != lock {
+            self.mapped.set(None);
         }
         if before != lock && (before == Lock::Leaf || lock == Lock::Leaf) {
             self.bytes.set_owner(lock == Lock::Leaf);
@@ -223,6 +243,7 @@ impl Blocks for FileStorage {
     }
 
     async fn clear_blocks(&self, offset: u64, len: u64, unmap: bool) -> Result<bool> {
+        let _holes = self.make_holes();
         let punch = libc::FALLOC_FL_PUNCH_HOLE;
         if !unmap && self.fallocated("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, len).await? {
             return Ok(true);
@@ -238,6 +259,7 @@ impl Blocks for FileStorage {
     }
 
     async fn set_end(&self, len: u64) -> Result<()> {
+        let _holes = self.make_holes();
         let file = self.file.try_clone().map_err(|e| self.error("resizing", len, &e))?;
         let done = executor::unblock(move || file.set_len(len)).await;
         done.map_err(|e| Error::io(format_args!("resizing {}", self.name), &e))
@@ -276,8 +298,7 @@ impl Source for FileStorage {
     }
 
     async fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        let cached = *self.mapped.borrow();
-        if let Some((start, end, data)) = cached
+        if let Some((start, end, data)) = self.mapped.get()
             && (start..end).contains(&offset)
         {
             return Ok(Extent { len: len.min(end - offset), data });
@@ -286,10 +307,14 @@ impl Source for FileStorage {
             return Ok(Extent { len, data: true });
         }
         let file = self.file.try_clone().map_err(|e| self.error("mapping", offset, &e))?;
+        let holes = self.holes.get();
         let (end, data) = executor::unblock(move || kernel::extent(&file, offset)).await;
         let end = end.unwrap_or(u64::MAX);
-        if !self.writable {
-            *self.mapped.borrow_mut() = Some((offset, end, data));
+        // Of a file that only we write, data stay data until we make a hole: a job that copies a disk asks
+        // about each of its steps, and each question costs two changes of thread.
+        let stays = !self.writable || (data && self.held.get() == Lock::Leaf);
+        if stays && self.holes.get() == holes {
+            self.mapped.set(Some((offset, end, data)));
         }
         Ok(Extent { len: len.min(end - offset), data })
     }
@@ -400,6 +425,7 @@ impl Storage for FileStorage {
             return Ok(());
         }
         let len = inner.end - inner.start;
+        let _holes = self.make_holes();
         let _lock = self.bytes.hold(inner.start, len).await;
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let done = self.engine.fallocate(&self.file, mode, inner.start, len).await;
@@ -416,6 +442,8 @@ impl Storage for FileStorage {
     ) -> Result<Option<Transfer>> {
         let Some(source) = Self::behind(source) else { return Ok(None) };
         let _lock = self.bytes.hold(to, len).await;
+        // Of a source with holes, too.
+        let _holes = self.make_holes();
         // The file may become this long even if the copy fails.
         self.bytes.reach(to + len);
         let done = self.copying.share(&source.file, from, &self.file, to, len).await;

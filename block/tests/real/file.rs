@@ -6,8 +6,9 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use block::image::{self, Create};
-use block::storage::{Opener, Storage};
+use block::storage::{Lock, Opener, Storage};
 use block::{Buf, ErrorKind, Kind};
+use futures_util::future::join;
 
 use crate::support::{
     Folder, MODES, Mode, Mount, Random, check, compare, exercise, open, read, real, tool, try_tool, verify,
@@ -287,4 +288,46 @@ fn what_is_no_image_is_refused_by_name() {
         let error = opener.open(&folder.file("absent"), true).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
+}
+
+/// Of a file that is written, only what is data is remembered, and only until a hole may be made.
+#[test]
+fn a_hole_shows_in_the_map_at_once() {
+    for mode in MODES {
+        real(mode, move |opener| async move {
+            const MIB: u64 = 1 << 20;
+            let folder = Folder::new();
+            let name = folder.write("file", &vec![7; 8 << 20]);
+            let file = opener.open(&name, true).await.unwrap();
+            file.lock(Lock::Leaf).unwrap();
+            let same = async |at: u64| {
+                // Another opening remembers nothing.
+                let other = opener.open(&name, false).await.unwrap();
+                for at in [at, 0, 5 * MIB] {
+                    assert_eq!(
+                        file.map(at, MIB).await.unwrap(),
+                        other.map(at, MIB).await.unwrap(),
+                        "{mode:?}"
+                    );
+                }
+            };
+            same(0).await;
+            file.punch(MIB, MIB).await.unwrap();
+            same(MIB).await;
+            file.unmap(2 * MIB, MIB).await.unwrap();
+            same(2 * MIB).await;
+            file.zero(3 * MIB, MIB).await.unwrap();
+            same(3 * MIB).await;
+            // Asked for while the hole is made.
+            file.write(MIB, Buf::from_bytes(&[7; 4096])).await.unwrap();
+            let asked = join(file.map(4 * MIB, MIB), file.punch(4 * MIB, MIB)).await;
+            asked.0.unwrap();
+            asked.1.unwrap();
+            same(4 * MIB).await;
+            file.write(MIB, Buf::from_bytes(&[7; 4096])).await.unwrap();
+            same(MIB).await;
+            file.truncate(6 * MIB).await.unwrap();
+            same(6 * MIB).await;
+        });
+    }
 }
