@@ -7,6 +7,7 @@
 //! # Modules, in reading order
 //!
 //! - `daemon`: `millrace run --machine none` and `qemu-storage-daemon`, given the same images and commands
+//! - `mirror`: mirrors of both
 //! - [`storage`]: where images lie, and how their files are prepared
 //! - `latency`: percentiles of requests; `spread`: medians with their spread
 //!
@@ -24,9 +25,11 @@
 
 mod daemon;
 mod latency;
+mod mirror;
 mod spread;
 pub mod storage;
 
 pub use daemon::{Daemon, Disk, Usage, Vmm, run_measured};
 pub use latency::Latencies;
+pub use mirror::{Target, blank};
 pub use spread::Spread;

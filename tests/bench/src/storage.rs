@@ -76,6 +76,15 @@ pub fn allocated(path: &Path) -> Result<u64, Failure> {
     Ok(path.metadata()?.blocks() * 512)
 }
 
+/// The number of processes that ran or waited for a disk on average in the last minute, and the number of
+/// processors, for users: `load 3.10 on 2 processors`.
+pub fn load() -> Result<String, Failure> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().ok_or("/proc/loadavg: empty")?;
+    let processors = std::thread::available_parallelism()?;
+    Ok(format!("load {load} on {processors} processors"))
+}
+
 /// The free space of the file system of `folder`, in bytes.
 pub fn free(folder: &Path) -> Result<u64, Failure> {
     let stat = rustix::fs::statvfs(folder)?;

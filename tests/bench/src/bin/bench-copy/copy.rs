@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bench::storage::{self, Loop};
-use bench::{Daemon, Disk, Spread, Usage, Vmm, run_measured};
+use bench::{Daemon, Disk, Spread, Target, Usage, Vmm, blank, run_measured};
 use harness::{Failure, qemu_img};
 
 use crate::files::{self, Base, Made};
-use crate::rows::{Copier, Place, Row, Wanted};
+use crate::rows::{Copier, Job, Place, Row, Wanted};
+
+/// The time-out of a mirror.
+const LONGEST_MIRROR: Duration = Duration::from_secs(1800);
 
 /// The parameters of all rows.
 pub struct Bench {
@@ -103,7 +106,9 @@ impl Bench {
             Copier::Qemu => Some(Vmm::Qemu),
             _ => None,
         };
-        if vmm.is_some() {
+        if vmm.is_some() && row.job == Job::Mirror {
+            blank(&target, row.leaf, base.size, self.leaf_options.as_deref())?;
+        } else if vmm.is_some() {
             files::leaf(&target, row.leaf, base, self.leaf_options.as_deref())?;
         }
         // A file on tmpfs is always in the page cache.
@@ -118,6 +123,7 @@ impl Bench {
             storage::fault_in(2 * base.data)?;
         }
         let mut round = match vmm {
+            Some(vmm) if row.job == Job::Mirror => self.mirror(row, base, &target, vmm)?,
             Some(vmm) => self.stream(row, base, &target, vmm)?,
             None => plain(copier, &base.path, &target)?,
         };
@@ -149,6 +155,27 @@ impl Bench {
             }
         };
         Ok(Round { seconds: seconds.as_secs_f64(), usage, allocated: 0 })
+    }
+}
+
+impl Bench {
+    /// Both programs have flushed the target when the mirror is ready.
+    fn mirror(&self, row: &Row, base: &Made, target: &Path, vmm: Vmm) -> Result<Round, Failure> {
+        let disk = Disk {
+            leaf: (base.path.clone(), base.format.to_owned()),
+            backing: None,
+            direct: row.direct,
+            qemu_aio: self.qemu_aio.clone(),
+        };
+        let mut daemon = Daemon::start(vmm, &self.millrace, &self.folder, &disk)?;
+        let began = Instant::now();
+        daemon.start_mirror(&Target::File(target.to_owned(), row.leaf), "target", false)?;
+        if !daemon.mirror_ready(LONGEST_MIRROR)? {
+            return Err(format!("{vmm:?}: not ready after {LONGEST_MIRROR:?}").into());
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        daemon.leave_mirror()?;
+        Ok(Round { seconds, usage: daemon.quit()?, allocated: 0 })
     }
 }
 

@@ -4,15 +4,17 @@
 //!
 //! Every measured time ends when the copy is on stable storage. For our stream that is its event; for
 //! QEMU, it is when the daemon has ended and its leaf is synced; for the plain copies, when the copy is
-//! synced. Also measured: the effect of a stream and of a switch on a guest, and the memory that a huge
-//! disk takes.
+//! synced; a mirror's ends when it is ready. Also measured: the effect of streams, mirrors, switches and
+//! pivots on a guest, and the memory that a huge disk takes. After each row stands the machine's load.
 
 mod budget;
 mod copy;
 mod files;
 mod guest;
 mod memory;
+mod pivot;
 mod rows;
+mod slow;
 mod switch;
 
 use std::path::PathBuf;
@@ -72,6 +74,12 @@ fn rows() -> Vec<Row> {
     }
     rows.push(("budget", "guest latency with x-max-latency", Box::new(copy::Bench::budget)));
     rows.push(("switch", "blackout of `change` under load", Box::new(copy::Bench::switch)));
+    rows.push((
+        "pivot-slow",
+        "longest request at the pivot to a slow flush",
+        Box::new(copy::Bench::pivot_slow),
+    ));
+    rows.push(("pivot", "blackout of a mirror's pivot under load", Box::new(copy::Bench::pivots)));
     rows.push(("memory", "peak memory of a sparse disk of 1 TiB", Box::new(copy::Bench::memory)));
     rows
 }
@@ -137,6 +145,7 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
         if let Err(e) = measure(&bench) {
             println!("  not measured: {e}");
         }
+        println!("  {}", storage::load()?);
     }
     Ok(())
 }

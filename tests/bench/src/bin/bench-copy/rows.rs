@@ -6,6 +6,7 @@ use crate::files::Base;
 pub struct Row {
     pub name: &'static str,
     pub what: &'static str,
+    pub job: Job,
     /// The content of the base image.
     pub base: Base,
     /// The size of the base image, as a fraction of the full size.
@@ -15,6 +16,15 @@ pub struct Row {
     pub place: Place,
     pub beside: &'static [Copier],
     pub wanted: &'static [Wanted],
+}
+
+/// The job of our program and QEMU's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// From the backing file into the leaf, until its end.
+    Stream,
+    /// From the base image, as the disk's only one, to a new image, until it is ready.
+    Mirror,
 }
 
 /// The place for the images of a row.
@@ -74,6 +84,7 @@ const NOT_SLOWER: f64 = 0.95;
 const ON_DISK: Row = Row {
     name: "",
     what: "",
+    job: Job::Stream,
     base: Base::Raw { piece: 0, percent: 100 },
     share: (1, 1),
     leaf: "qcow2",
@@ -191,5 +202,12 @@ pub const ROWS: &[Row] = &[
         place: Place::Loop("btrfs"),
         wanted: &[Faster(Qemu, 100.0)],
         ..CACHED
+    },
+    Row {
+        name: "mirror-direct",
+        what: "mirror of a raw image to qcow2 until it is ready, O_DIRECT",
+        job: Job::Mirror,
+        wanted: &[Faster(Qemu, 1.4), Cpu(Qemu, 0.5)],
+        ..ON_DISK
     },
 ];
