@@ -19,19 +19,21 @@ use tokio::time::{Sleep, sleep};
 
 /// The most connections at once; the next one waits to be accepted.
 const MOST: usize = 128;
-/// The time that a connection has, unless it is kept.
+/// [`Bounded::patience`] of the server.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A listener with a limited number of connections.
 pub struct Bounded<L> {
     inner: L,
     places: Arc<Semaphore>,
+    /// The time that a connection has, unless it is kept.
+    patience: Duration,
 }
 
 impl<L> Bounded<L> {
     /// Limits `inner`.
     pub fn new(inner: L) -> Self {
-        Bounded { inner, places: Arc::new(Semaphore::new(MOST)) }
+        Bounded { inner, places: Arc::new(Semaphore::new(MOST)), patience: PATIENCE }
     }
 }
 
@@ -70,7 +72,7 @@ impl<L: Listener> Listener for Bounded<L> {
             return std::future::pending().await;
         };
         let (inner, address) = self.inner.accept().await;
-        let (keep, end) = (Keep::default(), Box::pin(sleep(PATIENCE)));
+        let (keep, end) = (Keep::default(), Box::pin(sleep(self.patience)));
         (Connection { inner, keep, end, _place: place }, address)
     }
 
