@@ -247,7 +247,7 @@ impl<W: Work + 'static> Copier<W> {
         if let Some(pause) = self.budget.as_ref().map(Budget::pause).filter(|pause| !pause.is_zero()) {
             executor::sleep(pause).await;
         }
-        self.window.set_gentle(self.disk.is_busy(RECENT));
+        self.window.set_gentle(self.disk.is_busy(RECENT), self.disk.in_flight());
         self.slots.acquire(self.window.slots()).await
     }
 

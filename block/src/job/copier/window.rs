@@ -15,6 +15,11 @@ const GENTLE_CHUNK: u64 = 128 << 10;
 /// The same if the file system shares blocks, which takes hardly longer for more of them.
 const SHARED_CHUNK: u64 = 64 << 20;
 const GENTLE_SHARED_CHUNK: u64 = 4 << 20;
+/// The number of copies in flight when a stream begins: less leaves a fast device idle.
+const FIRST_DEPTH: u64 = 4;
+/// A guest with at most this many requests in flight leaves room for two small copies at once: one reads
+/// while the other writes.
+const LIGHT: u64 = 2;
 /// A guest with a request less than this long ago is active.
 pub(crate) const RECENT: Duration = Duration::from_millis(20);
 /// Bytes over which a rate is measured.
@@ -42,6 +47,8 @@ struct Trial {
 pub(crate) struct Window {
     depth: Cell<u64>,
     gentle: Cell<bool>,
+    /// The guest's requests in flight.
+    beside: Cell<u64>,
     shares: Cell<bool>,
     sample: Cell<Option<Sample>>,
     trial: Cell<Option<Trial>>,
@@ -53,8 +60,9 @@ pub(crate) struct Window {
 impl Window {
     pub(crate) fn new() -> Self {
         Window {
-            depth: Cell::new(2),
+            depth: Cell::new(FIRST_DEPTH),
             gentle: Cell::new(false),
+            beside: Cell::new(0),
             shares: Cell::new(false),
             sample: Cell::new(None),
             trial: Cell::new(None),
@@ -63,8 +71,9 @@ impl Window {
         }
     }
 
-    /// Sets whether a guest is active.
-    pub(crate) fn set_gentle(&self, gentle: bool) {
+    /// Sets whether a guest is active, and the number of its requests in flight.
+    pub(crate) fn set_gentle(&self, gentle: bool, beside: u64) {
+        self.beside.set(beside);
         if self.gentle.replace(gentle) != gentle {
             // A rate measured across the change means nothing.
             self.sample.set(None);
@@ -88,7 +97,11 @@ impl Window {
 
     /// Returns the number of [`SLOTS`] that the next copy takes.
     pub(crate) fn slots(&self) -> u64 {
-        if self.gentle.get() { SLOTS } else { SLOTS / self.depth.get() }
+        match self.gentle.get() {
+            true if self.beside.get() <= LIGHT => SLOTS / 2,
+            true => SLOTS,
+            false => SLOTS / self.depth.get(),
+        }
     }
 
     /// Counts a copy that ended.

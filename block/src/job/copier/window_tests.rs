@@ -20,18 +20,20 @@ fn settles(rate: impl Fn(u64) -> f64) -> u64 {
 #[test]
 fn it_finds_the_depth_that_is_fastest() {
     assert_eq!(settles(|depth| [0.0, 1e9, 8e8, 0.0, 7e8, 0.0, 0.0, 0.0, 6e8][depth as usize]), 1);
-    assert_eq!(settles(|depth| [0.0, 5e8, 1e9, 0.0, 1e9, 0.0, 0.0, 0.0, 7e8][depth as usize]), 2);
+    assert_eq!(settles(|depth| [0.0, 5e8, 1e9, 0.0, 8e8, 0.0, 0.0, 0.0, 7e8][depth as usize]), 2);
     assert_eq!(settles(|depth| 1e8 * depth as f64), 8);
     // Without a gain there is no reason for more.
-    assert_eq!(settles(|_| 1e9), 2);
+    assert_eq!(settles(|_| 1e9), 4);
 }
 
 #[test]
-fn a_guest_at_work_gets_small_copies_one_at_a_time() {
+fn a_guest_at_work_gets_small_copies_as_many_as_it_leaves_room_for() {
     let window = Window::new();
     let alone = window.chunk();
-    window.set_gentle(true);
+    window.set_gentle(true, 8);
     assert!(window.chunk() < alone && window.slots() == SLOTS);
-    window.set_gentle(false);
+    window.set_gentle(true, 1);
+    assert!(window.chunk() < alone && window.slots() == SLOTS / 2);
+    window.set_gentle(false, 0);
     assert!(window.chunk() == alone && window.slots() < SLOTS);
 }
