@@ -4,6 +4,10 @@
 //! It runs under [`executor::Executor::simulated`], so that a whole schedule can be replayed from its
 //! seed. The code between bytes and blocks is the same as for files and exports (`storage/bytes.rs`); a
 //! [`SimFile`] stands in the place of the kernel, and refuses what a kernel would refuse.
+//!
+//! A `SimFile` has bytes, and is for correctness: errors and power cuts. A [`SimDevice`] has stamps instead,
+//! so that hundreds of GiB fit into memory, and takes as long as a device would; [`SimLink`] is a way to one
+//! on another host. `sim/device.rs` explains what can go wrong with them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,10 +19,18 @@ use crate::storage::in_use::Use;
 use crate::storage::{Opener, Storage};
 use crate::{Error, ErrorKind, Result};
 
+mod device;
 mod file;
+mod hosts;
+mod link;
 mod medium;
+pub mod stamps;
 
+pub use device::{Counts, Lies, Service, SimDevice};
 pub use file::SimFile;
+pub use hosts::SimHosts;
+pub use link::{Line, SimLink, Traffic};
+pub use stamps::Stamp;
 use medium::Power;
 
 /// The faults of a simulated file, each drawn anew for every operation.
@@ -151,6 +163,36 @@ impl Opener for SimDir {
             Ok(device) if device.nature().fixed => Ok(device),
             _ => Ok(self.add(name, Vec::new()).open()),
         }
+    }
+}
+
+/// A bug that a test plants, to see that it is found.
+#[cfg(test)]
+pub(crate) mod planted {
+    use std::cell::Cell;
+
+    thread_local! {
+        static FORGETS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// The bug is there while it lives.
+    pub(crate) struct Planted;
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            FORGETS.set(0);
+        }
+    }
+
+    /// Has a mirror in the background forget the bit of a write, this often out of 1000.
+    pub(crate) fn forget_bits(per_mille: u64) -> Planted {
+        FORGETS.set(per_mille);
+        Planted
+    }
+
+    /// Returns true if this write's bit is forgotten.
+    pub(crate) fn forgets() -> bool {
+        FORGETS.get() > 0 && executor::random() % 1000 < FORGETS.get()
     }
 }
 

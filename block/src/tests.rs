@@ -28,6 +28,7 @@ mod parallel;
 mod progress;
 mod replica;
 mod resize;
+mod stamps;
 mod stats;
 mod steps;
 mod tray;

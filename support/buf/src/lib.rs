@@ -233,6 +233,50 @@ impl Buf {
         }
     }
 
+    /// Copies `from` into this buffer, from byte `at` on.
+    ///
+    /// # Panics
+    /// If the buffer ends before that.
+    pub fn write_at(&self, mut at: usize, mut from: &[u8]) {
+        assert!(at <= self.len && from.len() <= self.len - at);
+        for segment in &self.segments {
+            if at >= segment.iov_len {
+                at -= segment.iov_len;
+                continue;
+            }
+            let n = (segment.iov_len - at).min(from.len());
+            let into = segment.iov_base.cast::<u8>().wrapping_add(at);
+            // SAFETY: `at` and `n` are inside of the segment, which `keep` keeps alive; as in `copy_from`.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, n) };
+            (at, from) = (0, &from[n..]);
+            if from.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Copies out `into.len()` bytes, from byte `at` on.
+    ///
+    /// # Panics
+    /// If the buffer ends before that.
+    pub fn read_at(&self, mut at: usize, mut into: &mut [u8]) {
+        assert!(at <= self.len && into.len() <= self.len - at);
+        for segment in &self.segments {
+            if at >= segment.iov_len {
+                at -= segment.iov_len;
+                continue;
+            }
+            let n = (segment.iov_len - at).min(into.len());
+            let from = segment.iov_base.cast::<u8>().wrapping_add(at);
+            // SAFETY: `at` and `n` are inside of the segment, which `keep` keeps alive; as in `copy_to`.
+            unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), n) };
+            (at, into) = (0, &mut into[n..]);
+            if into.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// Copies the whole of `from`, which may be shorter, to the start of this buffer.
     ///
     /// # Panics

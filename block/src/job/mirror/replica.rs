@@ -272,6 +272,10 @@ impl Filter for Replica {
         let range = offset..offset + buf.len() as u64;
         if !self.active.get() {
             let result = below.write(offset, buf).await;
+            #[cfg(test)]
+            if crate::sim::planted::forgets() {
+                return result;
+            }
             self.mark(&range);
             return result;
         }
