@@ -30,8 +30,8 @@ pub use device::{Counts, Lies, Service, SimDevice};
 pub use file::SimFile;
 pub use hosts::SimHosts;
 pub use link::{Line, SimLink, Traffic};
-pub use stamps::Stamp;
 use medium::Power;
+pub use stamps::Stamp;
 
 /// The faults of a simulated file, each drawn anew for every operation.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,6 +8,7 @@ use lab::Experiment;
 use lab::report::terminal::table;
 use lab::results::Results;
 
+pub mod calibrate;
 mod host;
 pub mod list;
 pub mod replay;
@@ -23,8 +24,14 @@ pub fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Prints the assertions of an experiment. The status is 1 if one does not hold.
+/// Prints the assertions of an experiment. The status is 1 if one does not hold, or if a copy went wrong.
 pub fn check(experiment: &Experiment, results: &Results) -> ExitCode {
+    let wrong = results.runs.iter().filter(|run| run.wrong_blocks > 0).count();
+    if wrong > 0 {
+        let text = "DEFECT: in this many runs a block did not hold what the guest wrote last";
+        print(&format!("\n{text}: {wrong}; see the column wrong_blocks\n"));
+        return ExitCode::FAILURE;
+    }
     if experiment.assertions.is_empty() {
         return ExitCode::SUCCESS;
     }

@@ -4,6 +4,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::assertion::Assertion;
+use crate::event;
 use crate::presets::{self, Strategy};
 use crate::reader::{LabError, Source, Table, suggestion};
 
@@ -17,13 +18,24 @@ pub enum Tier {
     /// The model of regions and rates.
     #[default]
     Fluid,
+    /// The block layer itself, on simulated devices in virtual time.
+    Event,
 }
 
 impl Tier {
+    /// All of them.
+    pub const ALL: [Tier; 2] = [Tier::Fluid, Tier::Event];
+
+    /// Returns the tier of this name.
+    pub fn named(name: &str) -> Option<Tier> {
+        Tier::ALL.into_iter().find(|tier| tier.name() == name)
+    }
+
     /// Its name, as experiments write it.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Fluid => "fluid",
+            Tier::Event => "event",
         }
     }
 }
@@ -112,7 +124,19 @@ impl Experiment {
         if runs > MOST_RUNS {
             return Err(table_error(source, format!("{runs} runs are too many; at most {MOST_RUNS}")));
         }
-        Ok(Experiment { name, text: text.to_owned(), strategies, points, seeds, pair, tier, assertions })
+        let text = text.to_owned();
+        Ok(Experiment { name, text, strategies, points, seeds, pair, tier, assertions })
+    }
+
+    /// Checks that the experiment's tier can run it.
+    ///
+    /// # Errors
+    /// The first strategy or value that it cannot run, with the reason.
+    pub fn check_tier(&self) -> Result<(), String> {
+        match self.tier {
+            Tier::Fluid => Ok(()),
+            Tier::Event => event::check(self),
+        }
     }
 }
 
@@ -168,7 +192,7 @@ fn read_runs(root: &mut Table<'_>) -> Result<(Vec<u64>, bool, Tier), LabError> {
     let seeds = table.whole("seeds", 1, 100_000)?.unwrap_or(5);
     let first = table.whole("first-seed", 0, 1_000_000_000_000_000)?.unwrap_or(1);
     let pair = table.flag("pair")?.unwrap_or(true);
-    let tier = table.text("tier", "\"fluid\"", |text| (text == "fluid").then_some(Tier::Fluid))?;
+    let tier = table.text("tier", "\"fluid\" or \"event\"", Tier::named)?;
     table.finish()?;
     Ok(((first..first + seeds).collect(), pair, tier.unwrap_or_default()))
 }

@@ -12,7 +12,7 @@ mod orders;
 mod storage;
 mod theory;
 
-pub use kubevirt::{Calibrated, calibrate};
+pub use kubevirt::calibrate;
 
 /// A figure.
 #[derive(Clone, PartialEq, Debug)]
@@ -122,7 +122,7 @@ fn setup(name: &str, text: &str) -> Result<Setup, LabError> {
 }
 
 /// The median of some values; 0 of none.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -132,7 +132,7 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// The mean of some values; 0 of none.
-fn mean(values: &[f64]) -> f64 {
+pub(crate) fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 

@@ -3,7 +3,6 @@
 //! - `space`: a disk or RAM as classes of granules, and what the target lacks of each
 //! - `classes`: the classes of a workload
 //! - `guest`: the guest's requests, and what they wait for
-//! - `meter`, `histogram`: metrics
 //! - `rates`, `moves`: who gets how much of devices and link, and what a step does with it
 //! - `losses`: what a death would cost, by forking the run
 //! - this file: the link that all share, the phases of a migration, and the orders of its policies
@@ -20,15 +19,13 @@ use crate::record::{End, Outcome, SeriesPoint};
 
 mod classes;
 mod guest;
-mod histogram;
 mod losses;
-mod meter;
 mod moves;
 mod rates;
 mod space;
 
+use crate::meter::Meter;
 use guest::{Guest, Place};
-use meter::Meter;
 pub use space::{Class, Space};
 
 /// The longest and the shortest regular step, in seconds.
@@ -43,7 +40,7 @@ const DRAIN: f64 = 0.001;
 /// The deviation of the link's rate from second to second.
 const LINK_NOISE: f64 = 0.01;
 /// CPU seconds of both sides for each byte copied, and for each request that is mirrored.
-const CPU_COPY: f64 = 60e-6 / 1_048_576.0;
+pub(crate) const CPU_COPY: f64 = 60e-6 / 1_048_576.0;
 const CPU_MIRROR: f64 = 10e-6;
 
 /// A disk or RAM that moves, with its policy.
@@ -202,9 +199,10 @@ impl<'a> Run<'a> {
         let end = self.end.unwrap_or_default();
         let stalled = self.guest.stalled;
         if end == End::Moved {
-            // What waited for the move ends right after it.
+            // What waited for the move ends right after it. What arrives then is not part of the run.
+            let waited = self.guest.waiting();
             let step = self.guest.step(self.now, STEPS.1, &self.place());
-            self.meter.add(&step.latencies);
+            self.meter.add(&step.first(waited));
         }
         let strategy = self.strategy.clone();
         let (seed, now) = (self.seed, self.now);
@@ -257,7 +255,7 @@ impl<'a> Run<'a> {
     /// The guest before the migration.
     fn idle(&self) -> Latencies {
         let mut guest = Guest::new(&self.setup.workload, self.seed);
-        let mut histogram = histogram::Histogram::default();
+        let mut histogram = crate::histogram::Histogram::default();
         let place = Place { copier: 0.0, mirrored: 0.0, tee: Tee::Background, ..self.place() };
         const SECONDS: u32 = 20;
         for step in 0..SECONDS * 10 {

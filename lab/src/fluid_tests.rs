@@ -247,3 +247,14 @@ fn rounds_that_cost_nothing_do_not_become_endless() {
     // A step is 10 ms here.
     assert!(run.rounds > 1000 && run.rounds < 1000 + 60_100, "{}", run.rounds);
 }
+
+/// Requests that arrive when the run is over would be requests without time.
+#[test]
+fn the_requests_of_a_run_are_those_of_its_time() {
+    let text = "name = 'x'\n[disk]\nsize = '64M'\n[workload]\nrate = 1000\nread = 0.5\n[strategies]\ndisk = ['mirror-io', 'stop-and-copy']\n";
+    for run in runs(text) {
+        // A tenth of a second more would be 100 requests in a run of 50 ms.
+        let expected = 1000.0 * run.total_s;
+        assert!((run.requests as f64 - expected).abs() < 35.0, "{run:?}");
+    }
+}

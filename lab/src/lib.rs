@@ -10,6 +10,9 @@
 //! - [`policy`]: what a strategy sees and what it may order ([`Policy`])
 //! - [`presets`]: the published strategies
 //! - [`fluid`]: the model that runs them ([`fluid::Run`]): regions of a disk by popularity, rates and queues
+//! - [`event`]: the tier that runs them on the real block layer, on simulated devices in virtual time
+//! - `meter`, `histogram`: metrics that both share
+//! - [`calibrate`](mod@calibrate): parameters of the model from measurements
 //! - [`figures`]: published figures, reproduced
 //! - [`record`]: the results of a run
 //! - [`schedule`]: runs shared between threads and machines
@@ -41,9 +44,13 @@
 //! Tests: `foo_tests.rs` beside `foo.rs`; `tests/` runs the experiments that are shipped.
 
 pub mod assertion;
+pub mod calibrate;
+pub mod event;
 pub mod experiment;
 pub mod figures;
 pub mod fluid;
+mod histogram;
+mod meter;
 pub mod plot;
 pub mod policy;
 pub mod presets;
@@ -67,13 +74,29 @@ pub use record::{Outcome, RunInfo, RunRecord, SeriesPoint};
 /// # Panics
 /// Panics if the experiment has no such point.
 pub fn run_one(experiment: &Experiment, point: usize, strategy: &Strategy, seed: u64) -> Outcome {
+    run_and_measure(experiment, point, strategy, seed).0
+}
+
+/// As [`run_one`], with the processor time that the run took.
+///
+/// # Panics
+/// As [`run_one`].
+pub fn run_and_measure(
+    experiment: &Experiment,
+    point: usize,
+    strategy: &Strategy,
+    seed: u64,
+) -> (Outcome, event::Cost) {
     let at = &experiment.points[point];
     // Without pairs, each strategy has a guest of its own.
     let drawn = match experiment.pair {
         true => seed,
         false => workload::Random::of(seed, &strategy.name()).next_u64(),
     };
-    let mut outcome = fluid::Run::new(&at.setup, strategy, drawn).finish();
+    let (mut outcome, cost) = match experiment.tier {
+        Tier::Fluid => (fluid::Run::new(&at.setup, strategy, drawn).finish(), event::Cost::default()),
+        Tier::Event => event::run(&at.setup, strategy, drawn),
+    };
     outcome.record.seed = seed;
     outcome.record.experiment.clone_from(&experiment.name);
     outcome.record.point = point;
@@ -82,5 +105,5 @@ pub fn run_one(experiment: &Experiment, point: usize, strategy: &Strategy, seed:
         line.point = point;
         line.seed = seed;
     }
-    outcome
+    (outcome, cost)
 }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod cli;
 
-/// Compares strategies of live migration, in a model.
+/// Compares strategies of live migration, in a model or in virtual time.
 #[derive(Parser)]
 #[command(name = "lab", version)]
 struct Arguments {
@@ -26,6 +26,8 @@ enum Command {
     Compare(cli::results::Compare),
     /// Run one run of a folder of results again.
     Replay(cli::replay::Replay),
+    /// Find parameters of the model of RAM from measurements of one strategy.
+    Calibrate(cli::calibrate::Calibrate),
     /// List strategies, devices and workloads.
     List,
     /// Make a figure of a publication, and check what it shows.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Report(report) => report.start(),
         Command::Compare(compare) => compare.start(),
         Command::Replay(replay) => replay.start(),
+        Command::Calibrate(calibrate) => calibrate.start(),
         Command::List => {
             cli::print(&cli::list::text());
             Ok(ExitCode::SUCCESS)

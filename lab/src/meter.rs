@@ -1,6 +1,6 @@
 //! The metrics of a run: windows of a second, the series, and totals.
 
-use super::histogram::Histogram;
+use crate::histogram::Histogram;
 use crate::policy::{Latencies, Phase};
 use crate::record::{RunRecord, SeriesPoint};
 
@@ -48,7 +48,7 @@ pub struct Meter {
     interval: f64,
     next_sample: f64,
     dip: f64,
-    pub(super) record: RunRecord,
+    pub(crate) record: RunRecord,
 }
 
 impl Meter {

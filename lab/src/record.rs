@@ -153,6 +153,9 @@ pub struct RunRecord {
     pub cpu_s_per_gib: f64,
     /// Requests of the guest during the migration.
     pub requests: u64,
+    /// Blocks that did not hold what the guest wrote last, and reads of it that showed that: always 0, unless
+    /// there is a defect. The fluid tier has no content.
+    pub wrong_blocks: u64,
 }
 
 /// The state at an instant of a run: a line of `series.csv`.

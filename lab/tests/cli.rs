@@ -178,3 +178,71 @@ fn runs_are_replayed_and_compared() {
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.code() == Some(1) && out.contains("DIFFERS"), "{out}");
 }
+
+/// The same experiment on the block layer itself.
+#[test]
+fn the_event_tier_has_the_same_bytes_on_threads_and_shards_and_is_resumed_and_replayed() {
+    let text = EXPERIMENT.replace("4G", "64M").replace("seeds = 6", "seeds = 2\ntier = \"event\"");
+    let folder = folder_with(&text.replace("[100, 1000]", "[50, 200]"));
+    let at = folder.path();
+    let text = good(at, &["run", "small.toml", "--threads", "1", "--out", "one"]);
+    assert!(text.contains("us a MiB copied") && text.contains("holds"), "{text}");
+    let one = tables(&at.join("one"));
+    assert!(one.0.lines().skip(1).all(|line| line.contains(",event,moved,true,") && line.ends_with(",0")));
+    for shard in ["1/2", "2/2"] {
+        good(at, &["run", "small.toml", "--threads", "3", "--shard", shard, "--out", "parts"]);
+    }
+    good(at, &["merge", "--out", "joint", "parts/shard-2-of-2", "parts/shard-1-of-2"]);
+    assert_eq!(tables(&at.join("joint")), one);
+    // An interruption at any time.
+    let killed = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .current_dir(at)
+        .args(["run", "small.toml", "--threads", "1", "--out", "killed"])
+        .stdout(Stdio::null())
+        .spawn();
+    let mut killed = killed.unwrap();
+    let journal = at.join("killed/unfinished.journal");
+    let mut ended = false;
+    while std::fs::metadata(&journal).map_or(0, |data| data.len()) < 5000 && !ended {
+        ended = killed.try_wait().unwrap().is_some();
+        std::thread::yield_now();
+    }
+    let _ = killed.kill();
+    killed.wait().unwrap();
+    good(at, &["run", "small.toml", "--out", "killed", "--resume"]);
+    assert_eq!(tables(&at.join("killed")), one);
+    let replay = ["replay", "one", "--strategy", "hybrid(0.5)", "--seed", "2", "--point", "1"];
+    assert!(good(at, &replay).contains("the same as in runs.csv"));
+    let dead = good(at, &[&replay[..], &["--kill", "source", "--at", "200ms"]].concat());
+    assert!(dead.contains("failed"), "{dead}");
+    // The tier of an option is the one of the replay.
+    good(at, &["run", "small.toml", "--tier", "fluid", "--out", "fluid"]);
+    let fluid = ["replay", "fluid", "--strategy", "dbt", "--seed", "1"];
+    assert!(good(at, &fluid).contains("the same as in runs.csv"));
+    std::fs::write(at.join("no.toml"), EXPERIMENT.replace("\"dbt\"", "\"compose\"")).unwrap();
+    let refused = bad(at, &["run", "no.toml", "--tier", "event"]);
+    assert!(refused.contains("does not run compose") && refused.lines().count() == 1, "{refused}");
+}
+
+#[test]
+fn a_model_is_calibrated_from_an_experiment_and_one_column() {
+    let text = "name = \"x\"\n[ram]\nsize = \"8G\"\ndirty = \"77.5M/s\"\n[strategies]\nram = [\"precopy\"]\n";
+    let folder = folder_with(text);
+    let at = folder.path();
+    let column = include_str!("../figures/kubevirt-291/without.toml");
+    std::fs::write(at.join("column.toml"), column).unwrap();
+    good(at, &["calibrate", "small.toml", "column.toml", "--out", "found.toml"]);
+    let found = std::fs::read_to_string(at.join("found.toml")).unwrap();
+    // What it writes is an experiment's sections.
+    let whole = format!("name = \"y\"\n{found}[strategies]\nram = [\"precopy\"]\n[runs]\nseeds = 3\n");
+    std::fs::write(at.join("whole.toml"), whole).unwrap();
+    good(at, &["run", "whole.toml"]);
+    assert!(
+        bad(at, &["calibrate", "small.toml", "column.toml", "--out", "found.toml"]).contains("found.toml")
+    );
+    std::fs::write(at.join("wrong.toml"), column.replace("total_s", "totl_s")).unwrap();
+    assert!(bad(at, &["calibrate", "small.toml", "wrong.toml"]).contains("total_s"));
+    std::fs::write(at.join("more.toml"), format!("{column}more = 1\n")).unwrap();
+    assert!(bad(at, &["calibrate", "small.toml", "more.toml"]).contains("more"));
+    assert!(bad(at, &["calibrate", "small.toml", "no.toml"]).contains("no.toml"));
+}

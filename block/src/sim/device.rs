@@ -3,8 +3,8 @@
 //! # Service
 //!
 //! A request is served in virtual time: it waits for one of `depth` places, occupies the device for its share
-//! of bandwidth or of requests a second, whichever is longer, and ends after a latency that does not occupy it.
-//! Requests up to 64 KiB go before larger ones, behind at most 32 KiB of those: devices and the kernel's
+//! of bandwidth or of requests a second, whichever is longer, and ends after a latency that does not occupy
+//! it. Requests up to 64 KiB go before larger ones, behind at most 32 KiB of those: devices and the kernel's
 //! schedulers serve many queues in turn, and the sum of all is what the device can do. A flush takes its own
 //! time, whatever was written. There are no seeks.
 //!
@@ -12,17 +12,19 @@
 //!
 //! The block layer must survive some faults, and cannot see others. The first kind is in
 //! [`super::SimFile`]: errors, short writes, torn sectors, power cuts at any change. Here is the second kind,
-//! which real devices have too, with what detects it:
+//! which real devices have too. With what detects each:
 //!
-//! | option | the device | detected by |
-//! |---|---|---|
-//! | `misdirected` | writes to another place than it was asked to, and says that all is well | the stamp's block number, at the next read of either place. The block layer has no checksums of data and copies it faithfully |
-//! | `rot` | returns a block with a flipped bit, once | the stamp, if the guest reads it. A copy makes it lasting |
-//! | `lost_flushes` | says that a flush is done, and does nothing | nothing while there is power; after a power cut a version that the guest had flushed is gone |
+//! - `misdirected`: the device writes to another place than it was asked to, and says that all is well. The
+//!   stamp's block number shows it at the next read of either place. The block layer has no checksums of
+//!   data, and copies it faithfully.
+//! - `rot`: the device returns a block with a flipped bit, once. The stamp shows it if the guest reads it. A
+//!   copy makes it lasting.
+//! - `lost_flushes`: the device says that a flush is done, and does nothing. Nothing shows that while there
+//!   is power; after a power cut, a version that the guest had flushed is gone.
 //!
-//! A power cut here takes back everything since the last flush, in the order in which it was written: which of
-//! the unflushed sectors survive is `SimFile`'s subject. A request takes effect when it ends, and requests end
-//! in any order, so what a guest may rely on is only what was answered.
+//! A power cut here takes back everything since the last flush, in the order in which it was written: which
+//! of the unflushed sectors survive is `SimFile`'s subject. A request takes effect when it ends, and requests
+//! end in any order, so what a guest may rely on is only what was answered.
 //!
 //! Not simulated: errors that a device reports (see `SimFile`), reordered flushes, and wear.
 
@@ -130,7 +132,7 @@ pub struct SimDevice {
     stamps: RefCell<Stamps>,
     bytes: Bytes,
     pipe: Pipe,
-    /// When the requests that it works at end.
+    /// The ends of the requests that it works at.
     inside: RefCell<BinaryHeap<Reverse<u64>>>,
     counts: Cell<Counts>,
     lies: Cell<Lies>,

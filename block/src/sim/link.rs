@@ -1,12 +1,12 @@
 //! A simulated link, over which a device of another host is used, as an NBD export would be.
 //!
-//! Each direction has a rate and a delay. Requests go one after the other, as on one connection, so a small one
-//! waits for what was sent before it. Jitter is added to the time of an answer. A request has 28 bytes and its
-//! data, an answer 16 and its data.
+//! Each direction has a rate and a delay. Requests go one after the other, as on one connection, so a small
+//! one waits for what was sent before it. Jitter is added to the time of an answer. A request has 28 bytes
+//! and its data, an answer 16 and its data.
 //!
 //! While the link is cut, nothing arrives: requests wait, and those in flight are sent again once it is back,
-//! as our NBD client does with a server that goes on. The loss of a server that forgets what was not flushed is
-//! [`super::SimFile::restart`].
+//! as our NBD client does with a server that goes on. The loss of a server that forgets what was not flushed
+//! is [`super::SimFile::restart`].
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -5,8 +5,9 @@
 //! and tables of image formats, are kept as bytes.
 //!
 //! Nearly everything on a disk lies as it was at first: stamps of version 0, one after the other. Such runs
-//! cost four bytes for 64 KiB, and nothing where none of 32 MiB was ever changed. Blocks that are unlike their
-//! run have an entry each in a map. So a disk of 256 GiB with a million changed blocks takes some 50 MiB.
+//! cost four bytes for 64 KiB, and nothing where none of 32 MiB was ever changed. Blocks that are unlike
+//! their run have an entry each in a map. So a disk of 256 GiB with a million changed blocks takes some 50
+//! MiB.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -105,7 +106,7 @@ pub struct Stamps {
     original: u32,
     odd: Map<u64>,
     bytes: Map<Box<[u8]>>,
-    /// What was there before each change since the last [`Stamps::settle`], if that is kept.
+    /// The content before each change since the last [`Stamps::settle`], if that is kept.
     undo: Option<Vec<(u32, Content)>>,
 }
 

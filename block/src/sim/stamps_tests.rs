@@ -20,7 +20,8 @@ fn blocks_hold_what_was_written_last() {
         }
         let mut model: BTreeMap<u32, Content> = BTreeMap::new();
         let mut settled = model.clone();
-        let at_first = |block: u32| if block / CELL < blocks / 2 / CELL { stamp(block, 0) } else { Content::Zero };
+        let at_first =
+            |block: u32| if block / CELL < blocks / 2 / CELL { stamp(block, 0) } else { Content::Zero };
         for step in 1..400_u32 {
             let count = [1, 2, CELL, 3 * CELL, 5][random.below(5) as usize];
             let first = random.below(u64::from(blocks - count)) as u32;
@@ -89,7 +90,8 @@ fn a_terabyte_that_is_copied_takes_little_memory() {
     for piece in 0..1 << 20 {
         if piece % 512 == 0 {
             let first = piece * 256;
-            (0..256).for_each(|i| Stamp { block: first + i, version: 0 }.put(&buf, i as usize * BLOCK as usize));
+            (0..256)
+                .for_each(|i| Stamp { block: first + i, version: 0 }.put(&buf, i as usize * BLOCK as usize));
             stamps.write(first, &buf);
         }
     }

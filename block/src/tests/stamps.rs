@@ -63,7 +63,7 @@ impl Pair {
                 let (buf, offset) = (Buf::new(BLOCK as usize), u64::from(block) * BLOCK);
                 let version = versions.borrow()[block as usize];
                 let ticket = disk.enter().await;
-                if executor::random() % 4 == 0 {
+                if executor::random().is_multiple_of(4) {
                     disk.read(&ticket, offset, buf.clone()).await.unwrap();
                     wrong += u32::from(Stamp::get(&buf, 0) != Some(Stamp { block, version }));
                 } else {
@@ -71,7 +71,7 @@ impl Pair {
                     disk.write(&ticket, offset, buf).await.unwrap();
                     versions.borrow_mut()[block as usize] = version + 1;
                 }
-                if executor::random() % 64 == 0 {
+                if executor::random().is_multiple_of(64) {
                     disk.flush(&ticket).await.unwrap();
                 }
                 drop(ticket);

@@ -10,20 +10,21 @@ use lab::presets::{DISK, Described, RAM};
 /// The strategies, devices and workloads that an experiment may name.
 pub fn text() -> String {
     let mut out = String::new();
-    let mut section = |title: &str, presets: &[Described]| {
+    let mut section = |title: &str, presets: &[Described], of_disks: bool| {
         let _ = writeln!(out, "{title}");
         for preset in presets {
             let kind = if preset.shipped { "shipped" } else { "model" };
+            let event = if of_disks && lab::event::runs(preset.name) { "event" } else { "" };
             let _ = writeln!(
                 out,
-                "  {:<18} {:<8} {}\n{:30}{}",
-                preset.name, kind, preset.does, "", preset.source
+                "  {:<18} {:<8} {:<6} {}\n{:37}{}",
+                preset.name, kind, event, preset.does, "", preset.source
             );
         }
         out.push('\n');
     };
-    section("Strategies for disks", &DISK);
-    section("Strategies for RAM", &RAM);
+    section("Strategies for disks (\"event\": the event tier runs it)", &DISK, true);
+    section("Strategies for RAM", &RAM, false);
     let _ = writeln!(out, "Devices\n  {}\n", lab::experiment::DEVICES.join(", "));
     let _ = writeln!(out, "Workloads\n  {}", workload::spec::PRESETS.join(", "));
     out

@@ -11,7 +11,7 @@ use lab::experiment::{Fault, Party, When};
 use lab::reader::suggestion;
 use lab::report::terminal::table;
 use lab::results::Results;
-use lab::{Experiment, RunRecord, Strategy, run_one, units};
+use lab::{Experiment, RunRecord, Strategy, Tier, run_one, units};
 
 /// The options of `lab replay`.
 #[derive(Args)]
@@ -52,6 +52,9 @@ impl Replay {
     pub fn start(self) -> End {
         let results = Results::read(&self.folder)?;
         let mut experiment = Experiment::parse("run.json", &results.info.text)?;
+        // `--tier` may have chosen another one than the file.
+        experiment.tier = Tier::named(&results.info.tier)
+            .ok_or_else(|| format!("run.json: the tier '{}' is not known", results.info.tier))?;
         let names = &results.info.strategies;
         if !names.contains(&self.strategy) {
             let hint = suggestion(&self.strategy, names.iter().map(String::as_str));

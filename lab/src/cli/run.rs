@@ -9,11 +9,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{End, check, host, print};
+use lab::event::Cost;
 use lab::reader::suggestion;
 use lab::report;
 use lab::results::{Journal, Results, ResultsError};
 use lab::schedule::{Job, Shard, jobs, run_all};
-use lab::{Experiment, Outcome, RunInfo, Strategy, Tier, run_one};
+use lab::{Experiment, Outcome, RunInfo, Strategy, Tier, run_and_measure};
 
 /// The options of `lab run`.
 #[derive(Args)]
@@ -71,10 +72,8 @@ impl FromStr for Seeds {
 }
 
 fn tier(text: &str) -> Result<Tier, String> {
-    let all = [Tier::Fluid];
-    let found = all.into_iter().find(|tier| tier.name() == text);
-    let names = all.map(Tier::name);
-    found.ok_or_else(|| format!("there is {}{}", names.join(", "), suggestion(text, names)))
+    let names = Tier::ALL.map(Tier::name);
+    Tier::named(text).ok_or_else(|| format!("there are {}{}", names.join(", "), suggestion(text, names)))
 }
 
 /// Reads an experiment file.
@@ -106,6 +105,7 @@ impl Run {
     pub fn start(self) -> End {
         let mut experiment = read(&self.file)?;
         self.change(&mut experiment)?;
+        experiment.check_tier().map_err(|text| format!("{}: {text}", self.file.display()))?;
         let shard = self.shard.unwrap_or(Shard::ALL);
         let out = self.out.clone().unwrap_or_else(|| {
             PathBuf::from("lab-results").join(self.file.file_stem().unwrap_or_else(|| "experiment".as_ref()))
@@ -189,8 +189,12 @@ impl Run {
             .threads
             .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let before = host::steal();
-        let run = |job: &Job| run_one(experiment, job.point, &experiment.strategies[job.strategy], job.seed);
-        let result = run_all(&all, threads, run, |job, outcome: Outcome| {
+        let run = |job: &Job| {
+            run_and_measure(experiment, job.point, &experiment.strategies[job.strategy], job.seed)
+        };
+        let mut total = Cost::default();
+        let result = run_all(&all, threads, run, |job, (outcome, cost): (Outcome, Cost)| {
+            total.add(&cost);
             journal.add(&outcome)?;
             outcomes.insert(job, outcome);
             bar.inc(1);
@@ -198,6 +202,7 @@ impl Run {
         });
         bar.finish_and_clear();
         result?;
+        print(&total.text());
         info.host = host::facts(before);
         let results = Results::new(info.clone(), outcomes);
         results.write(folder)?;

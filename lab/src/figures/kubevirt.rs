@@ -5,31 +5,13 @@
 //! and the stop's cost follow from it by arithmetic; the cost of a round, the working set and the variation
 //! of the guest's writes are fitted to its times and iterations. The other column is then predicted.
 
-use super::{Check, Figure, mean, median, setup};
+use super::{Check, Figure, median, setup};
+use crate::calibrate::{Calibrated, MIB, Measured, fit, range};
 use crate::experiment::{Ram, Setup};
-use crate::fluid::Run;
-use crate::presets::Strategy;
 use crate::reader::{LabError, Source, Table};
-use crate::record::RunRecord;
 
 /// Repetitions of each column.
 const REPETITIONS: u64 = 200;
-/// Repetitions of each try of the calibration.
-const TRIES: u64 = 60;
-const MIB: f64 = 1_048_576.0;
-
-/// The parameters that the calibration finds.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Calibrated {
-    /// Bytes per second of the link.
-    pub rate: f64,
-    /// The guest's RAM.
-    pub ram: Ram,
-    /// The fixed limit, in seconds.
-    pub limit: f64,
-    /// Repetitions of the publication.
-    pub group: usize,
-}
 
 /// A file of the figure, by its name.
 pub(super) fn file(name: &str) -> &'static str {
@@ -56,49 +38,11 @@ fn numbers<const N: usize>(
     Ok(values)
 }
 
-/// Results of a column: for each repetition.
-struct Column {
-    total: Vec<f64>,
-    convergence: Vec<f64>,
-    downtime: Vec<f64>,
-    iterations: Vec<f64>,
-    sent: Vec<f64>,
-}
-
-impl Calibrated {
-    fn setup(&self) -> Result<Setup, LabError> {
-        let mut setup = setup("kubevirt-291", "[ram]\nsize = \"8G\"\n[limits]\ndeadline = \"1h\"\n")?;
-        (setup.ram, setup.link.rate, setup.link.delay) = (Some(self.ram), self.rate, 1e-4);
-        setup.limits.downtime = self.limit;
-        Ok(setup)
-    }
-
-    /// Runs a RAM preset this often.
-    fn run(&self, preset: &str, repetitions: u64) -> Result<Column, LabError> {
-        let setup = self.setup()?;
-        let strategy = Strategy { disk: None, ram: Some(preset.to_owned()) };
-        let runs: Vec<RunRecord> = (1..=repetitions)
-            .map(|seed| Run::new(&setup, &strategy, seed).without_series().finish().record)
-            .collect();
-        let first = self.ram.size as f64 * self.ram.used / self.rate;
-        let of = |value: &dyn Fn(&RunRecord) -> f64| runs.iter().map(value).collect();
-        Ok(Column {
-            total: of(&|run| run.total_s),
-            convergence: of(&|run| run.total_s - first),
-            downtime: of(&|run| run.stop_ms / 1e3),
-            iterations: of(&|run| f64::from(run.rounds)),
-            sent: of(&|run| run.sent_bytes as f64 / MIB),
-        })
-    }
-}
-
-/// The range of a group of repetitions, the least and the most: the median over all groups.
-fn range(values: &[f64], group: usize) -> (f64, f64) {
-    let of = |pick: fn(f64, f64) -> f64| {
-        let groups = values.chunks_exact(group.max(1));
-        median(&groups.filter_map(|group| group.iter().copied().reduce(pick)).collect::<Vec<_>>())
-    };
-    (of(f64::min), of(f64::max))
+/// The setup that both columns share, without its RAM.
+fn base() -> Result<Setup, LabError> {
+    let mut setup = setup("kubevirt-291", "[ram]\nsize = \"8G\"\n[limits]\ndeadline = \"1h\"\n")?;
+    setup.link.delay = 1e-4;
+    Ok(setup)
 }
 
 /// Calibrates the model. `read` returns the text of a file by its name; it is asked for the conditions and
@@ -107,67 +51,12 @@ fn range(values: &[f64], group: usize) -> (f64, f64) {
 /// # Errors
 /// If a file lacks a value.
 pub fn calibrate(read: &mut dyn FnMut(&str) -> &'static str) -> Result<Calibrated, LabError> {
-    let keys = [
-        "limit_s",
-        "total_s",
-        "first_pass_s",
-        "convergence_mean_s",
-        "convergence_median_s",
-        "convergence_least_s",
-        "convergence_most_s",
-        "downtime_s",
-        "iterations",
-        "sent_mib",
-    ];
-    let [limit, total, first, mean_time, median_time, least, most, downtime, iterations, sent] =
-        numbers(read, "without.toml", keys)?;
+    let measured = Measured::read(Source { file: "without.toml", text: read("without.toml") })?;
     let (size, dirty, group) = conditions(read)?;
-    let rate = sent * MIB / total;
-    let ram = Ram {
-        size,
-        used: (first * rate / size as f64).min(1.0),
-        dirty,
-        working_set: 256 << 20,
-        variation: 0.2,
-        variation_time: 1.0,
-        round_cost: 0.175,
-        switch_cost: downtime - limit,
-    };
-    let mut best = Calibrated { rate, ram, limit, group };
-    let error = |tried: &Calibrated| -> Result<f64, LabError> {
-        let column = tried.run("precopy", TRIES)?;
-        let (low, high) = range(&column.convergence, group);
-        let pairs = [
-            (mean(&column.convergence), mean_time),
-            (median(&column.convergence), median_time),
-            (mean(&column.iterations), iterations),
-            (low, least),
-            (high, most),
-        ];
-        Ok(pairs.iter().map(|(seen, published)| (seen / published - 1.0).powi(2)).sum())
-    };
-    let mut least_error = error(&best)?;
-    // Coordinate descent: each parameter up and down, in steps that become smaller.
-    for step in [1.4, 1.4, 1.2, 1.1] {
-        for parameter in 0..3 {
-            for factor in [step, 1.0 / step] {
-                let mut tried = best;
-                match parameter {
-                    0 => tried.ram.round_cost *= factor,
-                    1 => tried.ram.working_set = (tried.ram.working_set as f64 * factor) as u64,
-                    _ => tried.ram.variation *= factor,
-                }
-                let found = error(&tried)?;
-                if found < least_error {
-                    (best, least_error) = (tried, found);
-                }
-            }
-        }
-    }
-    // The stop costs what the mean downtime has beyond the transfer of what was left.
-    let transfer = mean(&best.run("precopy", TRIES)?.downtime) - best.ram.switch_cost;
-    best.ram.switch_cost = (downtime - transfer).max(0.0);
-    Ok(best)
+    let base = base()?;
+    let ram = base.ram.map(|ram| Ram { size, dirty, ..ram });
+    let ram = ram.ok_or_else(|| Source { file: "kubevirt-291", text: "" }.error(0..0, "[ram] is missing"))?;
+    Ok(fit(&base, &ram, &measured, group))
 }
 
 fn conditions(read: &mut dyn FnMut(&str) -> &'static str) -> Result<(u64, f64, usize), LabError> {
@@ -189,7 +78,9 @@ pub(super) fn figure() -> Result<Figure, LabError> {
 
 /// Predicts the column with the ramp, and compares both columns with what was published.
 pub(super) fn compare(model: &Calibrated) -> Result<Figure, LabError> {
-    let (without, with) = (model.run("precopy", REPETITIONS)?, model.run("precopy-ramp", REPETITIONS)?);
+    let base = base()?;
+    let column = |preset| model.run(&base, preset, REPETITIONS);
+    let (without, with) = (column("precopy"), column("precopy-ramp"));
     let keys = [
         "total_s",
         "convergence_mean_s",
@@ -202,11 +93,11 @@ pub(super) fn compare(model: &Calibrated) -> Result<Figure, LabError> {
     ];
     let right = numbers(&mut file, "without.toml", keys)?;
     let left = numbers(&mut file, "with.toml", keys)?;
-    let seen = |column: &Column| {
+    let seen = |column: &crate::calibrate::Column| {
         let (least, most) = range(&column.convergence, model.group);
         [
             median(&column.total),
-            mean(&column.convergence),
+            super::mean(&column.convergence),
             median(&column.convergence),
             least,
             most,

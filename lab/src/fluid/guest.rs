@@ -71,6 +71,20 @@ pub struct Step {
     pub fault_latency: f64,
 }
 
+impl Step {
+    /// The latencies of this many reads and writes that ended first, and of the flushes between them.
+    pub fn first(&self, requests: f64) -> Vec<(f64, f64)> {
+        let total: f64 = self.latencies.iter().map(|(_, weight)| weight).sum();
+        let mut left = total * (requests / self.ended.max(1e-9)).min(1.0);
+        let first = self.latencies.iter().map_while(|(seconds, weight)| {
+            let taken = weight.min(left);
+            left -= taken;
+            (taken > 0.0).then_some((*seconds, taken))
+        });
+        first.collect()
+    }
+}
+
 /// The guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -106,6 +120,15 @@ impl Guest {
             lacking: 0.0,
             last: 0.0,
             stalled: 0.0,
+        }
+    }
+
+    /// Requests that wait now: those in the queue, or after a stop the one of each client.
+    pub fn waiting(&self) -> f64 {
+        match self.spec.arrival {
+            Arrival::Closed { depth } if self.stalled > 0.0 => f64::from(depth),
+            Arrival::Closed { .. } => 0.0,
+            Arrival::Open { .. } => self.queue,
         }
     }
 

@@ -4,7 +4,7 @@
 //! found by forking the run: the fork's link is cut, and the fork goes on for a few steps.
 
 use super::Run;
-use super::meter::Loss;
+use crate::meter::Loss;
 use crate::policy::{Phase, Tee};
 use crate::record::End;
 

@@ -70,3 +70,23 @@ fn nothing_is_overwritten() {
     made_up(Shard::ALL, "one").write(folder.path()).unwrap();
     assert!(Journal::create(folder.path(), &info).unwrap_err().to_string().contains("--out"));
 }
+
+#[test]
+fn a_run_is_synced_unless_that_was_done_within_a_second() {
+    let (info, all) = outcomes();
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::create(folder.path(), &info).unwrap();
+    assert!(journal.synced.is_some(), "the description is synced");
+    journal.sync = |_| Err(std::io::Error::other("the disk is gone"));
+    // A time to come, so that a slow machine makes no difference.
+    journal.synced = Some(Instant::now() + Duration::from_secs(3600));
+    journal.add(&all[0]).unwrap();
+    for due in [None, Instant::now().checked_sub(SYNC)] {
+        journal.synced = due;
+        let error = journal.add(&all[1]).unwrap_err().to_string();
+        assert!(error.contains("sync") && error.contains("the disk is gone"), "{error}");
+    }
+    journal.sync = File::sync_data;
+    journal.add(&all[1]).unwrap();
+    assert!(journal.synced.is_some());
+}
