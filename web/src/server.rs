@@ -1,6 +1,7 @@
 //! The requests that the server answers: files of the page, and WebSockets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
@@ -13,6 +14,7 @@ use axum::routing::get;
 use futures_util::{SinkExt, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio::time::timeout;
 
 use crate::access::{Access, PROTOCOL};
 use crate::connector::Connector;
@@ -28,7 +30,9 @@ const SOCKETS: usize = 32;
 /// The longest message of a page, in bytes.
 const LONGEST: usize = 1 << 20;
 /// The most commands of a page without a reply.
-const COMMANDS: usize = 16;
+const COMMANDS: usize = 64;
+/// The time that a page has to take what is sent to it.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// Headers of every response. Scripts are only files of this server; styles may be inline, because xterm.js
 /// makes some; nothing may be fetched from, sent to or embedded by anybody else.
@@ -178,16 +182,20 @@ async fn page(server: &Arc<Server>, socket: WebSocket) {
         let message = tokio::select! {
             incoming = incoming.next() => match incoming {
                 Some(Ok(Message::Text(request))) => {
-                    // A page with too many commands in flight waits here for the first to end.
-                    let Ok(turn) = Arc::clone(&running).acquire_owned().await else { return };
-                    let (server, replies) = (Arc::clone(server), replies.clone());
-                    tokio::spawn(async move {
-                        let reply = command(&server, &request).await;
-                        // The page may have gone.
-                        let _ = replies.send(reply).await;
-                        drop(turn);
-                    });
-                    continue;
+                    // Nothing is waited for here: replies that nobody takes would keep the commands running.
+                    match Arc::clone(&running).try_acquire_owned() {
+                        Ok(turn) => {
+                            let (server, replies) = (Arc::clone(server), replies.clone());
+                            tokio::spawn(async move {
+                                let reply = command(&server, &request).await;
+                                // The page may have gone.
+                                let _ = replies.send(reply).await;
+                                drop(turn);
+                            });
+                            continue;
+                        }
+                        Err(_) => Message::Text(busy(&request).into()),
+                    }
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Binary(_))) => {
@@ -200,8 +208,10 @@ async fn page(server: &Arc<Server>, socket: WebSocket) {
             Some(reply) = outbox.recv() => Message::Text(reply.into()),
             Some(news) = news.next() => text(&news),
         };
-        if out.send(message).await.is_err() {
-            return;
+        // A page that takes nothing any more, on a host that is gone, gives its place back.
+        match timeout(STALLED, out.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
         }
     }
 }
@@ -224,10 +234,25 @@ async fn next_news(
 /// Runs a request of a page. Returns the reply.
 async fn command(server: &Server, request: &str) -> String {
     let request: Value = serde_json::from_str(request).unwrap_or_default();
-    let mut reply = match run(server, &request).await {
+    let reply = match run(server, &request).await {
         Ok(reply) => reply,
-        Err(reason) => json!({"error": {"class": "GenericError", "desc": reason}}),
+        Err(reason) => error(&reason),
     };
+    reply_to(&request, reply)
+}
+
+/// Returns the reply to a request of a page that has too many without one.
+fn busy(request: &str) -> String {
+    let request: Value = serde_json::from_str(request).unwrap_or_default();
+    reply_to(&request, error("too many commands of this page wait for replies"))
+}
+
+fn error(reason: &str) -> Value {
+    json!({"error": {"class": "GenericError", "desc": reason}})
+}
+
+/// Marks a reply with the request's number.
+fn reply_to(request: &Value, mut reply: Value) -> String {
     if let Some(reply) = reply.as_object_mut() {
         reply.insert("id".to_owned(), request["id"].clone());
     }
@@ -257,3 +282,7 @@ async fn run(server: &Server, request: &Value) -> Result<Value, String> {
     let arguments = request.get("arguments").unwrap_or(&none);
     machine.execute(command, arguments).await.map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
