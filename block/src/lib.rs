@@ -61,6 +61,7 @@ pub mod image;
 pub mod io;
 pub mod job;
 mod on_error;
+mod pieces;
 pub mod sim;
 pub mod storage;
 mod turns;

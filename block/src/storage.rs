@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 
-use crate::{Buf, Error, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result, pieces};
 
 pub(crate) mod bytes;
 pub(crate) mod changes;
@@ -269,13 +269,9 @@ fn read_only(name: &str) -> Error {
 
 /// Writes zeros to a range, in pieces of bounded size.
 pub(crate) async fn write_zeros(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
-    const PIECE: u64 = 1 << 20;
-    let zeros = Buf::new((range.end - range.start).min(PIECE) as usize);
-    let mut at = range.start;
-    while at < range.end {
-        let len = (range.end - at).min(PIECE);
-        storage.write(at, zeros.slice(0..len as usize)).await?;
-        at += len;
-    }
-    Ok(())
+    pieces::zeros(range, async |at, zeros| {
+        let len = zeros.len() as u64;
+        storage.write(at, zeros).await.map(|()| len)
+    })
+    .await
 }

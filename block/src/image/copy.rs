@@ -12,7 +12,7 @@ use crate::format::Content;
 use crate::image::node::Node;
 use crate::storage::Transfer;
 use crate::turns::Turns;
-use crate::{Buf, Error, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result, pieces};
 
 /// The largest copy through memory, in bytes.
 const LARGEST_COPY: u64 = 1 << 20;
@@ -330,9 +330,10 @@ async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Resul
     match leaf.format().zero(offset, len, false).await {
         // The format has no zero clusters, or a part of a shared cluster was to be zeroed.
         Err(e) if e.kind() == ErrorKind::Unsupported => {
-            const PIECE: u64 = 1 << 20;
-            let zeros = Buf::new(len.min(PIECE) as usize);
-            write(leaf, offset, len, &zeros, done).await
+            pieces::zeros(offset..offset + len, async |at, zeros| write_absent(leaf, at, zeros).await)
+                .await?;
+            done.copied += len;
+            Ok(())
         }
         Ok(()) => {
             done.zero += len;
@@ -340,16 +341,6 @@ async fn zero(leaf: &Node, offset: u64, len: u64, done: &mut Populated) -> Resul
         }
         Err(e) => Err(e),
     }
-}
-
-async fn write(leaf: &Node, offset: u64, len: u64, zeros: &Buf, done: &mut Populated) -> Result<()> {
-    let mut at = 0;
-    while at < len {
-        let n = (len - at).min(zeros.len() as u64);
-        at += write_absent(leaf, offset + at, zeros.slice(0..n as usize)).await?;
-    }
-    done.copied += len;
-    Ok(())
 }
 
 async fn write_absent(leaf: &Node, offset: u64, buf: Buf) -> Result<u64> {

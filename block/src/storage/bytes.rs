@@ -19,8 +19,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use executor::sync::Semaphore;
-use futures_util::{StreamExt, stream};
 
+use crate::pieces::{self, all_of};
 use crate::storage::ranges::{RangeGuard, RangeLocks};
 use crate::{Buf, Result};
 
@@ -30,8 +30,6 @@ const PIECE: u64 = 512 << 10;
 const PIECES: usize = 4;
 /// The most memory that the bounce buffers of one storage take together, in bytes; further requests wait.
 const BOUNCED: u64 = 16 << 20;
-/// The most zeros that are written at once, in bytes.
-const ZEROS: u64 = 1 << 20;
 /// The range that an operation locks while it may move the end of a file without changing existing bytes.
 const END: Range<u64> = u64::MAX - 1..u64::MAX;
 
@@ -166,13 +164,16 @@ impl Bytes {
             return storage.read_blocks(offset, buf).await;
         }
         let pieces = self.pieces(offset..offset + buf.len() as u64);
-        all(pieces.map(async |(piece, part)| {
-            let _bounced = self.bounced.acquire(len(&piece) as u64).await;
-            let bounce = Buf::new(len(&piece));
-            storage.read_blocks(piece.start, &bounce).await?;
-            buf.slice(within(&part, offset)).copy_from_buf(&bounce.slice(within(&part, piece.start)));
-            Ok(())
-        }))
+        all_of(
+            pieces.map(async |(piece, part)| {
+                let _bounced = self.bounced.acquire(len(&piece) as u64).await;
+                let bounce = Buf::new(len(&piece));
+                storage.read_blocks(piece.start, &bounce).await?;
+                buf.slice(within(&part, offset)).copy_from_buf(&bounce.slice(within(&part, piece.start)));
+                Ok(())
+            }),
+            PIECES,
+        )
         .await
     }
 
@@ -191,13 +192,16 @@ impl Bytes {
         if self.is_aligned(offset, buf) {
             storage.write_blocks(offset, buf).await?;
         } else {
-            all(self.pieces(range.clone()).map(async |(piece, part)| {
-                let _bounced = self.bounced.acquire(len(&piece) as u64).await;
-                let bounce = Buf::new(len(&piece));
-                self.read_around(storage, &piece, &part, &bounce).await?;
-                bounce.slice(within(&part, piece.start)).copy_from_buf(&buf.slice(within(&part, offset)));
-                storage.write_blocks(piece.start, &bounce).await
-            }))
+            all_of(
+                self.pieces(range.clone()).map(async |(piece, part)| {
+                    let _bounced = self.bounced.acquire(len(&piece) as u64).await;
+                    let bounce = Buf::new(len(&piece));
+                    self.read_around(storage, &piece, &part, &bounce).await?;
+                    bounce.slice(within(&part, piece.start)).copy_from_buf(&buf.slice(within(&part, offset)));
+                    storage.write_blocks(piece.start, &bounce).await
+                }),
+                PIECES,
+            )
             .await?;
         }
         self.grown(range.end);
@@ -252,12 +256,10 @@ impl Bytes {
         if range.start >= end {
             return Ok(());
         }
-        let zeros = Buf::new((end - range.start).min(ZEROS) as usize);
-        for at in (range.start..end).step_by(zeros.len()) {
-            let n = (end - at).min(zeros.len() as u64);
-            self.write(storage, at, &zeros.slice(0..n as usize)).await?;
-        }
-        Ok(())
+        pieces::zeros(range.start..end, async |at, zeros| {
+            self.write(storage, at, &zeros).await.map(|()| zeros.len() as u64)
+        })
+        .await
     }
 
     /// Waits until nobody is at work past the old or the new end, then sets the length.
@@ -294,17 +296,6 @@ fn len(range: &Range<u64>) -> usize {
 /// A range relative to `start`.
 fn within(range: &Range<u64>, start: u64) -> Range<usize> {
     (range.start - start) as usize..(range.end - start) as usize
-}
-
-/// Waits for all pieces even if one fails, because the caller reuses the buffer and releases the locks
-/// afterwards.
-async fn all(pieces: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
-    let mut results = stream::iter(pieces).buffer_unordered(PIECES);
-    let mut outcome = Ok(());
-    while let Some(result) = results.next().await {
-        outcome = outcome.and(result);
-    }
-    outcome
 }
 
 #[cfg(test)]

@@ -28,13 +28,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use executor::sync::Semaphore;
-use futures_util::{StreamExt, stream};
 use nbd::client::{self, Client, RequestError};
 use nbd::{Errno, Uri};
 
 use super::bytes::{Blocks, Bytes};
 use super::protocol::Protocol;
 use super::{Extent, HostOpener, Identity, Source, Storage};
+use crate::pieces::all_of;
 use crate::{Buf, Error, ErrorKind, Result};
 use link::Link;
 use map::{Kept, Map};
@@ -211,13 +211,7 @@ impl NbdStorage {
             let part = buf.slice(at..(at + piece).min(buf.len()));
             async move { one(offset + at as u64, part).await }
         });
-        // Waits for all of them even if one fails, because the caller reuses the buffer afterwards.
-        let mut results = stream::iter(pieces).buffer_unordered(PIECES);
-        let mut outcome = Ok(());
-        while let Some(result) = results.next().await {
-            outcome = outcome.and(result);
-        }
-        outcome
+        all_of(pieces, PIECES).await
     }
 
     fn refused(&self, what: &str) -> Error {

@@ -9,13 +9,13 @@ use std::rc::Rc;
 
 use async_trait::async_trait;
 use executor::sync::{Permit, Semaphore};
-use futures_util::StreamExt;
 
 use super::{Below, Filter};
 use crate::disk::{Disk, Ticket};
 use crate::format::Content;
 use crate::image::copy::{Populated, store};
 use crate::image::node::{LocalFuture, Node};
+use crate::pieces::all_of;
 use crate::turns::Turns;
 use crate::{Buf, Result};
 
@@ -85,13 +85,7 @@ impl Filter for CopyOnRead {
             }
             at += len;
         }
-        // Awaits all of them, even if one fails: the caller may reuse the buffer afterwards.
-        let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
-        let mut outcome = Ok(());
-        while let Some(result) = results.next().await {
-            outcome = outcome.and(result);
-        }
-        outcome
+        all_of(parts, PARTS).await
     }
 }
 

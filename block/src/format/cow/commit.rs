@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use executor::sync::{Event, Semaphore};
-use futures_util::StreamExt;
 
 use super::cache::{Run, SECTOR};
+use crate::pieces::all_of;
 use crate::storage::Storage;
 use crate::{Buf, ErrorKind, Result};
 
@@ -76,19 +76,13 @@ impl Commits {
     }
 }
 
-/// Writes runs, several at once, and waits for every one even when one fails: a stale write must not
-/// come after a newer one.
+/// Writes runs, several at once.
 pub(crate) async fn write_all(storage: &dyn Storage, runs: Vec<Run>) -> Result<()> {
     let writes = runs.into_iter().map(|run| {
         let buf = Buf::from_bytes(&run.bytes);
         storage.write(run.offset, buf)
     });
-    let mut results = futures_util::stream::iter(writes).buffer_unordered(DEPTH);
-    let mut outcome = Ok(());
-    while let Some(result) = results.next().await {
-        outcome = outcome.and(result);
-    }
-    outcome
+    all_of(writes, DEPTH).await
 }
 
 /// Changes the first 512 bytes of storage in one write, durably; `one` serializes the changes.

@@ -2,10 +2,9 @@
 
 use std::rc::Rc;
 
-use futures_util::StreamExt;
-
 use super::{LocalFuture, Node};
 use crate::format::{Compressed, Content, Reading};
+use crate::pieces::all_of;
 use crate::turns::Turns;
 use crate::{Buf, Error, Result};
 
@@ -51,7 +50,7 @@ impl Node {
                 let below = below.into_iter().map(|part| -> LocalFuture<'_, Result<()>> {
                     Box::pin(async move { read_below(part).await.map_err(Error::of_source) })
                 });
-                all_of(own.chain(below)).await?;
+                await_parts(own.chain(below)).await?;
                 if at == buf.len() {
                     return Ok(());
                 }
@@ -137,27 +136,20 @@ async fn read_below(part: Below) -> Result<()> {
             left.push(Below { node, offset: offset + known, buf: buf.slice(known as usize..buf.len()) });
         }
         if found.len() >= WINDOW {
-            all_of(found.drain(..).map(read)).await?;
+            await_parts(found.drain(..).map(read)).await?;
             readings.clear();
         }
         turns.step().await;
     }
-    all_of(found.into_iter().map(read)).await
+    await_parts(found.into_iter().map(read)).await
 }
 
-/// Awaits all parts of a request, some at once, even if one fails: the caller may reuse the buffer
-/// afterwards. Returns the first error.
-async fn all_of<'a>(mut parts: impl Iterator<Item = LocalFuture<'a, Result<()>>>) -> Result<()> {
+/// Awaits all parts of a request. A single one needs no list.
+async fn await_parts<'a>(mut parts: impl Iterator<Item = LocalFuture<'a, Result<()>>>) -> Result<()> {
     let (first, second) = (parts.next(), parts.next());
     let first = match (first, &second) {
         (Some(only), None) => return only.await,
         (first, _) => first,
     };
-    let parts = first.into_iter().chain(second).chain(parts);
-    let mut results = futures_util::stream::iter(parts).buffer_unordered(PARTS);
-    let mut outcome = Ok(());
-    while let Some(result) = results.next().await {
-        outcome = outcome.and(result);
-    }
-    outcome
+    all_of(first.into_iter().chain(second).chain(parts), PARTS).await
 }

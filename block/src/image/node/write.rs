@@ -6,7 +6,7 @@ use super::Node;
 use crate::format::Content;
 use crate::storage::ranges::RangeGuard;
 use crate::turns::Turns;
-use crate::{Buf, Error, ErrorKind, Result};
+use crate::{Buf, Error, ErrorKind, Result, pieces};
 
 /// The largest piece of an allocating write, in bytes: bounds the time that others wait for its locks.
 const LARGEST_WRITE: u64 = 4 << 20;
@@ -140,24 +140,21 @@ impl Node {
 
     /// Writes zeros wherever the range is not known to be zero.
     pub(crate) async fn write_zero_bytes(&self, offset: u64, len: u64) -> Result<()> {
-        const PIECE: u64 = 1 << 20;
-        let zeros = Buf::new(len.min(PIECE) as usize);
         let turns = Turns::default();
-        let mut at = 0;
-        while at < len {
+        pieces::zeros(offset..offset + len, async |at, zeros| {
             turns.step().await;
-            let run = self.format.map(offset + at, (len - at).min(PIECE)).await?;
+            let run = self.format.map(at, zeros.len() as u64).await?;
             let is_zero = match run.content {
                 Content::Zero => true,
                 Content::Absent => self.backing().is_none(),
                 Content::Data(_) | Content::Compressed(..) => false,
             };
             if !is_zero {
-                self.write(offset + at, zeros.slice(0..run.len as usize)).await?;
+                self.write(at, zeros.slice(0..run.len as usize)).await?;
             }
-            at += run.len;
-        }
-        Ok(())
+            Ok(run.len)
+        })
+        .await
     }
 
     /// Discards a range, whose content is not needed any more. Afterwards it reads as zeros, or as
