@@ -15,13 +15,13 @@ const SIZE: usize = (2 << 20) + (300 << 10) + 512 * 37;
 
 pub fn run(layout: &Layout, seed: u64) {
     let number = number(&layout.name(), seed);
-    theirs(layout, Random(number));
-    ours(layout, Random(number + 1));
+    theirs(layout, Random::new(number));
+    ours(layout, Random::new(number + 1));
 }
 
 /// Returns the seed of an image's random choices.
 pub fn number(name: &str, seed: u64) -> u64 {
-    name.bytes().fold(seed, |seed, byte| Random(seed ^ u64::from(byte)).next())
+    name.bytes().fold(seed, |seed, byte| Random::new(seed ^ u64::from(byte)).next_u64())
 }
 
 /// Returns the layers from the bottom to the leaf, with their sizes in bytes.
@@ -84,7 +84,7 @@ fn content(random: &mut Random, len: usize) -> Vec<u8> {
         match random.below(3) {
             0 => {}
             1 => piece.copy_from_slice(&random.bytes(piece.len())),
-            _ => piece.fill(random.next() as u8),
+            _ => piece.fill(random.next_u64() as u8),
         }
     }
     bytes

@@ -137,7 +137,7 @@ fn sound_images() {
         }
     }
     let folder = Folder::new();
-    let raw = folder.write("raw", &Random(1).content(3 << 20));
+    let raw = folder.write("raw", &content(&mut Random::new(1), 3 << 20));
     for options in ["cluster_size=64k", "cluster_size=512", "cluster_size=2M"] {
         let image = folder.file("compressed");
         qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, &raw, &image]);

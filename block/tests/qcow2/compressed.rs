@@ -29,8 +29,8 @@ fn compressed(folder: &Folder, name: &str, content: &[u8], options: &str) -> Str
 fn reads_equal_the_source_in_any_order() {
     for (seed, options) in LAYOUTS.iter().enumerate() {
         let folder = Folder::new();
-        let mut random = Random(seed as u64);
-        let content = random.content(3 * 1024 * 1024 + 512 * 77);
+        let mut random = Random::new(seed as u64);
+        let content = content(&mut random, 3 * 1024 * 1024 + 512 * 77);
         let image = compressed(&folder, "image", &content, options);
         real(move |opener| async move {
             let disk = open(&opener, &image, Kind::Qcow2).await;
@@ -51,8 +51,8 @@ fn reads_equal_the_source_in_any_order() {
 fn writes_over_compressed_clusters_leave_an_exact_image() {
     for (seed, options) in LAYOUTS.iter().enumerate() {
         let folder = Folder::new();
-        let mut random = Random(100 + seed as u64);
-        let content = random.content(2 * 1024 * 1024 + 512 * 77);
+        let mut random = Random::new(100 + seed as u64);
+        let content = content(&mut random, 2 * 1024 * 1024 + 512 * 77);
         let image = compressed(&folder, "image", &content, options);
         // A snapshot shares every cluster.
         if seed % 2 == 0 {
@@ -86,7 +86,7 @@ fn writes_over_compressed_clusters_leave_an_exact_image() {
 fn streams_from_a_compressed_backing_file() {
     for options in LAYOUTS {
         let folder = Folder::new();
-        let content = Random(7).content(2 * 1024 * 1024 + 512 * 13);
+        let content = content(&mut Random::new(7), 2 * 1024 * 1024 + 512 * 13);
         let base = compressed(&folder, "base", &content, options);
         let leaf = folder.file("leaf");
         let name = leaf.clone();

@@ -35,12 +35,13 @@ fn preallocated_images_have_their_clusters() {
             assert_eq!(allocated >= size, preallocation != Preallocation::Metadata, "{preallocation:?}");
             let mut model = vec![0; size as usize];
             compare(&folder, &image, &model);
-            let (name, mut random) = (image.clone(), Random(cluster));
+            let (name, mut random) = (image.clone(), Random::new(cluster));
             let length = std::fs::metadata(&image).unwrap().len();
             let model = real(move |opener| async move {
                 let disk = open(&opener, &name, Kind::Qcow2).await;
                 for n in 0..40 {
-                    let (at, bytes) = (random.below(size / 512 - 200) * 512, random.content(512 * (n + 1)));
+                    let (at, bytes) =
+                        (random.below(size / 512 - 200) * 512, content(&mut random, 512 * (n + 1)));
                     let ticket = disk.enter().await;
                     disk.write(&ticket, at, Buf::from_bytes(&bytes)).await.unwrap();
                     model[at as usize..at as usize + bytes.len()].copy_from_slice(&bytes);
@@ -95,8 +96,8 @@ fn disks_grow_into_sound_images() {
         ["cluster_size=64k", "cluster_size=512", "extended_l2=on", "compat=0.10", "lazy_refcounts=on"];
     for (seed, options) in layouts.into_iter().enumerate() {
         let folder = Folder::new();
-        let mut random = Random(seed as u64);
-        let base = folder.write("base", &random.content(3 << 20));
+        let mut random = Random::new(seed as u64);
+        let base = folder.write("base", &content(&mut random, 3 << 20));
         let image = folder.file("image");
         let size = (1 << 20) + 512 * 5;
         let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "-o", options, &image];

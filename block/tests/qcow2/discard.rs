@@ -42,7 +42,7 @@ fn the_file_shrinks_by_what_is_discarded() {
         let folder = Folder::new();
         let image = folder.file("image");
         let path = image.clone();
-        let content = Random(1).content(32 << 20);
+        let content = content(&mut Random::new(1), 32 << 20);
         let mut model = content.clone();
         model.resize(64 << 20, 0);
         let full = real(move |opener| async move {

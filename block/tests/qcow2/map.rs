@@ -70,7 +70,7 @@ fn chains_of_every_kind() {
 #[test]
 fn compressed_and_empty_images() {
     let folder = Folder::new();
-    let raw = folder.write("raw", &Random(3).content(3 << 20));
+    let raw = folder.write("raw", &content(&mut Random::new(3), 3 << 20));
     for (n, options) in ["cluster_size=64k", "cluster_size=512", "extended_l2=on"].iter().enumerate() {
         let image = folder.file(&format!("compressed{n}"));
         qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, &raw, &image]);

@@ -8,34 +8,19 @@ use block::io::{Aio, Engine};
 use block::storage::HostOpener;
 use block::{Buf, Disk, Kind, chain};
 use executor::Executor;
+pub use seeded::Random;
 
-/// A random generator: small, seeded, and the same for ever (SplitMix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// Returns bytes that compress to about a half, with holes.
-    pub fn content(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        for piece in bytes.chunks_mut(5000) {
-            match self.below(4) {
-                0 => {}
-                1 => piece.iter_mut().for_each(|byte| *byte = self.next() as u8),
-                _ => piece.iter_mut().for_each(|byte| *byte = (self.next() & 0x0f) as u8),
-            }
+/// Returns bytes that compress to about a half, with holes.
+pub fn content(random: &mut Random, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    for piece in bytes.chunks_mut(5000) {
+        match random.below(4) {
+            0 => {}
+            1 => piece.iter_mut().for_each(|byte| *byte = random.next_u64() as u8),
+            _ => piece.iter_mut().for_each(|byte| *byte = (random.next_u64() & 0x0f) as u8),
         }
-        bytes
     }
+    bytes
 }
 
 /// A temporary folder.
@@ -142,7 +127,7 @@ pub async fn scribble(disk: &Rc<Disk>, model: &mut [u8], random: &mut Random, co
                 model[place.clone()].copy_from_slice(&read(disk, offset, len as usize).await);
             }
             _ => {
-                let bytes = random.content(len as usize);
+                let bytes = content(random, len as usize);
                 disk.write(&ticket, offset, Buf::from_bytes(&bytes)).await.unwrap();
                 model[place].copy_from_slice(&bytes);
             }

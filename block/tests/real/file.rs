@@ -36,7 +36,7 @@ fn crooked(len: usize, shift: usize, random: &mut Random) -> Buf {
 }
 
 async fn torture(file: Rc<dyn Storage>, mut model: Vec<u8>, grows: bool, seed: u64) -> Vec<u8> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     for _ in 0..300 {
         let unit = [1, 512, 4096][random.below(3) as usize];
         let offset = random.below(model.len() as u64 + 3000) / unit * unit;
@@ -68,7 +68,7 @@ fn any_offset_length_and_memory() {
         for len in [0, 1, 511, 4096, 10_000] {
             real(mode, move |opener| async move {
                 let folder = Folder::new();
-                let bytes = Random(len as u64).bytes(len);
+                let bytes = Random::new(len as u64).bytes(len);
                 let name = folder.write("file", &bytes);
                 let file = opener.open(&name, true).await.unwrap();
                 let model = torture(file.clone(), bytes, true, n as u64 * 10 + len as u64).await;
@@ -110,7 +110,7 @@ fn zeros_keep_or_give_back_a_raw_files_space() {
         for mode in MODES.into_iter().filter(|mode| !mode.direct) {
             let folder = tempfile::tempdir_in(folder).unwrap();
             let path = folder.path().join("raw").to_str().unwrap().to_owned();
-            let mut model = Random(7).bytes(4 << 20);
+            let mut model = Random::new(7).bytes(4 << 20);
             std::fs::write(&path, &model).unwrap();
             std::fs::File::options().write(true).open(&path).unwrap().set_len(8 << 20).unwrap();
             model.resize(8 << 20, 0);
@@ -159,7 +159,7 @@ fn block_devices() {
         for mode in MODES {
             println!("{sector} {mode:?}");
             let folder = Folder::new();
-            let bytes = Random(3).bytes(1 << 20);
+            let bytes = Random::new(3).bytes(1 << 20);
             let name = folder.write("file", &bytes);
             let device = Loop::over(&name, sector);
             let path = device.0.clone();
@@ -170,7 +170,7 @@ fn block_devices() {
                 drop(file);
                 let disk = open(&opener, &path, Kind::Raw).await;
                 verify(&disk, &model).await;
-                exercise(&disk, &mut model, &mut Random(6), 20).await;
+                exercise(&disk, &mut model, &mut Random::new(6), 20).await;
                 verify(&disk, &model).await;
                 disk.close().await.unwrap();
                 drop(disk);
@@ -186,7 +186,7 @@ fn block_devices() {
 #[ignore = "needs root and loop devices"]
 fn a_raw_disk_on_a_device_that_grew() {
     let folder = Folder::new();
-    let mut model = Random(8).bytes(1 << 20);
+    let mut model = Random::new(8).bytes(1 << 20);
     let name = folder.write("file", &model);
     let device = Loop::over(&name, 512);
     let path = device.0.clone();
@@ -196,7 +196,7 @@ fn a_raw_disk_on_a_device_that_grew() {
         tool("losetup", &["-c", &path]);
         disk.resize(2 << 20).await.unwrap();
         model.resize(2 << 20, 0);
-        exercise(&disk, &mut model, &mut Random(9), 20).await;
+        exercise(&disk, &mut model, &mut Random::new(9), 20).await;
         verify(&disk, &model).await;
         disk.close().await.unwrap();
         drop((disk, device));

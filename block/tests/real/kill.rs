@@ -14,7 +14,7 @@ const SECTORS: u64 = 8192;
 
 /// Returns the sectors that round `n` writes.
 fn place(seed: u64, n: u64) -> std::ops::Range<u64> {
-    let mut random = Random(seed * 1_000_003 + n);
+    let mut random = Random::new(seed * 1_000_003 + n);
     let start = random.below(SECTORS);
     start..(start + 1 + random.below(100)).min(SECTORS)
 }

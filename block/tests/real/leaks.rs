@@ -54,7 +54,7 @@ fn streams_without_leaks(below: Option<(Kind, Create)>, leaf: (Kind, Create), n:
     println!("{leaf:?} over {below:?}");
     real(MODES[n % 4], move |opener| async move {
         let folder = Folder::new();
-        let mut random = Random(n as u64);
+        let mut random = Random::new(n as u64);
         let mut model = base(&mut random);
         folder.write("base", &model);
         let mut under = ("base".to_owned(), Kind::Raw);

@@ -36,7 +36,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
             println!("cluster_size {cluster}, table_size {table}, backing {backing:?}");
             real(MODES[n % 4], move |opener| async move {
                 let folder = Folder::new();
-                let mut random = Random(n as u64);
+                let mut random = Random::new(n as u64);
                 let mut model = vec![0; SIZE];
                 let leaf = folder.file("leaf");
                 let options = Create {
@@ -100,7 +100,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
         println!("{layout}");
         real(MODES[n % 4], move |opener| async move {
             let folder = Folder::new();
-            let mut random = Random(n as u64);
+            let mut random = Random::new(n as u64);
             // The base is shorter than the disks over it, and not a multiple of a sector.
             let mut model = random.bytes((3 << 20) + 100);
             let base = folder.write("base", &model);
@@ -149,7 +149,7 @@ fn an_image_that_was_not_closed_is_repaired_by_us_or_by_qemu() {
     for ours in [true, false] {
         real(MODES[0], move |opener| async move {
             let folder = Folder::new();
-            let mut random = Random(7);
+            let mut random = Random::new(7);
             let mut model = vec![0; SIZE];
             let leaf = folder.file("leaf");
             let size = SIZE.to_string();
@@ -197,7 +197,7 @@ fn discarded_clusters_leave_the_hosts_file() {
         let leaf = folder.file("leaf");
         let options = Create { size: Some(64 * MIB), ..Create::default() };
         image::create(&*opener, &leaf, Kind::Qed, &options).await.unwrap();
-        let mut model = Random(1).bytes(32 << 20);
+        let mut model = Random::new(1).bytes(32 << 20);
         let disk = open(&opener, &leaf, Kind::Qed).await;
         let ticket = disk.enter().await;
         disk.write(&ticket, 0, block::Buf::from_bytes(&model)).await.unwrap();

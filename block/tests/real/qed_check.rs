@@ -127,7 +127,7 @@ fn disks_grow_over_backing_files_of_any_length() {
     for (seed, layout) in LAYOUTS.into_iter().enumerate() {
         real(MODES[seed], move |opener| async move {
             let folder = Folder::new();
-            let mut random = Random(seed as u64);
+            let mut random = Random::new(seed as u64);
             let mut model = random.bytes(6 << 20);
             let base = folder.write("base", &model);
             let leaf = folder.file("leaf");

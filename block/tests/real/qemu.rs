@@ -34,7 +34,7 @@ fn what_we_create_and_write_is_what_qemu_reads() {
             println!("{what}");
             real(mode, move |opener| async move {
                 let folder = Folder::new();
-                let mut random = Random(seed);
+                let mut random = Random::new(seed);
                 let mut model = vec![0; SIZE];
                 let leaf = folder.file("leaf");
                 let options = Create {
@@ -107,7 +107,7 @@ fn chains_that_qemu_made_are_read_written_and_streamed() {
         println!("{layout}");
         real(MODES[n % 4], move |opener| async move {
             let folder = Folder::new();
-            let mut random = Random(n as u64);
+            let mut random = Random::new(n as u64);
             // The base is shorter than the disks over it, and not a multiple of a sector.
             let short = 3 << 20;
             let mut model = random.bytes(short + 100);
@@ -179,7 +179,7 @@ fn internal_snapshots_stay_what_they_were() {
         println!("{layout}");
         real(MODES[n % 4], move |opener| async move {
             let folder = Folder::new();
-            let mut random = Random(100 + n as u64);
+            let mut random = Random::new(100 + n as u64);
             let mut model = random.bytes(SIZE);
             folder.write("base", &model);
             let leaf = folder.file("leaf");
@@ -242,7 +242,7 @@ fn raw_files_of_any_length() {
         real(mode, move |opener| async move {
             let folder = Folder::new();
             for len in [1, 511, 512, 1000, 4096, 4097, 100 * 512, 70001] {
-                let mut random = Random(len as u64);
+                let mut random = Random::new(len as u64);
                 let bytes = random.bytes(len);
                 let name = folder.write("disk", &bytes);
                 let mut model = bytes.clone();

@@ -21,7 +21,7 @@ fn thousands_of_operations_in_flight() {
         println!("{mode:?}");
         real(mode, move |opener| async move {
             let folder = Folder::new();
-            let bytes = Random(1).bytes(4096 * 4096);
+            let bytes = Random::new(1).bytes(4096 * 4096);
             let file = storage(&opener, &folder, &bytes).await;
             // Several times what the submission and the completion queue hold, all requested at once,
             // and nothing requested afterwards that would reveal lost completions.

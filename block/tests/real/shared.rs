@@ -137,7 +137,7 @@ fn a_stream_that_shares_blocks_beside_small_direct_writes() {
             let top = chain::open(&*opener, &leaf, Kind::Qcow2, true).await.unwrap();
             let disk = Disk::new("virtio0", top, false, opener, |_| {});
 
-            let mut random = Random(14);
+            let mut random = Random::new(14);
             disk.start_stream(StreamOptions::default(), JobOptions::block_stream(disk.name())).await.unwrap();
             while !disk.query_stream().is_empty() {
                 let writes = model.chunks_mut(SIZE / 4).enumerate().map(|(n, part)| {

@@ -11,26 +11,7 @@ use block::storage::HostOpener;
 use block::stream::StreamOptions;
 use block::{Buf, Disk, DiskEvent, Kind};
 use executor::Executor;
-
-/// A random generator: small, seeded, and the same for ever (SplitMix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(len).collect()
-    }
-}
+pub use seeded::Random;
 
 /// Access to files: the I/O engine, with or without O_DIRECT.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +145,7 @@ pub async fn exercise(disk: &Rc<Disk>, model: &mut [u8], random: &mut Random, ro
     let quarter = model.len() / 512 / 4;
     for _ in 0..rounds {
         let steps = model.chunks_mut(quarter * 512).take(4).enumerate().map(|(n, part)| {
-            let mut random = Random(random.next());
+            let mut random = Random::new(random.next_u64());
             async move {
                 let sectors = part.len() as u64 / 512;
                 let start = random.below(sectors);

@@ -166,7 +166,9 @@ pub fn judge(found: Found, oldest: u64, newest: u64) -> Result<u64, Fault> {
     }
 }
 
-/// One round of SplitMix64: good enough to make different bytes, and cheap enough for an emulated CPU.
+/// One round of SplitMix64: good enough to make different bytes, and cheap enough for an emulated CPU. The
+/// crate `seeded` has it too; the agent keeps its own, because the cache of its binary has the files of this
+/// crate as its key.
 pub fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,6 @@
 use super::*;
 use statrs::distribution::{Binomial, DiscreteCDF};
+use workload::math::exponential;
 
 /// The distribution of a resample's median is known if `n` is odd: it is at most the value of rank k exactly
 /// if more than half of n draws have at most this rank, and each has it with probability k/n.
@@ -25,7 +26,7 @@ fn more_than_nine_of_ten_intervals_hold_the_true_median() {
     let mut random = Random::new(3);
     let held = (0..300)
         .filter(|_| {
-            let values: Vec<f64> = (0..15).map(|_| random.exponential()).collect();
+            let values: Vec<f64> = (0..15).map(|_| exponential(&mut random)).collect();
             let found = interval(&values).unwrap();
             found.low <= std::f64::consts::LN_2 && std::f64::consts::LN_2 <= found.high
         })

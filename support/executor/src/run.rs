@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use seeded::Random;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::fd::{AsyncFd, Reactor};
@@ -22,7 +23,7 @@ use crate::timer::Timers;
 
 enum Mode {
     Real { reactor: RefCell<Reactor>, start: Instant },
-    Simulated { now: Cell<Duration>, random: Cell<u64> },
+    Simulated { now: Cell<Duration>, random: RefCell<Random> },
 }
 
 pub(crate) struct Inner {
@@ -87,7 +88,7 @@ pub fn is_simulated() -> bool {
 /// A random number; in a simulation it is drawn from the seed.
 pub fn random() -> u64 {
     match &current().mode {
-        Mode::Simulated { random, .. } => next_random(random),
+        Mode::Simulated { random, .. } => random.borrow_mut().next_u64(),
         Mode::Real { .. } => {
             use std::hash::{BuildHasher, Hasher};
             std::collections::hash_map::RandomState::new().build_hasher().finish()
@@ -104,16 +105,6 @@ pub fn remote() -> Remote {
 /// hook can submit batched work to the kernel there. If it makes tasks ready, the wait is skipped.
 pub fn before_wait(hook: impl Fn() + 'static) {
     current().before_wait.borrow_mut().push(Rc::new(hook));
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): one word of state, no dependency, and it never changes,
-/// which keeps old seeds replayable.
-fn next_random(state: &Cell<u64>) -> u64 {
-    let s = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    state.set(s);
-    let z = (s ^ (s >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 impl Inner {
@@ -142,7 +133,7 @@ impl Inner {
                 if count == 0 {
                     return None;
                 }
-                ready.swap_remove_back((next_random(random) % count as u64) as usize)
+                ready.swap_remove_back((random.borrow_mut().next_u64() % count as u64) as usize)
             }
         }
     }
@@ -240,7 +231,10 @@ impl Executor {
 
     /// An executor in a simulation: a virtual clock, and a schedule drawn from `seed`.
     pub fn simulated(seed: u64) -> Self {
-        Self::with(Mode::Simulated { now: Cell::new(Duration::ZERO), random: Cell::new(seed) }, None)
+        Self::with(
+            Mode::Simulated { now: Cell::new(Duration::ZERO), random: RefCell::new(Random::new(seed)) },
+            None,
+        )
     }
 
     fn with(mode: Mode, event: Option<EventFd>) -> Self {

@@ -1,5 +1,6 @@
 //! The requests of a workload.
 
+use crate::math::exponential;
 use crate::spec::{Arrival, Invalid, Offsets, Spec};
 use crate::{Kind, Op, Random, Zipf};
 
@@ -73,7 +74,7 @@ impl Requests {
     /// Advances the clock to the next arrival.
     fn arrive(&mut self) -> u64 {
         let Arrival::Open { rate, poisson } = self.spec.arrival else { return 0 };
-        let gap = if poisson { self.random.exponential() } else { 1.0 };
+        let gap = if poisson { exponential(&mut self.random) } else { 1.0 };
         let burst = self.spec.burst;
         // The time to the next request at the mean rate. In a busy half it goes by quicker, and in a quiet
         // one slower, or not at all.

@@ -1,14 +1,15 @@
 //! Workloads of block devices: streams of requests that follow from a seed, and traces in and out.
 //!
 //! Everything here is pure: no clock, no I/O, and the same requests for the same seed on every machine and
-//! for ever. Therefore the random numbers, the zipf sampler and the few functions of [`math`] are our own.
+//! for ever. Therefore the random numbers (`seeded`), the zipf sampler and the few functions of [`math`] are
+//! our own.
 //!
 //! Modules, in reading order:
 //!
 //! - [`spec`]: the description of a workload ([`Spec`]), its presets and its checks
 //! - [`generator`]: the requests of a workload ([`Requests`])
 //! - [`zipf`]: offsets of which few are popular
-//! - [`random`], [`math`]: random numbers, logarithm and exponential function
+//! - [`math`]: logarithm and exponential function; random numbers are [`Random`]
 //! - [`trace`]: recorded requests as text, as fio's iolog and as the output of blkparse
 //!
 //! ```
@@ -24,13 +25,12 @@
 
 pub mod generator;
 pub mod math;
-pub mod random;
 pub mod spec;
 pub mod trace;
 pub mod zipf;
 
 pub use generator::Requests;
-pub use random::Random;
+pub use seeded::Random;
 pub use spec::{Arrival, Invalid, Offsets, Spec};
 pub use zipf::Zipf;
 

@@ -6,6 +6,8 @@
 
 use std::f64::consts::{LN_2, SQRT_2};
 
+use crate::Random;
+
 /// Returns the natural logarithm of `x`; minus infinity for 0, and NaN for negative numbers.
 pub fn ln(x: f64) -> f64 {
     if x == 0.0 {
@@ -85,6 +87,11 @@ pub fn hit(x: f64) -> f64 {
     } else {
         1.0 - exp(-x)
     }
+}
+
+/// Returns an exponentially distributed number with mean 1.
+pub fn exponential(random: &mut Random) -> f64 {
+    -ln(1.0 - random.unit())
 }
 
 #[cfg(test)]

@@ -31,3 +31,10 @@ fn the_ends_of_the_range() {
     assert_eq!((exp(-800.0), exp(800.0), exp(0.0)), (0.0, f64::INFINITY, 1.0));
     assert!((ln(5e-324) - 5e-324_f64.ln()).abs() < 1e-9);
 }
+
+#[test]
+fn the_mean_of_exponential_numbers_is_1() {
+    let mut random = Random::new(1);
+    let mean = (0..100_000).map(|_| exponential(&mut random)).sum::<f64>() / 100_000.0;
+    assert!((mean - 1.0).abs() < 0.02);
+}

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use hostile::mutate::{Random, mutate};
+use hostile::mutate::{below, mutate};
 use hostile::{TARGETS, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
+use seeded::Random;
 
 /// The number of mutations of each target, unless it is set.
 const SEEDS: u64 = 400;
@@ -105,8 +106,8 @@ fn trial(target: &'static Target) -> Result<(), Failed> {
         None => (0..number("MILLRACE_SEEDS").unwrap_or(SEEDS), &FOUND[..]),
     };
     let mutations = seeds.chain(found.iter().copied()).map(|seed| {
-        let mut random = Random(seed);
-        let mut input = corpus[random.below(corpus.len() as u64) as usize].clone();
+        let mut random = Random::new(seed);
+        let mut input = corpus[below(&mut random, corpus.len() as u64) as usize].clone();
         mutate(&mut input, &mut random);
         (format!("MILLRACE_SEED={seed}"), input)
     });
