@@ -25,6 +25,7 @@ mod mirror;
 mod model;
 mod owners;
 mod parallel;
+mod parts;
 mod progress;
 mod replica;
 mod resize;

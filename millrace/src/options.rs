@@ -5,17 +5,23 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use block::Kind;
-use block::OnError;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm::serial::Backend;
 
+mod drive;
 mod net;
+mod values;
 mod vnc;
 mod web;
 
+pub(super) use drive::Drive;
 pub(super) use net::Net;
+pub(super) use values::{pairs, size};
 pub(super) use vnc::Vnc;
 pub(super) use web::Web;
+
+use drive::{cdrom, drive};
+use values::{id, switch};
 
 /// Run virtual machines whose disks can move to other images while the guest runs.
 #[derive(Parser)]
@@ -258,28 +264,6 @@ impl std::str::FromStr for TextMonitor {
     }
 }
 
-/// One `--drive` or `--cdrom`.
-#[derive(Clone, Debug)]
-pub(super) struct Drive {
-    pub id: String,
-    pub file: String,
-    pub format: Kind,
-    pub read_only: bool,
-    pub copy_on_read: bool,
-    pub direct: bool,
-    pub threads: bool,
-    /// True if space that the guest discards is freed.
-    pub unmap: bool,
-    pub serial: String,
-    pub queues: u16,
-    /// The reaction to an error of a request that is not a read.
-    pub on_write_error: OnError,
-    /// The reaction to an error of a read; never [`OnError::Enospc`].
-    pub on_read_error: OnError,
-    /// True for a removable drive, which is empty if `file` is empty.
-    pub cdrom: bool,
-}
-
 /// One `--tls-creds`.
 #[derive(Clone, Debug)]
 pub(super) struct TlsCreds {
@@ -370,130 +354,12 @@ pub(super) enum Repair {
     All,
 }
 
-/// Parses a number of bytes. K, M, G and T are powers of 1024; the number before them may have decimals.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is not a size: give a number of bytes, or one with K, M, G or T");
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, unit)) if unit.is_ascii_alphabetic() => {
-            let shift = match unit.to_ascii_uppercase() {
-                'K' => 10,
-                'M' => 20,
-                'G' => 30,
-                'T' => 40,
-                _ => return Err(wrong()),
-            };
-            (&text[..at], shift)
-        }
-        _ => (text, 0),
-    };
-    let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
-    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // Nine decimals distinguish every byte of a gigabyte. A number without a unit has no decimals.
-    let has_decimals = digits.contains('.');
-    if !is_number(whole) || !is_number(decimals) || decimals.len() > 9 || (has_decimals && shift == 0) {
-        return Err(wrong());
-    }
-    let scale = 10_u128.pow(decimals.len() as u32);
-    let number: u128 = format!("{whole}{decimals}").parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)? / scale;
-    u64::try_from(bytes).map_err(|_| wrong())
-}
-
-/// Checks the id of a device or of credentials, by QEMU's rules.
-fn id(value: String) -> Result<String, String> {
-    match value.as_str() {
-        "" => Err("id=ID is missing".into()),
-        // In `change vnc` this name means the screen.
-        "vnc" => Err("id=vnc: this name is taken by the screen; choose another id".into()),
-        text if qmp::id::is_well_formed(text) => Ok(value),
-        text => Err(format!(
-            "id={}: an id is a letter, then letters, digits, '-', '.' and '_'",
-            text.escape_debug()
-        )),
-    }
-}
-
-fn switch(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("{key}={value}: give on or off")),
-    }
-}
-
-/// Splits a `key=value,...` list; each key may occur once. As in QEMU, a doubled comma is a comma of the
-/// value.
-pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
-    let text = text.replace(",,", "\0");
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    for part in text.split(',') {
-        let (key, value) =
-            part.split_once('=').ok_or_else(|| format!("'{}': give KEY=VALUE", part.replace('\0', ",")))?;
-        if pairs.iter().any(|(other, _)| other == key) {
-            return Err(format!("'{key}' is given twice"));
-        }
-        pairs.push((key.to_owned(), value.replace('\0', ",")));
-    }
-    Ok(pairs)
-}
-
-impl Drive {
-    pub(super) fn new() -> Self {
-        Drive {
-            id: String::new(),
-            file: String::new(),
-            format: Kind::Raw,
-            read_only: false,
-            copy_on_read: false,
-            direct: false,
-            threads: false,
-            unmap: true,
-            serial: String::new(),
-            queues: 1,
-            on_write_error: OnError::Enospc,
-            on_read_error: OnError::Report,
-            cdrom: false,
-        }
-    }
-
-    /// Returns true if an error may stop the machine. As in QEMU, `query-block` then has an `io-status`.
-    pub(super) fn has_io_status(&self) -> bool {
-        let stops = |policy| matches!(policy, OnError::Stop | OnError::Enospc);
-        stops(self.on_write_error) || stops(self.on_read_error)
-    }
-}
-
-/// Parses `werror` or `rerror`. A read cannot lack space, so `rerror` has no `enospc`.
-fn on_error(key: &str, value: &str) -> Result<OnError, String> {
-    match value {
-        "report" => Ok(OnError::Report),
-        "ignore" => Ok(OnError::Ignore),
-        "stop" => Ok(OnError::Stop),
-        "enospc" if key == "werror" => Ok(OnError::Enospc),
-        _ if key == "werror" => Err(format!("{key}={value}: give report, stop, ignore or enospc")),
-        _ => Err(format!("{key}={value}: give report, stop or ignore")),
-    }
-}
-
 fn console(text: &str) -> Result<PathBuf, String> {
     match text.parse() {
         Ok(qmp::Address::Unix(path)) => Ok(path),
         Err(e @ qmp::AddressError::Option(..)) => Err(e.to_string()),
         _ => Err(format!("'{text}' is not a socket for a console: give unix:PATH")),
     }
-}
-
-fn cdrom(text: &str) -> Result<Drive, String> {
-    let mut drive = Drive { read_only: true, cdrom: true, ..Drive::new() };
-    for (key, value) in pairs(text)? {
-        match key.as_str() {
-            "id" => drive.id = value,
-            "file" => drive.file = value,
-            _ => return Err(format!("unknown --cdrom key '{key}'")),
-        }
-    }
-    drive.id = id(drive.id)?;
-    Ok(drive)
 }
 
 fn tls_creds(text: &str) -> Result<TlsCreds, String> {
@@ -511,42 +377,6 @@ fn tls_creds(text: &str) -> Result<TlsCreds, String> {
         folder: folder.ok_or("dir=PATH is missing")?,
         verify_peer,
     })
-}
-
-fn drive(text: &str) -> Result<Drive, String> {
-    let (mut id, mut file, mut format) = (None, None, None);
-    let mut drive = Drive::new();
-    for (key, value) in pairs(text)? {
-        let choice = |choices: [&str; 2]| {
-            let at = choices.iter().position(|choice| *choice == value);
-            at.ok_or_else(|| format!("{key}={value}: give {} or {}", choices[0], choices[1]))
-        };
-        match key.as_str() {
-            "id" => id = Some(value),
-            "file" => file = Some(value),
-            "format" => format = Some(value.parse::<Kind>().map_err(|e| e.to_string())?),
-            "readonly" => drive.read_only = switch(&key, &value)?,
-            "copy-on-read" => drive.copy_on_read = switch(&key, &value)?,
-            "cache" => drive.direct = choice(["writeback", "none"])? == 1,
-            "aio" => drive.threads = choice(["io_uring", "threads"])? == 1,
-            "discard" => drive.unmap = choice(["ignore", "unmap"])? == 1,
-            "serial" => drive.serial = value,
-            "werror" => drive.on_write_error = on_error(&key, &value)?,
-            "rerror" => drive.on_read_error = on_error(&key, &value)?,
-            "queues" => {
-                let queues = value.parse().ok().filter(|n| (1..=16).contains(n));
-                drive.queues = queues.ok_or_else(|| format!("queues={value}: give 1 to 16"))?;
-            }
-            _ => return Err(format!("unknown --drive key '{key}'")),
-        }
-    }
-    drive.id = self::id(id.unwrap_or_default())?;
-    drive.file = file.filter(|file| !file.is_empty()).ok_or("file=PATH is missing")?;
-    drive.format = format.ok_or("format=raw|qcow2|qed is missing: formats are never guessed")?;
-    if drive.copy_on_read && drive.read_only {
-        return Err("copy-on-read=on: a read-only disk takes no copies".into());
-    }
-    Ok(drive)
 }
 
 impl Run {

@@ -1,5 +1,7 @@
 //! The parsing of command lines, and the errors of wrong ones.
 
+use block::OnError;
+
 use super::*;
 
 #[test]

@@ -9,27 +9,25 @@ use std::sync::Arc;
 use executor::sync::{self, Semaphore};
 use executor::unblock;
 use futures_util::future::{Either, join_all, select};
-use kvm_bindings::kvm_clock_data;
-use kvm_ioctls::VmFd;
 use virtio::Device;
+use virtio::mmio::Transport;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::boot::Entry;
 use crate::boot_parts::{BootParts, PendingBoot};
-use crate::bus::Bus;
 use crate::error::Error;
 use crate::gate::{Gate, Wanted};
-use crate::hypervisor::{Doorbell, Line, Vm};
-use crate::layout::{
-    BUTTON_GSI, MAX_DEVICES, MMIO_SIZE, SERIAL_GSIS, SERIAL_PORTS, device_gsi, device_window,
-};
+use crate::layout::{MAX_DEVICES, SERIAL_PORTS};
 use crate::notice::{Event, Notices, Waiter};
 use crate::screen::{Screen, Size};
 use crate::serial::{Backend, Port, Running as SerialTask};
-use crate::vcpu::{Surroundings, Vcpus};
-use crate::{acpi, memory, ports};
-use virtio::mmio::{QUEUE_NOTIFY_OFFSET, Transport};
+use crate::vcpu::Vcpus;
+
+mod parts;
+mod running;
+
+use parts::Parts;
+use running::Running;
 
 /// A command line that suits a Linux guest of this machine: console on ttyS0, reset through the ACPI
 /// register, reset at once after a panic, and no search for a PCI bus, since there is none.
@@ -72,35 +70,6 @@ pub enum State {
     Gone,
 }
 
-/// The parts that live from one start to the next reset.
-struct Running {
-    vcpus: Vcpus,
-    /// The guest's clock at the time of the stop, while the guest is stopped.
-    clock: Cell<Option<kvm_clock_data>>,
-    /// Keeps irqfds and ioeventfds connected; dropped after the vCPUs.
-    vm: Arc<VmFd>,
-}
-
-impl Running {
-    /// Saves the guest's clock. All vCPUs must be parked.
-    fn stop_clock(&self) {
-        // If KVM cannot read the clock, the clock runs on while the guest is stopped.
-        self.clock.set(self.vm.get_clock().ok());
-    }
-
-    /// Sets the guest's clock back to the saved time. Must be called before the first vCPU runs.
-    fn start_clock(&self) {
-        if let Some(kvm_clock_data { clock, .. }) = self.clock.take() {
-            // Only the time is set: flags would ask for adjustments, for example by the time that has
-            // passed.
-            let stood = kvm_clock_data { clock, ..Default::default() };
-            if let Err(e) = self.vm.set_clock(&stood) {
-                tracing::warn!("the guest's clock runs on while the guest is stopped: {e}");
-            }
-        }
-    }
-}
-
 /// Sets the state to [`State::Ended`] when dropped, unless the reference is taken out before.
 struct Ended<'a>(Option<&'a Cell<State>>);
 
@@ -125,15 +94,6 @@ impl Prepared {
     pub fn is_stock_kernel(&self) -> bool {
         self.boot_parts.is_stock_kernel()
     }
-}
-
-/// The parts of a machine that worker threads use too.
-struct Parts {
-    boot_parts: Arc<BootParts>,
-    sandbox: sandbox::Mode,
-    transports: Vec<Arc<Transport>>,
-    serial: Vec<Arc<Port>>,
-    button: EventFd,
 }
 
 /// A virtual machine with its devices.
@@ -487,55 +447,5 @@ impl Machine {
         self.halt().await;
         self.end().await;
         join_all(self.serial_tasks.take().into_iter().map(SerialTask::finish)).await;
-    }
-}
-
-impl Parts {
-    /// Returns memory and serial ports to their power-on state. Devices must have been reset before.
-    fn clear(&self) -> Result<(), Error> {
-        memory::clear(&self.boot_parts.memory)?;
-        if let Some(screen) = &self.boot_parts.screen {
-            screen.clear()?;
-        }
-        for port in &self.serial {
-            port.reset().map_err(Error::system("serial port"))?;
-        }
-        Ok(())
-    }
-
-    /// Connects devices and serial ports to a VM, and describes them to its guest.
-    fn join(&self, vm: Vm, entry: &Entry) -> Result<Vm, Error> {
-        let BootParts { memory, cpus, .. } = &*self.boot_parts;
-        acpi::write(memory, *cpus, self.serial.len(), self.transports.len())
-            .map_err(|e| Error::System { what: "low memory", source: std::io::Error::other(e) })?;
-        let (mut lines, mut doorbells) = (Vec::new(), Vec::new());
-        let event = Error::system("eventfd");
-        lines.push(Line { event: self.button.try_clone().map_err(&event)?, gsi: BUTTON_GSI });
-        for (port, gsi) in self.serial.iter().zip(SERIAL_GSIS) {
-            lines.push(Line { event: port.irq().map_err(&event)?, gsi });
-        }
-        for (index, transport) in self.transports.iter().enumerate() {
-            let (interrupt, kicks) = transport.events().map_err(&event)?;
-            lines.push(Line { event: interrupt, gsi: device_gsi(index) });
-            let address = device_window(index) + QUEUE_NOTIFY_OFFSET;
-            doorbells.extend(kicks.into_iter().enumerate().map(|(queue, event)| Doorbell {
-                event,
-                address,
-                value: queue as u32,
-            }));
-        }
-        vm.connect(&lines, &doorbells)?;
-        // The other vCPUs wait for the boot CPU's INIT and SIPI in the kernel's local APIC.
-        entry.set_registers(&vm.vcpus[0])?;
-        Ok(vm)
-    }
-
-    fn surroundings(&self, gate: Arc<Gate>, notices: Arc<Notices>) -> Surroundings {
-        let ports = ports::bus(&gate, &notices, &self.serial);
-        let mut mmio = Bus::new();
-        for (index, transport) in self.transports.iter().enumerate() {
-            mmio.add(device_window(index), MMIO_SIZE, transport.clone());
-        }
-        Surroundings { ports, mmio, gate, notices, sandbox: self.sandbox }
     }
 }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use executor::spawn;
 use executor::sync::Event;
 
-use super::jobs::chain_of;
 use super::model::{self, Guest, random};
+use super::parts::chain_of;
 use super::{check, folder, open, seeds, some_layout};
 use crate::disk::job::{Info, Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};

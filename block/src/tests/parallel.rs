@@ -6,8 +6,9 @@ use crate::job::stream::{Base, StreamOptions};
 use crate::sim::Faults;
 use crate::{Disk, ErrorKind};
 
-use super::jobs::{chain_of, open_telling};
+use super::jobs::open_telling;
 use super::model::{self, Guest, random};
+use super::parts::chain_of;
 use super::{check, folder, open, seeds, wait_for_stream};
 use executor::spawn;
 use std::collections::BTreeSet;

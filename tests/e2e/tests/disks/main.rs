@@ -13,6 +13,7 @@ mod names;
 mod nodes;
 mod parts;
 mod peer;
+mod process;
 mod program;
 mod sandbox;
 mod stream;
