@@ -5,6 +5,7 @@
 
 mod claims;
 pub mod clusters;
+mod copy_on_read;
 pub mod fake;
 pub(crate) mod filter;
 pub mod flight;
@@ -30,7 +31,7 @@ use tracing::Instrument;
 use self::claims::Claims;
 pub(crate) use self::claims::{Claim, Claimant, Needs};
 use self::clusters::Clusters;
-use self::filter::copy_on_read::CopyOnRead;
+use self::copy_on_read::CopyOnRead;
 use self::filter::{Below, Filters};
 use self::flight::{Ended, Flight};
 pub use self::front::Front;

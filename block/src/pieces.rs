@@ -22,8 +22,8 @@ where
     outcome
 }
 
-/// Calls `write` with zeros for a range, in pieces of at most 1 MiB. It returns the number of bytes that it has
-/// dealt with, at least 1.
+/// Calls `write` with zeros for a range, in pieces of at most 1 MiB. It returns the number of bytes that it
+/// has dealt with, at least 1.
 pub(crate) async fn zeros(
     range: Range<u64>,
     mut write: impl AsyncFnMut(u64, Buf) -> Result<u64>,

@@ -254,7 +254,7 @@ qapi_struct! {
         error: Option<String>,
         /// The error that it failed with or pauses for, in full.
         detail as "x-error": Option<String>,
-        /// What an `x-verify` found, once it has ended.
+        /// The findings of an `x-verify`, once it has ended.
         result as "x-result": Option<VerifyResult>,
     }
 
@@ -362,13 +362,13 @@ qapi_enum! {
 
     /// The part of a disk that a mirror copies.
     enum MirrorSyncMode {
-        /// What the leaf holds.
+        /// The leaf alone.
         Top = "top",
-        /// What all images of the chain hold.
+        /// All images of the chain.
         Full = "full",
-        /// What is written from now on.
+        /// Nothing but the writes from now on.
         None = "none",
-        /// What a dirty bitmap names; there are none here.
+        /// The ranges that a dirty bitmap names; there are no bitmaps here.
         Incremental = "incremental",
         /// The same.
         Bitmap = "bitmap",

@@ -11,8 +11,6 @@ use super::{Disk, Ticket};
 use crate::image::node::Node;
 use crate::{Buf, Result};
 
-pub(super) mod copy_on_read;
-
 /// Each method does one request. Unless a filter has its own, the request goes on below as it is.
 #[async_trait(?Send)]
 pub(crate) trait Filter {
@@ -130,7 +128,7 @@ impl Disk {
         Installed { disk: self.clone(), filter }
     }
 
-    fn change_filters(&self, change: impl FnOnce(&mut Vec<Rc<dyn Filter>>)) {
+    pub(super) fn change_filters(&self, change: impl FnOnce(&mut Vec<Rc<dyn Filter>>)) {
         let mut filters = self.filters.borrow().as_deref().map(<[_]>::to_vec).unwrap_or_default();
         change(&mut filters);
         *self.filters.borrow_mut() = (!filters.is_empty()).then(|| filters.into());

@@ -42,6 +42,7 @@ mod resize;
 mod retire;
 mod space;
 mod tables;
+mod used;
 
 use header::Header;
 pub(crate) use mapping::Clear;

@@ -24,7 +24,7 @@ struct Step {
     step: step::Step,
 }
 
-/// What happens to a disk in a transaction.
+/// The change of a disk in a transaction.
 enum What {
     /// It is switched to this file.
     Switch(String),

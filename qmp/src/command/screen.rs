@@ -16,7 +16,7 @@ commands! {
         protocol: DisplayProtocol,
         /// The password, of which 8 bytes count.
         password: String,
-        /// What happens to clients: `keep`, the default, is the only choice.
+        /// The fate of clients: `keep`, the default, is the only choice.
         connected: Option<SetPasswordAction>,
         /// The server; there is one.
         display: Option<String>,

@@ -24,7 +24,7 @@ qapi_enum! {
         Spice = "spice",
     }
 
-    /// What happens to clients when the password changes.
+    /// The fate of clients when the password changes.
     enum SetPasswordAction {
         /// They stay.
         Keep = "keep",

@@ -1,4 +1,4 @@
-//! What clients ask of a job: its state, and the commands of the monitor.
+//! The commands of clients to a job, and the state of it that they see.
 
 use super::{Info, IoStatus, Job, JobKind, Status, Verb};
 use crate::{Error, ErrorKind, Result};

@@ -10,15 +10,12 @@ use executor::sync::Semaphore;
 use super::header::{self, Header};
 use super::mapping::ZERO;
 use super::space::Space;
+use super::used::Used;
 use super::{Qed, not_sound};
 use crate::format::cow::commit::patch_header;
 use crate::format::{Repair, Report};
 use crate::storage::Storage;
 use crate::{Buf, Result};
-
-mod used;
-
-pub(in crate::format::qed) use used::Used;
 
 /// Tables are read, and clusters copied, in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;

@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use super::check::{Used, next_piece};
+use super::check::next_piece;
 use super::header::Header;
 use super::mapping::ZERO;
 use super::not_sound;
+use super::used::Used;
 use crate::Result;
 use crate::storage::Storage;
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 use executor::sync::{Permit, Semaphore};
 
-use super::{Below, Filter};
+use super::filter::{Below, Filter};
 use crate::disk::{Disk, Ticket};
 use crate::format::Content;
 use crate::image::copy::{Populated, store};

@@ -15,7 +15,7 @@ const MOST_CHUNKS: usize = 32 << 10;
 
 /// One bit for each cluster.
 #[derive(Default)]
-pub(in crate::format::qed) struct Used {
+pub(super) struct Used {
     chunks: BTreeMap<u64, Box<[u64; WORDS]>>,
     count: u64,
     end: u64,
@@ -23,7 +23,7 @@ pub(in crate::format::qed) struct Used {
 
 impl Used {
     /// Notes a reference to a cluster. Returns true if it is the first.
-    pub(in crate::format::qed) fn take(&mut self, cluster: u64) -> Result<bool> {
+    pub(super) fn take(&mut self, cluster: u64) -> Result<bool> {
         let full = self.chunks.len() >= MOST_CHUNKS;
         let chunk = match self.chunks.entry(cluster / CHUNK) {
             std::collections::btree_map::Entry::Vacant(_) if full => {
