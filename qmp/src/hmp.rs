@@ -5,12 +5,15 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::command::{BlockStream, Change, Eject, Request, Screendump, SendKey, text_forms, topics};
+use crate::command::{
+    BlockJobCancel, BlockStream, Change, DriveBackup, DriveMirror, Eject, Request, Screendump, SendKey,
+    text_forms, topics,
+};
 use crate::error::Error;
 use crate::monitor::Monitor;
 use crate::types::{
-    BlockInfo, BlockJobInfo, BlockStreamInfo, DetectZeroes, ImageFormat, JobType, KeyValue, QKeyCode,
-    RunState, StatusInfo, VersionInfo, VncInfo,
+    BlockInfo, BlockJobInfo, BlockStreamInfo, DetectZeroes, ImageFormat, JobType, KeyValue, MirrorSyncMode,
+    NewImageMode, QKeyCode, RunState, StatusInfo, VersionInfo, VncInfo,
 };
 
 /// The output of a line, or the reason why it does not run.
@@ -154,6 +157,77 @@ pub(crate) fn block_stream(arguments: &mut Arguments) -> std::result::Result<Blo
     let device = arguments.required("device")?;
     let (all, stop) = (arguments.has('a').then_some(true), arguments.has('s').then_some(true));
     Ok(BlockStream { device, all, stop, offset: None })
+}
+
+/// Reads the name of a job, of which `request` makes the command.
+pub(crate) fn job<R>(
+    arguments: &mut Arguments,
+    request: impl FnOnce(String) -> R,
+) -> std::result::Result<R, Failure> {
+    arguments.required("device").map(request)
+}
+
+pub(crate) fn block_job_cancel(arguments: &mut Arguments) -> std::result::Result<BlockJobCancel, Failure> {
+    arguments.take_flags("f")?;
+    let device = arguments.required("device")?;
+    Ok(BlockJobCancel { device, force: arguments.has('f').then_some(true) })
+}
+
+/// The words of a command that copies a disk to an image.
+struct Copy {
+    device: String,
+    target: String,
+    format: Option<String>,
+    sync: MirrorSyncMode,
+    mode: NewImageMode,
+}
+
+fn copy(arguments: &mut Arguments) -> std::result::Result<Copy, Failure> {
+    arguments.take_flags("nf")?;
+    let (device, target) = (arguments.required("device")?, arguments.required("target")?);
+    let format = arguments.optional();
+    let sync = if arguments.has('f') { MirrorSyncMode::Full } else { MirrorSyncMode::Top };
+    let mode = if arguments.has('n') { NewImageMode::Existing } else { NewImageMode::AbsolutePaths };
+    Ok(Copy { device, target, format, sync, mode })
+}
+
+pub(crate) fn drive_mirror(arguments: &mut Arguments) -> std::result::Result<DriveMirror, Failure> {
+    let Copy { device, target, format, sync, mode } = copy(arguments)?;
+    Ok(DriveMirror {
+        job_id: None,
+        device,
+        target,
+        format,
+        node_name: None,
+        sync,
+        mode: Some(mode),
+        speed: None,
+        on_source_error: None,
+        on_target_error: None,
+        copy_mode: None,
+        granularity: None,
+        buf_size: None,
+        auto_finalize: None,
+        auto_dismiss: None,
+    })
+}
+
+pub(crate) fn drive_backup(arguments: &mut Arguments) -> std::result::Result<DriveBackup, Failure> {
+    let Copy { device, target, format, sync, mode } = copy(arguments)?;
+    Ok(DriveBackup {
+        job_id: None,
+        device,
+        target,
+        format,
+        mode: Some(mode),
+        sync,
+        speed: None,
+        on_source_error: None,
+        on_target_error: None,
+        auto_finalize: None,
+        auto_dismiss: None,
+        filter_node_name: None,
+    })
 }
 
 pub(crate) fn change(arguments: &mut Arguments) -> std::result::Result<Change, Failure> {

@@ -86,6 +86,21 @@ impl JobCommands for Fake {
     async fn block_stream(&self, arguments: BlockStream) -> Result<BlockStreamReply> {
         self.keep(arguments).map(BlockStreamReply::Background)
     }
+    async fn drive_mirror(&self, arguments: DriveMirror) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn block_job_cancel(&self, arguments: BlockJobCancel) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn block_job_pause(&self, arguments: BlockJobPause) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn block_job_resume(&self, arguments: BlockJobResume) -> Result<Empty> {
+        self.keep(arguments)
+    }
+    async fn block_job_complete(&self, arguments: BlockJobComplete) -> Result<Empty> {
+        self.keep(arguments)
+    }
     async fn query_block_stream(&self, _: QueryBlockStream) -> Result<Vec<BlockStreamInfo>> {
         Ok(Vec::new())
     }
@@ -104,6 +119,7 @@ impl JobCommands for Fake {
             auto_finalize: true,
             auto_dismiss: true,
             error: None,
+            actively_synced: None,
             detail: None,
         }])
     }
@@ -111,7 +127,12 @@ impl JobCommands for Fake {
 
 impl NodeCommands for Fake {}
 
-impl CopyCommands for Fake {}
+impl CopyCommands for Fake {
+    async fn drive_backup(&self, arguments: DriveBackup) -> Result<Empty> {
+        self.keep(arguments)
+    }
+}
+
 impl WatchCommands for Fake {}
 
 impl ExportCommands for Fake {}
@@ -191,6 +212,61 @@ fn lines_become_commands() {
     );
     assert_eq!(command("change vnc password secret"), change("password", Some("secret"), None, None));
     assert_eq!(command("stop"), Stop {}.into());
+}
+
+#[test]
+fn copies_and_jobs_have_text_forms() {
+    let format = |format: Option<&str>| format.map(str::to_owned);
+    let mirror = |of: Option<&str>, sync, mode| {
+        Command::from(DriveMirror {
+            job_id: None,
+            device: "d".into(),
+            target: "a b".into(),
+            format: format(of),
+            node_name: None,
+            sync,
+            mode: Some(mode),
+            speed: None,
+            on_source_error: None,
+            on_target_error: None,
+            copy_mode: None,
+            granularity: None,
+            buf_size: None,
+            auto_finalize: None,
+            auto_dismiss: None,
+        })
+    };
+    let backup = |of: Option<&str>, sync, mode| {
+        Command::from(DriveBackup {
+            job_id: None,
+            device: "d".into(),
+            target: "a b".into(),
+            format: format(of),
+            mode: Some(mode),
+            sync,
+            speed: None,
+            on_source_error: None,
+            on_target_error: None,
+            auto_finalize: None,
+            auto_dismiss: None,
+            filter_node_name: None,
+        })
+    };
+    let (full, top) = (MirrorSyncMode::Full, MirrorSyncMode::Top);
+    let (existing, new) = (NewImageMode::Existing, NewImageMode::AbsolutePaths);
+    assert_eq!(command("drive_mirror d \"a b\""), mirror(None, top, new));
+    assert_eq!(command("drive_mirror -n -f d \"a b\" raw"), mirror(Some("raw"), full, existing));
+    assert_eq!(command("drive_backup -f d \"a b\""), backup(None, full, new));
+    assert_eq!(command("drive_backup -nf d \"a b\" qcow2"), backup(Some("qcow2"), full, existing));
+    assert!(printed("drive_backup -c d a").contains("unsupported option -c"));
+    assert!(printed("drive_mirror d").contains("target expected"));
+    let device = || "d".to_owned();
+    assert_eq!(command("block_job_complete d"), BlockJobComplete { device: device() }.into());
+    assert_eq!(command("block_job_pause d"), BlockJobPause { device: device() }.into());
+    assert_eq!(command("block_job_resume d"), BlockJobResume { device: device() }.into());
+    let cancel = |force| Command::from(BlockJobCancel { device: device(), force });
+    assert_eq!(command("block_job_cancel d"), cancel(None));
+    assert_eq!(command("block_job_cancel -f d"), cancel(Some(true)));
 }
 
 #[test]

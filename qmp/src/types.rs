@@ -234,6 +234,8 @@ qapi_struct! {
         auto_dismiss as "auto-dismiss": bool,
         /// The reason why it failed or was cancelled, in the C library's words.
         error: Option<String>,
+        /// For a mirror: true if source and target are equal, and every write goes to both.
+        actively_synced as "actively-synced": Option<bool>,
         /// The error that it failed with or pauses for, in full.
         detail as "x-error": Option<String>,
     }

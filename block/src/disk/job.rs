@@ -24,7 +24,7 @@ mod types;
 
 use pace::Pace;
 pub use state::{Status, Verb};
-pub(crate) use strategy::Strategy;
+pub(crate) use strategy::{Follower, Strategy};
 pub use types::{Events, Info, IoStatus, JobEvent, JobKind, JobOptions, JobResult, Operation, Verified};
 
 /// A job of a disk.
@@ -51,6 +51,11 @@ pub struct Job {
     /// The error that `Job::decide` was last asked about; none after a resume.
     met: RefCell<Option<Error>>,
     result: RefCell<Option<JobResult>>,
+    was_ready: Cell<bool>,
+    /// The copy that follows the disk, until the end.
+    follower: RefCell<Option<Rc<dyn Follower>>>,
+    /// What `Info::synced` was at the end.
+    synced: Cell<bool>,
     /// Anything above changed.
     changed: Event,
 }
@@ -86,6 +91,9 @@ impl Disk {
             error: RefCell::default(),
             met: RefCell::default(),
             result: RefCell::default(),
+            was_ready: Cell::new(false),
+            follower: RefCell::new(strategy.follower()),
+            synced: Cell::new(false),
             changed: Event::new(),
         });
         self.jobs.borrow_mut().push(job.clone());
@@ -140,6 +148,8 @@ impl Job {
         let result = self.run_strategy(&strategy).await;
         let cancelled = self.cancelled.get() && !self.committing.get();
         *self.result.borrow_mut() = strategy.result();
+        self.synced.set(self.is_synced());
+        self.follower.take();
         if let Err(error) = &result {
             *self.error.borrow_mut() = Some(error.clone());
             self.enter(Status::Aborting);

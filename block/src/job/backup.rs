@@ -144,7 +144,7 @@ struct Before {
 
 impl Before {
     fn new(source: Rc<Node>, target: Rc<Node>) -> Rc<Self> {
-        let granules = Granules::new(source, target.cluster_size());
+        let granules = Granules::new(source, target.cluster_size(), None);
         Rc::new(Before { granules, target, copied: Cell::new(0) })
     }
 

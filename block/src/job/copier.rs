@@ -66,6 +66,11 @@ pub(crate) trait Work {
         1 << 30
     }
 
+    /// The most bytes of copies in flight, or one unit if that is more. `None` if the copier chooses.
+    fn most_in_flight(&self) -> Option<u64> {
+        None
+    }
+
     /// Reports the progress, when everything below `frontier` was gone through.
     fn report(&self, job: &Job, frontier: u64) {
         job.advance(frontier);
@@ -109,6 +114,8 @@ pub(crate) struct Copier<W> {
     budget: Option<Budget>,
     window: Window,
     slots: Rc<Semaphore>,
+    /// Bytes that may be in flight, with their number if none are, if the work limits them.
+    room: Option<(Rc<Semaphore>, u64)>,
     /// Allows one flush at a time, beside the copies.
     flushing: Rc<Semaphore>,
     since_flush: Cell<u64>,
@@ -126,6 +133,7 @@ impl<W: Work + 'static> Copier<W> {
         plan: Plan,
         max_latency: Option<Duration>,
     ) -> Rc<Self> {
+        let most = work.most_in_flight().map(|most| most.max(1).next_multiple_of(work.unit()));
         Rc::new(Copier {
             disk: disk.clone(),
             work,
@@ -134,6 +142,7 @@ impl<W: Work + 'static> Copier<W> {
             budget: max_latency.map(|limit| Budget::new(disk, limit)),
             window: Window::new(),
             slots: Semaphore::new(SLOTS),
+            room: most.map(|most| (Semaphore::new(most), most)),
             flushing: Semaphore::new(1),
             since_flush: Cell::new(0),
             frontier: Frontier::default(),
@@ -231,13 +240,14 @@ impl<W: Work + 'static> Copier<W> {
             }
             let (chunk, data) = self.cut(&next).await?;
             let cost = if data { chunk.end - chunk.start } else { 0 };
+            let room = self.room(cost).await;
             self.job.admit(cost).await;
             if self.job.must_rest() {
                 continue;
             }
             self.plan.take(&next, chunk.end);
             self.flush_now_and_then(cost);
-            executor::spawn(self.clone().copy_chunk(chunk, next.sequential, data, slot));
+            executor::spawn(self.clone().copy_chunk(chunk, next.sequential, data, (slot, room)));
         }
         Ok(())
     }
@@ -251,12 +261,21 @@ impl<W: Work + 'static> Copier<W> {
         self.slots.acquire(self.window.slots()).await
     }
 
+    /// Waits until `bytes` more may be in flight.
+    async fn room(&self, bytes: u64) -> Option<Permit> {
+        match &self.room {
+            Some((room, most)) => Some(room.acquire(bytes.min(*most)).await),
+            None => None,
+        }
+    }
+
     /// Returns the part of a range that is copied at once, and true if there is data for it.
     async fn cut(&self, next: &Next) -> Result<(Range<u64>, bool)> {
         let Range { start, end } = next.range.clone();
         let unit = self.work.unit();
         if self.work.look(start, end - start).await?.1 {
-            let most = self.job.step(self.window.chunk());
+            let limit = self.room.as_ref().map_or(u64::MAX, |(_, most)| *most);
+            let most = self.job.step(self.window.chunk().min(limit));
             return Ok((start..(start - start % unit + most.next_multiple_of(unit)).min(end), true));
         }
         // A hole costs no data, so it is taken in large steps.
@@ -268,7 +287,13 @@ impl<W: Work + 'static> Copier<W> {
     }
 
     /// Copies a chunk, in a task of its own: it never waits for the loop, which may be paused for long.
-    async fn copy_chunk(self: Rc<Self>, chunk: Range<u64>, sequential: bool, data: bool, slot: Permit) {
+    async fn copy_chunk(
+        self: Rc<Self>,
+        chunk: Range<u64>,
+        sequential: bool,
+        data: bool,
+        permits: (Permit, Option<Permit>),
+    ) {
         let ticket = self.disk.begin_copy().await;
         let copied = self.work.copy(chunk.clone()).await;
         drop(ticket);
@@ -294,7 +319,7 @@ impl<W: Work + 'static> Copier<W> {
                 self.note(at..failed.max(at), error);
             }
         }
-        drop(slot);
+        drop(permits);
     }
 
     fn advance(&self, range: Range<u64>) {

@@ -10,7 +10,7 @@ use executor::sync::Event;
 
 use crate::image::node::Node;
 use crate::storage::ranges::RangeLocks;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub(super) mod bitmap;
 
@@ -24,6 +24,17 @@ const MOST: u64 = 1 << 28;
 /// guest's writes there wait.
 pub(super) const LARGEST_HOLE: u64 = 16 << 20;
 
+/// Fails if a disk of `size` bytes would have too many granules of `granularity` bytes.
+pub(super) fn check_granularity(size: u64, granularity: u64) -> Result<()> {
+    if size / granularity <= MOST {
+        return Ok(());
+    }
+    let least = (size / MOST).next_power_of_two();
+    let text =
+        format!("Parameter 'granularity' is too small for a disk of {size} bytes: give {least} or more");
+    Err(Error::new(ErrorKind::Invalid, text))
+}
+
 /// See the module.
 pub(super) struct Granules {
     source: Rc<Node>,
@@ -34,8 +45,19 @@ pub(super) struct Granules {
     /// The first error that a request of the guest has met, and that concerns the job alone.
     failed: RefCell<Option<Error>>,
     changed: Event,
+    /// Copies in flight.
+    copying: Cell<u64>,
     inside: Cell<u64>,
     left: Event,
+}
+
+/// A copy of granules in flight.
+pub(super) struct Copying<'a>(&'a Granules);
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        self.0.copying.set(self.0.copying.get() - 1);
+    }
 }
 
 /// A request of the guest in the job's filter.
@@ -49,10 +71,10 @@ impl Drop for Inside<'_> {
 }
 
 impl Granules {
-    /// Creates the granules of `source`, of which nothing is to be copied yet. They are as large as the
-    /// clusters of the target, or larger.
-    pub(super) fn new(source: Rc<Node>, cluster_size: u64) -> Self {
-        let mut granule = SMALLEST.max(cluster_size);
+    /// Creates the granules of `source`, of which nothing is to be copied yet. They have `granularity` bytes;
+    /// if that is not given, they are as large as the clusters of the target, or larger.
+    pub(super) fn new(source: Rc<Node>, cluster_size: u64, granularity: Option<u64>) -> Self {
+        let mut granule = granularity.unwrap_or(SMALLEST.max(cluster_size));
         while source.size() / granule > MOST {
             granule *= 2;
         }
@@ -64,6 +86,7 @@ impl Granules {
             locks: RangeLocks::new(),
             failed: RefCell::default(),
             changed: Event::new(),
+            copying: Cell::new(0),
             inside: Cell::new(0),
             left: Event::new(),
         }
@@ -104,6 +127,17 @@ impl Granules {
     /// Takes the granules that a range touches from those that are to be copied.
     pub(super) fn unmark(&self, range: &Range<u64>) {
         self.todo.borrow_mut().remove(range);
+    }
+
+    /// Counts a copy as in flight, until what is returned is dropped.
+    pub(super) fn copying(&self) -> Copying<'_> {
+        self.copying.set(self.copying.get() + 1);
+        Copying(self)
+    }
+
+    /// Returns true if nothing is to be copied, and no copy is in flight.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_done() && self.copying.get() == 0
     }
 
     /// Returns true if nothing is to be copied.

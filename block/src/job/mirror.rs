@@ -21,8 +21,9 @@ use async_trait::async_trait;
 
 use super::copier::Copier;
 use super::copier::order::Plan;
+use super::granules::check_granularity;
 use crate::disk::filter::Installed;
-use crate::disk::job::{Job, JobKind, JobOptions, Operation, Strategy};
+use crate::disk::job::{Follower, Job, JobKind, JobOptions, Operation, Strategy};
 use crate::disk::switch::DEADLINE;
 use crate::disk::{Claimant, Disk, Needs, READ_ONLY};
 use crate::image::chain;
@@ -77,6 +78,16 @@ pub struct MirrorTarget {
     pub node_name: Option<String>,
 }
 
+/// The settings of a mirror's copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Copies {
+    /// The size of a granule in bytes, a power of two from 512 on. `None` for 64 KiB, or the clusters of the
+    /// target if they are larger.
+    pub granularity: Option<u64>,
+    /// The most bytes of copies in flight, or one granule if that is more. `None` if the copier chooses.
+    pub buffer: Option<u64>,
+}
+
 /// The options of a mirror.
 #[derive(Clone, Debug)]
 pub struct MirrorOptions {
@@ -86,6 +97,8 @@ pub struct MirrorOptions {
     pub sync: Sync,
     /// The way of the guest's writes.
     pub mode: CopyMode,
+    /// The settings of its copies.
+    pub copies: Copies,
 }
 
 impl Disk {
@@ -95,7 +108,7 @@ impl Disk {
     /// # Errors
     /// `InUse` if another job or command has the disk; `Unsupported` for a read-only disk, and for a raw
     /// image that is to have a backing file; errors of creating and opening the target; `Invalid` if its
-    /// size is not the disk's.
+    /// size is not the disk's, and if the disk would have too many granules.
     pub async fn start_mirror(self: &Rc<Self>, mirror: MirrorOptions, options: JobOptions) -> Result<()> {
         let claim = self.claim(Claimant::Job(JobKind::Mirror), Needs::Disk, self.name())?;
         let this = self.clone();
@@ -103,6 +116,9 @@ impl Disk {
         executor::to_the_end(async move {
             if this.read_only() {
                 return Err(Error::new(ErrorKind::Unsupported, READ_ONLY));
+            }
+            if let Some(granularity) = mirror.copies.granularity {
+                check_granularity(this.size(), granularity)?;
             }
             this.end_old().await?;
             let leaf = this.leaf();
@@ -112,8 +128,8 @@ impl Disk {
                 mirror.sync = Sync::Full;
             }
             let (target, opening) = this.open_mirror(&mirror, &leaf).await?;
-            let replica = Replica::new(leaf, target, Some(opening));
-            replica.set_active(mirror.mode == CopyMode::WriteBlocking);
+            let replica = Replica::new(leaf, target, Some(opening), mirror.copies);
+            replica.write_both(mirror.mode == CopyMode::WriteBlocking);
             // A request that is in flight now is not seen by the filter.
             let Some(closed) = this.drain(DEADLINE).await else {
                 let text = format!("{}: requests in flight did not end within {DEADLINE:?}", this.name());
@@ -283,6 +299,13 @@ async fn mark_above(replica: &Replica, top: &Rc<Node>, images: usize, job: &Job)
 
 #[async_trait(?Send)]
 impl Strategy for Mirror {
+    fn follower(&self) -> Option<Rc<dyn Follower>> {
+        match self.into {
+            Destination::Image(_) => Some(self.replica.clone()),
+            Destination::Base(_) => None,
+        }
+    }
+
     async fn run(&self, job: &Rc<Job>) -> Result<()> {
         self.report(job);
         match self.into {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use executor::spawn;
 use executor::sync::Event;
@@ -11,7 +12,7 @@ use super::parts::chain_of;
 use super::{check, folder, open, seeds, some_layout};
 use crate::disk::job::{Info, Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
-use crate::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
+use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::sim::{Faults, SimDir};
 use crate::{Buf, Disk, DiskEvent, ErrorAction, ErrorKind, Kind, OnError, Result, chain};
 
@@ -24,6 +25,11 @@ pub(super) fn sync() -> Sync {
 
 fn mode() -> CopyMode {
     [CopyMode::Background, CopyMode::WriteBlocking][random(2) as usize]
+}
+
+fn copies() -> Copies {
+    let granularity = [None, Some(512), Some(4096), Some(1 << 20)][random(4) as usize];
+    Copies { granularity, buffer: [None, None, Some(1), Some(100_000)][random(4) as usize] }
 }
 
 fn is_end(event: JobEvent) -> bool {
@@ -139,7 +145,9 @@ impl Stage {
     ) -> Result<Rc<Job>> {
         let options = JobOptions { auto_dismiss: false, ..options };
         let id = options.id.clone();
-        self.disk.start_mirror(MirrorOptions { target, sync, mode: mode() }, options).await?;
+        self.disk
+            .start_mirror(MirrorOptions { target, sync, mode: mode(), copies: copies() }, options)
+            .await?;
         self.disk.job(&id)
     }
 
@@ -199,6 +207,43 @@ fn a_disk_moves_to_its_mirror_under_load() {
             files.add(name, Vec::new());
         }
         check(files, "target", format, model::Leaks::Allowed);
+        let (disk, _) = open(files, "target", format).await;
+        guest.verify_on(&disk).await;
+    });
+}
+
+#[test]
+fn the_way_of_the_guests_writes_changes_while_a_mirror_works() {
+    seeds(60, |_| async {
+        let stage = Stage::new().await;
+        let Stage { files, disk, log, guest, .. } = &stage;
+        let target = stage.target(Sync::Full).await;
+        let format = target.format;
+        let job = stage.mirror(target, Sync::Full).await;
+        for _ in 0..8 {
+            job.write_both(random(2) == 0).unwrap();
+            assert!(!job.info().synced || job.info().status == Status::Ready);
+            guest.clone().work(8).await;
+        }
+        assert!(log.ready().await);
+        job.write_both(false).unwrap();
+        assert!(!job.info().synced);
+        guest.clone().work(8).await;
+        job.write_both(true).unwrap();
+        while !job.info().synced {
+            executor::sleep(Duration::from_micros(100)).await;
+        }
+        guest.clone().work(20).await;
+        assert!(job.info().synced, "what the guest writes now is on both sides");
+        job.write_both(random(2) == 0).unwrap();
+        let worker = spawn(guest.clone().work(20));
+        job.complete().unwrap();
+        job.write_both(random(2) == 0).unwrap();
+        assert_eq!(log.ended(&job).await, None);
+        assert_eq!(job.write_both(true).unwrap_err().kind(), ErrorKind::Invalid);
+        worker.await;
+        guest.verify().await;
+        disk.close().await.unwrap();
         let (disk, _) = open(files, "target", format).await;
         guest.verify_on(&disk).await;
     });
@@ -428,7 +473,10 @@ fn a_disk_is_closed_beside_a_mirror_that_starts() {
     seeds(60, |_| async {
         let stage = Stage::new().await;
         let target = stage.target(Sync::Full).await;
-        let (disk, mirror) = (stage.disk.clone(), MirrorOptions { target, sync: Sync::Full, mode: mode() });
+        let (disk, mirror) = (
+            stage.disk.clone(),
+            MirrorOptions { target, sync: Sync::Full, mode: mode(), copies: Copies::default() },
+        );
         let starting = spawn(async move { disk.start_mirror(mirror, JobOptions::new("mirror")).await });
         for _ in 0..random(40) {
             executor::yield_now().await;

@@ -1,8 +1,18 @@
 //! Streams with settings for their order and their effect on the guest.
 
+use std::cell::Cell;
+use std::ops::Range;
+
+use async_trait::async_trait;
+
 use super::*;
-use crate::Buf;
+use crate::disk::job::{Job, JobKind, JobOptions, Strategy};
+use crate::disk::{Claimant, Needs};
+use crate::image::copy::{Populated, Stopped};
+use crate::job::copier::order::Plan;
+use crate::job::copier::{Copier, Work};
 use crate::job::stream::Progress;
+use crate::{Buf, Result};
 
 const MIB: u64 = 1 << 20;
 
@@ -133,4 +143,90 @@ fn clusters_are_streamed_wherever_they_are_asked_for() {
         assert!(disk.leaf().backing().is_none());
         assert_eq!(disk.stream_at(0).await.unwrap(), (Progress { offset: MIB, ..progress }, 0));
     });
+}
+
+/// Work whose copies take a while, and are counted.
+struct Counted {
+    most: Option<u64>,
+    in_flight: Cell<u64>,
+    peak: Cell<u64>,
+    copied: Cell<u64>,
+}
+
+const UNIT: u64 = 64 << 10;
+const WORK: u64 = 64 * MIB;
+
+#[async_trait(?Send)]
+impl Work for Rc<Counted> {
+    fn size(&self) -> u64 {
+        WORK
+    }
+
+    fn unit(&self) -> u64 {
+        UNIT
+    }
+
+    async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
+        let is_left = self.copied.get() < WORK && !range.is_empty();
+        Ok(is_left.then(|| range.start..range.end.min(range.start + most)))
+    }
+
+    async fn look(&self, _: u64, len: u64) -> Result<(u64, bool)> {
+        Ok((len, true))
+    }
+
+    async fn copy(&self, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
+        let len = range.end - range.start;
+        self.in_flight.set(self.in_flight.get() + len);
+        self.peak.set(self.peak.get().max(self.in_flight.get()));
+        executor::sleep(Duration::from_millis(1)).await;
+        self.in_flight.set(self.in_flight.get() - len);
+        self.copied.set(self.copied.get() + len);
+        Ok(Populated { copied: len, ..Populated::default() })
+    }
+
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn most_in_flight(&self) -> Option<u64> {
+        self.most
+    }
+}
+
+struct Copying(Rc<Disk>, Rc<Counted>);
+
+#[async_trait(?Send)]
+impl Strategy for Copying {
+    async fn run(&self, job: &Rc<Job>) -> Result<()> {
+        let plan = Plan::new(WORK, Vec::new(), None);
+        Copier::new(&self.0, job, self.1.clone(), plan, None).run().await
+    }
+
+    async fn finish(&self, _: &Rc<Job>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn clean(&self) {}
+}
+
+#[test]
+fn a_limit_of_the_bytes_in_flight_is_kept_and_used() {
+    let peak = |most| {
+        Executor::simulated(1).block_on(async move {
+            let (_, disk, _) = start(1).await;
+            let (in_flight, peak, copied) = Default::default();
+            let work = Rc::new(Counted { most, in_flight, peak, copied });
+            let claim = disk.claim(Claimant::Job(JobKind::Verify), Needs::Leaf, "virtio0").unwrap();
+            let copying = Copying(disk.clone(), work.clone());
+            disk.start_job(JobOptions::new("job"), JobKind::Verify, claim, copying).ended().await;
+            assert_eq!(work.copied.get(), WORK);
+            work.peak.get()
+        })
+    };
+    assert!(peak(None) >= 2 * MIB);
+    // A limit that is no multiple of a unit is rounded up to one, as in QEMU.
+    for (most, bytes) in [(1, UNIT), (UNIT, UNIT), (3 * UNIT + 5, 4 * UNIT), (2 * MIB, 2 * MIB)] {
+        assert_eq!(peak(Some(most)), bytes);
+    }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use block::job::JobOptions;
 use block::job::backup::BackupOptions;
 use block::job::mirror::commit::{CommitOptions, Named};
-use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
+use block::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
 use block::step::Step;
 use block::{Disk, ErrorKind, Kind, OnError};
 use qmp::command::*;
@@ -29,6 +29,27 @@ pub(super) fn mirrored(sync: MirrorSyncMode) -> Result<Sync> {
             Err(Error::generic(format!("Sync mode '{sync}' not supported")))
         }
     }
+}
+
+/// Converts the settings of a mirror's copies.
+///
+/// # Errors
+/// Fails in QEMU's words if they are out of its bounds.
+pub(super) fn settings(granularity: Option<u32>, buf_size: Option<i64>) -> Result<Copies> {
+    // As in QEMU, 0 means nothing special.
+    let granularity = granularity.filter(|granularity| *granularity != 0);
+    if let Some(granularity) = granularity {
+        if !(512..=64 << 20).contains(&granularity) {
+            let text = "Parameter 'granularity' expects a value in range [512B, 64MB]";
+            return Err(Error::generic(text));
+        }
+        if !granularity.is_power_of_two() {
+            return Err(Error::generic("Parameter 'granularity' expects a power of 2"));
+        }
+    }
+    let buffer =
+        u64::try_from(buf_size.unwrap_or(0)).map_err(|_| Error::generic("Invalid parameter 'buf-size'"))?;
+    Ok(Copies { granularity: granularity.map(u64::from), buffer: Some(buffer).filter(|buffer| *buffer != 0) })
 }
 
 /// Converts the way of the guest's writes.
@@ -256,6 +277,7 @@ impl CopyCommands for Control {
     async fn blockdev_mirror(&self, arguments: BlockdevMirror) -> Result<Empty> {
         let drive = self.root(&arguments.device).await?;
         let target = self.target(drive, &arguments.target, "Can't mirror node into itself").await?;
+        let copies = settings(arguments.granularity, arguments.buf_size)?;
         let sync = mirrored(arguments.sync)?;
         let mode = copy_mode(arguments.copy_mode);
         if let Some(name) = &arguments.filter_node_name {
@@ -271,7 +293,7 @@ impl CopyCommands for Control {
         };
         let options = common.options(drive)?;
         let id = options.id.clone();
-        let mirror = MirrorOptions { target: image(&target), sync, mode };
+        let mirror = MirrorOptions { target: image(&target), sync, mode, copies };
         let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
         self.start_job(drive, Some(target), &id, start).await
     }

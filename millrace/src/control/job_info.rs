@@ -54,6 +54,7 @@ pub(super) fn block_job(job: Info) -> BlockJobInfo {
         auto_finalize: job.auto_finalize,
         auto_dismiss: job.auto_dismiss,
         error: job.error,
+        actively_synced: (job.kind == JobKind::Mirror).then_some(job.synced),
         detail: job.detail,
     }
 }

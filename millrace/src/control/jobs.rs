@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::job::mirror::{MirrorOptions, MirrorTarget};
+use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget};
 use block::job::{Info, Job, JobKind, JobOptions, Status};
 use block::stream::{Base, Order, Progress, StreamOptions, Tuning};
 use block::{Disk, ErrorKind, Kind, OnError};
@@ -327,6 +327,7 @@ impl JobCommands for Control {
 
     async fn drive_mirror(&self, arguments: DriveMirror) -> Result<Empty> {
         let drive = self.find(Some(&arguments.device), Some(&arguments.device)).await?;
+        let settings = copies::settings(arguments.granularity, arguments.buf_size)?;
         let sync = copies::mirrored(arguments.sync)?;
         let mode = copies::copy_mode(arguments.copy_mode);
         let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
@@ -348,7 +349,7 @@ impl JobCommands for Control {
         let start = move |disk: Rc<Disk>| async move {
             let format = format.unwrap_or(disk.leaf().kind());
             let target = MirrorTarget { name, format, existing, node_name };
-            disk.start_mirror(MirrorOptions { target, sync, mode }, options).await
+            disk.start_mirror(MirrorOptions { target, sync, mode, copies: settings }, options).await
         };
         self.start_job(drive, None, &id, start).await
     }
@@ -398,6 +399,23 @@ impl JobCommands for Control {
 
     async fn block_job_complete(&self, arguments: BlockJobComplete) -> Result<Empty> {
         self.block_job(arguments.device, |job| job.complete()).await
+    }
+
+    async fn block_job_change(&self, arguments: BlockJobChange) -> Result<Empty> {
+        let BlockJobChange { id, kind, copy_mode } = arguments;
+        let both = match (kind, copy_mode) {
+            (JobType::Mirror, Some(mode)) => copies::copy_mode(Some(mode)) == CopyMode::WriteBlocking,
+            (JobType::Mirror, None) => return Err(Error::generic("Parameter 'copy-mode' is missing")),
+            (_, Some(_)) => return Err(Error::generic("Parameter 'copy-mode' is unexpected")),
+            // QEMU returns without an effect if the job is a mirror.
+            (_, None) => {
+                let refuse = |_: &Job| {
+                    Err(block::Error::new(ErrorKind::Unsupported, "Job type does not support change"))
+                };
+                return self.block_job(id, refuse).await;
+            }
+        };
+        self.block_job(id, move |job| job.write_both(both)).await
     }
 
     async fn block_job_finalize(&self, arguments: BlockJobFinalize) -> Result<Empty> {

@@ -27,6 +27,11 @@ commands! {
         filter_node_name as "filter-node-name": Option<String>,
         /// The way of the guest's writes; `background` unless given.
         copy_mode as "copy-mode": Option<MirrorCopyMode>,
+        /// The size in bytes of what is copied again after a write; unless given, 64 KiB, or a cluster of the
+        /// image if that is larger.
+        granularity: Option<u32>,
+        /// The most bytes of copies in flight; as many as are best unless given, or with 0.
+        buf_size as "buf-size": Option<i64>,
         /// False to wait for `job-finalize` before the end; true unless given.
         auto_finalize as "auto-finalize": Option<bool>,
         /// False to wait for `job-dismiss` after the end; true unless given.
@@ -121,5 +126,10 @@ commands! {
         /// A name for the job's filter node, which must not be in use. No node gets it: a filter is no
         /// node here.
         filter_node_name as "filter-node-name": Option<String>,
-    } -> Empty;
+    } -> Empty
+        as {
+            text "drive_backup [-n] [-f] device target [format]":
+                "copy a disk as it is now to an image (-n: an existing one, -f: without a backing file)",
+            hmp::drive_backup => hmp::nothing
+        };
 }

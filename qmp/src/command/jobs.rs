@@ -91,11 +91,21 @@ commands! {
         on_target_error as "on-target-error": Option<BlockdevOnError>,
         /// The way of the guest's writes; `background` unless given.
         copy_mode as "copy-mode": Option<MirrorCopyMode>,
+        /// The size in bytes of what is copied again after a write; unless given, 64 KiB, or a cluster of the
+        /// image if that is larger.
+        granularity: Option<u32>,
+        /// The most bytes of copies in flight; as many as are best unless given, or with 0.
+        buf_size as "buf-size": Option<i64>,
         /// False to wait for `job-finalize` before the end; true unless given.
         auto_finalize as "auto-finalize": Option<bool>,
         /// False to wait for `job-dismiss` after the end; true unless given.
         auto_dismiss as "auto-dismiss": Option<bool>,
-    } -> Empty;
+    } -> Empty
+        as {
+            text "drive_mirror [-n] [-f] device target [format]":
+                "copy a disk to an image that follows it (-n: an existing one, -f: without a backing file)",
+            hmp::drive_mirror => hmp::nothing
+        };
 
     /// Starts a job that reads a disk's whole chain, and compares it with digests. It waits for
     /// `job-dismiss` at its end; until then `query-jobs` shows its `x-result`.
@@ -125,24 +135,50 @@ commands! {
         device: String,
         /// True to cancel the job even if it is paused.
         force: Option<bool>,
-    } -> Empty;
+    } -> Empty
+        as {
+            text "block_job_cancel [-f] device": "cancel a job (-f: also one that is paused or ready)",
+            hmp::block_job_cancel => hmp::nothing
+        };
 
     /// Pauses a job.
     "block-job-pause" block_job_pause: BlockJobPause {
         /// The job.
         device: String,
-    } -> Empty;
+    } -> Empty
+        as {
+            text "block_job_pause device": "pause a job",
+            |arguments| hmp::job(arguments, |device| BlockJobPause { device }) => hmp::nothing
+        };
 
     /// Resumes a paused job.
     "block-job-resume" block_job_resume: BlockJobResume {
         /// The job.
         device: String,
-    } -> Empty;
+    } -> Empty
+        as {
+            text "block_job_resume device": "resume a paused job",
+            |arguments| hmp::job(arguments, |device| BlockJobResume { device }) => hmp::nothing
+        };
 
     /// Completes a job that is ready.
     "block-job-complete" block_job_complete: BlockJobComplete {
         /// The job.
         device: String,
+    } -> Empty
+        as {
+            text "block_job_complete device": "complete a job that is ready",
+            |arguments| hmp::job(arguments, |device| BlockJobComplete { device }) => hmp::nothing
+        };
+
+    /// Changes a job while it runs: the way of the guest's writes beside a mirror.
+    "block-job-change" block_job_change: BlockJobChange {
+        /// The job.
+        id: String,
+        /// Its kind: only a mirror can be changed.
+        kind as "type": JobType,
+        /// For a mirror, which must have it: the way of the guest's writes from now on.
+        copy_mode as "copy-mode": Option<MirrorCopyMode>,
     } -> Empty;
 
     /// Makes the result of a job final.

@@ -33,6 +33,15 @@ impl Job {
             error: self.error.borrow().as_ref().map(Error::reason),
             detail: self.detail(),
             result: self.result.borrow().clone(),
+            synced: self.is_synced(),
+        }
+    }
+
+    /// See [`Info::synced`].
+    pub(super) fn is_synced(&self) -> bool {
+        match &*self.follower.borrow() {
+            Some(follower) => self.was_ready.get() && follower.is_synced(),
+            None => self.synced.get(),
         }
     }
 
@@ -151,6 +160,20 @@ impl Job {
     pub fn set_speed(&self, speed: u64) -> Result<()> {
         self.check(Verb::SetSpeed)?;
         self.pace.set_speed(executor::now(), speed);
+        self.changed.notify();
+        Ok(())
+    }
+
+    /// Has the guest's writes go to both sides from now on, or to the disk alone and be copied later.
+    ///
+    /// # Errors
+    /// `Invalid` in the wrong state; `Unsupported` for a job that does not follow its disk.
+    pub fn write_both(&self, both: bool) -> Result<()> {
+        self.check(Verb::Change)?;
+        match &*self.follower.borrow() {
+            Some(follower) => follower.write_both(both),
+            None => return Err(Error::new(ErrorKind::Unsupported, "Job type does not support change")),
+        }
         self.changed.notify();
         Ok(())
     }

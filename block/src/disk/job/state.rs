@@ -37,6 +37,8 @@ pub enum Verb {
     Resume,
     /// Changes its speed limit.
     SetSpeed,
+    /// Changes the way of the guest's writes while it follows its disk.
+    Change,
     /// Ends a ready job with its result.
     Complete,
     /// Makes its result final.
@@ -97,10 +99,11 @@ impl Status {
     pub(super) fn verbs(self) -> &'static [Verb] {
         use Status::*;
         match self {
-            Created | Running | Paused | Standby => {
-                &[Verb::Cancel, Verb::Pause, Verb::Resume, Verb::SetSpeed]
+            Created => &[Verb::Cancel, Verb::Pause, Verb::Resume, Verb::SetSpeed],
+            Running | Paused | Standby => {
+                &[Verb::Cancel, Verb::Pause, Verb::Resume, Verb::SetSpeed, Verb::Change]
             }
-            Ready => &[Verb::Cancel, Verb::Pause, Verb::Resume, Verb::SetSpeed, Verb::Complete],
+            Ready => &[Verb::Cancel, Verb::Pause, Verb::Resume, Verb::SetSpeed, Verb::Change, Verb::Complete],
             Waiting => &[Verb::Cancel],
             Pending => &[Verb::Cancel, Verb::Finalize],
             Aborting | Null => &[],
@@ -117,6 +120,7 @@ impl Verb {
             Verb::Pause => "pause",
             Verb::Resume => "resume",
             Verb::SetSpeed => "set-speed",
+            Verb::Change => "change",
             Verb::Complete => "complete",
             Verb::Finalize => "finalize",
             Verb::Dismiss => "dismiss",

@@ -31,6 +31,20 @@ pub(crate) trait Strategy {
     fn result(&self) -> Option<JobResult> {
         None
     }
+
+    /// The copy that follows the disk, if clients may choose the way of the guest's writes.
+    fn follower(&self) -> Option<Rc<dyn Follower>> {
+        None
+    }
+}
+
+/// A copy of a disk that follows it, as clients see it.
+pub(crate) trait Follower {
+    /// Has the guest's writes go to both sides from now on, or to the source alone.
+    fn write_both(&self, both: bool);
+
+    /// Returns true if writes go to both sides because a client has chosen that, and nothing is left to copy.
+    fn is_synced(&self) -> bool;
 }
 
 impl Job {
@@ -70,6 +84,7 @@ impl Job {
 
     /// Reports that the job has caught up with its disk, and follows it from here on.
     pub(crate) fn ready(&self) {
+        self.was_ready.set(true);
         self.enter(Status::Ready);
         self.emit(JobEvent::Ready);
     }

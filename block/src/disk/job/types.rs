@@ -145,6 +145,9 @@ pub struct Info {
     pub detail: Option<String>,
     /// The result that the job has found out, if its kind has one.
     pub result: Option<JobResult>,
+    /// True if a copy that follows the disk equals it and stays so: it is ready, nothing is left to copy, and
+    /// a client has chosen that writes go to both sides.
+    pub synced: bool,
 }
 
 /// An event of a job.

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 
 use super::replica::Replica;
-use super::{Destination, Mirror, mark_above, until_done};
+use super::{Copies, Destination, Mirror, mark_above, until_done};
 use crate::disk::job::{Job, JobKind, JobOptions, Strategy};
 use crate::disk::switch::DEADLINE;
 use crate::disk::{Claim, Claimant, Disk, READ_ONLY};
@@ -77,7 +77,7 @@ impl Disk {
     async fn commit_leaf(self: &Rc<Self>, part: Part, claim: Claim, options: JobOptions) -> Result<()> {
         let base = self.open_inner(&part.base).await?;
         let leaf = self.leaf();
-        let replica = Replica::new(leaf, base.clone(), None);
+        let replica = Replica::new(leaf, base.clone(), None, Copies::default());
         // A request that is in flight now is not seen by the filter.
         let Some(closed) = self.drain(DEADLINE).await else {
             self.close_inner(&base).await;
@@ -120,7 +120,7 @@ impl Disk {
                 return Err(e);
             }
         };
-        let replica = Replica::new(part.top, base.clone(), None);
+        let replica = Replica::new(part.top, base.clone(), None, Copies::default());
         // The copier flushes the base.
         replica.end_flushes();
         let (disk, above) = (self.clone(), part.above);

@@ -34,9 +34,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join;
 
+use super::Copies;
 use super::target::{Opening, Target};
 use crate::disk::filter::{Below, Filter};
-use crate::disk::job::Job;
+use crate::disk::job::{Follower, Job};
 use crate::image::copy::{Populated, Stopped, copy_over};
 use crate::image::node::Node;
 use crate::job::copier::Work;
@@ -54,6 +55,10 @@ pub(super) struct Replica {
     granules: Granules,
     target: Target,
     active: Cell<bool>,
+    /// A client has chosen that writes go to both sides.
+    chosen: Cell<bool>,
+    /// The most bytes of copies in flight.
+    buffer: Option<u64>,
     /// From here on, a guest's flush makes both sides durable.
     both_flush: Cell<bool>,
     /// Something was copied that no flush of the target has covered. A guest's flush of before does not
@@ -73,14 +78,21 @@ pub(super) struct Replica {
 impl Replica {
     /// Creates a replica of `source`, of which nothing is to be copied yet. Both have the same size.
     /// `opening` opens the target again if it is lost.
-    pub(super) fn new(source: Rc<Node>, target: Rc<Node>, opening: Option<Opening>) -> Rc<Self> {
-        let granules = Granules::new(source, target.cluster_size());
+    pub(super) fn new(
+        source: Rc<Node>,
+        target: Rc<Node>,
+        opening: Option<Opening>,
+        copies: Copies,
+    ) -> Rc<Self> {
+        let granules = Granules::new(source, target.cluster_size(), copies.granularity);
         let target = Target::new(target, opening, granules.none());
         Rc::new_cyclic(|this| Replica {
             this: this.clone(),
             granules,
             target,
             active: Cell::new(false),
+            chosen: Cell::new(false),
+            buffer: copies.buffer,
             both_flush: Cell::new(false),
             copied: Cell::new(false),
             flushes: Cell::new(true),
@@ -265,6 +277,17 @@ impl Replica {
     }
 }
 
+impl Follower for Replica {
+    fn write_both(&self, both: bool) {
+        self.chosen.set(both);
+        self.set_active(both);
+    }
+
+    fn is_synced(&self) -> bool {
+        self.chosen.get() && self.active.get() && self.granules.is_settled()
+    }
+}
+
 #[async_trait(?Send)]
 impl Filter for Replica {
     async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
@@ -393,6 +416,7 @@ impl Work for Rc<Replica> {
         self.target.room(FLUSH_EVERY).await;
         let target = self.target.enter().await;
         let _lock = self.granules.locks.lock_for_job(whole.clone()).await;
+        let _copying = self.granules.copying();
         self.granules.unmark(&whole);
         let copied = copy_over(self.granules.source(), &target.node, whole.clone()).await;
         self.copied.set(true);
@@ -420,6 +444,10 @@ impl Work for Rc<Replica> {
 
     fn largest_hole(&self) -> u64 {
         LARGEST_HOLE
+    }
+
+    fn most_in_flight(&self) -> Option<u64> {
+        self.buffer
     }
 
     fn report(&self, job: &Job, _: u64) {

@@ -21,6 +21,7 @@ fn commands(folder: &Path) -> Vec<(&'static str, Value)> {
         }
         ("blockdev-mirror", arguments)
     };
+    let change = |value: Value| ("block-job-change", value);
     let del = |name: &str| ("blockdev-del", json!({"node-name": name}));
     vec![
         add(json!({"driver": "file", "filename": "/none/x", "node-name": "a"})),
@@ -61,8 +62,30 @@ fn commands(folder: &Path) -> Vec<(&'static str, Value)> {
         mirror("n1", "tq", json!({})),
         mirror("n5", "tq", json!({"sync": "incremental"})),
         mirror("n5", "tq", json!({"speed": -1})),
+        mirror("n5", "tq", json!({"granularity": 256})),
+        mirror("n5", "tq", json!({"granularity": 1000})),
+        mirror("n5", "tq", json!({"granularity": 128 << 20})),
+        mirror("n5", "tq", json!({"granularity": -1})),
+        mirror("n5", "tq", json!({"granularity": 100, "sync": "incremental"})),
+        mirror("n5", "tq", json!({"buf-size": -1})),
         mirror("n5", "tq", json!({"filter-node-name": "tq"})),
-        mirror("n5", "tq", json!({"speed": 65536, "filter-node-name": "filter"})),
+        mirror(
+            "n5",
+            "tq",
+            json!({"speed": 65536, "filter-node-name": "filter", "granularity": 4096, "buf-size": 8192}),
+        ),
+        change(json!({})),
+        change(json!({"id": "m"})),
+        change(json!({"id": "m", "type": "mirror"})),
+        change(json!({"id": "m", "type": "none"})),
+        change(json!({"id": "m", "type": "commit", "copy-mode": "background"})),
+        change(json!({"id": "m", "type": "mirror", "copy-mode": "none"})),
+        change(json!({"id": "none", "type": "mirror", "copy-mode": "background"})),
+        change(json!({"id": "m", "type": "mirror", "copy-mode": "background"})),
+        change(json!({"id": "m", "type": "mirror", "copy-mode": "write-blocking"})),
+        ("block-job-pause", json!({"device": "m"})),
+        change(json!({"id": "m", "type": "mirror", "copy-mode": "write-blocking"})),
+        ("block-job-resume", json!({"device": "m"})),
         del("tq"),
         ("block-stream", json!({"device": "n5", "job-id": "s"})),
         ("block-job-cancel", json!({"device": "m", "force": true})),
@@ -128,7 +151,7 @@ fn nodes_are_described_and_refused_as_by_qemu() -> Result<(), Failure> {
         }
     })?;
     assert_eq!(ours, theirs);
-    assert_eq!(ours.iter().filter(|line| line.ends_with("{}")).count(), 9, "{ours:?}");
+    assert_eq!(ours.iter().filter(|line| line.ends_with("{}")).count(), 14, "{ours:?}");
     let after = vm.qmp.execute_json("query-named-block-nodes", Value::Null)?;
     assert_eq!(after.as_array().map(Vec::len), Some(CHAIN.len()), "{after}");
     vm.quit()

@@ -123,8 +123,12 @@ async def copy(client):
         "driver": "raw", "file": "target-storage", "node-name": "target-format", "read-only": False})
     await client.execute("blockdev-mirror", {
         "device": "virtio1", "target": "target-format", "job-id": "copy", "sync": "full",
-        "auto-finalize": False, "auto-dismiss": False})
+        "granularity": 65536, "buf-size": 1 << 20, "auto-finalize": False, "auto-dismiss": False})
     await until_ready()
+    change = {"id": "copy", "type": "mirror"}
+    for mode, synced in [("write-blocking", True), ("background", False), ("write-blocking", True)]:
+        await client.execute("block-job-change", {**change, "copy-mode": mode})
+        assert (await client.execute("query-block-jobs"))[0]["actively-synced"] == synced, mode
     await client.execute("job-complete", {"id": "copy"})
     await until(client, "pending")
     await client.execute("job-finalize", {"id": "copy"})
@@ -181,7 +185,7 @@ async def main():
     ran = await jobs(client)
     await copy(client)
     await back_up(client)
-    ran |= {"blockdev-add", "blockdev-mirror", "block-commit", "blockdev-del"}
+    ran |= {"block-job-change", "blockdev-add", "blockdev-mirror", "block-commit", "blockdev-del"}
     rest = commands - ran - {name for name, _ in STEPS} - {"quit", "query-commands"}
     assert not [name for name in rest if "job" in name], rest
     for name in sorted(rest):

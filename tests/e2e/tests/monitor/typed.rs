@@ -279,9 +279,10 @@ fn a_typed_client_runs_every_command_that_we_share() -> Result<(), Failure> {
     typed.to::<qmp::cont>(json!({}));
     let mirror = json!({
         "device": "disk", "target": stage.path("mirror.img"), "format": "raw", "sync": "full", "job-id": "m",
-        "copy-mode": "write-blocking", "auto-finalize": false,
+        "copy-mode": "background", "auto-finalize": false, "granularity": 4096, "buf-size": 65536,
     });
     typed.to::<qmp::drive_mirror>(mirror);
+    typed.to::<qmp::block_job_change>(json!({"id": "m", "type": "mirror", "copy-mode": "write-blocking"}));
     typed.copies(&stage)?;
     typed.to::<qmp::system_powerdown>(json!({}));
     typed.to::<qmp::system_reset>(json!({}));
