@@ -6,7 +6,7 @@ use std::cell::Cell;
 use super::mirror::Log;
 use super::*;
 use crate::Buf;
-use crate::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
+use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::sim::stamps::{BLOCK, Content};
 use crate::sim::{Lies, Line, Service, SimDevice, SimHosts, SimLink, Stamp, planted};
 use crate::stream::StreamOptions;
@@ -87,7 +87,7 @@ impl Pair {
         let name = "far".to_owned();
         // The device is larger than the disk, so its part is an image of its own.
         let target = MirrorTarget { name, format: Kind::Qcow2, existing: false, node_name: None };
-        let options = MirrorOptions { target, sync: Sync::Full, mode };
+        let options = MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default() };
         self.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = self.disk.job("mirror").unwrap();
         assert!(self.log.ready().await);
@@ -191,7 +191,8 @@ fn a_misdirected_write_of_the_target_is_found_by_the_stamps_alone() {
         pair.target.set_lies(Lies { misdirected: 300, ..Lies::default() });
         let target =
             MirrorTarget { name: "small".into(), format: Kind::Raw, existing: true, node_name: None };
-        let options = MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background };
+        let options =
+            MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background, copies: Copies::default() };
         pair.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = pair.disk.job("mirror").unwrap();
         assert!(pair.log.ready().await);
@@ -222,7 +223,8 @@ fn rot_that_a_copy_reads_becomes_lasting_and_is_found_by_the_stamps_alone() {
         pair.source.set_lies(Lies { rot: 200, ..Lies::default() });
         let name = "far".to_owned();
         let target = MirrorTarget { name, format: Kind::Qcow2, existing: false, node_name: None };
-        let options = MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background };
+        let options =
+            MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background, copies: Copies::default() };
         pair.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = pair.disk.job("mirror").unwrap();
         assert!(pair.log.ready().await);

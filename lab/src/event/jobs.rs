@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use block::image::{self, Create};
 use block::job::JobOptions;
-use block::job::mirror::{CopyMode, MirrorOptions, MirrorTarget, Sync};
+use block::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
 use block::job::stream::{Order as StreamOrder, StreamOptions, Tuning};
 use block::{Disk, Job, Kind, Result};
 use executor::JoinHandle;
@@ -66,7 +66,11 @@ pub(super) fn mirror(world: &World, _guest: &Rc<Guest>, disk: Rc<Disk>, both: bo
             MirrorTarget { name: FAR_TARGET.into(), format: Kind::Raw, existing: true, node_name: None };
         let mode = if both { CopyMode::WriteBlocking } else { CopyMode::Background };
         let options = JobOptions { auto_dismiss: false, ..JobOptions::new("move") };
-        disk.start_mirror(MirrorOptions { target, sync: Sync::Full, mode }, options).await?;
+        disk.start_mirror(
+            MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default() },
+            options,
+        )
+        .await?;
         let job = disk.job("move")?;
         state.job.replace(Some(job.clone()));
         while job.complete().is_err() && job.info().error.is_none() {
