@@ -161,7 +161,10 @@ fn the_kernel_holds_the_server_to_its_connections() -> Result<(), Failure> {
     // named.
     let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"))?;
     let connector = children.trim().to_owned();
-    assert_eq!(status(format!("/proc/{connector}/status"), "Seccomp:")?, "2");
+    // It may still be starting.
+    wait_for("the connector to be confined", STEP, || {
+        Ok(status(format!("/proc/{connector}/status"), "Seccomp:")? == "2")
+    })?;
     let arguments = std::fs::read(format!("/proc/{connector}/cmdline"))?;
     let named = arguments.split(|&byte| byte == 0).rfind(|argument| !argument.is_empty());
     assert_eq!(named, Some(stage.path("qmp").as_os_str().as_encoded_bytes()));
