@@ -164,6 +164,27 @@ impl Opener for SimDir {
             _ => Ok(self.add(name, Vec::new()).open()),
         }
     }
+
+    async fn open_record(&self, name: &str, new: bool) -> Result<Rc<dyn Storage>> {
+        executor::yield_now().await;
+        match (self.get(name), new) {
+            (Ok(_), true) => Err(Error::new(ErrorKind::Invalid, format!("{name}: File exists"))),
+            (_, true) => {
+                let file = self.add(name, Vec::new());
+                // As in a page cache.
+                file.set_nature(Nature { alignment: 1, ..file.nature() });
+                Ok(file.open())
+            }
+            (found, false) => Ok(found?),
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        executor::yield_now().await;
+        self.get(name)?;
+        self.files.borrow_mut().remove(name);
+        Ok(())
+    }
 }
 
 /// A bug that a test plants, to see that it is found.

@@ -35,6 +35,7 @@ mod steps;
 mod tray;
 mod tuning;
 mod turns;
+mod witness;
 
 use std::cell::RefCell;
 use std::rc::Rc;

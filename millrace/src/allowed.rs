@@ -65,6 +65,14 @@ impl Opener for Allowed {
         self.files.create(name).await
     }
 
+    async fn open_record(&self, name: &str, new: bool) -> Result<Rc<dyn Storage>> {
+        self.files.open_record(name, new).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.files.remove(name).await
+    }
+
     async fn identity(&self, name: &str) -> Result<Option<Identity>> {
         self.files.identity(name).await
     }

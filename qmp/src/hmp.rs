@@ -209,6 +209,7 @@ pub(crate) fn drive_mirror(arguments: &mut Arguments) -> std::result::Result<Dri
         buf_size: None,
         auto_finalize: None,
         auto_dismiss: None,
+        witness: None,
     })
 }
 

@@ -234,6 +234,7 @@ fn copies_and_jobs_have_text_forms() {
             buf_size: None,
             auto_finalize: None,
             auto_dismiss: None,
+            witness: None,
         })
     };
     let backup = |of: Option<&str>, sync, mode| {

@@ -65,6 +65,12 @@ impl<'a> Below<'a> {
         Some((first, Below { ticket: self.ticket, leaf: self.leaf, filters: rest }))
     }
 
+    /// The way of a request that begins now: another than this one's if the leaf or the filters have changed.
+    pub(crate) fn anew(&self) -> Anew<'a> {
+        let (leaf, filters) = self.ticket.disk.way();
+        Anew { ticket: self.ticket, leaf, filters }
+    }
+
     /// Reads the whole of `buf`.
     pub(crate) async fn read(&self, offset: u64, buf: Buf) -> Result<()> {
         match self.next() {
@@ -106,6 +112,19 @@ impl<'a> Below<'a> {
             }
             Some((filter, below)) => filter.flush(below).await,
         }
+    }
+}
+
+/// The way of a request from its beginning on.
+pub(crate) struct Anew<'a> {
+    ticket: &'a Ticket,
+    leaf: Rc<Node>,
+    filters: Option<Filters>,
+}
+
+impl Anew<'_> {
+    pub(crate) fn below(&self) -> Below<'_> {
+        Below::of(self.ticket, &self.leaf, &self.filters)
     }
 }
 

@@ -91,6 +91,13 @@ impl Disk {
         self.retire_flushed(&old);
     }
 
+    /// Puts `leaf`, which [`Disk::swap`] or [`Disk::swap_to_copy`] has replaced, in its place again. Nothing
+    /// must have been written since; reads may be in flight.
+    pub(crate) fn swap_back(&self, leaf: Rc<Node>) {
+        self.old.borrow_mut().retain(|old| !Rc::ptr_eq(&old.node, &leaf));
+        self.replace_leaf(leaf);
+    }
+
     fn replace_leaf(&self, leaf: Rc<Node>) -> Rc<Node> {
         let old = self.leaf.replace(leaf);
         self.stats.waits.add(&old.waits);

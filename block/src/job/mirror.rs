@@ -12,7 +12,8 @@
 //! 3. The gate is closed, the disk is drained, and if nothing was copied since that flush, the leaf is
 //!    swapped. Nothing is flushed in between. What was answered and not flushed belongs to the new
 //!    leaf's next flush.
-//! 4. When the end is reported, the old leaf is closed, and can be deleted.
+//! 4. With a witness, the guest's changes wait until that says who the owner is (`witness`).
+//! 5. When the end is reported, the old leaf is closed, and can be deleted.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -36,9 +37,11 @@ use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 pub mod commit;
 mod replica;
 mod target;
+mod witness;
 
 use replica::Replica;
 use target::Opening;
+use witness::Witness;
 
 /// The number of tries to end when requests in flight do not end, or something came to be copied meanwhile.
 const TRIES: usize = 3;
@@ -99,11 +102,17 @@ pub struct MirrorOptions {
     pub mode: CopyMode,
     /// The settings of its copies.
     pub copies: Copies,
+    /// Name of the file that says durably which image owns the disk; see [`Disk::start_mirror`].
+    pub witness: Option<String>,
 }
 
 impl Disk {
     /// Starts a mirror. Once its state is `ready`, [`Job::complete`] moves the disk to the target, and
     /// [`Job::cancel`] leaves there a copy of the disk as it is then.
+    ///
+    /// With a witness, a file of that name is created, which must not exist. It names the source as the
+    /// owner of the disk, and from the move on the target: no change and no flush of the guest is answered
+    /// after the move before that is durable.
     ///
     /// # Errors
     /// `InUse` if another job or command has the disk; `Unsupported` for a read-only disk, and for a raw
@@ -128,10 +137,17 @@ impl Disk {
                 mirror.sync = Sync::Full;
             }
             let (target, opening) = this.open_mirror(&mirror, &leaf).await?;
+            let witness = match &mirror.witness {
+                Some(name) => Some(Witness::create(&this, name, &options.id, &target).await?),
+                None => None,
+            };
             let replica = Replica::new(leaf, target, Some(opening), mirror.copies);
             replica.write_both(mirror.mode == CopyMode::WriteBlocking);
             // A request that is in flight now is not seen by the filter.
             let Some(closed) = this.drain(DEADLINE).await else {
+                if let Some(witness) = witness {
+                    witness.remove().await;
+                }
                 let text = format!("{}: requests in flight did not end within {DEADLINE:?}", this.name());
                 return Err(Error::new(ErrorKind::TimedOut, text));
             };
@@ -141,7 +157,7 @@ impl Disk {
             }
             drop(closed);
             let (disk, into) = (this.clone(), Destination::Image(mirror.sync));
-            let strategy = Mirror { disk, into, replica, installed };
+            let strategy = Mirror { disk, into, replica, installed, witness };
             this.start_job(options, JobKind::Mirror, claim, strategy);
             Ok(())
         })
@@ -241,6 +257,7 @@ struct Mirror {
     into: Destination,
     replica: Rc<Replica>,
     installed: RefCell<Option<Installed>>,
+    witness: Option<Rc<Witness>>,
 }
 
 impl Mirror {
@@ -364,8 +381,11 @@ impl Strategy for Mirror {
             self.settle_error(job).await?;
             // What is left was in flight before, when writes began to go to both sides.
             if self.replica.is_complete() {
-                let before = self.disk.size();
+                let (old, before) = (self.disk.leaf(), self.disk.size());
+                let mut waits = None;
                 if job.is_completing() {
+                    waits =
+                        self.witness.as_ref().map(|witness| (witness, self.disk.install(witness.clone())));
                     let target = self.replica.target();
                     match self.into {
                         // The old leaf is behind the new one, and may hold what was not flushed yet.
@@ -375,6 +395,9 @@ impl Strategy for Mirror {
                 }
                 self.installed.take();
                 drop(closed);
+                if let Some((witness, installed)) = waits {
+                    witness.moved(&self.disk, job, old, installed).await?;
+                }
                 if self.disk.size() != before {
                     // As in QEMU, a base that is larger makes the disk larger.
                     self.disk.announce_capacity();

@@ -59,6 +59,16 @@ impl Protocol for Files {
     }
 }
 
+/// Opens a file for a record, through the page cache. If `new`, creates it; what exists is refused,
+/// whatever it is.
+pub(super) async fn open_record(opener: &HostOpener, path: &str, new: bool) -> Result<Rc<dyn Storage>> {
+    let cached = HostOpener { engine: opener.engine.clone(), direct: false };
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create_new(new);
+    let verb = if new { "create" } else { "open" };
+    Ok(Rc::new(FileStorage::open(&cached, path, verb, options).await?))
+}
+
 /// An open file.
 struct FileStorage {
     name: String,

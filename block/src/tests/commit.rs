@@ -71,16 +71,16 @@ async fn chain_of_sizes(files: &Rc<SimDir>) -> (Vec<Kind>, Vec<u8>) {
 }
 
 /// A disk on a chain of slow images, with a guest.
-struct Stage {
-    files: Rc<SimDir>,
-    disk: Rc<Disk>,
-    log: Rc<Log>,
-    guest: Rc<Guest>,
-    kinds: Vec<Kind>,
+pub(super) struct Stage {
+    pub files: Rc<SimDir>,
+    pub disk: Rc<Disk>,
+    pub log: Rc<Log>,
+    pub guest: Rc<Guest>,
+    pub kinds: Vec<Kind>,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let files = folder();
         let (kinds, content) = match random(2) {
             0 => {
@@ -106,14 +106,14 @@ impl Stage {
     }
 
     /// The options of a commit from the image `top` of [`NAMES`] into `base`.
-    fn options(&self, top: usize, base: usize) -> CommitOptions {
+    pub(super) fn options(&self, top: usize, base: usize) -> CommitOptions {
         let top = (top < LEAF || random(2) == 0).then(|| self.node(NAMES[top]));
         let base =
             Some(if random(2) == 0 { self.node(NAMES[base]) } else { Named::File(NAMES[base].into()) });
-        CommitOptions { top, base, backing_file: None }
+        CommitOptions { top, base, ..CommitOptions::default() }
     }
 
-    async fn start(&self, commit: CommitOptions, options: JobOptions) -> crate::Result<Rc<Job>> {
+    pub(super) async fn start(&self, commit: CommitOptions, options: JobOptions) -> crate::Result<Rc<Job>> {
         let options = JobOptions { auto_dismiss: false, ..options };
         let id = options.id.clone();
         self.disk.start_commit(commit, options).await?;
@@ -252,8 +252,13 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
         // The base stands in the way of no other job, and the disk ends well.
         let target =
             MirrorTarget { name: "target".into(), format: Kind::Raw, existing: false, node_name: None };
-        let mirror =
-            MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background, copies: Copies::default() };
+        let mirror = MirrorOptions {
+            target,
+            sync: Sync::Full,
+            mode: CopyMode::Background,
+            copies: Copies::default(),
+            witness: None,
+        };
         disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
         disk.job("mirror").unwrap().cancel().unwrap();
         let leaf = disk.leaf().name().to_owned();
@@ -429,7 +434,7 @@ fn images_that_are_not_in_this_order_are_refused_in_qemus_words() {
         let stage = Stage::new().await;
         let refused = async |top: Option<Named>, base: Option<Named>, backing_file: Option<&str>| {
             let backing_file = backing_file.map(str::to_owned);
-            let commit = CommitOptions { top, base, backing_file };
+            let commit = CommitOptions { top, base, backing_file, ..CommitOptions::default() };
             let error = stage.disk.start_commit(commit, JobOptions::new("commit")).await.unwrap_err();
             error.to_string()
         };
@@ -462,8 +467,11 @@ fn the_overlay_records_the_name_that_is_given() {
         let (disk, _) = open(&files, "leaf", over).await;
         let Some(top) = disk.leaf().backing() else { panic!("it has a backing file") };
         let top = Some(Named::Node(top.node_name()));
-        let name =
-            |name: &str| CommitOptions { top: top.clone(), base: None, backing_file: Some(name.into()) };
+        let name = |name: &str| CommitOptions {
+            top: top.clone(),
+            backing_file: Some(name.into()),
+            ..Default::default()
+        };
         let wrong = disk.start_commit(name("ssh://x/y"), JobOptions::new("commit")).await.unwrap_err();
         assert_eq!(wrong.kind(), ErrorKind::Unsupported);
         disk.start_commit(name("./base"), JobOptions::new("commit")).await.unwrap();

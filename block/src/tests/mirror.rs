@@ -143,10 +143,21 @@ impl Stage {
         sync: Sync,
         options: JobOptions,
     ) -> Result<Rc<Job>> {
+        self.start_with(target, sync, None, options).await
+    }
+
+    /// Starts a mirror, with a witness if that is not `None`.
+    pub(super) async fn start_with(
+        &self,
+        target: MirrorTarget,
+        sync: Sync,
+        witness: Option<&str>,
+        options: JobOptions,
+    ) -> Result<Rc<Job>> {
         let options = JobOptions { auto_dismiss: false, ..options };
-        let id = options.id.clone();
+        let (id, witness) = (options.id.clone(), witness.map(str::to_owned));
         self.disk
-            .start_mirror(MirrorOptions { target, sync, mode: mode(), copies: copies() }, options)
+            .start_mirror(MirrorOptions { target, sync, mode: mode(), copies: copies(), witness }, options)
             .await?;
         self.disk.job(&id)
     }
@@ -475,7 +486,13 @@ fn a_disk_is_closed_beside_a_mirror_that_starts() {
         let target = stage.target(Sync::Full).await;
         let (disk, mirror) = (
             stage.disk.clone(),
-            MirrorOptions { target, sync: Sync::Full, mode: mode(), copies: Copies::default() },
+            MirrorOptions {
+                target,
+                sync: Sync::Full,
+                mode: mode(),
+                copies: Copies::default(),
+                witness: None,
+            },
         );
         let starting = spawn(async move { disk.start_mirror(mirror, JobOptions::new("mirror")).await });
         for _ in 0..random(40) {

@@ -100,6 +100,7 @@ fn a_target_has_everything_when_it_is_ready_whatever_was_lost_before() {
             sync: Sync::Full,
             mode: CopyMode::WriteBlocking,
             copies: Copies::default(),
+            witness: None,
         };
         disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
         let server = files.get("target").unwrap();

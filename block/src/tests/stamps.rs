@@ -87,7 +87,8 @@ impl Pair {
         let name = "far".to_owned();
         // The device is larger than the disk, so its part is an image of its own.
         let target = MirrorTarget { name, format: Kind::Qcow2, existing: false, node_name: None };
-        let options = MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default() };
+        let options =
+            MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default(), witness: None };
         self.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = self.disk.job("mirror").unwrap();
         assert!(self.log.ready().await);
@@ -126,7 +127,7 @@ fn a_mirror_over_a_link_brings_every_block() {
         seeds(8, |_| async move {
             let pair = Pair::new().await;
             assert_eq!(pair.mirror(mode).await, 0);
-            assert_eq!(pair.wrong().await, []);
+            assert_eq!(pair.wrong().await, Vec::<u32>::new());
             assert_eq!(pair.disk.leaf().name(), "far");
             // Everything went over the link once at least, and onto the target.
             assert!(pair.target.counts().written_bytes >= SIZE);
@@ -158,7 +159,7 @@ fn a_stream_from_a_far_backing_file_brings_every_block() {
         }
         // Nothing is left of the source.
         pair.source.stamps().borrow_mut().clear(0, BLOCKS);
-        assert_eq!(pair.wrong().await, []);
+        assert_eq!(pair.wrong().await, Vec::<u32>::new());
     });
 }
 
@@ -191,8 +192,13 @@ fn a_misdirected_write_of_the_target_is_found_by_the_stamps_alone() {
         pair.target.set_lies(Lies { misdirected: 300, ..Lies::default() });
         let target =
             MirrorTarget { name: "small".into(), format: Kind::Raw, existing: true, node_name: None };
-        let options =
-            MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background, copies: Copies::default() };
+        let options = MirrorOptions {
+            target,
+            sync: Sync::Full,
+            mode: CopyMode::Background,
+            copies: Copies::default(),
+            witness: None,
+        };
         pair.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = pair.disk.job("mirror").unwrap();
         assert!(pair.log.ready().await);
@@ -223,8 +229,13 @@ fn rot_that_a_copy_reads_becomes_lasting_and_is_found_by_the_stamps_alone() {
         pair.source.set_lies(Lies { rot: 200, ..Lies::default() });
         let name = "far".to_owned();
         let target = MirrorTarget { name, format: Kind::Qcow2, existing: false, node_name: None };
-        let options =
-            MirrorOptions { target, sync: Sync::Full, mode: CopyMode::Background, copies: Copies::default() };
+        let options = MirrorOptions {
+            target,
+            sync: Sync::Full,
+            mode: CopyMode::Background,
+            copies: Copies::default(),
+            witness: None,
+        };
         pair.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = pair.disk.job("mirror").unwrap();
         assert!(pair.log.ready().await);
@@ -258,7 +269,7 @@ fn a_lost_flush_is_found_by_the_stamps_after_a_power_cut_alone() {
             let ticket = pair.disk.enter().await;
             pair.disk.flush(&ticket).await.unwrap();
             drop(ticket);
-            assert_eq!(pair.wrong().await, []);
+            assert_eq!(pair.wrong().await, Vec::<u32>::new());
             pair.source.cut_power();
             assert_eq!(pair.wrong().await.is_empty(), !lost);
         });

@@ -67,7 +67,7 @@ pub(super) fn mirror(world: &World, _guest: &Rc<Guest>, disk: Rc<Disk>, both: bo
         let mode = if both { CopyMode::WriteBlocking } else { CopyMode::Background };
         let options = JobOptions { auto_dismiss: false, ..JobOptions::new("move") };
         disk.start_mirror(
-            MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default() },
+            MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default(), witness: None },
             options,
         )
         .await?;

@@ -293,7 +293,7 @@ impl CopyCommands for Control {
         };
         let options = common.options(drive)?;
         let id = options.id.clone();
-        let mirror = MirrorOptions { target: image(&target), sync, mode, copies };
+        let mirror = MirrorOptions { target: image(&target), sync, mode, copies, witness: arguments.witness };
         let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
         self.start_job(drive, Some(target), &id, start).await
     }
@@ -315,7 +315,8 @@ impl CopyCommands for Control {
         };
         let top = named(arguments.top_node, arguments.top, "top")?;
         let base = named(arguments.base_node, arguments.base, "base")?;
-        let commit = CommitOptions { top, base, backing_file: arguments.backing_file };
+        let (backing_file, witness) = (arguments.backing_file, arguments.witness);
+        let commit = CommitOptions { top, base, backing_file, witness };
         self.check_commit(drive, &commit).await?;
         let common = Common {
             job_id: arguments.job_id,

@@ -344,12 +344,12 @@ impl JobCommands for Control {
         };
         let options = common.options(drive)?;
         let id = options.id.clone();
-        let (name, node_name) = (arguments.target, arguments.node_name);
+        let (name, node_name, witness) = (arguments.target, arguments.node_name, arguments.witness);
         let existing = arguments.mode == Some(NewImageMode::Existing);
         let start = move |disk: Rc<Disk>| async move {
             let format = format.unwrap_or(disk.leaf().kind());
             let target = MirrorTarget { name, format, existing, node_name };
-            disk.start_mirror(MirrorOptions { target, sync, mode, copies: settings }, options).await
+            disk.start_mirror(MirrorOptions { target, sync, mode, copies: settings, witness }, options).await
         };
         self.start_job(drive, None, &id, start).await
     }

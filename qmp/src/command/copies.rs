@@ -36,6 +36,8 @@ commands! {
         auto_finalize as "auto-finalize": Option<bool>,
         /// False to wait for `job-dismiss` after the end; true unless given.
         auto_dismiss as "auto-dismiss": Option<bool>,
+        /// A new file that names the image that owns the disk, durably; see docs/qmp.md.
+        witness as "x-witness": Option<String>,
     } -> Empty;
 
     /// Starts a job that moves what images of a disk's chain hold into an image behind them. If they
@@ -69,6 +71,8 @@ commands! {
         auto_finalize as "auto-finalize": Option<bool>,
         /// False to wait for `job-dismiss` after the end; true unless given.
         auto_dismiss as "auto-dismiss": Option<bool>,
+        /// A new file that names the image that owns the disk, durably; see docs/qmp.md.
+        witness as "x-witness": Option<String>,
     } -> Empty;
 
     /// Starts a job that copies a disk, as it is now, to a node of `blockdev-add`.

@@ -100,6 +100,8 @@ commands! {
         auto_finalize as "auto-finalize": Option<bool>,
         /// False to wait for `job-dismiss` after the end; true unless given.
         auto_dismiss as "auto-dismiss": Option<bool>,
+        /// A new file that names the image that owns the disk, durably; see docs/qmp.md.
+        witness as "x-witness": Option<String>,
     } -> Empty
         as {
             text "drive_mirror [-n] [-f] device target [format]":

@@ -145,6 +145,12 @@ impl Job {
         self.len.set(self.offset.get().saturating_add(left));
     }
 
+    /// Reports an error in spite of which the job goes on.
+    pub(crate) fn meets(&self, operation: Operation, error: &Error) {
+        *self.met.borrow_mut() = Some(error.clone());
+        self.emit(JobEvent::Error(operation, ErrorAction::Ignore));
+    }
+
     /// Decides by the job's policy what follows from an error of the loop. After `Stop` the loop comes to
     /// `Job::rest` and tries again.
     pub(crate) fn decide(&self, operation: Operation, error: &Error) -> ErrorAction {

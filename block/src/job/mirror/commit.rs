@@ -21,6 +21,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 
 use super::replica::Replica;
+use super::witness::Witness;
 use super::{Copies, Destination, Mirror, mark_above, until_done};
 use crate::disk::job::{Job, JobKind, JobOptions, Strategy};
 use crate::disk::switch::DEADLINE;
@@ -59,7 +60,7 @@ impl Disk {
         executor::to_the_end(async move {
             let (part, claim) = claimed?;
             match part.overlay.clone() {
-                None => this.commit_leaf(part, claim, options).await,
+                None => this.commit_leaf(part, claim, commit.witness, options).await,
                 Some(overlay) => this.commit_inner(part, overlay, claim, commit.backing_file, options).await,
             }
         })
@@ -74,19 +75,40 @@ impl Disk {
         Ok((part, claim))
     }
 
-    async fn commit_leaf(self: &Rc<Self>, part: Part, claim: Claim, options: JobOptions) -> Result<()> {
+    async fn commit_leaf(
+        self: &Rc<Self>,
+        part: Part,
+        claim: Claim,
+        witness: Option<String>,
+        options: JobOptions,
+    ) -> Result<()> {
         let base = self.open_inner(&part.base).await?;
         let leaf = self.leaf();
+        let created = match &witness {
+            Some(name) => Witness::create(self, name, &options.id, &base).await.map(Some),
+            None => Ok(None),
+        };
+        let witness = match created {
+            Ok(witness) => witness,
+            Err(e) => {
+                self.close_inner(&base).await;
+                return Err(e);
+            }
+        };
         let replica = Replica::new(leaf, base.clone(), None, Copies::default());
         // A request that is in flight now is not seen by the filter.
         let Some(closed) = self.drain(DEADLINE).await else {
             self.close_inner(&base).await;
+            if let Some(witness) = witness {
+                witness.remove().await;
+            }
             let text = format!("{}: requests in flight did not end within {DEADLINE:?}", self.name());
             return Err(Error::new(ErrorKind::TimedOut, text));
         };
         let installed = RefCell::new(Some(self.install(replica.clone())));
         drop(closed);
-        let strategy = Mirror { disk: self.clone(), into: Destination::Base(part.above), replica, installed };
+        let (disk, into) = (self.clone(), Destination::Base(part.above));
+        let strategy = Mirror { disk, into, replica, installed, witness };
         self.start_job(options, JobKind::Commit, claim, strategy);
         Ok(())
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{MIB, Stage};
 
-const SIZE: u64 = 48 * MIB;
+pub const SIZE: u64 = 48 * MIB;
 const SECTOR: u64 = 512;
 /// Number of requests in flight. Each has its own part of the disk, so that the order of its writes is
 /// known.
@@ -29,13 +29,13 @@ struct Written {
 }
 
 /// The record of a client whose server is gone.
-struct Story {
+pub struct Story {
     /// The writes by number, from 1 on. The slot of a write follows from its first sector.
     writes: Vec<Written>,
     /// The last write of each slot that a completed flush covers; 0 for none.
     flushed: [u64; SLOTS as usize],
     /// The number of completed flushes.
-    flushes: u64,
+    pub flushes: u64,
 }
 
 fn stamp(number: u64, sector: u64) -> Vec<u8> {
@@ -46,7 +46,7 @@ fn stamp(number: u64, sector: u64) -> Vec<u8> {
 }
 
 /// Writes and flushes until the server is gone. Sends a message on `flushed` for each completed flush.
-fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure> {
+pub fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure> {
     let mut story = Story { writes: Vec::new(), flushed: [0; SLOTS as usize], flushes: 0 };
     // The last completed write of each slot.
     let mut answered = [0; SLOTS as usize];
@@ -103,7 +103,7 @@ fn load(mut nbd: Nbd, seed: u64, flushed: &Sender<()>) -> Result<Story, Failure>
 
 /// Checks each sector: it must come from its last flushed write or from a later one, or hold the base's
 /// data if no flushed write covers it.
-fn holds(raw: &Path, base: &Path, story: &Story) -> Result<(), Failure> {
+pub fn holds(raw: &Path, base: &Path, story: &Story) -> Result<(), Failure> {
     let (content, before) = (std::fs::read(raw)?, std::fs::read(base)?);
     check(content.len() == before.len(), "the disk has its size")?;
     let sectors = content.chunks_exact(SECTOR as usize).zip(before.chunks_exact(SECTOR as usize));
@@ -180,12 +180,17 @@ fn round(format: &str, options: &str, cache: &str, number: u64) -> Result<String
     Ok(format!("{} writes, {} flushes, the stream {reached}", story.writes.len(), story.flushes))
 }
 
+/// The number of kills of a test.
+pub fn kills() -> Result<u64, Failure> {
+    match std::env::var("MILLRACE_KILLS") {
+        Ok(text) => Ok(text.parse().map_err(|e| format!("MILLRACE_KILLS: {e}"))?),
+        Err(_) => Ok(15),
+    }
+}
+
 #[test]
 fn killed_under_load_every_flushed_write_is_there() -> Result<(), Failure> {
-    let kills = match std::env::var("MILLRACE_KILLS") {
-        Ok(text) => text.parse().map_err(|e| format!("MILLRACE_KILLS: {e}"))?,
-        Err(_) => 15,
-    };
+    let kills = kills()?;
     let leaves = [
         ("qcow2", ""),
         ("qed", ""),

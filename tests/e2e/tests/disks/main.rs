@@ -20,6 +20,7 @@ mod stream;
 mod streams;
 mod switch;
 mod user;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

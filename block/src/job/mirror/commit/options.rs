@@ -25,6 +25,9 @@ pub struct CommitOptions {
     pub base: Option<Named>,
     /// The name by which the overlay records the base; its own name if `None`. Only without the leaf.
     pub backing_file: Option<String>,
+    /// Name of the file that says durably which image owns the disk, as for
+    /// [`Disk::start_mirror`]. Only with the leaf.
+    pub witness: Option<String>,
 }
 
 /// The part of a chain that options mean.
@@ -107,6 +110,9 @@ impl Disk {
         }
         if is_leaf && commit.backing_file.is_some() {
             return Err(invalid("'backing-file' specified, but 'top' is the active layer"));
+        }
+        if !is_leaf && commit.witness.is_some() {
+            return Err(invalid("'x-witness' specified, but 'top' is not the active layer"));
         }
         let needs = match &overlay {
             None => Needs::Disk,
