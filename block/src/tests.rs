@@ -14,6 +14,7 @@ mod copy_on_read;
 mod depth;
 mod devices;
 mod faults;
+mod followers;
 mod gate;
 mod growth;
 mod hostile;

@@ -2,11 +2,14 @@
 //!
 //! A claim names what it needs. The whole table of conflicts:
 //!
-//! | | the whole disk | images | the leaf |
-//! |---|---|---|---|
-//! | the whole disk | conflict | conflict | conflict |
-//! | images | conflict | conflict if they share one | side by side |
-//! | the leaf | conflict | side by side | side by side |
+//! | | the whole disk | images | a follower | the leaf |
+//! |---|---|---|---|---|
+//! | the whole disk | conflict | conflict | conflict | conflict |
+//! | images | conflict | conflict if they share one | conflict if the leaf is one of them | side by side |
+//! | a follower | conflict | conflict if the leaf is one of them | side by side | side by side |
+//! | the leaf | conflict | side by side | side by side | side by side |
+//!
+//! A follower that is to move the disk needs the whole disk from then on ([`Disk::strengthen`]).
 //!
 //! An image is known by its node name, which it keeps when it is opened again for writing.
 
@@ -36,6 +39,9 @@ pub(crate) enum Needs {
     Disk,
     /// The images with these node names: their content as a guest sees it, and their places in the chain.
     Images(BTreeSet<String>),
+    /// The leaf, with this node name, stays in its place, and no other job changes the leaf: a copy follows
+    /// what the guest writes there.
+    Follower(String),
     /// The disk's leaf stays in its place: only what a guest reads matters.
     Leaf,
 }
@@ -45,6 +51,9 @@ impl Needs {
         match (self, other) {
             (Needs::Disk, _) | (_, Needs::Disk) => true,
             (Needs::Images(a), Needs::Images(b)) => !a.is_disjoint(b),
+            (Needs::Images(images), Needs::Follower(leaf))
+            | (Needs::Follower(leaf), Needs::Images(images)) => images.contains(leaf),
+            (Needs::Follower(_), Needs::Follower(_)) => false,
             (Needs::Leaf, _) | (_, Needs::Leaf) => false,
         }
     }
@@ -69,11 +78,12 @@ impl Claims {
         self.released.wait().await;
     }
 
-    /// Returns the claimant that has something of `needs`; of several, a job rather than a command.
-    fn conflicting(&self, needs: &Needs) -> Option<Claimant> {
+    /// Returns the claimant that has something of `needs`, other than the claim `own`; of several, a job
+    /// rather than a command.
+    fn conflicting(&self, needs: &Needs, own: Option<u64>) -> Option<Claimant> {
         let held = self.held.borrow();
-        let mut found =
-            held.values().filter(|(_, other)| needs.conflict(other)).map(|(claimant, _)| *claimant);
+        let others = held.iter().filter(|(id, _)| own != Some(**id)).map(|(_, other)| other);
+        let mut found = others.filter(|(_, other)| needs.conflict(other)).map(|(claimant, _)| *claimant);
         let first = found.next()?;
         let is_job = |claimant: &Claimant| matches!(claimant, Claimant::Job(_));
         Some(std::iter::once(first).chain(found).find(is_job).unwrap_or(first))
@@ -84,6 +94,13 @@ impl Claims {
 pub(crate) struct Claim {
     disk: Rc<Disk>,
     id: u64,
+}
+
+impl Claim {
+    /// Its number, for [`Disk::strengthen`].
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
 }
 
 impl Drop for Claim {
@@ -118,7 +135,26 @@ impl Disk {
 
     /// Fails as [`Disk::claim`] would, with the same text.
     pub(crate) fn check_unclaimed(&self, needs: &Needs, name: &str) -> Result<()> {
-        let text = match self.claims.conflicting(needs) {
+        self.check_others(needs, name, None)
+    }
+
+    /// Has a follower's claim stand for the whole disk from now on. Other claims stay as they are.
+    ///
+    /// # Errors
+    /// `InUse` if something else of the disk is claimed.
+    pub(super) fn strengthen(&self, claim: u64) -> Result<()> {
+        let is_follower = |held: &(Claimant, Needs)| matches!(held.1, Needs::Follower(_));
+        if self.claims.held.borrow().get(&claim).is_some_and(is_follower) {
+            self.check_others(&Needs::Disk, self.name(), Some(claim))?;
+            if let Some((_, needs)) = self.claims.held.borrow_mut().get_mut(&claim) {
+                *needs = Needs::Disk;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_others(&self, needs: &Needs, name: &str, own: Option<u64>) -> Result<()> {
+        let text = match self.claims.conflicting(needs, own) {
             None => return Ok(()),
             Some(Claimant::Job(kind)) => {
                 format!("Node '{name}' is busy: block device is in use by block job: {}", kind.name())

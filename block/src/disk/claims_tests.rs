@@ -35,6 +35,24 @@ fn what_excludes_what() {
         );
         drop(reader);
 
+        // A follower minds only changes of the leaf, until it is to move the disk.
+        let follower =
+            |target| disk.claim(Claimant::Job(JobKind::Mirror), Needs::Follower(target), "virtio0").unwrap();
+        let (one, two) = (follower("leaf".to_owned()), follower("leaf".to_owned()));
+        let inner = disk.claim(stream, images(&["a", "b"]), "a").unwrap();
+        let reader = disk.claim(Claimant::Job(JobKind::Verify), Needs::Leaf, "virtio0").unwrap();
+        let busy = "Node 'virtio0' is busy: block device is in use by block job: mirror";
+        let outer = disk.claim(stream, images(&["leaf", "c"]), "virtio0").err().unwrap();
+        assert_eq!(outer.to_string(), busy);
+        assert_eq!(disk.strengthen(one.id()).err().unwrap().to_string(), busy);
+        drop(two);
+        drop(reader);
+        assert!(disk.strengthen(one.id()).is_err());
+        drop(inner);
+        disk.strengthen(one.id()).unwrap();
+        assert!(disk.claim(stream, images(&["a"]), "a").is_err());
+        drop(one);
+
         let whole = disk.claim_whole("a switch").unwrap();
         let job = disk.claim(stream, images(&["a"]), "a").err().unwrap();
         assert_eq!(job.to_string(), "Device 'virtio0' is in use: a switch is active");

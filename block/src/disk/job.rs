@@ -32,6 +32,8 @@ pub struct Job {
     options: JobOptions,
     kind: JobKind,
     disk: Weak<Disk>,
+    /// The number of its claim.
+    claim: u64,
     status: Cell<Status>,
     offset: Cell<u64>,
     len: Cell<u64>,
@@ -75,6 +77,7 @@ impl Disk {
             options,
             kind,
             disk: Rc::downgrade(self),
+            claim: claim.id(),
             status: Cell::new(Status::Created),
             offset: Cell::new(0),
             len: Cell::new(0),

@@ -115,11 +115,16 @@ impl Disk {
     /// after the move before that is durable.
     ///
     /// # Errors
-    /// `InUse` if another job or command has the disk; `Unsupported` for a read-only disk, and for a raw
-    /// image that is to have a backing file; errors of creating and opening the target; `Invalid` if its
-    /// size is not the disk's, and if the disk would have too many granules.
+    /// `InUse` if a job or command has the disk in a way that excludes it; `Unsupported` for a read-only
+    /// disk, and for a raw image that is to have a backing file; errors of creating and opening the target;
+    /// `Invalid` if its size is not the disk's, and if the disk would have too many granules.
     pub async fn start_mirror(self: &Rc<Self>, mirror: MirrorOptions, options: JobOptions) -> Result<()> {
-        let claim = self.claim(Claimant::Job(JobKind::Mirror), Needs::Disk, self.name())?;
+        // A target over images of the chain needs these, too.
+        let needs = match mirror.sync {
+            Sync::Full => Needs::Follower(self.leaf().node_name()),
+            Sync::Top | Sync::None => Needs::Disk,
+        };
+        let claim = self.claim(Claimant::Job(JobKind::Mirror), needs, self.name())?;
         let this = self.clone();
         // Runs to its end even if the caller goes away: nothing is left half open.
         executor::to_the_end(async move {

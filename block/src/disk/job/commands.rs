@@ -181,9 +181,12 @@ impl Job {
     /// Asks a job that is ready to end with its result.
     ///
     /// # Errors
-    /// `Invalid` in the wrong state.
+    /// `Invalid` in the wrong state; `InUse` if the disk is to move and another job needs it where it is.
     pub fn complete(&self) -> Result<()> {
         self.check(Verb::Complete)?;
+        if let Some(disk) = self.disk.upgrade() {
+            disk.strengthen(self.claim)?;
+        }
         self.complete_asked.set(true);
         self.changed.notify();
         Ok(())
