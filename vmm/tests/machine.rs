@@ -211,7 +211,8 @@ fn the_guests_clock_stands_still_while_it_is_stopped() {
         rig.expect(b'>').await;
         const STOPPED: Duration = Duration::from_secs(3);
         for _ in 0..2 {
-            let (before, began) = (clock(&rig).await, Instant::now());
+            // In this order: the guest looks at its clock a while before its reply is here.
+            let (began, before) = (Instant::now(), clock(&rig).await);
             machine.stop().await;
             executor::sleep(STOPPED).await;
             machine.resume().await.unwrap();

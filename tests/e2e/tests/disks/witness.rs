@@ -25,10 +25,11 @@ fn owner(witness: &Path) -> Result<(String, PathBuf, String), Failure> {
     Ok((owner.to_owned(), text("file")?.into(), text("format")?))
 }
 
+/// Starts a mirror that catches up with any load.
 fn mirror(vm: &mut Vm, target: &Path, witness: &Path) -> Result<Value, qmp::ClientError> {
     let arguments = json!({
         "device": "virtio0", "target": target.display().to_string(), "format": "qcow2", "sync": "full",
-        "x-witness": witness.display().to_string(),
+        "copy-mode": "write-blocking", "x-witness": witness.display().to_string(),
     });
     vm.qmp.execute_json("drive-mirror", arguments)
 }
