@@ -18,6 +18,8 @@ use crate::{Buf, Error, ErrorKind, Result, pieces};
 const LARGEST_COPY: u64 = 1 << 20;
 /// Runs of data and holes shorter than this, in bytes, are copied together with their neighbours.
 const SMALL: u64 = 64 << 10;
+/// The number of runs behind a small one that are looked up to find the end of what is copied together.
+const NEIGHBOURS: usize = 4;
 /// The smallest run of zeros, in bytes, that becomes a hole in a copy to an image that allocates nothing.
 const ZEROS: u64 = 4096;
 /// The largest read of a copy, in bytes, and so the range that a failed read leaves out. As in QEMU's stream.
@@ -129,7 +131,8 @@ async fn steps_over(
             *at += run.len;
             continue;
         }
-        let stop = if is_small { end } else { start + run.len }.min(start + LARGEST_COPY);
+        let len = if is_small { together(source, start, run.len, end - start).await? } else { run.len };
+        let stop = (start + len).min(start + LARGEST_COPY);
         let mut buf = source.pool.get((stop - start) as usize);
         source.read(start, buf.clone()).await.map_err(Error::of_source)?;
         for (piece, is_zero) in pieces(&mut buf, start, start..stop, target.cluster_size().max(ZEROS)) {
@@ -146,6 +149,24 @@ async fn steps_over(
         source.pool.put(buf);
     }
     Ok(())
+}
+
+/// Returns how many bytes from `at` on, at most `most`, are copied together: a small run of `first` bytes and
+/// its neighbours, up to a long hole. Looks at a few of them only, since looking up many takes longer than
+/// reading them.
+async fn together(source: &Node, at: u64, first: u64, most: u64) -> Result<u64> {
+    let mut len = first;
+    for _ in 0..NEIGHBOURS {
+        if len >= most {
+            break;
+        }
+        let next = source.map(at + len, most - len).await.map_err(Error::of_source)?;
+        if !next.data && next.len >= SMALL {
+            return Ok(len);
+        }
+        len += next.len;
+    }
+    Ok(most)
 }
 
 /// Makes a range of `target` read as zeros, if it does not yet.
@@ -182,7 +203,7 @@ async fn steps(leaf: &Node, backing: &Rc<Node>, at: &mut u64, end: u64, done: &m
         // takes longer than copying all at once.
         let below = backing.map(start, run.len).await.map_err(Error::of_source)?;
         let (len, data) = match below.len < SMALL.min(run.len) {
-            true => (run.len.min(LARGEST_COPY), true),
+            true => (together(backing, start, below.len, run.len.min(LARGEST_COPY)).await?, true),
             false => (below.len.min(run.len), below.data),
         };
         let unit = run.granule.max(leaf.format().zero_unit());

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use super::mirror::Log;
 use super::*;
 use crate::Buf;
+use crate::image::copy;
 use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
 use crate::sim::stamps::{BLOCK, Content};
 use crate::sim::{Lies, Line, Service, SimDevice, SimHosts, SimLink, Stamp, planted};
@@ -274,4 +275,32 @@ fn a_lost_flush_is_found_by_the_stamps_after_a_power_cut_alone() {
             assert_eq!(pair.wrong().await.is_empty(), !lost);
         });
     }
+}
+
+/// As `qemu-img create` leaves a raw image: a little data at its start, and then nothing.
+#[test]
+fn a_hole_behind_a_little_data_is_not_read() {
+    const LITTLE: u64 = 32 << 10;
+    const END: u64 = 1 << 20;
+    Executor::simulated(1).block_on(async {
+        let hosts = SimHosts::new();
+        let base = SimDevice::new("base", SIZE, 2 * LITTLE, slow()).unwrap();
+        let leaf = SimDevice::new("leaf", SIZE, 0, slow()).unwrap();
+        let target = SimDevice::new("target", SIZE, SIZE, slow()).unwrap();
+        for device in [&base, &leaf, &target] {
+            hosts.add_near(device);
+        }
+        let options = Create { backing: Some(("base".into(), Kind::Raw)), ..options(LITTLE, false) };
+        image::create(&*hosts, "leaf", Kind::Qcow2, &options).await.unwrap();
+        let leaf = chain::open(&*hosts, "leaf", Kind::Qcow2, true).await.unwrap();
+        let copied = copy::populate(&leaf, LITTLE..END).await.ok().unwrap();
+        assert_eq!((copied.copied, copied.zero), (LITTLE, END - 2 * LITTLE));
+        assert_eq!(base.counts().read_bytes, LITTLE, "populate");
+
+        let target = chain::open(&*hosts, "target", Kind::Raw, true).await.unwrap();
+        let source = leaf.backing().unwrap();
+        let copied = copy::copy_over(&source, &target, LITTLE..END).await.ok().unwrap();
+        assert_eq!((copied.copied, copied.zero), (LITTLE, END - 2 * LITTLE));
+        assert_eq!(base.counts().read_bytes, 2 * LITTLE, "copy_over");
+    });
 }
