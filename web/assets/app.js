@@ -1,7 +1,7 @@
 // The page: joins the server's news with what shows them.
 
 import { showChain } from "./chain.js";
-import { showJobs } from "./jobs.js";
+import { Jobs } from "./jobs.js";
 import { Link } from "./link.js";
 import { ClusterMap } from "./map.js";
 import { Flight, Timeline } from "./plots.js";
@@ -46,6 +46,7 @@ async function run(command, args) {
   }
 }
 const go = (command, args) => run(command, args).catch(() => {});
+const jobs = new Jobs(by("jobs"), go);
 
 /** Sets the choices of a select element, and keeps what is chosen. */
 function choose(select, names, texts = names) {
@@ -56,16 +57,31 @@ function choose(select, names, texts = names) {
   return select.value !== chosen;
 }
 
+/** The name of a machine: the end of its monitor's path, which tells it from the others. */
+const nameOf = (number) => (hello.machines[number] ?? "").split("/").slice(-2).join("/");
+const stateOf = (all) => (all?.status === undefined ? "not connected" : (all.status?.status ?? "running"));
+
+/** Says of every machine how it is, also of those that are not looked at. */
+function showMachines() {
+  choose(by("machine"), hello.machines.map((_, number) => String(number)));
+  [...by("machine").options].forEach((option, number) => {
+    const text = hello.machines.length > 1 ? `${nameOf(number)}: ${stateOf(states.get(number))}` : nameOf(number);
+    if (option.textContent !== text) option.textContent = text;
+  });
+}
+
 function showState() {
+  showMachines();
   const all = state();
   const up = all.status !== undefined;
   const badge = by("status");
-  badge.textContent = up ? (all.status?.status ?? "running") : "not connected";
+  if (badge.textContent !== stateOf(all)) badge.textContent = stateOf(all);
   badge.className = `badge ${up ? (all.status?.running ? "running" : "") : "down"}`;
   if (choose(by("disk"), disks().map((disk) => disk.device))) whole();
   const disk = disks().find((disk) => disk.device === device());
-  showChain(by("chain"), disk, all);
-  showJobs(by("jobs"), all, may("jobs"), go);
+  // The map knows what the leaf has, if it shows the whole disk.
+  showChain(by("chain"), disk, all, zoom || !map.cells.length ? null : map.held);
+  jobs.show(all, may("jobs"));
   const power = may("jobs") && up
     ? [all.status?.running ? ["Stop", "stop"] : ["Continue", "cont"], ["Power down", "system_powerdown"]] : [];
   if (by("power").dataset.shown !== String(power)) {
@@ -106,6 +122,7 @@ async function wholeMap(own) {
       by("map-out").disabled = !zoom;
     }
     map.apply({ ...reply, first: next ?? 0 });
+    showCursor();
     if (reply.next === undefined) return;
     next = reply.next;
   }
@@ -142,7 +159,7 @@ async function wholeFlight(own) {
   for (let first = 0; ;) {
     const reply = await link.execute(machine(), "x-query-flight", { device: device(), first });
     if (own !== turn) return;
-    if (!reply.switch) return;
+    if (!reply.switch) { flight.show([], "No disk has switched yet."); return; }
     all = all.concat(reply.requests);
     first += reply.requests.length;
     if (!reply.requests.length || first >= reply.total) { showFlight({ ...reply, requests: all }); return; }
@@ -152,10 +169,10 @@ async function wholeFlight(own) {
 function news({ detail: message }) {
   if (message.resync) { whole(); return; }
   const own = message.m === machine();
-  if (message.up === false) { states.delete(message.m); if (own) showState(); }
+  if (message.up === false) { states.delete(message.m); if (own) showState(); else showMachines(); }
   if (message.up === true && own) whole();
-  if (message.state) { const first = !states.has(message.m); states.set(message.m, message.state); if (own) { showState(); if (first) whole(); } }
-  if (message.event && own) event(message.event);
+  if (message.state) { const first = !states.has(message.m); states.set(message.m, message.state); if (own) { showState(); if (first) whole(); } else showMachines(); }
+  if (message.event) event(message.event, message.m);
   if (!own) return;
   if (message.map?.device === device()) change(message.map.reply);
   if (message.latency?.device === device()) {
@@ -179,11 +196,13 @@ setInterval(() => {
   if (zoom?.stale) { zoom.stale = false; wholeMap(turn).catch(() => {}); }
 }, 500);
 
-function event(event) {
+function event(event, from) {
   const at = event.timestamp.seconds + event.timestamp.microseconds / 1e6;
   const data = event.data ? ` ${JSON.stringify(event.data)}` : "";
-  by("events").prepend(element("li", { textContent: `${new Date(at * 1000).toLocaleTimeString()} ${event.event}${data}` }));
+  const where = hello.machines.length > 1 ? `${nameOf(from)}: ` : "";
+  by("events").prepend(element("li", { textContent: `${new Date(at * 1000).toLocaleTimeString(undefined, { hour12: false })} ${where}${event.event}${data}` }));
   while (by("events").children.length > 200) by("events").lastChild.remove();
+  if (from !== machine()) return;
   if (event.event === "BLOCK_SWITCHED" && event.data.device === device()) {
     timeline.mark(at, "switch", "--warn");
     // The reply waits for the requests of the 50 ms after it.
@@ -204,7 +223,6 @@ link.addEventListener("hello", ({ detail }) => {
   hello = detail;
   notice(null);
   states.clear();
-  choose(by("machine"), detail.machines.map((_, number) => String(number)), detail.machines.map((name) => name.split("/").slice(-2).join("/")));
   by("about-version").textContent = `Version ${detail.version}. ${detail.control ? `The page may control: ${detail.control}.` : "The page is read-only."}`;
   showState();
 });
@@ -215,13 +233,23 @@ link.addEventListener("down", ({ detail }) => {
   notice(detail.refused ? "The page's server does not let this page in: open the address that it printed, with its token." : "The page's server is gone; connecting again.");
 });
 
-by("machine").onchange = () => { showState(); whole(); };
+by("machine").onchange = () => {
+  // Whoever types now means the machine that is chosen now.
+  endConsole?.();
+  endScreen?.();
+  [endConsole, endScreen, zoom] = [null, null, null];
+  for (const id of ["console", "console-text", "screen", "screen-text", "copy-reply"]) by(id).replaceChildren();
+  map.begin(0, 1, 0, 0);
+  showState();
+  whole();
+};
 by("disk").onchange = () => { zoom = null; showState(); whole(); };
 by("map-order").onchange = () => { map.order = by("map-order").value; map.redraw(); };
 by("map-out").onclick = () => { zoom = null; whole(); };
 by("map").onmousemove = (event) => { const cell = map.at(event); by("map-cell").textContent = cell === null ? "" : map.describe(cell); };
-by("map").onclick = (event) => {
-  const cell = map.at(event);
+by("map").onclick = (event) => showAround(map.at(event));
+/** Shows the part of the disk around a cell. */
+function showAround(cell) {
   const cells = 4096;
   if (cell === null || zoom || map.cells.length <= cells) return;
   const size = disks().find((disk) => disk.device === device())?.inserted?.image?.["cluster-size"] ?? map.cellSize;
@@ -229,6 +257,32 @@ by("map").onclick = (event) => {
   if (each < 1) return;
   zoom = { cellSize: size, first: Math.max(0, Math.floor((cell * each) / cells) * cells), cells };
   whole();
+}
+/** Marks the keyboard's cell, and describes it. */
+function showCursor() {
+  const canvas = by("map"), mark = by("map-mark"), [x, y] = map.place(map.cursor), share = 100 / map.side;
+  mark.hidden = document.activeElement !== canvas || !map.cells.length;
+  // A cell may be smaller than a pixel; the mark is not.
+  const size = Math.max(share, 1.5);
+  Object.assign(mark.style, { left: `${share * (x + 0.5) - size / 2}%`, top: `${share * (y + 0.5) - size / 2}%`, width: `${size}%`, height: `${size}%` });
+  if (!map.cells.length) return;
+  const words = map.describe(map.cursor);
+  canvas.setAttribute("aria-valuemin", 0);
+  canvas.setAttribute("aria-valuemax", map.cells.length - 1);
+  canvas.setAttribute("aria-valuenow", map.cursor);
+  canvas.setAttribute("aria-valuetext", words);
+  if (!mark.hidden) by("map-cell").textContent = words;
+}
+by("map").onfocus = by("map").onblur = showCursor;
+by("map").onkeydown = (event) => {
+  const last = map.cells.length - 1, page = Math.max(1, Math.floor(map.cells.length / 16));
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity };
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key in steps) map.cursor = Math.max(0, Math.min(last, map.cursor + steps[event.key]));
+  else if (event.key === "Enter") showAround(map.cursor);
+  else if (event.key === "Escape" && zoom) { zoom = null; whole(); } else return;
+  event.preventDefault();
+  showCursor();
 };
 by("copy").onsubmit = async (event) => {
   event.preventDefault();

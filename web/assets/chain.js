@@ -4,8 +4,20 @@ import { bytes, element } from "./text.js";
 
 const base = (path) => path?.split("/").pop() ?? "?";
 
-/** Fills `panel` with the chain of `disk`, an entry of query-block. */
-export function showChain(panel, disk, state) {
+/** Words for the space that an image takes. Of the leaf, `held` bytes of the disk are known to be in it. */
+function space(image, held) {
+  const taken = image["actual-size"];
+  if (held === null || taken === undefined) return `${bytes(taken)} on the host`;
+  // Space for new clusters is taken in large pieces, before they come.
+  const ahead = taken > held + (1 << 20) ? ", with what is reserved for more" : "";
+  return `holds ${bytes(held)} of the disk; its file takes ${bytes(taken)} on the host${ahead}`;
+}
+
+/**
+ * Fills `panel` with the chain of `disk`, an entry of query-block. `held` is the number of bytes of the disk that
+ * are in its leaf, or null.
+ */
+export function showChain(panel, disk, state, held) {
   let image = disk?.inserted?.image;
   if (!image) {
     panel.replaceChildren(element("p", { textContent: "No medium." }));
@@ -25,7 +37,8 @@ export function showChain(panel, disk, state) {
     parts.push(element("div", { className: depth ? "image" : "image leaf" },
       element("strong", { textContent: base(image.filename), title: image.filename }),
       ` ${image.format}, ${bytes(image["virtual-size"])}`,
-      element("small", { textContent: `${place}; ${bytes(image["actual-size"])} on the host` })));
+      element("small", { textContent: place }),
+      element("small", { textContent: space(image, depth ? null : held) })));
   }
   panel.replaceChildren(...parts);
 }

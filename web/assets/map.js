@@ -66,6 +66,8 @@ export class ClusterMap {
   #canvas; #legend; #text; #image = null; #dirty = false; #colors = [];
   #cells = new Uint8Array(0); #side = 1; #cellSize = 0; #size = 0; #first = 0;
   order = "hilbert";
+  /** The cell that the keyboard is at. */
+  cursor = 0;
 
   constructor(canvas, legend, text) {
     [this.#canvas, this.#legend, this.#text] = [canvas, legend, text];
@@ -99,6 +101,7 @@ export class ClusterMap {
   begin(size, cellSize, first, cells) {
     [this.#size, this.#cellSize, this.#first] = [size, cellSize, first];
     this.#cells = new Uint8Array(cells);
+    this.cursor = Math.min(this.cursor, Math.max(cells - 1, 0));
     this.#side = 1;
     while (this.#side * this.#side < cells) this.#side *= 2;
     this.#canvas.width = this.#canvas.height = this.#side;
@@ -108,6 +111,8 @@ export class ClusterMap {
 
   /** Takes over a reply: a part of the map, or what has changed of it. */
   apply(reply) {
+    // News may come before the first map.
+    if (!this.#image) return;
     runs(reply, (first, length, byte) => {
       const from = Math.max(first - this.#first, 0), to = Math.min(first + length - this.#first, this.#cells.length);
       for (let cell = from; cell < to; cell += 1) {
@@ -127,7 +132,7 @@ export class ClusterMap {
 
   #paint(cell) {
     const byte = this.#cells[cell], state = byte & 7, high = byte >> 3;
-    const [x, y] = this.order === "hilbert" ? hilbert(this.#side, cell) : [cell % this.#side, Math.floor(cell / this.#side)];
+    const [x, y] = this.place(cell);
     const color = this.#colors[state] ?? this.#colors[0];
     const at = 4 * (y * this.#side + x);
     // A cell that the leaf has only a part of is paler; a deeper backing file is fainter.
@@ -157,6 +162,21 @@ export class ClusterMap {
     });
     const words = STATES.map((state, number) => `${state.text}: ${bytes(counts[number] * this.#cellSize)}`);
     this.#text.textContent = `A map of ${bytes(this.#size)}. ${words.join("; ")}.`;
+  }
+
+  /** The column and the row of a cell. */
+  place(cell) {
+    return this.order === "hilbert" ? hilbert(this.#side, cell) : [cell % this.#side, Math.floor(cell / this.#side)];
+  }
+
+  /** The number of columns, and of rows. */
+  get side() { return this.#side; }
+
+  /** The number of bytes of the cells shown that are in the leaf. Of a cell that the leaf has a part of, that part counts. */
+  get held() {
+    let all = 0;
+    for (const byte of this.#cells) if ([2, 3, 5].includes(byte & 7)) all += (byte >> 3) / 31;
+    return Math.min(all * this.#cellSize, this.#size);
   }
 
   /** The cell below a mouse, or null. */

@@ -11,6 +11,8 @@ const tens = (_, __, low, high) => {
   for (let at = Math.floor(Math.log10(low)); at <= Math.log10(high) + 1e-9; at += 1) if (10 ** at >= low * 0.999) all.push(10 ** at);
   return all;
 };
+/** Steps of an axis of time, in seconds. */
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 /** Powers of two, as steps of an axis of bytes. */
 const TWOS = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const clock = (_, all) => all.map((at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour12: false }));
@@ -23,7 +25,12 @@ function plot(place, options, data) {
   const height = options.height ?? 200;
   const made = new uPlot({ width: place.clientWidth || 300, height, ...options }, data, place);
   new ResizeObserver(() => { if (place.clientWidth) made.setSize({ width: place.clientWidth, height }); }).observe(place);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => made.redraw());
+  const recolor = () => {
+    made.redraw();
+    // The legend's boxes keep the colours that they were made with.
+    place.querySelectorAll(".u-marker").forEach((marker, at, all) => { marker.style.borderColor = made.series.at(at - all.length).stroke?.() ?? ""; });
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
   return made;
 }
 
@@ -50,6 +57,11 @@ function marks(list) {
           row = left < end ? (row + 1) % 4 : 0;
           end = Math.max(row ? end : 0, left + width + 8);
           context.textAlign = "left";
+          // Lines of other marks do not cross the words.
+          const top = u.bbox.top + (2 + 13 * row) * devicePixelRatio;
+          context.fillStyle = css("--panel");
+          context.fillRect(left - 2, top, width + 4, 13 * devicePixelRatio);
+          context.fillStyle = css(color);
           context.fillText(text, left, u.bbox.top + (12 + 13 * row) * devicePixelRatio);
         }
         context.restore();
@@ -68,7 +80,7 @@ export class Timeline {
     const sync = { key: "time" };
     this.#latency = plot(latency, {
       scales: { x, y: { distr: 3 } },
-      axes: [axis({ values: clock, space: 80 }), axis({ size: 70, splits: tens, values: (_, all) => all.map(time) })],
+      axes: [axis({ values: clock, incrs: SECONDS, space: 80 }), axis({ size: 70, splits: tens, values: (_, all) => all.map(time) })],
       series: [{ value: shown((at) => clock(null, [at])[0]) },
         { label: "p50", stroke: () => css("--data"), width: 1.5, value: shown(time) },
         { label: "p99", stroke: () => css("--moving"), width: 1.5, value: shown(time) },
@@ -78,7 +90,7 @@ export class Timeline {
     }, [[], [], [], []]);
     this.#rate = plot(rate, {
       scales: { x, y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
-      axes: [axis({ values: clock, space: 80 }), axis({ size: 80, incrs: TWOS, values: (_, all) => all.map((v) => `${bytes(v)}/s`) })],
+      axes: [axis({ values: clock, incrs: SECONDS, space: 80 }), axis({ size: 80, incrs: TWOS, values: (_, all) => all.map((v) => `${bytes(v)}/s`) })],
       series: [{ value: shown((at) => clock(null, [at])[0]) },
         { label: "read", stroke: () => css("--data"), width: 1.5, value: shown((v) => `${bytes(v)}/s`) },
         { label: "written", stroke: () => css("--written"), width: 1.5, value: shown((v) => `${bytes(v)}/s`) }],

@@ -26,6 +26,11 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser with a window of this width, in pixels. Returns `None` if there is no chromium here.
     pub fn start(width: u32) -> Result<Option<Self>, Failure> {
+        Self::start_with(width, &[])
+    }
+
+    /// The same, with further arguments for chromium.
+    pub fn start_with(width: u32, more: &[&str]) -> Result<Option<Self>, Failure> {
         let mut command = Command::new("chromedriver");
         // Port 0 is any free one; the driver prints it.
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -45,7 +50,8 @@ impl Browser {
         browser.port = port.ok_or("chromedriver has not started")?;
         // Its output is read for as long as it runs, so that it never waits for that.
         std::thread::spawn(move || lines.for_each(drop));
-        let arguments = [
+        let size = format!("--window-size={width},1000");
+        let mut arguments = vec![
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
@@ -54,8 +60,9 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            &format!("--window-size={width},1000"),
+            &size,
         ];
+        arguments.extend(more);
         let options = json!({
             "browserName": "chrome",
             "goog:chromeOptions": {"args": arguments},
@@ -93,6 +100,40 @@ impl Browser {
         self.command("POST", &format!("/element/{element}/value"), &json!({"text": text})).map(drop)
     }
 
+    /// Presses keys one after the other, wherever the focus is. Keys without a character have the code points
+    /// of WebDriver's table (section 17.4.2), such as U+E004 for Tab.
+    pub fn press(&self, keys: &str) -> Result<(), Failure> {
+        let strokes = keys.chars().flat_map(|key| {
+            [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
+        });
+        self.act(strokes.collect())
+    }
+
+    /// Presses a key while another one is held down.
+    pub fn press_with(&self, held: char, key: char) -> Result<(), Failure> {
+        let strokes = [("keyDown", held), ("keyDown", key), ("keyUp", key), ("keyUp", held)];
+        self.act(strokes.map(|(kind, key)| json!({"type": kind, "value": key})).into())
+    }
+
+    fn act(&self, strokes: Vec<Value>) -> Result<(), Failure> {
+        let keyboard = json!({"type": "key", "id": "keyboard", "actions": strokes});
+        self.command("POST", "/actions", &json!({"actions": [keyboard]})).map(drop)
+    }
+
+    /// Shows the page as people with a deficiency of colour vision see it: `protanopia`, `deuteranopia`,
+    /// `tritanopia`, `achromatopsia` or `none`.
+    pub fn see_as(&self, deficiency: &str) -> Result<(), Failure> {
+        self.devtools("Emulation.setEmulatedVisionDeficiency", &json!({"type": deficiency})).map(drop)
+    }
+
+    /// Returns role and name of everything that a screen reader would offer, in the page's order.
+    pub fn accessible(&self) -> Result<Vec<(String, String)>, Failure> {
+        let tree = self.devtools("Accessibility.getFullAXTree", &json!({}))?;
+        let nodes = tree["nodes"].as_array().into_iter().flatten().filter(|node| node["ignored"] != true);
+        let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        Ok(nodes.map(|node| (text(&node["role"]), text(&node["name"]))).collect())
+    }
+
     fn find(&self, selector: &str) -> Result<String, Failure> {
         let found = self.command("POST", "/element", &json!({"using": "css selector", "value": selector}))?;
         // WebDriver, section 12: the name that marks a reference to an element.
@@ -104,7 +145,7 @@ impl Browser {
     pub fn fit(&self, width: u32) -> Result<(), Failure> {
         let set = |height: u64| {
             let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-            self.devtools("Emulation.setDeviceMetricsOverride", &size)
+            self.devtools("Emulation.setDeviceMetricsOverride", &size).map(drop)
         };
         set(800)?;
         let height = self.run("return document.documentElement.scrollHeight")?.as_u64().unwrap_or(800);
@@ -115,12 +156,12 @@ impl Browser {
     pub fn dark(&self, dark: bool) -> Result<(), Failure> {
         let value = if dark { "dark" } else { "light" };
         let features = json!([{"name": "prefers-color-scheme", "value": value}]);
-        self.devtools("Emulation.setEmulatedMedia", &json!({"features": features}))
+        self.devtools("Emulation.setEmulatedMedia", &json!({"features": features})).map(drop)
     }
 
     /// Runs a command of Chromium's developer tools.
-    fn devtools(&self, command: &str, parameters: &Value) -> Result<(), Failure> {
-        self.command("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters})).map(drop)
+    fn devtools(&self, command: &str, parameters: &Value) -> Result<Value, Failure> {
+        self.command("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
     }
 
     /// Writes a picture of the window to a PNG file.

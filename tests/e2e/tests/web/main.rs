@@ -1,10 +1,13 @@
 //! The page of running machines: who may use it, and what it shows in a real browser.
 
 mod access;
+mod foreign;
 mod guest;
 mod hostile;
+mod keyboard;
 mod page;
 mod pictures;
+mod several;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -62,9 +65,16 @@ struct Web {
 
 impl Web {
     fn start(stage: &Stage, more: &[&str]) -> Result<Self, Failure> {
+        Self::of(&[stage], more)
+    }
+
+    /// The page of the machines of several stages.
+    fn of(stages: &[&Stage], more: &[&str]) -> Result<Self, Failure> {
         programs::web()?;
-        let mut command = Command::new(&stage.millrace);
-        command.arg("web").arg(stage.path("qmp")).args(more).stdin(Stdio::null()).stdout(Stdio::piped());
+        let millrace = &stages.first().ok_or("no machine")?.millrace;
+        let mut command = Command::new(millrace);
+        command.arg("web").args(stages.iter().map(|stage| stage.path("qmp"))).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let output = child.stdout.take().ok_or("the server has no output")?;
         let mut web = Web { child, url: String::new(), port: 0 };

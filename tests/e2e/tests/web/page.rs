@@ -55,14 +55,67 @@ fn expected(stage: &Stage, size: u64, cell: u64) -> Result<Vec<u64>, Failure> {
 
 /// Flushes the disk, as a guest would.
 fn flush(vm: &mut Vm, stage: &Stage) -> Result<(), Failure> {
+    requests(vm, stage, &["flush"])
+}
+
+/// Sends requests to the disk, in the words of qemu-io.
+pub fn requests(vm: &mut Vm, stage: &Stage, words: &[&str]) -> Result<(), Failure> {
     let socket = stage.path("nbd");
     vm.qmp.execute_json("nbd-server-start", json!({"addr": {"type": "unix", "data": {"path": socket}}}))?;
     vm.qmp.execute_json("nbd-server-add", json!({"device": "virtio0", "writable": true}))?;
     let uri = format!("nbd+unix:///virtio0?socket={}", socket.display());
-    let output = Command::new("qemu-io").args(["-f", "raw", "-c", "flush", &uri]).output()?;
+    let mut command = Command::new("qemu-io");
+    for words in words {
+        command.args(["-c", words]);
+    }
+    let output = command.args(["-f", "raw", &uri]).output()?;
     check(output.status.success(), String::from_utf8_lossy(&output.stderr))?;
     vm.qmp.execute_json("nbd-server-stop", json!({}))?;
     Ok(())
+}
+
+/// Limits the job by the page, in MiB a second.
+fn limit(vm: &mut Vm, browser: &Browser, text: &str, speed: u64) -> Result<(), Failure> {
+    browser.run("document.querySelector('.speed input').value = ''")?;
+    browser.enter(".speed input", text)?;
+    browser.click("[data-key='copy limit']")?;
+    wait_for("the limit from the page", STEP, || {
+        let jobs = vm.qmp.execute_json("query-block-jobs", json!({}))?;
+        // Without a limit it may have ended.
+        Ok(jobs[0].is_null() && speed == 0 || jobs[0]["speed"] == speed)
+    })
+}
+
+/// Compares the map with `qemu-img map` while a stream copies: a cell that the page shows as copied is copied
+/// for qemu-img, which looks later, and what qemu-img sees, the page shows soon.
+fn is_the_map_of_qemu_img_while_it_moves(
+    vm: &mut Vm,
+    stage: &Stage,
+    browser: &Browser,
+) -> Result<(), Failure> {
+    let size = 64 * MIB;
+    let in_leaf = |state: u64| matches!(state, 2 | 3);
+    // Each cell of `early` that is in the leaf is the same in `late`.
+    let contains = |late: &[u64], early: &[u64]| {
+        early.len() == late.len() && early.iter().zip(late).all(|(e, l)| !in_leaf(*e) || e == l)
+    };
+    let copied = |cells: &[u64]| cells.iter().filter(|state| in_leaf(**state)).count();
+    let mut last = 0;
+    for round in 0..4 {
+        // It has gone on since the round before.
+        let mut before = Vec::new();
+        wait_for("the map to grow", STEP, || {
+            before = states(browser)?;
+            Ok(copied(&before) > last)
+        })?;
+        flush(vm, stage)?;
+        let file = expected(stage, size, 64 << 10)?;
+        check(contains(&file, &before), format!("round {round}: {before:?} before {file:?}"))?;
+        wait_for("the map to show what qemu-img sees", STEP, || Ok(contains(&states(browser)?, &file)))?;
+        last = copied(&before);
+    }
+    let jobs = vm.qmp.execute_json("query-jobs", json!({}))?;
+    check(jobs[0]["status"] == "running", format!("the stream still copies: {jobs}"))
 }
 
 #[test]
@@ -90,7 +143,10 @@ fn a_live_copy_is_seen_and_controlled() -> Result<(), Failure> {
     wait_for("the map is qemu-img's, in mid-copy", STEP, same)?;
     browser.click("[data-key='copy resume']")?;
     browser.wait("document.querySelector('[data-key=\"copy pause\"]')")?;
-    vm.set_speed("copy", 0)?;
+    // Another limit, slow enough for a slow machine, and then none, by the field and its button.
+    limit(&mut vm, &browser, "1.5", 3 * MIB / 2)?;
+    is_the_map_of_qemu_img_while_it_moves(&mut vm, &stage, &browser)?;
+    limit(&mut vm, &browser, "0", 0)?;
     let _: BlockJobCompleted = vm.qmp.wait(Instant::now() + STEP)?;
     wait_for("the map is qemu-img's, after the stream", STEP, same)?;
     check(states(&browser)?.iter().all(|&state| state == 3 || state == 2), "all is in the leaf")?;

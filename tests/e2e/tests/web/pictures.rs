@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use harness::{Failure, STEP, wait_for};
+use harness::{Failure, STEP, check, wait_for};
 use serde_json::{Value, json};
 
-use crate::page::{browser, is_quiet};
+use crate::page::{browser, is_quiet, requests};
 use crate::{MIB, Stage, Web};
 
 /// The names of elements that are wider than the page, or lie over each other.
@@ -24,6 +24,17 @@ const LOOK: &str = "
     }
     return found.join('; ');";
 
+/// The smallest difference in lightness (CIE L*, of 100) between two of the map's colours: whoever sees no
+/// colours can tell them apart by that.
+const LIGHTNESS: &str = "
+    const light = ['--back', '--absent', '--zero', '--data', '--moving', '--written'].map((name) => {
+      const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+      const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255)
+        .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+      return 116 * Math.cbrt(0.2126 * r + 0.7152 * g + 0.0722 * b) - 16;
+    }).toSorted((a, b) => a - b);
+    return Math.min(...light.slice(1).map((value, at) => value - light[at]));";
+
 #[test]
 fn nothing_overlaps_or_is_cut_off_at_any_width() -> Result<(), Failure> {
     let Some(browser) = browser(1280)? else { return Ok(()) };
@@ -39,12 +50,15 @@ fn nothing_overlaps_or_is_cut_off_at_any_width() -> Result<(), Failure> {
     let base = stage.path("copy.qcow2").display().to_string();
     let next = stage.images.leaf("next", (&base, "qcow2"))?;
     vm.change("virtio0", &next, Some("qcow2"), false)?;
+    requests(&mut vm, &stage, &["read 0 1M", "write 200M 3M", "write -z 220M 2M", "flush", "read 8M 4k"])?;
     vm.qmp.execute_json("block-stream", json!({"device": "virtio0", "job-id": "copy", "speed": 16 * MIB}))?;
     browser.wait("millrace.map.cells.some((byte) => (byte & 7) == 3)")?;
     browser.wait("document.querySelector('[data-key=\"copy pause\"]')")?;
     let pictures = std::env::var_os("MILLRACE_PICTURES");
     for dark in [false, true] {
         browser.dark(dark)?;
+        let apart = browser.run(LIGHTNESS)?;
+        check(apart.as_f64().is_some_and(|apart| apart >= 8.0), format!("lightness differs by {apart}"))?;
         for width in [360, 1280, 3840] {
             browser.fit(width)?;
             // Plots follow their panels a moment later.
@@ -58,6 +72,15 @@ fn nothing_overlaps_or_is_cut_off_at_any_width() -> Result<(), Failure> {
                 let name = format!("page-{width}-{}.png", if dark { "dark" } else { "light" });
                 browser.screenshot(&Path::new(folder).join(name))?;
             }
+        }
+        if let Some(folder) = &pictures {
+            browser.fit(1280)?;
+            for deficiency in ["protanopia", "deuteranopia", "tritanopia", "achromatopsia"] {
+                browser.see_as(deficiency)?;
+                let name = format!("page-{deficiency}-{}.png", if dark { "dark" } else { "light" });
+                browser.screenshot(&Path::new(folder).join(name))?;
+            }
+            browser.see_as("none")?;
         }
     }
     is_quiet(&browser)?;
