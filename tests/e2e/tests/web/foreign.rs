@@ -1,5 +1,5 @@
-//! Pages of somebody else, in a real browser: what they try against the page's server is refused, even if they
-//! know the token.
+//! Pages of somebody else, in a real browser: what they try against the page's server is refused, even if
+//! they know the token.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
