@@ -237,7 +237,11 @@ async fn migrate(setup: &Setup, strategy: &Strategy, seed: u64, lies: Lies) -> (
         guest.over().await;
     }
     let (mut meter, stalled) = guest.take_meter();
+    let cpu = cost::now();
     let wrong = if end == End::Moved { guest.verify(&world).await } else { guest.wrong() };
+    if end == End::Moved {
+        (cost.check_s, cost.checked) = (cost::now() - cpu, world.size);
+    }
     let record = &mut meter.record;
     record.wrong_blocks = wrong;
     record.differs_bytes = world.data;

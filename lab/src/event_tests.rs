@@ -101,6 +101,20 @@ fn a_death_ends_the_run_and_a_deadline_makes_it_late() {
     assert_eq!((record.end, record.total_s), (End::Late, 1.0));
 }
 
+/// Or else a check over a slow link would take hours in which the guest's requests pile up.
+#[test]
+fn the_check_at_the_end_takes_no_virtual_time() {
+    let experiment = experiment("'mirror-io'", "");
+    let (setup, strategy) = (experiment.points[0].setup.clone(), experiment.strategies[0].clone());
+    let (total, end) = Executor::simulated(1).block_on(async move {
+        let (outcome, _) = migrate(&setup, &strategy, 1, Lies::default()).await;
+        (outcome.record.total_s, executor::now().as_secs_f64())
+    });
+    // 64 MiB over 200 Mbit/s would take 2.7 s.
+    let around = end - total;
+    assert!(around < WARM_UP.0.as_secs_f64() + 1.0, "{around} s besides the migration");
+}
+
 /// The check of each run would find a copy that went wrong without any error.
 #[test]
 fn a_device_that_lies_is_found_out() {

@@ -23,6 +23,13 @@ pub fn facts(before: Option<(u64, u64)>) -> Vec<(String, String)> {
     facts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
+/// Returns the most memory that this process has had resident, in MiB: `VmHWM` of proc_pid_status(5).
+pub fn most_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next())?;
+    kib.parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
 /// Returns the ticks that other machines took, and all ticks: the eighth number of the first line of
 /// /proc/stat, and the sum of the first eight (proc_stat(5)).
 pub fn steal() -> Option<(u64, u64)> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Instant;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -188,7 +189,7 @@ impl Run {
         let threads = self
             .threads
             .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-        let before = host::steal();
+        let (before, began) = (host::steal(), Instant::now());
         let run = |job: &Job| {
             run_and_measure(experiment, job.point, &experiment.strategies[job.strategy], job.seed)
         };
@@ -202,7 +203,12 @@ impl Run {
         });
         bar.finish_and_clear();
         result?;
-        print(&total.text());
+        let text = total.text();
+        if !text.is_empty() {
+            let most = host::most_memory().map(|mib| format!(", at most {mib} MiB of memory"));
+            let seconds = began.elapsed().as_secs_f64();
+            print(&format!("{text}\ntime: {seconds:.1} s{}\n", most.unwrap_or_default()));
+        }
         info.host = host::facts(before);
         let results = Results::new(info.clone(), outcomes);
         results.write(folder)?;

@@ -21,6 +21,10 @@ pub struct Cost {
     pub requests: u64,
     /// Bytes copied.
     pub copied: u64,
+    /// Seconds of the check of the whole disk at the end, and its bytes.
+    pub check_s: f64,
+    /// See `check_s`.
+    pub checked: u64,
 }
 
 impl Cost {
@@ -31,6 +35,8 @@ impl Cost {
         self.total_s += other.total_s;
         self.requests += other.requests;
         self.copied += other.copied;
+        self.check_s += other.check_s;
+        self.checked += other.checked;
     }
 
     /// Microseconds for each request of the guest, as measured before the migration.
@@ -44,16 +50,17 @@ impl Cost {
         copying.max(0.0) / (self.copied as f64 / 1_048_576.0).max(1e-9)
     }
 
-    /// A line for people; empty if nothing was measured.
+    /// The cost as text for people, without the end of a line; empty if nothing was measured.
     pub fn text(&self) -> String {
         if self.idle_requests == 0 {
             return String::new();
         }
         format!(
-            "processor time: {:.1} s; {:.1} us a request of the guest, {:.1} us a MiB copied\n",
-            self.idle_s + self.total_s,
+            "processor time: {:.1} s; {:.1} us a request of the guest, {:.1} us a MiB copied, {:.1} us a MiB checked",
+            self.idle_s + self.total_s + self.check_s,
             self.request_us(),
-            self.mib_us()
+            self.mib_us(),
+            self.check_s * 1e6 / (self.checked as f64 / 1_048_576.0).max(1e-9)
         )
     }
 }

@@ -1,6 +1,7 @@
 //! The guest: its requests, what its disk must hold, and what it notices of the migration.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use block::buf::Pool;
 use block::sim::Stamp;
 use block::sim::stamps::{Content, Stamps};
 use block::{Buf, Disk};
-use executor::sync::Event;
+use executor::sync::{Event, Semaphore};
 use workload::{Arrival, Kind, Op, Requests, Spec};
 
 use super::model::Model;
@@ -18,6 +19,10 @@ use super::{BLOCK, Progress, line, losses};
 use crate::histogram::Histogram;
 use crate::meter::Meter;
 use crate::policy::{Latencies, Phase};
+
+/// Requests that a guest has at its disk at once, as many as a virtio queue of the usual size has places.
+/// Further ones wait inside the guest, in the order in which they arrived.
+const QUEUE: u64 = 256;
 
 /// The way of the guest's requests.
 #[derive(Clone)]
@@ -53,14 +58,16 @@ pub(super) struct Guest {
     /// `None` while it is stopped.
     way: RefCell<Option<Way>>,
     started: Event,
+    queue: Rc<Semaphore>,
     /// Requests that have begun, and not ended.
     inside: Cell<u64>,
     left: Event,
     /// The last version of each block that it has written.
     written: RefCell<Stamps>,
     version: Cell<u32>,
-    /// Ranges that are being written. It writes no block twice at once, as no file system does.
-    writing: RefCell<Vec<Range<u64>>>,
+    /// Ranges that are being written, from start to end. It writes no block twice at once, as no file system
+    /// does, so no two of them overlap.
+    writing: RefCell<BTreeMap<u64, u64>>,
     wrote: Event,
     pool: Pool,
     meter: RefCell<Option<Meter>>,
@@ -70,6 +77,8 @@ pub(super) struct Guest {
     moved: Cell<bool>,
     /// The migration has ended: what arrives from now on does not count.
     over: Cell<bool>,
+    /// It sends nothing any more.
+    ended: Cell<bool>,
     /// Requests that have arrived and not ended, and the last time at which one ended, or began to wait
     /// alone.
     waiting: Cell<u64>,
@@ -92,6 +101,7 @@ impl Guest {
             seed,
             way: RefCell::default(),
             started: Event::new(),
+            queue: Semaphore::new(QUEUE),
             inside: Cell::new(0),
             left: Event::new(),
             written: RefCell::new(Stamps::new(world.data)),
@@ -104,6 +114,7 @@ impl Guest {
             begin: Cell::default(),
             moved: Cell::new(false),
             over: Cell::new(false),
+            ended: Cell::new(false),
             waiting: Cell::new(0),
             last: Cell::default(),
             at_gate: Cell::new(0.0),
@@ -125,6 +136,9 @@ impl Guest {
                     for op in requests {
                         let at = Duration::from_nanos(op.at);
                         executor::sleep_until(at).await;
+                        if this.ended.get() {
+                            return;
+                        }
                         this.arrives();
                         let counts = !this.over.get();
                         executor::spawn(this.clone().serve(op, at, counts));
@@ -239,8 +253,14 @@ impl Guest {
         }
     }
 
+    fn is_being_written(&self, range: &Range<u64>) -> bool {
+        let writing = self.writing.borrow();
+        writing.range(..range.end).next_back().is_some_and(|(_, end)| range.start < *end)
+    }
+
     /// Serves a request that arrived at a time.
     async fn serve(self: Rc<Self>, op: Op, arrived: Duration, counts: bool) {
+        let place = self.queue.acquire(1).await;
         let way = loop {
             if let Some(way) = self.way.borrow().clone() {
                 break way;
@@ -253,6 +273,7 @@ impl Guest {
             add(&self.counts.wrong, 1);
         }
         self.inside.set(self.inside.get() - 1);
+        drop(place);
         if counts {
             self.ends((executor::now() - arrived).as_secs_f64());
         }
@@ -274,15 +295,10 @@ impl Guest {
                 self.pool.put(buf);
             }
             Kind::Write => {
-                while self
-                    .writing
-                    .borrow()
-                    .iter()
-                    .any(|other| other.start < range.end && range.start < other.end)
-                {
+                while self.is_being_written(&range) {
                     self.wrote.wait().await;
                 }
-                self.writing.borrow_mut().push(range.clone());
+                self.writing.borrow_mut().insert(range.start, range.end);
                 let version = self.version.get() + 1;
                 self.version.set(version);
                 let buf = self.pool.get(op.len as usize);
@@ -296,7 +312,7 @@ impl Guest {
                     written.set(block, Content::Stamp(Stamp { block, version }));
                 }
                 drop(written);
-                self.writing.borrow_mut().retain(|other| *other != range);
+                self.writing.borrow_mut().remove(&range.start);
                 self.wrote.notify();
                 if self.moved.get() {
                     add(&self.counts.written_at_target, op.len);
@@ -391,6 +407,8 @@ impl Guest {
     /// Stops it, reads its whole disk, and returns the number of blocks that are wrong.
     pub(super) async fn verify(&self, world: &World) -> u64 {
         let way = self.way.borrow().clone();
+        // Or else its requests would pile up while its disk is read.
+        self.ended.set(true);
         self.stop().await;
         let disk = match way {
             Some(Way::Disk(disk)) => disk,
@@ -399,6 +417,7 @@ impl Guest {
         };
         world.source.set_instant(true);
         world.target.set_instant(true);
+        world.link.set_instant(true);
         let buf = self.pool.get(1 << 20);
         let ticket = disk.enter().await;
         let mut at = 0;
