@@ -11,5 +11,6 @@ pub mod stream;
 mod verify;
 
 pub use crate::disk::job::{
-    Events, Info, IoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, Operation, Status, Verb, Verified,
+    Events, Following, Info, IoStatus, Job, JobEvent, JobKind, JobOptions, JobResult, Operation, Status,
+    Verb, Verified,
 };

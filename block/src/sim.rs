@@ -48,6 +48,9 @@ pub struct Faults {
     pub bad: Option<(u64, u64)>,
     /// The upper limit of an operation's delay, in microseconds; with 0, no operation waits.
     pub delay: u64,
+    /// The bytes that can be written each second, as of a device that does one write after the other; 0 for
+    /// no limit.
+    pub rate: u64,
 }
 
 /// The way in which ranges are copied between simulated files, without passing through the caller's

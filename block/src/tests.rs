@@ -7,6 +7,7 @@
 //! that many.
 
 mod abandoned;
+mod adaptive;
 mod backup;
 mod chains;
 mod commit;

@@ -121,6 +121,8 @@ impl JobCommands for Fake {
             error: None,
             actively_synced: None,
             detail: None,
+            copy_mode: None,
+            queued: None,
         }])
     }
 }
@@ -230,6 +232,10 @@ fn copies_and_jobs_have_text_forms() {
             on_source_error: None,
             on_target_error: None,
             copy_mode: None,
+            adaptive: None,
+            window: None,
+            deadline: None,
+            max_latency: None,
             granularity: None,
             buf_size: None,
             auto_finalize: None,

@@ -238,6 +238,10 @@ qapi_struct! {
         actively_synced as "actively-synced": Option<bool>,
         /// The error that it failed with or pauses for, in full.
         detail as "x-error": Option<String>,
+        /// The way of the guest's writes, of a job that follows its disk.
+        copy_mode as "x-copy-mode": Option<MirrorCopyMode>,
+        /// The bytes of the guest's writes that are on their way to the image while the guest goes on.
+        queued as "x-queued": Option<u64>,
     }
 
     /// An entry of `query-jobs`.

@@ -25,7 +25,9 @@ mod types;
 use pace::Pace;
 pub use state::{Status, Verb};
 pub(crate) use strategy::{Follower, Strategy};
-pub use types::{Events, Info, IoStatus, JobEvent, JobKind, JobOptions, JobResult, Operation, Verified};
+pub use types::{
+    Events, Following, Info, IoStatus, JobEvent, JobKind, JobOptions, JobResult, Operation, Verified,
+};
 
 /// A job of a disk.
 pub struct Job {

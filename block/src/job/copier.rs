@@ -56,6 +56,11 @@ pub(crate) trait Work {
         Some(if gentle { GENTLE_FLUSH_EVERY } else { FLUSH_EVERY })
     }
 
+    /// Returns false if the loop is to make no pauses for the guest's latency.
+    fn may_pause(&self) -> bool {
+        true
+    }
+
     /// Takes an error that something beside the copies has met, and that is to be decided about as theirs.
     fn take_failure(&self) -> Option<Error> {
         None
@@ -254,7 +259,8 @@ impl<W: Work + 'static> Copier<W> {
 
     /// Waits until one more copy may be in flight.
     async fn turn(&self) -> Permit {
-        if let Some(pause) = self.budget.as_ref().map(Budget::pause).filter(|pause| !pause.is_zero()) {
+        let budget = self.budget.as_ref().filter(|_| self.work.may_pause());
+        if let Some(pause) = budget.map(Budget::pause).filter(|pause| !pause.is_zero()) {
             executor::sleep(pause).await;
         }
         self.window.set_gentle(self.disk.is_busy(RECENT), self.disk.in_flight());

@@ -176,6 +176,17 @@ impl Granules {
         (range.start..end.min(range.end), is_todo)
     }
 
+    /// The bytes of a range that are in granules which are not to be copied.
+    pub(super) fn done_in(&self, range: &Range<u64>) -> u64 {
+        let (mut at, mut done) = (range.start, 0);
+        while at < range.end {
+            let (part, is_todo) = self.first_part(at..range.end);
+            at = part.end;
+            done += if is_todo { 0 } else { part.end - part.start };
+        }
+        done
+    }
+
     /// Returns for how many bytes from `offset` on, at most `len`, the source has data, or else has none.
     pub(super) async fn look(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
         let run = self.source.map(offset, len).await.map_err(Error::of_source)?;

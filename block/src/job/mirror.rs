@@ -17,6 +17,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -34,7 +35,11 @@ use crate::storage::Opener;
 use crate::turns::Turns;
 use crate::{Error, ErrorAction, ErrorKind, Kind, Result};
 
+mod active;
+mod adapt;
+mod behind;
 pub mod commit;
+pub mod control;
 mod replica;
 mod target;
 mod witness;
@@ -91,6 +96,25 @@ pub struct Copies {
     pub buffer: Option<u64>,
 }
 
+/// The settings of a mirror that watches what its copies and writes take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MirrorTuning {
+    /// While writes go to both sides, the bytes that may be on their way to the target after the guest has
+    /// its result; 0 for none. At most [`MOST_WINDOW`].
+    pub window: u64,
+    /// True if the mode is chosen by a controller ([`control`]), which begins in the background.
+    pub adaptive: bool,
+    /// For an adaptive mirror, the time within which it should be ready, without that of pauses.
+    pub deadline: Option<Duration>,
+    /// The limit within which 99 of 100 of the disk's requests should end: the copier slows down for that; an
+    /// adaptive mirror that writes to both sides enlarges the window, and as a last resort goes back to the
+    /// background.
+    pub max_latency: Option<Duration>,
+}
+
+/// The largest window of a mirror, in bytes: they are in memory.
+pub const MOST_WINDOW: u64 = 1 << 30;
+
 /// The options of a mirror.
 #[derive(Clone, Debug)]
 pub struct MirrorOptions {
@@ -104,6 +128,8 @@ pub struct MirrorOptions {
     pub copies: Copies,
     /// Name of the file that says durably which image owns the disk; see [`Disk::start_mirror`].
     pub witness: Option<String>,
+    /// The settings beside that.
+    pub tuning: MirrorTuning,
 }
 
 impl Disk {
@@ -147,7 +173,7 @@ impl Disk {
                 None => None,
             };
             let replica = Replica::new(leaf, target, Some(opening), mirror.copies);
-            replica.write_both(mirror.mode == CopyMode::WriteBlocking);
+            replica.tune(mirror.mode, &mirror.tuning);
             // A request that is in flight now is not seen by the filter.
             let Some(closed) = this.drain(DEADLINE).await else {
                 if let Some(witness) = witness {
@@ -161,8 +187,8 @@ impl Disk {
                 replica.mark(&(0..this.size()));
             }
             drop(closed);
-            let (disk, into) = (this.clone(), Destination::Image(mirror.sync));
-            let strategy = Mirror { disk, into, replica, installed, witness };
+            let (disk, into, tuning) = (this.clone(), Destination::Image(mirror.sync), mirror.tuning);
+            let strategy = Mirror { disk, into, replica, installed, witness, tuning };
             this.start_job(options, JobKind::Mirror, claim, strategy);
             Ok(())
         })
@@ -263,19 +289,20 @@ struct Mirror {
     replica: Rc<Replica>,
     installed: RefCell<Option<Installed>>,
     witness: Option<Rc<Witness>>,
+    tuning: MirrorTuning,
 }
 
 impl Mirror {
     /// Copies until nothing is left.
     async fn catch_up(&self, job: &Rc<Job>) -> Result<()> {
         let plan = Plan::new(self.replica.target().size(), Vec::new(), None);
-        let copier = Copier::new(&self.disk, job, self.replica.clone(), plan, None);
+        let copier = Copier::new(&self.disk, job, self.replica.clone(), plan, self.tuning.max_latency);
         copier.run().await
     }
 
     /// Makes durable what was copied.
     async fn flush(&self, job: &Job) -> Result<()> {
-        until_done(job, async || self.replica.flush_target().await).await
+        until_done(job, async || self.replica.flush_all().await).await
     }
 
     /// Decides about an error of the target that a guest's request met: what it concerns is copied again.
@@ -339,6 +366,7 @@ impl Strategy for Mirror {
                 mark_above(&self.replica, &leaf, depth, job).await?;
             }
         }
+        self.replica.adapt(job, &self.tuning);
         loop {
             let losses = self.replica.losses();
             self.catch_up(job).await?;
@@ -358,7 +386,7 @@ impl Strategy for Mirror {
             let ends = job.is_completing() || job.is_leaving();
             if ends {
                 // From here on only what is in flight comes to be copied.
-                self.replica.set_active(true);
+                self.replica.follow_to_the_end();
             }
             if self.replica.remaining() > 0 {
                 self.catch_up(job).await?;
@@ -421,6 +449,7 @@ impl Strategy for Mirror {
     async fn clean(&self) {
         self.replica.end_flushes();
         self.installed.take();
+        self.replica.give_up();
         let target = self.replica.target();
         let is_leaf = Rc::ptr_eq(&target, &self.disk.leaf());
         // Requests that began before may still write to both sides, and nothing may when the target is

@@ -81,6 +81,8 @@ pub(super) struct Medium {
     pub(super) restarts: Cell<u64>,
     /// The time until which its server cannot be reached.
     pub(super) away_until: Cell<Duration>,
+    /// The time at which the device has done the writes so far.
+    busy_until: Cell<Duration>,
     power: Rc<Power>,
 }
 
@@ -102,6 +104,7 @@ impl Medium {
             failed: Cell::default(),
             restarts: Cell::default(),
             away_until: Cell::default(),
+            busy_until: Cell::default(),
             power,
         })
     }
@@ -258,7 +261,17 @@ impl Medium {
         Ok(())
     }
 
+    /// Waits as long as a device with a limited rate takes for a write, after those before.
+    async fn transfer(&self, bytes: u64) {
+        if let Some(nanos) = bytes.saturating_mul(1_000_000_000).checked_div(self.faults.get().rate) {
+            let end = self.busy_until.get().max(executor::now()) + Duration::from_nanos(nanos);
+            self.busy_until.set(end);
+            executor::sleep(end.saturating_sub(executor::now())).await;
+        }
+    }
+
     pub(super) async fn write(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.transfer(buf.len() as u64).await;
         let failed = self.begin(self.faults.get().write, "writing").await;
         let limit = self.limit();
         if offset + buf.len() as u64 > limit {

@@ -14,7 +14,7 @@ use super::{base_content, check, create_over, folder, open, seeds, some_layout};
 use crate::disk::job::{Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
 use crate::job::mirror::commit::{CommitOptions, Named};
-use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
+use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use crate::job::stream::{Base, StreamOptions};
 use crate::sim::{Faults, SimDir};
 use crate::{Buf, Disk, ErrorAction, ErrorKind, Kind, OnError, chain};
@@ -258,6 +258,7 @@ fn a_base_that_fails_or_is_full_is_no_guests_error() {
             mode: CopyMode::Background,
             copies: Copies::default(),
             witness: None,
+            tuning: MirrorTuning::default(),
         };
         disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
         disk.job("mirror").unwrap().cancel().unwrap();

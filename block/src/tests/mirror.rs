@@ -12,7 +12,7 @@ use super::parts::chain_of;
 use super::{check, folder, open, seeds, some_layout};
 use crate::disk::job::{Info, Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
-use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
+use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use crate::sim::{Faults, SimDir};
 use crate::{Buf, Disk, DiskEvent, ErrorAction, ErrorKind, Kind, OnError, Result, chain};
 
@@ -30,6 +30,13 @@ fn mode() -> CopyMode {
 fn copies() -> Copies {
     let granularity = [None, Some(512), Some(4096), Some(1 << 20)][random(4) as usize];
     Copies { granularity, buffer: [None, None, Some(1), Some(100_000)][random(4) as usize] }
+}
+
+/// With and without a window, of which some are smaller than a write, and a controller.
+pub(super) fn tuning() -> MirrorTuning {
+    let window = [0, 4096, 64 << 10, 1 << 20][random(4) as usize];
+    let max_latency = (random(4) == 0).then(|| Duration::from_micros(50 + random(2000)));
+    MirrorTuning { window, adaptive: random(4) == 0, deadline: None, max_latency }
 }
 
 fn is_end(event: JobEvent) -> bool {
@@ -157,7 +164,10 @@ impl Stage {
         let options = JobOptions { auto_dismiss: false, ..options };
         let (id, witness) = (options.id.clone(), witness.map(str::to_owned));
         self.disk
-            .start_mirror(MirrorOptions { target, sync, mode: mode(), copies: copies(), witness }, options)
+            .start_mirror(
+                MirrorOptions { target, sync, mode: mode(), copies: copies(), witness, tuning: tuning() },
+                options,
+            )
             .await?;
         self.disk.job(&id)
     }
@@ -245,6 +255,8 @@ fn the_way_of_the_guests_writes_changes_while_a_mirror_works() {
             executor::sleep(Duration::from_micros(100)).await;
         }
         guest.clone().work(20).await;
+        // With a window, when what is on its way has arrived.
+        guest.flush_now().await.unwrap();
         assert!(job.info().synced, "what the guest writes now is on both sides");
         job.write_both(random(2) == 0).unwrap();
         let worker = spawn(guest.clone().work(20));
@@ -493,6 +505,7 @@ fn a_disk_is_closed_beside_a_mirror_that_starts() {
                 mode: mode(),
                 copies: Copies::default(),
                 witness: None,
+                tuning: tuning(),
             },
         );
         let starting = spawn(async move { disk.start_mirror(mirror, JobOptions::new("mirror")).await });

@@ -10,7 +10,7 @@ use super::{check, open, options};
 use crate::Kind;
 use crate::image::{self, Create};
 use crate::job::JobOptions;
-use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
+use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use crate::sim::{Faults, Nature};
 
 /// Makes a target on an export of fixed size, which is full of noise before.
@@ -101,6 +101,7 @@ fn a_target_has_everything_when_it_is_ready_whatever_was_lost_before() {
             mode: CopyMode::WriteBlocking,
             copies: Copies::default(),
             witness: None,
+            tuning: MirrorTuning::default(),
         };
         disk.start_mirror(mirror, JobOptions::new("mirror")).await.unwrap();
         let server = files.get("target").unwrap();

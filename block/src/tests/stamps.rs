@@ -7,7 +7,7 @@ use super::mirror::Log;
 use super::*;
 use crate::Buf;
 use crate::image::copy;
-use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
+use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use crate::sim::stamps::{BLOCK, Content};
 use crate::sim::{Lies, Line, Service, SimDevice, SimHosts, SimLink, Stamp, planted};
 use crate::stream::StreamOptions;
@@ -88,8 +88,14 @@ impl Pair {
         let name = "far".to_owned();
         // The device is larger than the disk, so its part is an image of its own.
         let target = MirrorTarget { name, format: Kind::Qcow2, existing: false, node_name: None };
-        let options =
-            MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default(), witness: None };
+        let options = MirrorOptions {
+            target,
+            sync: Sync::Full,
+            mode,
+            copies: Copies::default(),
+            witness: None,
+            tuning: MirrorTuning::default(),
+        };
         self.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = self.disk.job("mirror").unwrap();
         assert!(self.log.ready().await);
@@ -199,6 +205,7 @@ fn a_misdirected_write_of_the_target_is_found_by_the_stamps_alone() {
             mode: CopyMode::Background,
             copies: Copies::default(),
             witness: None,
+            tuning: MirrorTuning::default(),
         };
         pair.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = pair.disk.job("mirror").unwrap();
@@ -236,6 +243,7 @@ fn rot_that_a_copy_reads_becomes_lasting_and_is_found_by_the_stamps_alone() {
             mode: CopyMode::Background,
             copies: Copies::default(),
             witness: None,
+            tuning: MirrorTuning::default(),
         };
         pair.disk.start_mirror(options, JobOptions::new("mirror")).await.unwrap();
         let job = pair.disk.job("mirror").unwrap();

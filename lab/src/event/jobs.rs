@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use block::image::{self, Create};
 use block::job::JobOptions;
-use block::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
+use block::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use block::job::stream::{Order as StreamOrder, StreamOptions, Tuning};
 use block::{Disk, Job, Kind, Result};
 use executor::JoinHandle;
@@ -66,11 +66,9 @@ pub(super) fn mirror(world: &World, _guest: &Rc<Guest>, disk: Rc<Disk>, both: bo
             MirrorTarget { name: FAR_TARGET.into(), format: Kind::Raw, existing: true, node_name: None };
         let mode = if both { CopyMode::WriteBlocking } else { CopyMode::Background };
         let options = JobOptions { auto_dismiss: false, ..JobOptions::new("move") };
-        disk.start_mirror(
-            MirrorOptions { target, sync: Sync::Full, mode, copies: Copies::default(), witness: None },
-            options,
-        )
-        .await?;
+        let (copies, tuning) = (Copies::default(), MirrorTuning::default());
+        let mirror = MirrorOptions { target, sync: Sync::Full, mode, copies, witness: None, tuning };
+        disk.start_mirror(mirror, options).await?;
         let job = disk.job("move")?;
         state.job.replace(Some(job.clone()));
         while job.complete().is_err() && job.info().error.is_none() {

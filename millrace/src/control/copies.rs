@@ -1,11 +1,12 @@
 //! Jobs that copy a disk to a node that `blockdev-add` has described, or to an image of its own chain.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::job::JobOptions;
 use block::job::backup::BackupOptions;
 use block::job::mirror::commit::{CommitOptions, Named};
-use block::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, Sync};
+use block::job::mirror::{Copies, CopyMode, MOST_WINDOW, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use block::step::Step;
 use block::{Disk, ErrorKind, Kind, OnError};
 use qmp::command::*;
@@ -57,6 +58,42 @@ pub(super) fn copy_mode(mode: Option<MirrorCopyMode>) -> CopyMode {
     match mode {
         Some(MirrorCopyMode::WriteBlocking) => CopyMode::WriteBlocking,
         Some(MirrorCopyMode::Background) | None => CopyMode::Background,
+    }
+}
+
+/// Our arguments of a mirror, beside QEMU's.
+pub(super) struct Following {
+    pub(super) adaptive: Option<bool>,
+    pub(super) window: Option<u64>,
+    pub(super) deadline: Option<u64>,
+    pub(super) max_latency: Option<u64>,
+}
+
+impl Following {
+    /// Converts them.
+    ///
+    /// # Errors
+    /// Arguments that would have no effect, or that need too much memory.
+    pub(super) fn check(self, mode: CopyMode) -> Result<MirrorTuning> {
+        let adaptive = self.adaptive.unwrap_or(false);
+        let (window, blocking) = (self.window.unwrap_or(0), mode == CopyMode::WriteBlocking);
+        let text = if adaptive && blocking {
+            "'x-adaptive' chooses the copy mode itself; leave out 'copy-mode'"
+        } else if window > 0 && !adaptive && !blocking {
+            "'x-window' needs copy-mode 'write-blocking' or 'x-adaptive'"
+        } else if window > MOST_WINDOW {
+            "'x-window' is at most 1073741824 bytes, which are held in memory"
+        } else if self.deadline.is_some() && !adaptive {
+            "'x-deadline' needs 'x-adaptive'"
+        } else {
+            return Ok(MirrorTuning {
+                window,
+                adaptive,
+                deadline: self.deadline.map(Duration::from_secs),
+                max_latency: self.max_latency.map(Duration::from_millis),
+            });
+        };
+        Err(Error::generic(text))
     }
 }
 
@@ -280,6 +317,13 @@ impl CopyCommands for Control {
         let copies = settings(arguments.granularity, arguments.buf_size)?;
         let sync = mirrored(arguments.sync)?;
         let mode = copy_mode(arguments.copy_mode);
+        let tuning = Following {
+            adaptive: arguments.adaptive,
+            window: arguments.window,
+            deadline: arguments.deadline,
+            max_latency: arguments.max_latency,
+        };
+        let tuning = tuning.check(mode)?;
         if let Some(name) = &arguments.filter_node_name {
             self.check_new_name(name).await?;
         }
@@ -293,7 +337,8 @@ impl CopyCommands for Control {
         };
         let options = common.options(drive)?;
         let id = options.id.clone();
-        let mirror = MirrorOptions { target: image(&target), sync, mode, copies, witness: arguments.witness };
+        let mirror =
+            MirrorOptions { target: image(&target), sync, mode, copies, witness: arguments.witness, tuning };
         let start = move |disk: Rc<Disk>| async move { disk.start_mirror(mirror, options).await };
         self.start_job(drive, Some(target), &id, start).await
     }

@@ -56,6 +56,11 @@ pub(super) fn block_job(job: Info) -> BlockJobInfo {
         error: job.error,
         actively_synced: (job.kind == JobKind::Mirror).then_some(job.synced),
         detail: job.detail,
+        copy_mode: job.following.map(|following| match following.active {
+            true => MirrorCopyMode::WriteBlocking,
+            false => MirrorCopyMode::Background,
+        }),
+        queued: job.following.map(|following| following.queued),
     }
 }
 

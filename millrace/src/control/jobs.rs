@@ -330,6 +330,13 @@ impl JobCommands for Control {
         let settings = copies::settings(arguments.granularity, arguments.buf_size)?;
         let sync = copies::mirrored(arguments.sync)?;
         let mode = copies::copy_mode(arguments.copy_mode);
+        let tuning = copies::Following {
+            adaptive: arguments.adaptive,
+            window: arguments.window,
+            deadline: arguments.deadline,
+            max_latency: arguments.max_latency,
+        };
+        let tuning = tuning.check(mode)?;
         let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
         if let Some(name) = &arguments.node_name {
             self.check_new_name(name).await?;
@@ -349,7 +356,11 @@ impl JobCommands for Control {
         let start = move |disk: Rc<Disk>| async move {
             let format = format.unwrap_or(disk.leaf().kind());
             let target = MirrorTarget { name, format, existing, node_name };
-            disk.start_mirror(MirrorOptions { target, sync, mode, copies: settings, witness }, options).await
+            disk.start_mirror(
+                MirrorOptions { target, sync, mode, copies: settings, witness, tuning },
+                options,
+            )
+            .await
         };
         self.start_job(drive, None, &id, start).await
     }

@@ -32,6 +32,16 @@ commands! {
         granularity: Option<u32>,
         /// The most bytes of copies in flight; as many as are best unless given, or with 0.
         buf_size as "buf-size": Option<i64>,
+        /// True to have the job choose the way of the guest's writes itself: they are copied later, until
+        /// that gets nowhere. `copy-mode` must not be `write-blocking` then.
+        adaptive as "x-adaptive": Option<bool>,
+        /// While writes go to both sides, the bytes that may be on their way to the node while the guest
+        /// goes on; 0, none, unless given; at most 1 GiB.
+        window as "x-window": Option<u64>,
+        /// With `x-adaptive`, the seconds within which the job should be ready, without those of pauses.
+        deadline as "x-deadline": Option<u64>,
+        /// The limit in milliseconds within which 99 of 100 of the disk's reads and writes should end.
+        max_latency as "x-max-latency": Option<u64>,
         /// False to wait for `job-finalize` before the end; true unless given.
         auto_finalize as "auto-finalize": Option<bool>,
         /// False to wait for `job-dismiss` after the end; true unless given.

@@ -34,6 +34,7 @@ impl Job {
             detail: self.detail(),
             result: self.result.borrow().clone(),
             synced: self.is_synced(),
+            following: self.follower.borrow().as_ref().map(|follower| follower.following()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 use futures_util::future::select;
 
-use super::{IoStatus, Job, JobEvent, JobResult, Operation, Status};
+use super::{Following, IoStatus, Job, JobEvent, JobResult, Operation, Status};
 use crate::{Error, ErrorAction, ErrorKind, Result};
 
 /// The work of one kind of job.
@@ -45,6 +45,9 @@ pub(crate) trait Follower {
 
     /// Returns true if writes go to both sides because a client has chosen that, and nothing is left to copy.
     fn is_synced(&self) -> bool;
+
+    /// The way of the guest's writes now.
+    fn following(&self) -> Following;
 }
 
 impl Job {
@@ -87,6 +90,11 @@ impl Job {
         self.was_ready.set(true);
         self.enter(Status::Ready);
         self.emit(JobEvent::Ready);
+    }
+
+    /// Returns true if the job follows its disk, and may be asked to end.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.status.get(), Status::Ready | Status::Standby)
     }
 
     /// Returns true if a job that is ready was asked to end with its result.

@@ -148,6 +148,17 @@ pub struct Info {
     /// True if a copy that follows the disk equals it and stays so: it is ready, nothing is left to copy, and
     /// a client has chosen that writes go to both sides.
     pub synced: bool,
+    /// The way of the guest's writes, if the job follows its disk.
+    pub following: Option<Following>,
+}
+
+/// The way in which a job follows its disk at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Following {
+    /// True if the guest's writes go to both sides, false if they go to the source and are copied later.
+    pub active: bool,
+    /// Bytes of the guest's writes that are on their way to the target, and that the guest does not wait for.
+    pub queued: u64,
 }
 
 /// An event of a job.

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 
 use super::replica::Replica;
 use super::witness::Witness;
-use super::{Copies, Destination, Mirror, mark_above, until_done};
+use super::{Copies, Destination, Mirror, MirrorTuning, mark_above, until_done};
 use crate::disk::job::{Job, JobKind, JobOptions, Strategy};
 use crate::disk::switch::DEADLINE;
 use crate::disk::{Claim, Claimant, Disk, READ_ONLY};
@@ -107,8 +107,8 @@ impl Disk {
         };
         let installed = RefCell::new(Some(self.install(replica.clone())));
         drop(closed);
-        let (disk, into) = (self.clone(), Destination::Base(part.above));
-        let strategy = Mirror { disk, into, replica, installed, witness };
+        let (disk, into, tuning) = (self.clone(), Destination::Base(part.above), MirrorTuning::default());
+        let strategy = Mirror { disk, into, replica, installed, witness, tuning };
         self.start_job(options, JobKind::Commit, claim, strategy);
         Ok(())
     }

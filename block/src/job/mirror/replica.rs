@@ -9,7 +9,8 @@
 //! | done | source; sets the bit | locks; both sides | - |
 //!
 //! - *Source*: the write goes to the source alone. *Both sides*: one copy of the data is written to both at
-//!   once; if the target fails, the bit is set, and the guest's write succeeds.
+//!   once; if the target fails, the bit is set, and the guest's write succeeds. With a window, the target is
+//!   written later ([`super::behind`]), and the guest waits for the source alone.
 //! - *Sets the bit*: when the write has ended.
 //! - *Locks*: the bytes of the write, until it has ended.
 //! - *Copies it*: locks the granule, clears the bit, reads the source, writes the target. An error sets the
@@ -35,9 +36,12 @@ use async_trait::async_trait;
 use futures_util::future::join;
 
 use super::Copies;
-use super::target::{Opening, Target};
+use super::active::Pacer;
+use super::adapt::Late;
+use super::behind::Behind;
+use super::target::{Inside, Opening, Target};
 use crate::disk::filter::{Below, Filter};
-use crate::disk::job::{Follower, Job};
+use crate::disk::job::{Follower, Following, Job};
 use crate::image::copy::{Populated, Stopped, copy_over};
 use crate::image::node::Node;
 use crate::job::copier::Work;
@@ -50,15 +54,28 @@ const FLUSH_AFTER: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Replica {
-    this: Weak<Replica>,
+    pub(super) this: Weak<Replica>,
     /// The granules of the source. To be copied are those that the target lacks, or has an old version of.
-    granules: Granules,
-    target: Target,
+    pub(super) granules: Granules,
+    pub(super) target: Target,
     active: Cell<bool>,
     /// A client has chosen that writes go to both sides.
-    chosen: Cell<bool>,
+    pub(super) chosen: Cell<bool>,
     /// The most bytes of copies in flight.
     buffer: Option<u64>,
+    /// The guest's writes on their way to the target.
+    pub(super) behind: Rc<Behind>,
+    /// The window of a mirror whose mode a client has chosen, in bytes.
+    pub(super) window: Cell<u64>,
+    /// Keeps the copier's share of the target.
+    pub(super) pacer: Pacer,
+    pub(super) late: Late,
+    /// A controller decides about the mode.
+    pub(super) adapts: Cell<bool>,
+    /// The copier makes no pauses for the guest's latency.
+    pub(super) hurries: Cell<bool>,
+    /// The target is not needed any more: nothing begins to write it.
+    given_up: Cell<bool>,
     /// From here on, a guest's flush makes both sides durable.
     both_flush: Cell<bool>,
     /// Something was copied that no flush of the target has covered. A guest's flush of before does not
@@ -70,7 +87,10 @@ pub(super) struct Replica {
     flush_runs: Cell<bool>,
     flush_waits: Cell<bool>,
     /// Bytes that were copied or written to the target.
-    written: Cell<u64>,
+    pub(super) written: Cell<u64>,
+    /// Bytes of them that were copied, and those that were data.
+    pub(super) cleaned: Cell<u64>,
+    pub(super) data: Cell<u64>,
     /// The number of times that the target was lost and opened again.
     losses: Cell<u64>,
 }
@@ -93,12 +113,21 @@ impl Replica {
             active: Cell::new(false),
             chosen: Cell::new(false),
             buffer: copies.buffer,
+            behind: Behind::new(),
+            window: Cell::new(0),
+            pacer: Pacer::new(),
+            late: Late::default(),
+            adapts: Cell::new(false),
+            hurries: Cell::new(false),
+            given_up: Cell::new(false),
             both_flush: Cell::new(false),
             copied: Cell::new(false),
             flushes: Cell::new(true),
             flush_runs: Cell::new(false),
             flush_waits: Cell::new(false),
             written: Cell::new(0),
+            cleaned: Cell::new(0),
+            data: Cell::new(0),
             losses: Cell::new(0),
         })
     }
@@ -148,6 +177,12 @@ impl Replica {
         self.both_flush.set(true);
     }
 
+    /// Makes durable what the guest has written before, and what was copied, as far as the target has it.
+    pub(super) async fn flush_all(&self) -> Result<()> {
+        self.behind.all_settled().await;
+        self.flush_target().await
+    }
+
     /// Makes durable what the target was written with. If it was lost, it is opened again, and what was not
     /// flushed is to be copied again.
     pub(super) async fn flush_target(&self) -> Result<()> {
@@ -179,7 +214,7 @@ impl Replica {
     }
 
     /// Records that a write of the target has ended, well or not, and has it flushed in time.
-    fn wrote(&self, range: &Range<u64>) {
+    pub(super) fn wrote(&self, range: &Range<u64>) {
         self.target.wrote(range);
         if !self.flushes.get() {
             return;
@@ -219,7 +254,7 @@ impl Replica {
     /// Returns true if the target holds everything, and durably what a guest has flushed. Only with the
     /// disk drained.
     pub(super) fn is_complete(&self) -> bool {
-        self.granules.is_done() && !self.copied.get() && !self.target.is_lost()
+        self.granules.is_done() && self.behind.is_empty() && !self.copied.get() && !self.target.is_lost()
     }
 
     /// Takes the error of the target that a guest's request met.
@@ -232,59 +267,55 @@ impl Replica {
         self.granules.changed().await;
     }
 
-    /// Waits until no request of a guest is in the filter, and no flush of the target runs. None may come
-    /// any more.
+    /// Gives up the target: of the writes to it that are on their way, only those that run come to an end.
+    pub(super) fn give_up(&self) {
+        self.given_up.set(true);
+        self.adapts.set(false);
+        self.pacer.turn_off();
+        self.behind.close();
+    }
+
+    /// Begins a guest's write of the target, unless it is being opened again or was given up.
+    pub(super) fn try_enter(&self) -> Option<Inside<'_>> {
+        if self.given_up.get() { None } else { self.target.try_enter() }
+    }
+
+    /// Waits until no request of a guest is in the filter, no write is on its way to the target, and no flush
+    /// of it runs. None may come any more.
     pub(super) async fn idle(&self) {
         self.target.flushes_ended().await;
         self.granules.idle().await;
+        self.behind.all_settled().await;
     }
 
-    /// Does a part of a guest's request on the source alone: the target is being opened again.
-    async fn source_alone(&self, range: Range<u64>, source: impl Future<Output = Result<()>>) -> Result<()> {
+    /// Does a part of a guest's request on the source alone: the target cannot be written now.
+    pub(super) async fn source_alone(
+        &self,
+        range: Range<u64>,
+        source: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
         let result = source.await;
         self.mark(&range);
         result
-    }
-
-    /// Writes a part of a guest's write to both sides. Its bytes are locked.
-    async fn write_both(&self, below: &Below<'_>, offset: u64, buf: Buf) -> Result<()> {
-        let len = buf.len();
-        let range = offset..offset + len as u64;
-        let Some(target) = self.target.try_enter() else {
-            return self.source_alone(range, below.write(offset, buf)).await;
-        };
-        let bounce = self.granules.source().pool.get(len);
-        bounce.copy_from_buf(&buf);
-        let source = below.write(offset, bounce.clone());
-        let (source, target) = join(source, target.node.write(offset, bounce.clone())).await;
-        self.granules.source().pool.put(bounce);
-        self.both_ended(range, source, target)
-    }
-
-    /// The result of a write to both sides is the source's.
-    fn both_ended(&self, range: Range<u64>, source: Result<()>, target: Result<()>) -> Result<()> {
-        if source.is_err() || target.is_err() {
-            // Of one that failed nobody knows what it has written.
-            self.mark(&range);
-        } else {
-            self.written.set(self.written.get() + (range.end - range.start));
-        }
-        self.wrote(&range);
-        if let Err(error) = target {
-            self.granules.note(error);
-        }
-        source
     }
 }
 
 impl Follower for Replica {
     fn write_both(&self, both: bool) {
+        // The client decides from now on.
+        self.adapts.set(false);
+        self.hurries.set(false);
         self.chosen.set(both);
+        self.behind.set_window(self.window.get());
         self.set_active(both);
     }
 
     fn is_synced(&self) -> bool {
-        self.chosen.get() && self.active.get() && self.granules.is_settled()
+        self.chosen.get() && self.active.get() && self.granules.is_settled() && self.behind.is_empty()
+    }
+
+    fn following(&self) -> Following {
+        Following { active: self.is_active(), queued: self.behind.used() }
     }
 }
 
@@ -293,6 +324,7 @@ impl Filter for Replica {
     async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
         let _inside = self.granules.enter();
         let range = offset..offset + buf.len() as u64;
+        let began = executor::now();
         if !self.active.get() {
             let result = below.write(offset, buf).await;
             #[cfg(test)]
@@ -300,20 +332,23 @@ impl Filter for Replica {
                 return result;
             }
             self.mark(&range);
+            self.late.ended(began);
             return result;
         }
-        let _lock = self.granules.locks.lock(range.clone()).await;
+        let (_lock, room) = self.lock_for_write(&range).await;
         let mut at = offset;
         while at < range.end {
             let (part, is_todo) = self.granules.first_part(at..range.end);
             let data = buf.slice((part.start - offset) as usize..(part.end - offset) as usize);
             at = part.end;
             // What is to be copied has its bit set, and the copier waits for the lock.
-            match is_todo {
-                true => below.write(part.start, data).await?,
-                false => self.write_both(&below, part.start, data).await?,
+            match (is_todo, &room) {
+                (true, _) => below.write(part.start, data).await?,
+                (false, None) => self.write_to_both(&below, part.start, data).await?,
+                (false, Some(room)) => self.write_behind(&below, part.start, data, room).await?,
             }
         }
+        self.late.ended(began);
         Ok(())
     }
 
@@ -325,7 +360,7 @@ impl Filter for Replica {
             self.mark(&range);
             return result;
         }
-        let _lock = self.granules.locks.lock(range.clone()).await;
+        let _lock = self.lock_without_data(&range).await;
         let mut at = offset;
         while at < range.end {
             let (part, is_todo) = self.granules.first_part(at..range.end);
@@ -336,7 +371,8 @@ impl Filter for Replica {
                 source.await?;
                 continue;
             }
-            let Some(target) = self.target.try_enter() else {
+            self.behind.settled(&part).await;
+            let Some(target) = self.try_enter() else {
                 self.source_alone(part, source).await?;
                 continue;
             };
@@ -356,7 +392,7 @@ impl Filter for Replica {
             self.mark(&range);
             return result;
         }
-        let _lock = self.granules.locks.lock(range.clone()).await;
+        let _lock = self.lock_without_data(&range).await;
         let result = below.discard(offset, len).await;
         let mut at = offset;
         while at < range.end {
@@ -365,7 +401,8 @@ impl Filter for Replica {
             if is_todo {
                 continue;
             }
-            let Some(target) = self.target.try_enter() else {
+            self.behind.settled(&part).await;
+            let Some(target) = self.try_enter() else {
                 self.mark(&part);
                 continue;
             };
@@ -384,7 +421,7 @@ impl Filter for Replica {
         if !self.both_flush.get() {
             return below.flush().await;
         }
-        let (source, target) = join(below.flush(), self.flush_target()).await;
+        let (source, target) = join(below.flush(), self.flush_all()).await;
         if let Err(error) = target {
             self.granules.note(error);
         }
@@ -418,11 +455,20 @@ impl Work for Rc<Replica> {
         let _lock = self.granules.locks.lock_for_job(whole.clone()).await;
         let _copying = self.granules.copying();
         self.granules.unmark(&whole);
+        // Older writes to these granules, which are in the source, must not come after the copy.
+        self.behind.settled(&whole).await;
+        let _paced = self.pacer.copying();
         let copied = copy_over(self.granules.source(), &target.node, whole.clone()).await;
         self.copied.set(true);
         self.wrote(&whole);
         match &copied {
-            Ok(_) => self.written.set(self.written.get() + (whole.end - whole.start)),
+            Ok(done) => {
+                let bytes = whole.end - whole.start;
+                self.written.set(self.written.get() + bytes);
+                self.cleaned.set(self.cleaned.get() + bytes);
+                self.data.set(self.data.get() + done.copied + done.offloaded);
+                self.pacer.copied(bytes);
+            }
             Err(_) => self.mark(&whole),
         }
         copied
@@ -436,6 +482,10 @@ impl Work for Rc<Replica> {
     fn flush_every(&self, _gentle: bool) -> Option<u64> {
         // It flushes in the background by itself.
         None
+    }
+
+    fn may_pause(&self) -> bool {
+        !self.hurries.get()
     }
 
     fn take_failure(&self) -> Option<Error> {
@@ -453,7 +503,7 @@ impl Work for Rc<Replica> {
     fn report(&self, job: &Job, _: u64) {
         if job.is_completing() || job.is_leaving() {
             // Or a guest that writes all the time keeps the copier from an end.
-            self.set_active(true);
+            self.follow_to_the_end();
         }
         job.set_progress(self.written(), self.remaining());
     }

@@ -13,18 +13,30 @@ fn now() -> Instant {
     Instant::now() + STEP
 }
 
-fn mirror(vm: &mut Vm, rig: &Rig, format: &str, mode: &str) -> Result<(), Failure> {
-    let arguments = json!({
+/// Starts a mirror in a copy mode, or in the way that these arguments say.
+fn mirror(vm: &mut Vm, rig: &Rig, format: &str, way: impl Into<Value>) -> Result<(), Failure> {
+    let mut arguments = json!({
         "device": "virtio0", "job-id": "m", "target": rig.path("target"), "format": format,
-        "sync": "full", "copy-mode": mode, "node-name": "copy",
+        "sync": "full", "node-name": "copy",
     });
+    match way.into() {
+        Value::Object(mut way) => arguments.as_object_mut().ok_or("no arguments")?.append(&mut way),
+        mode => arguments["copy-mode"] = mode,
+    }
     vm.qmp.execute_json("drive-mirror", arguments)?;
     Ok(())
 }
 
 #[test]
 fn clients_work_on_while_their_disk_moves_to_a_mirror() -> Result<(), Failure> {
-    for (format, mode) in [("qcow2", "background"), ("raw", "write-blocking")] {
+    let behind = json!({"copy-mode": "write-blocking", "x-window": 1 << 20});
+    let adaptive = json!({"x-adaptive": true, "x-deadline": 60, "x-max-latency": 500, "x-window": 1 << 20});
+    for (format, mode) in [
+        ("qcow2", json!("background")),
+        ("raw", json!("write-blocking")),
+        ("qcow2", behind),
+        ("raw", adaptive),
+    ] {
         let rig = Rig::new()?;
         let model = images(&rig)?;
         let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
@@ -37,6 +49,11 @@ fn clients_work_on_while_their_disk_moves_to_a_mirror() -> Result<(), Failure> {
         assert_eq!(ready.device, "m");
         let jobs = vm.qmp.execute_json("query-block-jobs", Value::Null)?;
         assert_eq!((&jobs[0]["type"], &jobs[0]["ready"]), (&json!("mirror"), &json!(true)));
+        assert!(jobs[0]["x-queued"].as_u64().is_some_and(|queued| queued <= 2 << 20), "{jobs}");
+        assert!(
+            ["background", "write-blocking"].map(Value::from).contains(&jobs[0]["x-copy-mode"]),
+            "{jobs}"
+        );
         writer.goes_on()?;
         vm.qmp.execute_json("block-job-complete", json!({"device": "m"}))?;
         let end: BlockJobCompleted = vm.qmp.wait(now())?;
@@ -94,5 +111,23 @@ fn a_mirror_that_is_left_is_a_whole_copy() -> Result<(), Failure> {
     let _: BlockJobReady = vm.qmp.wait(now())?;
     vm.qmp.execute_json("block-job-cancel", json!({"device": "m", "force": true}))?;
     let _: BlockJobCancelled = vm.qmp.wait(now())?;
+    vm.quit()
+}
+
+#[test]
+fn arguments_of_a_mirror_that_would_have_no_effect_are_refused() -> Result<(), Failure> {
+    let rig = Rig::new()?;
+    images(&rig)?;
+    let mut vm = rig.start(&[("virtio0", "leaf.qcow2", "qcow2")])?;
+    let refused = [
+        (json!({"x-window": 65536}), "'x-window' needs"),
+        (json!({"x-window": (1u64 << 30) + 1, "copy-mode": "write-blocking"}), "'x-window' is at most"),
+        (json!({"x-deadline": 1}), "'x-deadline' needs"),
+        (json!({"x-adaptive": true, "copy-mode": "write-blocking"}), "'x-adaptive' chooses"),
+    ];
+    for (way, expected) in refused {
+        let error = mirror(&mut vm, &rig, "raw", way.clone()).err().ok_or("accepted")?.to_string();
+        assert!(error.contains(expected), "{way}: {error}");
+    }
     vm.quit()
 }
