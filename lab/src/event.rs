@@ -21,6 +21,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::job::mirror::{CopyMode, MOST_WINDOW, MirrorTuning};
 use block::sim::Lies;
 use executor::Executor;
 
@@ -54,8 +55,8 @@ const LARGEST: u64 = 4 << 40;
 /// The code that does a preset here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum How {
-    /// A mirror; true if it writes to both sides.
-    Mirror(bool),
+    /// A mirror that begins in this mode, with these settings.
+    Mirror(CopyMode, MirrorTuning),
     /// A stream, in this order.
     Stream(Order),
     /// The policy, on a simulated target.
@@ -73,15 +74,24 @@ enum Order {
 /// Returns what does a disk preset in this tier, or why nothing does.
 fn how(name: &str) -> Result<How, &'static str> {
     Ok(match name.split('(').next().unwrap_or(name) {
-        "mirror-background" => How::Mirror(false),
-        "mirror-io" => How::Mirror(true),
+        "mirror-background" => How::Mirror(CopyMode::Background, MirrorTuning::default()),
+        "mirror-io" => How::Mirror(CopyMode::WriteBlocking, MirrorTuning::default()),
+        // In the list of presets, a W stands for a window.
+        "mirror-behind" => match presets::window(name.trim_end_matches("(W)")) {
+            Some(window @ 1..=MOST_WINDOW) => {
+                How::Mirror(CopyMode::WriteBlocking, MirrorTuning { window, ..MirrorTuning::default() })
+            }
+            _ => return Err("windows of more than 1 GiB"),
+        },
+        "adaptive" => {
+            How::Mirror(CopyMode::Background, MirrorTuning { adaptive: true, ..MirrorTuning::default() })
+        }
         "postcopy-seq" => How::Stream(Order::Sequential),
         "postcopy-hot" => How::Stream(Order::Hot),
         "postcopy-trace" => How::Stream(Order::Trace),
-        "stop-and-copy" | "dbt" | "dbt-hot-avoid" | "mirror-all" | "mirror-cold" | "adaptive"
-        | "three-phase" | "hybrid" => How::Model,
+        "stop-and-copy" | "dbt" | "dbt-hot-avoid" | "mirror-all" | "mirror-cold" | "three-phase"
+        | "hybrid" => How::Model,
         "snapshot-delta" | "compose" => return Err("deltas and overlays"),
-        "mirror-behind" => return Err("a window of writes on their way"),
         "mirror-throttle" => return Err("a throttle of the guest"),
         _ => return Err("what it does"),
     })
@@ -179,7 +189,11 @@ async fn migrate(setup: &Setup, strategy: &Strategy, seed: u64, lies: Lies) -> (
     world.target.set_lies(Lies { rot: 0, ..lies });
     let before = (world.link.traffic(), world.source.counts(), guest.read_bytes());
     let (mover, task): (Rc<dyn Mover>, _) = match how {
-        How::Mirror(both) => jobs::mirror(&world, &guest, disk, both),
+        How::Mirror(mode, tuning) => {
+            let deadline =
+                Duration::try_from_secs_f64(setup.limits.deadline).ok().filter(|_| tuning.adaptive);
+            jobs::mirror(&world, disk, mode, MirrorTuning { deadline, ..tuning })
+        }
         How::Stream(order) => jobs::stream(&world, &guest, disk, order, seed),
         How::Model => model::start(setup, &world, &guest, disk, &name),
     };

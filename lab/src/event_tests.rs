@@ -20,13 +20,18 @@ fn outcome(name: &str, more: &str, seed: u64) -> Outcome {
 /// The presets that the tier runs, with values.
 fn names() -> Vec<&'static str> {
     let all = presets::DISK.iter().map(|preset| preset.name).filter(|name| how(name).is_ok());
-    all.map(|name| if name.starts_with("hybrid") { "hybrid(0.5)" } else { name }).collect()
+    all.map(|name| match name.split('(').next() {
+        Some("hybrid") => "hybrid(0.5)",
+        Some("mirror-behind") => "mirror-behind(1M)",
+        _ => name,
+    })
+    .collect()
 }
 
 #[test]
 fn every_strategy_brings_every_block() {
     let data = 48 << 20;
-    assert!(names().len() >= 13, "{:?}", names());
+    assert!(names().len() >= 14, "{:?}", names());
     for name in names() {
         let record = outcome(name, "", 1).record;
         assert_eq!((record.wrong_blocks, record.converged), (0, true), "{name}: {record:?}");
@@ -63,7 +68,7 @@ fn what_only_the_fluid_tier_has_is_refused_by_name() {
     for (name, reason) in [
         ("compose", "deltas and overlays exist only as a fluid model; it runs"),
         ("snapshot-delta", "deltas"),
-        ("mirror-behind(64M)", "a window of writes"),
+        ("mirror-behind(2G)", "windows of more than 1 GiB"),
         ("mirror-throttle", "a throttle"),
     ] {
         let error = check(&experiment(&format!("'mirror-io', '{name}'"), "")).unwrap_err();

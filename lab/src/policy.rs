@@ -57,6 +57,8 @@ pub struct SpaceSeen {
     pub next: u64,
     /// Rounds that were begun.
     pub rounds: u32,
+    /// Bytes that were copied, some of them more than once.
+    pub copied: u64,
     /// The moving average of what is copied each second.
     pub copied_rate: f64,
     /// The moving average of what the guest makes stale each second.

@@ -112,7 +112,7 @@ pub const DISK: [Described; 17] = [
         "mirror-behind(W)",
         "as mirror-io; the guest waits only if W bytes are on their way",
         "XvMotion, ATC 2014",
-        false,
+        true,
     ),
     described(
         "mirror-cold",
@@ -130,7 +130,7 @@ pub const DISK: [Described; 17] = [
         "adaptive",
         "as mirror-background until that stalls, then as mirror-io",
         "ours: docs/architecture.md, mirror",
-        false,
+        true,
     ),
     described(
         "three-phase",
@@ -207,16 +207,20 @@ fn value(name: &str) -> Option<&str> {
     name.split_once('(')?.1.strip_suffix(')')
 }
 
+/// Returns the window of `mirror-behind(W)`, in bytes.
+pub(crate) fn window(name: &str) -> Option<u64> {
+    match name {
+        "mirror-behind" => Some(64 << 20),
+        _ => units::size(value(name)?).filter(|window| *window > 0),
+    }
+}
+
 /// Returns the disk preset of this name, as in `hybrid(0.5)`.
 pub fn disk(name: &str) -> Option<Box<dyn Policy + Send>> {
     let mirror = |tee, take, stale| Mirror::new(name, tee, take, stale);
     let plain = value(name).is_none() && !name.contains('(');
     Some(match bare(name) {
-        "mirror-behind" => {
-            let window =
-                if plain { 64 << 20 } else { units::size(value(name)?).filter(|window| *window > 0)? };
-            Box::new(mirror(Tee::Behind(window), Plan::Sequential, Stale::Copy))
-        }
+        "mirror-behind" => Box::new(mirror(Tee::Behind(window(name)?), Plan::Sequential, Stale::Copy)),
         "hybrid" => {
             let share: f64 = if plain { 0.5 } else { value(name)?.parse().ok()? };
             if !(0.0..=1.0).contains(&share) {

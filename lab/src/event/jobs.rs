@@ -26,12 +26,12 @@ struct Running {
     job: RefCell<Option<Rc<Job>>>,
     phase: Cell<Phase>,
     data: u64,
-    both: bool,
 }
 
 impl Mover for Running {
     fn progress(&self) -> Progress {
         let info = self.job.borrow().as_ref().map(|job| job.info());
+        let both = info.as_ref().and_then(|info| info.following).is_some_and(|following| following.active);
         // What it holds is known by its data: holes count for nothing.
         let (todo, done) =
             info.map_or((self.data, 0), |info| (info.len - info.offset.min(info.len), info.offset));
@@ -39,7 +39,7 @@ impl Mover for Running {
             phase: self.phase.get(),
             todo: todo.min(self.data),
             fresh: self.data.saturating_sub(done).min(todo),
-            both: self.both,
+            both,
             rounds: 0,
         }
     }
@@ -47,8 +47,8 @@ impl Mover for Running {
 
 type Started = (Rc<dyn Mover>, JoinHandle<Result<End>>);
 
-fn running(world: &World, both: bool) -> Rc<Running> {
-    Rc::new(Running { job: RefCell::default(), phase: Cell::new(Phase::Before), data: world.data, both })
+fn running(world: &World) -> Rc<Running> {
+    Rc::new(Running { job: RefCell::default(), phase: Cell::new(Phase::Before), data: world.data })
 }
 
 /// Waits for the end of a job, and returns how it ended.
@@ -58,15 +58,14 @@ async fn ended(job: &Job) -> Result<End> {
 }
 
 /// Starts a mirror, and moves the disk to its target as soon as it is ready.
-pub(super) fn mirror(world: &World, _guest: &Rc<Guest>, disk: Rc<Disk>, both: bool) -> Started {
-    let running = running(world, both);
+pub(super) fn mirror(world: &World, disk: Rc<Disk>, mode: CopyMode, tuning: MirrorTuning) -> Started {
+    let running = running(world);
     let (state, event) = (running.clone(), world.job_event.clone());
     let task = executor::spawn(async move {
         let target =
             MirrorTarget { name: FAR_TARGET.into(), format: Kind::Raw, existing: true, node_name: None };
-        let mode = if both { CopyMode::WriteBlocking } else { CopyMode::Background };
         let options = JobOptions { auto_dismiss: false, ..JobOptions::new("move") };
-        let (copies, tuning) = (Copies::default(), MirrorTuning::default());
+        let copies = Copies::default();
         let mirror = MirrorOptions { target, sync: Sync::Full, mode, copies, witness: None, tuning };
         disk.start_mirror(mirror, options).await?;
         let job = disk.job("move")?;
@@ -83,7 +82,7 @@ pub(super) fn mirror(world: &World, _guest: &Rc<Guest>, disk: Rc<Disk>, both: bo
 
 /// Moves the guest at once, to an image over the source's, and streams the rest.
 pub(super) fn stream(world: &World, guest: &Rc<Guest>, disk: Rc<Disk>, order: Order, seed: u64) -> Started {
-    let running = running(world, false);
+    let running = running(world);
     let state = running.clone();
     let (hosts, delay, size) = (world.hosts.clone(), world.delay, world.size);
     let guest = guest.clone();

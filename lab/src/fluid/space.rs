@@ -239,6 +239,7 @@ impl Space {
             round: self.left() as u64,
             next: self.next() as u64,
             rounds: self.rounds,
+            copied: self.copied as u64,
             copied_rate: self.copied_rate,
             dirty_rate: self.dirty_rate,
             least_todo: self.least.0 as u64,

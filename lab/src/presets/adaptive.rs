@@ -1,18 +1,19 @@
 //! The strategy that always arrives: writes go to the source alone as long as that gets somewhere, and to
-//! both sides once it stalls.
+//! both sides once it stalls. The decisions are those of the mirror job itself
+//! ([`block::job::mirror::control`]).
 
+use std::time::Duration;
+
+use block::job::mirror::control::{self, Controller};
 use smallvec::smallvec;
 
 use crate::policy::{Order, Orders, Phase, Plan, Policy, Seen, Stale, Tee};
 
-/// The longest time without progress, in seconds.
-const MOST_PATIENCE: f64 = 10.0;
-/// The shortest.
-const LEAST_PATIENCE: f64 = 0.2;
-
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Adaptive {
+    /// The controller; none before the first tick, which knows the deadline.
+    controller: Option<Controller>,
     active: bool,
 }
 
@@ -21,6 +22,11 @@ impl Adaptive {
     pub fn new() -> Self {
         Adaptive::default()
     }
+}
+
+/// Returns a time that is never too large for what is done with it.
+fn time(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 impl Policy for Adaptive {
@@ -35,13 +41,18 @@ impl Policy for Adaptive {
     fn tick(&mut self, seen: &Seen) -> Orders {
         let own = &seen.own;
         let mut orders: Orders = smallvec![Order::Take(Plan::Sequential)];
-        if !self.active && seen.phase == Phase::Before && own.copied_rate > 0.0 {
-            let quarter = own.size as f64 / own.copied_rate / 4.0;
-            let patience = quarter.clamp(LEAST_PATIENCE, MOST_PATIENCE);
-            let net = own.copied_rate - own.dirty_rate;
-            let late = net > 0.0 && seen.now + own.todo as f64 / net > seen.limits.deadline;
-            // What was copied once and is written again is all that a background copy has left at its end.
-            self.active = seen.now - own.least_at > patience || late || own.fresh == 0;
+        if seen.phase == Phase::Before {
+            let deadline = Some(time(seen.limits.deadline));
+            let limits = control::Limits { deadline, ..control::Limits::default() };
+            let controller = self.controller.get_or_insert_with(|| Controller::new(limits));
+            let look = control::Seen {
+                now: time(seen.now),
+                todo: own.todo,
+                cleaned: own.copied,
+                data: own.copied,
+                ..control::Seen::default()
+            };
+            self.active = controller.tick(&look).active;
         }
         orders.push(Order::Tee(if self.active { Tee::Active } else { Tee::Background }));
         if seen.phase == Phase::Before && self.active && own.todo == 0 {

@@ -55,7 +55,7 @@ fn all_metrics_are_corrected_together() {
 fn a_report_says_which_strategies_are_shipped_code() {
     assert_eq!(code("mirror-io"), "shipped");
     assert_eq!(code("dbt"), "model");
-    assert_eq!(code("mirror-behind(64M)"), "model");
+    assert_eq!(code("mirror-behind(64M)"), "shipped");
     assert_eq!(code("mirror-io+precopy"), "in part");
     assert_eq!(code("my-own"), "own");
     assert_eq!(presets("hybrid(0.5)+hybrid").len(), 2);

@@ -292,6 +292,7 @@ impl Model {
             round: (self.todo.borrow().count + self.in_flight()) * self.granule,
             next: self.next.borrow().count * self.granule,
             rounds: self.rounds.get(),
+            copied: self.copied.get(),
             copied_rate: rates.copied,
             dirty_rate: rates.dirtied,
             least_todo: rates.least.0,
