@@ -11,6 +11,7 @@ mod kubevirt;
 mod orders;
 mod storage;
 mod theory;
+mod tiers;
 
 pub use kubevirt::calibrate;
 
@@ -27,6 +28,8 @@ pub struct Figure {
     pub rows: Vec<Vec<String>>,
     /// The expectations.
     pub checks: Vec<Check>,
+    /// The plot, for a page: [`crate::plot::standalone`] makes a file of it.
+    pub svg: String,
 }
 
 impl Figure {
@@ -81,12 +84,13 @@ impl Check {
 }
 
 /// Names of the figures, each with a description.
-pub const FIGURES: [(&str, &str); 5] = [
+pub const FIGURES: [(&str, &str); 6] = [
     ("kubevirt-291", "KubeVirt's growing downtime limit: calibrated on one column, the other predicted"),
     ("esx-2011", "ESX's three architectures of storage migration under growing load: their orderings"),
     ("precopy-theory", "rounds of a copy against the closed form"),
     ("postcopy-order", "the order of a copy after the move: faults, and time to independence"),
     ("exposure", "seconds in which a death would cost this much, by strategy"),
+    ("tiers", "the model against the block layer itself: total time, bytes and blackout at twelve points"),
 ];
 
 /// Makes a figure; `None` if there is none of this name.
@@ -100,6 +104,7 @@ pub fn make(name: &str) -> Option<Result<Figure, LabError>> {
         "precopy-theory" => theory::figure(),
         "postcopy-order" => orders::figure(),
         "exposure" => exposure::figure(),
+        "tiers" => tiers::figure(),
         _ => return None,
     })
 }

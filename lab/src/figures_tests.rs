@@ -5,6 +5,8 @@ fn all_hold(figure: &Figure) {
         assert!(check.holds, "{}: {}: {}", figure.name, check.text, check.seen);
     }
     assert!(figure.rows.iter().all(|row| row.len() == figure.columns.len()));
+    assert!(figure.svg.starts_with("<svg") && figure.svg.ends_with("</svg>"), "{}", figure.svg);
+    assert!(!figure.svg.contains("NaN"), "{}", figure.svg);
 }
 
 #[test]
@@ -43,6 +45,11 @@ fn every_strategy_has_its_exposure() {
 }
 
 #[test]
+fn the_tiers_agree_at_ten_of_twelve_points() {
+    all_hold(&make("tiers").unwrap().unwrap());
+}
+
+#[test]
 fn every_figure_that_is_listed_can_be_made_and_no_other() {
     assert!(FIGURES.iter().all(|(name, text)| !name.is_empty() && !text.is_empty()));
     assert!(make("esx-2012").is_none());
@@ -58,6 +65,7 @@ fn a_figure_as_text_has_columns_and_says_what_fails() {
         columns: vec!["name".to_owned(), "s".to_owned()],
         rows: vec![vec!["a".to_owned(), "10.5".to_owned()]],
         checks: vec![Check::near("time", 2.0, 1.0, 0.1)],
+        svg: String::new(),
     };
     let text =
         "Title.\n\nname     s\na     10.5\n\nFAILS  time within 10 %: 2.000 instead of 1.000 (+100.0 %)\n";

@@ -35,8 +35,11 @@ const TINY: f64 = 1e-4;
 /// Rounds after which each further one takes a regular step at least. Rounds that cost nothing would become
 /// shorter and shorter, and a run that cannot reach its limit would have millions of them.
 const QUICK_ROUNDS: u32 = 1000;
-/// Seconds that moving a disk costs besides the copy: requests in flight end.
-const DRAIN: f64 = 0.001;
+/// Seconds that moving a guest costs besides the copy and a round trip.
+const HANDOVER: f64 = 0.001;
+/// Bytes of the copies in flight. The link is one connection, so a request of the guest waits for those that
+/// were sent before it.
+const IN_FLIGHT: f64 = 1_048_576.0;
 /// The deviation of the link's rate from second to second.
 const LINK_NOISE: f64 = 0.01;
 /// CPU seconds of both sides for each byte copied, and for each request that is mirrored.
@@ -117,6 +120,8 @@ pub struct Run<'a> {
     /// True for the run itself, false for a fork.
     samples: bool,
     copier: f64,
+    /// Bytes of copies that are in the link.
+    in_link: f64,
 }
 
 impl<'a> Run<'a> {
@@ -176,6 +181,7 @@ impl<'a> Run<'a> {
             stop_left: 0.0,
             samples: true,
             copier: 0.0,
+            in_link: 0.0,
         };
         run.meter = Meter::new(run.idle());
         run.meter.record.differs_bytes = size as u64;
@@ -198,6 +204,8 @@ impl<'a> Run<'a> {
         }
         let end = self.end.unwrap_or_default();
         let stalled = self.guest.stalled;
+        let gap = self.guest.longest_gap() * 1e3;
+        self.meter.record.blackout_ms = self.meter.record.blackout_ms.max(gap);
         if end == End::Moved {
             // What waited for the move ends right after it. What arrives then is not part of the run.
             let waited = self.guest.waiting();
@@ -256,7 +264,14 @@ impl<'a> Run<'a> {
     fn idle(&self) -> Latencies {
         let mut guest = Guest::new(&self.setup.workload, self.seed);
         let mut histogram = crate::histogram::Histogram::default();
-        let place = Place { copier: 0.0, mirrored: 0.0, tee: Tee::Background, ..self.place() };
+        let place = Place {
+            copier: 0.0,
+            behind: 0.0,
+            mirrored: 0.0,
+            faulting: 0.0,
+            tee: Tee::Background,
+            ..self.place()
+        };
         const SECONDS: u32 = 20;
         for step in 0..SECONDS * 10 {
             for (seconds, weight) in guest.step(f64::from(step) / 10.0, 0.1, &place).latencies {
@@ -322,8 +337,16 @@ impl<'a> Run<'a> {
     /// Stops the guest for the move.
     fn stop(&mut self) {
         self.phase = Phase::Stopped;
-        self.stop_left = self.setup.ram.filter(|_| self.ram.is_some()).map_or(DRAIN, |ram| ram.switch_cost);
-        self.stop_left += 2.0 * self.setup.link.delay;
+        // Where everything is at the target already, a disk changes its image, and the guest stays for now:
+        // that takes as long as the requests in flight.
+        let place = Place { behind: 0.0, ..self.place() };
+        let there = |part: &Part| part.wants == Some(Stale::Copy) && part.space.todo() <= 0.0;
+        let changes = self.ram.is_none() && self.disk.as_ref().is_some_and(there);
+        self.stop_left = match (&self.ram, self.setup.ram) {
+            (Some(_), Some(ram)) => ram.switch_cost + 2.0 * self.setup.link.delay,
+            _ if changes => self.guest.slowest(&place),
+            _ => HANDOVER + 2.0 * self.setup.link.delay,
+        };
         let overlay = self.overlay.as_ref().map_or(0.0, Space::left);
         if let Some(part) = &mut self.disk {
             self.merging = match part.tee {

@@ -1,5 +1,6 @@
 //! `cargo lab`: runs experiments that compare strategies of live migration.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,9 @@ enum Command {
     Figure {
         /// Its name; without it, all names are listed.
         name: Option<String>,
+        /// Write its plot to this file, as SVG.
+        #[arg(long, value_name = "FILE", requires = "name")]
+        svg: Option<PathBuf>,
     },
 }
 
@@ -49,7 +53,7 @@ fn main() -> ExitCode {
             cli::print(&cli::list::text());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Figure { name } => cli::list::figure(name.as_deref()),
+        Command::Figure { name, svg } => cli::list::figure(name.as_deref(), svg.as_deref()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");

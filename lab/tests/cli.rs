@@ -147,6 +147,18 @@ fn mistakes_in_an_experiment_are_named_with_their_line() {
 }
 
 #[test]
+fn a_figure_is_printed_and_its_plot_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let text = good(at, &["figure", "postcopy-order", "--svg", "plot.svg"]);
+    assert!(text.contains("holds  the boot is no slower with them"), "{text}");
+    let svg = std::fs::read_to_string(at.join("plot.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("xmlns=") && svg.contains("postcopy-trace"), "{svg}");
+    assert!(bad(at, &["figure", "postcopy-order", "--svg", "none/plot.svg"]).contains("none/plot.svg"));
+    assert!(bad(at, &["figure", "--svg", "plot.svg"]).contains("NAME"));
+}
+
+#[test]
 fn an_assertion_that_does_not_hold_is_status_1() {
     let folder = folder_with(&EXPERIMENT.replace("\"all\"", "\"none\""));
     let output = lab(folder.path(), &["run", "small.toml", "--seeds", "2"]);

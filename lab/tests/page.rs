@@ -77,6 +77,21 @@ fn open(page: &Path, scheme: &str) -> Option<(String, String)> {
     }
 }
 
+const EVENT: &str = r#"
+    name = "a report of the event tier"
+    disk = { size = "64M" }
+    link = { rate = "200Mbit" }
+    workload = { preset = "oltp", rate = 200, working-set = "16M" }
+    strategies = { disk = ["mirror-io", "postcopy-hot", "three-phase", "hybrid(0.5)"] }
+    runs = { seeds = 2, tier = "event" }
+    sweep = { "link.delay" = ["1ms", "5ms"] }
+"#;
+
+/// The number of plots on a page, of what the look found.
+fn plots(found: &str) -> usize {
+    found.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn a_report_opens_without_network_errors_and_overlaps() {
     let folder = tempfile::tempdir().unwrap();
@@ -119,7 +134,7 @@ fn a_report_opens_without_network_errors_and_overlaps() {
     assert!(shown.contains("Paired differences"), "the browser shows nothing: {log}");
     assert!(!log.contains("CONSOLE"), "{log}");
     let looked = at.join("looked.html");
-    let look = |style: &str, scheme: &str| {
+    let look = |html: &str, style: &str, scheme: &str| {
         std::fs::write(&looked, html.replacen(POLICY, &format!("{LOOK}{style}"), 1)).unwrap();
         let (shown, log) = open(&looked, scheme).unwrap();
         assert!(!log.contains("CONSOLE"), "{log}");
@@ -127,12 +142,19 @@ fn a_report_opens_without_network_errors_and_overlaps() {
         found.unwrap_or_else(|| panic!("the look did not run: {log}")).to_owned()
     };
     for scheme in ["0", "1"] {
-        let found = look("", scheme);
-        let plots: usize = found.split_whitespace().next().unwrap().parse().unwrap();
-        assert!(plots > 30, "{found}");
+        let found = look(&html, "", scheme);
+        assert!(plots(&found) > 30, "{found}");
         assert!(found.contains("FOUND 0:"), "{found}");
     }
-    let found = look("<style>.plot text { font-size: 30px }</style>", "1");
+    // The event tier has courses and latencies of its own.
+    std::fs::write(at.join("event.toml"), EVENT).unwrap();
+    run(&["run", "event.toml", "--out", "event"]);
+    let event = std::fs::read_to_string(at.join("event/report.html")).unwrap();
+    let (_, log) = open(&at.join("event/report.html"), "1").unwrap();
+    assert!(!log.contains("CONSOLE"), "{log}");
+    let found = look(&event, "", "1");
+    assert!(plots(&found) > 10 && found.contains("FOUND 0:"), "{found}");
+    let found = look(&html, "<style>.plot text { font-size: 30px }</style>", "1");
     assert!(!found.contains("FOUND 0:"), "the look finds nothing: {found}");
     // Had there been a script or something to load, the page's own policy would have logged it.
     let broken = at.join("broken.html");

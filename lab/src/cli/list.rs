@@ -1,10 +1,12 @@
 //! `lab list` and `lab figure`.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::{End, print};
 use lab::figures;
+use lab::plot;
 use lab::presets::{DISK, Described, RAM};
 
 /// The strategies, devices and workloads that an experiment may name.
@@ -30,8 +32,9 @@ pub fn text() -> String {
     out
 }
 
-/// Makes a figure, or lists all of them without a name. The status is 1 if a check of it does not hold.
-pub fn figure(name: Option<&str>) -> End {
+/// Makes a figure, and its plot if a file is given for that. Without a name, lists all figures. The status is
+/// 1 if a check of the figure does not hold.
+pub fn figure(name: Option<&str>, svg: Option<&Path>) -> End {
     let Some(name) = name else {
         print(&figures::list());
         return Ok(ExitCode::SUCCESS);
@@ -39,5 +42,9 @@ pub fn figure(name: Option<&str>) -> End {
     let made = figures::make(name)
         .ok_or_else(|| format!("unknown figure '{name}'{}", figures::suggestion(name)))??;
     print(&made.text());
+    if let Some(path) = svg {
+        std::fs::write(path, plot::standalone(&made.svg))
+            .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
+    }
     Ok(if made.checks.iter().all(|check| check.holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

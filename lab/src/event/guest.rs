@@ -74,7 +74,8 @@ pub(super) struct Guest {
     idle: RefCell<Histogram>,
     /// The time of the command.
     begin: Cell<Duration>,
-    moved: Cell<bool>,
+    /// The time at which it went on at the other host.
+    moved: Cell<Option<Duration>>,
     /// The migration has ended: what arrives from now on does not count.
     over: Cell<bool>,
     /// It sends nothing any more.
@@ -112,7 +113,7 @@ impl Guest {
             meter: RefCell::default(),
             idle: RefCell::default(),
             begin: Cell::default(),
-            moved: Cell::new(false),
+            moved: Cell::default(),
             over: Cell::new(false),
             ended: Cell::new(false),
             waiting: Cell::new(0),
@@ -198,7 +199,7 @@ impl Guest {
 
     /// It goes on at the other host.
     pub(super) fn go_on_there(&self, way: Way) {
-        self.moved.set(true);
+        self.moved.set(Some(executor::now()));
         self.go_on(way);
     }
 
@@ -235,7 +236,8 @@ impl Guest {
         if self.waiting.get() == 0 { 0.0 } else { (executor::now() - self.last.get()).as_secs_f64() }
     }
 
-    fn ends(&self, took: f64) {
+    fn ends(&self, kind: Kind, arrived: Duration) {
+        let took = (executor::now() - arrived).as_secs_f64();
         self.waiting.set(self.waiting.get() - 1);
         add(&self.counts.requests, 1);
         let gap = (executor::now() - self.last.get()).as_secs_f64();
@@ -246,7 +248,9 @@ impl Guest {
                 self.blackout.set(self.blackout.get().max(gap));
                 meter.add(&[(took, 1.0)]);
                 meter.miss(-1.0);
-                if self.moved.get() && took >= self.round_trip {
+                // One that waited for the move is not a fault, and a flush takes its time anyway.
+                let there = self.moved.get().is_some_and(|moved| arrived >= moved);
+                if there && matches!(kind, Kind::Read | Kind::Write) && took >= self.round_trip {
                     meter.add_faults(took, 1.0);
                 }
             }
@@ -275,7 +279,7 @@ impl Guest {
         self.inside.set(self.inside.get() - 1);
         drop(place);
         if counts {
-            self.ends((executor::now() - arrived).as_secs_f64());
+            self.ends(op.kind, arrived);
         }
         self.left.notify();
     }
@@ -289,7 +293,7 @@ impl Guest {
                 self.through(way, &op, &buf).await?;
                 self.compare(&range, &buf, &before);
                 add(&self.counts.read_bytes, op.len);
-                if self.moved.get() {
+                if self.moved.get().is_some() {
                     add(&self.counts.read_at_target, op.len);
                 }
                 self.pool.put(buf);
@@ -314,7 +318,7 @@ impl Guest {
                 drop(written);
                 self.writing.borrow_mut().remove(&range.start);
                 self.wrote.notify();
-                if self.moved.get() {
+                if self.moved.get().is_some() {
                     add(&self.counts.written_at_target, op.len);
                 }
                 self.pool.put(buf);

@@ -2,8 +2,10 @@
 
 use super::{Check, Figure, setup};
 use crate::fluid::Run;
+use crate::plot::{Axis, Bars, Unit};
 use crate::presets::{self, Strategy};
 use crate::reader::LabError;
+use crate::report::metrics::{CLASSES, exposure};
 
 const SETUP: &str = "
 [disk]
@@ -30,30 +32,14 @@ pub(super) fn figure() -> Result<Figure, LabError> {
         let ram = if name == "stop-and-copy" { "stop" } else { ram };
         Strategy { disk: Some(name), ram: Some(ram.to_owned()) }
     });
-    let (mut rows, mut worst) = (Vec::new(), 0.0_f64);
+    let (mut rows, mut bars, mut worst) = (Vec::new(), Vec::new(), 0.0_f64);
     for strategy in pairs {
         let run = Run::new(&setup, &strategy, 1).finish().record;
-        let source = [
-            run.source_nothing_s,
-            run.source_restarts_s,
-            run.source_pauses_s,
-            run.source_reboots_s,
-            run.source_loses_s,
-        ];
-        let target = [
-            run.target_nothing_s,
-            run.target_restarts_s,
-            run.target_pauses_s,
-            run.target_reboots_s,
-            run.target_loses_s,
-        ];
-        let link = [
-            run.link_nothing_s,
-            run.link_restarts_s,
-            run.link_pauses_s,
-            run.link_reboots_s,
-            run.link_loses_s,
-        ];
+        let [(_, source), (_, target), (_, link)] = exposure(&run);
+        for (party, costs) in [("source", source), ("target", target), ("link", link)] {
+            bars.push((format!("{}: {party}", strategy.name()), costs.to_vec()));
+        }
+        bars.push((String::new(), Vec::new()));
         for party in [source, target, link] {
             worst = worst.max((party.iter().sum::<f64>() / run.total_s - 1.0).abs());
         }
@@ -97,5 +83,12 @@ pub(super) fn figure() -> Result<Figure, LabError> {
             format!("they differ by at most {:.2} %", worst * 100.0),
             worst < 0.02,
         )],
+        svg: Bars {
+            title: "If this party dies at an instant, this is what it costs".to_owned(),
+            axis: Axis::new("time during which it costs that", Unit::Seconds),
+            parts: CLASSES.map(str::to_owned).to_vec(),
+            bars,
+        }
+        .svg(),
     })
 }

@@ -8,6 +8,7 @@
 use super::{Check, Figure, median, setup};
 use crate::calibrate::{Calibrated, MIB, Measured, fit, range};
 use crate::experiment::{Ram, Setup};
+use crate::plot::{Axis, Chart, Series, Unit};
 use crate::reader::{LabError, Source, Table};
 
 /// Repetitions of each column.
@@ -76,6 +77,20 @@ pub(super) fn figure() -> Result<Figure, LabError> {
     compare(&calibrate(&mut file)?)
 }
 
+/// Draws the share of runs that have converged by a time.
+fn distribution(columns: &[(&str, &Vec<f64>)]) -> String {
+    let series = columns.iter().enumerate().map(|(colour, (name, times))| {
+        let mut sorted = times.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let count = sorted.len() as f64;
+        let points = sorted.iter().enumerate().map(|(n, time)| (*time, (n + 1) as f64 / count));
+        Series::line(name, colour, points.collect())
+    });
+    let (x, y) =
+        (Axis::new("time after the first pass", Unit::Seconds), Axis::new("runs of the model", Unit::Share));
+    Chart::new("Runs that have converged by a time", x, y, series.collect()).svg()
+}
+
 /// Predicts the column with the ramp, and compares both columns with what was published.
 pub(super) fn compare(model: &Calibrated) -> Result<Figure, LabError> {
     let base = base()?;
@@ -140,5 +155,6 @@ pub(super) fn compare(model: &Calibrated) -> Result<Figure, LabError> {
                 tighter >= 3.0,
             ),
         ],
+        svg: distribution(&[("without ramp", &without.convergence), ("with ramp", &with.convergence)]),
     })
 }

@@ -3,6 +3,7 @@
 
 use super::{Check, Figure, median, setup};
 use crate::fluid::Run;
+use crate::plot::{Axis, Chart, Series, Unit};
 use crate::presets::Strategy;
 use crate::reader::LabError;
 use crate::record::Outcome;
@@ -41,10 +42,12 @@ fn time_of(outcome: &Outcome, requests: f64) -> f64 {
 /// Makes the figure.
 pub(super) fn figure() -> Result<Figure, LabError> {
     let setup = setup("postcopy-order", SETUP)?;
-    let (mut rows, mut seen) = (Vec::new(), Vec::new());
-    for name in ["postcopy-seq", "postcopy-hot", "postcopy-trace"] {
+    let (mut rows, mut seen, mut series) = (Vec::new(), Vec::new(), Vec::new());
+    for (colour, name) in ["postcopy-seq", "postcopy-hot", "postcopy-trace"].into_iter().enumerate() {
         let strategy = Strategy { disk: Some(name.to_owned()), ram: None };
         let runs: Vec<Outcome> = (1..=SEEDS).map(|seed| Run::new(&setup, &strategy, seed).finish()).collect();
+        let course = runs[0].series.iter().map(|line| (line.t_s, line.p99_ms));
+        series.push(Series::line(name, colour, course.collect()));
         let of = |value: &dyn Fn(&Outcome) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
         let values = [
             of(&|run| time_of(run, BOOT)),
@@ -80,5 +83,12 @@ pub(super) fn figure() -> Result<Figure, LabError> {
                 (hot[4] / seq[4] - 1.0).abs() < 0.05 && (trace[4] / seq[4] - 1.0).abs() < 0.05,
             ),
         ],
+        svg: Chart::new(
+            "Latency after the move, first seed",
+            Axis::new("time since the command", Unit::Seconds),
+            Axis::new("99th percentile of a second", Unit::Millis).log(),
+            series,
+        )
+        .svg(),
     })
 }

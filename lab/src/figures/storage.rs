@@ -4,6 +4,7 @@
 
 use super::{Check, Figure, median, setup};
 use crate::fluid::Run;
+use crate::plot::{Axis, Chart, Series, Unit};
 use crate::presets::Strategy;
 use crate::reader::LabError;
 use crate::record::RunRecord;
@@ -45,10 +46,14 @@ pub(super) fn figure(seeds: u64) -> Result<Figure, LabError> {
             setups.iter().map(|setup| (1..=seeds).map(|seed| run(setup, seed)).collect()).collect()
         })
         .collect();
-    let mut rows = Vec::new();
-    for (name, runs) in STRATEGIES.iter().zip(&runs) {
+    let (mut rows, mut series) = (Vec::new(), Vec::new());
+    for (colour, (name, runs)) in STRATEGIES.iter().zip(&runs).enumerate() {
+        let mut points = Vec::new();
         for (depth, runs) in DEPTHS.iter().zip(runs) {
             let of = |value: &dyn Fn(&RunRecord) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
+            if runs.iter().all(|run| run.converged) {
+                points.push((f64::from(*depth), of(&|run| run.total_s)));
+            }
             rows.push(vec![
                 (*name).to_owned(),
                 depth.to_string(),
@@ -59,6 +64,7 @@ pub(super) fn figure(seeds: u64) -> Result<Figure, LabError> {
                 format!("{:.3}", of(&|run| run.amplification)),
             ]);
         }
+        series.push(Series { signs: true, ..Series::line(name, colour, points) });
     }
     let orderings = [
         "with depth, the total time of mirror-io changes least, and that of dbt grows",
@@ -80,6 +86,13 @@ pub(super) fn figure(seeds: u64) -> Result<Figure, LabError> {
         columns: heads.map(String::from).to_vec(),
         rows,
         checks,
+        svg: Chart::new(
+            "Total time under load, as far as every seed converges",
+            Axis::new("outstanding requests", Unit::Plain),
+            Axis::new("total time (median)", Unit::Seconds).log(),
+            series,
+        )
+        .svg(),
     })
 }
 

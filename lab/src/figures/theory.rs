@@ -11,6 +11,7 @@ use workload::math::hit;
 use super::{Check, Figure, median, setup};
 use crate::experiment::Ram;
 use crate::fluid::Run;
+use crate::plot::{Axis, Chart, Series, Unit};
 use crate::presets::Strategy;
 use crate::reader::LabError;
 use crate::record::RunRecord;
@@ -85,8 +86,8 @@ pub(super) fn figure() -> Result<Figure, LabError> {
         case("a working set of 512 MiB, at 90 % of the link", 0.5 * GIB, 0.9, 0.0, 0.5),
         case("a working set of 256 MiB, rounds that cost 50 ms", 0.25 * GIB, 0.5, 0.05, 0.12),
     ];
-    let (mut rows, mut checks) = (Vec::new(), Vec::new());
-    for case in &cases {
+    let (mut rows, mut checks, mut points) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, case) in cases.iter().enumerate() {
         let (theory, runs) = (series(case), model(case, 3600.0)?);
         let (total, sent) = (of(&runs, |run| run.total_s), of(&runs, |run| run.sent_bytes as f64));
         rows.push(vec![
@@ -97,6 +98,8 @@ pub(super) fn figure() -> Result<Figure, LabError> {
             format!("{:.3}", theory.sent / GIB),
             format!("{:.3}", sent / GIB),
         ]);
+        let error = total / theory.total - 1.0;
+        points.push(Series::points(case.name, number, vec![(theory.total, error)]));
         checks.push(Check::near(&format!("{}: total time", case.name), total, theory.total, WITHIN));
         checks.push(Check::near(&format!("{}: GiB sent", case.name), sent / GIB, theory.sent / GIB, WITHIN));
         if case.load < 0.1 {
@@ -123,5 +126,12 @@ pub(super) fn figure() -> Result<Figure, LabError> {
         columns: heads.map(String::from).to_vec(),
         rows,
         checks,
+        svg: Chart::new(
+            "The model's total time against the closed form",
+            Axis::new("total time in theory", Unit::Seconds),
+            Axis::new("how much longer the model takes", Unit::Share),
+            points,
+        )
+        .svg(),
     })
 }

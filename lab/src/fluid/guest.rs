@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use workload::math::{exp, ln};
 use workload::{Arrival, Random, Spec};
 
 use crate::experiment::{Device, Link};
@@ -47,6 +48,8 @@ pub struct Place<'a> {
     pub copier: f64,
     /// The share of its writes that is withheld.
     pub throttle: f64,
+    /// Seconds for which a request over the link waits for the copies that were sent before it.
+    pub behind: f64,
     /// True while it is stopped.
     pub stopped: bool,
 }
@@ -55,6 +58,29 @@ pub struct Place<'a> {
 const MOST_POINTS: usize = 512;
 /// Parts of what ends in a step, if the first and the last of it have waited for different times.
 const PARTS: u32 = 8;
+
+/// The times in which nothing ends beside requests that wait for the link. The ends of the others lie
+/// anywhere, so the longest of `n` gaps between them is about `ln n + 0.577` times their mean: the
+/// expectation of the largest of `n` exponential values, with Euler's constant. No gap is longer than such a
+/// wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gaps {
+    /// Seconds in which at least one request waits for the link, and the others that end in them.
+    seconds: f64,
+    others: f64,
+    /// The sum over those seconds of the time for which such a request waits.
+    waits: f64,
+}
+
+impl Gaps {
+    fn longest(&self) -> f64 {
+        if self.others < 1.0 {
+            return 0.0;
+        }
+        let mean = self.seconds / self.others;
+        (mean * (ln(self.others) + 0.577)).min(self.waits / self.seconds)
+    }
+}
 
 /// A step of the guest.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +129,7 @@ pub struct Guest {
     last: f64,
     /// Seconds for which nothing has ended though something waits.
     pub stalled: f64,
+    gaps: Gaps,
 }
 
 impl Guest {
@@ -120,6 +147,7 @@ impl Guest {
             lacking: 0.0,
             last: 0.0,
             stalled: 0.0,
+            gaps: Gaps::default(),
         }
     }
 
@@ -130,6 +158,28 @@ impl Guest {
             Arrival::Closed { .. } => 0.0,
             Arrival::Open { .. } => self.queue,
         }
+    }
+
+    /// The longest time, of all until now, in which nothing ended beside a request that waited for the link.
+    pub fn longest_gap(&self) -> f64 {
+        self.gaps.longest()
+    }
+
+    /// The longest time that a request which was sent to the device takes.
+    pub fn slowest(&self, place: &Place<'_>) -> f64 {
+        let services = self.services(place);
+        services.iter().filter(|(share, _)| *share > 0.0).map(|(_, seconds)| *seconds).fold(0.0, f64::max)
+    }
+
+    /// Notes the gaps of a step in which this many requests a second end.
+    fn note_gaps(&mut self, place: &Place<'_>, rate: f64, seconds: f64) {
+        let mirrored = if matches!(place.tee, Tee::Behind(_)) { 0.0 } else { place.mirrored };
+        let share = (1.0 - self.spec.read) * mirrored + place.faulting;
+        let wait = if place.faulting > 0.0 { self.fetch(place) } else { self.far(place) };
+        let some = seconds * (1.0 - exp(-(rate * share * wait).min(50.0)));
+        self.gaps.seconds += some;
+        self.gaps.others += some * rate * (1.0 - share + self.flushes()).max(0.0);
+        self.gaps.waits += some * wait;
     }
 
     /// The mean length of a request.
@@ -177,6 +227,7 @@ impl Guest {
             self.stalled += seconds;
             return Step { arrived, ..Step::default() };
         }
+        self.note_gaps(place, ended / seconds, seconds);
         let stalled = std::mem::take(&mut self.stalled);
         let waits = match depth {
             Some(depth) => self.after_stall(depth, stalled, ended, seconds),
@@ -260,7 +311,7 @@ impl Guest {
     /// The kinds of requests: each with its share of reads and writes, and the seconds of its service without
     /// waiting. Flushes come on top of those; until a mirror is ready they concern one side.
     fn services(&self, place: &Place<'_>) -> [(f64, f64); 4] {
-        let (device, other, link) = (place.device, place.other, place.link);
+        let (device, link) = (place.device, place.link);
         let read = self.spec.read;
         let read_time = device.read_latency + self.len / device.read_rate;
         let mut write_time = device.write_latency + self.len / device.write_rate;
@@ -268,10 +319,7 @@ impl Guest {
             // The first write to a granule of a delta reads and writes the rest of it.
             write_time += device.read_latency * 0.5;
         }
-        let far = 2.0 * link.delay
-            + self.len / link.rate.max(1.0)
-            + other.write_latency
-            + self.len / other.write_rate;
+        let far = self.far(place);
         let waits = !matches!(place.tee, Tee::Behind(_)) || place.room <= 0.0;
         let both = if waits && link.rate > 0.0 { write_time.max(far) } else { write_time };
         let mirrored = place.mirrored;
@@ -283,11 +331,33 @@ impl Guest {
         ]
     }
 
-    /// Flushes for each read or write.
+    /// Seconds of a write to the other side.
+    fn far(&self, place: &Place<'_>) -> f64 {
+        let (other, link) = (place.other, place.link);
+        2.0 * link.delay
+            + place.behind
+            + self.len / link.rate.max(1.0)
+            + other.write_latency
+            + self.len / other.write_rate
+    }
+
+    /// Seconds of a read of a granule of the other side.
+    fn fetch(&self, place: &Place<'_>) -> f64 {
+        let (other, link) = (place.other, place.link);
+        2.0 * link.delay
+            + place.behind
+            + 3.0 * link.jitter
+            + other.read_latency
+            + place.fetched / link.rate.min(other.read_rate).max(1.0)
+    }
+
+    /// Flushes for each read or write. One that is due is sent with the next request, and in a period without
+    /// any there is none.
     pub fn flushes(&self) -> f64 {
         match (self.spec.arrival, self.spec.flush_writes) {
             (Arrival::Open { rate, .. }, 0) if self.spec.flush_every > 0 => {
-                1e9 / self.spec.flush_every as f64 / rate
+                let due = rate * self.spec.flush_every as f64 / 1e9;
+                (1.0 - exp(-due.min(50.0))) / due
             }
             (_, 0) => 0.0,
             (_, writes) => (1.0 - self.spec.read) / f64::from(writes),
@@ -330,15 +400,12 @@ impl Guest {
         capacity: f64,
         seconds: f64,
     ) -> (Vec<(f64, f64)>, f64) {
-        let (device, other, link) = (place.device, place.other, place.link);
+        let device = place.device;
         let load = (ended / seconds / capacity.max(1e-9)).min(0.95);
         let busy = (load + place.copier).min(0.97);
         let wait = (1.0 / device.iops).max(self.len / device.read_rate) * busy / (1.0 - busy)
             + place.copier * CHUNK.min(device.write_rate / device.iops * 4.0 + 4096.0) / device.write_rate;
-        let fetch = 2.0 * link.delay
-            + 3.0 * link.jitter
-            + other.read_latency
-            + place.fetched / link.rate.min(other.read_rate).max(1.0);
+        let fetch = self.fetch(place);
         let mut kinds = Vec::with_capacity(5 * WAITS.len());
         for (number, (share, service)) in services.iter().enumerate() {
             // A flush needs no data of the other side.

@@ -24,6 +24,7 @@ fn place<'a>(device: &'a Device, stopped: bool) -> Place<'a> {
         fetched: 0.0,
         copier: 0.0,
         throttle: 0.0,
+        behind: 0.0,
         stopped,
     }
 }

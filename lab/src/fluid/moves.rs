@@ -1,7 +1,7 @@
 //! A step of the guest, of its RAM and of the copiers, with what each makes stale, sends and writes.
 
 use super::guest::RESERVE;
-use super::{CPU_MIRROR, Run, classes};
+use super::{CPU_MIRROR, IN_FLIGHT, Run, classes};
 use crate::policy::{Phase, Tee};
 
 impl Run<'_> {
@@ -123,5 +123,8 @@ impl Run<'_> {
             self.setup.source.read_rate
         };
         self.copier = (rates.0 / device).min(0.9);
+        // Where the link is what the copies wait for, all of them are in it.
+        let share = ((rates.0 + rates.1) / self.setup.link.rate).min(1.0);
+        self.in_link = if self.phase == Phase::Stopped { 0.0 } else { IN_FLIGHT * share };
     }
 }

@@ -29,6 +29,7 @@ impl<'a> Run<'a> {
             fetched: 0.0,
             copier: self.copier,
             throttle,
+            behind: self.in_link / link.rate.max(1.0),
             stopped: self.phase == Phase::Stopped,
         };
         if let Some(part) = &self.disk {

@@ -4,9 +4,6 @@ use smallvec::smallvec;
 
 use crate::policy::{Order, Orders, Phase, Plan, Policy, Seen, Stale, Tee};
 
-/// The most that may be left of a disk when a mirror in the background moves the guest, in bytes: what QEMU
-/// has in flight.
-const IN_FLIGHT: u64 = 16 << 20;
 /// Rounds without progress after which a copy in rounds gives up.
 const PATIENCE: u32 = 6;
 
@@ -71,9 +68,8 @@ impl Policy for Mirror {
         };
         let moves = match self.share {
             Some(share) => seen.own.fresh as f64 <= (1.0 - share) * seen.own.size as f64,
-            // Where writes go to both sides, what is left only becomes less.
-            None if self.tee != Tee::Background => left == 0,
-            None => left <= IN_FLIGHT.min(seen.own.size / 64),
+            // As ours: a mirror is ready, and completes, when nothing is left.
+            None => left == 0,
         };
         if moves {
             orders.push(Order::Pivot { stale: self.stale });
