@@ -7,10 +7,9 @@ use crate::assertion::Assertion;
 use crate::event;
 use crate::presets::{self, Strategy};
 use crate::reader::{LabError, Source, Table, suggestion};
+use crate::setup;
 
-mod setup;
-
-pub use setup::{DEVICES, Device, Disk, Fault, Link, Party, Ram, Setup, When};
+pub use crate::setup::{DEVICES, Device, Disk, Fault, Link, Party, Ram, Setup, When};
 
 /// The tier that runs an experiment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

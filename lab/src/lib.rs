@@ -7,6 +7,7 @@
 //! Modules, in reading order:
 //!
 //! - [`experiment`]: the file, its checks, and the points of its sweep ([`Experiment`])
+//! - `setup`: what runs at a point: disk, RAM, devices, link, workload, limits and faults
 //! - [`policy`]: what a strategy sees and what it may order ([`Policy`])
 //! - [`presets`]: the published strategies
 //! - [`fluid`]: the model that runs them ([`fluid::Run`]): regions of a disk by popularity, rates and queues
@@ -59,6 +60,7 @@ pub mod record;
 pub mod report;
 pub mod results;
 pub mod schedule;
+mod setup;
 pub mod statistics;
 pub mod units;
 
