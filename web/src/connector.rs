@@ -69,6 +69,16 @@ impl Connector {
         Connector::over(own)
     }
 
+    /// Creates a connector that connects to nothing.
+    ///
+    /// # Errors
+    /// If there can be no socket.
+    pub fn to_nothing() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (own, _) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Connector::over(own)
+    }
+
     /// A connector whose process is at the other end of `socket`.
     fn over(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;

@@ -95,6 +95,15 @@ impl Machine {
         // More events than fit here are dropped: pages get the state that they led to.
         let monitor =
             Monitor::connect(&self.connector, self.number, move |event| drop(sender.try_send(event))).await?;
+        self.report(&monitor, &mut events).await
+    }
+
+    /// Publishes what a monitor says for as long as it is connected.
+    pub(crate) async fn report(
+        &self,
+        monitor: &Monitor,
+        events: &mut mpsc::Receiver<Value>,
+    ) -> Result<(), MonitorError> {
         // So that every switch is reported, whoever asked for it.
         monitor.query("x-events", json!({"enable": true})).await?;
         self.publish("up", true.into());
@@ -112,12 +121,12 @@ impl Machine {
                 continue;
             }
             if Instant::now() >= due {
-                let state = self.look(&monitor).await?;
+                let state = self.look(monitor).await?;
                 let state = self.publish("state", state);
                 *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
                 due = Instant::now() + STATE;
             }
-            self.changes(&monitor, &mut since).await?;
+            self.changes(monitor, &mut since).await?;
             match timeout(TICK, events.recv()).await {
                 Ok(event) => {
                     self.publish("event", event.ok_or(MonitorError::Closed)?);

@@ -64,7 +64,17 @@ impl Monitor {
         machine: usize,
         on_event: impl Fn(Value) + Send + 'static,
     ) -> Result<Self, MonitorError> {
-        let stream = connector.connect(machine, None).await?;
+        Monitor::over(connector.connect(machine, None).await?, on_event).await
+    }
+
+    /// The same, over a connection that exists.
+    ///
+    /// # Errors
+    /// If what is at its other end is not a monitor.
+    pub async fn over(
+        stream: Box<dyn Stream>,
+        on_event: impl Fn(Value) + Send + 'static,
+    ) -> Result<Self, MonitorError> {
         let (reader, writer) = tokio::io::split(stream);
         let mut reader = BufReader::new(reader);
         let greeting = tokio::time::timeout(PATIENCE, next(&mut reader)).await;

@@ -12,7 +12,8 @@
 //!
 //! - `image`: images of the formats with metadata; `watched`: the storage below them, with checks
 //! - `nbd`: messages of an NBD client and of a server
-//! - `monitor`: bytes of a monitor's client; `screen`: of a VNC client
+//! - `monitor`: bytes of a monitor's client; `screen`: of a VNC client; `page`: of the page's browsers and
+//!   machines
 //! - `machine`: a guest's writes to registers, rings and I/O ports
 //! - `blk`, `net`, `scsi`, `console`, `input`: a guest's requests to its devices; `chains`: the chains that
 //!   they share
@@ -33,6 +34,7 @@ mod monitor;
 pub mod mutate;
 mod nbd;
 mod net;
+mod page;
 mod screen;
 mod scsi;
 mod watched;
@@ -45,6 +47,7 @@ pub use machine::machine;
 pub use monitor::qmp;
 pub use nbd::{nbd_client, nbd_server};
 pub use net::net;
+pub use page::{page, page_machine};
 pub use screen::vnc;
 pub use scsi::scsi;
 
@@ -67,6 +70,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_server", run: nbd_server, corpus: nbd::server_corpus, memory: nbd::memory },
     Target { name: "nbd_client", run: nbd_client, corpus: nbd::client_corpus, memory: nbd::memory },
     Target { name: "vnc", run: vnc, corpus: screen::corpus, memory: screen::memory },
+    Target { name: "page", run: page, corpus: page::browser_corpus, memory: page::memory },
+    Target { name: "page_machine", run: page_machine, corpus: page::machine_corpus, memory: page::memory },
     Target { name: "qmp", run: qmp, corpus: monitor::corpus, memory: monitor::memory },
     Target { name: "machine", run: machine, corpus: machine::corpus, memory: machine::memory },
     Target { name: "blk", run: blk, corpus: blk::corpus, memory: blk::memory },
