@@ -62,10 +62,11 @@ export async function openScreen(link, machine, place, tell) {
   const rfb = new RFB(place, url, { wsProtocols: protocols });
   rfb.scaleViewport = true;
   const stay = leaves(place, by("screen-open"));
-  let refused = null, ended = false;
+  let refused = null, ended = false, gone = false;
   rfb.addEventListener("connect", () => { tell("Connected. Shift+Escape leaves the screen."); rfb.focus(); });
   rfb.addEventListener("disconnect", (event) => {
     stay();
+    gone = true;
     if (!ended) tell(refused ?? (event.detail.clean ? "Disconnected." : "The connection to the screen ended."));
   });
   rfb.addEventListener("credentialsrequired", async () => {
@@ -73,5 +74,5 @@ export async function openScreen(link, machine, place, tell) {
     if (password === null) rfb.disconnect(); else rfb.sendCredentials({ password });
   });
   rfb.addEventListener("securityfailure", (event) => { refused = `The screen's server refused: ${event.detail.reason ?? "wrong password"}.`; });
-  return () => { ended = true; rfb.disconnect(); };
+  return () => { ended = true; if (!gone) rfb.disconnect(); };
 }

@@ -1,10 +1,12 @@
 //! Requests as a page of somebody else, or another user of the host, would send them.
 
+use std::fs::{self, Permissions};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use harness::{Failure, STEP, check, programs, wait_for};
 
-use crate::{MIB, Stage, Web};
+use crate::{MIB, Stage, Web, page};
 
 /// Opens a WebSocket with these headers instead of the page's own. Returns the status.
 fn socket(web: &Web, path: &str, host: &str, origin: &str, offers: &str) -> Result<u16, Failure> {
@@ -106,6 +108,39 @@ fn a_machine_starts_its_own_page_and_takes_it_along() -> Result<(), Failure> {
     vm.quit()?;
     // The machine's process has ended; its page's server sees that.
     wait_for("the page's server to end", STEP, || Ok(TcpStream::connect(("127.0.0.1", port)).is_err()))
+}
+
+/// The numbers of a process's children.
+fn children(process: u32) -> Result<Vec<u32>, Failure> {
+    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
+    Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_page_of_a_machine_that_becomes_another_user_is_that_users_too() -> Result<(), Failure> {
+    let web = programs::web()?;
+    let mut stage = Stage::new()?;
+    fs::set_permissions(stage.path("."), Permissions::from_mode(0o755))?;
+    // That user may have no access to the programs' own folder.
+    fs::copy(web, stage.path("millrace-web"))?;
+    fs::copy(&stage.millrace, stage.path("millrace"))?;
+    stage.millrace = stage.path("millrace");
+    let vm = stage.machine_with(4 * MIB, &["--user", "nobody", "--web", "127.0.0.1:0"])?;
+    wait_for("the page's address in the log", STEP, || Ok(vm.log().contains("/#t=")))?;
+    let server = *children(vm.id())?.first().ok_or("the machine has no page")?;
+    let connector = *children(server)?.first().ok_or("the page has no connector")?;
+    for process in [vm.id(), server, connector] {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let user = status.lines().find_map(|line| line.strip_prefix("Uid:")).ok_or("no user")?;
+        check(user.split_whitespace().all(|id| id == "65534"), format!("{process} is nobody's: {user}"))?;
+    }
+    let log = vm.log();
+    let url = log.lines().find_map(|line| line.split_once("the page is at ")).ok_or("no address")?.1;
+    let Some(browser) = page::browser(1280)? else { return vm.quit() };
+    browser.open(url.trim())?;
+    browser.wait("document.getElementById('status').textContent == 'running'")?;
+    vm.quit()
 }
 
 #[test]

@@ -7,10 +7,14 @@ use std::process::{Child, Command, Stdio};
 use guest_images::micro;
 use harness::{Failure, STEP, check, programs};
 use qmp::{Address, Client};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::page::{browser, is_quiet};
 use crate::{Stage, Web};
+
+// WebDriver, section 17.4.2.
+const SHIFT: char = '\u{e008}';
+const ESCAPE: char = '\u{e00c}';
 
 /// Ends the program when dropped.
 struct Machine(Child);
@@ -52,7 +56,7 @@ fn a_guest_is_typed_to_and_its_screen_is_seen() -> Result<(), Failure> {
         "--qmp",
         "unix:qmp",
     ]);
-    command.args(["--serial", "unix:console", "--vnc", "unix:vnc", "--display", "640x480"]);
+    command.args(["--serial", "unix:console", "--vnc", "unix:vnc,password=on", "--display", "640x480"]);
     let machine = Machine(command.spawn()?);
     let mut qmp = Client::connect(&Address::Unix(stage.path("qmp")), STEP)?;
 
@@ -66,8 +70,31 @@ fn a_guest_is_typed_to_and_its_screen_is_seen() -> Result<(), Failure> {
     browser.enter("#console textarea", "A")?;
     shows(">A")?;
 
-    browser.click("#screen-open")?;
-    browser.wait("document.getElementById('screen-text').textContent.startsWith('Connected.')")?;
+    // Every key is the guest's, except for the one that leaves.
+    browser.press_with(SHIFT, ESCAPE)?;
+    browser.wait("document.activeElement.id == 'console-open'")?;
+
+    // The screen asks for its password; without it, and with another one, there is no picture.
+    let password = json!({"device": "vnc", "target": "password", "arg": "s3cret"});
+    qmp.execute_json("change", password)?;
+    let said = |text: &str| {
+        browser.wait(&format!("document.getElementById('screen-text').textContent.startsWith('{text}')"))
+    };
+    for (password, says) in [("wrong", "The screen\\'s server refused"), ("s3cret", "Connected.")] {
+        browser.click("#screen-open")?;
+        browser.wait("document.getElementById('password').open")?;
+        browser.enter("#password-text", password)?;
+        browser.click("#password-form button")?;
+        said(says)?;
+        // noVNC reports the refusal on the console, too.
+        let messages = browser.messages()?;
+        let expected = |message: &String| password == "wrong" && message.contains("wrong password");
+        check(messages.iter().all(expected), format!("only the refusal is reported: {messages:?}"))?;
+    }
+    check(browser.run("return document.getElementById('password-text').value")? == "", "it is forgotten")?;
+    browser.wait("document.activeElement.tagName == 'CANVAS'")?;
+    browser.press_with(SHIFT, ESCAPE)?;
+    browser.wait("document.activeElement.id == 'screen-open'")?;
     browser.wait("document.querySelector('#screen canvas')?.width == 640")?;
     let pixels = "
         const canvas = document.querySelector('#screen canvas');
