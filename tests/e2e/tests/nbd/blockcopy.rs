@@ -9,7 +9,7 @@ use qmp::event::{BlockJobCompleted, BlockJobPending, BlockJobReady};
 use serde_json::{Value, json};
 
 use crate::live::{Writer, ended_well, fio, images};
-use crate::rig::{Rig, run};
+use crate::rig::{MIB, Rig, run};
 
 fn now() -> Instant {
     Instant::now() + STEP
@@ -17,7 +17,12 @@ fn now() -> Instant {
 
 #[test]
 fn a_disk_is_copied_as_libvirt_does_it() -> Result<(), Failure> {
-    for over in ["file", "nbd"] {
+    // As libvirt asks for them, and with arguments of ours beside.
+    for (over, way) in [
+        ("file", json!({"copy-mode": "background"})),
+        ("nbd", json!({"copy-mode": "write-blocking"})),
+        ("nbd", json!({"x-adaptive": true, "x-window": MIB, "x-deadline": 60})),
+    ] {
         let rig = Rig::new()?;
         let model = images(&rig)?;
         run("qemu-img", &["create", "-f", "qcow2", &rig.text("target"), "128M"])?;
@@ -49,11 +54,11 @@ fn a_disk_is_copied_as_libvirt_does_it() -> Result<(), Failure> {
         let described: Vec<_> = nodes.as_array().into_iter().flatten().collect();
         assert_eq!(described.len(), 4, "{nodes}");
         assert_eq!((&described[2]["drv"], &described[3]["drv"]), (&json!(format), &json!(over)));
-        let mirror = json!({
+        let mut mirror = json!({
             "job-id": "copy-vda-libvirt-3-format", "device": "virtio0", "target": "libvirt-3-format",
             "sync": "full", "auto-finalize": false, "auto-dismiss": false,
-            "copy-mode": if over == "file" { "background" } else { "write-blocking" },
         });
+        mirror.as_object_mut().ok_or("no arguments")?.extend(way.as_object().cloned().unwrap_or_default());
         vm.qmp.execute_json("blockdev-mirror", mirror)?;
         let ready: BlockJobReady = vm.qmp.wait(now())?;
         assert_eq!(ready.device, "copy-vda-libvirt-3-format");

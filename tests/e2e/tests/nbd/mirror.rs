@@ -1,13 +1,16 @@
 //! `drive-mirror` while clients read and write: the disk moves to its copy, or leaves it behind.
 
+use std::fs::File;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use harness::{Failure, STEP, Vm, qemu_img};
+use harness::servers::Server;
+use harness::{Failure, STEP, Vm, check, qemu_img, wait_for};
 use qmp::event::{BlockJobCancelled, BlockJobCompleted, BlockJobReady};
 use serde_json::{Value, json};
 
 use crate::live::{Writer, ended_well, fio, images};
-use crate::rig::{Rig, run};
+use crate::rig::{MIB, Rig, run};
 
 fn now() -> Instant {
     Instant::now() + STEP
@@ -130,4 +133,58 @@ fn arguments_of_a_mirror_that_would_have_no_effect_are_refused() -> Result<(), F
         assert!(error.contains(expected), "{way}: {error}");
     }
     vm.quit()
+}
+
+/// A target that takes 4 MiB a second, and a writer at random over all of the disk that is far faster: on any
+/// machine.
+#[test]
+fn an_adaptive_mirror_is_ready_where_one_in_the_background_never_is() -> Result<(), Failure> {
+    const SIZE: u64 = 16 * MIB;
+    let rig = Rig::new()?;
+    std::fs::write(rig.path("disk"), vec![7; SIZE as usize])?;
+    File::create(rig.path("target"))?.set_len(SIZE)?;
+    // Bits a second.
+    let rate = format!("rate={}", 4 * MIB * 8);
+    let arguments = ["--filter=rate", "file", &rig.text("target"), &rate];
+    let server = Server::nbdkit(&rig.path("server"), &arguments)?;
+    let mut vm = rig.start(&[("virtio0", "disk", "raw")])?;
+    let uri = rig.export(&mut vm, "virtio0", true)?;
+    let mut writer = Command::new("fio");
+    writer.args(["--name=w", "--ioengine=nbd", "--rw=randwrite", "--bs=4k", "--iodepth=16", "--norandommap"]);
+    writer.args(["--time_based", "--runtime=1h"]).arg(format!("--uri={uri}")).arg(format!("--size={SIZE}"));
+    let mut writer = writer.current_dir(rig.path("")).stdout(Stdio::null()).spawn()?;
+    wait_for("fio to write", STEP, || {
+        let stats = vm.qmp.execute_json("query-blockstats", Value::Null)?;
+        Ok(stats[0]["stats"]["wr_operations"].as_u64().ok_or("no count")? > 100)
+    })?;
+    let start = json!({
+        "device": "virtio0", "job-id": "m", "target": server.uri(""), "format": "raw", "sync": "full",
+        "mode": "existing",
+    });
+    vm.qmp.execute_json("drive-mirror", start.clone())?;
+    wait_for("all of the disk to be copied twice", STEP, || {
+        check(writer.try_wait()?.is_none(), "fio writes on")?;
+        let jobs = vm.qmp.execute_json("query-block-jobs", Value::Null)?;
+        assert_eq!((&jobs[0]["ready"], &jobs[0]["x-copy-mode"]), (&json!(false), &json!("background")));
+        Ok(jobs[0]["offset"].as_u64().ok_or("no offset")? >= 2 * SIZE)
+    })?;
+    vm.qmp.execute_json("block-job-cancel", json!({"device": "m", "force": true}))?;
+    let _: BlockJobCancelled = vm.qmp.wait(now())?;
+    let mut adaptive = start;
+    adaptive["x-adaptive"] = true.into();
+    vm.qmp.execute_json("drive-mirror", adaptive)?;
+    let _: BlockJobReady = vm.qmp.wait(now())?;
+    check(writer.try_wait()?.is_none(), "fio writes on")?;
+    let jobs = vm.qmp.execute_json("query-block-jobs", Value::Null)?;
+    assert_eq!(jobs[0]["x-copy-mode"], "write-blocking");
+    writer.kill()?;
+    writer.wait()?;
+    // What fio has sent is written before this has ended.
+    vm.qmp.execute_json("nbd-server-stop", Value::Null)?;
+    vm.qmp.execute_json("block-job-cancel", json!({"device": "m"}))?;
+    let end: BlockJobCompleted = vm.qmp.wait(now())?;
+    assert_eq!(end.error, None);
+    vm.quit()?;
+    run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &rig.text("disk"), &rig.text("target")])?;
+    Ok(())
 }
