@@ -196,7 +196,7 @@ fn a_misdirected_write_of_the_target_is_found_by_the_stamps_alone() {
         let pair = Pair { target: SimDevice::new("small", SIZE, 0, slow()).unwrap(), ..pair };
         let link = SimLink::new(Line { rate: 1e8, delay: Default::default(), jitter: Default::default() });
         pair.hosts.add_far("small", &link, &pair.target);
-        pair.target.set_lies(Lies { misdirected: 300, ..Lies::default() });
+        pair.target.set_lies(Lies { misdirected: 1000, ..Lies::default() });
         let target =
             MirrorTarget { name: "small".into(), format: Kind::Raw, existing: true, node_name: None };
         let options = MirrorOptions {
@@ -234,7 +234,7 @@ fn slow() -> Service {
 fn rot_that_a_copy_reads_becomes_lasting_and_is_found_by_the_stamps_alone() {
     seeds(6, |_| async {
         let pair = Pair::new().await;
-        pair.source.set_lies(Lies { rot: 200, ..Lies::default() });
+        pair.source.set_lies(Lies { rot: 1000, ..Lies::default() });
         let name = "far".to_owned();
         let target = MirrorTarget { name, format: Kind::Qcow2, existing: false, node_name: None };
         let options = MirrorOptions {
