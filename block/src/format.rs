@@ -81,6 +81,15 @@ impl Kind {
         self.driver().has_backing()
     }
 
+    /// Reads the metadata of an image; see [`Driver::open`]. An error of its content begins with its name.
+    pub(crate) async fn open(self, storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<dyn Format>> {
+        let name = storage.name().to_owned();
+        self.driver().open(storage, writable).await.map_err(|e| match e.kind() {
+            ErrorKind::Io => e,
+            _ => e.context(name),
+        })
+    }
+
     /// Returns the format with whose magic number storage begins. Use it only for storage
     /// whose content no guest chose, or if the result is checked by other means.
     pub(crate) async fn probe(storage: &dyn Storage) -> Result<Option<Kind>> {

@@ -105,7 +105,7 @@ pub struct Medium {
 /// Returns the leaf of a drive without a medium.
 pub(crate) async fn no_medium() -> Result<Rc<Node>> {
     let storage: Rc<dyn Storage> = Rc::new(Nothing);
-    let format = Kind::Raw.driver().open(storage.clone(), false).await?;
+    let format = Kind::Raw.open(storage.clone(), false).await?;
     Ok(Node::new(format, storage, None, None, false))
 }
 

@@ -118,14 +118,6 @@ impl Qcow2 {
     /// on images with lazy refcounts: Millrace always keeps refcounts exact, whatever `lazy_refcounts`
     /// says.
     pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
-        let name = storage.name().to_owned();
-        Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
-            ErrorKind::Io => e,
-            _ => e.context(name),
-        })
-    }
-
-    async fn open_inner(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let mut header = Self::read_header(&*storage).await?;
         if writable && header.is_dirty() && !header.is_corrupt() {
             check::check(&storage, Some(Repair::All)).await?;

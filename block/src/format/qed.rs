@@ -105,14 +105,6 @@ impl Qed {
     /// # Errors
     /// `Corrupt` if a write could destroy metadata; only a repair that a user asks for goes on then.
     pub(crate) async fn open(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
-        let name = storage.name().to_owned();
-        Self::open_inner(storage, writable).await.map_err(|e| match e.kind() {
-            ErrorKind::Io => e,
-            _ => e.context(name),
-        })
-    }
-
-    async fn open_inner(storage: Rc<dyn Storage>, writable: bool) -> Result<Rc<Self>> {
         let (header, backing) = Self::read_header(&*storage).await?;
         if writable {
             refuse_fixed(&*storage)?;

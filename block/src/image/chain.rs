@@ -141,7 +141,7 @@ pub(crate) async fn open_over(
     let storage = opener.open(name, true).await?;
     let using = Use::begin(&*storage, true)?;
     take_lock(&*storage, Lock::Leaf).await?;
-    let image = kind.driver().open(storage.clone(), true).await?;
+    let image = kind.open(storage.clone(), true).await?;
     let Some(backing) = image.backing() else { return Ok(None) };
     if !is_same(opener, name, &backing.name, running).await? {
         return Ok(None);
@@ -250,7 +250,7 @@ async fn open_at(opener: &dyn Opener, name: &str, kind: Kind, access: Access) ->
         }
         let using = access.begin(&*storage)?;
         take_lock(&*storage, access.lock(kind)).await?;
-        let format = kind.driver().open(storage.clone(), writable).await.map_err(blame)?;
+        let format = kind.open(storage.clone(), writable).await.map_err(blame)?;
         if let Some(record) = format.backing() {
             let path = resolve(&name, &record.name)?;
             let kind = backing_kind(opener, &name, kind, &record, &path).await?;

@@ -56,7 +56,7 @@ impl Disk {
             using.begin_writing(old.name())?;
         }
         storage.lock_after(&**old.storage(), Lock::Leaf)?;
-        let format = old.kind().driver().open(storage.clone(), true).await?;
+        let format = old.kind().open(storage.clone(), true).await?;
         let new = Node::new(format, storage.clone(), None, None, true);
         new.set_node_name(&old.node_name());
         // Reads through the old node must end first: it does not notice changes to the file.
