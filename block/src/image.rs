@@ -17,6 +17,7 @@ mod waits;
 
 pub use crate::format::{Create, Preallocation};
 pub use info::{Bitmap, Info, Qcow2Info, Recorded, Snapshot, info, info_in_use};
+pub use lookup::Run;
 pub use waits::Waits;
 
 /// Creates an image and makes it durable, its name included. A block device is used as it is.

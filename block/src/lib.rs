@@ -78,4 +78,6 @@ pub use on_error::{ErrorAction, OnError};
 pub use storage::host;
 
 #[cfg(test)]
+mod imports_tests;
+#[cfg(test)]
 mod tests;

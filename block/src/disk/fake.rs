@@ -11,7 +11,7 @@ use executor::{Handle, Thread, yield_now};
 
 use super::tray::{Tray, TrayEvent};
 use super::{Front, PIECE};
-use crate::image::node::Run;
+use crate::image::Run;
 use crate::{Buf, Error, ErrorKind, Result};
 
 /// An operation that was requested from the disk, with its offset and length.

@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use super::stats::Op;
+use super::stats::{Ended, Op};
 
 mod intervals;
 mod recorder;
@@ -30,20 +30,6 @@ pub struct Flight {
     recorder: RefCell<Recorder>,
     /// Requests that have begun and not ended.
     running: Cell<u32>,
-}
-
-/// A request that has ended.
-pub struct Ended {
-    /// Its kind.
-    pub op: Op,
-    /// Offset on the disk in bytes; 0 for a flush.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub len: u64,
-    /// True if it failed.
-    pub failed: bool,
-    /// The time from the gate to its end.
-    pub latency: Duration,
 }
 
 /// Intervals, and the disk's state at the time of the question.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::tray::Tray;
 use super::{Disk, Ticket};
-use crate::image::node::Run;
+use crate::image::Run;
 use crate::{Buf, Result};
 
 /// A disk, on its own thread, as those use it that pass requests on to it. Offsets and lengths are in bytes.

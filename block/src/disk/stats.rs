@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::flight::Ended;
 use crate::image::Waits;
 use crate::image::copy::Populated;
 
@@ -28,6 +27,20 @@ pub enum Op {
     Flush,
     /// A discard.
     Discard,
+}
+
+/// A request that has ended.
+pub struct Ended {
+    /// Its kind.
+    pub op: Op,
+    /// Offset on the disk in bytes; 0 for a flush.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// True if it failed.
+    pub failed: bool,
+    /// The time from the gate to its end.
+    pub latency: Duration,
 }
 
 /// A distribution of latencies, to two digits.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use executor::sync::Semaphore;
 
 use super::Waits;
-pub use super::lookup::Run;
 use crate::Result;
 use crate::buf::Pool;
 use crate::format::{Format, Kind};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{Ended, OPS};
-use crate::disk::stats::Op;
+use super::OPS;
+use crate::disk::stats::{Ended, Op};
 
 /// The length of an interval.
 pub const INTERVAL: Duration = Duration::from_millis(100);

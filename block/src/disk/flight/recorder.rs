@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Ended, OPS};
-use crate::disk::stats::Op;
+use super::OPS;
+use crate::disk::stats::{Ended, Op};
 
 /// The number of requests that are remembered.
 pub(super) const KEPT: usize = 1 << 16;
