@@ -159,6 +159,16 @@ async fn create_over(files: &SimDir, name: &str, backing: &str, kind: Kind) -> K
     leaf
 }
 
+/// Makes an image of any layout, `leaf`, over a raw `base` of this many sectors. Returns both files, the
+/// content of the disk, and the format of the leaf.
+async fn leaf_over_base(sectors: u64) -> (Rc<SimDir>, Vec<u8>, Kind) {
+    let files = folder();
+    let content = base_content(sectors);
+    files.add("base", content.clone());
+    let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+    (files, content, kind)
+}
+
 async fn create_qcow2_over(files: &SimDir, name: &str, backing: &str, kind: Kind) {
     while create_over(files, name, backing, kind).await != Kind::Qcow2 {}
 }
@@ -177,6 +187,22 @@ fn check_since(files: &SimDir, name: &str, kind: Kind, leaks: model::Leaks, befo
         Kind::Qed => return model::check_qed(&content, leaks, before),
     }
     Vec::new()
+}
+
+/// Closes a disk, and checks its image by the specification and by what its guest wrote.
+async fn close_and_check(files: &Rc<SimDir>, name: &str, kind: Kind, disk: Rc<Disk>, guest: &Rc<Guest>) {
+    disk.close().await.unwrap();
+    drop(disk);
+    check(files, name, kind, model::Leaks::Allowed);
+    let (disk, _) = open(files, name, kind).await;
+    guest.verify_on(&disk).await;
+}
+
+/// Checks the image `leaf` after a power cut, by its specification and by what its guest flushed.
+async fn check_after_power_cut(after: &Rc<SimDir>, kind: Kind, guest: &Rc<Guest>) {
+    check(after, "leaf", kind, model::Leaks::Allowed);
+    let (disk, _) = open(after, "leaf", kind).await;
+    guest.verify_after_power_cut(&disk).await;
 }
 
 /// Opens a disk. The ends of its streams go into the list.
@@ -267,10 +293,7 @@ fn live_copy_under_a_busy_guest() {
 #[test]
 fn single_clusters_stream_to_the_end() {
     seeds(60, |_| async {
-        let files = folder();
-        let content = base_content(200);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(200).await;
         let (disk, events) = open(&files, "leaf", kind).await;
         let guest = Guest::new(disk.clone(), content);
         guest.clone().work(10).await;
@@ -294,10 +317,7 @@ fn single_clusters_stream_to_the_end() {
 #[test]
 fn a_power_cut_loses_nothing_that_was_flushed() {
     seeds(600, |_| async {
-        let files = folder();
-        let content = base_content(300);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(300).await;
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, events) = open(&files, "leaf", kind).await;

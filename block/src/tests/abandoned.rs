@@ -41,10 +41,7 @@ async fn drained(disk: &Rc<Disk>, guest: &Guest) {
 #[test]
 fn dropped_requests_come_to_their_end_and_harm_nobody() {
     seeds(200, |_| async {
-        let files = folder();
-        let content = base_content(300);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(300).await;
         let (disk, _) = open(&files, "leaf", kind).await;
         let guest = Guest::new(disk.clone(), content);
         dropped_requests(&files, &guest, &disk).await;
@@ -63,10 +60,7 @@ fn dropped_requests_come_to_their_end_and_harm_nobody() {
 #[test]
 fn a_power_cut_after_dropped_requests_loses_nothing_that_was_flushed() {
     seeds(100, |_| async {
-        let files = folder();
-        let content = base_content(300);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(300).await;
         let (disk, _) = open(&files, "leaf", kind).await;
         let guest = Guest::new(disk.clone(), content);
         dropped_requests(&files, &guest, &disk).await;
@@ -76,8 +70,6 @@ fn a_power_cut_after_dropped_requests_loses_nothing_that_was_flushed() {
             worker.await;
         }
         let after = files.after_power_cut();
-        check(&after, "leaf", kind, model::Leaks::Allowed);
-        let (disk, _) = open(&after, "leaf", kind).await;
-        guest.verify_after_power_cut(&disk).await;
+        check_after_power_cut(&after, kind, &guest).await;
     });
 }

@@ -141,12 +141,7 @@ fn images_are_committed_under_load_and_power_cuts() {
         let stage = Stage::new().await;
         let Stage { files, disk, log, guest, kinds } = &stage;
         let cut = random(2) == 0;
-        let workers: Vec<_> = (0..2)
-            .map(|_| match cut {
-                true => spawn(guest.clone().work_until_error(70)),
-                false => spawn(guest.clone().work(70)),
-            })
-            .collect();
+        let workers = guest.workers(2, 70, cut);
         let (top, base) = part();
         let options = stage.options(top, base);
         if cut {

@@ -25,10 +25,7 @@ async fn absent_data(disk: &Rc<Disk>) -> u64 {
 #[test]
 fn what_was_read_is_in_the_leaf_once_the_disk_is_drained() {
     seeds(60, |_| async {
-        let files = folder();
-        let content = base_content(400);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(400).await;
         let (disk, _) = open(&files, "leaf", kind).await;
         disk.set_copy_on_read(true);
         let guest = Guest::new(disk.clone(), content);
@@ -69,10 +66,7 @@ fn a_read_does_not_wait_for_its_copy() {
 #[test]
 fn a_copy_that_fails_fails_no_read() {
     seeds(40, |_| async {
-        let files = folder();
-        let content = base_content(400);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(400).await;
         let leaf = files.get("leaf").unwrap();
         let (disk, _) = open(&files, "leaf", kind).await;
         disk.set_copy_on_read(true);

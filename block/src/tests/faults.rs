@@ -27,21 +27,10 @@ async fn stream_on_and_off(disk: Rc<Disk>, rounds: u64) {
     wait_for_stream(&disk).await;
 }
 
-async fn close_and_check(files: &Rc<SimDir>, name: &str, kind: Kind, disk: Rc<Disk>, guest: &Rc<Guest>) {
-    disk.close().await.unwrap();
-    drop(disk);
-    check(files, name, kind, model::Leaks::Allowed);
-    let (disk, _) = open(files, name, kind).await;
-    guest.verify_on(&disk).await;
-}
-
 #[test]
 fn failed_reads_and_writes_reach_whoever_asked() {
     seeds(90, |_| async {
-        let files = folder();
-        let content = base_content(300);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(300).await;
         let (disk, events) = open(&files, "leaf", kind).await;
         let (base, leaf) = (files.get("base").unwrap(), files.get("leaf").unwrap());
         let faults = Faults { read: 30, write: 30, delay: 100, ..Faults::default() };
@@ -83,10 +72,7 @@ fn failed_reads_and_writes_reach_whoever_asked() {
 #[test]
 fn a_power_cut_after_commits_that_failed() {
     seeds(90, |_| async {
-        let files = folder();
-        let content = base_content(600);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(600).await;
         let (disk, _) = open(&files, "leaf", kind).await;
         files.get("leaf").unwrap().set_faults(Faults { write: 150, delay: 100, ..Faults::default() });
         files.cut_after(1 + random(200));
@@ -96,19 +82,14 @@ fn a_power_cut_after_commits_that_failed() {
             worker.await;
         }
         let after = files.after_power_cut();
-        check(&after, "leaf", kind, model::Leaks::Allowed);
-        let (disk, _) = open(&after, "leaf", kind).await;
-        guest.verify_after_power_cut(&disk).await;
+        check_after_power_cut(&after, kind, &guest).await;
     });
 }
 
 #[test]
 fn a_full_disk_refuses_and_goes_on_with_space() {
     seeds(70, |_| async {
-        let files = folder();
-        let content = base_content(400);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(400).await;
         let (disk, events) = open(&files, "leaf", kind).await;
         let leaf = files.get("leaf").unwrap();
         // The last block of a file is always whole.
@@ -208,10 +189,7 @@ fn what_a_full_disk_has_is_durable_and_discards_make_space() {
 #[test]
 fn a_failed_sync_is_never_forgotten() {
     seeds(70, |_| async {
-        let files = folder();
-        let content = base_content(300);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(300).await;
         let (disk, events) = open(&files, "leaf", kind).await;
         let leaf = files.get("leaf").unwrap();
         leaf.set_faults(Faults { delay: 100, ..Faults::default() });
@@ -231,9 +209,7 @@ fn a_failed_sync_is_never_forgotten() {
         guest.verify().await;
         assert!(disk.close().await.is_err());
         let after = files.after_power_cut();
-        check(&after, "leaf", kind, model::Leaks::Allowed);
-        let (disk, _) = open(&after, "leaf", kind).await;
-        guest.verify_after_power_cut(&disk).await;
+        check_after_power_cut(&after, kind, &guest).await;
     });
 }
 

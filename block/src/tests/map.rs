@@ -39,10 +39,7 @@ impl Follower {
 #[test]
 fn who_follows_the_changes_has_the_whole_map() {
     seeds(150, |_| async {
-        let files = folder();
-        let content = base_content(500);
-        files.add("base", content.clone());
-        let kind = create_over(&files, "leaf", "base", Kind::Raw).await;
+        let (files, content, kind) = leaf_over_base(500).await;
         create_qcow2_over(&files, "next", "leaf", kind).await;
         files.get("base").unwrap().set_faults(Faults { delay: 100, ..Faults::default() });
         let (disk, _) = open(&files, "leaf", kind).await;

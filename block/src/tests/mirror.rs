@@ -9,7 +9,7 @@ use executor::sync::Event;
 
 use super::model::{self, Guest, random};
 use super::parts::chain_of;
-use super::{check, folder, open, seeds, some_layout};
+use super::{check, close_and_check, folder, open, seeds, some_layout};
 use crate::disk::job::{Info, Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};
 use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
@@ -405,10 +405,7 @@ fn a_target_that_fails_is_no_guests_error() {
         guest.clone().work(20).await;
         guest.verify().await;
         let (name, kind) = stage.owner(format);
-        disk.close().await.unwrap();
-        check(files, name, kind, model::Leaks::Allowed);
-        let (disk, _) = open(files, name, kind).await;
-        guest.verify_on(&disk).await;
+        close_and_check(files, name, kind, disk.clone(), guest).await;
     });
 }
 

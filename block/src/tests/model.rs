@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use executor::{JoinHandle, spawn};
+
 use crate::{Buf, Disk};
 
 const SECTOR: usize = 512;
@@ -148,6 +150,15 @@ impl Guest {
                 return;
             }
         }
+    }
+
+    /// Starts this many workers of `count` steps each. If there may be a power cut, an error ends one.
+    pub fn workers(self: &Rc<Self>, workers: u64, count: u64, cut: bool) -> Vec<JoinHandle<()>> {
+        let start = |_| match cut {
+            true => spawn(self.clone().work_until_error(count)),
+            false => spawn(self.clone().work(count)),
+        };
+        (0..workers).map(start).collect()
     }
 
     /// Does `count` random operations, of which some may fail. Returns the number that failed.

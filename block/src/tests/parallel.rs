@@ -10,7 +10,6 @@ use super::jobs::open_telling;
 use super::model::{self, Guest, random};
 use super::parts::chain_of;
 use super::{check, folder, open, seeds, wait_for_stream};
-use executor::spawn;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -63,12 +62,7 @@ fn streams_that_share_no_image_run_side_by_side() {
             files.cut_after(1 + random(300));
         }
         let guest = Guest::new(disk.clone(), content);
-        let workers: Vec<_> = (0..2)
-            .map(|_| match cut {
-                true => spawn(guest.clone().work_until_error(60)),
-                false => spawn(guest.clone().work(60)),
-            })
-            .collect();
+        let workers = guest.workers(2, 60, cut);
         let parts = parts();
         for (n, part) in parts.iter().enumerate() {
             let started = disk.start_stream(options(&disk, *part), JobOptions::new(format!("job{n}"))).await;

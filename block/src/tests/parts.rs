@@ -55,12 +55,7 @@ fn a_part_of_a_chain_is_streamed_under_load_and_power_cuts() {
             files.cut_after(1 + random(150));
         }
         let guest = Guest::new(disk.clone(), content);
-        let workers: Vec<_> = (0..2)
-            .map(|_| match cut {
-                true => spawn(guest.clone().work_until_error(40)),
-                false => spawn(guest.clone().work(40)),
-            })
-            .collect();
+        let workers = guest.workers(2, 40, cut);
         let extent = StreamOptions { base: Some(base), ..StreamOptions::default() };
         disk.start_stream(extent, options()).await.unwrap();
         for worker in workers {
@@ -130,12 +125,7 @@ fn an_image_in_the_middle_is_streamed_under_load_and_power_cuts() {
             files.cut_after(1 + random(150));
         }
         let guest = Guest::new(disk.clone(), content);
-        let workers: Vec<_> = (0..2)
-            .map(|_| match cut {
-                true => spawn(guest.clone().work_until_error(40)),
-                false => spawn(guest.clone().work(40)),
-            })
-            .collect();
+        let workers = guest.workers(2, 40, cut);
         let high = disk.leaf().backing().unwrap().node_name();
         let base = (random(2) == 0).then(|| Base::File("base".into()));
         let extent =

@@ -5,8 +5,8 @@ use std::time::Duration;
 use executor::spawn;
 
 use super::mirror::Stage;
-use super::model::{self, random};
-use super::{check, open, options};
+use super::model::random;
+use super::{close_and_check, options};
 use crate::Kind;
 use crate::image::{self, Create};
 use crate::job::JobOptions;
@@ -55,10 +55,7 @@ fn a_target_whose_server_is_restarted_is_copied_again_where_it_was_not_flushed()
             worker.await;
         }
         guest.verify().await;
-        disk.close().await.unwrap();
-        check(files, "target", format, model::Leaks::Allowed);
-        let (disk, _) = open(files, "target", format).await;
-        guest.verify_on(&disk).await;
+        close_and_check(files, "target", format, disk.clone(), guest).await;
     });
 }
 

@@ -8,7 +8,7 @@ use executor::spawn;
 
 use super::mirror::{Stage, sync};
 use super::model::{self, random};
-use super::{check, commit, open, seeds};
+use super::{check, close_and_check, commit, open, seeds};
 use crate::disk::job::{JobEvent, JobOptions};
 use crate::job::mirror::Sync;
 use crate::job::mirror::commit::CommitOptions;
@@ -108,10 +108,7 @@ fn a_witness_that_fails_is_no_guests_error() {
         // The disk is free again.
         drop(disk.claim_whole("a switch").unwrap());
         let (name, kind) = stage.owner(format);
-        disk.close().await.unwrap();
-        check(files, name, kind, model::Leaks::Allowed);
-        let (disk, _) = open(files, name, kind).await;
-        guest.verify_on(&disk).await;
+        close_and_check(files, name, kind, disk.clone(), guest).await;
     });
 }
 
