@@ -30,39 +30,14 @@ impl DiskCommands for Fake {
     }
     async fn query_block(&self, _: QueryBlock) -> Result<Vec<BlockInfo>> {
         let image = ImageInfo {
-            filename: "top.qcow2".into(),
-            format: "qcow2".into(),
-            dirty_flag: None,
-            actual_size: None,
-            virtual_size: 1 << 20,
             cluster_size: Some(65536),
-            encrypted: None,
-            compressed: None,
             backing_filename: Some("base.img".into()),
-            full_backing_filename: None,
-            backing_filename_format: None,
-            backing_image: None,
-            format_specific: None,
+            ..ImageInfo::new("top.qcow2".into(), "qcow2".into(), 1 << 20)
         };
         let inserted = BlockDeviceInfo {
-            file: "top.qcow2".into(),
-            node_name: None,
-            ro: false,
-            drv: "qcow2".into(),
             backing_file: Some("base.img".into()),
             backing_file_depth: 1,
-            active: true,
-            encrypted: false,
-            detect_zeroes: DetectZeroes::Off,
-            bps: 0,
-            bps_rd: 0,
-            bps_wr: 0,
-            iops: 0,
-            iops_rd: 0,
-            iops_wr: 0,
-            image,
-            cache: CacheInfo { writeback: true, direct: false, no_flush: false },
-            write_threshold: 0,
+            ..BlockDeviceInfo::new("top.qcow2".into(), image, false)
         };
         let drive = |device: &str, inserted: Option<BlockDeviceInfo>| BlockInfo {
             device: device.into(),

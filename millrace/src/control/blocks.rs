@@ -54,19 +54,13 @@ fn image(layers: &[Layer], nested: usize) -> Option<ImageInfo> {
     let (this, behind) = layers.split_first()?;
     let backing = this.backing.as_ref();
     Some(ImageInfo {
-        filename: this.name.clone(),
-        format: this.kind.name().into(),
-        dirty_flag: None,
         actual_size: this.space,
-        virtual_size: this.size,
         cluster_size: Some(this.cluster_size).filter(|size| *size > 1),
-        encrypted: None,
-        compressed: None,
         backing_filename: backing.map(|backing| backing.name.clone()),
         full_backing_filename: backing.and_then(|backing| backing.full.clone()),
         backing_filename_format: backing.and_then(|backing| backing.format.clone()),
         backing_image: if nested > 0 { image(behind, nested - 1).map(Box::new) } else { None },
-        format_specific: None,
+        ..ImageInfo::new(this.name.clone(), this.kind.name().into(), this.size)
     })
 }
 
@@ -109,24 +103,11 @@ fn inserted(drive: &Drive, layers: &[Layer], nested: usize, flat: bool) -> Optio
     let (leaf, behind) = layers.split_first()?;
     let image = image(layers, nested)?;
     Some(BlockDeviceInfo {
-        file: leaf.name.clone(),
         node_name: Some(leaf.node_name.clone()),
         ro: leaf.read_only,
-        drv: leaf.kind.name().into(),
         backing_file: behind.first().map(|layer| layer.name.clone()),
         // QEMU's flat reply has 0 here, too.
         backing_file_depth: if flat { 0 } else { behind.len() as u64 },
-        active: true,
-        encrypted: false,
-        detect_zeroes: DetectZeroes::Off,
-        bps: 0,
-        bps_rd: 0,
-        bps_wr: 0,
-        iops: 0,
-        iops_rd: 0,
-        iops_wr: 0,
-        image,
-        cache: CacheInfo { writeback: true, direct: drive.options.direct, no_flush: false },
-        write_threshold: 0,
+        ..BlockDeviceInfo::new(leaf.name.clone(), image, drive.options.direct)
     })
 }

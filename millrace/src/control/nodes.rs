@@ -137,42 +137,20 @@ impl Node {
     fn describe(&self) -> BlockDeviceInfo {
         let info = &self.info;
         let is_format = self.is_format();
+        let size = if is_format { info.virtual_size } else { info.file_len };
         let image = ImageInfo {
-            filename: info.name.clone(),
-            format: self.driver.as_str().into(),
-            dirty_flag: None,
             actual_size: info.space,
-            virtual_size: if is_format { info.virtual_size } else { info.file_len },
             cluster_size: info.cluster_size.filter(|_| is_format),
-            encrypted: None,
-            compressed: None,
             backing_filename: info.backing.clone(),
             full_backing_filename: info.full_backing.clone(),
             backing_filename_format: info.backing_format.clone(),
-            backing_image: None,
-            format_specific: None,
+            ..ImageInfo::new(info.name.clone(), self.driver.as_str().into(), size)
         };
-        let cache =
-            CacheInfo { writeback: true, direct: self.object.direct.unwrap_or(false), no_flush: false };
         BlockDeviceInfo {
-            file: info.name.clone(),
             node_name: Some(self.name.clone()),
             ro: self.read_only,
-            drv: self.driver.as_str().into(),
             backing_file: info.full_backing.clone(),
-            backing_file_depth: 0,
-            active: true,
-            encrypted: false,
-            detect_zeroes: DetectZeroes::Off,
-            bps: 0,
-            bps_rd: 0,
-            bps_wr: 0,
-            iops: 0,
-            iops_rd: 0,
-            iops_wr: 0,
-            image,
-            cache,
-            write_threshold: 0,
+            ..BlockDeviceInfo::new(info.name.clone(), image, self.object.direct.unwrap_or(false))
         }
     }
 
