@@ -31,6 +31,7 @@ mod parts;
 mod progress;
 mod replica;
 mod resize;
+mod stage;
 mod stamps;
 mod stats;
 mod steps;

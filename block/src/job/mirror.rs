@@ -39,6 +39,7 @@ mod active;
 mod adapt;
 mod behind;
 pub mod commit;
+mod commit_options;
 pub mod control;
 mod replica;
 mod target;

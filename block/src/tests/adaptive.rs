@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use executor::{Executor, now, spawn};
 
-use super::mirror::Log;
 use super::model::random;
+use super::stage::Log;
 use crate::disk::job::{Job, JobEvent, JobOptions, Status};
 use crate::job::mirror::{Copies, CopyMode, MirrorOptions, MirrorTarget, MirrorTuning, Sync};
 use crate::sim::{Faults, SimDir};

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use executor::spawn;
 
-use super::mirror::Log;
 use super::model::{self, Guest, random};
 use super::parts::chain_of;
+use super::stage::Log;
 use super::{check, folder, open, seeds, some_layout};
 use crate::disk::job::{Job, JobEvent, JobOptions, Status};
 use crate::disk::switch::DEADLINE;

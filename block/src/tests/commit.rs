@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use executor::spawn;
 
-use super::mirror::Log;
 use super::model::{self, Guest, random};
 use super::parts::chain_of;
+use super::stage::Log;
 use super::{base_content, check, create_over, folder, open, seeds, some_layout};
 use crate::disk::job::{Job, JobEvent, JobOptions, Status};
 use crate::image::{self, Create};

@@ -2,8 +2,8 @@
 
 use executor::spawn;
 
-use super::mirror::{Log, Stage};
 use super::model::{self, random};
+use super::stage::{Log, Stage};
 use super::{check, open, seeds};
 use crate::disk::job::{Job, JobOptions, Status};
 use crate::job::mirror::commit::{CommitOptions, Named};

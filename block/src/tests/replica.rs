@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use executor::spawn;
 
-use super::mirror::Stage;
 use super::model::random;
+use super::stage::Stage;
 use super::{close_and_check, options};
 use crate::Kind;
 use crate::image::{self, Create};

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use super::mirror::Log;
+use super::stage::Log;
 use super::*;
 use crate::Buf;
 use crate::image::copy;

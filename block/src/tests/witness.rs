@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use executor::spawn;
 
-use super::mirror::{Stage, sync};
 use super::model::{self, random};
+use super::stage::{Stage, sync};
 use super::{check, close_and_check, commit, open, seeds};
 use crate::disk::job::{JobEvent, JobOptions};
 use crate::job::mirror::Sync;

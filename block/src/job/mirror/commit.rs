@@ -34,10 +34,8 @@ use crate::job::copier::order::Plan;
 use crate::job::copier::{Copier, Work};
 use crate::{Error, ErrorKind, Result};
 
-mod options;
-
-use options::Part;
-pub use options::{CommitOptions, Named};
+use super::commit_options::Part;
+pub use super::commit_options::{CommitOptions, Named};
 
 impl Disk {
     /// Starts a commit. One of the leaf becomes ready, and then [`Job::complete`] moves the disk to the base;

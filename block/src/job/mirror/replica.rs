@@ -32,21 +32,18 @@ use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures_util::future::join;
-
 use super::Copies;
 use super::active::Pacer;
 use super::adapt::Late;
 use super::behind::Behind;
 use super::target::{Inside, Opening, Target};
-use crate::disk::filter::{Below, Filter};
-use crate::disk::job::{Follower, Following, Job};
-use crate::image::copy::{Populated, Stopped, copy_over};
+use crate::disk::job::{Follower, Following};
 use crate::image::node::Node;
-use crate::job::copier::Work;
-use crate::job::granules::{Granules, LARGEST_HOLE};
-use crate::{Buf, Error, Result};
+use crate::job::granules::Granules;
+use crate::{Error, Result};
+
+mod filter;
+mod work;
 
 /// The most bytes, and the longest time, between two flushes of the target: what a loss of it costs.
 const FLUSH_EVERY: u64 = 32 << 20;
@@ -316,195 +313,5 @@ impl Follower for Replica {
 
     fn following(&self) -> Following {
         Following { active: self.is_active(), queued: self.behind.used() }
-    }
-}
-
-#[async_trait(?Send)]
-impl Filter for Replica {
-    async fn write(&self, below: Below<'_>, offset: u64, buf: Buf) -> Result<()> {
-        let _inside = self.granules.enter();
-        let range = offset..offset + buf.len() as u64;
-        let began = executor::now();
-        if !self.active.get() {
-            let result = below.write(offset, buf).await;
-            #[cfg(test)]
-            if crate::sim::planted::forgets() {
-                return result;
-            }
-            self.mark(&range);
-            self.late.ended(began);
-            return result;
-        }
-        let (_lock, room) = self.lock_for_write(&range).await;
-        let mut at = offset;
-        while at < range.end {
-            let (part, is_todo) = self.granules.first_part(at..range.end);
-            let data = buf.slice((part.start - offset) as usize..(part.end - offset) as usize);
-            at = part.end;
-            // What is to be copied has its bit set, and the copier waits for the lock.
-            match (is_todo, &room) {
-                (true, _) => below.write(part.start, data).await?,
-                (false, None) => self.write_to_both(&below, part.start, data).await?,
-                (false, Some(room)) => self.write_behind(&below, part.start, data, room).await?,
-            }
-        }
-        self.late.ended(began);
-        Ok(())
-    }
-
-    async fn write_zeroes(&self, below: Below<'_>, offset: u64, len: u64, unmap: bool) -> Result<()> {
-        let _inside = self.granules.enter();
-        let range = offset..offset + len;
-        if !self.active.get() {
-            let result = below.write_zeroes(offset, len, unmap).await;
-            self.mark(&range);
-            return result;
-        }
-        let _lock = self.lock_without_data(&range).await;
-        let mut at = offset;
-        while at < range.end {
-            let (part, is_todo) = self.granules.first_part(at..range.end);
-            let len = part.end - part.start;
-            at = part.end;
-            let source = below.write_zeroes(part.start, len, unmap);
-            if is_todo {
-                source.await?;
-                continue;
-            }
-            self.behind.settled(&part).await;
-            let Some(target) = self.try_enter() else {
-                self.source_alone(part, source).await?;
-                continue;
-            };
-            let (source, target) = join(source, target.node.write_zeroes(part.start, len, unmap)).await;
-            self.both_ended(part, source, target)?;
-        }
-        Ok(())
-    }
-
-    async fn discard(&self, below: Below<'_>, offset: u64, len: u64) -> Result<()> {
-        let _inside = self.granules.enter();
-        // The source may read as before or as zeros afterwards, and the target must read the same: it is
-        // copied.
-        let range = offset..offset + len;
-        if !self.active.get() {
-            let result = below.discard(offset, len).await;
-            self.mark(&range);
-            return result;
-        }
-        let _lock = self.lock_without_data(&range).await;
-        let result = below.discard(offset, len).await;
-        let mut at = offset;
-        while at < range.end {
-            let (part, is_todo) = self.granules.first_part(at..range.end);
-            at = part.end;
-            if is_todo {
-                continue;
-            }
-            self.behind.settled(&part).await;
-            let Some(target) = self.try_enter() else {
-                self.mark(&part);
-                continue;
-            };
-            let copied = copy_over(self.granules.source(), &target.node, part.clone()).await;
-            self.wrote(&part);
-            if let Err(stopped) = copied {
-                self.mark(&part);
-                self.granules.note(stopped.error);
-            }
-        }
-        result
-    }
-
-    async fn flush(&self, below: Below<'_>) -> Result<()> {
-        let _inside = self.granules.enter();
-        if !self.both_flush.get() {
-            return below.flush().await;
-        }
-        let (source, target) = join(below.flush(), self.flush_all()).await;
-        if let Err(error) = target {
-            self.granules.note(error);
-        }
-        source
-    }
-}
-
-#[async_trait(?Send)]
-impl Work for Rc<Replica> {
-    fn size(&self) -> u64 {
-        self.granules.size()
-    }
-
-    fn unit(&self) -> u64 {
-        self.granules.granule()
-    }
-
-    async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
-        Ok(self.granules.next(&range, most))
-    }
-
-    async fn look(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
-        self.granules.look(offset, len).await
-    }
-
-    async fn copy(&self, range: Range<u64>) -> std::result::Result<Populated, Stopped> {
-        let whole = self.granules.whole(&range);
-        // Else a target that is slow to flush would have much to lose.
-        self.target.room(FLUSH_EVERY).await;
-        let target = self.target.enter().await;
-        let _lock = self.granules.locks.lock_for_job(whole.clone()).await;
-        let _copying = self.granules.copying();
-        self.granules.unmark(&whole);
-        // Older writes to these granules, which are in the source, must not come after the copy.
-        self.behind.settled(&whole).await;
-        let _paced = self.pacer.copying();
-        let copied = copy_over(self.granules.source(), &target.node, whole.clone()).await;
-        self.copied.set(true);
-        self.wrote(&whole);
-        match &copied {
-            Ok(done) => {
-                let bytes = whole.end - whole.start;
-                self.written.set(self.written.get() + bytes);
-                self.cleaned.set(self.cleaned.get() + bytes);
-                self.data.set(self.data.get() + done.copied + done.offloaded);
-                self.pacer.copied(bytes);
-            }
-            Err(_) => self.mark(&whole),
-        }
-        copied
-    }
-
-    async fn flush(&self) -> Result<()> {
-        // From then on it is done once, at the end.
-        if self.both_flush.get() { Ok(()) } else { self.flush_target().await }
-    }
-
-    fn flush_every(&self, _gentle: bool) -> Option<u64> {
-        // It flushes in the background by itself.
-        None
-    }
-
-    fn may_pause(&self) -> bool {
-        !self.hurries.get()
-    }
-
-    fn take_failure(&self) -> Option<Error> {
-        self.take_error()
-    }
-
-    fn largest_hole(&self) -> u64 {
-        LARGEST_HOLE
-    }
-
-    fn most_in_flight(&self) -> Option<u64> {
-        self.buffer
-    }
-
-    fn report(&self, job: &Job, _: u64) {
-        if job.is_completing() || job.is_leaving() {
-            // Or a guest that writes all the time keeps the copier from an end.
-            self.follow_to_the_end();
-        }
-        job.set_progress(self.written(), self.remaining());
     }
 }
