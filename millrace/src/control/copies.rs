@@ -99,12 +99,38 @@ impl Following {
 
 /// The arguments that every job that copies to another image has.
 pub(super) struct Common {
-    pub job_id: Option<String>,
-    pub speed: Option<i64>,
-    pub on_source_error: Option<BlockdevOnError>,
-    pub on_target_error: Option<BlockdevOnError>,
-    pub auto_finalize: Option<bool>,
-    pub auto_dismiss: Option<bool>,
+    job_id: Option<String>,
+    speed: Option<i64>,
+    on_source_error: Option<BlockdevOnError>,
+    on_target_error: Option<BlockdevOnError>,
+    auto_finalize: Option<bool>,
+    auto_dismiss: Option<bool>,
+}
+
+/// Takes them from a command that has them under these names.
+macro_rules! common {
+    ($($command:ident: $source:ident, $target:ident;)+) => {$(
+        impl From<&$command> for Common {
+            fn from(arguments: &$command) -> Self {
+                Common {
+                    job_id: arguments.job_id.clone(),
+                    speed: arguments.speed,
+                    on_source_error: arguments.$source,
+                    on_target_error: arguments.$target,
+                    auto_finalize: arguments.auto_finalize,
+                    auto_dismiss: arguments.auto_dismiss,
+                }
+            }
+        }
+    )+};
+}
+
+common! {
+    BlockdevMirror: on_source_error, on_target_error;
+    DriveMirror: on_source_error, on_target_error;
+    BlockdevBackup: on_source_error, on_target_error;
+    DriveBackup: on_source_error, on_target_error;
+    BlockCommit: on_error, on_error;
 }
 
 impl Common {
@@ -251,21 +277,12 @@ fn backed_up(sync: MirrorSyncMode) -> Result<Sync> {
 impl Control {
     /// Checks a `blockdev-backup`, and takes the job's name for it.
     pub(super) async fn plan_node_backup(&self, arguments: BlockdevBackup) -> Result<Planned> {
+        let common = Common::from(&arguments);
         let drive = self.root(&arguments.device).await?;
         let target = self.target(drive, &arguments.target, "Source and target cannot be the same").await?;
         let sync = backed_up(arguments.sync)?;
-        let common = Common {
-            job_id: arguments.job_id,
-            speed: arguments.speed,
-            on_source_error: arguments.on_source_error,
-            on_target_error: arguments.on_target_error,
-            auto_finalize: arguments.auto_finalize,
-            auto_dismiss: arguments.auto_dismiss,
-        };
         let options = common.options(drive)?;
-        if let Some(name) = &arguments.filter_node_name {
-            self.check_new_name(name).await?;
-        }
+        self.check_no_node(arguments.filter_node_name.as_deref()).await?;
         let backup = BackupOptions { target: image(&target), sync };
         self.begin_job(drive, Some(target), &options.id)?;
         Ok(Planned { drive: drive.clone(), backup, format_of_leaf: false, options })
@@ -273,21 +290,12 @@ impl Control {
 
     /// Checks a `drive-backup`, and takes the job's name for it.
     pub(super) async fn plan_backup(&self, arguments: DriveBackup) -> Result<Planned> {
+        let common = Common::from(&arguments);
         let drive = self.root(&arguments.device).await?;
         let sync = backed_up(arguments.sync)?;
         let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
-        let common = Common {
-            job_id: arguments.job_id,
-            speed: arguments.speed,
-            on_source_error: arguments.on_source_error,
-            on_target_error: arguments.on_target_error,
-            auto_finalize: arguments.auto_finalize,
-            auto_dismiss: arguments.auto_dismiss,
-        };
         let options = common.options(drive)?;
-        if let Some(name) = &arguments.filter_node_name {
-            self.check_new_name(name).await?;
-        }
+        self.check_no_node(arguments.filter_node_name.as_deref()).await?;
         self.begin_job(drive, None, &options.id)?;
         let target = MirrorTarget {
             name: arguments.target,
@@ -312,6 +320,7 @@ fn image(node: &Node) -> MirrorTarget {
 
 impl CopyCommands for Control {
     async fn blockdev_mirror(&self, arguments: BlockdevMirror) -> Result<Empty> {
+        let common = Common::from(&arguments);
         let drive = self.root(&arguments.device).await?;
         let target = self.target(drive, &arguments.target, "Can't mirror node into itself").await?;
         let copies = settings(arguments.granularity, arguments.buf_size)?;
@@ -324,17 +333,7 @@ impl CopyCommands for Control {
             max_latency: arguments.max_latency,
         };
         let tuning = tuning.check(mode)?;
-        if let Some(name) = &arguments.filter_node_name {
-            self.check_new_name(name).await?;
-        }
-        let common = Common {
-            job_id: arguments.job_id,
-            speed: arguments.speed,
-            on_source_error: arguments.on_source_error,
-            on_target_error: arguments.on_target_error,
-            auto_finalize: arguments.auto_finalize,
-            auto_dismiss: arguments.auto_dismiss,
-        };
+        self.check_no_node(arguments.filter_node_name.as_deref()).await?;
         let options = common.options(drive)?;
         let id = options.id.clone();
         let mirror =
@@ -344,6 +343,7 @@ impl CopyCommands for Control {
     }
 
     async fn block_commit(&self, arguments: BlockCommit) -> Result<Empty> {
+        let common = Common::from(&arguments);
         let device = &arguments.device;
         let drive = self.root(device).await.map_err(|e| match e.desc.starts_with("Cannot find") {
             // libvirt relies on this class.
@@ -363,18 +363,8 @@ impl CopyCommands for Control {
         let (backing_file, witness) = (arguments.backing_file, arguments.witness);
         let commit = CommitOptions { top, base, backing_file, witness };
         self.check_commit(drive, &commit).await?;
-        let common = Common {
-            job_id: arguments.job_id,
-            speed: arguments.speed,
-            on_source_error: arguments.on_error,
-            on_target_error: arguments.on_error,
-            auto_finalize: arguments.auto_finalize,
-            auto_dismiss: arguments.auto_dismiss,
-        };
         let options = common.options(drive)?;
-        if let Some(name) = &arguments.filter_node_name {
-            self.check_new_name(name).await?;
-        }
+        self.check_no_node(arguments.filter_node_name.as_deref()).await?;
         let id = options.id.clone();
         let start = move |disk: Rc<Disk>| async move { disk.start_commit(commit, options).await };
         self.start_job(drive, None, &id, start).await

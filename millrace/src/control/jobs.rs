@@ -183,8 +183,9 @@ impl Control {
         Err(Error::generic(text))
     }
 
-    /// Fails if a job's filter cannot have this name. Nodes have the same names.
-    pub(super) async fn check_new_name(&self, name: &str) -> Result<()> {
+    /// Fails if a job's image or filter cannot have this name, if there is one. Nodes have the same names.
+    pub(super) async fn check_no_node(&self, name: Option<&str>) -> Result<()> {
+        let Some(name) = name else { return Ok(()) };
         check_node_name(name).map_err(Error::generic)?;
         if self.is_named(name).await? {
             return Err(Error::generic(format!("Duplicate nodes with node-name='{name}'")));
@@ -310,10 +311,8 @@ impl JobCommands for Control {
         let disk = if is_leaf { drive.options.id.clone() } else { String::new() };
         let id = arguments.job_id.unwrap_or(disk);
         check_job_id(&id)?;
-        if let Some(name) = &arguments.filter_node_name {
-            let why = |e: Error| Error::generic(format!("Could not create node: {}", e.desc));
-            self.check_new_name(name).await.map_err(why)?;
-        }
+        let why = |e: Error| Error::generic(format!("Could not create node: {}", e.desc));
+        self.check_no_node(arguments.filter_node_name.as_deref()).await.map_err(why)?;
         let options = JobOptions {
             speed,
             on_error: on_error(arguments.on_error),
@@ -326,6 +325,7 @@ impl JobCommands for Control {
     }
 
     async fn drive_mirror(&self, arguments: DriveMirror) -> Result<Empty> {
+        let common = Common::from(&arguments);
         let drive = self.find(Some(&arguments.device), Some(&arguments.device)).await?;
         let settings = copies::settings(arguments.granularity, arguments.buf_size)?;
         let sync = copies::mirrored(arguments.sync)?;
@@ -338,17 +338,7 @@ impl JobCommands for Control {
         };
         let tuning = tuning.check(mode)?;
         let format = arguments.format.map(|name| name.parse::<Kind>()).transpose().map_err(generic)?;
-        if let Some(name) = &arguments.node_name {
-            self.check_new_name(name).await?;
-        }
-        let common = Common {
-            job_id: arguments.job_id,
-            speed: arguments.speed,
-            on_source_error: arguments.on_source_error,
-            on_target_error: arguments.on_target_error,
-            auto_finalize: arguments.auto_finalize,
-            auto_dismiss: arguments.auto_dismiss,
-        };
+        self.check_no_node(arguments.node_name.as_deref()).await?;
         let options = common.options(drive)?;
         let id = options.id.clone();
         let (name, node_name, witness) = (arguments.target, arguments.node_name, arguments.witness);
