@@ -88,8 +88,7 @@ pub(super) mod key {
         ("size", "size of the disk; K, M, G and T are powers of 1024");
     pub(in crate::format) const BACKING_FILE: (&str, &str) =
         ("backing_file", "the backing file, as the image will record it");
-    pub(in crate::format) const BACKING_FORMAT: (&str, &str) =
-        ("backing_fmt", "the backing file's format: raw, qcow2 or qed");
+    pub(in crate::format) const BACKING_FORMAT: (&str, &str) = ("backing_fmt", "the backing file's format");
     pub(in crate::format) const CLUSTER_SIZE: (&str, &str) =
         ("cluster_size", "the unit of allocation in bytes");
 }
