@@ -306,4 +306,4 @@ by("screen-open").onclick = async () => {
 };
 by("about-button").onclick = () => by("about").showModal();
 // For tests.
-globalThis.millrace = { link, map, timeline, flight, states };
+globalThis.millrace = { link, map, timeline, flight, states, whole };

@@ -16,6 +16,7 @@
 //! - `bench-copy`: live copy against QEMU's block-stream and against copies of the plain file
 //! - `bench-rings`: the virtio block device through its rings, against `qemu-storage-daemon`'s
 //! - `bench-flight`: the cost of recording each request
+//! - `bench-page`: the cost of the page's server beside a guest, and how soon the page shows a map
 //! - `bench-guest`: a whole guest against QEMU's microvm
 //!
 //! # Tests
