@@ -9,7 +9,8 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use super::stats::{Ended, Op};
+pub use super::stats::Ended;
+use super::stats::Op;
 
 mod intervals;
 mod recorder;

@@ -1,5 +1,5 @@
-//! Measures the page of a running machine: what its server costs beside a guest's load, and how soon the map of
-//! a large disk is there.
+//! Measures the page of a running machine: what its server costs beside a guest's load, and how soon the map
+//! of a large disk is there.
 //!
 //! The guest is fio on the NBD export of a machine without a guest. Rounds with and without the page come in
 //! turn, and ratios are taken pair by pair. Three clients watch, as pages do; one of them never reads.
