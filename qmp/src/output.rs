@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::rc::{Rc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use executor::sync::Event as Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::ser::{Formatter, Serializer};
 
 use crate::command::to_value;
 use crate::event::{Event, EventsDropped};
@@ -62,14 +64,29 @@ impl EventMessage {
 
 /// A message as it is sent: one line, ended by CRLF as QEMU does.
 pub(crate) fn line(message: &impl Serialize) -> Rc<str> {
-    let mut text = to_value_string(message);
-    text.push_str("\r\n");
-    text.into()
+    let mut text = Vec::new();
+    // As for `to_value`: our own types always serialize, and memory takes all bytes.
+    let _ = message.serialize(&mut Serializer::with_formatter(&mut text, Spaced));
+    text.extend(b"\r\n");
+    String::from_utf8(text).unwrap_or_default().into()
 }
 
-fn to_value_string(message: &impl Serialize) -> String {
-    // As for `to_value`: our own types always serialize.
-    serde_json::to_string(message).unwrap_or_default()
+/// JSON with a space behind each comma and colon, as QEMU writes it (`qobject/json-writer.c`) and as the
+/// examples of its documents show it: `{"return": {}}`. Some clients compare text.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
 }
 
 struct Line {

@@ -1,6 +1,7 @@
 //! The queue of one client: order, bounds, and the count of what was dropped.
 
 use executor::Executor;
+use serde_json::json;
 
 use super::*;
 use crate::event::{BlockExportDeleted, Stopped};
@@ -13,6 +14,13 @@ async fn drain(outbox: &Outbox) -> Vec<Value> {
         outbox.sent();
     }
     all
+}
+
+#[test]
+fn messages_are_spaced_as_qemu_spaces_them() {
+    let message = json!({"a": [1, "b,c:d", {}], "return": {"d": null, "e": []}});
+    let expected = "{\"a\": [1, \"b,c:d\", {}], \"return\": {\"d\": null, \"e\": []}}\r\n";
+    assert_eq!(&*line(&message), expected);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Passwords, pictures and input by the monitor.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
 use harness::picture::Picture;
-use harness::{Failure, check};
+use harness::{Failure, STEP, check};
 use serde_json::{Value, json};
 
 use crate::{Machine, Pattern, has_kvm};
@@ -67,6 +70,38 @@ fn a_password_is_set_by_the_line_of_2011_if_clients_need_one() -> Result<(), Fai
     let info = machine.ask("query-vnc", Value::Null)?;
     check(info["enabled"] == true && info["auth"] == "vnc" && info["family"] == "unix", &info)?;
     check(info["clients"] == json!([]), &info)?;
+    machine.end()
+}
+
+/// As a client sees it that knows nothing but the text of 2011.
+#[test]
+fn the_example_of_2011_is_replied_to_byte_for_byte() -> Result<(), Failure> {
+    if !has_kvm() {
+        return Ok(());
+    }
+    let machine = Machine::start(&["--vnc", "unix:vnc,password=on"])?;
+    let mut socket = UnixStream::connect(machine.path("qmp"))?;
+    socket.set_read_timeout(Some(STEP))?;
+    let mut lines = BufReader::new(socket.try_clone()?);
+    let mut line = move || -> Result<String, Failure> {
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        Ok(line)
+    };
+    check(line()?.starts_with("{\"QMP\": {"), "a greeting")?;
+    let example = "{ \"execute\": \"change\", \"arguments\": { \"device\": \"vnc\", \"target\": \"password\",\n                            \"arg\": \"foobar1\" } }\n";
+    for request in ["{ \"execute\": \"qmp_capabilities\" }\n", example] {
+        socket.write_all(request.as_bytes())?;
+        let reply = line()?;
+        check(reply == "{\"return\": {}}\r\n", format!("{request} -> {reply:?}"))?;
+    }
+    socket
+        .write_all(example.replace(",\n                            \"arg\": \"foobar1\"", "").as_bytes())?;
+    let reply = line()?;
+    check(
+        reply.starts_with("{\"error\": {\"class\": \"GenericError\", \"desc\": \"Parameter 'arg' is missing"),
+        format!("without a password: {reply:?}"),
+    )?;
     machine.end()
 }
 
