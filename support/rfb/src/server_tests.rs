@@ -303,6 +303,12 @@ fn the_lamps_of_the_lock_keys_reach_clients_that_show_them() {
     shown(Lamps { caps_lock: true, ..Lamps::default() }, 4);
     shown(Lamps { num_lock: true, ..Lamps::default() }, 2);
     shown(Lamps { scroll_lock: true, caps_lock: true, ..Lamps::default() }, 5);
+    // A client that comes later is sent them at once.
+    let mut late = rig.session();
+    late.encodings(&[0, -261]);
+    late.expect(&[0, 0, 0, 1]);
+    assert_eq!(late.head(), (0, 0, 1, 1, -261));
+    late.expect(&[5]);
     shown(Lamps::default(), 0);
     // Who asks for encodings again is told nothing that it knows already.
     client.encodings(&[0, -261]);

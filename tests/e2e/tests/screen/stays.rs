@@ -86,25 +86,31 @@ fn a_viewer_stays_through_stops_resets_and_a_live_copy_beside_one_that_stalls() 
     machine.end()
 }
 
+/// The largest screen is 2560x1600. Where KVM executes a guest's instructions by software, drawing all of it
+/// takes a minute, so its two sides are tried one by one; 640x480 is the size of the other tests.
 #[test]
-fn a_viewer_sees_the_widest_screen_pixel_for_pixel() -> Result<(), Failure> {
+fn viewers_see_the_widest_and_the_tallest_screen_pixel_for_pixel() -> Result<(), Failure> {
     if !has_kvm() {
         return Ok(());
     }
-    let mut machine = Machine::start(&["--vnc", "unix:vnc", "--display", "2560x480"])?;
-    let mut viewer = viewer(&machine)?;
-    check(viewer.picture.size == (2560, 480), format!("{:?}", viewer.picture.size))?;
-    let shows = |viewer: &Viewer, white: u32| {
-        let mut pixels = (0..).zip(&viewer.picture.pixels);
-        pixels.all(|(at, pixel)| {
-            let (x, y) = (at % 2560, at / 2560);
-            *pixel == if y == white { 0xff_ffff } else { micro::pixel(x, y) & 0xff_ffff }
-        })
-    };
-    viewer.until("the pattern", STEP, |viewer| Ok(shows(viewer, 480)))?;
-    machine.whiten(200)?;
-    viewer.until("a line made white", STEP, |viewer| Ok(shows(viewer, 200)))?;
-    machine.end()
+    for size in [(2560, 480), (640, 1600)] {
+        let (width, height) = size;
+        let mut machine = Machine::start(&["--vnc", "unix:vnc", "--display", &format!("{width}x{height}")])?;
+        let mut viewer = viewer(&machine)?;
+        check(viewer.picture.size == size, format!("{:?}", viewer.picture.size))?;
+        let shows = |viewer: &Viewer, white: u32| {
+            let mut pixels = (0..).zip(&viewer.picture.pixels);
+            pixels.all(|(at, pixel)| {
+                let (x, y) = (at % width, at / width);
+                *pixel == if y == white { 0xff_ffff } else { micro::pixel(x, y) & 0xff_ffff }
+            })
+        };
+        viewer.until("the pattern", STEP, |viewer| Ok(shows(viewer, height)))?;
+        machine.whiten(200)?;
+        viewer.until("a line made white", STEP, |viewer| Ok(shows(viewer, 200)))?;
+        machine.end()?;
+    }
+    Ok(())
 }
 
 #[test]
