@@ -29,7 +29,8 @@ const GUEST_MODULES: &[&str] = &[
     "virtio_console",
     "virtio_input",
 ];
-const GUEST_TOOLS: &[&str] = &["mke2fs", "e2fsck"];
+/// The programs of a guest, and their packages. The shell is for the login on a screen.
+const GUEST_TOOLS: &[(&str, &str)] = &[("mke2fs", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("sh", "dash")];
 /// The modules that are needed to reach a root file system. The guest's own udev loads the rest.
 const ROOT_MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4"];
 const EMULATED_HOST_MODULES: &[&str] =
@@ -60,9 +61,9 @@ pub fn emulated_host(kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// The initramfs, from the cache or built now. `role` is the role of the agent in it.
-fn build(role: &str, kernel: &Kernel, module_names: &[&str], tools: &[&str]) -> Result<PathBuf> {
+fn build(role: &str, kernel: &Kernel, module_names: &[&str], tools: &[(&str, &str)]) -> Result<PathBuf> {
     let agent = agent_binary::find()?;
-    let tools = tools.iter().map(|tool| find_tool(tool)).collect::<Result<Vec<_>>>()?;
+    let tools = tools.iter().map(|(tool, package)| find_tool(tool, package)).collect::<Result<Vec<_>>>()?;
     let mut files = BTreeSet::new();
     for tool in &tools {
         files.insert(tool.clone());
@@ -104,9 +105,9 @@ fn archive(role: &str, agent: &[u8], modules: &[Module], files: &BTreeSet<PathBu
     Ok(archive.finish())
 }
 
-fn find_tool(tool: &str) -> Result<PathBuf> {
+fn find_tool(tool: &str, package: &str) -> Result<PathBuf> {
     packages::find_program(tool)
-        .ok_or_else(|| Error::Missing(format!("{tool} is not on this host: install the package e2fsprogs")))
+        .ok_or_else(|| Error::Missing(format!("{tool} is not on this host: install the package {package}")))
 }
 
 fn stamp(path: &Path) -> Result<String> {

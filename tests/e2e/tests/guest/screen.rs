@@ -11,16 +11,28 @@ use serde_json::Value;
 use crate::stage::{Guest, STREAM, shared};
 
 const KEYBOARD: &str = "Millrace Keyboard";
-/// The keysym of Caps Lock (X11/keysymdef.h).
+const TABLET: &str = "Millrace Tablet";
+/// Keysyms that are not characters (X11/keysymdef.h).
+const ENTER: u32 = 0xff0d;
 const CAPS_LOCK: u32 = 0xffe5;
-/// Linux's codes of keys (linux/input-event-codes.h), and the types of their events.
+/// Linux's codes of keys, buttons and axes (linux/input-event-codes.h), and the types of their events.
 const KEY_A: u16 = 30;
 const KEY_B: u16 = 48;
+const KEY_CAPS_LOCK: u16 = 58;
 const KEY_Z: u16 = 44;
 const LEFT_SHIFT: u16 = 42;
+const BTN_LEFT: u16 = 0x110;
+const ABS_X: u16 = 0;
+const ABS_Y: u16 = 1;
+const REL_WHEEL: u16 = 8;
 const EV_SYN: u16 = 0;
 const EV_KEY: u16 = 1;
+const EV_REL: u16 = 2;
+const EV_ABS: u16 = 3;
 const EV_LED: u16 = 0x11;
+/// Bits of the buttons in a pointer event (RFC 6143, section 7.5.5).
+const LEFT: u8 = 1;
+const WHEEL_UP: u8 = 8;
 /// The lamp of Caps Lock in an update.
 const CAPS_LAMP: u8 = 4;
 
@@ -58,7 +70,14 @@ fn arrives(guest: &mut Guest, expected: &[(u16, u16, i32)]) -> Result<(), Failur
     check(came.is_ok() && events == expected, format!("{expected:?} arrive, not {events:?}"))
 }
 
-/// Every pixel that the guest draws is on the screen, keys arrive there, and its Caps Lock is the viewer's.
+/// Types a line at the guest's console.
+fn types(viewer: &mut Viewer, line: &str) -> Result<(), Failure> {
+    line.chars().try_for_each(|character| strike(viewer, character.into()))?;
+    strike(viewer, ENTER)
+}
+
+/// Every pixel that the guest draws is on the screen; keys and pointer arrive there, and its Caps Lock is the
+/// viewer's; and somebody who logs in on the screen has a shell.
 pub fn draws_and_types() -> Result<(), Failure> {
     shared(|guest| {
         let mut viewer = viewer(guest)?;
@@ -67,6 +86,7 @@ pub fn draws_and_types() -> Result<(), Failure> {
         }
         check(guest.agent()?.draw(3)? == viewer.picture.size, "guest and viewer know one size")?;
 
+        // The login on the console, which is behind the pattern, reads these keys too.
         guest.agent()?.watch_input(KEYBOARD)?;
         strike(&mut viewer, 'a'.into())?;
         strike(&mut viewer, 'B'.into())?;
@@ -75,12 +95,56 @@ pub fn draws_and_types() -> Result<(), Failure> {
         let shifted = [key(LEFT_SHIFT, true), key(KEY_B, true), key(LEFT_SHIFT, false), key(KEY_B, false)];
         arrives(guest, &[&struck(KEY_A)[..], &shifted].concat())?;
 
-        // The guest lights the lamp.
+        // The guest lights the lamp. From then on it is the small letters that need Shift.
         strike(&mut viewer, CAPS_LOCK)?;
         viewer.until("the lamp of Caps Lock", STEP, |viewer| Ok(viewer.leds == Some(CAPS_LAMP)))?;
+        arrives(guest, &struck(KEY_CAPS_LOCK))?;
+        strike(&mut viewer, 'A'.into())?;
+        strike(&mut viewer, 'b'.into())?;
+        arrives(guest, &[&struck(KEY_A)[..], &shifted].concat())?;
+        let mut late = self::viewer(guest)?;
+        late.until("the lamp that was lit before", STEP, |viewer| Ok(viewer.leds == Some(CAPS_LAMP)))?;
+
+        points(guest, &mut viewer)?;
+        // Its name is the letters from before. What is typed has the same letters while Caps Lock is on.
+        types(&mut viewer, "")?;
+        types(&mut viewer, "echo Typed-$((6*7)) >/dev/ttyS0; exit")?;
+        viewer.until("another login", STEP, |viewer| {
+            // It has cleared the screen: a line about the guest, an empty one, and `login:`.
+            let rows = viewer.picture.text();
+            Ok(rows.len() == 3 && rows[1].is_empty() && rows[2].starts_with("xxxxxx"))
+        })?;
+        wait_for("what was typed at the shell", STEP, || Ok(guest.vm.console().contains("Typed-42")))?;
+
         strike(&mut viewer, CAPS_LOCK)?;
-        viewer.until("the lamp of Caps Lock go out", STEP, |viewer| Ok(viewer.leds == Some(0)))
+        for viewer in [&mut viewer, &mut late] {
+            viewer.until("the lamp of Caps Lock go out", STEP, |viewer| Ok(viewer.leds == Some(0)))?;
+        }
+        Ok(())
     })
+}
+
+/// The pointer's place arrives as a tablet's, whose axes end at 32,767, with its buttons and wheels.
+fn points(guest: &mut Guest, viewer: &mut Viewer) -> Result<(), Failure> {
+    guest.agent()?.watch_input(TABLET)?;
+    let (width, height) = viewer.picture.size;
+    let (right, bottom) = (width as u16 - 1, height as u16 - 1);
+    viewer.point(right, bottom, LEFT)?;
+    viewer.point(right / 3, bottom, 0)?;
+    // Beyond the edges is at the edge.
+    viewer.point(0, u16::MAX, WHEEL_UP)?;
+    let at = |axis, value| (EV_ABS, axis, value);
+    let third = f64::from(right / 3) * 32767.0 / f64::from(right);
+    let events = [
+        at(ABS_X, 0x7fff),
+        at(ABS_Y, 0x7fff),
+        (EV_KEY, BTN_LEFT, 1),
+        at(ABS_X, third.round() as i32),
+        (EV_KEY, BTN_LEFT, 0),
+        at(ABS_X, 0),
+        (EV_REL, REL_WHEEL, 1),
+    ];
+    arrives(guest, &events)
 }
 
 /// A viewer is connected, and another one is that does not read, while the machine is stopped and continued,

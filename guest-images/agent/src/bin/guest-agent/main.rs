@@ -1,9 +1,10 @@
 //! The static program that is `/init` in all initramfs of this workspace.
 //!
 //! The file `/etc/role` selects its role. In a guest it serves the line protocol of `guest_agent::wire`
-//! on the second serial port; in the emulated host it runs one command; in front of a disk it mounts the
-//! root file system and starts the init there. It is process 1, whose end is a kernel panic: it reports
-//! failures and continues, and ends only in a guest that has no root file system.
+//! on the second serial port, and offers a login on its screen if it has one. In the emulated host it runs
+//! one command. In front of a disk it mounts the root file system and starts the init there. It is process
+//! 1, whose end is a kernel panic: it reports failures and continues, and ends only in a guest that has no
+//! root file system.
 
 mod button;
 mod device;
@@ -36,7 +37,11 @@ const LINE: &str = "/dev/ttyS1";
 
 fn main() {
     if !rustix::process::getpid().is_init() {
-        eprintln!("guest-agent is the init of a guest and must run as process 1");
+        if !screen::is_login() {
+            eprintln!("guest-agent is the init of a guest and must run as process 1");
+        } else if let Err(error) = screen::log_in() {
+            eprintln!("guest-agent: no login on the screen: {error}");
+        }
         return;
     }
     // The kernel passes unknown parts of its command line on to init. To measure when init starts, a
@@ -60,6 +65,7 @@ fn guest() -> ! {
     if let Err(error) = button::listen(move || owner.power_off()) {
         eprintln!("guest-agent: no power button: {error}");
     }
+    screen::offer_login();
     loop {
         let served = open_line(LINE).and_then(|line| agent.serve(line.try_clone()?, line));
         // The port is unplugged or absent. It may come back, and there is no notification of that.
