@@ -9,6 +9,7 @@
 //! - `daemon`: `millrace run --machine none` and `qemu-storage-daemon`, given the same images and commands
 //! - `mirror`: mirrors of both
 //! - [`storage`]: where images lie, and how their files are prepared
+//! - [`vnc`]: a client of a VNC server
 //! - `latency`: percentiles of requests; `spread`: medians with their spread
 //!
 //! The programs are in `src/bin/`:
@@ -17,7 +18,8 @@
 //! - `bench-rings`: the virtio block device through its rings, against `qemu-storage-daemon`'s
 //! - `bench-flight`: the cost of recording each request
 //! - `bench-page`: the cost of the page's server beside a guest, and how soon the page shows a map
-//! - `bench-guest`: a whole guest against QEMU's microvm
+//! - `bench-guest`: a whole guest against QEMU's microvm, or against another build or form of our machine
+//! - `bench-screen`: the VNC server on a screen in memory
 //!
 //! # Tests
 //!
@@ -29,6 +31,7 @@ mod latency;
 mod mirror;
 mod spread;
 pub mod storage;
+pub mod vnc;
 
 pub use daemon::{Daemon, Disk, Usage, Vmm, run_measured};
 pub use latency::Latencies;

@@ -85,6 +85,19 @@ impl Synthetic {
         });
     }
 
+    /// Lights or darkens a character in the middle, as a console does with its cursor.
+    pub fn blink(&self) {
+        let Size { width, height } = self.size;
+        let (width, left) = (usize::from(width), usize::from(width / 2));
+        let mut state = self.state();
+        for line in (height / 2..height).take(16) {
+            let start = usize::from(line) * width;
+            let cursor = start + left..start + (left + 8).min(width);
+            state.pixels[cursor].iter_mut().for_each(|pixel| *pixel ^= 0x00aa_aaaa);
+            state.dirty.get_or_insert_with(|| Lines::new(height)).insert(line);
+        }
+    }
+
     /// Changes every pixel.
     pub fn invert(&self) {
         let mut state = self.state();

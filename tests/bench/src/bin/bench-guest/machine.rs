@@ -1,4 +1,4 @@
-//! One guest on one of the two machines.
+//! One guest on one of the two machines: ours, or the one that it is compared with.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bench::{Vmm, storage};
+use bench::storage;
 use guest_agent::client::{self, Agent};
 use harness::programs::Programs;
 use harness::{BOOT, CMDLINE, Failure, STEP, images};
@@ -20,9 +20,28 @@ pub const MEMORY: u64 = 256;
 /// The first line that init prints.
 const GREETING: &str = "init-has-started";
 
+/// The machine that ours is compared with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// QEMU's microvm.
+    Qemu,
+    /// Ours without a screen, while ours has one that nobody looks at.
+    NoScreen,
+    /// The machine of another build of our program.
+    Build(PathBuf),
+}
+
+/// One of the two machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    Ours,
+    Peer,
+}
+
 /// The files and options that both machines are started with.
 pub struct Stage {
     programs: Programs,
+    peer: Peer,
     folder: PathBuf,
     /// One image for each machine, because each locks its own.
     images: [PathBuf; 2],
@@ -51,6 +70,7 @@ impl Stage {
             [images.raw("ours.img", size, &[(0, size)])?, images.raw("theirs.img", size, &[(0, size)])?];
         Ok(Stage {
             programs,
+            peer: arguments.peer(),
             folder: folder.to_owned(),
             images,
             direct: arguments.direct,
@@ -67,16 +87,25 @@ impl Stage {
     }
 
     /// Boots a guest and waits for its agent.
-    pub fn boot(&self, vmm: Vmm) -> Result<Machine, Failure> {
-        let name = |what: &str| self.folder.join(format!("{what}-{vmm:?}"));
+    pub fn boot(&self, side: Side) -> Result<Machine, Failure> {
+        let name = |what: &str| self.folder.join(format!("{what}-{side:?}"));
         let (socket, log) = (name("agent"), name("log"));
         if socket.exists() {
             std::fs::remove_file(&socket)?;
         }
         let cmdline = format!("{CMDLINE} MILLRACE_GREETING={GREETING}");
-        let mut command = match vmm {
-            Vmm::Ours => self.ours(&socket, &cmdline),
-            Vmm::Qemu => self.qemu(&socket, &cmdline)?,
+        let mut command = match (side, &self.peer) {
+            (Side::Ours, Peer::NoScreen) => {
+                let mut command =
+                    self.millrace(&self.programs.millrace, side, &socket, &format!("console=tty0 {cmdline}"));
+                command.args(["--vnc", &format!("unix:{}", name("vnc").display())]);
+                command
+            }
+            (Side::Peer, Peer::Qemu) => self.qemu(&socket, &cmdline)?,
+            (Side::Peer, Peer::Build(program)) => self.millrace(program, side, &socket, &cmdline),
+            (Side::Ours, _) | (Side::Peer, Peer::NoScreen) => {
+                self.millrace(&self.programs.millrace, side, &socket, &cmdline)
+            }
         };
         // Standard input and output are the first serial port, which is the guest's console.
         let (mut console, other) = UnixStream::pair()?;
@@ -89,7 +118,7 @@ impl Stage {
         drop(command);
         let mut machine = Starting(Some(child));
         let told = |e: Failure| -> Failure {
-            format!("{vmm:?}: {e}: {}", std::fs::read_to_string(&log).unwrap_or_default()).into()
+            format!("{side:?}: {e}: {}", std::fs::read_to_string(&log).unwrap_or_default()).into()
         };
         let boot = greeted(&mut console, started).map_err(told)?;
         // Nobody reads the console from here on; a quiet kernel does not fill the buffer.
@@ -100,8 +129,8 @@ impl Stage {
         Ok(Machine { agent, boot, child })
     }
 
-    fn ours(&self, socket: &Path, cmdline: &str) -> Command {
-        let mut command = Command::new(&self.programs.millrace);
+    fn millrace(&self, program: &Path, side: Side, socket: &Path, cmdline: &str) -> Command {
+        let mut command = Command::new(program);
         command
             .arg("run")
             .arg("--kernel")
@@ -113,7 +142,7 @@ impl Stage {
         let cache = if self.direct { "none" } else { "writeback" };
         command.arg(format!(
             "id=disk,file={},format=raw,cache={cache},aio={}",
-            self.images[0].display(),
+            self.images[side as usize].display(),
             self.aio
         ));
         command

@@ -1,17 +1,21 @@
-//! Measures a guest and its host on our machine against QEMU's microvm: with the same kernel, initramfs,
-//! command line and image, in turn, on the same KVM. If this host's KVM cannot run a stock kernel,
-//! everything runs in the emulated host; absolute figures then mean little, but ratios do.
+//! Measures a guest and its host on our machine against QEMU's microvm, or against another build or form of
+//! ours: with the same kernel, initramfs, command line and image, in turn, on the same KVM. If this host's
+//! KVM cannot run a stock kernel, everything runs in the emulated host; absolute figures then mean little,
+//! but ratios do.
 
 mod machine;
 mod rows;
 mod usage;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bench::storage;
 use clap::Parser;
 use harness::{Failure, programs};
+
+use machine::Peer;
 
 /// Measures our machine against QEMU's microvm, and prints ratios.
 #[derive(Parser)]
@@ -37,6 +41,12 @@ struct Arguments {
     /// Use O_DIRECT instead of the page cache.
     #[arg(long)]
     direct: bool,
+    /// Compare our machine with a screen that nobody looks at (--vnc) with one without, instead of QEMU's.
+    #[arg(long, conflicts_with = "beside")]
+    screen: bool,
+    /// Compare with this program, which is another build of millrace, instead of QEMU's.
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// Further options of QEMU's machine, such as `,pit=off`.
     #[arg(long, value_name = "OPTIONS", default_value = "", allow_hyphen_values = true)]
     qemu_machine: String,
@@ -49,6 +59,17 @@ struct Arguments {
     /// Give QEMU's disk an I/O thread of its own, as ours has.
     #[arg(long)]
     qemu_iothread: bool,
+}
+
+impl Arguments {
+    /// The machine that ours is compared with.
+    fn peer(&self) -> Peer {
+        match &self.beside {
+            Some(program) => Peer::Build(program.clone()),
+            None if self.screen => Peer::NoScreen,
+            None => Peer::Qemu,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -75,9 +96,17 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     }
     // Fetched while there is a network, and copied into the emulated host if the host's files are not
     // shared.
-    let qemu = emulated_host::qemu()?;
+    let mut files = Vec::new();
+    match arguments.peer() {
+        Peer::Qemu => {
+            let qemu = emulated_host::qemu()?;
+            files.push(qemu.root.clone().unwrap_or_else(|| qemu.program.clone()));
+        }
+        Peer::Build(program) => files.push(program),
+        Peer::NoScreen => {}
+    }
     programs::enter_emulated_host(|command| {
-        command.files.push(qemu.root.clone().unwrap_or_else(|| qemu.program.clone()));
+        command.files.extend(files);
         command.timeout = Duration::from_secs(3600);
     })?;
     let folder = programs::scratch()?;
@@ -90,6 +119,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     println!("rounds    {}, in turn; medians with (min..max)", arguments.runs);
     let bench = rows::Bench {
         stage: machine::Stage::new(folder.path(), arguments)?,
+        peer: arguments.peer(),
         runs: arguments.runs,
         time: Duration::from_secs(arguments.seconds.max(1)),
         size: arguments.size << 20,

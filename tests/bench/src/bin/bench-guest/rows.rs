@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bench::{Spread, Vmm};
+use bench::Spread;
 use guest_agent::client::Rate;
 use harness::{Failure, STEP};
 
-use crate::machine::{MEMORY, Stage};
+use crate::machine::{MEMORY, Peer, Side, Stage};
 use crate::usage;
 
 /// A row of I/O.
@@ -59,11 +59,61 @@ impl Io {
 enum Wanted {
     AtMost(f64),
     AtLeast(f64),
+    /// Not above 1 in every round: what is measured did not become more, or not more than the noise.
+    NotMore,
+    /// Not below 1 in every round.
+    NotLess,
+    Anything,
+}
+
+impl Wanted {
+    /// Returns true if the ratio is as wanted.
+    fn is_met(&self, ratio: &Spread) -> bool {
+        match *self {
+            Wanted::AtMost(most) => ratio.median <= most,
+            Wanted::AtLeast(least) => ratio.median >= least,
+            Wanted::NotMore => ratio.min <= 1.0,
+            Wanted::NotLess => ratio.max >= 1.0,
+            Wanted::Anything => true,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Wanted::AtMost(most) => format!("at most {most}"),
+            Wanted::AtLeast(least) => format!("at least {least}"),
+            Wanted::NotMore => "not more in every round".to_owned(),
+            Wanted::NotLess => "not less in every round".to_owned(),
+            Wanted::Anything => String::new(),
+        }
+    }
+}
+
+impl Peer {
+    /// The name of our machine, and that of the other one.
+    fn names(&self) -> [&'static str; 2] {
+        match self {
+            Peer::Qemu => ["Millrace", "QEMU microvm"],
+            Peer::NoScreen => ["with a screen", "without"],
+            Peer::Build(_) => ["this build", "the other build"],
+        }
+    }
+
+    /// The targets for boot, memory and I/O.
+    fn wanted(&self) -> [Wanted; 3] {
+        match self {
+            Peer::Qemu => [Wanted::AtMost(0.7), Wanted::AtMost(1.0), Wanted::AtLeast(1.0)],
+            // The screen itself takes memory.
+            Peer::NoScreen => [Wanted::AtMost(1.15), Wanted::Anything, Wanted::NotLess],
+            Peer::Build(_) => [Wanted::NotMore, Wanted::NotMore, Wanted::NotLess],
+        }
+    }
 }
 
 /// The parameters of all rounds.
 pub struct Bench {
     pub stage: Stage,
+    pub peer: Peer,
     pub runs: u32,
     /// The duration of each row of I/O in each round.
     pub time: Duration,
@@ -87,15 +137,16 @@ impl Bench {
     pub fn measure(&self, io: &[&Io]) -> Result<bool, Failure> {
         let (mut ours, mut theirs) = (Figures::new(), Figures::new());
         // Boots once without measuring: the first boot reads programs and kernel from the storage.
-        self.boot(Vmm::Ours)?;
-        self.boot(Vmm::Qemu)?;
+        self.boot(Side::Ours)?;
+        self.boot(Side::Peer)?;
         for round in 1..=self.runs {
             eprintln!("round {round} of {}", self.runs);
-            ours.entry(BOOT).or_default().push(self.boot(Vmm::Ours)?);
-            theirs.entry(BOOT).or_default().push(self.boot(Vmm::Qemu)?);
-            self.round(io, [(Vmm::Ours, &mut ours), (Vmm::Qemu, &mut theirs)])?;
+            ours.entry(BOOT).or_default().push(self.boot(Side::Ours)?);
+            theirs.entry(BOOT).or_default().push(self.boot(Side::Peer)?);
+            self.round(io, [(Side::Ours, &mut ours), (Side::Peer, &mut theirs)])?;
         }
-        println!("{:<16}{:>24}{:>24}{:>24}", "", "Millrace", "QEMU microvm", "ratio");
+        let [us, them] = self.peer.names();
+        println!("{:<16}{us:>24}{them:>24}{:>24}", "", "ratio");
         let mut good = true;
         let mut row = |name: &'static str, unit: &str, wanted: &Wanted| {
             let (Some(ours), Some(theirs)) = (ours.get(name), theirs.get(name)) else { return };
@@ -104,21 +155,21 @@ impl Bench {
             else {
                 return;
             };
-            let (met, text) = match *wanted {
-                Wanted::AtMost(most) => (ratio.median <= most, format!("at most {most}")),
-                Wanted::AtLeast(least) => (ratio.median >= least, format!("at least {least}")),
-            };
+            let (met, text) = (wanted.is_met(&ratio), wanted.text());
             good &= met;
             let mark = if met { "ok" } else { "MISSED" };
             println!("{name:<16}{a:>24}{b:>24}{ratio:>24}  {unit:<10}{mark:<8}{text}");
         };
-        row(BOOT, "s", &Wanted::AtMost(0.7));
-        row(BEYOND, "MiB", &Wanted::AtMost(1.0));
+        let [boot, beyond, rate] = self.peer.wanted();
+        row(BOOT, "s", &boot);
+        row(BEYOND, "MiB", &beyond);
         for one in io {
             let unit = if one.sequential { "MiB/s" } else { "per second" };
-            row(one.name, unit, &Wanted::AtLeast(1.0));
+            row(one.name, unit, &rate);
         }
-        if let Some(beyond) = ours.get(BEYOND).and_then(|values| Spread::of(values.clone())) {
+        if self.peer == Peer::Qemu
+            && let Some(beyond) = ours.get(BEYOND).and_then(|values| Spread::of(values.clone()))
+        {
             let met = beyond.median <= MOST_BEYOND;
             good &= met;
             let mark = if met { "ok" } else { "MISSED" };
@@ -128,8 +179,8 @@ impl Bench {
     }
 
     /// Boots a guest while no other runs. Returns the time to its init, in seconds.
-    fn boot(&self, vmm: Vmm) -> Result<f64, Failure> {
-        let machine = self.stage.boot(vmm)?;
+    fn boot(&self, side: Side) -> Result<f64, Failure> {
+        let machine = self.stage.boot(side)?;
         let boot = machine.boot.as_secs_f64();
         machine.end()?;
         Ok(boot)
@@ -137,10 +188,10 @@ impl Bench {
 
     /// Boots a guest on each machine. Each row is measured on one machine right after the other, in
     /// slices, so that the load of a busy host affects both alike.
-    fn round(&self, io: &[&Io], all: [(Vmm, &mut Figures); 2]) -> Result<(), Failure> {
+    fn round(&self, io: &[&Io], all: [(Side, &mut Figures); 2]) -> Result<(), Failure> {
         let mut machines = Vec::new();
-        for (vmm, figures) in all {
-            machines.push((self.stage.boot(vmm)?, figures));
+        for (side, figures) in all {
+            machines.push((self.stage.boot(side)?, figures));
         }
         for row in io {
             let mut done = [(0.0, 0.0); 2];

@@ -7,8 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bench::{self, Daemon, Vmm};
+use block::disk::job::JobOptions;
 use block::io::{Aio, Engine};
 use block::storage::HostOpener;
+use block::stream::StreamOptions;
 use block::{Disk, DiskHandle, Kind, chain};
 use executor::Thread;
 use harness::Failure;
@@ -33,7 +35,7 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_BLK_F_FLUSH;
 
 /// Our device, and its disk on a thread of its own.
-struct Ours {
+pub struct Ours {
     device: VirtioDevice<VirtioBlk<Disk>>,
     handle: DiskHandle,
     /// Kept until the disk is closed.
@@ -45,6 +47,9 @@ struct Qemu {
     _frontend: Frontend,
     _daemon: Daemon,
 }
+
+/// The name of the stream's job.
+const STREAM: &str = "stream";
 
 struct Call(EventFd);
 
@@ -68,7 +73,8 @@ pub fn start(vmm: Vmm, disk: &bench::Disk, folder: &Path, driver: &Driver) -> Re
     })
 }
 
-fn ours(disk: &bench::Disk, driver: &Driver) -> Result<Ours, Failure> {
+/// Opens `disk` in this process, as [`start`] does.
+pub fn ours(disk: &bench::Disk, driver: &Driver) -> Result<Ours, Failure> {
     let thread = Thread::start("disk", std::future::pending)?;
     let (path, format) = disk.leaf.clone();
     let kind: Kind = format.parse()?;
@@ -98,6 +104,27 @@ fn ours(disk: &bench::Disk, driver: &Driver) -> Result<Ours, Failure> {
         interrupt: Arc::new(Call(driver.call.try_clone()?)),
     })?;
     Ok(Ours { device, handle, thread: Some(thread) })
+}
+
+impl Ours {
+    /// Starts a stream of the backing file into the leaf.
+    pub fn start_stream(&self) -> Result<(), Failure> {
+        let handle = self.handle.clone();
+        let started = self.handle.remote().call(move || async move {
+            let disk = handle.get().ok_or("the disk is closed")?;
+            let started = disk.start_stream(StreamOptions::default(), JobOptions::new(STREAM)).await;
+            started.map_err(|e| e.to_string())
+        });
+        Ok(started.wait()??)
+    }
+
+    /// Returns true if the stream still runs.
+    pub fn is_streaming(&self) -> Result<bool, Failure> {
+        let handle = self.handle.clone();
+        let asked =
+            self.handle.remote().call(move || async move { handle.get()?.job(STREAM).ok().map(drop) });
+        Ok(asked.wait()?.is_some())
+    }
 }
 
 impl Drop for Ours {

@@ -117,7 +117,7 @@ impl Bench {
     }
 
     /// Makes the file that all rounds on this image share.
-    fn prepare(&self, image: Image) -> Result<PathBuf, Failure> {
+    pub fn prepare(&self, image: Image) -> Result<PathBuf, Failure> {
         let raw = self.folder.join("base.img");
         let size = if let Image::Leaf { .. } = image { self.backing } else { self.size };
         let file = File::create(&raw)?;
@@ -173,11 +173,28 @@ impl Bench {
     }
 
     fn round(&self, row: &Row, below: &Path, vmm: Vmm, seed: u64) -> Result<(Latencies, f64), Failure> {
-        let leaf = self.folder.join("leaf");
-        let (disk, size) = match row.image {
-            Image::Raw => ((below.to_owned(), "raw"), self.size),
-            Image::Qcow2 => ((below.to_owned(), "qcow2"), self.size),
+        let disk = self.disk(row.image, below, vmm)?;
+        let size = if disk.backing.is_some() { self.backing } else { self.size };
+        let mut driver = Driver::new()?;
+        let running = device::start(vmm, &disk, &self.folder, &driver)?;
+        let began = Instant::now();
+        let latencies = driver.work(Load { seed, ..row.load }, size, self.time)?;
+        let seconds = began.elapsed().as_secs_f64();
+        drop(running);
+        if disk.backing.is_some() {
+            std::fs::remove_file(&disk.leaf.0)?;
+        }
+        Ok((latencies, seconds))
+    }
+
+    /// Returns the disk of a round on `image`, whose file that all rounds share is `below`. A leaf is made
+    /// now; then the disk has a backing file.
+    pub fn disk(&self, image: Image, below: &Path, vmm: Vmm) -> Result<Disk, Failure> {
+        let (leaf, backing) = match image {
+            Image::Raw => ((below.to_owned(), "raw"), None),
+            Image::Qcow2 => ((below.to_owned(), "qcow2"), None),
             Image::Leaf { format, qemu, ours } => {
+                let leaf = self.folder.join("leaf");
                 let options = if vmm == Vmm::Ours { ours } else { qemu };
                 let mut create = Command::new("qemu-img");
                 create.args(["create", "-q", "-f", format, "-o", options, "-F", "raw", "-b"]);
@@ -185,26 +202,11 @@ impl Bench {
                 if !output.status.success() {
                     return Err(String::from_utf8_lossy(&output.stderr).trim().into());
                 }
-                ((leaf.clone(), format), self.backing)
+                ((leaf, format), Some((below.to_owned(), "raw".to_owned())))
             }
         };
-        let is_leaf = disk.0 == leaf;
-        let disk = Disk {
-            leaf: (disk.0, disk.1.to_owned()),
-            backing: is_leaf.then(|| (below.to_owned(), "raw".to_owned())),
-            direct: self.direct,
-            qemu_aio: self.qemu_aio.clone(),
-        };
         storage::settle(&self.folder)?;
-        let mut driver = Driver::new()?;
-        let running = device::start(vmm, &disk, &self.folder, &driver)?;
-        let began = Instant::now();
-        let latencies = driver.work(Load { seed, ..row.load }, size, self.time)?;
-        let seconds = began.elapsed().as_secs_f64();
-        drop(running);
-        if is_leaf {
-            std::fs::remove_file(leaf)?;
-        }
-        Ok((latencies, seconds))
+        let leaf = (leaf.0, leaf.1.to_owned());
+        Ok(Disk { leaf, backing, direct: self.direct, qemu_aio: self.qemu_aio.clone() })
     }
 }
