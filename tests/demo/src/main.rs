@@ -23,6 +23,8 @@ use screen::{Screen, mib};
 const MIB: u64 = 1 << 20;
 const DEVICE: &str = "/dev/vda";
 const DISK: &str = "virtio0";
+/// The port of VNC's display 0.
+const VNC_PORT: u16 = 5900;
 
 /// Copies a running guest's disk live, and proves that nothing was lost.
 #[derive(Parser)]
@@ -39,6 +41,9 @@ struct Arguments {
     /// Take a picture of that page in the middle of the copy, as PNG (needs chromium and chromium-driver).
     #[arg(long, value_name = "FILE", requires = "web")]
     picture: Option<PathBuf>,
+    /// Show the guest's screen, with a login, by VNC at 127.0.0.1:DISPLAY, for as long as the guest runs.
+    #[arg(long, value_name = "DISPLAY", value_parser = clap::value_parser!(u16).range(..=59635))]
+    vnc: Option<u16>,
     /// Boot this kernel instead of Debian's.
     #[arg(long, value_name = "FILE", requires = "initrd")]
     kernel: Option<PathBuf>,
@@ -71,7 +76,9 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, Failure> {
         if let Some(page) = &page {
             page.pass_on(command);
         }
-        command.timeout = Duration::from_secs(300);
+        command.ports.extend(arguments.vnc.map(|display| display + VNC_PORT));
+        // A user who wants to look around makes it work for longer.
+        command.timeout = Duration::from_secs(300 + 2 * arguments.seconds.min(86_400));
         screen::pass_terminal(command);
         command.files.extend(own);
         if qemu_img::is_installed() {
@@ -129,7 +136,9 @@ fn run(arguments: &Arguments, page: Option<&Page>) -> Result<bool, Failure> {
 
     screen.begin("boot a Linux guest on millrace");
     let drive = format!("id={DISK},file={},format=raw", images.base.display());
-    let more = page.map(Page::arguments).unwrap_or_default();
+    let mut more = page.map(Page::arguments).unwrap_or_default();
+    let vnc = arguments.vnc.map(|display| format!("127.0.0.1:{display}"));
+    more.extend(vnc.iter().flat_map(|place| ["--vnc".to_owned(), place.clone()]));
     if let Some(page) = page {
         println!("  the page is at {}", page.url()?);
     }
@@ -139,6 +148,9 @@ fn run(arguments: &Arguments, page: Option<&Page>) -> Result<bool, Failure> {
     } else {
         "on this host's KVM"
     });
+    if let Some(place) = &vnc {
+        println!("  the guest's screen, where any name logs in: vncviewer {place}");
+    }
 
     let filled = arguments.size * 3 / 4 * MIB;
     screen.begin(&format!("guest fills {} of its {} disk", mib(filled), mib(arguments.size * MIB)));
