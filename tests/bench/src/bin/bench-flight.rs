@@ -5,7 +5,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bench::Spread;
-use block::flight::{Ended, Flight, OPS};
+use block::flight::{Flight, OPS};
+use block::stats::Ended;
 
 /// Completions of a round.
 const COMPLETIONS: u32 = 2_000_000;
