@@ -247,11 +247,6 @@ impl Disk {
         self.gate.is_busy() || self.stats.idle().is_some_and(|idle| idle < recent)
     }
 
-    /// The number of requests in flight.
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.gate.in_flight()
-    }
-
     pub(crate) fn announce_capacity(&self) {
         for notify in &*self.capacity.borrow() {
             notify(self.size());

@@ -46,11 +46,6 @@ impl Gate {
         self.inside.get() > 0
     }
 
-    /// The number of requests inside.
-    pub(super) fn in_flight(&self) -> u64 {
-        self.inside.get()
-    }
-
     fn is_closed(&self) -> bool {
         self.closed.get() > 0
     }

@@ -92,6 +92,13 @@ pub struct Requests {
     pub latency: Latency,
 }
 
+impl Requests {
+    /// Returns the number of requests that were not refused, whose time is counted.
+    pub(crate) fn ended(&self) -> u64 {
+        self.done.get() + self.failed.get()
+    }
+}
+
 /// Bytes that jobs processed in the disk's images.
 #[derive(Clone, Debug, Default)]
 pub struct Copied {

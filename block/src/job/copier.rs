@@ -3,6 +3,7 @@
 //! The copier has window, budget, order, speed, pause, error policy and progress. A job says by its
 //! [`Work`] what is to be copied, and how one range is.
 
+mod beside;
 mod budget;
 pub(crate) mod order;
 mod window;
@@ -20,6 +21,7 @@ use crate::disk::Disk;
 use crate::disk::job::{Job, Operation};
 use crate::image::copy::{LARGEST_READ, Populated, Stopped};
 use crate::{Error, ErrorAction, ErrorKind, Result};
+use beside::Ended;
 use budget::Budget;
 use order::{Next, Plan};
 use window::{RECENT, SLOTS, Window};
@@ -28,6 +30,10 @@ use window::{RECENT, SLOTS, Window};
 const FLUSH_EVERY: u64 = 64 << 20;
 /// The same while a guest is active, whose reads wait while a device flushes its cache.
 const GENTLE_FLUSH_EVERY: u64 = 256 << 20;
+
+/// The limit of a job that nobody waits for: an active guest's mean latency may become so many times as long
+/// as beside the smallest copies.
+pub(crate) const GENTLE: f64 = 1.5;
 
 /// The work of a job that copies. All offsets and lengths are bytes of the disk.
 #[async_trait(?Send)]
@@ -74,6 +80,11 @@ pub(crate) trait Work {
     /// The most bytes of copies in flight, or one unit if that is more. `None` if the copier chooses.
     fn most_in_flight(&self) -> Option<u64> {
         None
+    }
+
+    /// The limit of an active guest's mean latency, as a multiple of that beside the smallest copies.
+    fn limit(&self) -> f64 {
+        GENTLE
     }
 
     /// Reports the progress, when everything below `frontier` was gone through.
@@ -139,13 +150,14 @@ impl<W: Work + 'static> Copier<W> {
         max_latency: Option<Duration>,
     ) -> Rc<Self> {
         let most = work.most_in_flight().map(|most| most.max(1).next_multiple_of(work.unit()));
+        let window = Window::new(work.limit());
         Rc::new(Copier {
             disk: disk.clone(),
             work,
             job: job.clone(),
             plan,
             budget: max_latency.map(|limit| Budget::new(disk, limit)),
-            window: Window::new(),
+            window,
             slots: Semaphore::new(SLOTS),
             room: most.map(|most| (Semaphore::new(most), most)),
             flushing: Semaphore::new(1),
@@ -245,6 +257,8 @@ impl<W: Work + 'static> Copier<W> {
             }
             let (chunk, data) = self.cut(&next).await?;
             let cost = if data { chunk.end - chunk.start } else { 0 };
+            // Only now its size is known.
+            let more = self.slots.acquire(self.window.slots(chunk.end - chunk.start) - 1).await;
             let room = self.room(cost).await;
             self.job.admit(cost).await;
             if self.job.must_rest() {
@@ -252,7 +266,8 @@ impl<W: Work + 'static> Copier<W> {
             }
             self.plan.take(&next, chunk.end);
             self.flush_now_and_then(cost);
-            executor::spawn(self.clone().copy_chunk(chunk, next.sequential, data, (slot, room)));
+            let permits = (slot, more, room);
+            executor::spawn(self.clone().copy_chunk(chunk, next.sequential, data, permits));
         }
         Ok(())
     }
@@ -261,10 +276,14 @@ impl<W: Work + 'static> Copier<W> {
     async fn turn(&self) -> Permit {
         let budget = self.budget.as_ref().filter(|_| self.work.may_pause());
         if let Some(pause) = budget.map(Budget::pause).filter(|pause| !pause.is_zero()) {
+            self.window.retreat();
             executor::sleep(pause).await;
         }
-        self.window.set_gentle(self.disk.is_busy(RECENT), self.disk.in_flight());
-        self.slots.acquire(self.window.slots()).await
+        let (reads, writes) = (&self.disk.stats.reads, &self.disk.stats.writes);
+        let ended =
+            Ended { requests: reads.ended() + writes.ended(), time: reads.time.get() + writes.time.get() };
+        self.window.set_gentle(self.disk.is_busy(RECENT), executor::now(), ended);
+        self.slots.acquire(1).await
     }
 
     /// Waits until `bytes` more may be in flight.
@@ -298,7 +317,7 @@ impl<W: Work + 'static> Copier<W> {
         chunk: Range<u64>,
         sequential: bool,
         data: bool,
-        permits: (Permit, Option<Permit>),
+        permits: (Permit, Permit, Option<Permit>),
     ) {
         let ticket = self.disk.begin_copy().await;
         let copied = self.work.copy(chunk.clone()).await;

@@ -4,22 +4,19 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use super::beside::{Beside, Ended};
 use crate::image::copy::Populated;
 
 /// The largest number of copies in flight.
 pub(crate) const SLOTS: u64 = 8;
-/// The size of a copy in bytes, and the smaller one while a guest is active, whose requests may wait
-/// behind it.
+/// The size of a copy in bytes.
 const CHUNK: u64 = 1 << 20;
-const GENTLE_CHUNK: u64 = 128 << 10;
-/// The same if the file system shares blocks, which takes hardly longer for more of them.
+/// The same if the file system shares blocks, which takes hardly longer for more of them; and the smaller one
+/// while a guest is active, whose requests may wait behind it.
 const SHARED_CHUNK: u64 = 64 << 20;
 const GENTLE_SHARED_CHUNK: u64 = 4 << 20;
 /// The number of copies in flight when a stream begins: less leaves a fast device idle.
 const FIRST_DEPTH: u64 = 4;
-/// A guest with at most this many requests in flight leaves room for two small copies at once: one reads
-/// while the other writes.
-const LIGHT: u64 = 2;
 /// A guest with a request less than this long ago is active.
 pub(crate) const RECENT: Duration = Duration::from_millis(20);
 /// Bytes over which a rate is measured.
@@ -47,8 +44,7 @@ struct Trial {
 pub(crate) struct Window {
     depth: Cell<u64>,
     gentle: Cell<bool>,
-    /// The guest's requests in flight.
-    beside: Cell<u64>,
+    beside: Beside,
     shares: Cell<bool>,
     sample: Cell<Option<Sample>>,
     trial: Cell<Option<Trial>>,
@@ -58,11 +54,12 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub(crate) fn new() -> Self {
+    /// Creates the window of a job that may make an active guest's mean latency so many times as long.
+    pub(crate) fn new(limit: f64) -> Self {
         Window {
             depth: Cell::new(FIRST_DEPTH),
             gentle: Cell::new(false),
-            beside: Cell::new(0),
+            beside: Beside::new(limit),
             shares: Cell::new(false),
             sample: Cell::new(None),
             trial: Cell::new(None),
@@ -71,13 +68,20 @@ impl Window {
         }
     }
 
-    /// Sets whether a guest is active, and the number of its requests in flight.
-    pub(crate) fn set_gentle(&self, gentle: bool, beside: u64) {
-        self.beside.set(beside);
+    /// Sets whether a guest is active, and what it has got so far.
+    pub(crate) fn set_gentle(&self, gentle: bool, now: Duration, ended: Ended) {
+        if gentle {
+            self.beside.look(now, ended);
+        }
         if self.gentle.replace(gentle) != gentle {
             // A rate measured across the change means nothing.
             self.sample.set(None);
         }
+    }
+
+    /// Makes the copies beside an active guest as small as they get: a bound on its latency is not kept.
+    pub(crate) fn retreat(&self) {
+        self.beside.retreat();
     }
 
     /// Returns true if a guest is active.
@@ -91,17 +95,19 @@ impl Window {
             (true, false) => SHARED_CHUNK,
             (true, true) => GENTLE_SHARED_CHUNK,
             (false, false) => CHUNK,
-            (false, true) => GENTLE_CHUNK,
+            (false, true) => self.beside.chunk(),
         }
     }
 
-    /// Returns the number of [`SLOTS`] that the next copy takes.
-    pub(crate) fn slots(&self) -> u64 {
-        match self.gentle.get() {
-            true if self.beside.get() <= LIGHT => SLOTS / 2,
-            true => SLOTS,
+    /// Returns the number of [`SLOTS`] that a copy of this many bytes takes: the smaller it is, the more of
+    /// them may be in flight.
+    pub(crate) fn slots(&self, bytes: u64) -> u64 {
+        let whole = match self.gentle.get() {
+            true => self.beside.slots(),
             false => SLOTS / self.depth.get(),
-        }
+        };
+        let part = u128::from(whole) * u128::from(bytes) / u128::from(self.chunk());
+        (part as u64).clamp(1, whole)
     }
 
     /// Counts a copy that ended.

@@ -1,14 +1,15 @@
 //! Storages of different kinds, and the depth that a window finds for them.
 
 use super::*;
+use crate::job::copier::GENTLE;
 
 /// Simulates a storage whose rate at each depth is known. Returns the depth that was used most.
 fn settles(rate: impl Fn(u64) -> f64) -> u64 {
-    let window = Window::new();
+    let window = Window::new(GENTLE);
     let mut now = 0.0;
     let mut used = [0; SLOTS as usize + 1];
     for _ in 0..20_000 {
-        let depth = SLOTS / window.slots();
+        let depth = SLOTS / window.slots(window.chunk());
         now += window.chunk() as f64 / rate(depth);
         used[depth as usize] += 1;
         let copied = window.chunk();
@@ -27,13 +28,20 @@ fn it_finds_the_depth_that_is_fastest() {
 }
 
 #[test]
-fn a_guest_at_work_gets_small_copies_as_many_as_it_leaves_room_for() {
-    let window = Window::new();
+fn small_copies_take_a_part_of_the_slots() {
+    let window = Window::new(GENTLE);
+    window.set_gentle(true, Duration::ZERO, Ended::default());
+    let chunk = window.chunk();
+    assert_eq!([chunk, chunk / 2, chunk / 4, 1].map(|bytes| window.slots(bytes)), [8, 4, 2, 1]);
+    assert_eq!(window.slots(64 * chunk), 8);
+}
+
+#[test]
+fn a_guest_at_work_gets_one_small_copy_first() {
+    let window = Window::new(GENTLE);
     let alone = window.chunk();
-    window.set_gentle(true, 8);
-    assert!(window.chunk() < alone && window.slots() == SLOTS);
-    window.set_gentle(true, 1);
-    assert!(window.chunk() < alone && window.slots() == SLOTS / 2);
-    window.set_gentle(false, 0);
-    assert!(window.chunk() == alone && window.slots() < SLOTS);
+    window.set_gentle(true, Duration::ZERO, Ended::default());
+    assert!(window.chunk() < alone && window.slots(window.chunk()) == SLOTS);
+    window.set_gentle(false, Duration::ZERO, Ended::default());
+    assert!(window.chunk() == alone && window.slots(window.chunk()) < SLOTS);
 }

@@ -22,6 +22,11 @@ impl Work for Rc<Replica> {
         self.granules.granule()
     }
 
+    /// What the guest writes meanwhile is copied again, so a mirror that takes its time copies more.
+    fn limit(&self) -> f64 {
+        2.0
+    }
+
     async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
         Ok(self.granules.next(&range, most))
     }
