@@ -33,7 +33,7 @@ const GENTLE_FLUSH_EVERY: u64 = 256 << 20;
 
 /// The limit of a job that nobody waits for: an active guest's mean latency may become so many times as long
 /// as beside the smallest copies.
-pub(crate) const GENTLE: f64 = 1.5;
+pub(crate) const GENTLE: f64 = 1.65;
 
 /// The work of a job that copies. All offsets and lengths are bytes of the disk.
 #[async_trait(?Send)]

@@ -24,7 +24,7 @@ impl Work for Rc<Replica> {
 
     /// What the guest writes meanwhile is copied again, so a mirror that takes its time copies more.
     fn limit(&self) -> f64 {
-        2.0
+        2.5
     }
 
     async fn next(&self, range: Range<u64>, most: u64) -> Result<Option<Range<u64>>> {
