@@ -59,6 +59,18 @@ impl Latency {
         self.0.borrow_mut().saturating_record(nanos(time).max(1));
     }
 
+    /// The number of requests.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.borrow().len()
+    }
+
+    /// Returns these latencies and others together, in ns.
+    pub(crate) fn with(&self, others: &Latency) -> Histogram<u64> {
+        let mut all = self.0.borrow().clone();
+        all += &*others.0.borrow();
+        all
+    }
+
     /// Returns the latency in ns that this share of the requests did not exceed; 0 if there were none.
     pub fn quantile(&self, share: f64) -> u64 {
         self.0.borrow().value_at_quantile(share)
@@ -90,13 +102,6 @@ pub struct Requests {
     pub time: Cell<Duration>,
     /// Latencies of the requests that were not refused, from the gate to their end.
     pub latency: Latency,
-}
-
-impl Requests {
-    /// Returns the number of requests that were not refused, whose time is counted.
-    pub(crate) fn ended(&self) -> u64 {
-        self.done.get() + self.failed.get()
-    }
 }
 
 /// Bytes that jobs processed in the disk's images.

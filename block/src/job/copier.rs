@@ -21,19 +21,20 @@ use crate::disk::Disk;
 use crate::disk::job::{Job, Operation};
 use crate::image::copy::{LARGEST_READ, Populated, Stopped};
 use crate::{Error, ErrorAction, ErrorKind, Result};
-use beside::Ended;
 use budget::Budget;
 use order::{Next, Plan};
-use window::{RECENT, SLOTS, Window};
+use window::{RECENT, Window};
 
+/// The largest number of copies in flight.
+const SLOTS: u64 = 8;
 /// Bytes copied between two flushes of the target: bounds the work that a crash makes a job repeat.
 const FLUSH_EVERY: u64 = 64 << 20;
 /// The same while a guest is active, whose reads wait while a device flushes its cache.
 const GENTLE_FLUSH_EVERY: u64 = 256 << 20;
 
-/// The limit of a job that nobody waits for: an active guest's mean latency may become so many times as long
-/// as beside the smallest copies.
-pub(crate) const GENTLE: f64 = 1.65;
+/// The limit of a job that nobody waits for: an active guest's median latency, as a multiple of that beside
+/// the smallest copies.
+pub(crate) const GENTLE: f64 = 2.0;
 
 /// The work of a job that copies. All offsets and lengths are bytes of the disk.
 #[async_trait(?Send)]
@@ -82,7 +83,7 @@ pub(crate) trait Work {
         None
     }
 
-    /// The limit of an active guest's mean latency, as a multiple of that beside the smallest copies.
+    /// The limit of an active guest's median latency, as a multiple of that beside the smallest copies.
     fn limit(&self) -> f64 {
         GENTLE
     }
@@ -280,9 +281,9 @@ impl<W: Work + 'static> Copier<W> {
             executor::sleep(pause).await;
         }
         let (reads, writes) = (&self.disk.stats.reads, &self.disk.stats.writes);
-        let ended =
-            Ended { requests: reads.ended() + writes.ended(), time: reads.time.get() + writes.time.get() };
-        self.window.set_gentle(self.disk.is_busy(RECENT), executor::now(), ended);
+        let requests = reads.latency.len() + writes.latency.len();
+        let latencies = || reads.latency.with(&writes.latency);
+        self.window.set_gentle(self.disk.is_busy(RECENT), executor::now(), requests, latencies);
         self.slots.acquire(1).await
     }
 

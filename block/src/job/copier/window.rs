@@ -4,11 +4,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::beside::{Beside, Ended};
+use super::SLOTS;
+use super::beside::{Beside, Latencies};
 use crate::image::copy::Populated;
 
-/// The largest number of copies in flight.
-pub(crate) const SLOTS: u64 = 8;
 /// The size of a copy in bytes.
 const CHUNK: u64 = 1 << 20;
 /// The same if the file system shares blocks, which takes hardly longer for more of them; and the smaller one
@@ -54,7 +53,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Creates the window of a job that may make an active guest's mean latency so many times as long.
+    /// Creates the window of a job that may make an active guest's median latency so many times as long.
     pub(crate) fn new(limit: f64) -> Self {
         Window {
             depth: Cell::new(FIRST_DEPTH),
@@ -68,10 +67,16 @@ impl Window {
         }
     }
 
-    /// Sets whether a guest is active, and what it has got so far.
-    pub(crate) fn set_gentle(&self, gentle: bool, now: Duration, ended: Ended) {
+    /// Sets whether a guest is active, and takes the latencies of all its requests so far.
+    pub(crate) fn set_gentle(
+        &self,
+        gentle: bool,
+        now: Duration,
+        requests: u64,
+        latencies: impl FnOnce() -> Latencies,
+    ) {
         if gentle {
-            self.beside.look(now, ended);
+            self.beside.look(now, requests, latencies);
         }
         if self.gentle.replace(gentle) != gentle {
             // A rate measured across the change means nothing.

@@ -3,6 +3,10 @@
 use super::*;
 use crate::job::copier::GENTLE;
 
+fn no_latencies() -> Latencies {
+    Latencies::new(2).unwrap()
+}
+
 /// Simulates a storage whose rate at each depth is known. Returns the depth that was used most.
 fn settles(rate: impl Fn(u64) -> f64) -> u64 {
     let window = Window::new(GENTLE);
@@ -30,7 +34,7 @@ fn it_finds_the_depth_that_is_fastest() {
 #[test]
 fn small_copies_take_a_part_of_the_slots() {
     let window = Window::new(GENTLE);
-    window.set_gentle(true, Duration::ZERO, Ended::default());
+    window.set_gentle(true, Duration::ZERO, 0, no_latencies);
     let chunk = window.chunk();
     assert_eq!([chunk, chunk / 2, chunk / 4, 1].map(|bytes| window.slots(bytes)), [8, 4, 2, 1]);
     assert_eq!(window.slots(64 * chunk), 8);
@@ -40,8 +44,8 @@ fn small_copies_take_a_part_of_the_slots() {
 fn a_guest_at_work_gets_one_small_copy_first() {
     let window = Window::new(GENTLE);
     let alone = window.chunk();
-    window.set_gentle(true, Duration::ZERO, Ended::default());
+    window.set_gentle(true, Duration::ZERO, 0, no_latencies);
     assert!(window.chunk() < alone && window.slots(window.chunk()) == SLOTS);
-    window.set_gentle(false, Duration::ZERO, Ended::default());
+    window.set_gentle(false, Duration::ZERO, 0, no_latencies);
     assert!(window.chunk() == alone && window.slots(window.chunk()) < SLOTS);
 }

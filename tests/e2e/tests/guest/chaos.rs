@@ -27,7 +27,7 @@ const LARGEST: u64 = 128 * MIB;
 
 /// The duration of the trial.
 pub fn time() -> Duration {
-    Duration::from_secs(number("MILLRACE_CHAOS").unwrap_or(60))
+    Duration::from_secs(number("MILLRACE_CHAOS").unwrap_or(30))
 }
 
 fn number(variable: &str) -> Option<u64> {
