@@ -59,6 +59,6 @@ as_root=()
 if [ "$(id -u)" = 0 ]; then
     as_root=(--include-ignored)
 else
-    echo "test.sh: not root, so tests with loop devices, full file systems and network interfaces are not run"
+    echo "test.sh: not root, so tests with loop devices, full file systems, network interfaces and other users are not run"
 fi
 exec cargo test --workspace "$@" -- "${as_root[@]}"

@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-pub use super::stats::Ended;
+use super::stats::Ended;
 use super::stats::Op;
 
 mod intervals;

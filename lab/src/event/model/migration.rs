@@ -77,6 +77,7 @@ pub(in super::super) fn start(
         failed: RefCell::default(),
         pool: Pool::default(),
     });
+    // Reading the experiment has refused a name that is no preset's.
     let policy = presets::disk(name).expect("the experiment was checked");
     let step = (world.size as f64 / setup.link.rate / 2000.0).clamp(STEPS.0, STEPS.1);
     let move_it = Move {

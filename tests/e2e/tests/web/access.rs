@@ -116,6 +116,7 @@ fn children(process: u32) -> Result<Vec<u32>, Failure> {
     Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
 
+// test.sh runs it as root, and says that it is left out as another user.
 #[test]
 #[ignore = "needs root"]
 fn the_page_of_a_machine_that_becomes_another_user_is_that_users_too() -> Result<(), Failure> {

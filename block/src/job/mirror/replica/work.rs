@@ -22,7 +22,7 @@ impl Work for Rc<Replica> {
         self.granules.granule()
     }
 
-    /// What the guest writes meanwhile is copied again, so a mirror that takes its time copies more.
+    /// A mirror that takes its time copies more: again what the guest writes meanwhile.
     fn limit(&self) -> f64 {
         2.5
     }

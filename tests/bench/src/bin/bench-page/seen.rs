@@ -1,4 +1,4 @@
-//! How soon a browser has the map of a disk, and what is written to it.
+//! The time until a browser has the map of a disk, and until it shows a write.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -16,7 +16,7 @@ use crate::device;
 use crate::driver::{Driver, Load};
 use crate::rows::{Bench, Image};
 
-/// What a guest does to its screen of 1024x768.
+/// Changes of a guest's screen of 1024x768.
 struct Row {
     name: &'static str,
     /// The number of changes a second.
